@@ -1,0 +1,43 @@
+"""Exceptions and warnings of the package, each a kind of the built-in one that Python programmers expect."""
+
+from __future__ import annotations
+
+from numpy.linalg import LinAlgError
+
+__all__ = ["DataError", "ModelFitError", "ModelFormatError", "ParameterWarning", "SingularSystemError"]
+
+
+class ModelFitError(ValueError):
+    """Training cannot go on, for example because a factor became NaN."""
+
+
+class DataError(ValueError):
+    """Input data cannot be used: an unreadable file, an id that is missing, a value that is not a number."""
+
+
+class ModelFormatError(ValueError):
+    """A saved model is damaged, incomplete, or written by a newer version."""
+
+
+class ParameterWarning(UserWarning):
+    """Input was accepted, but changed (converted, merged) in a way that its owner may want to know."""
+
+
+class SingularSystemError(LinAlgError):
+    """The linear system of a row is not positive definite.
+
+    Parameters
+    ----------
+    row : int
+        The first such row, counted in the rows being solved.
+    remedy : str
+        What to do about it.
+    """
+
+    def __init__(self, row: int, remedy: str = "increase the regularization") -> None:
+        super().__init__(row, remedy)  # the arguments themselves, so that the exception can be pickled
+        self.row = row
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"the linear system of row {self.row} is not positive definite; {self.remedy}"

@@ -1,0 +1,828 @@
+"""The training objective: every system is a preset that fills in one formula. Nothing else knows systems by name.
+
+::
+
+    L(X, Y) =  sum of c_ui (t_ui - x_u.y_i)^2   over the observed entries
+             + sum of g_u h_i (x_u.y_i)^2       over all other pairs
+             + sum of lambda_u |x_u - p_u|^2 + sum of lambda_i |y_i - q_i|^2
+
+A solver needs two numbers per observed entry, the Gram coefficient ``c - g h`` and the right-hand coefficient ``c t``, and two
+per row, its background weight and its ridge. :class:`RowTerms` holds them; a preset (:data:`PRESETS`), bound to the training
+matrix, computes them. Every *stored* entry of a sparse matrix is an observed one, whatever its value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_matrix
+
+from wals_gpu.errors import ModelFormatError
+
+__all__ = [
+    "PRESETS",
+    "BoundObjective",
+    "Eals",
+    "Explicit",
+    "GoogleWals",
+    "Hu",
+    "Ials",
+    "Implicit",
+    "Objective",
+    "RowTerms",
+    "Spark",
+    "make_objective",
+]
+
+# Coefficients are computed in float64 and cast, this many entries at a time: the float64 temporaries stay in the cache, and
+# no float64 array of the size of the data ever exists beside float32 data.
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class RowTerms:
+    """What a solver needs for R rows of one side; values are in the factor dtype (float32 or float64).
+
+    ``A_r = background_r G + sum over entries gram y y' + ridge_r Id`` and ``b_r = sum over entries rhs y + ridge_r prior_r``,
+    where ``G = sum_i other_background_i y_i y_i'``. A shape (1,) stands for one value shared by all entries, rows or columns.
+    Arrays may share memory with the matrix they came from: treat them as read-only.
+
+    Parameters
+    ----------
+    row_ptr : (R+1,) int64
+    col_idx : (Z,) int32
+        Sorted within a row.
+    rhs : (Z,) or (1,)
+        ``c t`` of each entry.
+    gram : (Z,) or (1,), or None
+        ``c - g h`` of each entry. None: it is ``rhs + gram_offset``.
+    gram_offset : float
+        Used only when `gram` is None.
+    background : (R,) or (1,)
+        ``g`` of each row. A constant weight of all unobserved pairs stands here, on both sides: only ``g h`` matters.
+    ridge : (R,) or (1,)
+        ``lambda`` of each row.
+    other_background : (n_other,) or (1,)
+        ``h`` of each column.
+    target_square : float
+        Sum of ``c t^2`` over the entries, accumulated in float64: the part of the loss that does not depend on factors.
+    """
+
+    row_ptr: NDArray[np.int64]
+    col_idx: NDArray[np.int32]
+    rhs: NDArray[np.floating]
+    gram: NDArray[np.floating] | None
+    gram_offset: float
+    background: NDArray[np.floating]
+    ridge: NDArray[np.floating]
+    other_background: NDArray[np.floating]
+    target_square: float
+
+    @property
+    def n_rows(self) -> int:
+        """R, the number of rows."""
+        return len(self.row_ptr) - 1
+
+    @property
+    def n_entries(self) -> int:
+        """Z, the number of observed entries."""
+        return len(self.col_idx)
+
+    def rhs_values(self) -> NDArray[np.floating]:
+        """Right-hand coefficient of every entry, (Z,); a read-only view where all are the same."""
+        return np.broadcast_to(self.rhs, self.n_entries)
+
+    def gram_values(self) -> NDArray[np.floating]:
+        """Gram coefficient of every entry, (Z,); a read-only view where all are the same."""
+        gram = self.rhs + self.rhs.dtype.type(self.gram_offset) if self.gram is None else self.gram
+        return np.broadcast_to(gram, self.n_entries)
+
+
+def _number(default: float, *, positive: bool = False) -> Any:
+    """A dataclass field for a finite number >= 0, or > 0 if `positive`; checked by ``Objective.__post_init__``."""
+    return field(default=default, metadata={"positive": positive})
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """Base of the presets. A preset says what confidence, target, background and ridge are; this class knows no system.
+
+    Parameters
+    ----------
+    regularization : float
+        lambda >= 0, the ridge of every row before any scaling that the preset applies.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is not a number, or out of range.
+    """
+
+    regularization: float = _number(0.01)
+
+    name: ClassVar[str]
+    #: Whether a value below zero has a meaning.
+    accepts_negative: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            if "positive" in f.metadata:
+                object.__setattr__(self, f.name, _checked_number(self, f.name, f.metadata["positive"]))
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(np.array_equal(value, getattr(other, name)) for name, value in self.parameters().items())
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.regularization))
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def bind(self, matrix: csr_matrix) -> BoundObjective:
+        """Learn what depends on the training data: numbers of users and items, item counts, weights by popularity.
+
+        Parameters
+        ----------
+        matrix : (U, I) csr_matrix
+            Training interactions, rows are users; canonical, float32 or float64.
+
+        Returns
+        -------
+        BoundObjective
+
+        Raises
+        ------
+        TypeError, ValueError
+            The matrix is not canonical CSR of floats, or has values that the preset has no meaning for.
+        """
+        _check_matrix(matrix, self, "user", None)
+        n_users, n_items = matrix.shape
+        return BoundObjective(self, n_users, n_items, **self._learn(matrix))
+
+    # What a preset overrides. Arrays are float64, of one chunk of entries or of size 1 for one value shared by all.
+
+    @property
+    def _unobserved_weight(self) -> float:
+        """Weight of an unobserved pair (where `_learn` gives an item_background: a factor of it)."""
+        return 1.0
+
+    def _learn(self, matrix: csr_matrix) -> dict[str, NDArray[np.float64] | None]:
+        """Fields of BoundObjective that come from the training matrix."""
+        return {}
+
+    def _confidence(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``c`` of entries with these values and products of row and column weight."""
+        raise NotImplementedError
+
+    def _target(self, values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+        """``t`` of entries with these values; `lowest` is the lowest value of all entries."""
+        raise NotImplementedError
+
+    def _rhs_is_value(self, lowest: float) -> bool:
+        """Whether ``c t`` is the value itself for every entry, so that the matrix's own array can serve."""
+        return False
+
+    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> NDArray[np.float64]:
+        """What `regularization` is multiplied by in each row, (R,) or (1,)."""
+        return np.ones(1)
+
+
+_ONE = np.ones(1)
+
+
+def _positive(values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+    """1 where a value is above zero, else 0; a single 1 where all are."""
+    return _ONE if lowest > 0 else (values > 0).astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Implicit(Objective):
+    """The objective of the ``implicit`` library's AlternatingLeastSquares.
+
+    Confidence ``|alpha v|`` (not ``1 + alpha v``), target 1 for v > 0 and 0 otherwise, unobserved weight 1, constant ridge.
+    A stored zero has confidence 0 (the pair is left out, which differs from an absent one); a negative value is a confident
+    "no".
+
+    Parameters
+    ----------
+    alpha : float, default 1.0
+        Factor of the values.
+    regularization : float, default 0.01
+    """
+
+    alpha: float = _number(1.0)
+
+    name: ClassVar[str] = "implicit"
+    accepts_negative: ClassVar[bool] = True
+
+    def _confidence(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.abs(self.alpha * values)
+
+    def _target(self, values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+        # The target of a stored zero is immaterial, its confidence is 0.
+        return _ONE if lowest >= 0 else _positive(values, lowest)
+
+    def _rhs_is_value(self, lowest: float) -> bool:
+        return self.alpha == 1 and lowest >= 0
+
+
+@dataclass(frozen=True, eq=False)
+class Hu(Objective):
+    """Hu, Koren, Volinsky, "Collaborative Filtering for Implicit Feedback Datasets" (ICDM 2008), and its power form.
+
+    Target 1 for v > 0 and 0 for v = 0, unobserved weight 1, constant ridge, and the confidence
+
+    - ``"linear"``: ``1 + alpha v``
+    - ``"log"``: ``1 + alpha log(1 + v / epsilon)``
+    - ``"power"``: ``1 + alpha v^exponent``
+
+    so that a stored zero is the same as an absent pair. Negative values are refused.
+
+    Parameters
+    ----------
+    alpha : float, default 40.0
+    weighting : {"linear", "log", "power"}, default "linear"
+    epsilon : float > 0, default 1.0
+        Scale of the values under ``"log"``; refused with the others.
+    exponent : float > 0, default 0.5
+        Weighting exponent under ``"power"``; refused with the others.
+    regularization : float, default 0.01
+    """
+
+    alpha: float = _number(40.0)
+    weighting: str = "linear"
+    epsilon: float = _number(1.0, positive=True)
+    exponent: float = _number(0.5, positive=True)
+
+    name: ClassVar[str] = "hu"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weighting not in ("linear", "log", "power"):
+            raise ValueError(f"weighting must be 'linear', 'log' or 'power', got {self.weighting!r}")
+        for parameter, weighting in (("epsilon", "log"), ("exponent", "power")):
+            if self.weighting != weighting and getattr(self, parameter) != getattr(Hu, parameter):
+                raise ValueError(
+                    f"{parameter} has a meaning only with weighting={weighting!r}, got weighting={self.weighting!r}"
+                )
+
+    def _confidence(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.weighting == "log":
+            values = np.log1p(values / self.epsilon)
+        elif self.weighting == "power":
+            values = values**self.exponent
+        return 1 + self.alpha * values
+
+    def _target(self, values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+        return _positive(values, lowest)
+
+
+@dataclass(frozen=True, eq=False)
+class Ials(Objective):
+    """iALS with frequency-scaled ridge: Rendle et al., "Revisiting the Performance of iALS" (RecSys 2022), also iALS++.
+
+    The paper adds ``unobserved_weight (x.y)^2`` over *all* pairs to ``(1 - x.y)^2`` over the observed ones. Up to a constant
+    that is confidence ``1 + unobserved_weight`` with target ``1 / (1 + unobserved_weight)``. The ridge of a user with n entries
+    is ``regularization (n + unobserved_weight I)^nu``, that of an item ``regularization (n + unobserved_weight U)^nu``.
+    Every stored entry counts as observed and its value is not used; negative values are refused.
+
+    Parameters
+    ----------
+    unobserved_weight : float, default 0.1
+        alpha_0 in the paper.
+    nu : float, default 1.0
+        Exponent of the frequency scaling: 0 gives every row the same ridge.
+    regularization : float, default 0.003
+        Small, as it is multiplied by the scale above.
+    """
+
+    regularization: float = _number(0.003)
+    unobserved_weight: float = _number(0.1)
+    nu: float = _number(1.0)
+
+    name: ClassVar[str] = "ials"
+
+    @property
+    def _unobserved_weight(self) -> float:
+        return self.unobserved_weight
+
+    def _confidence(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _ONE + self.unobserved_weight
+
+    def _target(self, values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+        return _ONE / (1 + self.unobserved_weight)
+
+    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> NDArray[np.float64]:
+        if self.nu == 0:
+            return _ONE
+        return (np.diff(matrix.indptr) + self.unobserved_weight * n_other) ** self.nu
+
+
+@dataclass(frozen=True, eq=False)
+class GoogleWals(Objective):
+    """The objective of Google's ``WALSModel`` (TensorFlow), with the column weights of its recommendation tutorial.
+
+    Confidence ``unobserved_weight + R_u C_i``, target the value itself, constant ridge. The column weight is
+    ``C_i = factor w_i`` where w_i is `column_weights`, or ``n_i^-exponent`` with n_i the number of users that have item i in
+    training, or 1 if neither is given. An item nobody has counts as n_i = 1 (its weight first matters when a new user brings it).
+    Values may be negative; a stored zero is an observed zero.
+
+    Parameters
+    ----------
+    unobserved_weight : float, default 0.1
+    row_weights : float or (U,) array of numbers >= 0, optional
+        R, by default 1. Users unseen in training (``fold_in=True``) have weight 1. (``WALSModel`` gives every pair
+        `unobserved_weight` when it has no weights; here that is ``row_weights=0``.)
+    column_weights : float or (I,) array of numbers >= 0, optional
+        w.
+    exponent : float, optional
+        Weighting exponent; not together with `column_weights`.
+    factor : float, default 1.0
+    regularization : float, default 0.1
+    """
+
+    regularization: float = _number(0.1)
+    unobserved_weight: float = _number(0.1)
+    row_weights: ArrayLike | None = None
+    column_weights: ArrayLike | None = None
+    exponent: float | None = None
+    factor: float = _number(1.0)
+
+    name: ClassVar[str] = "google_wals"
+    accepts_negative: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for parameter in ("row_weights", "column_weights"):
+            object.__setattr__(self, parameter, _checked_weights(parameter, getattr(self, parameter)))
+        if self.exponent is not None:
+            object.__setattr__(self, "exponent", _checked_number(self, "exponent", False))
+            if self.column_weights is not None:
+                raise ValueError(
+                    "column_weights and exponent were both given; the exponent computes column weights, so give one"
+                )
+
+    @property
+    def _unobserved_weight(self) -> float:
+        return self.unobserved_weight
+
+    def _learn(self, matrix: csr_matrix) -> dict[str, NDArray[np.float64] | None]:
+        row_weights, column_weights = self.row_weights, self.column_weights
+        for parameter, weights, size in zip(
+            ("row_weights", "column_weights"), (row_weights, column_weights), matrix.shape
+        ):
+            if isinstance(weights, np.ndarray) and len(weights) != size:
+                side = "users U" if parameter == "row_weights" else "items I"
+                raise ValueError(
+                    f"{parameter} must have one weight for each of the {side}={size}, got shape {weights.shape}"
+                )
+        if self.exponent is not None:
+            column_weights = np.maximum(_column_counts(matrix), 1.0) ** -self.exponent
+        return {
+            "user_weights": np.atleast_1d(1.0 if row_weights is None else row_weights),
+            "item_weights": self.factor * np.atleast_1d(1.0 if column_weights is None else column_weights),
+        }
+
+    def _confidence(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.unobserved_weight + weights
+
+    def _target(self, values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class Eals(Objective):
+    """eALS, popularity-aware weight of missing data: He et al., "Fast Matrix Factorization for Online Recommendation" (SIGIR 2016).
+
+    Confidence constant, target 1, constant ridge. An unobserved pair with item i has weight
+    ``missing_weight n_i^exponent / sum_j n_j^exponent``, where n_i is the number of users that have i in training: a popular
+    item that a user does not have was more likely seen and left. With exponent > 0, items that nobody has get weight 0. Every
+    stored entry counts as observed and its value is not used; negative values are refused.
+
+    Parameters
+    ----------
+    confidence : float, default 1.0
+        Weight of an observed entry.
+    missing_weight : float, default 512.0
+        c_0, the weight of missing data summed over all items. Tune it: a good value grows with the number of items.
+    exponent : float, default 0.4
+        alpha in the paper; 0 is a uniform weight.
+    regularization : float, default 0.01
+    """
+
+    confidence: float = _number(1.0)
+    missing_weight: float = _number(512.0)
+    exponent: float = _number(0.4)
+
+    name: ClassVar[str] = "eals"
+
+    def _learn(self, matrix: csr_matrix) -> dict[str, NDArray[np.float64] | None]:
+        popularity = _column_counts(matrix) ** self.exponent
+        total = popularity.sum()
+        return {"item_background": popularity * (self.missing_weight / total if total else 0.0)}
+
+    def _confidence(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _ONE * self.confidence
+
+    def _target(self, values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+        return _ONE
+
+
+@dataclass(frozen=True, eq=False)
+class Spark(Objective):
+    """Spark ML's ALS with ``implicitPrefs=True``.
+
+    Confidence ``1 + alpha |v|``, target 1 for v > 0 and 0 otherwise, unobserved weight 1. The ridge is
+    ``regularization n`` where, as in Spark's source, n counts only the row's values above zero. A row that has nothing but
+    negative values therefore has no ridge.
+
+    Parameters
+    ----------
+    alpha : float, default 1.0
+    regularization : float, default 0.1
+        ``regParam``.
+    """
+
+    regularization: float = _number(0.1)
+    alpha: float = _number(1.0)
+
+    name: ClassVar[str] = "spark"
+    accepts_negative: ClassVar[bool] = True
+
+    def _confidence(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return 1 + self.alpha * np.abs(values)
+
+    def _target(self, values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+        return _positive(values, lowest)
+
+    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> NDArray[np.float64]:
+        counts = np.diff(matrix.indptr).astype(np.float64)
+        if lowest > 0:
+            return counts
+        rows = _row_of_entry(matrix, np.flatnonzero(matrix.data <= 0))
+        return counts - np.bincount(rows, minlength=len(counts))
+
+
+@dataclass(frozen=True, eq=False)
+class Explicit(Objective):
+    """Explicit ratings, ALS-WR: Zhou et al., "Large-Scale Parallel Collaborative Filtering for the Netflix Prize" (AAIM 2008).
+
+    Confidence 1, target the value itself, unobserved pairs have no weight, ridge ``regularization n`` with n the number of the
+    row's entries. Values may be negative; a stored zero is a rating of zero.
+
+    Parameters
+    ----------
+    regularization : float, default 0.1
+    """
+
+    regularization: float = _number(0.1)
+
+    name: ClassVar[str] = "explicit"
+    accepts_negative: ClassVar[bool] = True
+
+    @property
+    def _unobserved_weight(self) -> float:
+        return 0.0
+
+    def _confidence(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _ONE
+
+    def _target(self, values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+        return values
+
+    def _rhs_is_value(self, lowest: float) -> bool:
+        return True
+
+    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> NDArray[np.float64]:
+        return np.diff(matrix.indptr).astype(np.float64)
+
+
+#: Every preset by its name.
+PRESETS: dict[str, type[Objective]] = {c.name: c for c in (Implicit, Hu, Ials, GoogleWals, Eals, Spark, Explicit)}
+
+
+def make_objective(objective: str | Objective = "implicit", **params: Any) -> Objective:
+    """An objective from the name of a preset and its parameters.
+
+    Parameters
+    ----------
+    objective : str or Objective
+        A key of :data:`PRESETS`, or a ready objective, which is returned as it is.
+    **params
+        Parameters of the preset.
+
+    Returns
+    -------
+    Objective
+
+    Raises
+    ------
+    ValueError
+        No such preset, or a parameter is out of range.
+    TypeError
+        The preset has no such parameter, or parameters were given beside a ready objective.
+    """
+    if isinstance(objective, Objective):
+        if params:
+            raise TypeError(
+                f"objective is already a {type(objective).__name__}; set {', '.join(params)} when you make it"
+            )
+        return objective
+    if objective not in PRESETS:
+        raise ValueError(f"objective must be an Objective or one of {', '.join(PRESETS)}, got {objective!r}")
+    preset = PRESETS[objective]
+    accepted = [f.name for f in dataclasses.fields(preset)]
+    unknown = [name for name in params if name not in accepted]
+    if unknown:
+        raise TypeError(f"objective {objective!r} has no parameter {', '.join(unknown)}; it has {', '.join(accepted)}")
+    return preset(**params)
+
+
+@dataclass(frozen=True, eq=False)
+class BoundObjective:
+    """An objective together with what it learned from the training matrix. Made by :meth:`Objective.bind`.
+
+    Parameters
+    ----------
+    objective : Objective
+    n_users, n_items : int
+        U and I of the training matrix.
+    user_weights, item_weights : (U,) or (1,) and (I,) or (1,) float64, optional
+        R and C; None: the confidence does not depend on them.
+    item_background : (I,) float64, optional
+        h; None: every item has the same.
+    """
+
+    objective: Objective
+    n_users: int
+    n_items: int
+    user_weights: NDArray[np.float64] | None = None
+    item_weights: NDArray[np.float64] | None = None
+    item_background: NDArray[np.float64] | None = None
+
+    def user_terms(self, matrix: csr_matrix, *, fold_in: bool = False) -> RowTerms:
+        """Terms of the rows of users.
+
+        Parameters
+        ----------
+        matrix : (R, I) csr_matrix
+            Rows are users, in training or not; canonical, float32 or float64, which is the dtype of the terms.
+        fold_in : bool, default False
+            The rows are not the U training users: weights that belong to one training user do not apply, 1 is used.
+
+        Returns
+        -------
+        RowTerms
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`Objective.bind`; also another number of columns than I, or of rows than U where there is a weight for
+            every training user and `fold_in` is False.
+        """
+        user_weights = None if fold_in else self.user_weights
+        return self._terms(matrix, "user", self.n_items, user_weights, self.item_weights, None, self.item_background)
+
+    def item_terms(self, matrix_t: csr_matrix) -> RowTerms:
+        """Terms of the rows of items, of the same loss as the terms of the training users.
+
+        Parameters
+        ----------
+        matrix_t : (R, U) csr_matrix
+            Rows are items, columns the training users: the transposed training matrix. Presets that have no weight by item
+            accept any items.
+
+        Returns
+        -------
+        RowTerms
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`user_terms`.
+        """
+        return self._terms(
+            matrix_t, "item", self.n_users, self.item_weights, self.user_weights, self.item_background, None
+        )
+
+    def _terms(
+        self,
+        matrix: csr_matrix,
+        side: str,
+        n_other: int,
+        row_weights: NDArray[np.float64] | None,
+        col_weights: NDArray[np.float64] | None,
+        row_background: NDArray[np.float64] | None,
+        col_background: NDArray[np.float64] | None,
+    ) -> RowTerms:
+        objective = self.objective
+        lowest, highest = _check_matrix(matrix, objective, side, n_other)
+        for per_row in (row_weights, row_background):
+            if per_row is not None and len(per_row) not in (1, matrix.shape[0]):
+                remedy = "; pass fold_in=True for users unseen in training" if side == "user" else ""
+                raise ValueError(
+                    f"objective {objective.name!r} has a weight for each training {side}, so matrix must have "
+                    f"{len(per_row)} rows, got shape {matrix.shape}{remedy}"
+                )
+        dtype = matrix.dtype.type
+        w0 = objective._unobserved_weight
+        try:
+            with np.errstate(over="raise"):
+                rhs, gram, target_square = _entry_coefficients(
+                    objective, matrix, (lowest, highest), (row_weights, col_weights), (row_background, col_background)
+                )
+                ridge = (objective.regularization * objective._ridge_scale(matrix, lowest, n_other)).astype(dtype)
+                background = (w0 * (_ONE if row_background is None else row_background)).astype(dtype)
+                other_background = (_ONE if col_background is None else col_background).astype(dtype)
+        except FloatingPointError:
+            raise ValueError(
+                f"objective {objective.name!r}: values up to {highest:g} with parameters {objective.parameters()} "
+                f"give coefficients too large for {matrix.dtype}"
+            ) from None
+        return RowTerms(
+            row_ptr=matrix.indptr.astype(np.int64, copy=False),
+            col_idx=matrix.indices.astype(np.int32, copy=False),
+            rhs=rhs,
+            gram=gram,
+            gram_offset=-w0 if gram is None else 0.0,
+            background=background,
+            ridge=ridge,
+            other_background=other_background,
+            target_square=target_square,
+        )
+
+    def to_arrays(self) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:
+        """What :meth:`from_arrays` needs to make this object again.
+
+        Returns
+        -------
+        arrays : dict of float64 arrays
+        params : dict
+            Can be written as JSON.
+        """
+        arrays = {
+            f"learned.{name}": getattr(self, name)
+            for name in ("user_weights", "item_weights", "item_background")
+            if getattr(self, name) is not None
+        }
+        params = self.objective.parameters()
+        for name in [name for name, value in params.items() if isinstance(value, np.ndarray)]:
+            arrays[f"parameter.{name}"] = params.pop(name)
+        return arrays, {
+            "objective": self.objective.name,
+            "parameters": params,
+            "n_users": self.n_users,
+            "n_items": self.n_items,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[np.float64]], params: dict[str, Any]) -> BoundObjective:
+        """The inverse of :meth:`to_arrays`.
+
+        Raises
+        ------
+        ModelFormatError
+            The arrays and params do not describe an objective.
+        """
+        try:
+            parts: dict[str, dict[str, NDArray[np.float64]]] = {"learned": {}, "parameter": {}}
+            for key, array in arrays.items():
+                part, name = key.split(".", 1)
+                parts[part][name] = array
+            objective = make_objective(params["objective"], **params["parameters"], **parts["parameter"])
+            return cls(objective, params["n_users"], params["n_items"], **parts["learned"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFormatError(f"the saved objective cannot be read: {error!r}") from error
+
+
+def _entry_coefficients(
+    objective: Objective,
+    matrix: csr_matrix,
+    value_range: tuple[float, float],
+    weights: tuple[NDArray[np.float64] | None, NDArray[np.float64] | None],
+    background: tuple[NDArray[np.float64] | None, NDArray[np.float64] | None],
+) -> tuple[NDArray[np.floating], NDArray[np.floating] | None, float]:
+    """``c t`` and ``c - g h`` of every entry, each (Z,), or (1,) where all are equal; and the sum of ``c t^2``.
+
+    The second is None where it is the first minus a constant. `weights` and `background` are (of rows, of columns).
+    """
+    lowest, highest = value_range
+    data, size = matrix.data, matrix.data.size
+    rhs, gram, total = np.empty(0, data.dtype), np.empty(0, data.dtype), 0.0
+    for start in range(0, size, _CHUNK):
+        entries = slice(start, min(start + _CHUNK, size))
+        values = np.array([lowest]) if lowest == highest else data[entries].astype(np.float64)
+        c = objective._confidence(values, _product_at(matrix, entries, *weights))
+        t = objective._target(values, lowest)
+        gh = objective._unobserved_weight * _product_at(matrix, entries, *background)
+        c_t, c_gh = c * t, c - gh
+        squares = c_t * t
+        if start == 0:
+            if c_t.size == c_gh.size == 1:
+                return c_t.astype(data.dtype), c_gh.astype(data.dtype), float(squares[0]) * size
+            rhs = data if objective._rhs_is_value(lowest) else np.empty(1 if c_t.size == 1 else size, data.dtype)
+            target_is_one = t.size == 1 and t[0] == 1
+            gram = None if target_is_one and gh.size == 1 else np.empty(1 if c_gh.size == 1 else size, data.dtype)
+        # Where only one of the two varies, the other has size 1: its slice is empty after the first chunk.
+        if rhs is not data:
+            rhs[entries] = c_t
+        if gram is not None:
+            gram[entries] = c_gh
+        total += float(squares.sum()) * ((entries.stop - start) // squares.size)
+    return rhs, gram, total
+
+
+def _product_at(
+    matrix: csr_matrix, entries: slice, of_rows: NDArray[np.float64] | None, of_columns: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Product of a row's and a column's number at each entry of a slice; size 1 where all are equal. None stands for 1."""
+    product = _ONE
+    if of_rows is not None:
+        product = product * (of_rows if len(of_rows) == 1 else _repeat_rows(of_rows, matrix.indptr, entries))
+    if of_columns is not None:
+        product = product * (of_columns if len(of_columns) == 1 else of_columns[matrix.indices[entries]])
+    return product
+
+
+def _repeat_rows(of_rows: NDArray[np.float64], row_ptr: NDArray[np.integer], entries: slice) -> NDArray[np.float64]:
+    """The row's number at each entry of a slice, in memory of the slice."""
+    first = np.searchsorted(row_ptr, entries.start, side="right") - 1
+    last = np.searchsorted(row_ptr, entries.stop, side="left")
+    lengths = np.diff(np.clip(row_ptr[first : last + 1], entries.start, entries.stop))
+    return np.repeat(of_rows[first:last], lengths)
+
+
+def _row_of_entry(matrix: csr_matrix, entries: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Row numbers of entries given by their position."""
+    return np.searchsorted(matrix.indptr, entries, side="right") - 1
+
+
+def _column_counts(matrix: csr_matrix) -> NDArray[np.float64]:
+    """Number of entries of each column, (I,) float64."""
+    counts = np.zeros(matrix.shape[1], np.int64)
+    for start in range(0, matrix.indices.size, _CHUNK):  # bincount makes a 64-bit copy of what it counts
+        counts += np.bincount(matrix.indices[start : start + _CHUNK], minlength=len(counts))
+    return counts.astype(np.float64)
+
+
+def _check_matrix(matrix: csr_matrix, objective: Objective, side: str, n_columns: int | None) -> tuple[float, float]:
+    """Check a matrix whose rows are of this side ("user" or "item"); lowest and highest value, (0, 0) if there are none."""
+    if getattr(matrix, "format", None) != "csr":
+        raise TypeError(f"matrix must be a scipy.sparse CSR matrix, got {type(matrix).__name__}")
+    if matrix.dtype not in (np.float32, np.float64):
+        raise TypeError(
+            f"matrix must hold float32 or float64, got {matrix.dtype}; convert it with matrix.astype('float32')"
+        )
+    other = "item" if side == "user" else "user"
+    if n_columns is not None and matrix.shape[1] != n_columns:
+        raise ValueError(
+            f"matrix must have a column for each of the {n_columns} training {other}s, got shape {matrix.shape}"
+        )
+    if not matrix.has_canonical_format:
+        raise ValueError(
+            "matrix must have sorted column indices without duplicates; call matrix.sum_duplicates() first"
+        )
+    data = matrix.data
+    if not data.size:
+        return 0.0, 0.0
+    lowest, highest = float(data.min()), float(data.max())  # NaN where there is one
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        bad, wanted = ~np.isfinite(data), "matrix must have finite values"
+    elif lowest < 0 and not objective.accepts_negative:
+        bad, wanted = data < 0, f"objective {objective.name!r} takes values >= 0 only"
+    else:
+        return lowest, highest
+    where = np.flatnonzero(bad)
+    row, column = int(_row_of_entry(matrix, where[:1])[0]), int(matrix.indices[where[0]])
+    raise ValueError(f"{wanted}, got {data[where[0]]} for {side} {row}, {other} {column} ({len(where)} such entries)")
+
+
+def _checked_number(objective: Objective, parameter: str, positive: bool) -> float:
+    value = getattr(objective, parameter)
+    wanted = f"{parameter} of objective {objective.name!r} must be a finite number {'> 0' if positive else '>= 0'}, got {value!r}"
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(wanted)
+    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+        raise ValueError(wanted)
+    return float(value)
+
+
+def _checked_weights(parameter: str, value: Any) -> float | NDArray[np.float64] | None:
+    if value is None:
+        return None
+    weights = np.array(value, np.float64)  # a copy, as an objective does not change
+    if weights.ndim > 1 or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(f"{parameter} must be one number or a 1-D array of finite numbers >= 0, got {value!r}")
+    if weights.ndim == 0:
+        return float(weights)
+    weights.flags.writeable = False
+    return weights

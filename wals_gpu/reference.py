@@ -1,0 +1,202 @@
+"""Every operation in NumPy float64, slow and obvious: the definition that the backends are tested against.
+
+Shapes: U users, I items, R rows being solved, D factor size. See :mod:`wals_gpu.objective` for the formula.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_matrix
+
+from wals_gpu.errors import SingularSystemError
+from wals_gpu.objective import RowTerms
+
+__all__ = ["gradient", "loss", "row_system", "solve_rows", "topk"]
+
+
+def row_system(
+    terms: RowTerms, row: int, other: ArrayLike, *, prior: ArrayLike | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The linear system ``A x = b`` of one row.
+
+    ``A = g sum_i h_i y_i y_i' + sum over entries gram y y' + ridge Id``, ``b = sum over entries rhs y + ridge prior``.
+
+    Parameters
+    ----------
+    terms : RowTerms
+    row : int
+    other : (n_other, D)
+        Factors of the other side.
+    prior : (D,), optional
+        Prior mean of this row, by default 0.
+
+    Returns
+    -------
+    A : (D, D) float64
+    b : (D,) float64
+    """
+    other = np.asarray(other, np.float64)
+    entries = slice(terms.row_ptr[row], terms.row_ptr[row + 1])
+    y = other[terms.col_idx[entries]]
+    h = np.broadcast_to(terms.other_background, len(other)).astype(np.float64)
+    background = float(np.broadcast_to(terms.background, terms.n_rows)[row])
+    ridge = float(np.broadcast_to(terms.ridge, terms.n_rows)[row])
+    gram = terms.gram_values()[entries].astype(np.float64)
+    rhs = terms.rhs_values()[entries].astype(np.float64)
+    a = background * (other.T * h) @ other + (y.T * gram) @ y + ridge * np.eye(other.shape[1])
+    b = rhs @ y
+    return a, b if prior is None else b + ridge * np.asarray(prior, np.float64)
+
+
+def solve_rows(terms: RowTerms, other: ArrayLike, *, prior: ArrayLike | None = None) -> NDArray[np.float64]:
+    """Exact solution of every row.
+
+    Parameters
+    ----------
+    terms : RowTerms
+        R rows.
+    other : (n_other, D)
+        Factors of the other side.
+    prior : (R, D), optional
+        Prior means, by default 0.
+
+    Returns
+    -------
+    (R, D) float64
+        A row without entries is its prior: nothing is known about it.
+
+    Raises
+    ------
+    SingularSystemError
+        The matrix of a row is not positive definite.
+    """
+    other = np.asarray(other, np.float64)
+    out = np.zeros((terms.n_rows, other.shape[1])) if prior is None else np.array(prior, np.float64)
+    for row in np.flatnonzero(np.diff(terms.row_ptr)):
+        a, b = row_system(terms, row, other, prior=None if prior is None else out[row])
+        try:
+            np.linalg.cholesky(a)
+        except np.linalg.LinAlgError:
+            raise SingularSystemError(int(row)) from None
+        out[row] = np.linalg.solve(a, b)
+    return out
+
+
+def loss(
+    user_terms: RowTerms,
+    user_factors: ArrayLike,
+    item_factors: ArrayLike,
+    item_ridge: ArrayLike,
+    *,
+    user_prior: ArrayLike | None = None,
+    item_prior: ArrayLike | None = None,
+) -> float:
+    """The objective, as a sum over all U x I pairs.
+
+    Parameters
+    ----------
+    user_terms : RowTerms
+        Terms of all users.
+    user_factors : (U, D)
+    item_factors : (I, D)
+    item_ridge : (I,) or (1,)
+        Ridge of the items, ``item_terms.ridge``.
+    user_prior, item_prior : (U, D) and (I, D), optional
+        Prior means, by default 0.
+
+    Returns
+    -------
+    float
+    """
+    x, y, dx, dy = _factors(user_factors, item_factors, user_prior, item_prior)
+    weight, weighted_target = _dense(user_terms, len(y))
+    scores = x @ y.T
+    pairs = np.sum(weight * scores**2) - 2 * np.sum(weighted_target * scores) + user_terms.target_square
+    return float(pairs + np.sum(_column(user_terms.ridge) * dx**2) + np.sum(_column(item_ridge) * dy**2))
+
+
+def gradient(
+    user_terms: RowTerms,
+    user_factors: ArrayLike,
+    item_factors: ArrayLike,
+    item_ridge: ArrayLike,
+    *,
+    user_prior: ArrayLike | None = None,
+    item_prior: ArrayLike | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Gradient of :func:`loss`, with the same parameters.
+
+    Returns
+    -------
+    (U, D) float64
+        With respect to `user_factors`.
+    (I, D) float64
+        With respect to `item_factors`.
+    """
+    x, y, dx, dy = _factors(user_factors, item_factors, user_prior, item_prior)
+    weight, weighted_target = _dense(user_terms, len(y))
+    residual = weight * (x @ y.T) - weighted_target
+    return 2 * (residual @ y + _column(user_terms.ridge) * dx), 2 * (residual.T @ x + _column(item_ridge) * dy)
+
+
+def topk(
+    queries: ArrayLike, items: ArrayLike, k: int, excluded: csr_matrix | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """The k items with the highest dot product for each query: score down, equal scores by item number up.
+
+    Parameters
+    ----------
+    queries : (B, D)
+    items : (I, D)
+    k : int
+    excluded : (B, I) csr_matrix, optional
+        Stored entries (of any value) are items that a query must not get.
+
+    Returns
+    -------
+    ids : (B, k) int32
+        -1 where fewer than k items are left.
+    scores : (B, k) float64
+        -inf where the id is -1.
+    """
+    scores = np.asarray(queries, np.float64) @ np.asarray(items, np.float64).T
+    ids = np.full((len(scores), k), -1, np.int32)
+    best = np.full((len(scores), k), -np.inf)
+    for b, row in enumerate(scores):
+        allowed = np.ones(len(row), bool)
+        if excluded is not None:
+            allowed[excluded.indices[excluded.indptr[b] : excluded.indptr[b + 1]]] = False
+        candidates = np.flatnonzero(allowed)
+        order = candidates[np.argsort(-row[candidates], kind="stable")][:k]
+        ids[b, : len(order)] = order
+        best[b, : len(order)] = row[order]
+    return ids, best
+
+
+def _dense(terms: RowTerms, n_other: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weight of every pair (c where observed, else g h) and ``c t`` (0 where not observed), each (R, n_other)."""
+    rows = np.repeat(np.arange(terms.n_rows), np.diff(terms.row_ptr))
+    weight = np.outer(
+        np.broadcast_to(terms.background, terms.n_rows).astype(np.float64),
+        np.broadcast_to(terms.other_background, n_other).astype(np.float64),
+    )
+    weight[rows, terms.col_idx] += terms.gram_values()
+    weighted_target = np.zeros(weight.shape)
+    weighted_target[rows, terms.col_idx] = terms.rhs_values()
+    return weight, weighted_target
+
+
+def _factors(
+    user_factors: ArrayLike, item_factors: ArrayLike, user_prior: ArrayLike | None, item_prior: ArrayLike | None
+) -> tuple[NDArray[np.float64], ...]:
+    """Both factors in float64, and their differences from the priors."""
+    x, y = np.asarray(user_factors, np.float64), np.asarray(item_factors, np.float64)
+    dx = x if user_prior is None else x - np.asarray(user_prior, np.float64)
+    dy = y if item_prior is None else y - np.asarray(item_prior, np.float64)
+    return x, y, dx, dy
+
+
+def _column(ridge: ArrayLike) -> NDArray[np.float64]:
+    """Ridge as a column, to multiply factors by rows."""
+    return np.asarray(ridge, np.float64)[:, None]
