@@ -6,9 +6,9 @@
              + sum of g_u h_i (x_u.y_i)^2       over all other pairs
              + sum of lambda_u |x_u - p_u|^2 + sum of lambda_i |y_i - q_i|^2
 
-A solver needs two numbers per observed entry, the Gram coefficient ``c - g h`` and the right-hand coefficient ``c t``, and two
-per row, its background weight and its ridge. :class:`RowTerms` holds them; a preset (:data:`PRESETS`), bound to the training
-matrix, computes them. Every *stored* entry of a sparse matrix is an observed one, whatever its value.
+A solver needs two numbers per observed entry, the Gram coefficient ``c - g h`` and the right-hand coefficient ``c t``,
+and two per row, its background weight and its ridge. :class:`RowTerms` holds them; a preset (:data:`PRESETS`), bound to
+the training matrix, computes them. Every *stored* entry of a sparse matrix is an observed one, whatever its value.
 """
 
 from __future__ import annotations
@@ -24,6 +24,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.errors import ModelFormatError
+from wals_gpu.row_terms import (
+    CHUNK,
+    Floats,
+    RowTerms,
+    check_matrix,
+    column_counts,
+    entry_error,
+    product_at,
+    row_of_entry,
+)
 
 __all__ = [
     "PRESETS",
@@ -40,68 +50,7 @@ __all__ = [
     "make_objective",
 ]
 
-# Coefficients are computed in float64 and cast, this many entries at a time: the float64 temporaries stay in the cache, and
-# no float64 array of the size of the data ever exists beside float32 data.
-_CHUNK = 1 << 16
-
-
-@dataclass(frozen=True, eq=False)
-class RowTerms:
-    """What a solver needs for R rows of one side; values are in the factor dtype (float32 or float64).
-
-    ``A_r = background_r G + sum over entries gram y y' + ridge_r Id`` and ``b_r = sum over entries rhs y + ridge_r prior_r``,
-    where ``G = sum_i other_background_i y_i y_i'``. A shape (1,) stands for one value shared by all entries, rows or columns.
-    Arrays may share memory with the matrix they came from: treat them as read-only.
-
-    Parameters
-    ----------
-    row_ptr : (R+1,) int64
-    col_idx : (Z,) int32
-        Sorted within a row.
-    rhs : (Z,) or (1,)
-        ``c t`` of each entry.
-    gram : (Z,) or (1,), or None
-        ``c - g h`` of each entry. None: it is ``rhs + gram_offset``.
-    gram_offset : float
-        Used only when `gram` is None.
-    background : (R,) or (1,)
-        ``g`` of each row. A constant weight of all unobserved pairs stands here, on both sides: only ``g h`` matters.
-    ridge : (R,) or (1,)
-        ``lambda`` of each row.
-    other_background : (n_other,) or (1,)
-        ``h`` of each column.
-    target_square : float
-        Sum of ``c t^2`` over the entries, accumulated in float64: the part of the loss that does not depend on factors.
-    """
-
-    row_ptr: NDArray[np.int64]
-    col_idx: NDArray[np.int32]
-    rhs: NDArray[np.floating]
-    gram: NDArray[np.floating] | None
-    gram_offset: float
-    background: NDArray[np.floating]
-    ridge: NDArray[np.floating]
-    other_background: NDArray[np.floating]
-    target_square: float
-
-    @property
-    def n_rows(self) -> int:
-        """R, the number of rows."""
-        return len(self.row_ptr) - 1
-
-    @property
-    def n_entries(self) -> int:
-        """Z, the number of observed entries."""
-        return len(self.col_idx)
-
-    def rhs_values(self) -> NDArray[np.floating]:
-        """Right-hand coefficient of every entry, (Z,); a read-only view where all are the same."""
-        return np.broadcast_to(self.rhs, self.n_entries)
-
-    def gram_values(self) -> NDArray[np.floating]:
-        """Gram coefficient of every entry, (Z,); a read-only view where all are the same."""
-        gram = self.rhs + self.rhs.dtype.type(self.gram_offset) if self.gram is None else self.gram
-        return np.broadcast_to(gram, self.n_entries)
+_ONE = np.ones(1)
 
 
 def _number(default: float, *, positive: bool = False) -> Any:
@@ -109,7 +58,7 @@ def _number(default: float, *, positive: bool = False) -> Any:
     return field(default=default, metadata={"positive": positive})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Objective:
     """Base of the presets. A preset says what confidence, target, background and ridge are; this class knows no system.
 
@@ -164,9 +113,16 @@ class Objective:
         TypeError, ValueError
             The matrix is not canonical CSR of floats, or has values that the preset has no meaning for.
         """
-        _check_matrix(matrix, self, "user", None)
+        self._value_range(matrix, "user", None)
         n_users, n_items = matrix.shape
         return BoundObjective(self, n_users, n_items, **self._learn(matrix))
+
+    def _value_range(self, matrix: csr_matrix, side: str, n_columns: int | None) -> tuple[float, float]:
+        """Lowest and highest value of a matrix, after checking it."""
+        lowest, highest = check_matrix(matrix, side, n_columns)
+        if lowest < 0 and not self.accepts_negative:
+            raise entry_error(f"objective {self.name!r} takes values >= 0 only", matrix, side, matrix.data < 0)
+        return lowest, highest
 
     # What a preset overrides. Arrays are float64, of one chunk of entries or of size 1 for one value shared by all.
 
@@ -175,15 +131,15 @@ class Objective:
         """Weight of an unobserved pair (where `_learn` gives an item_background: a factor of it)."""
         return 1.0
 
-    def _learn(self, matrix: csr_matrix) -> dict[str, NDArray[np.float64] | None]:
+    def _learn(self, matrix: csr_matrix) -> dict[str, Floats | None]:
         """Fields of BoundObjective that come from the training matrix."""
         return {}
 
-    def _confidence(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _confidence(self, values: Floats, weights: Floats) -> Floats:
         """``c`` of entries with these values and products of row and column weight."""
         raise NotImplementedError
 
-    def _target(self, values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+    def _target(self, values: Floats, lowest: float) -> Floats:
         """``t`` of entries with these values; `lowest` is the lowest value of all entries."""
         raise NotImplementedError
 
@@ -191,26 +147,23 @@ class Objective:
         """Whether ``c t`` is the value itself for every entry, so that the matrix's own array can serve."""
         return False
 
-    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> NDArray[np.float64]:
+    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> Floats:
         """What `regularization` is multiplied by in each row, (R,) or (1,)."""
-        return np.ones(1)
+        return _ONE
 
 
-_ONE = np.ones(1)
-
-
-def _positive(values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+def _positive(values: Floats, lowest: float) -> Floats:
     """1 where a value is above zero, else 0; a single 1 where all are."""
     return _ONE if lowest > 0 else (values > 0).astype(np.float64)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Implicit(Objective):
     """The objective of the ``implicit`` library's AlternatingLeastSquares.
 
-    Confidence ``|alpha v|`` (not ``1 + alpha v``), target 1 for v > 0 and 0 otherwise, unobserved weight 1, constant ridge.
-    A stored zero has confidence 0 (the pair is left out, which differs from an absent one); a negative value is a confident
-    "no".
+    Confidence ``|alpha v|`` (not ``1 + alpha v``), target 1 for v > 0 and 0 otherwise, unobserved weight 1, constant
+    ridge. A stored zero has confidence 0: the pair is left out, while an absent pair has weight 1. A negative value is
+    a confident "no".
 
     Parameters
     ----------
@@ -224,10 +177,10 @@ class Implicit(Objective):
     name: ClassVar[str] = "implicit"
     accepts_negative: ClassVar[bool] = True
 
-    def _confidence(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _confidence(self, values: Floats, weights: Floats) -> Floats:
         return np.abs(self.alpha * values)
 
-    def _target(self, values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+    def _target(self, values: Floats, lowest: float) -> Floats:
         # The target of a stored zero is immaterial, its confidence is 0.
         return _ONE if lowest >= 0 else _positive(values, lowest)
 
@@ -235,7 +188,7 @@ class Implicit(Objective):
         return self.alpha == 1 and lowest >= 0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Hu(Objective):
     """Hu, Koren, Volinsky, "Collaborative Filtering for Implicit Feedback Datasets" (ICDM 2008), and its power form.
 
@@ -275,25 +228,26 @@ class Hu(Objective):
                     f"{parameter} has a meaning only with weighting={weighting!r}, got weighting={self.weighting!r}"
                 )
 
-    def _confidence(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _confidence(self, values: Floats, weights: Floats) -> Floats:
         if self.weighting == "log":
             values = np.log1p(values / self.epsilon)
         elif self.weighting == "power":
             values = values**self.exponent
         return 1 + self.alpha * values
 
-    def _target(self, values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+    def _target(self, values: Floats, lowest: float) -> Floats:
         return _positive(values, lowest)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Ials(Objective):
     """iALS with frequency-scaled ridge: Rendle et al., "Revisiting the Performance of iALS" (RecSys 2022), also iALS++.
 
-    The paper adds ``unobserved_weight (x.y)^2`` over *all* pairs to ``(1 - x.y)^2`` over the observed ones. Up to a constant
-    that is confidence ``1 + unobserved_weight`` with target ``1 / (1 + unobserved_weight)``. The ridge of a user with n entries
-    is ``regularization (n + unobserved_weight I)^nu``, that of an item ``regularization (n + unobserved_weight U)^nu``.
-    Every stored entry counts as observed and its value is not used; negative values are refused.
+    The paper adds ``unobserved_weight (x.y)^2`` over *all* pairs to ``(1 - x.y)^2`` over the observed ones. Up to a
+    constant that is confidence ``1 + unobserved_weight`` with target ``1 / (1 + unobserved_weight)``. A user with n
+    entries has the ridge ``regularization (n + unobserved_weight I)^nu``, an item
+    ``regularization (n + unobserved_weight U)^nu``. Every stored entry counts as observed and its value is not used;
+    negative values are refused.
 
     Parameters
     ----------
@@ -315,26 +269,26 @@ class Ials(Objective):
     def _unobserved_weight(self) -> float:
         return self.unobserved_weight
 
-    def _confidence(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _confidence(self, values: Floats, weights: Floats) -> Floats:
         return _ONE + self.unobserved_weight
 
-    def _target(self, values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+    def _target(self, values: Floats, lowest: float) -> Floats:
         return _ONE / (1 + self.unobserved_weight)
 
-    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> NDArray[np.float64]:
+    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> Floats:
         if self.nu == 0:
             return _ONE
         return (np.diff(matrix.indptr) + self.unobserved_weight * n_other) ** self.nu
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class GoogleWals(Objective):
     """The objective of Google's ``WALSModel`` (TensorFlow), with the column weights of its recommendation tutorial.
 
     Confidence ``unobserved_weight + R_u C_i``, target the value itself, constant ridge. The column weight is
-    ``C_i = factor w_i`` where w_i is `column_weights`, or ``n_i^-exponent`` with n_i the number of users that have item i in
-    training, or 1 if neither is given. An item nobody has counts as n_i = 1 (its weight first matters when a new user brings it).
-    Values may be negative; a stored zero is an observed zero.
+    ``C_i = factor w_i`` where w_i is `column_weights`, or ``n_i^-exponent`` with n_i the number of users that have item
+    i in training, or 1 if neither is given. An item that nobody has counts as n_i = 1; its weight first matters when a
+    new user brings it. Values may be negative; a stored zero is an observed zero.
 
     Parameters
     ----------
@@ -375,38 +329,38 @@ class GoogleWals(Objective):
     def _unobserved_weight(self) -> float:
         return self.unobserved_weight
 
-    def _learn(self, matrix: csr_matrix) -> dict[str, NDArray[np.float64] | None]:
-        row_weights, column_weights = self.row_weights, self.column_weights
-        for parameter, weights, size in zip(
-            ("row_weights", "column_weights"), (row_weights, column_weights), matrix.shape
+    def _learn(self, matrix: csr_matrix) -> dict[str, Floats | None]:
+        column_weights = self.column_weights
+        for parameter, side, size in (
+            ("row_weights", "user", matrix.shape[0]),
+            ("column_weights", "item", matrix.shape[1]),
         ):
+            weights = getattr(self, parameter)
             if isinstance(weights, np.ndarray) and len(weights) != size:
-                side = "users U" if parameter == "row_weights" else "items I"
-                raise ValueError(
-                    f"{parameter} must have one weight for each of the {side}={size}, got shape {weights.shape}"
-                )
+                raise ValueError(f"{parameter} must have {size} weights, one for each {side}, got {len(weights)}")
         if self.exponent is not None:
-            column_weights = np.maximum(_column_counts(matrix), 1.0) ** -self.exponent
+            column_weights = np.maximum(column_counts(matrix), 1.0) ** -self.exponent
         return {
-            "user_weights": np.atleast_1d(1.0 if row_weights is None else row_weights),
+            "user_weights": np.atleast_1d(1.0 if self.row_weights is None else self.row_weights),
             "item_weights": self.factor * np.atleast_1d(1.0 if column_weights is None else column_weights),
         }
 
-    def _confidence(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _confidence(self, values: Floats, weights: Floats) -> Floats:
         return self.unobserved_weight + weights
 
-    def _target(self, values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+    def _target(self, values: Floats, lowest: float) -> Floats:
         return values
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Eals(Objective):
-    """eALS, popularity-aware weight of missing data: He et al., "Fast Matrix Factorization for Online Recommendation" (SIGIR 2016).
+    """eALS, which weights missing data by popularity.
 
-    Confidence constant, target 1, constant ridge. An unobserved pair with item i has weight
-    ``missing_weight n_i^exponent / sum_j n_j^exponent``, where n_i is the number of users that have i in training: a popular
-    item that a user does not have was more likely seen and left. With exponent > 0, items that nobody has get weight 0. Every
-    stored entry counts as observed and its value is not used; negative values are refused.
+    He et al., "Fast Matrix Factorization for Online Recommendation with Implicit Feedback" (SIGIR 2016). Constant
+    confidence, target 1, constant ridge. An unobserved pair with item i has weight
+    ``missing_weight n_i^exponent / sum_j n_j^exponent``, where n_i is the number of users that have i in training: a
+    popular item that a user does not have was more likely seen and left. With exponent > 0, items that nobody has get
+    weight 0. Every stored entry counts as observed and its value is not used; negative values are refused.
 
     Parameters
     ----------
@@ -425,24 +379,24 @@ class Eals(Objective):
 
     name: ClassVar[str] = "eals"
 
-    def _learn(self, matrix: csr_matrix) -> dict[str, NDArray[np.float64] | None]:
-        popularity = _column_counts(matrix) ** self.exponent
+    def _learn(self, matrix: csr_matrix) -> dict[str, Floats | None]:
+        popularity = column_counts(matrix) ** self.exponent
         total = popularity.sum()
         return {"item_background": popularity * (self.missing_weight / total if total else 0.0)}
 
-    def _confidence(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _confidence(self, values: Floats, weights: Floats) -> Floats:
         return _ONE * self.confidence
 
-    def _target(self, values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+    def _target(self, values: Floats, lowest: float) -> Floats:
         return _ONE
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Spark(Objective):
     """Spark ML's ALS with ``implicitPrefs=True``.
 
     Confidence ``1 + alpha |v|``, target 1 for v > 0 and 0 otherwise, unobserved weight 1. The ridge is
-    ``regularization n`` where, as in Spark's source, n counts only the row's values above zero. A row that has nothing but
+    ``regularization n`` where n counts only the row's values above zero, as Spark does. A row that has nothing but
     negative values therefore has no ridge.
 
     Parameters
@@ -458,26 +412,27 @@ class Spark(Objective):
     name: ClassVar[str] = "spark"
     accepts_negative: ClassVar[bool] = True
 
-    def _confidence(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _confidence(self, values: Floats, weights: Floats) -> Floats:
         return 1 + self.alpha * np.abs(values)
 
-    def _target(self, values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+    def _target(self, values: Floats, lowest: float) -> Floats:
         return _positive(values, lowest)
 
-    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> NDArray[np.float64]:
+    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> Floats:
         counts = np.diff(matrix.indptr).astype(np.float64)
         if lowest > 0:
             return counts
-        rows = _row_of_entry(matrix, np.flatnonzero(matrix.data <= 0))
+        rows = row_of_entry(matrix, np.flatnonzero(matrix.data <= 0))
         return counts - np.bincount(rows, minlength=len(counts))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Explicit(Objective):
-    """Explicit ratings, ALS-WR: Zhou et al., "Large-Scale Parallel Collaborative Filtering for the Netflix Prize" (AAIM 2008).
+    """Explicit ratings, ALS-WR.
 
-    Confidence 1, target the value itself, unobserved pairs have no weight, ridge ``regularization n`` with n the number of the
-    row's entries. Values may be negative; a stored zero is a rating of zero.
+    Zhou et al., "Large-Scale Parallel Collaborative Filtering for the Netflix Prize" (AAIM 2008); also Spark ML's ALS
+    without ``implicitPrefs``. Confidence 1, target the value itself, unobserved pairs have no weight, ridge
+    ``regularization n`` with n the number of the row's entries. Values may be negative; a stored zero is a rating of 0.
 
     Parameters
     ----------
@@ -493,16 +448,16 @@ class Explicit(Objective):
     def _unobserved_weight(self) -> float:
         return 0.0
 
-    def _confidence(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _confidence(self, values: Floats, weights: Floats) -> Floats:
         return _ONE
 
-    def _target(self, values: NDArray[np.float64], lowest: float) -> NDArray[np.float64]:
+    def _target(self, values: Floats, lowest: float) -> Floats:
         return values
 
     def _rhs_is_value(self, lowest: float) -> bool:
         return True
 
-    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> NDArray[np.float64]:
+    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> Floats:
         return np.diff(matrix.indptr).astype(np.float64)
 
 
@@ -537,7 +492,7 @@ def make_objective(objective: str | Objective = "implicit", **params: Any) -> Ob
                 f"objective is already a {type(objective).__name__}; set {', '.join(params)} when you make it"
             )
         return objective
-    if objective not in PRESETS:
+    if not isinstance(objective, str) or objective not in PRESETS:
         raise ValueError(f"objective must be an Objective or one of {', '.join(PRESETS)}, got {objective!r}")
     preset = PRESETS[objective]
     accepted = [f.name for f in dataclasses.fields(preset)]
@@ -565,9 +520,19 @@ class BoundObjective:
     objective: Objective
     n_users: int
     n_items: int
-    user_weights: NDArray[np.float64] | None = None
-    item_weights: NDArray[np.float64] | None = None
-    item_background: NDArray[np.float64] | None = None
+    user_weights: Floats | None = None
+    item_weights: Floats | None = None
+    item_background: Floats | None = None
+
+    def __post_init__(self) -> None:
+        for name, size in (
+            ("user_weights", self.n_users),
+            ("item_weights", self.n_items),
+            ("item_background", self.n_items),
+        ):
+            array = getattr(self, name)
+            if array is not None and array.shape not in ((1,), (size,)):
+                raise ValueError(f"{name} must have shape (1,) or ({size},), got {array.shape}")
 
     def user_terms(self, matrix: csr_matrix, *, fold_in: bool = False) -> RowTerms:
         """Terms of the rows of users.
@@ -586,8 +551,8 @@ class BoundObjective:
         Raises
         ------
         TypeError, ValueError
-            As :meth:`Objective.bind`; also another number of columns than I, or of rows than U where there is a weight for
-            every training user and `fold_in` is False.
+            As :meth:`Objective.bind`; also another number of columns than I, or of rows than U where there is a weight
+            for every training user and `fold_in` is False.
         """
         user_weights = None if fold_in else self.user_weights
         return self._terms(matrix, "user", self.n_items, user_weights, self.item_weights, None, self.item_background)
@@ -598,8 +563,8 @@ class BoundObjective:
         Parameters
         ----------
         matrix_t : (R, U) csr_matrix
-            Rows are items, columns the training users: the transposed training matrix. Presets that have no weight by item
-            accept any items.
+            Rows are items, columns the training users: the transposed training matrix. Presets that have no weight by
+            item accept any items.
 
         Returns
         -------
@@ -619,13 +584,13 @@ class BoundObjective:
         matrix: csr_matrix,
         side: str,
         n_other: int,
-        row_weights: NDArray[np.float64] | None,
-        col_weights: NDArray[np.float64] | None,
-        row_background: NDArray[np.float64] | None,
-        col_background: NDArray[np.float64] | None,
+        row_weights: Floats | None,
+        col_weights: Floats | None,
+        row_background: Floats | None,
+        col_background: Floats | None,
     ) -> RowTerms:
         objective = self.objective
-        lowest, highest = _check_matrix(matrix, objective, side, n_other)
+        lowest, highest = objective._value_range(matrix, side, n_other)
         for per_row in (row_weights, row_background):
             if per_row is not None and len(per_row) not in (1, matrix.shape[0]):
                 remedy = "; pass fold_in=True for users unseen in training" if side == "user" else ""
@@ -660,7 +625,7 @@ class BoundObjective:
             target_square=target_square,
         )
 
-    def to_arrays(self) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:
+    def to_arrays(self) -> tuple[dict[str, Floats], dict[str, Any]]:
         """What :meth:`from_arrays` needs to make this object again.
 
         Returns
@@ -685,7 +650,7 @@ class BoundObjective:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, NDArray[np.float64]], params: dict[str, Any]) -> BoundObjective:
+    def from_arrays(cls, arrays: dict[str, Floats], params: dict[str, Any]) -> BoundObjective:
         """The inverse of :meth:`to_arrays`.
 
         Raises
@@ -694,7 +659,7 @@ class BoundObjective:
             The arrays and params do not describe an objective.
         """
         try:
-            parts: dict[str, dict[str, NDArray[np.float64]]] = {"learned": {}, "parameter": {}}
+            parts: dict[str, dict[str, Floats]] = {"learned": {}, "parameter": {}}
             for key, array in arrays.items():
                 part, name = key.split(".", 1)
                 parts[part][name] = array
@@ -708,8 +673,8 @@ def _entry_coefficients(
     objective: Objective,
     matrix: csr_matrix,
     value_range: tuple[float, float],
-    weights: tuple[NDArray[np.float64] | None, NDArray[np.float64] | None],
-    background: tuple[NDArray[np.float64] | None, NDArray[np.float64] | None],
+    weights: tuple[Floats | None, Floats | None],
+    background: tuple[Floats | None, Floats | None],
 ) -> tuple[NDArray[np.floating], NDArray[np.floating] | None, float]:
     """``c t`` and ``c - g h`` of every entry, each (Z,), or (1,) where all are equal; and the sum of ``c t^2``.
 
@@ -718,12 +683,12 @@ def _entry_coefficients(
     lowest, highest = value_range
     data, size = matrix.data, matrix.data.size
     rhs, gram, total = np.empty(0, data.dtype), np.empty(0, data.dtype), 0.0
-    for start in range(0, size, _CHUNK):
-        entries = slice(start, min(start + _CHUNK, size))
+    for start in range(0, size, CHUNK):
+        entries = slice(start, min(start + CHUNK, size))
         values = np.array([lowest]) if lowest == highest else data[entries].astype(np.float64)
-        c = objective._confidence(values, _product_at(matrix, entries, *weights))
+        c = objective._confidence(values, product_at(matrix, entries, *weights))
         t = objective._target(values, lowest)
-        gh = objective._unobserved_weight * _product_at(matrix, entries, *background)
+        gh = objective._unobserved_weight * product_at(matrix, entries, *background)
         c_t, c_gh = c * t, c - gh
         squares = c_t * t
         if start == 0:
@@ -741,82 +706,18 @@ def _entry_coefficients(
     return rhs, gram, total
 
 
-def _product_at(
-    matrix: csr_matrix, entries: slice, of_rows: NDArray[np.float64] | None, of_columns: NDArray[np.float64] | None
-) -> NDArray[np.float64]:
-    """Product of a row's and a column's number at each entry of a slice; size 1 where all are equal. None stands for 1."""
-    product = _ONE
-    if of_rows is not None:
-        product = product * (of_rows if len(of_rows) == 1 else _repeat_rows(of_rows, matrix.indptr, entries))
-    if of_columns is not None:
-        product = product * (of_columns if len(of_columns) == 1 else of_columns[matrix.indices[entries]])
-    return product
-
-
-def _repeat_rows(of_rows: NDArray[np.float64], row_ptr: NDArray[np.integer], entries: slice) -> NDArray[np.float64]:
-    """The row's number at each entry of a slice, in memory of the slice."""
-    first = np.searchsorted(row_ptr, entries.start, side="right") - 1
-    last = np.searchsorted(row_ptr, entries.stop, side="left")
-    lengths = np.diff(np.clip(row_ptr[first : last + 1], entries.start, entries.stop))
-    return np.repeat(of_rows[first:last], lengths)
-
-
-def _row_of_entry(matrix: csr_matrix, entries: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Row numbers of entries given by their position."""
-    return np.searchsorted(matrix.indptr, entries, side="right") - 1
-
-
-def _column_counts(matrix: csr_matrix) -> NDArray[np.float64]:
-    """Number of entries of each column, (I,) float64."""
-    counts = np.zeros(matrix.shape[1], np.int64)
-    for start in range(0, matrix.indices.size, _CHUNK):  # bincount makes a 64-bit copy of what it counts
-        counts += np.bincount(matrix.indices[start : start + _CHUNK], minlength=len(counts))
-    return counts.astype(np.float64)
-
-
-def _check_matrix(matrix: csr_matrix, objective: Objective, side: str, n_columns: int | None) -> tuple[float, float]:
-    """Check a matrix whose rows are of this side ("user" or "item"); lowest and highest value, (0, 0) if there are none."""
-    if getattr(matrix, "format", None) != "csr":
-        raise TypeError(f"matrix must be a scipy.sparse CSR matrix, got {type(matrix).__name__}")
-    if matrix.dtype not in (np.float32, np.float64):
-        raise TypeError(
-            f"matrix must hold float32 or float64, got {matrix.dtype}; convert it with matrix.astype('float32')"
-        )
-    other = "item" if side == "user" else "user"
-    if n_columns is not None and matrix.shape[1] != n_columns:
-        raise ValueError(
-            f"matrix must have a column for each of the {n_columns} training {other}s, got shape {matrix.shape}"
-        )
-    if not matrix.has_canonical_format:
-        raise ValueError(
-            "matrix must have sorted column indices without duplicates; call matrix.sum_duplicates() first"
-        )
-    data = matrix.data
-    if not data.size:
-        return 0.0, 0.0
-    lowest, highest = float(data.min()), float(data.max())  # NaN where there is one
-    if not (math.isfinite(lowest) and math.isfinite(highest)):
-        bad, wanted = ~np.isfinite(data), "matrix must have finite values"
-    elif lowest < 0 and not objective.accepts_negative:
-        bad, wanted = data < 0, f"objective {objective.name!r} takes values >= 0 only"
-    else:
-        return lowest, highest
-    where = np.flatnonzero(bad)
-    row, column = int(_row_of_entry(matrix, where[:1])[0]), int(matrix.indices[where[0]])
-    raise ValueError(f"{wanted}, got {data[where[0]]} for {side} {row}, {other} {column} ({len(where)} such entries)")
-
-
 def _checked_number(objective: Objective, parameter: str, positive: bool) -> float:
     value = getattr(objective, parameter)
-    wanted = f"{parameter} of objective {objective.name!r} must be a finite number {'> 0' if positive else '>= 0'}, got {value!r}"
+    wanted = f"a finite number {'> 0' if positive else '>= 0'}"
+    message = f"{parameter} of objective {objective.name!r} must be {wanted}, got {value!r}"
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(wanted)
+        raise TypeError(message)
     if not math.isfinite(value) or value < 0 or (positive and value == 0):
-        raise ValueError(wanted)
+        raise ValueError(message)
     return float(value)
 
 
-def _checked_weights(parameter: str, value: Any) -> float | NDArray[np.float64] | None:
+def _checked_weights(parameter: str, value: Any) -> float | Floats | None:
     if value is None:
         return None
     weights = np.array(value, np.float64)  # a copy, as an objective does not change
