@@ -131,7 +131,7 @@ def column_counts(matrix: csr_matrix) -> Floats:
 
 
 def product_at(matrix: csr_matrix, entries: slice, of_rows: Floats | None, of_columns: Floats | None) -> Floats:
-    """A row's number times a column's number at each entry of a slice, size 1 if they are all equal. None stands for 1."""
+    """Number of the row times number of the column of each entry of a slice; size 1 if all are equal. None means 1."""
     product = np.ones(1)
     if of_rows is not None:
         product = product * (of_rows if len(of_rows) == 1 else _repeat_rows(of_rows, matrix.indptr, entries))
