@@ -1,0 +1,244 @@
+// The Python module wals_gpu._cpu: arrays in, native calls, arrays out. Users' input was checked by the callers in
+// wals_gpu/backends/cpu.py; what is checked here is only what memory safety needs.
+#include <pybind11/functional.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdlib>
+#include <stdexcept>
+
+#include "../cpu/dispatch.h"
+#include "../cpu/drivers.h"
+#include "../cpu/transpose.h"
+
+namespace py = pybind11;
+
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+void require(bool condition, const char* message) {
+    if (!condition) throw std::invalid_argument(message);
+}
+
+/// Runs `call(interrupted)` without the GIL; Ctrl-C and other signals' exceptions come out as Python raises them.
+template <class Call>
+void native(Call&& call) {
+    bool done;
+    {
+        py::gil_scoped_release release;
+        done = call([] {
+            py::gil_scoped_acquire acquire;
+            return PyErr_CheckSignals() != 0;
+        });
+    }
+    if (!done) throw py::error_already_set();
+}
+
+template <class T>
+wals::Broadcast<T> broadcast(const Array<T>& a, int64_t n) {
+    require(a.ndim() == 1 && (a.size() == n || a.size() == 1), "terms: an array is neither (n,) nor (1,)");
+    return {a.data(), a.size() == 1 ? 0 : 1};
+}
+
+/// A view of a RowTerms object (wals_gpu/objective.py), which it keeps alive.
+template <class T>
+struct Terms {
+    Array<int64_t> row_ptr;
+    Array<int32_t> col_idx;
+    Array<T> rhs, gram, background, ridge;
+    wals::RowTerms<T> view;
+
+    Terms(const py::object& terms, int64_t n_other)
+        : row_ptr(terms.attr("row_ptr")),
+          col_idx(terms.attr("col_idx")),
+          rhs(terms.attr("rhs")),
+          background(terms.attr("background")),
+          ridge(terms.attr("ridge")) {
+        require(row_ptr.ndim() == 1 && row_ptr.size() >= 1, "terms.row_ptr must be (R + 1,)");
+        view.n_rows = row_ptr.size() - 1;
+        view.row_ptr = row_ptr.data();
+        view.col_idx = col_idx.data();
+        bool ordered = view.row_ptr[0] == 0;
+        for (int64_t r = 0; r < view.n_rows; ++r) ordered &= view.row_ptr[r] <= view.row_ptr[r + 1];
+        const int64_t Z = view.row_ptr[view.n_rows];
+        require(ordered && col_idx.size() == Z, "terms.row_ptr and terms.col_idx do not fit");
+        uint32_t largest = 0;    // a negative index turns into a huge one
+        for (int64_t e = 0; e < Z; ++e) {
+            const uint32_t c = uint32_t(view.col_idx[e]);
+            largest = c > largest ? c : largest;
+        }
+        require(Z == 0 || int64_t(largest) < n_other, "terms.col_idx has an index outside the other side's factors");
+        view.rhs = broadcast(rhs, Z);
+        if (!terms.attr("gram").is_none()) {
+            gram = Array<T>(terms.attr("gram"));
+            view.gram_array = broadcast(gram, Z);
+        }
+        view.gram_offset = T(terms.attr("gram_offset").cast<double>());
+        view.background = broadcast(background, view.n_rows);
+        view.ridge = broadcast(ridge, view.n_rows);
+    }
+};
+
+/// Calls f(T{}) with the array's dtype, float or double.
+template <class F>
+auto by_dtype(const py::array& a, F&& f) {
+    if (py::isinstance<py::array_t<float>>(a)) return f(float{});
+    require(py::isinstance<py::array_t<double>>(a), "factors must be float32 or float64");
+    return f(double{});
+}
+
+const double* square(const std::optional<Array<double>>& q, int64_t D) {
+    if (!q) return nullptr;
+    require(q->ndim() == 2 && q->shape(0) == D && q->shape(1) == D, "rotation must be (D, D)");
+    return q->data();
+}
+
+py::array gram(const py::array& factors, const py::array& weight, int n_threads) {
+    return by_dtype(factors, [&](auto zero) -> py::array {
+        using T = decltype(zero);
+        const Array<T> y(factors), w(weight);
+        require(y.ndim() == 2, "factors must be (n, D)");
+        Array<double> out({y.shape(1), y.shape(1)});
+        double* to = out.mutable_data();
+        const auto weights = broadcast(w, y.shape(0));
+        native([&](auto check) {
+            return wals::gram<T>(y.data(), y.shape(0), y.shape(1), weights, to, n_threads, check);
+        });
+        return out;
+    });
+}
+
+py::array rotate(const py::array& factors, const std::optional<Array<double>>& rotation, int n_threads) {
+    return by_dtype(factors, [&](auto zero) -> py::array {
+        using T = decltype(zero);
+        const Array<T> y(factors);
+        require(y.ndim() == 2, "factors must be (n, D)");
+        const int64_t n = y.shape(0), D = y.shape(1), P = wals::padded<T>(D);
+        const double* q = square(rotation, D);
+        // Kernels use aligned loads, so the table starts on a cache line; NumPy's own arrays may not.
+        auto* memory = new wals::Buffer(std::max<int64_t>(n * P, 1) * int64_t(sizeof(T)));
+        py::capsule owner(memory, [](void* p) { delete static_cast<wals::Buffer*>(p); });
+        T* to = memory->as<T>();
+        native([&](auto check) { return wals::rotate<T>(y.data(), n, D, q, to, n_threads, check); });
+        return Array<T>({n, P}, to, owner);
+    });
+}
+
+template <class T>
+const T* table_data(const Array<T>& table, int64_t rows, int64_t D) {
+    require(table.ndim() == 2 && table.shape(1) == wals::padded<T>(D) && (rows < 0 || table.shape(0) == rows) &&
+                reinterpret_cast<uintptr_t>(table.data()) % 64 == 0,
+            "table must come from rotate()");
+    return table.data();
+}
+
+py::array_t<int32_t> solve_exact(const py::object& terms, const py::array& table, const Array<double>& spectrum,
+                                 const std::optional<Array<double>>& rotation,
+                                 const std::optional<py::array>& prior, py::array factors, int n_threads) {
+    return by_dtype(factors, [&](auto zero) {
+        using T = decltype(zero);
+        const Array<T> y(table);
+        Array<T> x(factors);
+        require(x.ptr() == factors.ptr() && x.ndim() == 2 && x.writeable(), "factors must be writeable, C-ordered");
+        const int64_t D = x.shape(1);
+        const Terms<T> t(terms, y.shape(0));
+        require(t.view.n_rows == x.shape(0), "factors must have one row for each row of terms");
+        require(spectrum.size() == D, "spectrum must be (D,)");
+        wals::RotatedRows<T> problem;
+        problem.terms = t.view;
+        problem.D = D;
+        problem.table = table_data(y, -1, D);
+        problem.spectrum = spectrum.data();
+        Array<T> p;
+        if (prior) {
+            p = Array<T>(*prior);
+            problem.prior = table_data(p, t.view.n_rows, D);
+        }
+        problem.factors = x.mutable_data();
+        problem.factor_stride = D;
+        const double* q = square(rotation, D);
+        py::array_t<int32_t> status(t.view.n_rows);
+        int32_t* info = status.mutable_data();
+        native([&](auto check) { return wals::solve_exact<T>(problem, q, info, n_threads, check); });
+        return status;
+    });
+}
+
+double entry_loss(const py::object& terms, const py::array& factors, const py::array& other, int n_threads) {
+    return by_dtype(factors, [&](auto zero) {
+        using T = decltype(zero);
+        const Array<T> x(factors), y(other);
+        require(x.ndim() == 2 && y.ndim() == 2 && x.shape(1) == y.shape(1), "factors must be (R, D) and (n, D)");
+        const Terms<T> t(terms, y.shape(0));
+        require(t.view.n_rows == x.shape(0), "factors must have one row for each row of terms");
+        double total = 0;
+        native([&](auto check) {
+            return wals::entry_loss<T>(t.view, x.data(), y.data(), x.shape(1), &total, n_threads, check);
+        });
+        return total;
+    });
+}
+
+py::tuple transpose(const Array<int64_t>& row_ptr, const Array<int32_t>& col_idx,
+                    const std::optional<py::array>& value, int64_t n_cols, int n_threads) {
+    const int64_t n_rows = row_ptr.size() - 1, Z = col_idx.size();
+    require(n_rows >= 0 && row_ptr.data()[0] == 0 && row_ptr.data()[n_rows] == Z, "row_ptr and col_idx do not fit");
+    for (int64_t r = 0; r < n_rows; ++r) require(row_ptr.data()[r] <= row_ptr.data()[r + 1], "row_ptr must not fall");
+    for (int64_t e = 0; e < Z; ++e)
+        require(col_idx.data()[e] >= 0 && col_idx.data()[e] < n_cols, "col_idx out of range");
+    Array<int64_t> t_row_ptr(n_cols + 1);
+    Array<int32_t> t_col_idx(Z);
+    auto call = [&](auto zero) -> py::object {
+        using T = decltype(zero);
+        Array<T> v, t_value;
+        const T* from = nullptr;
+        T* to = nullptr;
+        if (value) {
+            v = Array<T>(*value);
+            require(v.size() == Z, "value must be (Z,)");
+            t_value = Array<T>(Z);
+            from = v.data();
+            to = t_value.mutable_data();
+        }
+        int64_t* ptr = t_row_ptr.mutable_data();
+        int32_t* idx = t_col_idx.mutable_data();
+        native([&](auto check) {
+            return wals::transpose<T>(n_rows, n_cols, row_ptr.data(), col_idx.data(), from, ptr, idx, to, n_threads,
+                                      check);
+        });
+        if (!value) return py::none();
+        return t_value;
+    };
+    py::object t_value = value ? by_dtype(*value, call) : call(float{});
+    return py::make_tuple(t_row_ptr, t_col_idx, t_value);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m) {
+    m.doc() = "Native CPU kernels of wals_gpu; use wals_gpu.backends.cpu.";
+    if (const char* forced = std::getenv("WALS_GPU_ISA"); forced && *forced && !wals::use_isa(forced)) {
+        std::string names;
+        for (const std::string& name : wals::available_isas()) names += " " + name;
+        throw py::import_error("WALS_GPU_ISA must be one of" + names + " on this processor, got " + forced);
+    }
+    m.def("isa", &wals::isa, "Name of the instruction set in use.");
+    m.def("available_isas", &wals::available_isas, "Instruction sets that this processor runs, best first.");
+    m.def(
+        "use_isa", [](const std::string& name) { require(wals::use_isa(name), "no such instruction set here"); },
+        py::arg("name"), "Switches the process to another available instruction set.");
+    m.def("gram", &gram, py::arg("factors"), py::arg("weight"), py::arg("n_threads"),
+          "Sum of weight[i] y_i y_i' in float64, (D, D).");
+    m.def("rotate", &rotate, py::arg("factors"), py::arg("rotation"), py::arg("n_threads"),
+          "factors (n, D) @ rotation (D, D), padded to whole cache lines; rotation None: a padded copy.");
+    m.def("solve_exact", &solve_exact, py::arg("terms"), py::arg("table"), py::arg("spectrum"), py::arg("rotation"),
+          py::arg("prior"), py::arg("factors"), py::arg("n_threads"),
+          "Solves every row into factors (R, D); returns a status per row (0: solved).");
+    m.def("entry_loss", &entry_loss, py::arg("terms"), py::arg("factors"), py::arg("other"), py::arg("n_threads"),
+          "Sum over entries of gram s^2 - 2 rhs s, s = x . y, in float64.");
+    m.def("transpose", &transpose, py::arg("row_ptr"), py::arg("col_idx"), py::arg("value"), py::arg("n_cols"),
+          py::arg("n_threads"), "CSR arrays of the transposed matrix.");
+}

@@ -1,0 +1,153 @@
+// The dense work around the row solves: Gram matrices, the two rotations, and the loss of the observed entries.
+#pragma once
+
+#include "solve_exact.h"
+
+namespace wals {
+namespace WALS_ISA {
+
+constexpr int64_t kGramRows = 256;    // rows of y per panel
+
+/// out (D, D), upper triangle += sum over rows [begin, end) of weight y y', in float64 (reference.gram).
+template <class T>
+static void gram_rows(const T* y, int64_t D, Broadcast<T> weight, int64_t begin, int64_t end, double* out,
+                      char* workspace) {
+    constexpr int W = kWidth<double>;
+    const int64_t M = round_up(D, W);
+    Carver carve{workspace};
+    Panel<double> panel{carve.take<double>(kGramRows * M), kGramRows};
+    Panel<double> sum{carve.take<double>(M * M), M};
+    for (int64_t i = 0; i < M * M; ++i) sum.data[i] = 0;
+    for (int64_t i0 = begin; i0 < end; i0 += kGramRows) {
+        const int64_t n = end - i0 < kGramRows ? end - i0 : kGramRows;
+        for (int64_t k = 0; k < n; ++k) {
+            const double scale = __builtin_sqrt(double(weight[i0 + k]));
+            const T* row = y + (i0 + k) * D;
+            for (int64_t b = 0; b < M / W; ++b) {
+                double* to = panel.block(b) + k * W;
+                const int64_t lanes = D - b * W < W ? D - b * W : W;
+                for (int64_t l = 0; l < lanes; ++l) to[l] = scale * double(row[b * W + l]);
+                for (int64_t l = lanes; l < W; ++l) to[l] = 0;
+            }
+        }
+        add_gram(panel, M, n, n, sum);
+    }
+    for (int64_t i = 0; i < D; ++i)
+        for (int64_t j = i; j < D; ++j) out[i * D + j] += sum.block(j / W)[i * W + j % W];
+}
+
+static inline int64_t gram_bytes(int64_t D) {
+    const int64_t M = round_up(D, kWidth<double>);
+    return (kGramRows + M) * M * int64_t(sizeof(double)) + 128;
+}
+
+/// Packs q (D, D), or its transpose, into column blocks of K = D rows for multiply_rows.
+template <class T>
+static void pack_square(const double* q, int64_t D, bool transposed, T* packed) {
+    constexpr int W = kWidth<T>;
+    for (int64_t b = 0; b < round_up(D, W) / W; ++b)
+        for (int64_t k = 0; k < D; ++k)
+            for (int l = 0; l < W; ++l) {
+                const int64_t j = b * W + l;
+                packed[(b * D + k) * W + l] = j >= D ? T(0) : T(transposed ? q[j * D + k] : q[k * D + j]);
+            }
+}
+
+/// out (R rows, stride) = left (R rows, K) times packed (K, blocks of W), for at most kTileRows rows at a time.
+/// Rows beyond n repeat the last one and are not stored.
+template <class T, class Store>
+static inline void multiply_rows(const T* left, int64_t left_stride, int64_t n, int64_t K, const T* packed,
+                                 int64_t blocks, Store&& put) {
+    constexpr int W = kWidth<T>, R = kTileRows<T>;
+    for (int64_t i0 = 0; i0 < n; i0 += R) {
+        const T* row[R];
+        for (int r = 0; r < R; ++r) row[r] = left + (i0 + r < n ? i0 + r : n - 1) * left_stride;
+        auto tile = [&](auto nv, int64_t b) {
+            constexpr int NV = decltype(nv)::value;
+            Vec<T> acc[R][NV] = {};
+            for (int64_t k = 0; k < K; ++k) {
+                Vec<T> right[NV];
+#pragma GCC unroll 4
+                for (int v = 0; v < NV; ++v) right[v] = load(packed + ((b + v) * K + k) * W);
+#pragma GCC unroll 16
+                for (int r = 0; r < R; ++r) {
+                    const Vec<T> a = splat(row[r][k]);
+#pragma GCC unroll 4
+                    for (int v = 0; v < NV; ++v) acc[r][v] += a * right[v];
+                }
+            }
+            for (int r = 0; r < R && i0 + r < n; ++r)
+#pragma GCC unroll 4
+                for (int v = 0; v < NV; ++v) put(i0 + r, b + v, acc[r][v]);
+        };
+        int64_t b = 0;
+        for (; b + 3 <= blocks; b += 3) tile(Count<3>{}, b);
+        if (blocks - b == 2) tile(Count<2>{}, b);
+        if (blocks - b == 1) tile(Count<1>{}, b);
+    }
+}
+
+/// out (n, padded D) = y (n, D) times the packed matrix, accumulated in float64; columns beyond D are zero.
+template <class T>
+static void rotate_rows(const T* y, int64_t n, int64_t D, const double* packed, T* out, double* workspace) {
+    constexpr int W = kWidth<double>, R = kTileRows<double>;
+    const int64_t P = padded<T>(D), blocks = round_up(D, W) / W;
+    for (int64_t i0 = 0; i0 < n; i0 += R) {
+        const int64_t m = n - i0 < R ? n - i0 : R;
+        for (int64_t i = 0; i < m * D; ++i) workspace[i] = double(y[i0 * D + i]);
+        T* to = out + i0 * P;
+        for (int64_t i = 0; i < m; ++i)
+            for (int64_t j = D; j < P; ++j) to[i * P + j] = 0;
+        multiply_rows(workspace, D, m, D, packed, blocks, [&](int64_t i, int64_t b, Vec<double> v) {
+            for (int l = 0; l < W && b * W + l < D; ++l) to[i * P + b * W + l] = T(v[l]);
+        });
+    }
+}
+
+/// Rotates solutions z (n, padded D) back and writes them to the factor rows.
+template <class T>
+static void write_back(const RotatedRows<T>& p, const int64_t* rows, int64_t n, const T* z) {
+    constexpr int W = kWidth<T>;
+    const int64_t P = padded<T>(p.D), D = p.D;
+    if (!p.back) {
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t j = 0; j < D; ++j) p.factors[rows[i] * p.factor_stride + j] = z[i * P + j];
+        return;
+    }
+    multiply_rows(z, P, n, D, p.back, round_up(D, W) / W, [&](int64_t i, int64_t b, Vec<T> v) {
+        T* to = p.factors + rows[i] * p.factor_stride + b * W;
+        if (b * W + W <= D)
+            storeu(to, v);
+        else
+            for (int l = 0; b * W + l < D; ++l) to[l] = v[l];
+    });
+}
+
+/// Sum over the entries of rows [begin, end) of gram s^2 - 2 rhs s, s = x . y, all in float64.
+template <class T>
+static double entry_loss_rows(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, int64_t begin,
+                              int64_t end) {
+    double total = 0;
+    for (int64_t r = begin; r < end; ++r) {
+        const T* xr = x + r * D;
+        double row = 0;
+        for (int64_t e = terms.row_ptr[r]; e < terms.row_ptr[r + 1]; ++e) {
+            if (e + 4 < terms.row_ptr[r + 1]) prefetch_row(y + terms.col_idx[e + 4] * D, D);
+            const T* yc = y + terms.col_idx[e] * D;
+            double lanes[32] = {};
+            int64_t j = 0;
+            for (; j + 32 <= D; j += 32)
+                for (int l = 0; l < 32; ++l) lanes[l] += double(xr[j + l]) * double(yc[j + l]);
+            double s = 0;
+            for (; j < D; ++j) s += double(xr[j]) * double(yc[j]);
+            for (int l = 0; l < 32; ++l) s += lanes[l];
+            const double a = double(terms.gram(e)), rho = double(terms.rhs[e]);
+            row += s * (a * s - 2 * rho);
+        }
+        total += row;
+    }
+    return total;
+}
+
+}  // namespace WALS_ISA
+}  // namespace wals

@@ -1,0 +1,31 @@
+// The native calls of the CPU path: what bindings/cpu_module.cpp exposes. Each spreads kernels of one instruction set
+// over threads; results do not depend on the number of threads. They throw std::bad_alloc and nothing else, from the
+// calling thread, before work has begun. A false return means interrupted.
+#pragma once
+
+#include "kernels.h"
+#include "parallel.h"
+
+namespace wals {
+
+template <class T>
+const KernelTable<T>& kernels();    // of the instruction set in use (dispatch.cpp)
+
+/// out (D, D) float64 = sum of weight[i] y_i y_i', both triangles.
+template <class T>
+bool gram(const T* y, int64_t n, int64_t D, Broadcast<T> weight, double* out, int n_threads, const Interrupted&);
+
+/// out (n, padded D) = y (n, D) q, q (D, D) float64 or null for a padded copy.
+template <class T>
+bool rotate(const T* y, int64_t n, int64_t D, const double* q, T* out, int n_threads, const Interrupted&);
+
+/// Exact solve of every row; `q` (D, D) float64 as in rotate, or null. problem.back is set here. status is (R).
+template <class T>
+bool solve_exact(RotatedRows<T> problem, const double* q, RowStatus* status, int n_threads, const Interrupted&);
+
+/// Sum over all entries of gram s^2 - 2 rhs s.
+template <class T>
+bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, double* total, int n_threads,
+                const Interrupted&);
+
+}  // namespace wals

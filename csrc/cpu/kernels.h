@@ -1,0 +1,63 @@
+// The table of kernels that every instruction set fills in, and the problem descriptions they share.
+//
+// Kernels are single-threaded, allocate nothing and throw nothing: the drivers (solve_rows.cpp and its neighbours)
+// give them rows, workspace and a place for the status of each row.
+#pragma once
+
+#include <cstdint>
+
+#include "../common/terms.h"
+
+namespace wals {
+
+/// Tables that kernels read are padded with zeros to whole cache lines.
+template <class T>
+constexpr int64_t padded(int64_t D) {
+    constexpr int64_t lane = 64 / int64_t(sizeof(T));
+    return (D + lane - 1) / lane * lane;
+}
+
+/// Rows of the objective in the basis where the other side's Gram matrix is diagonal: A_r = g_r diag(spectrum) +
+/// lambda_r I + sum over entries of gram r r', with r the rows of `table`.
+template <class T>
+struct RotatedRows {
+    RowTerms<T> terms;
+    int64_t D = 0;
+    const T* table = nullptr;           // (n_other, padded D)
+    const double* spectrum = nullptr;   // (D): eigenvalues of G, or null for zero
+    const T* prior = nullptr;           // (R, padded D), rotated, or null for zero
+    const T* back = nullptr;            // packed Q' that rotates solutions back, or null for the identity
+    T* factors = nullptr;               // (R, D) out; the iterative solvers start from it
+    int64_t factor_stride = 0;
+};
+
+/// Status of a row: 0 solved, k > 0 pivot k not positive (singular), -1 the solution is not finite.
+using RowStatus = int32_t;
+
+template <class T>
+struct KernelTable {
+    int64_t vector_width;
+    /// Rows handed to one call of solve_exact at most; they are rotated back together.
+    int64_t rows_per_call;
+    int64_t (*exact_workspace_bytes)(int64_t D);
+    void (*solve_exact)(const RotatedRows<T>& problem, const int64_t* rows, int64_t n_rows, char* workspace,
+                        RowStatus* status);
+    /// Partial Gram matrices of one very long row: out (exact_partial_size) = sum over entries [begin, end).
+    int64_t (*exact_partial_size)(int64_t D);
+    void (*exact_partial)(const RotatedRows<T>& problem, int64_t begin, int64_t end, char* workspace, T* out);
+    void (*solve_exact_from)(const RotatedRows<T>& problem, int64_t row, const T* partial, char* workspace,
+                             RowStatus* status);
+    /// gram (D, D) float64, upper triangle += sum over rows [begin, end) of weight y y'.
+    int64_t (*gram_workspace_bytes)(int64_t D);
+    void (*gram)(const T* y, int64_t D, Broadcast<T> weight, int64_t begin, int64_t end, double* out, char* workspace);
+    /// out (n, padded D) = y (n, D) q, accumulated in float64; q comes packed by pack_rotation.
+    int64_t (*rotation_size)(int64_t D);
+    void (*pack_rotation)(const double* q, int64_t D, bool transposed, double* packed);
+    void (*pack_back)(const double* q, int64_t D, T* packed);
+    void (*rotate)(const T* y, int64_t n, int64_t D, const double* packed, T* out, double* workspace);
+    /// Sum over entries of rows [begin, end) of gram s^2 - 2 rhs s with s = x . y, in float64.
+    double (*entry_loss)(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, int64_t begin, int64_t end);
+};
+
+
+}  // namespace wals

@@ -1,0 +1,87 @@
+// Threads of one native call.
+//
+// Threads are started per call (about 50 us) and joined before it returns: there is no pool that a fork could lose and
+// no state between calls. The calling thread works too, and between tasks asks `interrupted` (Ctrl-C) at most ten
+// times a second.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <new>
+#include <thread>
+#include <vector>
+
+namespace wals {
+
+/// Returns true when the call should stop; called from the calling thread only.
+using Interrupted = std::function<bool()>;
+
+/// Runs task(i, thread) for i in [0, n_tasks), handing indices out in order. Returns false if interrupted: tasks that
+/// had begun are complete, the others were not begun. `task` must not throw.
+template <class Task>
+bool parallel_for(int64_t n_tasks, int n_threads, const Interrupted& interrupted, Task&& task) {
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> stop{false};
+    auto work = [&](int thread, bool asks) {
+        auto asked = std::chrono::steady_clock::now();
+        for (;;) {
+            const int64_t i = next.fetch_add(1, std::memory_order_relaxed);
+            if (i >= n_tasks || stop.load(std::memory_order_relaxed)) return;
+            task(i, thread);
+            if (asks && interrupted) {
+                const auto now = std::chrono::steady_clock::now();
+                if (now - asked > std::chrono::milliseconds(100)) {
+                    asked = now;
+                    if (interrupted()) stop.store(true, std::memory_order_relaxed);
+                }
+            }
+        }
+    };
+    std::vector<std::thread> others;
+    const int64_t helpers = n_threads < n_tasks ? n_threads - 1 : n_tasks - 1;
+    if (helpers > 0) others.reserve(size_t(helpers));
+    for (int t = 0; t < helpers; ++t) {
+        try {
+            others.emplace_back(work, t + 1, false);
+        } catch (const std::exception&) {
+            break;    // fewer threads than asked for: the work is done all the same
+        }
+    }
+    work(0, true);
+    for (std::thread& t : others) t.join();
+    return !stop.load();
+}
+
+/// One aligned block of memory, released on scope exit; throws std::bad_alloc.
+class Buffer {
+   public:
+    explicit Buffer(int64_t bytes = 0)
+        : data_(bytes > 0 ? static_cast<char*>(::operator new(size_t(bytes), std::align_val_t(64))) : nullptr) {}
+    ~Buffer() { ::operator delete(data_, std::align_val_t(64)); }
+    Buffer(Buffer&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+    Buffer& operator=(Buffer&&) = delete;
+    char* data() const { return data_; }
+    template <class T>
+    T* as() const {
+        return reinterpret_cast<T*>(data_);
+    }
+
+   private:
+    char* data_;
+};
+
+/// One buffer of the same size for each thread, allocated before any thread starts.
+inline std::vector<Buffer> buffers_per_thread(int n_threads, int64_t bytes) {
+    std::vector<Buffer> buffers;
+    buffers.reserve(size_t(n_threads));
+    for (int t = 0; t < n_threads; ++t) buffers.emplace_back(bytes);
+    return buffers;
+}
+
+}  // namespace wals

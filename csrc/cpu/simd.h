@@ -1,0 +1,132 @@
+// Vectors of the instruction set this translation unit is compiled for.
+//
+// One source serves every instruction set: CMake compiles kernels.cpp once per set with
+//   WALS_ISA           the namespace, e.g. isa_avx512
+//   WALS_VECTOR_BYTES  16, 32 or 64
+//   WALS_ROWS_PER_TILE height of the register tile (tile.h)
+// GCC and clang vector extensions do the rest. Nothing here may instantiate a standard library template
+// with external linkage: the linker could keep the AVX-512 copy of it for everybody.
+#pragma once
+
+#include <cstdint>
+
+namespace wals {
+namespace WALS_ISA {
+
+template <class T>
+struct VecOf {
+    typedef T type __attribute__((vector_size(WALS_VECTOR_BYTES)));
+    typedef T unaligned __attribute__((vector_size(WALS_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+    typedef T aligned __attribute__((vector_size(WALS_VECTOR_BYTES), may_alias));
+};
+template <class T>
+using Vec = typename VecOf<T>::type;
+
+template <class T>
+constexpr int kWidth = WALS_VECTOR_BYTES / int(sizeof(T));
+
+template <class T>
+static inline Vec<T> load(const T* p) {
+    return *reinterpret_cast<const typename VecOf<T>::aligned*>(p);
+}
+template <class T>
+static inline Vec<T> loadu(const T* p) {
+    return *reinterpret_cast<const typename VecOf<T>::unaligned*>(p);
+}
+template <class T>
+static inline void store(T* p, Vec<T> v) {
+    *reinterpret_cast<typename VecOf<T>::aligned*>(p) = v;
+}
+template <class T>
+static inline void storeu(T* p, Vec<T> v) {
+    *reinterpret_cast<typename VecOf<T>::unaligned*>(p) = v;
+}
+template <class T>
+static inline Vec<T> splat(T x) {
+    return x - Vec<T>{};    // folds to one broadcast
+}
+
+static constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+template <class T>
+struct IndexOf;    // integer lanes as wide as T, for shuffles and compares
+template <>
+struct IndexOf<float> {
+    typedef int32_t scalar;
+    typedef int32_t type __attribute__((vector_size(WALS_VECTOR_BYTES)));
+};
+template <>
+struct IndexOf<double> {
+    typedef int64_t scalar;
+    typedef int64_t type __attribute__((vector_size(WALS_VECTOR_BYTES)));
+};
+template <class T>
+using Index = typename IndexOf<T>::type;
+
+template <class T>
+static inline Index<T> lane_index() {
+    Index<T> i{};
+    for (int l = 0; l < kWidth<T>; ++l) i[l] = typename IndexOf<T>::scalar(l);
+    return i;
+}
+
+template <class T>
+static inline Vec<T> shuffle2(Vec<T> a, Vec<T> b, Index<T> index) {    // lanes of a: 0..W-1, of b: W..2W-1
+#if defined(__clang__)
+    Vec<T> out{};
+    for (int l = 0; l < kWidth<T>; ++l) out[l] = index[l] < kWidth<T> ? a[index[l]] : b[index[l] - kWidth<T>];
+    return out;
+#else
+    return __builtin_shuffle(a, b, index);
+#endif
+}
+
+template <class T>
+static inline T sum_lanes(Vec<T> v) {
+    T s[kWidth<T>];
+    storeu(s, v);
+    for (int w = kWidth<T> / 2; w > 0; w /= 2)
+        for (int l = 0; l < w; ++l) s[l] += s[l + w];
+    return s[0];
+}
+
+/// out[i] = sum of the lanes of rows[i], for W vectors at once: log2(W) levels of pairwise adds.
+template <class T>
+static inline Vec<T> sum_each(Vec<T> (&rows)[kWidth<T>]) {
+    constexpr int W = kWidth<T>;
+    const Index<T> lane = lane_index<T>();
+#pragma GCC unroll 8
+    for (int half = W / 2; half >= 1; half /= 2) {
+        // Combine rows i and i + half: the lanes with bit `half` clear keep row i, the others row i + half.
+        const Index<T> low = lane & ~half, high = lane | half;
+        const Index<T> from_second = (lane & half) != 0;
+        const Index<T> a = low + (from_second & W), b = high + (from_second & W);
+#pragma GCC unroll 8
+        for (int i = 0; i < half; ++i)
+            rows[i] = shuffle2<T>(rows[i], rows[i + half], a) + shuffle2<T>(rows[i], rows[i + half], b);
+    }
+    return rows[0];
+}
+
+/// Transposes a W x W block held in registers.
+template <class T>
+static inline void transpose(Vec<T> (&m)[kWidth<T>]) {
+    constexpr int W = kWidth<T>;
+    const Index<T> lane = lane_index<T>();
+#pragma GCC unroll 8
+    for (int half = 1; half < W; half *= 2) {
+        const Index<T> upper = (lane & half) != 0;
+        // Row i keeps its lanes with the bit clear and takes row i + half's there; the partner likewise.
+        const Index<T> first = (lane & ~half) + (upper & W), second = (lane | half) + (upper & W);
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) {
+            if (i & half) continue;
+            const Vec<T> x = m[i], y = m[i + half];
+            m[i] = shuffle2<T>(x, y, first);
+            m[i + half] = shuffle2<T>(x, y, second);
+        }
+    }
+}
+
+}  // namespace WALS_ISA
+}  // namespace wals

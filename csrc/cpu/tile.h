@@ -1,0 +1,280 @@
+// The register tile: Gram update, blocked Cholesky and triangular solves, all on one panel layout.
+//
+// A panel stores a (K, M) matrix k-major in column blocks of one vector: element (k, j) lies at
+//   panel[(j / W) * capacity * W + k * W + j % W],       W = lanes of a vector.
+// A tile of C = P' P then needs, per k, W-wide contiguous loads on one side and broadcasts on the other, both
+// streaming forward through memory. The rows of the Cholesky factor U (A = U' U) are appended below the panel's
+// own rows, so that the left-looking update of A is the same loop as the Gram update, only subtracted: each tile of
+// the system is accumulated in registers from base, panel and factor, solved against the diagonal block in
+// registers, and stored once.
+#pragma once
+
+#include "simd.h"
+
+namespace wals {
+namespace WALS_ISA {
+
+template <class T>
+constexpr int kTileRows = WALS_ROWS_PER_TILE < kWidth<T> ? WALS_ROWS_PER_TILE : kWidth<T>;
+
+template <class T>
+struct Panel {
+    T* data;
+    int64_t capacity;    // rows that a column block has room for
+    T* block(int64_t j) const { return data + j * capacity * kWidth<T>; }
+};
+
+template <int N>
+struct Count {
+    static constexpr int value = N;
+};
+
+template <class T, int NV>
+using Tile = Vec<T>[kTileRows<T>][NV];
+
+/// acc[r][v] += (or -=) sum over k of left[k][r] * right[v][k], k in [begin, end).
+template <class T, int NV, bool kSubtract>
+static inline __attribute__((always_inline)) void accumulate(Tile<T, NV>& acc, const T* left, const T* const* right,
+                                                             int64_t begin, int64_t end) {
+    constexpr int W = kWidth<T>, R = kTileRows<T>;
+    const T* r0 = right[0];
+    const T* r1 = right[NV > 1 ? 1 : 0];
+    const T* r2 = right[NV > 2 ? 2 : 0];
+    for (int64_t k = begin; k < end; ++k) {
+        Vec<T> b[NV];
+        b[0] = load(r0 + k * W);
+        if constexpr (NV > 1) b[1] = load(r1 + k * W);
+        if constexpr (NV > 2) b[2] = load(r2 + k * W);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            const Vec<T> a = splat(left[k * W + r]);
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) {
+                if constexpr (kSubtract)
+                    acc[r][v] -= a * b[v];
+                else
+                    acc[r][v] += a * b[v];
+            }
+        }
+    }
+}
+
+/// Upper Cholesky factor of one R x R diagonal block and what is needed to apply it.
+template <class T>
+struct DiagonalBlock {
+    T upper[kTileRows<T>][kTileRows<T>];
+    T inverse[kTileRows<T>];    // 1 / diagonal
+    T magnitude[kTileRows<T>];  // diagonal of A before elimination: the scale a pivot is judged by
+};
+
+/// Factors the R x R block; returns the 1-based index of the first pivot not above tolerance * magnitude, or 0.
+template <class T>
+static inline int factor_block(DiagonalBlock<T>& d, T (&a)[kTileRows<T>][kWidth<T>], int lane, T tolerance) {
+    constexpr int R = kTileRows<T>;
+    int bad = 0;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+        T pivot = a[r][lane + r];
+        if (!(pivot > tolerance * d.magnitude[r]) && !bad) bad = r + 1;
+        const T inverse = T(1) / __builtin_sqrt(pivot);
+        d.inverse[r] = inverse;
+#pragma GCC unroll 16
+        for (int c = r; c < R; ++c) d.upper[r][c] = a[r][lane + c] * inverse;
+#pragma GCC unroll 16
+        for (int s = r + 1; s < R; ++s)
+#pragma GCC unroll 16
+            for (int c = s; c < R; ++c) a[s][lane + c] -= d.upper[r][s] * d.upper[r][c];
+    }
+    return bad;
+}
+
+/// One tile of `factor`: rows i0.. of U, columns of the vectors from block j on. kFirst: holds the diagonal block.
+template <class T, int NV, bool kFirst>
+static inline __attribute__((always_inline)) int factor_tile(const Panel<T>& panel, int64_t n_plus, int64_t u_row,
+                                                             int64_t i0, int64_t j, const T* diagonal,
+                                                             const Panel<T>* start, DiagonalBlock<T>& d, T tolerance) {
+    constexpr int W = kWidth<T>, R = kTileRows<T>;
+    const int lane = int(i0 % W);
+    Tile<T, NV> acc;
+    const T* right[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) right[v] = panel.block(j + v);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) acc[r][v] = start ? load(start->block(j + v) + (i0 + r) * W) : Vec<T>{};
+    const T* left = panel.block(i0 / W) + lane;
+    accumulate<T, NV, false>(acc, left, right, 0, n_plus);
+
+    int bad = 0;
+    if constexpr (kFirst) {
+        T a[R][W] __attribute__((aligned(WALS_VECTOR_BYTES)));
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            store(&a[r][0], acc[r][0]);
+            d.magnitude[r] = a[r][lane + r] + diagonal[i0 + r];
+        }
+        accumulate<T, NV, true>(acc, left, right, n_plus, u_row + i0);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            store(&a[r][0], acc[r][0]);
+            a[r][lane + r] += diagonal[i0 + r];
+        }
+        bad = factor_block(d, a, lane, tolerance);
+    } else {
+        accumulate<T, NV, true>(acc, left, right, n_plus, u_row + i0);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) acc[r][v] *= splat(d.inverse[r]);
+#pragma GCC unroll 16
+        for (int s = r + 1; s < R; ++s) {
+            const Vec<T> u = splat(d.upper[r][s]);
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) acc[s][v] -= u * acc[r][v];
+        }
+    }
+    if constexpr (kFirst) {    // the diagonal's own lanes: exact values, zeros left of it
+        T a[W] __attribute__((aligned(WALS_VECTOR_BYTES)));
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            store(a, acc[r][0]);
+            for (int l = 0; l < lane + r; ++l) a[l] = 0;
+            for (int c = r; c < R; ++c) a[lane + c] = d.upper[r][c];
+            acc[r][0] = load(a);
+        }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+        T* out = panel.block(j + v) + (u_row + i0) * W;
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) store(out + r * W, acc[r][v]);
+    }
+    return bad;
+}
+
+/// A = diag(diagonal) + start + sum of p p' over the panel's first n_plus rows - sum over the next n_minus rows, (M, M);
+/// its upper Cholesky factor goes to rows n_plus + n_minus .. of the panel, 1 / its diagonal to `inverse`.
+///
+/// M must be a multiple of W: callers pad with columns of zeros and a diagonal of 1. `start` (same layout, M rows, or
+/// null) is the part of A summed earlier. Returns 0, or 1-based, the first pivot not above tolerance * A_ii.
+template <class T>
+static inline int factor(const Panel<T>& panel, int64_t M, int64_t n_plus, int64_t n_minus, const T* diagonal,
+                         const Panel<T>* start, T* inverse, T tolerance) {
+    constexpr int W = kWidth<T>, R = kTileRows<T>;
+    const int64_t blocks = M / W, u_row = n_plus + n_minus;
+    DiagonalBlock<T> d;
+    for (int64_t i0 = 0; i0 < M; i0 += R) {
+        int64_t j = i0 / W;
+        int bad;
+#define WALS_FACTOR_TILE(NV, kFirst) \
+    factor_tile<T, NV, kFirst>(panel, n_plus, u_row, i0, j, diagonal, start, d, tolerance)
+        if (blocks - j >= 3) {
+            bad = WALS_FACTOR_TILE(3, true);
+            j += 3;
+        } else if (blocks - j == 2) {
+            bad = WALS_FACTOR_TILE(2, true);
+            j += 2;
+        } else {
+            bad = WALS_FACTOR_TILE(1, true);
+            j += 1;
+        }
+        if (bad) return int(i0) + bad;
+        for (; j + 3 <= blocks; j += 3) WALS_FACTOR_TILE(3, false);
+        if (blocks - j == 2)
+            WALS_FACTOR_TILE(2, false);
+        else if (blocks - j == 1)
+            WALS_FACTOR_TILE(1, false);
+#undef WALS_FACTOR_TILE
+        for (int r = 0; r < R; ++r) inverse[i0 + r] = d.inverse[r];
+    }
+    return 0;
+}
+
+/// out += sum of p p' over panel rows [0, n_plus) - sum over [n_plus, n_rows): tiles on and right of the diagonal.
+template <class T>
+static inline void add_gram(const Panel<T>& panel, int64_t M, int64_t n_plus, int64_t n_rows, const Panel<T>& out) {
+    constexpr int W = kWidth<T>, R = kTileRows<T>;
+    const int64_t blocks = M / W;
+    auto tile = [&](auto nv, int64_t i0, int64_t j) {
+        constexpr int NV = decltype(nv)::value;
+        Tile<T, NV> acc;
+        const T* right[NV];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) {
+            right[v] = panel.block(j + v);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) acc[r][v] = load(out.block(j + v) + (i0 + r) * W);
+        }
+        const T* left = panel.block(i0 / W) + i0 % W;
+        accumulate<T, NV, false>(acc, left, right, 0, n_plus);
+        accumulate<T, NV, true>(acc, left, right, n_plus, n_rows);
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v)
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) store(out.block(j + v) + (i0 + r) * W, acc[r][v]);
+    };
+    for (int64_t i0 = 0; i0 < M; i0 += R) {
+        int64_t j = i0 / W;
+        for (; j + 3 <= blocks; j += 3) tile(Count<3>{}, i0, j);
+        if (blocks - j == 2) tile(Count<2>{}, i0, j);
+        if (blocks - j == 1) tile(Count<1>{}, i0, j);
+    }
+}
+
+/// x = U^-1 U^-T x for the factor stored at panel rows u_row.. ; x is (M), 64-byte aligned; scratch is (W * W).
+template <class T>
+static inline void solve_factored(const Panel<T>& panel, int64_t M, int64_t u_row, const T* inverse, T* x, T* scratch) {
+    constexpr int W = kWidth<T>;
+    const int64_t blocks = M / W;
+    const Index<T> lane = lane_index<T>();
+    for (int64_t b = 0; b < blocks; ++b) {    // forward: U' v = x
+        const T* u = panel.block(b) + u_row * W;
+        Vec<T> s0 = load(x + b * W), s1{}, s2{}, s3{};
+        for (int64_t k = 0; k < b * W; k += 4) {    // W is at least 2; blocks of 2 pair up below
+            s0 -= splat(x[k]) * load(u + k * W);
+            s1 -= splat(x[k + 1]) * load(u + (k + 1) * W);
+            if (W >= 4 || k + 2 < b * W) {
+                s2 -= splat(x[k + 2]) * load(u + (k + 2) * W);
+                s3 -= splat(x[k + 3]) * load(u + (k + 3) * W);
+            }
+        }
+        s0 = (s0 + s1) + (s2 + s3);
+        u += b * W * W;
+#pragma GCC unroll 4
+        for (int k = 0; k < W; ++k) {
+            const T inv = inverse[b * W + k];
+            const Vec<T> v = shuffle2<T>(s0, s0, Index<T>{} + typename IndexOf<T>::scalar(k));
+            s0 -= v * (splat(inv) * load(u + k * W));
+            x[b * W + k] = v[0] * inv;
+        }
+    }
+    for (int64_t b = blocks - 1; b >= 0; --b) {    // backward: U x = v
+        const T* u = panel.block(b) + u_row * W;
+        Vec<T> m[W];
+#pragma GCC unroll 16
+        for (int k = 0; k < W; ++k) m[k] = load(u + (b * W + k) * W);
+        transpose<T>(m);    // m[k] lane i = U[i, k]
+#pragma GCC unroll 16
+        for (int k = 0; k < W; ++k) store(scratch + k * W, m[k]);
+        Vec<T> s = load(x + b * W), solved{};
+#pragma GCC unroll 4
+        for (int k = W - 1; k >= 0; --k) {
+            const T inv = inverse[b * W + k];
+            const Vec<T> v = shuffle2<T>(s, s, Index<T>{} + typename IndexOf<T>::scalar(k)) * splat(inv);
+            s -= v * load(scratch + k * W);
+            solved = lane == typename IndexOf<T>::scalar(k) ? v : solved;
+        }
+        store(x + b * W, solved);
+        for (int64_t k = 0; k < b * W; k += W) {    // what the solved block takes from the rows above
+            Vec<T> rows[W];
+#pragma GCC unroll 16
+            for (int i = 0; i < W; ++i) rows[i] = load(u + (k + i) * W) * solved;
+            store(x + k, load(x + k) - sum_each<T>(rows));
+        }
+    }
+}
+
+}  // namespace WALS_ISA
+}  // namespace wals

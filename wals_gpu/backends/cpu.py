@@ -1,0 +1,134 @@
+"""The CPU backend: NumPy arrays in and out, native kernels in between."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from wals_gpu import _cpu
+from wals_gpu.errors import ModelFitError, SingularSystemError
+from wals_gpu.objective import RowTerms
+
+__all__ = ["CpuBackend", "available_threads"]
+
+
+def available_threads() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class CpuBackend:
+    """Row solves, loss, top-k and transposition on the CPU.
+
+    Parameters
+    ----------
+    num_threads : int, default 0
+        0: one for each processor that this process may use. Results do not depend on it.
+    """
+
+    name = "cpu"
+
+    def __init__(self, num_threads: int = 0) -> None:
+        self.num_threads = num_threads or available_threads()
+
+    def solve_rows(
+        self,
+        terms: RowTerms,
+        other: NDArray[np.floating],
+        factors: NDArray[np.floating],
+        *,
+        prior: NDArray[np.floating] | None = None,
+        solver: str = "cholesky",
+    ) -> None:
+        """Solve every row of `terms` into `factors`, see :func:`wals_gpu.reference.solve_rows`.
+
+        Parameters
+        ----------
+        terms : RowTerms
+            R rows, in the dtype of the factors.
+        other : (n_other, D)
+            Factors of the other side, C-ordered float32 or float64.
+        factors : (R, D)
+            Written; iterative solvers start from it. Rows that could not be solved are left as they were.
+        prior : (R, D), optional
+            Prior means.
+        solver : {"cholesky"}
+
+        Raises
+        ------
+        SingularSystemError
+            The system of a row is singular to working precision.
+        ModelFitError
+            The solution of a row is not finite: input values or ridges are out of the range of the dtype.
+        """
+        spectrum, rotation = self._spectrum(terms, other)
+        table = _cpu.rotate(other, rotation, self.num_threads)
+        if prior is not None:
+            prior = _cpu.rotate(np.ascontiguousarray(prior, other.dtype), rotation, self.num_threads)
+        status = _cpu.solve_exact(terms, table, spectrum, rotation, prior, factors, self.num_threads)
+        self._check(status)
+
+    def _spectrum(
+        self, terms: RowTerms, other: NDArray[np.floating]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Eigenvalues (D,) and eigenvectors (D, D) of the weighted Gram matrix of the other side."""
+        if not np.any(terms.background) or not np.any(terms.other_background):
+            return np.zeros(other.shape[1]), None
+        gram = _cpu.gram(other, terms.other_background, self.num_threads)
+        if not np.isfinite(gram).all():
+            raise ModelFitError("NaN or infinity encountered in the factors")
+        spectrum, rotation = np.linalg.eigh(gram)
+        return np.maximum(spectrum, 0.0), rotation
+
+    @staticmethod
+    def _check(status: NDArray[np.int32]) -> None:
+        bad = np.flatnonzero(status)
+        if not len(bad):
+            return
+        row = int(bad[0])
+        if status[row] > 0:
+            raise SingularSystemError(row)
+        raise ModelFitError(f"the solution of row {row} is not finite ({len(bad)} such rows)")
+
+    def loss(
+        self,
+        user_terms: RowTerms,
+        user_factors: NDArray[np.floating],
+        item_factors: NDArray[np.floating],
+        item_ridge: NDArray[np.floating],
+        *,
+        user_prior: NDArray[np.floating] | None = None,
+        item_prior: NDArray[np.floating] | None = None,
+    ) -> float:
+        """The objective in O(Z D + (U + I) D^2), accumulated in float64; see :func:`wals_gpu.reference.loss`."""
+        entries = _cpu.entry_loss(user_terms, user_factors, item_factors, self.num_threads)
+        user_gram = _cpu.gram(user_factors, user_terms.background, self.num_threads)
+        item_gram = _cpu.gram(item_factors, user_terms.other_background, self.num_threads)
+        return (
+            user_terms.target_square
+            + entries
+            + float(np.vdot(user_gram, item_gram))
+            + _ridge_loss(user_factors, user_terms.ridge, user_prior)
+            + _ridge_loss(item_factors, item_ridge, item_prior)
+        )
+
+    def transpose(self, matrix: csr_matrix) -> csr_matrix:
+        """The transposed matrix as CSR with sorted indices."""
+        row_ptr, col_idx, value = _cpu.transpose(
+            matrix.indptr.astype(np.int64, copy=False), matrix.indices, matrix.data, matrix.shape[1], self.num_threads
+        )
+        return csr_matrix((value, col_idx, row_ptr), shape=matrix.shape[::-1], copy=False)
+
+
+def _ridge_loss(
+    factors: NDArray[np.floating], ridge: NDArray[np.floating], prior: NDArray[np.floating] | None
+) -> float:
+    """Sum of ridge |x - p|^2 in float64, without a float64 copy of the factors."""
+    difference = factors if prior is None else factors - prior
+    squares = np.einsum("rd,rd->r", difference, difference, dtype=np.float64)
+    return float(np.dot(np.broadcast_to(ridge, len(squares)).astype(np.float64), squares))
