@@ -1,0 +1,31 @@
+"""Weighted matrix factorisation on implicit feedback: exact, fast, with top-k retrieval.
+
+The main entry is :class:`WALS`; ``wals-gpu --help`` is the command line.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from wals_gpu.errors import DataError, ModelFitError, ModelFormatError, ParameterWarning, SingularSystemError
+from wals_gpu.interactions import Interactions, as_interactions, read_interactions
+from wals_gpu.model import WALS, FitRecord
+from wals_gpu.objective import PRESETS, make_objective
+
+try:
+    __version__ = version("wals_gpu")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "PRESETS",
+    "WALS",
+    "DataError",
+    "FitRecord",
+    "Interactions",
+    "ModelFitError",
+    "ModelFormatError",
+    "ParameterWarning",
+    "SingularSystemError",
+    "as_interactions",
+    "make_objective",
+    "read_interactions",
+]

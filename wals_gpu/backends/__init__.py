@@ -1,0 +1,67 @@
+"""Devices behind one interface; nothing outside this folder branches on the device."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from wals_gpu.backends.cpu import CpuBackend
+from wals_gpu.row_terms import RowTerms
+
+__all__ = ["Backend", "CpuBackend", "make_backend"]
+
+
+class Backend(Protocol):
+    """What every device does, as :mod:`wals_gpu.reference` defines it; :class:`CpuBackend` documents the arguments."""
+
+    name: str
+
+    def solve_rows(
+        self,
+        terms: RowTerms,
+        other: NDArray[np.floating],
+        factors: NDArray[np.floating],
+        *,
+        prior: NDArray[np.floating] | None = None,
+        solver: str = "cholesky",
+    ) -> None: ...
+
+    def loss(
+        self,
+        user_terms: RowTerms,
+        user_factors: NDArray[np.floating],
+        item_factors: NDArray[np.floating],
+        item_ridge: NDArray[np.floating],
+        *,
+        user_prior: NDArray[np.floating] | None = None,
+        item_prior: NDArray[np.floating] | None = None,
+    ) -> float: ...
+
+    def topk(
+        self, queries: NDArray[np.floating], items: NDArray[np.floating], k: int, excluded: csr_matrix | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.floating]]: ...
+
+    def transpose(self, matrix: csr_matrix) -> csr_matrix: ...
+
+
+def make_backend(device: str = "auto", num_threads: int = 0) -> Backend:
+    """The backend of a device.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu"}, default "auto"
+        "auto": the CPU.
+    num_threads : int, default 0
+        Threads on the CPU; 0: all that the process may use.
+
+    Raises
+    ------
+    ValueError
+        Another device.
+    """
+    if device not in ("auto", "cpu"):
+        raise ValueError(f"device must be 'auto' or 'cpu', got {device!r}")
+    return CpuBackend(num_threads)

@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu import _cpu
 from wals_gpu.errors import ModelFitError, SingularSystemError
-from wals_gpu.objective import RowTerms
+from wals_gpu.row_terms import RowTerms
 
 __all__ = ["CpuBackend", "available_threads"]
 
@@ -120,9 +120,33 @@ class CpuBackend:
     def transpose(self, matrix: csr_matrix) -> csr_matrix:
         """The transposed matrix as CSR with sorted indices."""
         row_ptr, col_idx, value = _cpu.transpose(
-            matrix.indptr.astype(np.int64, copy=False), matrix.indices, matrix.data, matrix.shape[1], self.num_threads
+            matrix.indptr.astype(np.int64, copy=False),
+            matrix.indices.astype(np.int32, copy=False),
+            matrix.data,
+            matrix.shape[1],
+            self.num_threads,
         )
+        # SciPy gives both index arrays one type and would widen the column numbers if row_ptr stayed int64.
+        if len(col_idx) <= np.iinfo(np.int32).max:
+            row_ptr = row_ptr.astype(np.int32)
         return csr_matrix((value, col_idx, row_ptr), shape=matrix.shape[::-1], copy=False)
+
+    def topk(
+        self, queries: NDArray[np.floating], items: NDArray[np.floating], k: int, excluded: csr_matrix | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
+        """The k items of highest dot product for each query; see :func:`wals_gpu.reference.topk`."""
+        ids = np.full((len(queries), k), -1, np.int32)
+        best = np.full((len(queries), k), -np.inf, items.dtype)
+        for begin in range(0, len(queries), 256):
+            scores = queries[begin : begin + 256] @ items.T
+            if excluded is not None:
+                part = excluded[begin : begin + 256]
+                scores[np.repeat(np.arange(len(scores)), np.diff(part.indptr)), part.indices] = -np.inf
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            found = np.take_along_axis(scores, order, 1)
+            best[begin : begin + 256, : order.shape[1]] = found
+            ids[begin : begin + 256, : order.shape[1]] = np.where(found == -np.inf, -1, order)
+        return ids, best
 
 
 def _ridge_loss(

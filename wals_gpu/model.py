@@ -1,0 +1,513 @@
+"""The model: weighted alternating least squares from interactions to recommendations."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+from scipy.sparse import csr_matrix
+from tqdm.auto import tqdm
+
+from wals_gpu.backends import Backend, make_backend
+from wals_gpu.errors import ModelFitError, ModelFormatError, SingularSystemError
+from wals_gpu.interactions import Ids, Interactions, as_csr, as_interactions
+from wals_gpu.objective import BoundObjective, Objective, make_objective
+from wals_gpu.persistence import load_folder, save_folder
+
+__all__ = ["WALS", "FitRecord"]
+
+SOLVERS = ("auto", "cholesky")
+
+
+@dataclass(frozen=True)
+class FitRecord:
+    """One iteration of :meth:`WALS.fit`: a sweep over the users, then one over the items.
+
+    Attributes
+    ----------
+    iteration : int
+        1 for the first.
+    loss : float or None
+        The objective after it, over all U x I pairs; None with ``compute_loss=False``.
+    seconds : float
+        Wall time of the iteration, the loss included.
+    """
+
+    iteration: int
+    loss: float | None
+    seconds: float
+
+
+class WALS:
+    """Weighted matrix factorisation of implicit feedback.
+
+    Minimises the objective of :mod:`wals_gpu.objective` over user factors X (U, D) and item factors Y (I, D); the score
+    of a pair is their dot product.
+
+    Parameters
+    ----------
+    factors : int, default 128
+        D, from 1 to 1024.
+    objective : str or Objective, default "implicit"
+        A preset by name ("implicit", "hu", "ials", "google_wals", "eals", "spark", "explicit"), or an instance.
+    iterations : int, default 15
+        Sweeps over users and items; 0 leaves the start values.
+    solver : {"auto", "cholesky"}, default "auto"
+        How row systems are solved. "cholesky": exactly, in the cheaper of the primal and the dual form of each row.
+        "auto": "cholesky".
+    dtype : {"float32", "float64"}, default "float32"
+        Type of factors and coefficients.
+    device : {"auto", "cpu"}, default "auto"
+    num_threads : int, default 0
+        0: all processors that this process may use. Results do not depend on it.
+    random_state : int, Generator or None, default 0
+        Seed of the start values; None: from the operating system.
+    init_scale : float, default 0.1
+        Start values are normal with standard deviation ``init_scale / sqrt(D)``, as in Rendle et al. (2021).
+    compute_loss : bool, default True
+        Whether each iteration ends with the exact loss.
+    **objective_params
+        Parameters of the preset, such as ``regularization`` and ``alpha``.
+
+    Attributes
+    ----------
+    user_factors : (U, D) array or None
+    item_factors : (I, D) array or None
+        None before `fit`.
+    user_ids, item_ids : Ids or None
+        The ids that the training data came with; None when it was a matrix, whose row numbers are the ids then.
+    history_ : list of FitRecord
+        One for each iteration of the last `fit`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is of the wrong kind or out of range; the message names it.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_matrix
+    >>> data = csr_matrix([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 1]])
+    >>> model = WALS(factors=2, objective="hu", alpha=10).fit(data)
+    >>> ids, scores = model.recommend(0, k=1)
+    >>> int(ids[0])
+    2
+    """
+
+    def __init__(
+        self,
+        factors: int = 128,
+        objective: str | Objective = "implicit",
+        *,
+        iterations: int = 15,
+        solver: str = "auto",
+        dtype: DTypeLike = "float32",
+        device: str = "auto",
+        num_threads: int = 0,
+        random_state: int | np.random.Generator | None = 0,
+        init_scale: float = 0.1,
+        compute_loss: bool = True,
+        **objective_params: Any,
+    ) -> None:
+        self.factors = _integer("factors", factors, 1, 1024)
+        self.objective = make_objective(objective, **objective_params)
+        self.iterations = _integer("iterations", iterations, 0)
+        if solver not in SOLVERS:
+            raise ValueError(f"solver must be one of {', '.join(SOLVERS)}; got {solver!r}")
+        self.solver = solver
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise ValueError(f"dtype must be float32 or float64, got {self.dtype}")
+        self.device = device
+        self.num_threads = _integer("num_threads", num_threads, 0)
+        if not (random_state is None or isinstance(random_state, np.random.Generator)):
+            random_state = _integer("random_state", random_state, 0)
+        self.random_state = random_state
+        if not (isinstance(init_scale, (int, float)) and np.isfinite(init_scale) and init_scale >= 0):
+            raise ValueError(f"init_scale must be a finite number >= 0, got {init_scale!r}")
+        self.init_scale = float(init_scale)
+        self.compute_loss = bool(compute_loss)
+        self._backend: Backend = make_backend(device, self.num_threads)
+
+        self.user_factors: NDArray[np.floating] | None = None
+        self.item_factors: NDArray[np.floating] | None = None
+        self.user_ids: Ids | None = None
+        self.item_ids: Ids | None = None
+        self.history_: list[FitRecord] = []
+        self._bound: BoundObjective | None = None
+        self._seen: csr_matrix | None = None  # training interactions, for filter_seen
+
+    def __repr__(self) -> str:
+        fitted = "not fitted"
+        if self.user_factors is not None and self.item_factors is not None:
+            fitted = f"{len(self.user_factors)} users x {len(self.item_factors)} items"
+        return f"WALS(factors={self.factors}, objective={self.objective!r}, {fitted})"
+
+    # ------------------------------------------------------------------------------------------------ training
+
+    def fit(
+        self,
+        interactions: Any,
+        *,
+        warm_start: bool = False,
+        callback: Callable[[WALS, FitRecord], bool | None] | None = None,
+        show_progress: bool = False,
+        **columns: Any,
+    ) -> WALS:
+        """Learn the factors.
+
+        Parameters
+        ----------
+        interactions : matrix (U, I), DataFrame, Arrow table, path or Interactions
+            See :func:`wals_gpu.interactions.as_interactions`. Repeated pairs are summed, with a warning.
+        warm_start : bool, default False
+            Start from the present factors, matched by id (by row number without ids); new rows start at random.
+        callback : callable, optional
+            Called as ``callback(model, record)`` after each iteration; a true result ends the fit.
+        show_progress : bool, default False
+            A progress bar with the loss.
+        **columns
+            ``user_column``, ``item_column``, ``value_column`` of a table.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        DataError, TypeError, ValueError
+            The input cannot be used; an earlier fit is left as it was.
+        SingularSystemError
+            The system of a row is singular; possible only without regularization.
+        ModelFitError
+            NaN or infinity came up: values or ridges are out of the range of the dtype.
+        KeyboardInterrupt
+            Ctrl-C; the model is usable and has the factors reached so far.
+        """
+        started = time.perf_counter()
+        data = as_interactions(interactions, dtype=self.dtype, **columns)
+        bound = self.objective.bind(data.matrix)
+        user_terms = bound.user_terms(data.matrix)
+        item_terms = bound.item_terms(self._backend.transpose(data.matrix))
+
+        users, items = self._start(data, warm_start)
+        self.user_factors, self.item_factors = users, items
+        self.user_ids, self.item_ids = data.user_ids, data.item_ids
+        self._bound, self._seen, self.history_ = bound, data.matrix, []
+        solver = "cholesky" if self.solver == "auto" else self.solver
+
+        progress = tqdm(total=self.iterations, disable=not show_progress, desc="WALS", unit="it")
+        with progress:
+            for iteration in range(1, self.iterations + 1):
+                try:
+                    self._backend.solve_rows(user_terms, items, users, solver=solver)
+                except (SingularSystemError, ModelFitError) as error:
+                    raise self._named(error, "user", self.user_ids) from error
+                try:
+                    self._backend.solve_rows(item_terms, users, items, solver=solver)
+                except (SingularSystemError, ModelFitError) as error:
+                    raise self._named(error, "item", self.item_ids) from error
+                loss = None
+                if self.compute_loss:
+                    loss = self._backend.loss(user_terms, users, items, item_terms.ridge)
+                now = time.perf_counter()
+                record = FitRecord(iteration, loss, now - started)
+                started = now
+                self.history_.append(record)
+                if loss is not None:
+                    progress.set_postfix(loss=f"{loss:.6g}", refresh=False)
+                progress.update()
+                if callback is not None and callback(self, record):
+                    break
+        return self
+
+    def _start(self, data: Interactions, warm_start: bool) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Start values of both sides: random, or where `warm_start` finds the id, the present ones."""
+        rng = self.random_state
+        if not isinstance(rng, np.random.Generator):
+            rng = np.random.default_rng(rng)
+        deviation = self.dtype.type(self.init_scale / np.sqrt(self.factors))
+        drawn = []
+        sides = ((data.user_ids, self.user_ids, self.user_factors), (data.item_ids, self.item_ids, self.item_factors))
+        for rows, (ids, old_ids, old) in zip(data.matrix.shape, sides, strict=True):
+            new = rng.standard_normal((rows, self.factors), dtype=self.dtype)
+            new *= deviation
+            if warm_start and old is not None:
+                if (ids is None) != (old_ids is None):
+                    raise ValueError(
+                        "warm_start: the new interactions have ids and the earlier ones none, or the reverse"
+                    )
+                if ids is None or old_ids is None:
+                    n = min(rows, len(old))
+                    new[:n] = old[:n]
+                else:
+                    if ids.kind != old_ids.kind:
+                        raise ValueError(
+                            f"warm_start: {ids.side} ids are {ids.kind}s, the earlier ones {old_ids.kind}s"
+                        )
+                    place = old_ids.find(ids.ids)
+                    new[place >= 0] = old[place[place >= 0]]
+            drawn.append(new)
+        return drawn[0], drawn[1]
+
+    @staticmethod
+    def _named(error: Exception, side: str, ids: Ids | None) -> Exception:
+        """The error with the row told by side and id."""
+        if not isinstance(error, SingularSystemError):
+            return ModelFitError(f"{side}s: {error}")
+        who = f"{side} {error.row}" if ids is None else f"{side} {error.row} (id {ids.take(error.row)!r})"
+        return SingularSystemError(error.row, error.remedy, who)
+
+    # ------------------------------------------------------------------------------------------------ answers
+
+    def recommend(
+        self, users: ArrayLike, k: int = 10, *, filter_seen: bool = True
+    ) -> tuple[NDArray[Any], NDArray[np.floating]]:
+        """The k best items for users of the training data.
+
+        Parameters
+        ----------
+        users : id, or (B,) list or array of ids
+            Row numbers where the model was fitted on a matrix.
+        k : int, default 10
+        filter_seen : bool, default True
+            Leave out the items that the user has an entry for.
+
+        Returns
+        -------
+        ids : (k,) for one user, (B, k) for several
+            Item ids, or int32 column numbers of the matrix; None, or -1, where fewer than k items are left.
+        scores : same shape
+            Dot products in falling order, equal ones by item number; -inf where there is no item.
+
+        Raises
+        ------
+        KeyError, IndexError
+            A user id, or row number, that the model does not know.
+        ModelFitError
+            The model is not fitted.
+        """
+        user_factors, _ = self._fitted()
+        rows, scalar = _rows(users, self.user_ids, len(user_factors), "user")
+        seen = self._seen[rows] if filter_seen and self._seen is not None else None
+        ids, scores = self._topk(user_factors[rows], k, seen)
+        return (ids[0], scores[0]) if scalar else (ids, scores)
+
+    def recommend_for(
+        self, interactions: Any, k: int = 10, *, filter_seen: bool = True, **columns: Any
+    ) -> tuple[NDArray[Any], NDArray[np.floating]]:
+        """The k best items for users given by their interactions, whether they were in the training data or not.
+
+        Parameters
+        ----------
+        interactions, **columns
+            As for :meth:`fold_in`.
+        k, filter_seen
+            As for :meth:`recommend`.
+
+        Returns
+        -------
+        ids, scores : (R, k)
+            As for :meth:`recommend`, one row for each user in the order of :meth:`fold_in`.
+        """
+        matrix = self._new_rows(interactions, columns)
+        ids, scores = self._topk(self._fold_in(matrix), k, matrix if filter_seen else None)
+        return ids, scores
+
+    def fold_in(self, interactions: Any, **columns: Any) -> NDArray[np.floating]:
+        """Factors of users from their interactions, with the item factors as they are.
+
+        Parameters
+        ----------
+        interactions : matrix (R, I), or a table with the items' ids
+            All that is known of each user, not only what is new. A table's users come in increasing order of their ids.
+        **columns
+            ``user_column``, ``item_column``, ``value_column`` of a table.
+
+        Returns
+        -------
+        (R, D) array
+
+        Raises
+        ------
+        DataError, KeyError
+            Input that cannot be used, or items that the model does not know.
+        """
+        return self._fold_in(self._new_rows(interactions, columns))
+
+    def similar_items(self, items: ArrayLike, k: int = 10) -> tuple[NDArray[Any], NDArray[np.floating]]:
+        """The k items with the most similar factors, the item itself first.
+
+        Parameters
+        ----------
+        items : id, or (B,) list or array of ids
+            Column numbers where the model was fitted on a matrix.
+        k : int, default 10
+
+        Returns
+        -------
+        ids, scores : (k,) or (B, k)
+            Cosines in falling order. Items with a zero factor (no interactions) are not similar to anything.
+        """
+        _, item_factors = self._fitted()
+        rows, scalar = _rows(items, self.item_ids, len(item_factors), "item")
+        norms = np.linalg.norm(item_factors, axis=1)
+        known = np.flatnonzero(norms > 0)
+        directions = item_factors[known] / norms[known, None]
+        queries = item_factors[rows] / np.where(norms[rows] > 0, norms[rows], 1)[:, None]
+        place, scores = self._backend.topk(queries, directions, _integer("k", k, 1), None)
+        ids = np.where(place >= 0, known[place] if len(known) else -1, -1).astype(np.int32)
+        return self._named_items(ids[0] if scalar else ids), scores[0] if scalar else scores
+
+    def _fold_in(self, matrix: csr_matrix) -> NDArray[np.floating]:
+        _, item_factors = self._fitted()
+        assert self._bound is not None
+        factors = np.zeros((matrix.shape[0], self.factors), self.dtype)
+        self._backend.solve_rows(self._bound.user_terms(matrix, fold_in=True), item_factors, factors)
+        return factors
+
+    def _new_rows(self, interactions: Any, columns: dict[str, Any]) -> csr_matrix:
+        _, item_factors = self._fitted()
+        if isinstance(interactions, np.ndarray) or hasattr(interactions, "tocsr"):
+            return as_csr(interactions, dtype=self.dtype, n_columns=len(item_factors), allow_empty=True)
+        if self.item_ids is None:
+            raise TypeError("interactions must be a matrix: the model was fitted on one, so it has no item ids")
+        return as_interactions(interactions, item_ids=self.item_ids, dtype=self.dtype, **columns).matrix
+
+    def _topk(
+        self, queries: NDArray[np.floating], k: int, excluded: csr_matrix | None
+    ) -> tuple[NDArray[Any], NDArray[np.floating]]:
+        ids, scores = self._backend.topk(queries, self._fitted()[1], _integer("k", k, 1), excluded)
+        return self._named_items(ids), scores
+
+    def _named_items(self, ids: NDArray[np.int32]) -> NDArray[Any]:
+        return ids if self.item_ids is None else self.item_ids.take(ids)
+
+    def _fitted(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        if self.user_factors is None or self.item_factors is None:
+            raise ModelFitError("the model is not fitted: call fit(interactions) first")
+        return self.user_factors, self.item_factors
+
+    # ------------------------------------------------------------------------------------------------ files
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the model to a folder, in place of a model that is there.
+
+        Parameters
+        ----------
+        path : str or path
+            The folder; made if needed. A save that fails leaves the earlier model whole.
+
+        Raises
+        ------
+        ModelFitError
+            The model is not fitted.
+        OSError
+            The folder cannot be written.
+        """
+        user_factors, item_factors = self._fitted()
+        assert self._bound is not None and self._seen is not None
+        arrays, objective = self._bound.to_arrays()
+        tensors: dict[str, NDArray[Any]] = {"user_factors": user_factors, "item_factors": item_factors}
+        tensors |= {f"objective/{name}": array for name, array in arrays.items()}
+        tensors |= {"seen.row_ptr": self._seen.indptr.astype(np.int64), "seen.col_idx": self._seen.indices}
+        for name, ids in (("user_ids", self.user_ids), ("item_ids", self.item_ids)):
+            if ids is not None:
+                tensors |= ids.to_arrays(name)
+        seed = self.random_state
+        save_folder(
+            path,
+            tensors,
+            {
+                "model": "WALS",
+                "objective": objective,
+                "settings": {name: getattr(self, name) for name in _SETTINGS}
+                | {"dtype": self.dtype.name, "random_state": seed if isinstance(seed, int) else None},
+                "history": [dataclasses.asdict(record) for record in self.history_],
+            },
+        )
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], *, device: str = "auto", num_threads: int = 0) -> WALS:
+        """Read a model from a folder.
+
+        Parameters
+        ----------
+        path : str or path
+        device, num_threads
+            As for the constructor: a matter of this machine, not of the file.
+
+        Returns
+        -------
+        WALS
+            Gives the same answers as the model that was saved.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such folder.
+        ModelFormatError
+            It holds no model, a damaged one, or one of a newer version.
+        """
+        tensors, metadata = load_folder(path)
+        try:
+            bound = BoundObjective.from_arrays(
+                {name.split("/", 1)[1]: array for name, array in tensors.items() if name.startswith("objective/")},
+                metadata["objective"],
+            )
+            model = cls(objective=bound.objective, device=device, num_threads=num_threads, **metadata["settings"])
+            users, items = tensors["user_factors"], tensors["item_factors"]
+            shape = (bound.n_users, bound.n_items)
+            for name, factors, n in (("user_factors", users, shape[0]), ("item_factors", items, shape[1])):
+                if factors.shape != (n, model.factors) or factors.dtype != model.dtype:
+                    raise ValueError(f"{name} must be {model.dtype} ({n}, {model.factors}), got {factors.shape}")
+            model.user_ids = Ids.from_arrays(tensors, "user_ids", "user")
+            model.item_ids = Ids.from_arrays(tensors, "item_ids", "item")
+            for ids, n in ((model.user_ids, shape[0]), (model.item_ids, shape[1])):
+                if ids is not None and len(ids) != n:
+                    raise ValueError(f"{len(ids)} {ids.side} ids for {n} rows")
+            col_idx = tensors["seen.col_idx"]
+            seen = csr_matrix((np.ones(len(col_idx), np.bool_), col_idx, tensors["seen.row_ptr"]), shape=shape)
+            seen.check_format(full_check=True)
+            model.user_factors, model.item_factors = users, items
+            model.history_ = [FitRecord(**record) for record in metadata["history"]]
+        except ModelFormatError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFormatError(f"{path} is not a model that this version can read: {error}") from error
+        model._bound, model._seen = bound, seen
+        return model
+
+
+_SETTINGS = ("factors", "iterations", "solver", "init_scale", "compute_loss")
+
+
+def _integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    wanted = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be {wanted}, got {value!r}")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name} must be {wanted}, got {value}")
+    return int(value)
+
+
+def _rows(asked: ArrayLike, ids: Ids | None, n: int, side: str) -> tuple[NDArray[np.int64], bool]:
+    """Row numbers (B,) of ids, or of row numbers, and whether it was a single one."""
+    if ids is not None:
+        index = np.asarray(ids.index_of(asked))
+    else:
+        index = np.asarray(asked)
+        if index.size and index.dtype.kind not in "iu":
+            raise TypeError(f"{side}s must be row numbers (integers), got {index.dtype}")
+        if index.size and not (0 <= index.min() and index.max() < n):
+            bad = index[(index < 0) | (index >= n)].flat[0]
+            raise IndexError(f"{side}s must be in [0, {n}), got {bad}")
+    if index.ndim > 1:
+        raise ValueError(f"{side}s must be one id or a 1-D list of ids, got shape {index.shape}")
+    return np.atleast_1d(index).astype(np.int64), index.ndim == 0
