@@ -32,12 +32,15 @@ class SingularSystemError(LinAlgError):
         The first such row, counted in the rows being solved.
     remedy : str
         What to do about it.
+    who : str, optional
+        The row in the user's words, such as "user 3 (id 'ann')".
     """
 
-    def __init__(self, row: int, remedy: str = "increase the regularization") -> None:
-        super().__init__(row, remedy)  # the arguments themselves, so that the exception can be pickled
+    def __init__(self, row: int, remedy: str = "increase the regularization", who: str | None = None) -> None:
+        super().__init__(row, remedy, who)  # the arguments themselves, so that the exception can be pickled
         self.row = row
         self.remedy = remedy
+        self.who = who
 
     def __str__(self) -> str:
-        return f"the linear system of row {self.row} is not positive definite; {self.remedy}"
+        return f"the linear system of {self.who or f'row {self.row}'} is not positive definite; {self.remedy}"
