@@ -104,9 +104,8 @@ py::array gram(const py::array& factors, const py::array& weight, int n_threads)
         Array<double> out({y.shape(1), y.shape(1)});
         double* to = out.mutable_data();
         const auto weights = broadcast(w, y.shape(0));
-        native([&](auto check) {
-            return wals::gram<T>(y.data(), y.shape(0), y.shape(1), weights, to, n_threads, check);
-        });
+        native(
+            [&](auto check) { return wals::gram<T>(y.data(), y.shape(0), y.shape(1), weights, to, n_threads, check); });
         return out;
     });
 }
@@ -136,8 +135,8 @@ const T* table_data(const Array<T>& table, int64_t rows, int64_t D) {
 }
 
 py::array_t<int32_t> solve_exact(const py::object& terms, const py::array& table, const Array<double>& spectrum,
-                                 const std::optional<Array<double>>& rotation,
-                                 const std::optional<py::array>& prior, py::array factors, int n_threads) {
+                                 const std::optional<Array<double>>& rotation, const std::optional<py::array>& prior,
+                                 py::array factors, int n_threads) {
     return by_dtype(factors, [&](auto zero) {
         using T = decltype(zero);
         const Array<T> y(table);
@@ -182,8 +181,8 @@ double entry_loss(const py::object& terms, const py::array& factors, const py::a
     });
 }
 
-py::tuple transpose(const Array<int64_t>& row_ptr, const Array<int32_t>& col_idx,
-                    const std::optional<py::array>& value, int64_t n_cols, int n_threads) {
+py::tuple transpose(const Array<int64_t>& row_ptr, const Array<int32_t>& col_idx, const std::optional<py::array>& value,
+                    int64_t n_cols, int n_threads) {
     const int64_t n_rows = row_ptr.size() - 1, Z = col_idx.size();
     require(n_rows >= 0 && row_ptr.data()[0] == 0 && row_ptr.data()[n_rows] == Z, "row_ptr and col_idx do not fit");
     for (int64_t r = 0; r < n_rows; ++r) require(row_ptr.data()[r] <= row_ptr.data()[r + 1], "row_ptr must not fall");
@@ -216,7 +215,7 @@ py::tuple transpose(const Array<int64_t>& row_ptr, const Array<int32_t>& col_idx
     return py::make_tuple(t_row_ptr, t_col_idx, t_value);
 }
 
-}  // namespace
+}    // namespace
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Native CPU kernels of wals_gpu; use wals_gpu.backends.cpu.";

@@ -33,4 +33,4 @@ struct RowTerms {
     T gram(int64_t e) const { return gram_array.data ? gram_array[e] : rhs[e] + gram_offset; }
 };
 
-}  // namespace wals
+}    // namespace wals

@@ -125,8 +125,7 @@ static void write_back(const RotatedRows<T>& p, const int64_t* rows, int64_t n, 
 
 /// Sum over the entries of rows [begin, end) of gram s^2 - 2 rhs s, s = x . y, all in float64.
 template <class T>
-static double entry_loss_rows(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, int64_t begin,
-                              int64_t end) {
+static double entry_loss_rows(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, int64_t begin, int64_t end) {
     double total = 0;
     for (int64_t r = begin; r < end; ++r) {
         const T* xr = x + r * D;
@@ -149,5 +148,5 @@ static double entry_loss_rows(const RowTerms<T>& terms, const T* x, const T* y, 
     return total;
 }
 
-}  // namespace WALS_ISA
-}  // namespace wals
+}    // namespace WALS_ISA
+}    // namespace wals

@@ -5,12 +5,12 @@
 
 #include "drivers.h"
 
-#define WALS_DECLARE(name)                          \
-    namespace wals {                                \
-    namespace name {                                \
-    const KernelTable<float>* table_f32();          \
-    const KernelTable<double>* table_f64();         \
-    }                                               \
+#define WALS_DECLARE(name)                  \
+    namespace wals {                        \
+    namespace name {                        \
+    const KernelTable<float>* table_f32();  \
+    const KernelTable<double>* table_f64(); \
+    }                                       \
     }
 WALS_DECLARE(isa_baseline)
 #if defined(WALS_HAS_X86)
@@ -61,7 +61,7 @@ const Isa& current() {
     return *isa;
 }
 
-}  // namespace
+}    // namespace
 
 std::vector<std::string> available_isas() {
     std::vector<std::string> names;
@@ -70,7 +70,9 @@ std::vector<std::string> available_isas() {
     return names;
 }
 
-std::string isa() { return current().name; }
+std::string isa() {
+    return current().name;
+}
 
 bool use_isa(const std::string& name) {
     const Isa* isa = find(name.c_str());
@@ -87,4 +89,4 @@ const KernelTable<double>& kernels<double>() {
     return *current().f64();
 }
 
-}  // namespace wals
+}    // namespace wals

@@ -30,7 +30,7 @@ std::vector<int64_t> longest_first(const int64_t* row_ptr, int64_t n_rows) {
     return order;
 }
 
-}  // namespace
+}    // namespace
 
 template <class T>
 bool gram(const T* y, int64_t n, int64_t D, Broadcast<T> weight, double* out, int n_threads,
@@ -54,8 +54,7 @@ bool gram(const T* y, int64_t n, int64_t D, Broadcast<T> weight, double* out, in
 }
 
 template <class T>
-bool rotate(const T* y, int64_t n, int64_t D, const double* q, T* out, int n_threads,
-            const Interrupted& interrupted) {
+bool rotate(const T* y, int64_t n, int64_t D, const double* q, T* out, int n_threads, const Interrupted& interrupted) {
     const KernelTable<T>& k = kernels<T>();
     const int64_t P = padded<T>(D), rows = 256;
     if (!q) {
@@ -92,7 +91,7 @@ bool solve_exact(RotatedRows<T> problem, const double* q, RowStatus* status, int
 
     int64_t first = 0;
     std::vector<T> sums;
-    for (; first < n_rows && double(length(order[size_t(first)])) * double(D) * double(D) > kGiantWork &&
+    for (; first<n_rows&& double(length(order[size_t(first)])) * double(D) * double(D)> kGiantWork &&
            length(order[size_t(first)]) >= 2 * kSliceEntries;
          ++first) {
         const int64_t row = order[size_t(first)], n = length(row), slices = n / kSliceEntries;
@@ -139,12 +138,12 @@ bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, dou
     return done;
 }
 
-#define WALS_INSTANTIATE(T)                                                                                      \
-    template bool gram<T>(const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&);           \
-    template bool rotate<T>(const T*, int64_t, int64_t, const double*, T*, int, const Interrupted&);             \
-    template bool solve_exact<T>(RotatedRows<T>, const double*, RowStatus*, int, const Interrupted&);            \
+#define WALS_INSTANTIATE(T)                                                                            \
+    template bool gram<T>(const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&); \
+    template bool rotate<T>(const T*, int64_t, int64_t, const double*, T*, int, const Interrupted&);   \
+    template bool solve_exact<T>(RotatedRows<T>, const double*, RowStatus*, int, const Interrupted&);  \
     template bool entry_loss<T>(const RowTerms<T>&, const T*, const T*, int64_t, double*, int, const Interrupted&);
 WALS_INSTANTIATE(float)
 WALS_INSTANTIATE(double)
 
-}  // namespace wals
+}    // namespace wals

@@ -28,4 +28,4 @@ template <class T>
 bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, double* total, int n_threads,
                 const Interrupted&);
 
-}  // namespace wals
+}    // namespace wals

@@ -70,24 +70,21 @@ static int64_t rotation_elements(int64_t D) {
 
 template <class T>
 static constexpr KernelTable<T> table = {
-    kWidth<T>,
-    kRowsPerCall,
-    exact_bytes<T>,
-    solve_exact_rows<T>,
-    partial_size<T>,
-    exact_partial_rows<T>,
-    solve_exact_from<T>,
-    gram_bytes,
-    gram_rows<T>,
-    rotation_elements<T>,
-    pack_square<double>,
-    [](const double* q, int64_t D, T* packed) { pack_square<T>(q, D, true, packed); },
-    rotate_rows<T>,
-    entry_loss_rows<T>,
+    kWidth<T>,           kRowsPerCall,
+    exact_bytes<T>,      solve_exact_rows<T>,
+    partial_size<T>,     exact_partial_rows<T>,
+    solve_exact_from<T>, gram_bytes,
+    gram_rows<T>,        rotation_elements<T>,
+    pack_square<double>, [](const double* q, int64_t D, T* packed) { pack_square<T>(q, D, true, packed); },
+    rotate_rows<T>,      entry_loss_rows<T>,
 };
 
-const KernelTable<float>* table_f32() { return &table<float>; }
-const KernelTable<double>* table_f64() { return &table<double>; }
+const KernelTable<float>* table_f32() {
+    return &table<float>;
+}
+const KernelTable<double>* table_f64() {
+    return &table<double>;
+}
 
-}  // namespace WALS_ISA
-}  // namespace wals
+}    // namespace WALS_ISA
+}    // namespace wals

@@ -23,11 +23,11 @@ template <class T>
 struct RotatedRows {
     RowTerms<T> terms;
     int64_t D = 0;
-    const T* table = nullptr;           // (n_other, padded D)
-    const double* spectrum = nullptr;   // (D): eigenvalues of G, or null for zero
-    const T* prior = nullptr;           // (R, padded D), rotated, or null for zero
-    const T* back = nullptr;            // packed Q' that rotates solutions back, or null for the identity
-    T* factors = nullptr;               // (R, D) out; the iterative solvers start from it
+    const T* table = nullptr;            // (n_other, padded D)
+    const double* spectrum = nullptr;    // (D): eigenvalues of G, or null for zero
+    const T* prior = nullptr;            // (R, padded D), rotated, or null for zero
+    const T* back = nullptr;             // packed Q' that rotates solutions back, or null for the identity
+    T* factors = nullptr;                // (R, D) out; the iterative solvers start from it
     int64_t factor_stride = 0;
 };
 
@@ -59,5 +59,4 @@ struct KernelTable {
     double (*entry_loss)(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, int64_t begin, int64_t end);
 };
 
-
-}  // namespace wals
+}    // namespace wals

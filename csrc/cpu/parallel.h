@@ -84,4 +84,4 @@ inline std::vector<Buffer> buffers_per_thread(int n_threads, int64_t bytes) {
     return buffers;
 }
 
-}  // namespace wals
+}    // namespace wals

@@ -46,7 +46,9 @@ static inline Vec<T> splat(T x) {
     return x - Vec<T>{};    // folds to one broadcast
 }
 
-static constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+static constexpr int64_t round_up(int64_t n, int64_t multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
 
 template <class T>
 struct IndexOf;    // integer lanes as wide as T, for shuffles and compares
@@ -128,5 +130,5 @@ static inline void transpose(Vec<T> (&m)[kWidth<T>]) {
     }
 }
 
-}  // namespace WALS_ISA
-}  // namespace wals
+}    // namespace WALS_ISA
+}    // namespace wals

@@ -77,7 +77,9 @@ struct ExactWorkspace {
 
 /// Above this many entries the primal form is cheaper (bench_rows.py: transposing the dual's panel costs about a
 /// fifth of its Gram).
-static inline int64_t dual_limit(int64_t D) { return D * 7 / 8; }
+static inline int64_t dual_limit(int64_t D) {
+    return D * 7 / 8;
+}
 
 template <class T>
 static inline void prefetch_row(const T* row, int64_t P) {
@@ -302,8 +304,7 @@ static RowStatus solve_row_in(const RotatedRows<T>& p, int64_t row, ExactWorkspa
     RowStatus status = 0;
     if (n + shape.zero == 0) {    // no entries: the prior mean, or zero
         const T* prior = p.prior ? p.prior + row * padded<T>(D) : nullptr;
-        for (int64_t j = 0; j < D; ++j)
-            w.z[j] = w.base[j] > 0 ? w.rhs[j] / w.base[j] : prior ? C(prior[j]) : C(0);
+        for (int64_t j = 0; j < D; ++j) w.z[j] = w.base[j] > 0 ? w.rhs[j] / w.base[j] : prior ? C(prior[j]) : C(0);
         return 0;
     }
     const bool dual = !partial && n <= dual_limit(D) && (shape.plus == 0 || shape.minus == 0) &&
@@ -332,5 +333,5 @@ static RowStatus solve_row(const RotatedRows<T>& p, int64_t row, char* memory, c
     return status;
 }
 
-}  // namespace WALS_ISA
-}  // namespace wals
+}    // namespace WALS_ISA
+}    // namespace wals

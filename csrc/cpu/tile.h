@@ -63,8 +63,8 @@ static inline __attribute__((always_inline)) void accumulate(Tile<T, NV>& acc, c
 template <class T>
 struct DiagonalBlock {
     T upper[kTileRows<T>][kTileRows<T>];
-    T inverse[kTileRows<T>];    // 1 / diagonal
-    T magnitude[kTileRows<T>];  // diagonal of A before elimination: the scale a pivot is judged by
+    T inverse[kTileRows<T>];      // 1 / diagonal
+    T magnitude[kTileRows<T>];    // diagonal of A before elimination: the scale a pivot is judged by
 };
 
 /// Factors the R x R block; returns the 1-based index of the first pivot not above tolerance * magnitude, or 0.
@@ -154,8 +154,8 @@ static inline __attribute__((always_inline)) int factor_tile(const Panel<T>& pan
     return bad;
 }
 
-/// A = diag(diagonal) + start + sum of p p' over the panel's first n_plus rows - sum over the next n_minus rows, (M, M);
-/// its upper Cholesky factor goes to rows n_plus + n_minus .. of the panel, 1 / its diagonal to `inverse`.
+/// A = diag(diagonal) + start + sum of p p' over the panel's first n_plus rows - sum over the next n_minus rows, (M,
+/// M); its upper Cholesky factor goes to rows n_plus + n_minus .. of the panel, 1 / its diagonal to `inverse`.
 ///
 /// M must be a multiple of W: callers pad with columns of zeros and a diagonal of 1. `start` (same layout, M rows, or
 /// null) is the part of A summed earlier. Returns 0, or 1-based, the first pivot not above tolerance * A_ii.
@@ -276,5 +276,5 @@ static inline void solve_factored(const Panel<T>& panel, int64_t M, int64_t u_ro
     }
 }
 
-}  // namespace WALS_ISA
-}  // namespace wals
+}    // namespace WALS_ISA
+}    // namespace wals
