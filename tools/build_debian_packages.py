@@ -1,14 +1,14 @@
 """Build the embedded demo data set from the index files that `apt-get update` leaves on a Debian machine.
 
-    apt-get -o Acquire::Languages=en update                    # also fetches the long descriptions
-    python tools/build_debian_packages.py --suite bookworm     # reads /var/lib/apt/lists, writes the package's data folder
+    apt-get -o Acquire::Languages=en update                  # also fetches the long descriptions
+    python tools/build_debian_packages.py --suite bookworm   # reads /var/lib/apt/lists, writes wals_gpu/datasets
 
 Or name the three files (plain, .xz, .gz, .bz2, .lz4 or .zst) of any mirror or snapshot of the archive:
 
     python tools/build_debian_packages.py --release InRelease --packages Packages.xz --translations Translation-en.xz
 
-Every file is checked against the SHA-256 in the Release file. The same files and the same pyarrow version give the same bytes.
-docs/datasets.md says what is kept, and why.
+Every file is checked against the SHA-256 in the Release file. The same files and the same pyarrow version give the same
+bytes. docs/datasets.md says what is kept, and why.
 """
 
 from __future__ import annotations
@@ -29,51 +29,51 @@ import pyarrow.parquet as pq
 RELATIONS = {"Pre-Depends": 3, "Depends": 3, "Recommends": 2, "Suggests": 1}
 MIN_ITEM_ENTRIES = 5
 MIN_USER_ENTRIES = 3
-# About 128 tokens, which is what text encoders are usually given. Whole descriptions would pass the 3 MB that we allow ourselves.
+# About 128 tokens, which is what text encoders are usually given. Whole descriptions would not fit into MAX_BYTES.
 MAX_DESCRIPTION = 512
 # A first paragraph shorter than this is often a mere "Features:", so that the next one is needed too.
 MIN_DESCRIPTION = 80
 MAX_BYTES = 3_000_000
 
-DATA_FOLDER = Path(__file__).resolve().parent.parent / "wals_gpu" / "datasets" / "debian_packages"
+DATA_FOLDER = Path(__file__).resolve().parent.parent / "wals_gpu" / "datasets"
 # Debian Policy, chapter 7: name, optional architecture qualifier, optional version in parentheses.
 RELATION_PATTERN = re.compile(r"\s*([a-z0-9][a-z0-9+.\-]*)(?::[a-z0-9\-]+)?\s*(?:\([<>=]+[^()]+\))?\s*")
 
 PROVENANCE = """\
-Debian packages: which packages a package depends on, recommends or suggests
-============================================================================
+# Debian packages: which packages a package depends on, recommends or suggests
 
-Source
-------
+## Source
+
 The public package index of Debian {version} ({codename}), component main, architecture {architecture},
 as of the Release file dated {date}:
 
     {packages_sha256}  {packages_name}
     {translations_sha256}  {translations_name}
 
-Files of any mirror or snapshot of the archive with these SHA-256 sums are the same files. Made by tools/build_debian_packages.py.
+Files of any mirror or snapshot of the archive with these SHA-256 sums (uncompressed) are the same files.
+Made from them by tools/build_debian_packages.py.
 
-Contents
---------
-interactions.parquet  user_id (package), item_id (package that it names), value (3 Depends or Pre-Depends, 2 Recommends,
-                      1 Suggests): {users} x {items}, {entries} entries, after removing, until nothing changes,
-                      items with fewer than {min_item} and packages with fewer than {min_user} entries.
-items.parquet         item_id, summary, description (first paragraph, or more if that is under {min_description} characters,
-                      cut after {max_description}): the {catalogue} packages that any other package names;
-                      {cold} of them are not in interactions.parquet.
+## Contents
 
-Licence
--------
-The relations say which package names which, as the archive publishes it. The summaries and descriptions were written by the
-maintainers of the packages and are part of their packaging (debian/control). They are NOT under the licence of this project.
-All packages are from the component main, which by the Debian Social Contract holds only what may be redistributed and
-modified under the Debian Free Software Guidelines; the copyright holders and the licence differ from package to package and
-are stated in each package's debian/copyright (/usr/share/doc/PACKAGE/copyright where it is installed). The licence of the
-packaging is often, but not always, that of the program. We know of no statement by Debian that puts the index as a whole
-under one licence, and give none here. The texts are shortened, line breaks and e-mail addresses removed, otherwise unchanged.
-Who passes the texts on and needs certainty should look up these terms, or leave items.parquet out: interactions.parquet
-does not need it. Debian is a registered trademark of Software in the Public Interest, Inc.; this project is not affiliated
-with Debian.
+- `debian_packages_interactions.parquet`: user_id (package), item_id (package that it names), value (3 Depends or
+  Pre-Depends, 2 Recommends, 1 Suggests). {users} x {items}, {entries} entries, after removing items with fewer than
+  {min_item} and packages with fewer than {min_user} entries until nothing changes.
+- `debian_packages_items.parquet`: item_id, summary, description (the first paragraph; the next ones too while there
+  are fewer than {min_description} characters; cut after {max_description}). The {catalogue} packages that any other
+  package names; {cold} of them are not in the interactions.
+
+## Licence
+
+The relations say which package names which, as the archive publishes it. The summaries and descriptions were written
+by the maintainers of the packages and are part of their packaging (debian/control). They are NOT under the licence
+of this project. All packages are from the component main, which by the Debian Social Contract holds only what may be
+redistributed and modified under the Debian Free Software Guidelines. The copyright holders and the licence differ from
+package to package and are stated in each package's debian/copyright (/usr/share/doc/PACKAGE/copyright where it is
+installed); the licence of the packaging is often, but not always, that of the program. We know of no statement by
+Debian that puts the index as a whole under one licence, and we give none. The texts are shortened, line breaks and
+e-mail addresses removed, otherwise unchanged. Who passes the texts on and needs certainty should look up these terms,
+or leave the items file out: the interactions do not need it. Debian is a registered trademark of Software in the
+Public Interest, Inc.; this project is not affiliated with Debian.
 """
 
 
@@ -163,7 +163,7 @@ def split_description(description: str) -> tuple[str, str]:
 
 
 def write_parquet(columns: dict[str, object], path: Path, encodings: dict[str, str]) -> None:
-    """Write one row group, without statistics, as small as zstd makes it; columns without an encoding get a dictionary."""
+    """Write one row group, without statistics, as small as zstd makes it; columns without encoding get a dictionary."""
     table = pa.table(columns)
     pq.write_table(
         table,
@@ -237,11 +237,11 @@ def main() -> None:
         "summary": [summary for summary, _ in descriptions],
         "description": [description for _, description in descriptions],
     }
-    # Measured: for the sorted user ids zstd does better on plain strings than on dictionary indices (0.24 against 0.37 MB).
-    write_parquet(interactions, options.out / "interactions.parquet", {"user_id": "PLAIN"})
+    # Measured: the sorted user ids take 0.24 MB as plain strings under zstd, 0.37 MB as dictionary indices.
+    write_parquet(interactions, options.out / "debian_packages_interactions.parquet", {"user_id": "PLAIN"})
     lengths_apart = "DELTA_LENGTH_BYTE_ARRAY"
     encodings = {"item_id": "DELTA_BYTE_ARRAY", "summary": lengths_apart, "description": lengths_apart}
-    write_parquet(items, options.out / "items.parquet", encodings)
+    write_parquet(items, options.out / "debian_packages_items.parquet", encodings)
     counts = {
         "users": len(set(interactions["user_id"])),
         "items": len(set(interactions["item_id"])),
@@ -264,9 +264,9 @@ def main() -> None:
         max_description=MAX_DESCRIPTION,
         **{name: f"{count:,}" for name, count in counts.items()},
     )
-    (options.out / "PROVENANCE.txt").write_text(provenance, encoding="utf-8")
+    (options.out / "debian_packages.md").write_text(provenance, encoding="utf-8")
 
-    size = sum(path.stat().st_size for path in options.out.glob("*.parquet"))
+    size = sum(path.stat().st_size for path in options.out.glob("debian_packages_*.parquet"))
     print(f"{options.out}: {counts}, {size:,} bytes of Parquet")
     if size > MAX_BYTES:
         raise SystemExit(f"the Parquet files must not take more than {MAX_BYTES:,} bytes: lower MAX_DESCRIPTION")

@@ -43,13 +43,13 @@ def load_debian_packages() -> DebianPackages:
     DebianPackages
         The licence of the texts is that of the packages: see ``provenance``.
     """
-    folder = resources.files("wals_gpu.datasets") / "debian_packages"
-    interactions = as_interactions(_read_table((folder / "interactions.parquet").read_bytes()))
-    raw = _read_table((folder / "items.parquet").read_bytes())
+    folder = resources.files("wals_gpu.datasets")
+    interactions = as_interactions(_read_table((folder / "debian_packages_interactions.parquet").read_bytes()))
+    raw = _read_table((folder / "debian_packages_items.parquet").read_bytes())
     name, summary, description = raw["item_id"], raw["summary"], raw["description"]
     text = pc.utf8_trim_whitespace(pc.binary_join_element_wise(name, ": ", summary, ". ", description, ""))
     items = pa.table({"item_id": name, "summary": summary, "text": text})
-    provenance = (folder / "PROVENANCE.txt").read_text(encoding="utf-8")
+    provenance = (folder / "debian_packages.md").read_text(encoding="utf-8")
     return DebianPackages(interactions, in_column_order(items, interactions.item_ids), provenance)
 
 

@@ -114,17 +114,21 @@ def _read_ratings(path: Path) -> pa.Table:
 
 def _read_movies(path: Path) -> list[tuple[int, str, list[str]]]:
     """(id, title, genres) of each movie, in the order of the file."""
-    movies = []
     if path.name == "movies.csv":
-        table = pyarrow.csv.read_csv(path)
-        for row in zip(*(table[name].to_pylist() for name in ("movieId", "title", "genres")), strict=True):
-            movies.append((row[0], _article_first(row[1]), row[2].split("|")))
-        return movies
+        kinds = {"movieId": pa.int64(), "title": pa.string(), "genres": pa.string()}
+        columns = pyarrow.csv.ConvertOptions(include_columns=list(kinds), column_types=kinds)
+        try:
+            rows = pyarrow.csv.read_csv(path, convert_options=columns).to_pylist()
+        except (pa.ArrowInvalid, KeyError) as error:
+            raise DataError(f"{path} must list MovieLens titles: {error}") from error
+        return [(row["movieId"], _article_first(row["title"]), row["genres"].split("|")) for row in rows]
+
     content = path.read_bytes()
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:  # 100K and 1M; the later sets are UTF-8
         text = content.decode("latin-1")
+    movies = []
     for line in filter(None, re.split(r"\r?\n", text)):
         try:
             if path.name == "movies.dat":

@@ -16,13 +16,14 @@ SHAPES = {
 }
 
 # Fitted to ML-20M as the implicit-feedback literature filters it: row lengths have median 33 and 95th percentile 260,
-# column lengths median 89 and 99th percentile 9,122.
+# column lengths median 89 and 99th percentile 9,122 (here: 33, 260, 89, 8,525).
 _USER_SPREAD = 1.25
-_POPULARITY_EXPONENT = 1.6
-_POPULARITY_SHIFT = 0.015
-# How differently topics see an item (standard deviation of the log), and how mixed a user's taste is (Dirichlet).
-_TOPIC_SPREAD = 1.0
-_TOPIC_CONCENTRATION = 0.2
+_POPULARITY_EXPONENT = 1.5
+_POPULARITY_SHIFT = 0.01
+# How differently topics see an item (standard deviation of the log), and how mixed a user's taste is (Dirichlet). With
+# these a truncated SVD finds about 1.6 times as many held-out items as popularity; with 1.0 and 0.2 it finds fewer.
+_TOPIC_SPREAD = 2.0
+_TOPIC_CONCENTRATION = 0.1
 
 # Entries that are drawn at a time. The result depends on it, as it does on the seed.
 _CHUNK_ENTRIES = 2_000_000
@@ -122,7 +123,9 @@ def _draw_items(
         rows = np.repeat(np.arange(n_rows), wanted)
         topic = np.searchsorted(mixture_ends, rows + rng.random(len(rows)), side="right") - rows * rank
         item = np.searchsorted(topic_ends, topic + rng.random(len(rows)), side="right") - topic * n_items
-        keys = np.unique(np.concatenate([keys, rows * n_items + item]))
+        keys = np.sort(np.concatenate([keys, rows * n_items + item]))
+        # np.unique, which hashes, took ten times as long as the rest of this function (NumPy 2.4).
+        keys = keys[np.diff(keys, prepend=-1) > 0]
         wanted = lengths - np.bincount(keys // n_items, minlength=n_rows)
         if not wanted.any():
             return keys % n_items
