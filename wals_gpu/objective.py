@@ -208,9 +208,11 @@ class Hu(Objective):
         Scale of the values under ``"log"``; refused with the others.
     exponent : float > 0, default 0.5
         Weighting exponent under ``"power"``; refused with the others.
-    regularization : float, default 0.01
+    regularization : float, default 10.0
+        The paper names no value; it found alpha = 40 to work well.
     """
 
+    regularization: float = _number(10.0)
     alpha: float = _number(40.0)
     weighting: str = "linear"
     epsilon: float = _number(1.0, positive=True)
@@ -301,10 +303,11 @@ class GoogleWals(Objective):
     exponent : float, optional
         Weighting exponent; not together with `column_weights`.
     factor : float, default 1.0
-    regularization : float, default 0.1
+    regularization : float, default 1.0
+        ``WALSModel`` has none unless asked for.
     """
 
-    regularization: float = _number(0.1)
+    regularization: float = _number(1.0)
     unobserved_weight: float = _number(0.1)
     row_weights: ArrayLike | None = None
     column_weights: ArrayLike | None = None
@@ -370,9 +373,10 @@ class Eals(Objective):
         c_0, the weight of missing data summed over all items. Tune it: a good value grows with the number of items.
     exponent : float, default 0.4
         alpha in the paper; 0 is a uniform weight.
-    regularization : float, default 0.01
+    regularization : float, default 1.0
     """
 
+    regularization: float = _number(1.0)
     confidence: float = _number(1.0)
     missing_weight: float = _number(512.0)
     exponent: float = _number(0.4)
