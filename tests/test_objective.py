@@ -456,8 +456,9 @@ def test_the_size_of_a_chunk_does_not_matter(system, chunk, monkeypatch):
         assert terms.target_square == pytest.approx(expected.target_square, rel=1e-14)
 
 
-def shapes(name, values, **params):
+def shapes(name, values, stored_zero=False, **params):
     matrix = csr_matrix(np.array(values, np.float32))
+    matrix.data[1] *= not stored_zero
     terms = make_objective(name, **params).bind(matrix).user_terms(matrix)
     return (
         "shared" if np.shares_memory(terms.rhs, matrix.data) else terms.rhs.shape,
@@ -470,6 +471,8 @@ def test_constants_have_one_value_and_the_gram_is_left_out_where_it_can_be():
     assert shapes("implicit", counts) == ("shared", None)
     assert shapes("implicit", counts, alpha=2) == ((4,), None)
     assert shapes("implicit", signed) == ((4,), (4,))
+    assert shapes("implicit", counts, stored_zero=True) == ("shared", None)
+    assert shapes("hu", counts, stored_zero=True) == ((4,), (4,))
     assert shapes("implicit", ones) == ((1,), (1,))
     assert shapes("hu", counts) == ((4,), None)
     assert shapes("spark", counts) == ((4,), None)
@@ -635,6 +638,10 @@ def test_wrong_matrices_are_refused():
     with pytest.raises(ValueError, match="sum_duplicates"):
         bound.user_terms(csr_matrix(([1.0, 1.0], [2, 1], [0, 2]), shape=(1, I)))
     assert bound.user_terms(csr_array(matrix)).n_entries == matrix.nnz
+    roomy = matrix.copy()
+    roomy.data, roomy.indices = np.append(roomy.data, 1), np.append(roomy.indices, np.int32(0))
+    with pytest.raises(ValueError, match="prune"):
+        bound.user_terms(roomy)
 
 
 def test_wrong_numbers_of_weights_are_refused():
