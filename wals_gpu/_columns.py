@@ -17,6 +17,8 @@ Column = pa.ChunkedArray
 
 _DELIMITERS = ",\t;|"
 _HEAD_BYTES = 1 << 16
+# Each block has its own dictionary of ids until they are merged; blocks of 1 MB took twice the memory.
+_BLOCK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -45,28 +47,28 @@ def open_source(data: Any) -> Source:
     FileNotFoundError, PermissionError
         If there is no file to read.
     """
-    module = type(data).__module__.partition(".")[0]
-    kind = type(data).__name__
+    # By name, so that pandas and polars are imported by nobody but the user; by all bases, for subclasses.
+    kinds = {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(data).__mro__}
     if isinstance(data, (str, os.PathLike)):
         return _file(Path(data))
-    if module == "pandas" and kind in ("DataFrame", "Series"):
+    if kinds & {"pandas.DataFrame", "pandas.Series"}:
         return _pandas(data)
-    if module == "polars" and kind in ("DataFrame", "LazyFrame"):
+    if kinds & {"polars.DataFrame", "polars.LazyFrame"}:
         return _polars(data)
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
-    if not isinstance(data, pa.Table) and hasattr(data, "__arrow_c_stream__") and module != "polars":
+    if not isinstance(data, pa.Table) and hasattr(data, "__arrow_c_stream__") and "polars.Series" not in kinds:
         data = pa.RecordBatchReader.from_stream(data).read_all()
     if isinstance(data, pa.Table):
         return Source("the table", data.column_names, lambda ids, values: [data[name] for name in [*ids, *values]])
     raise TypeError(
         "interactions must be a 2-D SciPy sparse matrix or NumPy array, a pandas or polars DataFrame, an Arrow table, "
-        f"or the path of a Parquet or CSV file; got {module}.{kind}"
+        f"or the path of a Parquet or CSV file; got {type(data).__module__}.{type(data).__name__}"
     )
 
 
 def _pandas(frame: Any) -> Source:
-    if type(frame).__name__ == "Series":  # such as frame.groupby(["user_id", "item_id"]).size()
+    if frame.ndim == 1:  # such as frame.groupby(["user_id", "item_id"]).size()
         frame = frame.to_frame("value" if frame.name is None else frame.name)
     levels = [name for name in frame.index.names if name is not None and name not in frame.columns]
 
@@ -77,7 +79,7 @@ def _pandas(frame: Any) -> Source:
             try:
                 array = pa.array(column, from_pandas=True)
             except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-                raise DataError(f"column {name!r} of the DataFrame holds values of no single type: {error}") from error
+                raise DataError(f"column {name!r} of the DataFrame is of no type that Arrow has: {error}") from error
             columns.append(array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array]))
         return columns
 
@@ -85,12 +87,15 @@ def _pandas(frame: Any) -> Source:
 
 
 def _polars(frame: Any) -> Source:
-    lazy = type(frame).__name__ == "LazyFrame"
+    lazy = hasattr(frame, "collect")
 
     def read(ids: Sequence[Any], values: Sequence[Any]) -> list[Column]:
         chosen = frame.select([*ids, *values])
-        table = (chosen.collect() if lazy else chosen).to_arrow()
-        return table.columns
+        chosen = chosen.collect() if lazy else chosen
+        try:
+            return chosen.to_arrow().columns
+        except pa.ArrowException as error:  # Int128, for one
+            raise DataError(f"columns of the DataFrame are of no type that Arrow has: {chosen.schema}") from error
 
     return Source("the DataFrame", frame.collect_schema().names() if lazy else frame.columns, read)
 
@@ -124,7 +129,9 @@ def _parquet(path: Path) -> Source:
         names = pq.ParquetDataset(path).schema.names
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
-    return Source(f"the file {path}", names, read)
+    if not names:
+        raise DataError(f"{path} holds no Parquet file")
+    return Source(str(path), names, read)
 
 
 def _text(path: Path) -> Source:
@@ -146,6 +153,7 @@ def _text(path: Path) -> Source:
         try:
             table = pyarrow.csv.read_csv(
                 path,
+                read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES),
                 parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
                 # Only an empty field is missing: "NA" and "null" are ids like any other.
                 convert_options=pyarrow.csv.ConvertOptions(
@@ -160,4 +168,4 @@ def _text(path: Path) -> Source:
             raise DataError(f"{path} cannot be read: {error}") from error
         return [table[name] for name in kinds]
 
-    return Source(f"the file {path}", names, read, text_ids=True)
+    return Source(str(path), names, read, text_ids=True)

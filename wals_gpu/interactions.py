@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -202,21 +202,31 @@ def as_csr(
         csr = sparse.csr_matrix(data)
     else:
         _check_indices(data, argument)
+        if data.format == "coo":
+            # SciPy sums repeated entries of COO as it converts, in the type of the data: True + True is True there.
+            values = _cast(data.data, dtype, lambda k: f"{argument}[{data.row[k]}, {data.col[k]}]")
+            data = sparse.coo_matrix((values, (data.row, data.col)), shape=data.shape)
         csr = data.tocsr()
         if data.format == "bsr":
             csr.eliminate_zeros()  # the padding of its blocks
-    if not csr.nnz and not allow_empty:
+    n_stored = data.nnz if getattr(data, "format", "") == "coo" else csr.nnz
+    if not n_stored and not allow_empty:
         raise DataError(f"{argument} must hold at least one entry, got none in shape {data.shape}")
-    values = csr.data[: csr.indptr[-1]].astype(dtype, copy=False)
+
+    def place(k: int) -> str:
+        summed = "the sum at " if csr.nnz < n_stored else ""
+        return f"{summed}{argument}[{np.searchsorted(csr.indptr, k, side='right') - 1}, {csr.indices[k]}]"
+
+    values = _cast(csr.data[: csr.nnz], dtype, place)
     # A matrix of our own: its flags are fresh, and sorting it does not reach into the user's.
-    mine = sparse.csr_matrix((values, csr.indices[: len(values)], csr.indptr), shape=csr.shape)
-    _check_finite(values, lambda k: f"{argument}[{_row_of(mine, k)}, {mine.indices[k]}]", csr.data, dtype)
-    if not mine.has_canonical_format:
-        mine = mine.copy()
-        mine.sum_duplicates()
-        _warn_duplicates(len(values) - mine.nnz, f"entries of {argument}")
-        _check_finite(mine.data, lambda k: f"the sum at {argument}[{_row_of(mine, k)}, {mine.indices[k]}]", None, dtype)
-    return mine
+    csr = sparse.csr_matrix((values, csr.indices[: csr.nnz], csr.indptr), shape=csr.shape)
+    if not csr.has_canonical_format:
+        csr = csr.copy()
+        csr.sum_duplicates()
+    if csr.nnz < n_stored:
+        _warn_repeats(n_stored - csr.nnz, f"entries of {argument}")
+        _cast(csr.data, dtype, place)
+    return csr
 
 
 def _from_matrix(data: Any, user_ids: Ids | None, item_ids: Ids | None, dtype: DTypeLike) -> Interactions:
@@ -228,7 +238,9 @@ def _from_matrix(data: Any, user_ids: Ids | None, item_ids: Ids | None, dtype: D
                 raise DataError(f"interactions must have {len(ids)} {what}, one per id; got shape {matrix.shape}")
         if known is not None and has is not None and known != has:
             raise DataError(f"the {known.side} ids of interactions are not the known ones; build it with these")
-    return Interactions(matrix, user_ids or own.user_ids, item_ids or own.item_ids)
+    return Interactions(
+        matrix, own.user_ids if user_ids is None else user_ids, own.item_ids if item_ids is None else item_ids
+    )
 
 
 def _from_table(
@@ -258,8 +270,9 @@ def _from_table(
         rows, cols, values = rows[~absent], cols[~absent], values[~absent]
         _warn(f"{absent.sum()} of {len(absent)} rows name a user or an item that is not known; they were dropped")
     matrix = sparse.coo_matrix((values, (rows, cols)), shape=(len(row_ids), len(col_ids))).tocsr()
-    _warn_duplicates(len(values) - matrix.nnz, f"of {len(values)} rows of {source.what}")
-    _check_finite(matrix.data, lambda k: f"the sum of column {value!r} for a repeated pair", None, dtype)
+    if matrix.nnz < len(values):
+        _warn_repeats(len(values) - matrix.nnz, f"of {len(values)} rows of {source.what}")
+        _cast(matrix.data, dtype, lambda k: f"the sum of column {value!r} for a repeated pair")
     return Interactions(matrix, row_ids, col_ids)
 
 
@@ -272,15 +285,17 @@ def _encode(
     kind = column.type.value_type if coded else column.type
     if column.null_count:
         row = pc.index(column.is_null(), True).as_py()
-        raise DataError(f"{where} must have an id in every row, got {column.null_count} nulls, the first in row {row}")
+        raise DataError(
+            f"{where} must have an id in every row, got {column.null_count} nulls (or NaN), the first in row {row}"
+        )
     if not (_is_string(kind) or pa.types.is_integer(kind)):
         raise DataError(f"{where} must hold integers or strings, got {kind}; convert it to one of these")
-    if not coded and _is_string(kind):
-        column = column.cast(pa.large_string())  # string views have no hash kernel in every release
     column = column.unify_dictionaries() if coded else column.dictionary_encode()
     # Python never sees a row: codes and the distinct values are all that is handled from here on.
     codes = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in column.chunks])
     distinct = column.chunk(0).dictionary
+    if _is_string(kind):
+        distinct = distinct.cast(pa.large_string())
     if coded:  # categories may be unused
         used = np.zeros(len(distinct), bool)
         used[codes] = True
@@ -303,7 +318,6 @@ def _encode(
 
 def _integers_if_all(texts: pa.Array) -> pa.Array:
     """Ids of a text file: integers if each is written as an integer is, so that no id changes; else strings."""
-    texts = texts.cast(pa.large_string())
     if pc.all(pc.match_substring_regex(texts, r"\A(0|-?[1-9][0-9]*)\z")).as_py():
         for kind in (pa.int64(), pa.uint64()):
             try:
@@ -324,26 +338,31 @@ def _numbers(column: Column, name: Hashable, dtype: np.dtype[Any]) -> NDArray[np
     known = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
     if not any(is_kind(kind) for is_kind in known):
         raise DataError(f"{where} must hold numbers, got {kind}")
-    cast = column.cast(pa.from_numpy_dtype(dtype), safe=False)
-    values = np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in cast.chunks])
-    _check_finite(values, lambda k: f"row {k} of {where}", column, dtype)
-    return values
+    if not pa.types.is_floating(kind):
+        column = column.cast(pa.from_numpy_dtype(dtype), safe=False)
+    values = np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in column.chunks])
+    return _cast(values, dtype, lambda k: f"row {k} of {where}")
 
 
 def _choose(source: Source, asked: Any, argument: str, defaults: Sequence[str]) -> Hashable | None:
     if asked is not None:
         found = [name for name in source.names if name == asked]
-        wanted = f"{argument}={asked!r}"
     else:
         found = [name for name in source.names if re.sub(r"[_\-\s]", "", str(name)).lower() in defaults]
-        wanted = f"{argument} is not given, and a column named like {', '.join(defaults[:2])}"
     if len(found) == 1:
         return found[0]
     if not found and asked is None and argument == "value_column":
         return None
+    if asked is not None:
+        problem = f"{argument}={asked!r} is {'not there' if not found else 'not unique'}"
+    elif found:
+        problem = f"{argument} must say which of {', '.join(map(repr, found))} to use"
+    else:
+        problem = (
+            f"{argument} must be given, since no column has a usual name such as {defaults[0]!r} or {defaults[1]!r}"
+        )
     names = ", ".join(repr(name) for name in source.names[:20]) + (", ..." if len(source.names) > 20 else "")
-    problem = "is not there" if not found else f"is not unique ({', '.join(map(repr, found))}); name the one to use"
-    raise DataError(f"{wanted} {problem}; {source.what} has the columns {names}")
+    raise DataError(f"{problem}; {source.what} has the columns {names}")
 
 
 def _check_indices(matrix: Any, argument: str) -> None:
@@ -373,24 +392,20 @@ def _check_indices(matrix: Any, argument: str) -> None:
             raise DataError(f"{argument} must have {what} indices in [0, {n}), got {bad}")
 
 
-def _check_finite(values: NDArray[np.floating], place: Any, original: Any, dtype: np.dtype[Any]) -> None:
-    finite = np.isfinite(values)
-    if finite.all():
-        return
-    k = int(np.argmin(finite))
-    got = values[k] if original is None else original[k]
-    got = got.as_py() if isinstance(got, pa.Scalar) else got
-    fits = f" and fit {dtype}" if np.isinf(values[k]) else ""
-    raise DataError(f"interactions must be finite{fits}: {place(k)} is {got}")
+def _cast(values: NDArray[Any], dtype: np.dtype[Any], place: Callable[[int], str]) -> NDArray[np.floating]:
+    """The values in the type of the matrix, which all of them must fit; ``place`` names the k-th for the error."""
+    with np.errstate(over="ignore"):  # what overflows is infinite, and refused here
+        cast = values.astype(dtype, copy=False)
+    finite = np.isfinite(cast)
+    if not finite.all():
+        k = int(np.argmin(finite))
+        fits = f" and fit {dtype}" if np.isinf(cast[k]) else ""
+        raise DataError(f"every value must be finite{fits}, but {place(k)} is {values[k]}")
+    return cast
 
 
-def _row_of(matrix: sparse.csr_matrix, k: int) -> int:
-    return int(np.searchsorted(matrix.indptr, k, side="right")) - 1
-
-
-def _warn_duplicates(n: int, what: str) -> None:
-    if n:
-        _warn(f"{n} {what} repeat a pair of user and item; the values of a pair were summed")
+def _warn_repeats(n: int, what: str) -> None:
+    _warn(f"{n} {what} repeat a pair of user and item; the values of a pair were summed")
 
 
 def _warn(message: str) -> None:

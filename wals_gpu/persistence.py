@@ -183,7 +183,8 @@ def _exclusive(folder: Path) -> Iterator[int]:
     """The folder's descriptor, locked: a second save waits, since each removes the files of the one before."""
     fd = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # some network file systems have no locks: there, savers must not meet
+            fcntl.flock(fd, fcntl.LOCK_EX)
         yield fd
     finally:
         os.close(fd)
