@@ -373,6 +373,8 @@ def test_popularity_of_an_item_nobody_has():
     eals = make_objective("eals", missing_weight=10, exponent=0.5).bind(matrix)
     assert eals.item_background[EMPTY_ITEM] == 0
     assert eals.item_background.sum() == pytest.approx(10)
+    steep = make_objective("eals", missing_weight=10, exponent=1000).bind(matrix).item_background
+    np.testing.assert_allclose(steep, 10 * (counts == counts.max()) / np.sum(counts == counts.max()))
     google = make_objective("google_wals", exponent=0.5, factor=3).bind(matrix)
     np.testing.assert_allclose(google.item_weights, 3 / np.sqrt(np.maximum(counts, 1)))
 
@@ -588,6 +590,8 @@ def test_parameters_that_do_not_go_together():
         GoogleWals(column_weights=[1, 2], exponent=0.5)
     with pytest.raises(ValueError, match="row_weights must be one number or a 1-D array"):
         GoogleWals(row_weights=[1.0, -2])
+    with pytest.raises(TypeError, match="column_weights must be one number or a 1-D array"):
+        GoogleWals(column_weights="popular")
     with pytest.raises(ValueError, match="exponent of objective 'google_wals' must be"):
         GoogleWals(exponent=-0.5)
 

@@ -384,7 +384,8 @@ class Eals(Objective):
     name: ClassVar[str] = "eals"
 
     def _learn(self, matrix: csr_matrix) -> dict[str, Floats | None]:
-        popularity = column_counts(matrix) ** self.exponent
+        counts = column_counts(matrix)
+        popularity = (counts / counts.max(initial=1.0)) ** self.exponent  # relative, so that no power overflows
         total = popularity.sum()
         return {"item_background": popularity * (self.missing_weight / total if total else 0.0)}
 
@@ -614,7 +615,7 @@ class BoundObjective:
                 other_background = (_ONE if col_background is None else col_background).astype(dtype)
         except FloatingPointError:
             raise ValueError(
-                f"objective {objective.name!r}: values up to {highest:g} with parameters {objective.parameters()} "
+                f"objective {objective.name!r}: values up to {max(-lowest, highest):g} with parameters {objective.parameters()} "
                 f"give coefficients too large for {matrix.dtype}"
             ) from None
         return RowTerms(
@@ -724,9 +725,13 @@ def _checked_number(objective: Objective, parameter: str, positive: bool) -> flo
 def _checked_weights(parameter: str, value: Any) -> float | Floats | None:
     if value is None:
         return None
-    weights = np.array(value, np.float64)  # a copy, as an objective does not change
+    message = f"{parameter} must be one number or a 1-D array of finite numbers >= 0, got {value!r}"
+    try:
+        weights = np.array(value, np.float64)  # a copy, as an objective does not change
+    except (TypeError, ValueError):
+        raise TypeError(message) from None
     if weights.ndim > 1 or not np.isfinite(weights).all() or (weights < 0).any():
-        raise ValueError(f"{parameter} must be one number or a 1-D array of finite numbers >= 0, got {value!r}")
+        raise ValueError(message)
     if weights.ndim == 0:
         return float(weights)
     weights.flags.writeable = False
