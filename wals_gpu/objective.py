@@ -615,8 +615,8 @@ class BoundObjective:
                 other_background = (_ONE if col_background is None else col_background).astype(dtype)
         except FloatingPointError:
             raise ValueError(
-                f"objective {objective.name!r}: values up to {max(-lowest, highest):g} with parameters {objective.parameters()} "
-                f"give coefficients too large for {matrix.dtype}"
+                f"objective {objective.name!r}: values up to {max(-lowest, highest):g} give coefficients too large for "
+                f"{matrix.dtype} with parameters {objective.parameters()}"
             ) from None
         return RowTerms(
             row_ptr=matrix.indptr.astype(np.int64, copy=False),
