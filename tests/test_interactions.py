@@ -356,7 +356,11 @@ def test_columns_by_usual_name_and_by_argument():
         ({"user": [1], "item": [2], "value": ["5"]}, {}, "value_column 'value' must hold numbers, got string"),
         ({"user": [1], "item": [2], "value": [datetime.date(2020, 1, 2)]}, {}, "must hold numbers, got date32"),
         ({"user": [1, 2], "item": [2, 2], "value": [5, None]}, {}, "must have a number in every row, got .* in row 1"),
-        ({"user": [1, 2], "item": [2, 2], "value": [5, np.nan]}, {}, "finite, but row 1 of value_column 'value' is nan"),
+        (
+            {"user": [1, 2], "item": [2, 2], "value": [5, np.nan]},
+            {},
+            "finite, but row 1 of value_column 'value' is nan",
+        ),
         ({"user": [1, 2], "item": [2, 2], "value": [-np.inf, 1]}, {}, "row 0 of value_column 'value' is -inf"),
         ({"user": [1, 2], "item": [2, 2], "value": [1, 1e300]}, {}, "fit float32, but row 1 .* is 1e\\+300"),
         ({"user": [1, 1], "item": [2, 2], "value": [3e38, 3e38]}, {}, "the sum of column 'value'"),
