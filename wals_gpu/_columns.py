@@ -58,7 +58,7 @@ def open_source(data: Any) -> Source:
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
     if not isinstance(data, pa.Table) and hasattr(data, "__arrow_c_stream__") and "polars.Series" not in kinds:
-        data = pa.RecordBatchReader.from_stream(data).read_all()
+        data = pa.table(data)
     if isinstance(data, pa.Table):
         return Source("the table", data.column_names, lambda ids, values: [data[name] for name in [*ids, *values]])
     raise TypeError(

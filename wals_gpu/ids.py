@@ -54,10 +54,8 @@ class Ids:
             values = np.asarray(values)
             if values.ndim != 1 or values.dtype.kind not in "iu":
                 raise TypeError(f"{side} ids must be a 1-D array of integers, got {values.ndim}-D {values.dtype}")
-            if values.dtype == np.uint64 and values.size and values.max() > np.iinfo(np.int64).max:
-                values = values.astype(np.uint64)
-            else:
-                values = values.astype(np.int64)
+            large = values.dtype.kind == "u" and values.size and int(values.max()) > np.iinfo(np.int64).max
+            values = values.astype(np.uint64 if large else np.int64)
             if not np.all(values[1:] > values[:-1]):
                 raise ValueError(f"{side} ids must be strictly increasing")
             values.flags.writeable = False

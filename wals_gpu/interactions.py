@@ -318,12 +318,13 @@ def _encode(
 
 def _integers_if_all(texts: pa.Array) -> pa.Array:
     """Ids of a text file: integers if each is written as an integer is, so that no id changes; else strings."""
-    if pc.all(pc.match_substring_regex(texts, r"\A(0|-?[1-9][0-9]*)\z")).as_py():
-        for kind in (pa.int64(), pa.uint64()):
-            try:
-                return texts.cast(kind)
-            except pa.ArrowInvalid:
-                continue  # beyond its range
+    for kind in (pa.int64(), pa.uint64()):
+        try:
+            integers = texts.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+        if integers.cast(pa.large_string()).equals(texts):
+            return integers
     return texts
 
 
