@@ -489,6 +489,7 @@ def test_text_ids_stay_as_written(tmp_path):
         "user,item,rating\n1,a b,2\n",
         "\ufeffuser,item,rating\r\n1,a b,2\r\n",
         "user\titem\trating\n1\ta b\t2",
+        "user,item,rating\r1,a b,2\r",
         "user;item;rating\n1;a b;2.0\n",
         "rating|item|user|more\n2|a b|1|x,y,z\n",
         '"user","item","rating"\n"1","a b","2"\n',
@@ -516,6 +517,7 @@ def test_compressed_text_and_folder_of_parquet(tmp_path):
     [
         ("", "is empty"),
         ("\n\n", "column names in its first line"),
+        ("PK\x03\x04" + "x" * 10**5, "user_column must be given"),
         ("1,2,3\n4,5,6\n", "user_column must be given.*has the columns '1', '2', '3'"),
         ("user,item,rating\n", "at least one row"),
         ("user,item,rating\n1,2,x\n", "invalid value 'x'"),

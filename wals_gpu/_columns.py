@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,13 +141,14 @@ def _text(path: Path) -> Source:
     try:
         with pa.input_stream(str(path), compression="detect") as stream:
             head = stream.read(_HEAD_BYTES)
-        line = head.decode("utf-8-sig", errors="strict" if len(head) < _HEAD_BYTES else "ignore").partition("\n")[0]
+        line = head.decode("utf-8-sig", errors="strict" if len(head) < _HEAD_BYTES else "ignore")
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is neither Parquet nor readable UTF-8 text: {error}") from error
+    line = re.split(r"[\r\n]", line, maxsplit=1)[0]
     if "\0" in line or not line.strip():
         raise DataError(f"{path} must be a Parquet file, or a text file with the column names in its first line")
     delimiter = max(_DELIMITERS, key=line.count)
-    names = next(csv.reader([line.rstrip("\r")], delimiter=delimiter))
+    names = next(csv.reader([line], delimiter=delimiter))
 
     def read(ids: Sequence[str], values: Sequence[str]) -> list[Column]:
         kinds = {name: pa.dictionary(pa.int32(), pa.string()) for name in ids} | dict.fromkeys(values, pa.float64())

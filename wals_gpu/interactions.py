@@ -27,8 +27,8 @@ from wals_gpu.ids import Ids, _is_string
 __all__ = ["Ids", "Interactions", "as_csr", "as_interactions", "read_interactions"]
 
 # Columns taken when none is named, compared without case, "_", "-" and spaces.
-USER_COLUMNS = ("user", "userid", "customer", "customerid")
-ITEM_COLUMNS = ("item", "itemid", "product", "productid", "movie", "movieid", "book", "bookid", "track", "trackid")
+USER_COLUMNS = ("user_id", "user", "customer_id", "customer")
+ITEM_COLUMNS = ("item_id", "item", "product_id", "product", "movie_id", "movie", "book_id", "book", "track_id", "track")
 VALUE_COLUMNS = ("value", "rating", "count", "weight", "plays", "quantity")
 
 _MAX_SIDE = 2**31 - 1
@@ -349,7 +349,8 @@ def _choose(source: Source, asked: Any, argument: str, defaults: Sequence[str]) 
     if asked is not None:
         found = [name for name in source.names if name == asked]
     else:
-        found = [name for name in source.names if re.sub(r"[_\-\s]", "", str(name)).lower() in defaults]
+        usual = {_plain_name(name) for name in defaults}
+        found = [name for name in source.names if _plain_name(name) in usual]
     if len(found) == 1:
         return found[0]
     if not found and asked is None and argument == "value_column":
@@ -362,8 +363,12 @@ def _choose(source: Source, asked: Any, argument: str, defaults: Sequence[str]) 
         problem = (
             f"{argument} must be given, since no column has a usual name such as {defaults[0]!r} or {defaults[1]!r}"
         )
-    names = ", ".join(repr(name) for name in source.names[:20]) + (", ..." if len(source.names) > 20 else "")
+    names = ", ".join(f"{name!r:.60}" for name in source.names[:20]) + (", ..." if len(source.names) > 20 else "")
     raise DataError(f"{problem}; {source.what} has the columns {names}")
+
+
+def _plain_name(name: Hashable) -> str:
+    return re.sub(r"[_\-\s]", "", str(name)).lower()
 
 
 def _check_indices(matrix: Any, argument: str) -> None:
