@@ -1,0 +1,131 @@
+"""Seconds per iteration, fit time, memory and loss of wals_gpu and the systems it is compared with.
+
+    .venv-peers/bin/python benchmarks/bench_fit.py ml-20m --factors 128
+
+Every fit runs in a process of its own, the systems interleaved, SGEMM measured in every round. The first round also
+keeps the factors of a few iterations and computes their loss here, in float64, for the plot of loss against seconds.
+Writes results/fit-<set>-<factors>.json.
+"""
+
+import argparse
+import sys
+import tempfile
+
+import ceiling
+import numpy as np
+from common import default_threads, interleave, rounded, run_worker, save_matrix, summary, write_result
+from loss import hu_loss
+from systems import SYSTEMS
+
+from wals_gpu.datasets import SHAPES, synthetic
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("set", choices=SHAPES)
+    parser.add_argument("--factors", type=int, default=128)
+    parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--checkpoints", type=int, nargs="*", default=[1, 2, 3, 5, 10], help="where to take the loss")
+    parser.add_argument("--budget", type=float, default=20, help="seconds after which a fit ends, after 3 iterations")
+    parser.add_argument("--systems", nargs="*", default=list(SYSTEMS), choices=SYSTEMS, metavar="SYSTEM")
+    parser.add_argument("--alpha", type=float, default=10.0, help="slope of the confidence")
+    parser.add_argument("--ridge", type=float, default=10.0)
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="one repeat of three iterations, to try the script")
+    args = parser.parse_args()
+    if args.quick:
+        args.repeats, args.iterations, args.checkpoints = 1, 3, [1, 3]
+    return args
+
+
+def run_system(name: str, args: argparse.Namespace, path: str, matrix, checkpoints: list[int]) -> dict:
+    """One fit in a process of its own, and the loss of what it kept at the checkpoints."""
+    keys = ("factors", "iterations", "alpha", "ridge", "threads", "seed")
+    with tempfile.TemporaryDirectory() as folder:
+        spec = {
+            "system": name,
+            "data": path,
+            "folder": folder,
+            "budget": args.budget,
+            "checkpoints": checkpoints,
+            "fit": {key: getattr(args, key) for key in keys},
+        }
+        run = run_worker("worker_fit.py", spec, SYSTEMS[name].env)
+        if "error" in run:
+            return run
+        run["losses"] = []
+        for iteration in checkpoints:
+            if iteration <= len(run["elapsed"]):
+                kept = np.load(f"{folder}/{iteration}.npz")
+                factors = kept["user_factors"], kept["item_factors"]
+                loss = hu_loss(matrix, *factors, alpha=args.alpha, ridge=args.ridge, threads=args.threads)
+                seconds = rounded(run["elapsed"][iteration - 1])
+                run["losses"].append({"iteration": iteration, "seconds": seconds, "loss": rounded(loss, 8)})
+    return run
+
+
+def record_of(name: str, runs: list[dict]) -> dict:
+    """One record from all repeats of a system."""
+    failed = [run["error"] for run in runs if "error" in run]
+    if failed:
+        return {"system": name, "error": failed[0]}
+    first, last = runs[0], runs[-1]
+    return {
+        "system": name,
+        "kind": SYSTEMS[name].kind,
+        # the first iteration has the preparation in it
+        "seconds_per_iteration": summary([np.median(np.diff(run["elapsed"])) for run in runs]),
+        "iterations": len(first["elapsed"]),
+        "fit_seconds": summary([run["fit_seconds"] for run in runs]),
+        "fit_mib": last["peak_rss_mib"] - last["peak_rss_before_fit_mib"],
+        "process_mib": last["peak_rss_mib"],
+        "losses": first["losses"],
+        "largest_residual": last.get("largest_residual"),
+        "options": SYSTEMS[name].options,
+        "env": SYSTEMS[name].env,
+        "threadpools": last["threadpools"],
+    }
+
+
+def main() -> None:
+    args = parse()
+    matrix = synthetic(*SHAPES[args.set], random_state=args.seed)
+    runs: dict[str, list[dict]] = {name: [] for name in args.systems}
+    gemms: list[dict] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/matrix.npz"
+        save_matrix(path, matrix)
+        for repeat, name in interleave(["SGEMM", *args.systems], args.repeats, args.seed):
+            if name == "SGEMM":
+                gemms += ceiling.measure(args.threads)
+                print(repeat, name, [round(gemm.get("gflops", 0)) for gemm in gemms[-2:]], file=sys.stderr)
+                continue
+            run = run_system(name, args, path, matrix, args.checkpoints if repeat == 0 else [])
+            runs[name].append(run)
+            said = run.get("error") or f"{np.median(np.diff(run['elapsed'])):.3f} s/iteration"
+            print(repeat, name, said, file=sys.stderr)
+
+    top, gflop = ceiling.best_gflops(gemms), ceiling.exact_gflop(matrix, args.factors)
+    shared = {
+        "shape": [*matrix.shape, int(matrix.nnz)],
+        "factors": args.factors,
+        "dtype": "float32",
+        "device": "cpu",
+        "threads": args.threads,
+        "seed": args.seed,
+        "unit": "s/iteration",
+    }
+    records = []
+    for name, done in runs.items():
+        record = record_of(name, done) | shared
+        if "error" not in record:
+            record["fraction_of_ceiling"] = rounded(gflop / record["seconds_per_iteration"]["median"] / top)
+        records.append(record)
+    ceilings = {"ceiling_gflops": rounded(top), "exact_iteration_gflop": rounded(gflop)}
+    write_result(f"fit-{args.set}-{args.factors}", args, records, **ceilings, sgemm=gemms)
+
+
+if __name__ == "__main__":
+    main()
