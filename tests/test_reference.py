@@ -14,11 +14,11 @@ from wals_gpu.objective import Explicit, Implicit, RowTerms
 USERS, ITEMS = 11, 8
 
 
-def make_problem(d, seed=0, empty=True):
-    """Confidence and target per pair, g, h, ridges, priors and factors; an empty user and an empty item if `empty`."""
+def make_problem(d, seed=0):
+    """Confidence and target per pair, g, h, ridges, priors and factors; a user and an item have no entries."""
     rng = np.random.default_rng(seed)
     seen = rng.random((USERS, ITEMS)) < 0.5
-    seen[3], seen[:, 5] = not empty, not empty
+    seen[3], seen[:, 5] = False, False
     return {
         "seen": seen,
         "c": rng.uniform(0, 3, seen.shape) * (rng.random(seen.shape) < 0.8),  # some confidences are 0, many below g h
@@ -91,9 +91,6 @@ def test_solve_rows_is_weighted_least_squares(d, side):
     p = make_problem(d) if side == "user" else swapped(make_problem(d))
     solved = reference.solve_rows(make_terms(p), p["y"], prior=p["user_prior"])
     for r, seen in enumerate(p["seen"]):
-        if not seen.any():
-            np.testing.assert_array_equal(solved[r], p["user_prior"][r])
-            continue
         weights = np.where(seen, p["c"][r], p["g"][r] * p["h"])
         expected = least_squares(weights, np.where(seen, p["t"][r], 0), p["y"], p["user_ridge"][r], p["user_prior"][r])
         np.testing.assert_allclose(solved[r], expected, rtol=1e-9, atol=1e-11)
@@ -107,6 +104,19 @@ def test_no_prior_is_a_prior_of_zero():
     assert reference.loss(terms, p["x"], p["y"], p["item_ridge"]) == reference.loss(
         terms, p["x"], p["y"], p["item_ridge"], user_prior=zero, item_prior=np.zeros((ITEMS, 4))
     )
+
+
+def test_row_without_entries_and_ridge_is_the_minimiser_nearest_to_its_prior():
+    empty = csr_matrix((2, 3))
+    prior = np.array([[3.0, 4.0], [-1.0, 2.0]])
+    explicit = Explicit(regularization=1).bind(empty).user_terms(empty)  # no unobserved weight: nothing moves it
+    np.testing.assert_array_equal(reference.solve_rows(explicit, np.ones((3, 2)), prior=prior), prior)
+    assert not reference.solve_rows(explicit, np.ones((3, 2))).any()
+    implicit = Implicit(regularization=0).bind(empty).user_terms(empty)
+    assert not reference.solve_rows(implicit, np.ones((3, 2))).any()  # a singular system
+    # Scores x . (1, 1) must be 0, and the rest of the prior stays.
+    expected = prior - prior.sum(axis=1, keepdims=True) / 2
+    np.testing.assert_allclose(reference.solve_rows(implicit, np.ones((3, 2)), prior=prior), expected, atol=1e-14)
 
 
 @pytest.mark.parametrize("d", [1, 5])
@@ -135,7 +145,7 @@ def test_gradient_is_the_slope_of_the_loss(d):
 
 
 def test_exact_sweeps_never_raise_the_loss_and_end_where_the_gradient_is_zero():
-    p = make_problem(3, empty=False)  # a row without entries is set to its prior rather than solved
+    p = make_problem(3)
     users, items = make_terms(p), make_terms(swapped(p))
     losses = [loss_of(p)]
     for _ in range(400):

@@ -64,21 +64,25 @@ def solve_rows(terms: RowTerms, other: ArrayLike, *, prior: ArrayLike | None = N
     Returns
     -------
     (R, D) float64
-        A row without entries is its prior: nothing is known about it.
+        The minimiser of the loss over each row. A row without entries is one like all others: its unobserved pairs
+        pull it from the prior towards 0. Where it has no ridge either, the minimiser nearest to the prior (or to 0).
 
     Raises
     ------
     SingularSystemError
-        The matrix of a row is not positive definite.
+        The matrix of a row that has entries is not positive definite.
     """
     other = np.asarray(other, np.float64)
     out = np.zeros((terms.n_rows, other.shape[1])) if prior is None else np.array(prior, np.float64)
-    for row in np.flatnonzero(np.diff(terms.row_ptr)):
-        a, b = row_system(terms, row, other, prior=None if prior is None else out[row])
+    for row, n_entries in enumerate(np.diff(terms.row_ptr)):
+        a, b = row_system(terms, row, other, prior=out[row])
+        if n_entries == 0:
+            out[row] += np.linalg.lstsq(a, b - a @ out[row], rcond=None)[0]
+            continue
         try:
             np.linalg.cholesky(a)
         except np.linalg.LinAlgError:
-            raise SingularSystemError(int(row)) from None
+            raise SingularSystemError(row) from None
         out[row] = np.linalg.solve(a, b)
     return out
 
