@@ -1,0 +1,251 @@
+"""The arguments of the command line, and the help that teaches them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+__all__ = ["make_parser", "say"]
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal, beside the results."""
+    print(f"wals-gpu: {text}", file=sys.stderr, flush=True)
+
+
+_ABOUT = """\
+Recommendations from implicit feedback (who bought, read, played what) by
+weighted alternating least squares."""
+
+_FIRST_STEPS = """\
+first steps:
+  wals-gpu demo                                  see it work, in under a minute
+  wals-gpu evaluate plays.parquet                does it beat popularity on my data?
+  wals-gpu fit plays.parquet --out model         learn from all of it
+  wals-gpu recommend model alice bob             what to show to alice and bob
+  wals-gpu recommend model --all --out top.parquet
+  wals-gpu similar model "Blue Train"            what is like this item
+
+Every command explains itself: wals-gpu COMMAND --help. Exit status: 0 done,
+2 bad input (one line on standard error), 130 interrupted.
+"""
+
+_RECOMMEND_HELP = """\
+examples:
+  wals-gpu recommend model alice bob -k 5
+  wals-gpu recommend model --users-file users.txt --json
+  wals-gpu recommend model --all --out top10.parquet
+
+Ids are those of the training data, or row numbers if it was a matrix. A list
+ends early when no item is left. Scores compare items for one user; they are not
+probabilities and do not compare users.
+"""
+
+_SIMILAR_HELP = """\
+example:
+  wals-gpu similar model "Blue Train" -k 5
+
+Similarity is the cosine of the item factors: 1 is the same direction.
+"""
+
+_EVALUATE_HELP = """\
+protocols:
+  random         a share of all entries is hidden (default)
+  leave-one-out  one entry of each user: the last by --time-column, else any
+  temporal       everything from some moment on, by --time-column
+  strong         users the model has never seen; a share of their entries is hidden
+                 and asked for, the rest is what they are known by
+
+metrics (means over the users with a hidden item):
+  recall@k       hidden items found in the first k, over min(k, number hidden)
+  plain_recall@k the same over the number hidden
+  ndcg@k         the same with early places counting more (binary, log2)
+  precision, hit_rate, map, mrr    as usual; docs/evaluation.md has the formulas
+  novelty@k      how rare the recommended items are, in bits
+  coverage@k     share of the catalogue that anybody is shown
+  gini@k         how unequally it is shown: 0 all alike, 1 one item for everybody
+
+examples:
+  wals-gpu evaluate plays.parquet --objective ials --set unobserved_weight=0.01
+  wals-gpu evaluate plays.parquet --protocol leave-one-out --time-column time -k 10
+"""
+
+
+def _fit_help() -> str:
+    """The objectives with their parameters and defaults, read from the objectives themselves."""
+    from .objective import PRESETS
+
+    lines = []
+    for name, preset in PRESETS.items():
+        about = (preset.__doc__ or "").strip().splitlines()[0]
+        given = ", ".join(f"{key}={value}" for key, value in preset().parameters().items())
+        lines += [f"  {name}", f"    {about}", f"    {given}"]
+    return f"""\
+objectives, and what --set can change (defaults shown):
+{chr(10).join(lines)}
+
+examples:
+  wals-gpu fit plays.parquet --out model
+  wals-gpu fit plays.csv --out model --user-column listener --item-column track
+  wals-gpu fit plays.parquet --out model --objective ials \\
+      --set unobserved_weight=0.01 --set regularization=0.005 --factors 64
+
+Ctrl-C once: the running iteration ends, the model so far is saved, exit status 130.
+Ctrl-C twice: stop at once and save nothing.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        say(f"error: {message} (try: {self.prog} --help)")
+        raise SystemExit(2)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="wals-gpu",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=_ABOUT,
+        epilog=_FIRST_STEPS,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, help: str, epilog: str = "") -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(command=name)
+        sub.add_argument("--json", action="store_true", help="print JSON on standard output")
+        sub.add_argument("--traceback", action="store_true", help="on an error, show where in the code it came from")
+        return sub
+
+    fit = command("fit", "learn from interactions and save a model", _fit_help())
+    fit.add_argument("interactions", metavar="INTERACTIONS", help="Parquet or CSV file, one row per interaction")
+    fit.add_argument(
+        "--out", metavar="MODEL", type=Path, required=True, help="folder to save to; a model there is replaced"
+    )
+    _add_data_options(fit)
+    _add_model_options(fit)
+
+    recommend = command("recommend", "recommend items to users of a saved model", _RECOMMEND_HELP)
+    recommend.add_argument("model", metavar="MODEL", type=Path, help="folder that 'wals-gpu fit' saved")
+    recommend.add_argument("users", metavar="USER", nargs="*", help="user ids as in the training data")
+    recommend.add_argument(
+        "--users-file", metavar="FILE", help="text file with a user id per line; - for standard input"
+    )
+    recommend.add_argument("--all", action="store_true", help="every user, chunk by chunk; needs --out")
+    recommend.add_argument(
+        "--out", metavar="FILE", type=Path, help="write user_id, rank, item_id, score to .parquet or .csv"
+    )
+    recommend.add_argument("-k", type=_positive, default=10, help="items per user (default 10)")
+    recommend.add_argument("--include-seen", action="store_true", help="also what the user already has")
+
+    similar = command("similar", "find items that are liked by the same users", _SIMILAR_HELP)
+    similar.add_argument("model", metavar="MODEL", type=Path, help="folder that 'wals-gpu fit' saved")
+    similar.add_argument("items", metavar="ITEM", nargs="+", help="item ids as in the training data")
+    similar.add_argument("-k", type=_positive, default=10, help="items per item (default 10)")
+
+    evaluate = command("evaluate", "hold out a part, fit, and measure against popularity", _EVALUATE_HELP)
+    evaluate.add_argument("interactions", metavar="INTERACTIONS", help="Parquet or CSV file, one row per interaction")
+    evaluate.add_argument(
+        "--protocol",
+        choices=["random", "strong", "leave-one-out", "temporal"],
+        default="random",
+        help="what is held out (default random)",
+    )
+    evaluate.add_argument("--fraction", type=float, default=0.2, help="share held out (default 0.2)")
+    evaluate.add_argument(
+        "--heldout", type=_count_or_share, default=0.1, help="strong: users held out, a share or a number"
+    )
+    evaluate.add_argument("--time-column", metavar="COLUMN", help="numbers that grow with time, such as Unix seconds")
+    evaluate.add_argument("-k", type=_positive, nargs="+", default=[20, 100], help="list lengths (default 20 100)")
+    _add_data_options(evaluate)
+    _add_model_options(evaluate)
+
+    command("doctor", "show what this installation has and uses: CPU, threads, BLAS, CUDA")
+
+    demo = command("demo", "learn from the embedded Debian data, measure, and show recommendations")
+    demo.add_argument("--threads", type=int, default=0, help="0: all that this process may use")
+    demo.add_argument("--seed", type=int, default=0, help="seed of split, start and bootstrap (default 0)")
+    demo.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument("--user-column", metavar="COLUMN", help="default: the one named like user_id")
+    group.add_argument("--item-column", metavar="COLUMN", help="default: the one named like item_id")
+    group.add_argument(
+        "--value-column",
+        metavar="COLUMN",
+        help="default: one named like value, rating or count; without one, every row is 1",
+    )
+    group.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="of values and factors")
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    from .objective import PRESETS
+
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--factors", type=_positive, default=128, help="size of a user's and an item's vector (default 128)"
+    )
+    group.add_argument("--iterations", type=_positive, default=15, help="sweeps over users and items (default 15)")
+    group.add_argument(
+        "--objective", choices=list(PRESETS), default="implicit", help="what is minimised (default implicit)"
+    )
+    group.add_argument(
+        "--set", metavar="NAME=VALUE", type=_setting, action="append", default=[], help="parameter of the objective"
+    )
+    group.add_argument("--solver", default="auto", help="how a row is solved (default auto)")
+    group.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    group.add_argument("--threads", type=int, default=0, help="0: all that this process may use (default)")
+    group.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+_positive.__name__ = "whole number"  # argparse shows it: "invalid whole number value: 'x'"
+
+
+def _count_or_share(text: str) -> float:
+    return int(text) if text.isdigit() else float(text)
+
+
+_count_or_share.__name__ = "number"
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """NAME=VALUE with a number, true, false, null or text; the objective checks both."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"must look like alpha=40, got {text!r}")
+    try:
+        return name, float(value)
+    except ValueError:
+        return name, {"true": True, "false": False, "null": None, "none": None}.get(value.lower(), value)
+
+
+class _Version(argparse.Action):
+    """The version, looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from .diagnostics import installed_version
+
+        print(f"wals_gpu {installed_version('wals_gpu') or '(not installed)'}")
+        parser.exit()

@@ -1,0 +1,422 @@
+"""The command line, ``wals-gpu``: fit, recommend, similar, evaluate, doctor, demo."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.linalg import LinAlgError
+
+from ._cli_parser import make_parser, say
+from ._tables import format_table
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from .interactions import Ids, Interactions
+    from .model import WALS
+
+__all__ = ["main"]
+
+# What bad input, a full disk or a missing extra raise. One line on stderr instead of a traceback, exit status 2.
+_EXPECTED = (ValueError, TypeError, LookupError, OSError, MemoryError, LinAlgError, ImportError)
+
+_USERS_PER_CHUNK = 4096
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program name; default ``sys.argv[1:]``.
+
+    Returns
+    -------
+    int
+        Exit status: 0 done, 1 the installation is not usable (``doctor``), 2 bad input, 130 interrupted.
+    """
+    args = make_parser().parse_args(argv)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return _COMMANDS[args.command](args) or 0
+        except KeyboardInterrupt:
+            say("interrupted; nothing was saved")
+            return 130
+        except BrokenPipeError:  # the reader, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except _EXPECTED as error:
+            if args.traceback:
+                traceback.print_exc()
+            say(f"error: {_one_line(error)}")
+            return 2
+
+
+# ------------------------------------------------------------------------------------------------------------- commands
+
+
+def _fit(args: argparse.Namespace) -> int:
+    _check_model_target(args.out)
+    model = _new_model(args)
+    data = _read(args)
+    interrupted = _fit_until_interrupted(model, data, args)
+    model.save(args.out)
+    n_users, n_items = data.matrix.shape
+    seconds = sum(record.seconds for record in model.history_)
+    if args.json:
+        _print_json(
+            {
+                "model": str(args.out),
+                "users": n_users,
+                "items": n_items,
+                "entries": data.matrix.nnz,
+                "objective": {"name": model.objective.name, **model.objective.parameters()},
+                "history": [dataclasses.asdict(record) for record in model.history_],
+                "interrupted": interrupted,
+            }
+        )
+    else:
+        done = f"{len(model.history_)} iterations" + (f" of {args.iterations}" if interrupted else "")
+        print(f"{_shape_text(data)}; {args.factors} factors, {done} in {seconds:.1f} s")
+        print(f"saved {args.out}" + (": usable, but training was interrupted" if interrupted else ""))
+    return 130 if interrupted else 0
+
+
+def _recommend(args: argparse.Namespace) -> None:
+    ways = sum([bool(args.users), args.all, args.users_file is not None])
+    if ways != 1:
+        raise ValueError("say for whom: USER ids, --users-file FILE or --all" + (" (only one of them)" if ways else ""))
+    if args.all and args.out is None:
+        raise ValueError("--all needs --out FILE (.parquet or .csv)")
+    if args.out is not None:
+        _writer_for(args.out)  # refuse a wrong name before the model is loaded
+    model = _load(args.model)
+    if args.all:
+        n_users = len(model.user_factors)
+        users = np.arange(n_users) if model.user_ids is None else model.user_ids.ids
+    else:
+        texts = args.users or _lines(args.users_file)
+        users = _parse_ids(texts, model.user_ids, len(model.user_factors), "user")
+    chunks = _recommendations(model, users, args.k, filter_seen=not args.include_seen)
+    if args.out is not None:
+        rows = _write_recommendations(args.out, chunks)
+        if args.json:
+            _print_json({"out": str(args.out), "users": len(users), "rows": rows})
+        else:
+            print(f"wrote {rows:,} rows for {len(users):,} users to {args.out}")
+        return
+    found = [(user, _pairs(ids, scores)) for batch in chunks for user, ids, scores in zip(*batch, strict=True)]
+    if args.json:
+        _print_json([{"user": _plain(user), "items": [_named(pair) for pair in pairs]} for user, pairs in found])
+    else:
+        rows = [
+            [str(user), rank, str(item), score] for user, pairs in found for rank, (item, score) in enumerate(pairs, 1)
+        ]
+        print(format_table(["user", "rank", "item", "score"], rows))
+
+
+def _similar(args: argparse.Namespace) -> None:
+    model = _load(args.model)
+    items = _parse_ids(args.items, model.item_ids, len(model.item_factors), "item")
+    ids, scores = model.similar_items(items, args.k + 1)  # the item itself comes first
+    found = []
+    for item, row, score in zip(items, ids, scores, strict=True):
+        found.append((item, [pair for pair in _pairs(row, score) if pair[0] != item][: args.k]))
+    if args.json:
+        _print_json([{"item": _plain(item), "similar": [_named(pair) for pair in pairs]} for item, pairs in found])
+    else:
+        rows = [
+            [str(item), rank, str(other), score]
+            for item, pairs in found
+            for rank, (other, score) in enumerate(pairs, 1)
+        ]
+        print(format_table(["item", "rank", "similar", "cosine"], rows))
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from . import evaluation
+
+    if args.protocol == "temporal" and args.time_column is None:
+        raise ValueError("--protocol temporal needs --time-column COLUMN")
+    model = _new_model(args)
+    data = _read(args)
+    matrix, fold_in = data.matrix, None
+    times = None if args.time_column is None else _read_times(args)
+    if args.protocol == "random":
+        train, test = evaluation.random_holdout(matrix, args.fraction, args.seed)
+    elif args.protocol == "leave-one-out":
+        train, test = evaluation.leave_one_out(matrix, times, args.seed)
+    elif args.protocol == "temporal":
+        train, test = evaluation.temporal_split(matrix, times, fraction=args.fraction)
+    else:
+        train, fold_in, test, *_ = evaluation.strong_generalisation_split(
+            matrix, args.heldout, args.fraction, args.seed
+        )
+    began = time.perf_counter()
+    model.fit(train, show_progress=not args.quiet)
+    seconds = time.perf_counter() - began
+    report = evaluation.evaluate(model, train, test, args.k, fold_in=fold_in, random_state=args.seed)
+    if args.json:
+        objective = {"name": model.objective.name, **model.objective.parameters()}
+        _print_json(
+            {"protocol": args.protocol, "seed": args.seed, "objective": objective, "fit_seconds": seconds}
+            | report.to_dict()
+        )
+    else:
+        print(f"{_shape_text(data)}; {train.nnz:,} to train on, {test.nnz:,} to find; fitted in {seconds:.1f} s\n")
+        print(f"{report}\n[in brackets: 95 % interval, bootstrap over users; split {args.protocol}, seed {args.seed}]")
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from .diagnostics import doctor, format_doctor
+
+    info = doctor()
+    if args.json:
+        _print_json(info)
+    else:
+        print(format_doctor(info))
+    return 0 if info["native"]["available"] else 1
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from ._demo import format_demo, run_demo
+
+    result = run_demo(seed=args.seed, num_threads=args.threads, show_progress=not (args.quiet or args.json))
+    if args.json:
+        _print_json(result.to_dict())
+    else:
+        print(format_demo(result))
+
+
+_COMMANDS = {
+    "fit": _fit,
+    "recommend": _recommend,
+    "similar": _similar,
+    "evaluate": _evaluate,
+    "doctor": _doctor,
+    "demo": _demo,
+}
+
+# ------------------------------------------------------------------------------------------------------- data and model
+
+
+def _read(args: argparse.Namespace) -> Interactions:
+    from .interactions import read_interactions
+
+    return read_interactions(
+        args.interactions,
+        user_column=args.user_column,
+        item_column=args.item_column,
+        value_column=args.value_column,
+        dtype=args.dtype,
+    )
+
+
+def _read_times(args: argparse.Namespace) -> csr_matrix:
+    """The time of each entry, as a matrix like that of the interactions."""
+    from .errors import DataError, ParameterWarning
+    from .interactions import read_interactions
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ParameterWarning)
+        try:
+            return read_interactions(
+                args.interactions,
+                user_column=args.user_column,
+                item_column=args.item_column,
+                value_column=args.time_column,
+                dtype="float64",  # holds Unix microseconds exactly
+            ).matrix
+        except ParameterWarning as error:  # the sum of two moments is none
+            raise DataError(f"--time-column needs one row for each pair of user and item: {error}") from error
+
+
+def _new_model(args: argparse.Namespace) -> WALS:
+    from .model import WALS
+    from .objective import make_objective
+
+    return WALS(
+        args.factors,
+        make_objective(args.objective, **dict(args.set)),
+        iterations=args.iterations,
+        solver=args.solver,
+        dtype=args.dtype,
+        device=args.device,
+        num_threads=args.threads,
+        random_state=args.seed,
+    )
+
+
+def _load(path: Path) -> WALS:
+    from .model import WALS
+
+    return WALS.load(path)
+
+
+def _fit_until_interrupted(model: WALS, data: Interactions, args: argparse.Namespace) -> bool:
+    """Fit; whether Ctrl-C ended it early.
+
+    The first Ctrl-C lets the running iteration finish, so that the factors of both sides belong together and can be
+    saved; the second stops at once.
+    """
+    asked = False
+
+    def on_interrupt(signum: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        say("stopping after this iteration, then saving (Ctrl-C again: stop now and save nothing)")
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        model.fit(data, callback=lambda *_: asked, show_progress=not args.quiet)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return asked and len(model.history_) < args.iterations
+
+
+def _check_model_target(path: Path) -> None:
+    """Refuse, before any work, to put a model where something else is."""
+    if path.is_dir():
+        if not any(path.iterdir()):
+            return
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads((path / "model.json").read_bytes())["format"] == "wals_gpu":
+                return
+        raise ValueError(f"{path} is there and is not a model folder; give a new name, or remove it yourself")
+    if path.exists() or path.is_symlink():
+        raise ValueError(f"{path} is there and is not a folder; give a new name, or remove it yourself")
+
+
+def _parse_ids(texts: Sequence[str], ids: Ids | None, count: int, side: str) -> Any:
+    """Ids as the model has them, from the text of the command line; an unknown one is an error."""
+    if ids is not None and ids.kind == "string":
+        found = np.array(texts, dtype=object)
+    else:
+        try:
+            found = np.array([int(text) for text in texts])
+        except ValueError:
+            wrong = next(text for text in texts if not text.lstrip("+-").isdigit())
+            what = "ids" if ids is not None else "row numbers (it was fitted on a matrix)"
+            raise ValueError(f"{side} {wrong!r}: this model has integer {side} {what}") from None
+    if ids is not None:
+        ids.index_of(found)
+    elif (outside := found[(found < 0) | (found >= count)]).size:
+        raise ValueError(f"{side} {outside[0]} is not a row number in [0, {count})")
+    return found
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a text file, or of standard input for "-", without empty ones."""
+    with contextlib.nullcontext(sys.stdin) if path == "-" else open(path, encoding="utf-8") as file:
+        lines = [line.strip() for line in file if line.strip()]
+    if not lines:
+        raise ValueError(f"{path} holds no user ids")
+    return lines
+
+
+# --------------------------------------------------------------------------------------------------------------- output
+
+
+def _recommendations(model: WALS, users: Any, k: int, *, filter_seen: bool) -> Iterator[tuple[Any, Any, Any]]:
+    """Users, ids and scores, chunk by chunk: memory does not grow with the number of users."""
+    for start in range(0, len(users), _USERS_PER_CHUNK):
+        chunk = users[start : start + _USERS_PER_CHUNK]
+        yield chunk, *model.recommend(chunk, k, filter_seen=filter_seen)
+
+
+def _writer_for(path: Path) -> Any:
+    """The class that writes this kind of file."""
+    from pyarrow.csv import CSVWriter
+    from pyarrow.parquet import ParquetWriter
+
+    writers = {".parquet": ParquetWriter, ".pq": ParquetWriter, ".csv": CSVWriter}
+    if path.suffix not in writers:
+        raise ValueError(f"--out must end in .parquet or .csv, got {path}")
+    return writers[path.suffix]
+
+
+def _write_recommendations(path: Path, chunks: Iterator[tuple[Any, Any, Any]]) -> int:
+    """Write user_id, rank, item_id, score and give the file its name at the end: a broken run leaves no half file."""
+    import pyarrow as pa
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writer, rows = None, 0
+    try:
+        for users, ids, scores in chunks:
+            there = np.not_equal(ids, -1) & np.not_equal(ids, None)
+            n_each = there.sum(axis=1)
+            ranks = np.broadcast_to(np.arange(1, ids.shape[1] + 1), ids.shape)[there]
+            columns = {
+                "user_id": pa.array(np.repeat(users, n_each)),
+                "rank": pa.array(ranks, pa.int32()),
+                "item_id": pa.array(ids[there].tolist()),
+                "score": pa.array(scores[there], pa.float32()),
+            }
+            table = pa.table(columns)
+            writer = writer or _writer_for(path)(temporary, table.schema)
+            writer.write_table(table)
+            rows += table.num_rows
+        writer.close()
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return rows
+
+
+def _pairs(ids: Any, scores: Any) -> list[tuple[Any, float]]:
+    """(item, score) of one list, without the places that no item was left for."""
+    return [
+        (_plain(item), float(score))
+        for item, score in zip(ids, scores, strict=True)
+        if item is not None and score > -np.inf
+    ]
+
+
+def _named(pair: tuple[Any, float]) -> dict[str, Any]:
+    return {"item": pair[0], "score": pair[1]}
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _shape_text(data: Interactions) -> str:
+    n_users, n_items = data.matrix.shape
+    return f"{n_users:,} users, {n_items:,} items, {data.matrix.nnz:,} entries"
+
+
+def _print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=_plain)
+    print()
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    say(f"warning: {message}")
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    elif isinstance(error, MemoryError):
+        text = f"not enough memory. {error}"
+    else:
+        # str(KeyError) is the repr of its argument
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) or type(error).__name__
