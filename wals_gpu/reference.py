@@ -65,7 +65,7 @@ def solve_rows(terms: RowTerms, other: ArrayLike, *, prior: ArrayLike | None = N
     -------
     (R, D) float64
         The minimiser of the loss over each row. A row without entries is one like all others: its unobserved pairs
-        pull it from the prior towards 0. Where it has no ridge either, the minimiser nearest to the prior (or to 0).
+        pull it from the prior towards 0. Where its matrix is singular, the minimiser nearest to the prior (or to 0).
 
     Raises
     ------
@@ -76,14 +76,13 @@ def solve_rows(terms: RowTerms, other: ArrayLike, *, prior: ArrayLike | None = N
     out = np.zeros((terms.n_rows, other.shape[1])) if prior is None else np.array(prior, np.float64)
     for row, n_entries in enumerate(np.diff(terms.row_ptr)):
         a, b = row_system(terms, row, other, prior=out[row])
-        if n_entries == 0:
-            out[row] += np.linalg.lstsq(a, b - a @ out[row], rcond=None)[0]
-            continue
         try:
             np.linalg.cholesky(a)
+            out[row] = np.linalg.solve(a, b)
         except np.linalg.LinAlgError:
-            raise SingularSystemError(row) from None
-        out[row] = np.linalg.solve(a, b)
+            if n_entries:
+                raise SingularSystemError(row) from None
+            out[row] += np.linalg.lstsq(a, b - a @ out[row], rcond=None)[0]
     return out
 
 
