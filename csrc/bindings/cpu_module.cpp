@@ -134,9 +134,19 @@ const T* table_data(const Array<T>& table, int64_t rows, int64_t D) {
     return table.data();
 }
 
-py::array_t<int32_t> solve_exact(const py::object& terms, const py::array& table, const Array<double>& spectrum,
-                                 const std::optional<Array<double>>& rotation, const std::optional<py::array>& prior,
-                                 py::array factors, int n_threads) {
+py::array_t<int32_t> solve_rows(const py::object& terms, const py::array& table, const Array<double>& spectrum,
+                                const std::optional<Array<double>>& rotation, const std::optional<py::array>& prior,
+                                py::array factors, const std::string& solver, int cg_steps, double cg_tolerance,
+                                int64_t block, int n_threads) {
+    wals::Solver how;
+    require(solver == "cholesky" || solver == "cg" || solver == "subspace", "unknown solver");
+    how.kind = solver == "cg"         ? wals::Solver::kConjugateGradients
+               : solver == "subspace" ? wals::Solver::kSubspace
+                                      : wals::Solver::kExact;
+    how.cg_steps = cg_steps;
+    how.cg_tolerance = cg_tolerance;
+    how.block = block;
+    require(block >= 16 && block % 16 == 0, "block must be a multiple of 16");
     return by_dtype(factors, [&](auto zero) {
         using T = decltype(zero);
         const Array<T> y(table);
@@ -161,7 +171,7 @@ py::array_t<int32_t> solve_exact(const py::object& terms, const py::array& table
         const double* q = square(rotation, D);
         py::array_t<int32_t> status(t.view.n_rows);
         int32_t* info = status.mutable_data();
-        native([&](auto check) { return wals::solve_exact<T>(problem, q, info, n_threads, check); });
+        native([&](auto check) { return wals::solve_rows<T>(problem, how, q, info, n_threads, check); });
         return status;
     });
 }
@@ -233,8 +243,9 @@ PYBIND11_MODULE(_cpu, m) {
           "Sum of weight[i] y_i y_i' in float64, (D, D).");
     m.def("rotate", &rotate, py::arg("factors"), py::arg("rotation"), py::arg("n_threads"),
           "factors (n, D) @ rotation (D, D), padded to whole cache lines; rotation None: a padded copy.");
-    m.def("solve_exact", &solve_exact, py::arg("terms"), py::arg("table"), py::arg("spectrum"), py::arg("rotation"),
-          py::arg("prior"), py::arg("factors"), py::arg("n_threads"),
+    m.def("solve_rows", &solve_rows, py::arg("terms"), py::arg("table"), py::arg("spectrum"), py::arg("rotation"),
+          py::arg("prior"), py::arg("factors"), py::arg("solver"), py::arg("cg_steps"), py::arg("cg_tolerance"),
+          py::arg("block"), py::arg("n_threads"),
           "Solves every row into factors (R, D); returns a status per row (0: solved).");
     m.def("entry_loss", &entry_loss, py::arg("terms"), py::arg("factors"), py::arg("other"), py::arg("n_threads"),
           "Sum over entries of gram s^2 - 2 rhs s, s = x . y, in float64.");

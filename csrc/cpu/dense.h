@@ -53,37 +53,47 @@ static void pack_square(const double* q, int64_t D, bool transposed, T* packed) 
             }
 }
 
-/// out (R rows, stride) = left (R rows, K) times packed (K, blocks of W), for at most kTileRows rows at a time.
-/// Rows beyond n repeat the last one and are not stored.
-template <class T, class Store>
-static inline void multiply_rows(const T* left, int64_t left_stride, int64_t n, int64_t K, const T* packed,
-                                 int64_t blocks, Store&& put) {
+/// Calls put(r, b, v) for each of the R rows times packed (K, blocks of W): v is vector b of row r of the product.
+template <class T, class Put>
+static inline void multiply_tile_rows(const T* const (&row)[kTileRows<T>], int64_t K, const T* packed, int64_t blocks,
+                                      Put&& put) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
+    auto tile = [&](auto nv, int64_t b) {
+        constexpr int NV = decltype(nv)::value;
+        Vec<T> acc[R][NV] = {};
+        for (int64_t k = 0; k < K; ++k) {
+            Vec<T> right[NV];
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) right[v] = load(packed + ((b + v) * K + k) * W);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) {
+                const Vec<T> a = splat(row[r][k]);
+#pragma GCC unroll 4
+                for (int v = 0; v < NV; ++v) acc[r][v] += a * right[v];
+            }
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) put(r, b + v, acc[r][v]);
+    };
+    int64_t b = 0;
+    for (; b + 3 <= blocks; b += 3) tile(Count<3>{}, b);
+    if (blocks - b == 2) tile(Count<2>{}, b);
+    if (blocks - b == 1) tile(Count<1>{}, b);
+}
+
+/// The same for n rows of a matrix.
+template <class T, class Put>
+static inline void multiply_rows(const T* left, int64_t left_stride, int64_t n, int64_t K, const T* packed,
+                                 int64_t blocks, Put&& put) {
+    constexpr int R = kTileRows<T>;
     for (int64_t i0 = 0; i0 < n; i0 += R) {
         const T* row[R];
         for (int r = 0; r < R; ++r) row[r] = left + (i0 + r < n ? i0 + r : n - 1) * left_stride;
-        auto tile = [&](auto nv, int64_t b) {
-            constexpr int NV = decltype(nv)::value;
-            Vec<T> acc[R][NV] = {};
-            for (int64_t k = 0; k < K; ++k) {
-                Vec<T> right[NV];
-#pragma GCC unroll 4
-                for (int v = 0; v < NV; ++v) right[v] = load(packed + ((b + v) * K + k) * W);
-#pragma GCC unroll 16
-                for (int r = 0; r < R; ++r) {
-                    const Vec<T> a = splat(row[r][k]);
-#pragma GCC unroll 4
-                    for (int v = 0; v < NV; ++v) acc[r][v] += a * right[v];
-                }
-            }
-            for (int r = 0; r < R && i0 + r < n; ++r)
-#pragma GCC unroll 4
-                for (int v = 0; v < NV; ++v) put(i0 + r, b + v, acc[r][v]);
-        };
-        int64_t b = 0;
-        for (; b + 3 <= blocks; b += 3) tile(Count<3>{}, b);
-        if (blocks - b == 2) tile(Count<2>{}, b);
-        if (blocks - b == 1) tile(Count<1>{}, b);
+        multiply_tile_rows<T>(row, K, packed, blocks, [&](int r, int64_t b, Vec<T> v) {
+            if (i0 + r < n) put(i0 + r, b, v);
+        });
     }
 }
 
@@ -100,6 +110,26 @@ static void rotate_rows(const T* y, int64_t n, int64_t D, const double* packed, 
             for (int64_t j = D; j < P; ++j) to[i * P + j] = 0;
         multiply_rows(workspace, D, m, D, packed, blocks, [&](int64_t i, int64_t b, Vec<double> v) {
             for (int l = 0; l < W && b * W + l < D; ++l) to[i * P + b * W + l] = T(v[l]);
+        });
+    }
+}
+
+/// Rotates the present factors of the rows into z (n, padded D).
+template <class T>
+static void rotate_in(const RotatedRows<T>& p, const int64_t* rows, int64_t n, T* z) {
+    constexpr int W = kWidth<T>, R = kTileRows<T>;
+    const int64_t P = padded<T>(p.D), D = p.D;
+    for (int64_t i = 0; i < n * P; ++i) z[i] = 0;
+    if (!p.into) {
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t j = 0; j < D; ++j) z[i * P + j] = p.factors[rows[i] * p.factor_stride + j];
+        return;
+    }
+    for (int64_t i0 = 0; i0 < n; i0 += R) {
+        const T* left[R];
+        for (int r = 0; r < R; ++r) left[r] = p.factors + rows[i0 + r < n ? i0 + r : n - 1] * p.factor_stride;
+        multiply_tile_rows<T>(left, D, p.into, round_up(D, W) / W, [&](int r, int64_t b, Vec<T> v) {
+            if (i0 + r < n) store(z + (i0 + r) * P + b * W, v);
         });
     }
 }

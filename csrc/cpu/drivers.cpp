@@ -76,35 +76,43 @@ bool rotate(const T* y, int64_t n, int64_t D, const double* q, T* out, int n_thr
 }
 
 template <class T>
-bool solve_exact(RotatedRows<T> problem, const double* q, RowStatus* status, int n_threads,
-                 const Interrupted& interrupted) {
+bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, RowStatus* status, int n_threads,
+                const Interrupted& interrupted) {
     const KernelTable<T>& k = kernels<T>();
     const int64_t* row_ptr = problem.terms.row_ptr;
     const int64_t n_rows = problem.terms.n_rows, D = problem.D;
-    Buffer back(q ? k.rotation_size(D) * int64_t(sizeof(T)) * 2 : 0);
-    if (q) k.pack_back(q, D, back.as<T>());
-    problem.back = back.as<T>();
-
-    const auto workspace = buffers_per_thread(n_threads, k.exact_workspace_bytes(D));
+    const int64_t packed = q ? k.factor_rotation_size(D) : 0;
+    Buffer rotations(2 * packed * int64_t(sizeof(T)));
+    if (q) {
+        T* const into = rotations.as<T>();
+        k.pack_factor_rotation(q, D, /*transposed=*/false, into);
+        k.pack_factor_rotation(q, D, /*transposed=*/true, into + packed);
+        problem.into = into;
+        problem.back = into + packed;
+    }
     const std::vector<int64_t> order = longest_first(row_ptr, n_rows);
+    const int64_t longest = n_rows ? row_ptr[order[0] + 1] - row_ptr[order[0]] : 0;
+    const auto workspace = buffers_per_thread(n_threads, k.workspace_bytes(D, longest));
     auto length = [row_ptr](int64_t row) { return row_ptr[row + 1] - row_ptr[row]; };
 
     int64_t first = 0;
-    std::vector<T> sums;
+    Buffer sums;
+    int64_t sums_size = 0;
     for (; first<n_rows&& double(length(order[size_t(first)])) * double(D) * double(D)> kGiantWork &&
            length(order[size_t(first)]) >= 2 * kSliceEntries;
          ++first) {
         const int64_t row = order[size_t(first)], n = length(row), slices = n / kSliceEntries;
         const int64_t size = k.exact_partial_size(D);
-        sums.resize(size_t(size * slices));
+        if (size * slices > sums_size) sums = Buffer((sums_size = size * slices) * int64_t(sizeof(T)));
+        T* const sum = sums.as<T>();
         const bool done = parallel_for(slices, n_threads, interrupted, [&](int64_t s, int thread) {
             k.exact_partial(problem, row_ptr[row] + n * s / slices, row_ptr[row] + n * (s + 1) / slices,
-                            workspace[size_t(thread)].data(), sums.data() + s * size);
+                            workspace[size_t(thread)].data(), sum + s * size);
         });
         if (!done) return false;
         for (int64_t s = 1; s < slices; ++s)
-            for (int64_t i = 0; i < size; ++i) sums[size_t(i)] += sums[size_t(s * size + i)];
-        k.solve_exact_from(problem, row, sums.data(), workspace[0].data(), status);
+            for (int64_t i = 0; i < size; ++i) sum[i] += sum[s * size + i];
+        k.solve_exact_from(problem, row, sum, workspace[0].data(), status);
     }
 
     std::vector<int64_t> task_begin;    // tasks: consecutive rows of `order`
@@ -120,8 +128,8 @@ bool solve_exact(RotatedRows<T> problem, const double* q, RowStatus* status, int
     task_begin.push_back(n_rows);
     return parallel_for(int64_t(task_begin.size()) - 1, n_threads, interrupted, [&](int64_t t, int thread) {
         const int64_t begin = task_begin[size_t(t)];
-        k.solve_exact(problem, order.data() + begin, task_begin[size_t(t) + 1] - begin,
-                      workspace[size_t(thread)].data(), status);
+        k.solve(problem, solver, order.data() + begin, task_begin[size_t(t) + 1] - begin,
+                workspace[size_t(thread)].data(), status);
     });
 }
 
@@ -138,10 +146,10 @@ bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, dou
     return done;
 }
 
-#define WALS_INSTANTIATE(T)                                                                            \
-    template bool gram<T>(const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&); \
-    template bool rotate<T>(const T*, int64_t, int64_t, const double*, T*, int, const Interrupted&);   \
-    template bool solve_exact<T>(RotatedRows<T>, const double*, RowStatus*, int, const Interrupted&);  \
+#define WALS_INSTANTIATE(T)                                                                                         \
+    template bool gram<T>(const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&);              \
+    template bool rotate<T>(const T*, int64_t, int64_t, const double*, T*, int, const Interrupted&);                \
+    template bool solve_rows<T>(RotatedRows<T>, const Solver&, const double*, RowStatus*, int, const Interrupted&); \
     template bool entry_loss<T>(const RowTerms<T>&, const T*, const T*, int64_t, double*, int, const Interrupted&);
 WALS_INSTANTIATE(float)
 WALS_INSTANTIATE(double)

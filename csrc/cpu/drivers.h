@@ -19,9 +19,10 @@ bool gram(const T* y, int64_t n, int64_t D, Broadcast<T> weight, double* out, in
 template <class T>
 bool rotate(const T* y, int64_t n, int64_t D, const double* q, T* out, int n_threads, const Interrupted&);
 
-/// Exact solve of every row; `q` (D, D) float64 as in rotate, or null. problem.back is set here. status is (R).
+/// Solves every row; `q` (D, D) float64 as in rotate, or null. problem.into and .back are set here. status is (R).
 template <class T>
-bool solve_exact(RotatedRows<T> problem, const double* q, RowStatus* status, int n_threads, const Interrupted&);
+bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, RowStatus* status, int n_threads,
+                const Interrupted&);
 
 /// Sum over all entries of gram s^2 - 2 rhs s.
 template <class T>

@@ -2,28 +2,45 @@
 #include "kernels.h"
 
 #include "dense.h"
-#include "solve_exact.h"
+#include "solve_iterative.h"
 
 namespace wals {
 namespace WALS_ISA {
 
 template <class T>
-static int64_t exact_bytes(int64_t D) {
+static int64_t workspace_bytes(int64_t D, int64_t longest) {
     int64_t bytes = ExactWorkspace<T>::bytes(D);
     if (ExactWorkspace<double>::bytes(D) > bytes) bytes = ExactWorkspace<double>::bytes(D);
-    return bytes + kRowsPerCall * padded<T>(D) * int64_t(sizeof(T)) + 64;
+    return bytes + round_up((2 * kRowsPerCall * padded<T>(D) + longest) * int64_t(sizeof(T)), 64) + 256;
 }
 
 template <class T>
-static void solve_exact_rows(const RotatedRows<T>& p, const int64_t* rows, int64_t n, char* workspace,
-                             RowStatus* status) {
+static void solve_rows(const RotatedRows<T>& p, const Solver& solver, const int64_t* rows, int64_t n, char* workspace,
+                       RowStatus* status) {
     const int64_t P = padded<T>(p.D);
+    int64_t longest = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t length = p.terms.row_ptr[rows[i] + 1] - p.terms.row_ptr[rows[i]];
+        longest = length > longest ? length : longest;
+    }
     Carver carve{workspace};
     T* z = carve.take<T>(kRowsPerCall * P);
+    T* present = carve.take<T>(kRowsPerCall * P);
+    T* errors = carve.take<T>(longest);
+    if (solver.kind != Solver::kExact) rotate_in(p, rows, n, present);
     int64_t solved[kRowsPerCall];
     int64_t m = 0;
     for (int64_t i = 0; i < n; ++i) {
-        status[rows[i]] = solve_row<T>(p, rows[i], carve.at, nullptr, z + m * P);
+        T* const zi = z + m * P;
+        const bool empty = p.terms.row_ptr[rows[i]] == p.terms.row_ptr[rows[i] + 1];
+        if (solver.kind == Solver::kExact || empty) {
+            status[rows[i]] = solve_row<T>(p, rows[i], carve.at, nullptr, zi);
+        } else {
+            for (int64_t j = 0; j < P; ++j) zi[j] = present[i * P + j];
+            status[rows[i]] = solver.kind == Solver::kSubspace
+                                  ? solve_row_subspace<T>(p, rows[i], solver.block, carve.at, errors, zi)
+                                  : solve_row_cg<T>(p, rows[i], solver.cg_steps, solver.cg_tolerance, carve.at, zi);
+        }
         if (status[rows[i]] == 0) solved[m++] = rows[i];
     }
     write_back(p, solved, m, z);
@@ -43,14 +60,10 @@ static void exact_partial_rows(const RotatedRows<T>& p, int64_t begin, int64_t e
     for (int64_t i = 0; i < M * M + M; ++i) out[i] = 0;
     for (; begin < end; begin += K) {
         const int64_t stop = end - begin < K ? end : begin + K;
-        int64_t plus = 0, minus = 0;
-        for (int64_t e = begin; e < stop; ++e) {
-            plus += p.terms.gram(e) > 0;
-            minus += p.terms.gram(e) < 0;
-        }
-        Panel<T> panel{w.panel, plus + minus};
-        pack_primal(p, begin, stop, panel, plus, out + M * M);
-        add_gram(panel, M, plus, plus + minus, Panel<T>{out, M});
+        const Signs s = count_signs(p.terms, begin, stop);
+        Panel<T> panel{w.panel, s.plus + s.minus};
+        pack_primal(p, begin, stop, {0, p.D, M}, panel, s.plus, out + M * M);
+        add_gram(panel, M, s.plus, s.plus + s.minus, Panel<T>{out, M});
     }
 }
 
@@ -63,20 +76,22 @@ static void solve_exact_from(const RotatedRows<T>& p, int64_t row, const T* part
     if (status[row] == 0) write_back(p, &row, 1, z);
 }
 
+/// Elements of pack_square's result, whole cache lines.
 template <class T>
-static int64_t rotation_elements(int64_t D) {
-    return round_up(D, kWidth<double>) * D;
+static int64_t packed_square_size(int64_t D) {
+    return round_up(round_up(D, kWidth<T>) * D, 64);
 }
 
 template <class T>
 static constexpr KernelTable<T> table = {
     kWidth<T>,           kRowsPerCall,
-    exact_bytes<T>,      solve_exact_rows<T>,
+    workspace_bytes<T>,  solve_rows<T>,
     partial_size<T>,     exact_partial_rows<T>,
     solve_exact_from<T>, gram_bytes,
-    gram_rows<T>,        rotation_elements<T>,
-    pack_square<double>, [](const double* q, int64_t D, T* packed) { pack_square<T>(q, D, true, packed); },
-    rotate_rows<T>,      entry_loss_rows<T>,
+    gram_rows<T>,        packed_square_size<double>,
+    pack_square<double>, packed_square_size<T>,
+    pack_square<T>,      rotate_rows<T>,
+    entry_loss_rows<T>,
 };
 
 const KernelTable<float>* table_f32() {

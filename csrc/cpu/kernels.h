@@ -26,7 +26,8 @@ struct RotatedRows {
     const T* table = nullptr;            // (n_other, padded D)
     const double* spectrum = nullptr;    // (D): eigenvalues of G, or null for zero
     const T* prior = nullptr;            // (R, padded D), rotated, or null for zero
-    const T* back = nullptr;             // packed Q' that rotates solutions back, or null for the identity
+    const T* into = nullptr;             // packed Q that rotates present factors in, and
+    const T* back = nullptr;             // packed Q' that rotates solutions back; both null for the identity
     T* factors = nullptr;                // (R, D) out; the iterative solvers start from it
     int64_t factor_stride = 0;
 };
@@ -34,14 +35,23 @@ struct RotatedRows {
 /// Status of a row: 0 solved, k > 0 pivot k not positive (singular), -1 the solution is not finite.
 using RowStatus = int32_t;
 
+struct Solver {
+    enum Kind { kExact, kConjugateGradients, kSubspace };
+    Kind kind = kExact;
+    int cg_steps = 3;
+    double cg_tolerance = 0;    // relative, of the preconditioned residual; 0: always cg_steps
+    int64_t block = 64;         // coordinates of a subspace step
+};
+
 template <class T>
 struct KernelTable {
     int64_t vector_width;
-    /// Rows handed to one call of solve_exact at most; they are rotated back together.
+    /// Rows handed to one call of solve at most; they are rotated together.
     int64_t rows_per_call;
-    int64_t (*exact_workspace_bytes)(int64_t D);
-    void (*solve_exact)(const RotatedRows<T>& problem, const int64_t* rows, int64_t n_rows, char* workspace,
-                        RowStatus* status);
+    /// Workspace of solve, exact_partial and solve_exact_from; longest is the length of the longest row.
+    int64_t (*workspace_bytes)(int64_t D, int64_t longest);
+    void (*solve)(const RotatedRows<T>& problem, const Solver& solver, const int64_t* rows, int64_t n_rows,
+                  char* workspace, RowStatus* status);
     /// Partial Gram matrices of one very long row: out (exact_partial_size) = sum over entries [begin, end).
     int64_t (*exact_partial_size)(int64_t D);
     void (*exact_partial)(const RotatedRows<T>& problem, int64_t begin, int64_t end, char* workspace, T* out);
@@ -53,7 +63,8 @@ struct KernelTable {
     /// out (n, padded D) = y (n, D) q, accumulated in float64; q comes packed by pack_rotation.
     int64_t (*rotation_size)(int64_t D);
     void (*pack_rotation)(const double* q, int64_t D, bool transposed, double* packed);
-    void (*pack_back)(const double* q, int64_t D, T* packed);
+    int64_t (*factor_rotation_size)(int64_t D);
+    void (*pack_factor_rotation)(const double* q, int64_t D, bool transposed, T* packed);
     void (*rotate)(const T* y, int64_t n, int64_t D, const double* packed, T* out, double* workspace);
     /// Sum over entries of rows [begin, end) of gram s^2 - 2 rhs s with s = x . y, in float64.
     double (*entry_loss)(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, int64_t begin, int64_t end);

@@ -13,6 +13,7 @@
 #include <memory>
 #include <new>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace wals {
@@ -65,7 +66,10 @@ class Buffer {
     Buffer(Buffer&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
-    Buffer& operator=(Buffer&&) = delete;
+    Buffer& operator=(Buffer&& other) noexcept {
+        std::swap(data_, other.data_);
+        return *this;
+    }
     char* data() const { return data_; }
     template <class T>
     T* as() const {

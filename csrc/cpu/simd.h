@@ -46,6 +46,13 @@ static inline Vec<T> splat(T x) {
     return x - Vec<T>{};    // folds to one broadcast
 }
 
+static inline float square_root(float x) {
+    return __builtin_sqrtf(x);
+}
+static inline double square_root(double x) {
+    return __builtin_sqrt(x);
+}
+
 static constexpr int64_t round_up(int64_t n, int64_t multiple) {
     return (n + multiple - 1) / multiple * multiple;
 }

@@ -53,7 +53,7 @@ struct Carver {
 
 template <class C>
 struct ExactWorkspace {
-    C *panel, *start, *base, *base_scale, *rhs, *z, *inverse, *scratch, *scale;
+    C *panel, *start, *base, *base_scale, *rhs, *dual, *inverse, *scratch, *scale;
     int64_t* entries;
 
     ExactWorkspace(char* memory, int64_t D) {
@@ -64,7 +64,7 @@ struct ExactWorkspace {
         base = carve.take<C>(P);
         base_scale = carve.take<C>(P);
         rhs = carve.take<C>(P);
-        z = carve.take<C>(P);
+        dual = carve.take<C>(P);
         inverse = carve.take<C>(P);
         scratch = carve.take<C>(kWidth<C> * kWidth<C>);
         scale = carve.take<C>(K > P ? K : P);
@@ -86,27 +86,63 @@ static inline void prefetch_row(const T* row, int64_t P) {
     for (int64_t j = 0; j < P; j += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + j);
 }
 
+/// Columns [first, first + count) of the rotated basis, count rounded up to whole vectors in M: all of them for an
+/// exact solve, one block for a subspace step.
+struct Columns {
+    int64_t first, count, M;
+};
+
 /// Primal panel of entries [begin, end): positive coefficients first, then negative ones; rhs += P' rho of all.
+/// rho: the entries' right-hand coefficients, or where `residual` is given, that (indexed from `begin`).
 template <class C, class T>
-static void pack_primal(const RotatedRows<T>& p, int64_t begin, int64_t end, Panel<C> panel, int64_t n_plus, C* rhs) {
-    constexpr int W = kWidth<C>;
-    const int64_t P = padded<T>(p.D), M = round_up(p.D, W);
+static void pack_primal(const RotatedRows<T>& p, int64_t begin, int64_t end, Columns columns, Panel<C> panel,
+                        int64_t n_plus, C* rhs, const T* residual = nullptr) {
+    constexpr int W = kWidth<C>, kTogether = 4;
+    const int64_t P = padded<T>(p.D), M = columns.M;
     int64_t plus = 0, minus = n_plus;
-    for (int64_t e = begin; e < end; ++e) {
-        if (e + 6 < end) prefetch_row(p.table + p.terms.col_idx[e + 6] * P, P);
-        const C a = C(p.terms.gram(e)), rho = C(p.terms.rhs[e]);
-        const T* row = p.table + p.terms.col_idx[e] * P;
-        if (a == 0) {
-            for (int64_t j = 0; j < M; j += W) store(rhs + j, load(rhs + j) + splat(rho) * load_as<C>(row + j));
+    auto table_row = [&](int64_t e) { return p.table + p.terms.col_idx[e] * P + columns.first; };
+    auto rho_of = [&](int64_t e) { return C(residual ? residual[e - begin] : p.terms.rhs[e]); };
+    for (int64_t e = begin; e < end;) {
+        for (int64_t ahead = e + 6; ahead < e + 6 + kTogether && ahead < end; ++ahead)
+            prefetch_row(table_row(ahead), M);
+        C a[kTogether], rho[kTogether];
+        int together = 0;    // entries with a > 0 go four at a time: neighbours in the panel, one pass over rhs
+        for (; together < kTogether && e + together < end; ++together) {
+            a[together] = C(p.terms.gram(e + together));
+            rho[together] = rho_of(e + together);
+            if (!(a[together] > 0)) break;
+        }
+        if (together == kTogether) {
+            C* out = panel.data + plus * W;
+            const T* row[kTogether];
+            Vec<C> scale[kTogether], weight[kTogether];
+            for (int i = 0; i < kTogether; ++i) {
+                row[i] = table_row(e + i);
+                scale[i] = splat(square_root(a[i]));
+                weight[i] = splat(rho[i]);
+            }
+            for (int64_t j = 0; j < M; j += W, out += panel.capacity * W) {
+                Vec<C> sum = load(rhs + j);
+#pragma GCC unroll 4
+                for (int i = 0; i < kTogether; ++i) {
+                    const Vec<C> r = load_as<C>(row[i] + j);
+                    store(out + i * W, scale[i] * r);
+                    sum += weight[i] * r;
+                }
+                store(rhs + j, sum);
+            }
+            plus += kTogether;
+            e += kTogether;
             continue;
         }
-        const int64_t k = a > 0 ? plus++ : minus++;
-        const C scale = __builtin_sqrt(a > 0 ? a : -a);
-        C* out = panel.data + k * W;
-        for (int64_t j = 0; j < M; j += W, out += panel.capacity * W) {
+        const C a0 = C(p.terms.gram(e));
+        const Vec<C> weight = splat(rho_of(e)), scale = splat(square_root(a0 > 0 ? a0 : -a0));
+        const T* row = table_row(e++);
+        C* out = a0 == 0 ? nullptr : panel.data + (a0 > 0 ? plus++ : minus++) * W;
+        for (int64_t j = 0; j < M; j += W) {
             const Vec<C> r = load_as<C>(row + j);
-            store(out, splat(scale) * r);
-            store(rhs + j, load(rhs + j) + splat(rho) * r);
+            store(rhs + j, load(rhs + j) + weight * r);
+            if (out) store(out + j * panel.capacity, scale * r);
         }
     }
 }
@@ -138,6 +174,21 @@ static void pack_dual(const RotatedRows<T>& p, int64_t n, ExactWorkspace<C>& w, 
     }
 }
 
+/// Number of positive and negative Gram coefficients among entries [begin, end).
+struct Signs {
+    int64_t plus = 0, minus = 0;
+};
+template <class T>
+static Signs count_signs(const RowTerms<T>& terms, int64_t begin, int64_t end) {
+    Signs s;
+    for (int64_t e = begin; e < end; ++e) {
+        const T a = terms.gram(e);
+        s.plus += a > 0;
+        s.minus += a < 0;
+    }
+    return s;
+}
+
 /// How one row is made up.
 template <class C>
 struct RowShape {
@@ -167,12 +218,11 @@ static RowShape<C> prepare(const RotatedRows<T>& p, int64_t row, ExactWorkspace<
         w.base[j] = 1;
         w.rhs[j] = 0;
     }
-    for (int64_t e = p.terms.row_ptr[row]; e < p.terms.row_ptr[row + 1]; ++e) {
-        const T a = p.terms.gram(e);
-        shape.plus += a > 0;
-        shape.minus += a < 0;
-    }
-    shape.zero = p.terms.row_ptr[row + 1] - p.terms.row_ptr[row] - shape.plus - shape.minus;
+    const int64_t begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
+    const Signs signs = count_signs(p.terms, begin, end);
+    shape.plus = signs.plus;
+    shape.minus = signs.minus;
+    shape.zero = end - begin - signs.plus - signs.minus;
     return shape;
 }
 
@@ -181,47 +231,41 @@ constexpr C pivot_tolerance() {
     return sizeof(C) == 4 ? C(1e-4) : C(1e-14);
 }
 
+/// Solves the row's system restricted to `columns`, primal form, in place of w.rhs (which holds what is not a sum over
+/// entries). `partial`: the sums over entries, from exact_partial. `residual` as in pack_primal, indexed from the
+/// row's first entry.
 template <class C, class T>
-static RowStatus solve_primal(const RotatedRows<T>& p, int64_t row, ExactWorkspace<C>& w, const C* partial) {
-    constexpr int W = kWidth<C>;
-    const int64_t M = round_up(p.D, W), K = panel_rows<C>(p.D);
-    int64_t begin = p.terms.row_ptr[row];
-    const int64_t end = p.terms.row_ptr[row + 1];
-    auto signs = [&](int64_t b, int64_t e) {
-        RowShape<C> s;
-        for (; b < e; ++b) {
-            s.plus += p.terms.gram(b) > 0;
-            s.minus += p.terms.gram(b) < 0;
-        }
-        return s;
-    };
+static RowStatus solve_primal(const RotatedRows<T>& p, int64_t row, ExactWorkspace<C>& w, Columns columns,
+                              const C* partial = nullptr, const T* residual = nullptr) {
+    const int64_t M = columns.M, K = panel_rows<C>(columns.count);
+    const int64_t first = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
+    int64_t begin = first;
+    auto rest = [&] { return residual ? residual + (begin - first) : nullptr; };
     Panel<C> start{w.start, M};
     bool started = false;
-    if (partial) {    // the Gram matrix and right-hand side were summed elsewhere
+    if (partial) {
         start.data = const_cast<C*>(partial);
         for (int64_t j = 0; j < M; ++j) w.rhs[j] += partial[M * M + j];
         started = true;
         begin = end;
     }
-    while (end - begin > K) {
-        const RowShape<C> s = signs(begin, begin + K);
+    for (; end - begin > K; begin += K) {
         if (!started)
             for (int64_t i = 0; i < M * M; ++i) w.start[i] = 0;
         started = true;
+        const Signs s = count_signs(p.terms, begin, begin + K);
         Panel<C> panel{w.panel, s.plus + s.minus};
-        pack_primal(p, begin, begin + K, panel, s.plus, w.rhs);
+        pack_primal(p, begin, begin + K, columns, panel, s.plus, w.rhs, rest());
         add_gram(panel, M, s.plus, s.plus + s.minus, start);
-        begin += K;
     }
-    const RowShape<C> s = signs(begin, end);
+    const Signs s = count_signs(p.terms, begin, end);
     const int64_t u_row = s.plus + s.minus;
     Panel<C> panel{w.panel, u_row + M};
-    pack_primal(p, begin, end, panel, s.plus, w.rhs);
-    const int bad =
-        factor<C>(panel, M, s.plus, s.minus, w.base, started ? &start : nullptr, w.inverse, pivot_tolerance<C>());
+    pack_primal(p, begin, end, columns, panel, s.plus, w.rhs, rest());
+    const int bad = factor<C>(panel, columns.count, s.plus, s.minus, w.base + columns.first, started ? &start : nullptr,
+                              w.inverse, pivot_tolerance<C>());
     if (bad) return bad;
-    for (int64_t j = 0; j < M; ++j) w.z[j] = w.rhs[j];
-    solve_factored(panel, M, u_row, w.inverse, w.z, w.scratch);
+    solve_factored(panel, M, u_row, w.inverse, w.rhs, w.scratch);
     return 0;
 }
 
@@ -232,7 +276,7 @@ static RowStatus solve_dual(const RotatedRows<T>& p, int64_t row, ExactWorkspace
     const C sign = shape.minus ? C(-1) : C(1);
     for (int64_t j = 0; j < MD; j += W) {
         Vec<C> b = load(w.base + j);
-        for (int l = 0; l < W; ++l) b[l] = C(1) / __builtin_sqrt(b[l]);
+        for (int l = 0; l < W; ++l) b[l] = C(1) / square_root(b[l]);
         store(w.base_scale + j, b);
     }
     int64_t c = 0;
@@ -240,7 +284,7 @@ static RowStatus solve_dual(const RotatedRows<T>& p, int64_t row, ExactWorkspace
     for (int64_t e = p.terms.row_ptr[row]; e < p.terms.row_ptr[row + 1]; ++e) {
         const C a = C(p.terms.gram(e)), rho = C(p.terms.rhs[e]);
         if (a != 0) {
-            w.scale[c] = __builtin_sqrt(a > 0 ? a : -a);
+            w.scale[c] = square_root(a > 0 ? a : -a);
             w.entries[c++] = e;
         } else if (rho != 0) {
             shifted = true;
@@ -250,7 +294,7 @@ static RowStatus solve_dual(const RotatedRows<T>& p, int64_t row, ExactWorkspace
     }
     Panel<C> panel{w.panel, MD + M};
     pack_dual(p, n, w, panel);
-    C* const t = w.z;    // (M): right-hand side, then w
+    C* const t = w.dual;    // (M): right-hand side, then w
     for (int64_t i = 0; i < n; ++i) t[i] = C(p.terms.rhs[w.entries[i]]) / w.scale[i];
     for (int64_t i = n; i < M; ++i) t[i] = 0;
     if (shifted) {
@@ -264,39 +308,35 @@ static RowStatus solve_dual(const RotatedRows<T>& p, int64_t row, ExactWorkspace
     C* const ones = w.base;    // base is not needed below
     for (int64_t i = 0; i < M; ++i) ones[i] = 1;
     const int64_t n_plus = sign > 0 ? MD : 0;
-    const int bad = factor<C>(panel, M, n_plus, MD - n_plus, ones, nullptr, w.inverse, pivot_tolerance<C>());
+    const int bad = factor<C>(panel, n, n_plus, MD - n_plus, ones, nullptr, w.inverse, pivot_tolerance<C>());
     if (bad) return bad;
     solve_factored(panel, M, MD, w.inverse, t, w.scratch);
     for (int64_t i = 0; i < n; ++i) w.scale[i] *= t[i];
     // z = base_scale o (shift + base_scale o sum of scale r); the table rows are still in L2.
-    for (int64_t j0 = 0; j0 < MD; j0 += 4 * W) {
-        const int64_t width = MD - j0 < 4 * W ? MD - j0 : 4 * W;
-        Vec<C> s[4] = {};
-        if (width == 4 * W) {
-            for (int64_t i = 0; i < n; ++i) {
-                const T* r = p.table + p.terms.col_idx[w.entries[i]] * P + j0;
-#pragma GCC unroll 4
-                for (int v = 0; v < 4; ++v) s[v] += splat(w.scale[i]) * load_as<C>(r + v * W);
-            }
-        } else {
-            for (int64_t i = 0; i < n; ++i) {
-                const T* r = p.table + p.terms.col_idx[w.entries[i]] * P + j0;
-                for (int64_t v = 0; v * W < width; ++v) s[v] += splat(w.scale[i]) * load_as<C>(r + v * W);
-            }
+    auto combine = [&](auto nv, int64_t j0) {
+        constexpr int NV = decltype(nv)::value;
+        Vec<C> s[NV] = {};
+        for (int64_t i = 0; i < n; ++i) {
+            const T* r = p.table + p.terms.col_idx[w.entries[i]] * P + j0;
+            const Vec<C> scale = splat(w.scale[i]);
+#pragma GCC unroll 8
+            for (int v = 0; v < NV; ++v) s[v] += scale * load_as<C>(r + v * W);
         }
-        for (int64_t v = 0; v * W < width; ++v) {
-            const int64_t j = j0 + v * W;
-            const Vec<C> b = load(w.base_scale + j);
+        for (int v = 0; v < NV; ++v) {
+            const Vec<C> b = load(w.base_scale + j0 + v * W);
             Vec<C> z = b * s[v];
-            if (shifted) z += load(w.rhs + j);
-            store(w.rhs + j, b * z);
+            if (shifted) z += load(w.rhs + j0 + v * W);
+            store(w.rhs + j0 + v * W, b * z);
         }
-    }
-    for (int64_t j = 0; j < MD; ++j) w.z[j] = w.rhs[j];
+    };
+    int64_t j = 0;
+    for (; j + 8 * W <= MD; j += 8 * W) combine(Count<8>{}, j);
+    for (; j + 4 * W <= MD; j += 4 * W) combine(Count<4>{}, j);
+    for (; j < MD; j += W) combine(Count<1>{}, j);
     return 0;
 }
 
-/// Solution of one row to w.z.
+/// Solution of one row to w.rhs.
 template <class C, class T>
 static RowStatus solve_row_in(const RotatedRows<T>& p, int64_t row, ExactWorkspace<C>& w, const C* partial) {
     const RowShape<C> shape = prepare<C>(p, row, w);
@@ -304,15 +344,15 @@ static RowStatus solve_row_in(const RotatedRows<T>& p, int64_t row, ExactWorkspa
     RowStatus status = 0;
     if (n + shape.zero == 0) {    // no entries: the prior mean, or zero
         const T* prior = p.prior ? p.prior + row * padded<T>(D) : nullptr;
-        for (int64_t j = 0; j < D; ++j) w.z[j] = w.base[j] > 0 ? w.rhs[j] / w.base[j] : prior ? C(prior[j]) : C(0);
+        for (int64_t j = 0; j < D; ++j) w.rhs[j] = w.base[j] > 0 ? w.rhs[j] / w.base[j] : prior ? C(prior[j]) : C(0);
         return 0;
     }
     const bool dual = !partial && n <= dual_limit(D) && (shape.plus == 0 || shape.minus == 0) &&
                       shape.base_min > C(1e-10) * shape.base_max;
-    status = dual ? solve_dual(p, row, w, shape) : solve_primal(p, row, w, partial);
+    status = dual ? solve_dual(p, row, w, shape) : solve_primal(p, row, w, {0, D, round_up(D, kWidth<C>)}, partial);
     if (status) return status;
     C check = 0;
-    for (int64_t j = 0; j < D; ++j) check += w.z[j] * C(0);    // NaN unless every z is finite
+    for (int64_t j = 0; j < D; ++j) check += w.rhs[j] * C(0);    // NaN unless all are finite
     return check == 0 ? 0 : -1;
 }
 
@@ -321,14 +361,14 @@ static RowStatus solve_row(const RotatedRows<T>& p, int64_t row, char* memory, c
     ExactWorkspace<T> w(memory, p.D);
     RowStatus status = solve_row_in<T>(p, row, w, partial);
     if (status == 0) {
-        for (int64_t j = 0; j < p.D; ++j) z[j] = w.z[j];
+        for (int64_t j = 0; j < p.D; ++j) z[j] = w.rhs[j];
         return 0;
     }
     if constexpr (sizeof(T) == 4) {
         ExactWorkspace<double> wide(memory, p.D);
         status = solve_row_in<double>(p, row, wide, nullptr);
         if (status == 0)
-            for (int64_t j = 0; j < p.D; ++j) z[j] = T(wide.z[j]);
+            for (int64_t j = 0; j < p.D; ++j) z[j] = T(wide.rhs[j]);
     }
     return status;
 }

@@ -44,6 +44,9 @@ class CpuBackend:
         *,
         prior: NDArray[np.floating] | None = None,
         solver: str = "cholesky",
+        cg_steps: int = 3,
+        cg_tolerance: float = 0.0,
+        block_size: int = 64,
     ) -> None:
         """Solve every row of `terms` into `factors`, see :func:`wals_gpu.reference.solve_rows`.
 
@@ -57,7 +60,14 @@ class CpuBackend:
             Written; iterative solvers start from it. Rows that could not be solved are left as they were.
         prior : (R, D), optional
             Prior means.
-        solver : {"cholesky"}
+        solver : {"cholesky", "cg", "subspace"}
+            Exact; conjugate gradients; one pass of exact steps over blocks of coordinates (iALS++).
+        cg_steps : int, default 3
+            Steps of "cg" at most.
+        cg_tolerance : float, default 0
+            "cg" ends early when the preconditioned residual has fallen to this part of its first norm.
+        block_size : int, default 64
+            Coordinates of a block of "subspace", a multiple of 16.
 
         Raises
         ------
@@ -70,7 +80,19 @@ class CpuBackend:
         table = _cpu.rotate(other, rotation, self.num_threads)
         if prior is not None:
             prior = _cpu.rotate(np.ascontiguousarray(prior, other.dtype), rotation, self.num_threads)
-        status = _cpu.solve_exact(terms, table, spectrum, rotation, prior, factors, self.num_threads)
+        status = _cpu.solve_rows(
+            terms,
+            table,
+            spectrum,
+            rotation,
+            prior,
+            factors,
+            solver,
+            cg_steps,
+            cg_tolerance,
+            block_size,
+            self.num_threads,
+        )
         self._check(status)
 
     def _spectrum(
