@@ -107,7 +107,7 @@ def main() -> None:
             said = run.get("error") or f"{np.median(np.diff(run['elapsed'])):.3f} s/iteration"
             print(repeat, name, said, file=sys.stderr)
 
-    top, gflop = ceiling.best_gflops(gemms), ceiling.exact_gflop(matrix, args.factors)
+    top, gflop = ceiling.best_gflops(gemms), ceiling.iteration_gflop(matrix, args.factors)
     shared = {
         "shape": [*matrix.shape, int(matrix.nnz)],
         "factors": args.factors,

@@ -24,18 +24,22 @@ def best_gflops(records: list[dict]) -> float:
     return max(float(np.median(values)) for values in by_library.values())
 
 
-def exact_gflop(matrix, factors: int) -> float:
-    """GFLOP of one exact iteration (users, then items), each row solved in its cheaper form.
+def row_flops(n, factors: int) -> np.ndarray:
+    """Flops of an exact row with n entries, in its cheaper form, and of the two rotations of its factor.
 
-    With n entries in the row: primal n D (D+1) + D^3/3 + 2 D^2, dual n (n+1) D + n^3/3 + 4 n D; a rotation of
-    2 D^2 per row goes with each side's Gram diagonalised once, two per row. It is a model, the same for every
-    system: what an iteration at the ceiling would need, whatever a system does in fact.
+    Primal n D (D+1) + D^3/3 + 2 D^2, dual n (n+1) D + n^3/3 + 4 n D, rotations 2 x 2 D^2.
     """
-    d = float(factors)
-    total = 0.0
-    for lengths in (np.diff(matrix.indptr), np.bincount(matrix.indices, minlength=matrix.shape[1])):
-        n = lengths.astype(np.float64)
-        primal = n * d * (d + 1) + d**3 / 3 + 2 * d**2
-        dual = n * (n + 1) * d + n**3 / 3 + 4 * n * d
-        total += np.minimum(primal, dual).sum() + 2 * 2 * d**2 * n.size
-    return total / 1e9
+    n, d = np.asarray(n, dtype=np.float64), float(factors)
+    primal = n * d * (d + 1) + d**3 / 3 + 2 * d**2
+    dual = n * (n + 1) * d + n**3 / 3 + 4 * n * d
+    return np.minimum(primal, dual) + 4 * d**2
+
+
+def iteration_gflop(matrix, factors: int) -> float:
+    """GFLOP of one exact iteration, users then items.
+
+    It is a model and the same for every system: what an exact iteration at the ceiling would take, whatever a system
+    does in fact.
+    """
+    lengths = np.diff(matrix.indptr), np.bincount(matrix.indices, minlength=matrix.shape[1])
+    return sum(float(row_flops(n, factors).sum()) for n in lengths) / 1e9

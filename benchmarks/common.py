@@ -1,5 +1,6 @@
 """What every benchmark needs: a clean process per measurement, machine facts, medians and the JSON writer."""
 
+import contextlib
 import json
 import os
 import platform
@@ -83,8 +84,14 @@ def median_seconds(function, *, at_least: int = 3, seconds: float = 0.3, at_most
     return summary(times)
 
 
+def reset_peak() -> None:
+    """Let `peak_rss_mib` count from now (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_rss_mib() -> float:
-    """Largest resident memory of this process so far, in MiB (Linux; NaN elsewhere).
+    """Largest resident memory of this process so far, or since `reset_peak`, in MiB (Linux; NaN elsewhere).
 
     Not getrusage's ru_maxrss: a child process starts with its parent's.
     """
@@ -147,7 +154,7 @@ def write_result(name: str, args, records: list[dict], **more) -> Path:
     content = {
         "benchmark": name,
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(Path(word).name if Path(word).is_absolute() else word for word in sys.argv),
         **machine(),
         "settings": vars(args),
         **more,

@@ -6,7 +6,7 @@ import sys
 import warnings
 
 import numpy as np
-from common import load_matrix, peak_rss_mib, threadpools
+from common import load_matrix, peak_rss_mib, reset_peak, threadpools
 from loss import row_residuals
 from systems import SYSTEMS, Recorder
 
@@ -30,6 +30,7 @@ def main() -> None:
     importlib.import_module(system.module)
     matrix = load_matrix(spec["data"])
     recorder = Recorder(spec["checkpoints"], spec["folder"], spec["budget"])
+    reset_peak()
     before = peak_rss_mib()
     options = system.options | spec.get("options", {})
     user_factors, item_factors = system.fit(matrix, recorder, **spec["fit"], **options)

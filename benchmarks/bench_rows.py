@@ -1,0 +1,64 @@
+"""Microseconds per row over row length and rank: short rows, giant rows, tiny and odd ranks.
+
+    .venv-peers/bin/python benchmarks/bench_rows.py
+
+A measurement is one half-sweep over equal rows, the shared Gram matrix of the other side included. The fraction of
+the ceiling counts the rows' own flops and those of that Gram matrix, n_other D (D+1). Exact answers are checked by
+their residual in float64 before they are timed. Writes results/rows.json.
+"""
+
+import argparse
+import sys
+
+import ceiling
+from common import default_threads, interleave, rounded, run_worker, summary, write_result
+from systems import ONE_BLAS_THREAD
+
+ENV = {"wals_gpu exact": {}, "implicit Cholesky": ONE_BLAS_THREAD, "implicit CG": ONE_BLAS_THREAD}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--lengths", type=int, nargs="*", default=[1, 4, 16, 64, 256, 1024, 16_384, 131_072])
+    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 8, 31, 32, 33, 64, 100, 128, 256])
+    parser.add_argument("--systems", nargs="*", default=list(ENV), choices=ENV, metavar="SYSTEM")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="one repeat of a few sizes, to try the script")
+    args = parser.parse_args()
+    if args.quick:
+        args.repeats, args.lengths, args.ranks = 1, [1, 64, 16_384], [1, 33, 128]
+
+    gemms: list[dict] = []
+    runs: dict[str, list[dict]] = {name: [] for name in args.systems}
+    for repeat, name in interleave(["SGEMM", *args.systems], args.repeats, args.seed):
+        if name == "SGEMM":
+            gemms += ceiling.measure(args.threads)
+            continue
+        spec = {key: getattr(args, key) for key in ("lengths", "ranks", "threads", "seed")}
+        run = run_worker("worker_rows.py", spec | {"system": name}, ENV[name])
+        runs[name].append(run)
+        print(repeat, name, run.get("error", "checked and timed"), file=sys.stderr)
+
+    top = ceiling.best_gflops(gemms)
+    records = []
+    for name, done in runs.items():
+        shared = {"system": name, "dtype": "float32", "threads": args.threads, "seed": args.seed, "unit": "us/row"}
+        failed = [run["error"] for run in done if "error" in run]
+        if failed:
+            records.append(shared | {"error": failed[0]})
+            continue
+        for same in zip(*(run["results"] for run in done), strict=True):
+            case = {key: value for key, value in same[0].items() if key != "seconds"}
+            rows, n, d = case["rows"], case["row_length"], case["factors"]
+            seconds = summary([result["seconds"] for result in same])
+            gflop = (rows * float(ceiling.row_flops(n, d)) + case["other_rows"] * d * (d + 1)) / 1e9
+            per_row = {key: rounded(value / rows * 1e6) for key, value in seconds.items() if key != "n"}
+            fraction = rounded(gflop / seconds["median"] / top)
+            records.append(shared | case | {"microseconds_per_row": per_row, "fraction_of_ceiling": fraction})
+    write_result("rows", args, records, ceiling_gflops=rounded(top), sgemm=gemms)
+
+
+if __name__ == "__main__":
+    main()
