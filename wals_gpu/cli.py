@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            return _COMMANDS[args.command](args) or 0
+            status = _COMMANDS[args.command](args) or 0
+            sys.stdout.flush()  # so that a reader that has gone away shows here and not at exit
+            return status
         except KeyboardInterrupt:
             say("interrupted; nothing was saved")
             return 130
@@ -296,12 +298,15 @@ def _check_model_target(path: Path) -> None:
     if path.is_dir():
         if not any(path.iterdir()):
             return
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
             if json.loads((path / "model.json").read_bytes())["format"] == "wals_gpu":
                 return
         raise ValueError(f"{path} is there and is not a model folder; give a new name, or remove it yourself")
     if path.exists() or path.is_symlink():
         raise ValueError(f"{path} is there and is not a folder; give a new name, or remove it yourself")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{path} cannot be made: {parent} is no folder that you may write to")
 
 
 def _parse_ids(texts: Sequence[str], ids: Ids | None, count: int, side: str) -> Any:
@@ -309,17 +314,20 @@ def _parse_ids(texts: Sequence[str], ids: Ids | None, count: int, side: str) -> 
     if ids is not None and ids.kind == "string":
         found = np.array(texts, dtype=object)
     else:
-        try:
-            found = np.array([int(text) for text in texts])
-        except ValueError:
-            wrong = next(text for text in texts if not text.lstrip("+-").isdigit())
-            what = "ids" if ids is not None else "row numbers (it was fitted on a matrix)"
-            raise ValueError(f"{side} {wrong!r}: this model has integer {side} {what}") from None
+        found = np.array([_whole_number(text, side, ids is not None) for text in texts])
     if ids is not None:
         ids.index_of(found)
     elif (outside := found[(found < 0) | (found >= count)]).size:
         raise ValueError(f"{side} {outside[0]} is not a row number in [0, {count})")
     return found
+
+
+def _whole_number(text: str, side: str, is_id: bool) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        what = f"{side} ids" if is_id else "row numbers, because it was fitted on a matrix"
+        raise ValueError(f"{side} {text!r} is not an integer; this model has {'integer ' * is_id}{what}") from None
 
 
 def _lines(path: str) -> list[str]:

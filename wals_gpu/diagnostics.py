@@ -31,7 +31,7 @@ def doctor() -> dict[str, Any]:
     """
     return {
         "wals_gpu": installed_version("wals_gpu"),
-        "python": f"{platform.python_implementation()} {platform.pythoninstalled_version()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
         "platform": platform.platform(),
         "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "usable": _usable_cpus(), "quota": _cpu_quota()},
         "native": _native(),
