@@ -431,10 +431,7 @@ def evaluate(
         for start in range(0, users.size, batch_size):
             batch = users[start : start + batch_size]
             began = time.perf_counter()
-            if fold_in is None:
-                ids = _recommend_rows(each, batch, max(ks), filter_seen)
-            else:
-                ids = each.recommend_for(known[batch], max(ks), filter_seen=filter_seen)[0]
+            ids = _recommend(each, batch, None if fold_in is None else known, max(ks), filter_seen)
             seconds[name] += time.perf_counter() - began
             ids = _check_ids(ids, (batch.size, train.shape[1]))
             parts.append(_row_metrics(ids, test[batch], ks, surprise))
@@ -452,10 +449,17 @@ def evaluate(
     return EvaluationReport(results, per_user, users, test.shape[0] - users.size, seconds)
 
 
-def _recommend_rows(model: Recommender, rows: NDArray, k: int, filter_seen: bool) -> NDArray:
-    """Recommendations as column numbers, also from a model that speaks in the ids of its training table."""
+def _recommend(model: Recommender, rows: NDArray, known: csr_matrix | None, k: int, filter_seen: bool) -> NDArray:
+    """Column numbers for training users, or for rows that are known by their interactions.
+
+    A model that was fitted on a table takes and gives the ids of that table.
+    """
     user_ids, item_ids = getattr(model, "user_ids", None), getattr(model, "item_ids", None)
-    ids, _ = model.recommend(rows if user_ids is None else user_ids.take(rows), k, filter_seen=filter_seen)
+    if known is None:
+        users = rows if user_ids is None else user_ids.take(rows)
+        ids, _ = model.recommend(users, k, filter_seen=filter_seen)
+    else:
+        ids, _ = model.recommend_for(known[rows], k, filter_seen=filter_seen)
     if item_ids is None:
         return ids
     ids = np.asarray(ids, dtype=object)
