@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +18,7 @@ import pyarrow.parquet
 import pytest
 
 from wals_gpu import cli
+from wals_gpu._cli_parser import make_parser
 from wals_gpu.model import WALS
 from wals_gpu.objective import PRESETS
 
@@ -471,3 +475,14 @@ def test_demo_page_fits_a_terminal():
     page = format_demo(DemoResult(3, 4, 5, 1, 0.1, report, found, {"numpy": ["scipy"] * 30}))
     assert "*  python3-scipy" in page
     assert max(map(len, page.splitlines())) <= 80
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
+COMMANDS = re.findall(r"^\$ wals-gpu (.*?)(?: +#.*)?$", PAGE.read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_page_are_understood(command):
+    """Every line of the page is a valid one, with names that the page itself introduces."""
+    arguments = make_parser().parse_args(shlex.split(command))
+    assert arguments.command == command.split()[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +12,7 @@ import pytest
 from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse import random as random_sparse
 
+from wals_gpu import evaluation
 from wals_gpu.evaluation import (
     Popularity,
     bootstrap_interval,
@@ -397,3 +400,21 @@ def test_evaluate_refuses_what_cannot_be_right():
         evaluate(Popularity(train), train, test[:5])
     with pytest.raises(ValueError, match="nothing to measure"):
         evaluate(Popularity(train), train, csr_matrix((20, 10)))
+
+
+# --------------------------------------------------------------------------------------------------- the page for users
+
+PAGE = Path(__file__).parent.parent / "docs" / "evaluation.md"
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL))
+def test_examples_of_the_page(block):
+    exec(compile(block, str(PAGE), "exec"), {})
+
+
+def test_the_page_defines_every_metric():
+    found = ranking_metrics([[0]], csr_matrix([[1.0]]), 1, train=csr_matrix([[1.0]]))
+    for name in found:
+        if "@" in name:
+            assert f"| `{name.replace('@1', '@k')}` |" in PAGE.read_text("utf-8")
+            assert f"``{name.replace('@1', '@k')}``" in evaluation.__doc__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -73,15 +74,18 @@ examples:
 """
 
 
+_INDENT: dict[str, Any] = {"initial_indent": " " * 4, "subsequent_indent": " " * 6, "break_on_hyphens": False}
+
+
 def _fit_help() -> str:
     """The objectives with their parameters and defaults, read from the objectives themselves."""
     from .objective import PRESETS
 
     lines = []
     for name, preset in PRESETS.items():
-        about = (preset.__doc__ or "").strip().splitlines()[0]
+        about = (preset.__doc__ or "").strip().partition("\n")[0].replace("``", "")
         given = ", ".join(f"{key}={value}" for key, value in preset().parameters().items())
-        lines += [f"  {name}", f"    {about}", f"    {given}"]
+        lines += [f"  {name}", *(textwrap.fill(text, 79, **_INDENT) for text in (about, given))]
     return f"""\
 objectives, and what --set can change (defaults shown):
 {chr(10).join(lines)}
@@ -105,10 +109,17 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Room for the longest option beside its explanation."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="wals-gpu",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         description=_ABOUT,
         epilog=_FIRST_STEPS,
     )
@@ -121,7 +132,7 @@ def make_parser() -> argparse.ArgumentParser:
             help=help,
             description=help[0].upper() + help[1:] + ".",
             epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Formatter,
         )
         sub.set_defaults(command=name)
         sub.add_argument("--json", action="store_true", help="print JSON on standard output")

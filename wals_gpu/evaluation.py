@@ -445,7 +445,8 @@ def evaluate(
                 table, confidence=confidence, n_resamples=n_resamples, random_state=random_state
             )
             results[name] = dict(zip(per_user[name], estimates, strict=True))
-        results[name].update({metric: Estimate(v, None, None) for metric, v in _list_metrics(counts).items()})
+        results[name] |= {metric: Estimate(value, None, None) for metric, value in _list_metrics(counts).items()}
+        results[name] = dict(sorted(results[name].items(), key=lambda each: int(each[0].split("@")[1])))  # by k
     return EvaluationReport(results, per_user, users, test.shape[0] - users.size, seconds)
 
 
