@@ -93,7 +93,7 @@ class CpuBackend:
             block_size,
             self.num_threads,
         )
-        self._check(status)
+        self._check(status, other)
 
     def _spectrum(
         self, terms: RowTerms, other: NDArray[np.floating]
@@ -108,10 +108,12 @@ class CpuBackend:
         return np.maximum(spectrum, 0.0), rotation
 
     @staticmethod
-    def _check(status: NDArray[np.int32]) -> None:
+    def _check(status: NDArray[np.int32], other: NDArray[np.floating]) -> None:
         bad = np.flatnonzero(status)
         if not len(bad):
             return
+        if not np.isfinite(other).all():
+            raise ModelFitError("NaN or infinity encountered in the factors")
         row = int(bad[0])
         if status[row] > 0:
             raise SingularSystemError(row)
