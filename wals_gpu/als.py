@@ -864,6 +864,8 @@ def _row_system(
 
 
 def _terms(matrix: csr_matrix, side: str, dtype: DTypeLike, alpha: float, regularization: float) -> RowTerms:
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise TypeError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
     objective = Implicit(alpha=alpha, regularization=regularization)
     matrix = csr_matrix((matrix.data.astype(dtype, copy=False), matrix.indices, matrix.indptr), shape=matrix.shape)
     # Two entries of one pair are two terms of the loss for implicit, which does not sum their values. (astype does.)
@@ -889,7 +891,9 @@ def _as_csr_matrix(matrix: Any) -> csr_matrix:
 def _csr(matrix: Any, name: str, n_known: int | None = None) -> csr_matrix:
     """A checked CSR matrix of float32 with sorted rows. No column number may reach `n_known`."""
     given = _as_csr_matrix(matrix)
-    matrix = csr_matrix((given.data.astype(np.float32, copy=False), given.indices, given.indptr), shape=given.shape)
+    with np.errstate(over="ignore"):  # infinity is refused where values matter
+        data = given.data.astype(np.float32, copy=False)
+    matrix = csr_matrix((data, given.indices, given.indptr), shape=given.shape)
     matrix.check_format(full_check=True)
     if not matrix.has_sorted_indices:
         matrix = matrix.sorted_indices()
