@@ -65,7 +65,7 @@ struct Terms {
         for (int64_t r = 0; r < view.n_rows; ++r) ordered &= view.row_ptr[r] <= view.row_ptr[r + 1];
         const int64_t Z = view.row_ptr[view.n_rows];
         require(ordered && col_idx.size() == Z, "terms.row_ptr and terms.col_idx do not fit");
-        uint32_t largest = 0;    // a negative index turns into a huge one
+        uint32_t largest = 0;  // a negative index turns into a huge one
         for (int64_t e = 0; e < Z; ++e) {
             const uint32_t c = uint32_t(view.col_idx[e]);
             largest = c > largest ? c : largest;
@@ -225,7 +225,38 @@ py::tuple transpose(const Array<int64_t>& row_ptr, const Array<int32_t>& col_idx
     return py::make_tuple(t_row_ptr, t_col_idx, t_value);
 }
 
-}    // namespace
+py::tuple topk(const py::array& queries, const py::array& items, int64_t k,
+               const std::optional<Array<int64_t>>& excluded_ptr, const std::optional<Array<int32_t>>& excluded_idx,
+               int n_threads) {
+    return by_dtype(items, [&](auto zero) -> py::tuple {
+        using T = decltype(zero);
+        const Array<T> x(queries), y(items);
+        require(x.ndim() == 2 && y.ndim() == 2 && x.shape(1) == y.shape(1), "queries (B, D) and items (I, D) differ");
+        require(k >= 1, "k must be at least 1");
+        const int64_t B = x.shape(0);
+        const int64_t* ptr = nullptr;
+        const int32_t* idx = nullptr;
+        if (excluded_ptr) {
+            require(excluded_idx && excluded_ptr->size() == B + 1, "excluded must have one row for each query");
+            ptr = excluded_ptr->data();
+            idx = excluded_idx->data();
+            bool ordered = ptr[0] >= 0 && ptr[B] <= excluded_idx->size();
+            for (int64_t q = 0; q < B; ++q) ordered &= ptr[q] <= ptr[q + 1];
+            require(ordered, "excluded: row_ptr and col_idx do not fit");
+        }
+        py::array_t<int32_t> ids({B, k});
+        Array<T> scores({B, k});
+        int32_t* ids_to = ids.mutable_data();
+        T* scores_to = scores.mutable_data();
+        native([&](auto check) {
+            return wals::topk<T>(x.data(), B, y.data(), y.shape(0), y.shape(1), k, ptr, idx, ids_to, scores_to,
+                                 n_threads, check);
+        });
+        return py::make_tuple(ids, scores);
+    });
+}
+
+}  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Native CPU kernels of wals_gpu; use wals_gpu.backends.cpu.";
@@ -249,6 +280,8 @@ PYBIND11_MODULE(_cpu, m) {
           "Solves every row into factors (R, D); returns a status per row (0: solved).");
     m.def("entry_loss", &entry_loss, py::arg("terms"), py::arg("factors"), py::arg("other"), py::arg("n_threads"),
           "Sum over entries of gram s^2 - 2 rhs s, s = x . y, in float64.");
+    m.def("topk", &topk, py::arg("queries"), py::arg("items"), py::arg("k"), py::arg("excluded_ptr"),
+          py::arg("excluded_idx"), py::arg("n_threads"), "ids (B, k) and scores (B, k) of the best items.");
     m.def("transpose", &transpose, py::arg("row_ptr"), py::arg("col_idx"), py::arg("value"), py::arg("n_cols"),
           py::arg("n_threads"), "CSR arrays of the transposed matrix.");
 }

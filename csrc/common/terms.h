@@ -25,7 +25,7 @@ struct RowTerms {
     const int64_t* row_ptr = nullptr;
     const int32_t* col_idx = nullptr;
     Broadcast<T> rhs;
-    Broadcast<T> gram_array;    // data == nullptr: gram = rhs + gram_offset
+    Broadcast<T> gram_array;  // data == nullptr: gram = rhs + gram_offset
     T gram_offset = 0;
     Broadcast<T> background;
     Broadcast<T> ridge;
@@ -33,4 +33,4 @@ struct RowTerms {
     T gram(int64_t e) const { return gram_array.data ? gram_array[e] : rhs[e] + gram_offset; }
 };
 
-}    // namespace wals
+}  // namespace wals

@@ -6,7 +6,7 @@
 namespace wals {
 namespace WALS_ISA {
 
-constexpr int64_t kGramRows = 256;    // rows of y per panel
+constexpr int64_t kGramRows = 256;  // rows of y per panel
 
 /// out (D, D), upper triangle += sum over rows [begin, end) of weight y y', in float64 (reference.gram).
 template <class T>
@@ -178,5 +178,5 @@ static double entry_loss_rows(const RowTerms<T>& terms, const T* x, const T* y, 
     return total;
 }
 
-}    // namespace WALS_ISA
-}    // namespace wals
+}  // namespace WALS_ISA
+}  // namespace wals

@@ -42,7 +42,7 @@ const Isa kIsas[] = {
     {"baseline", isa_baseline::table_f32, isa_baseline::table_f64, [] { return true; }},
 };
 
-const Isa* find(const char* name) {    // null name: the best
+const Isa* find(const char* name) {  // null name: the best
     for (const Isa& isa : kIsas)
         if ((!name || std::string(isa.name) == name) && isa.runs_here()) return &isa;
     return nullptr;
@@ -55,13 +55,13 @@ const Isa& current() {
     if (!isa) {
         const char* forced = std::getenv("WALS_GPU_ISA");
         isa = find(forced && *forced ? forced : nullptr);
-        if (!isa) isa = find("baseline");    // the module refuses a wrong name at import
+        if (!isa) isa = find("baseline");  // the module refuses a wrong name at import
         g_isa.store(isa);
     }
     return *isa;
 }
 
-}    // namespace
+}  // namespace
 
 std::vector<std::string> available_isas() {
     std::vector<std::string> names;
@@ -89,4 +89,4 @@ const KernelTable<double>& kernels<double>() {
     return *current().f64();
 }
 
-}    // namespace wals
+}  // namespace wals

@@ -15,4 +15,4 @@ std::string isa();
 /// Chooses a set by name; returns false (and changes nothing) if it is not available.
 bool use_isa(const std::string& name);
 
-}    // namespace wals
+}  // namespace wals

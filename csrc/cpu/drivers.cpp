@@ -1,6 +1,7 @@
 #include "drivers.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 namespace wals {
@@ -30,7 +31,14 @@ std::vector<int64_t> longest_first(const int64_t* row_ptr, int64_t n_rows) {
     return order;
 }
 
-}    // namespace
+/// Keeps the best k of a candidate list, in no order; returns the score of the worst of them.
+template <class T>
+T compact(Candidate<T>* list, int64_t n, int64_t k) {
+    std::nth_element(list, list + (k - 1), list + n, comes_before<T>);
+    return list[k - 1].score;
+}
+
+}  // namespace
 
 template <class T>
 bool gram(const T* y, int64_t n, int64_t D, Broadcast<T> weight, double* out, int n_threads,
@@ -115,7 +123,7 @@ bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, R
         k.solve_exact_from(problem, row, sum, workspace[0].data(), status);
     }
 
-    std::vector<int64_t> task_begin;    // tasks: consecutive rows of `order`
+    std::vector<int64_t> task_begin;  // tasks: consecutive rows of `order`
     int64_t work = 0;
     for (int64_t i = first; i < n_rows; ++i) {
         const int64_t cost = (length(order[size_t(i)]) + 4) * D;
@@ -146,12 +154,87 @@ bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, dou
     return done;
 }
 
+template <class T>
+bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t D, int64_t k,
+          const int64_t* excluded_ptr, const int32_t* excluded_idx, int32_t* ids, T* scores, int n_threads,
+          const Interrupted& interrupted) {
+    const KernelTable<T>& kernel = kernels<T>();
+    const int64_t kept = std::min(k, n_items), capacity = kept + std::max<int64_t>(kept, 64);
+    // A task is a chunk of queries over a segment of the items. There is one segment, unless queries are too few to
+    // keep the threads busy; then the segments' results are merged. The result is the same for any split.
+    const int64_t chunk = std::clamp<int64_t>(B / (4 * n_threads), 1, 256);
+    const int64_t chunks = (B + chunk - 1) / chunk;
+    const int64_t segments =
+        chunks >= n_threads ? 1 : std::clamp<int64_t>(n_threads, 1, std::max<int64_t>(1, n_items / 4096));
+    const auto workspace = buffers_per_thread(n_threads, kernel.topk_workspace_bytes(D));
+    const auto lists = buffers_per_thread(n_threads, chunk * capacity * int64_t(sizeof(Candidate<T>)));
+    Buffer parts(segments > 1 ? segments * B * kept * int64_t(sizeof(Candidate<T>)) : 0);
+    std::vector<int64_t> part_count(segments > 1 ? size_t(segments * B) : 0);
+    Buffer counts(n_threads * chunk * int64_t(sizeof(int64_t))), thresholds(n_threads * chunk * int64_t(sizeof(T)));
+    const T lowest = -std::numeric_limits<T>::infinity();
+
+    auto write = [&](int64_t q, Candidate<T>* list, int64_t n) {
+        std::sort(list, list + n, comes_before<T>);
+        n = std::min(n, kept);
+        for (int64_t i = 0; i < k; ++i) {
+            ids[q * k + i] = i < n ? list[i].id : -1;
+            scores[q * k + i] = i < n ? list[i].score : lowest;
+        }
+    };
+    const bool done = parallel_for(chunks * segments, n_threads, interrupted, [&](int64_t task, int thread) {
+        const int64_t first = task / segments * chunk, segment = task % segments;
+        TopkChunk<T> c;
+        c.n_queries = std::min(chunk, B - first);
+        c.D = D;
+        c.k = kept;
+        c.queries = queries + first * D;
+        c.items = items;
+        if (excluded_ptr) {
+            c.excluded_ptr = excluded_ptr + first;
+            c.excluded_idx = excluded_idx;
+        }
+        c.capacity = capacity;
+        c.candidates = lists[size_t(thread)].template as<Candidate<T>>();
+        c.count = counts.as<int64_t>() + thread * chunk;
+        c.threshold = thresholds.as<T>() + thread * chunk;
+        c.compact = compact<T>;
+        std::fill_n(c.count, c.n_queries, 0);
+        std::fill_n(c.threshold, c.n_queries, lowest);
+        kernel.topk(c, n_items * segment / segments, n_items * (segment + 1) / segments,
+                    workspace[size_t(thread)].data());
+        for (int64_t q = 0; q < c.n_queries; ++q) {
+            Candidate<T>* list = c.candidates + q * capacity;
+            if (segments == 1) {
+                write(first + q, list, c.count[q]);
+                continue;
+            }
+            if (c.count[q] > kept) compact(list, c.count[q], kept);
+            const int64_t part = (first + q) * segments + segment;
+            part_count[size_t(part)] = std::min(c.count[q], kept);
+            std::copy_n(list, part_count[size_t(part)], parts.as<Candidate<T>>() + part * kept);
+        }
+    });
+    if (!done || segments == 1) return done;
+    std::vector<Candidate<T>> all(size_t(segments * kept));
+    for (int64_t q = 0; q < B; ++q) {
+        int64_t n = 0;
+        for (int64_t part = q * segments; part < (q + 1) * segments; ++part) {
+            std::copy_n(parts.as<Candidate<T>>() + part * kept, part_count[size_t(part)], all.data() + n);
+            n += part_count[size_t(part)];
+        }
+        write(q, all.data(), n);
+    }
+    return true;
+}
+
 #define WALS_INSTANTIATE(T)                                                                                         \
     template bool gram<T>(const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&);              \
     template bool rotate<T>(const T*, int64_t, int64_t, const double*, T*, int, const Interrupted&);                \
     template bool solve_rows<T>(RotatedRows<T>, const Solver&, const double*, RowStatus*, int, const Interrupted&); \
-    template bool entry_loss<T>(const RowTerms<T>&, const T*, const T*, int64_t, double*, int, const Interrupted&);
+    template bool entry_loss<T>(const RowTerms<T>&, const T*, const T*, int64_t, double*, int, const Interrupted&); \
+    template bool topk<T>(const T*, int64_t, const T*, int64_t, int64_t, int64_t, const int64_t*, const int32_t*,   \
+                          int32_t*, T*, int, const Interrupted&);
 WALS_INSTANTIATE(float)
 WALS_INSTANTIATE(double)
 
-}    // namespace wals
+}  // namespace wals

@@ -9,7 +9,7 @@
 namespace wals {
 
 template <class T>
-const KernelTable<T>& kernels();    // of the instruction set in use (dispatch.cpp)
+const KernelTable<T>& kernels();  // of the instruction set in use (dispatch.cpp)
 
 /// out (D, D) float64 = sum of weight[i] y_i y_i', both triangles.
 template <class T>
@@ -29,4 +29,11 @@ template <class T>
 bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, double* total, int n_threads,
                 const Interrupted&);
 
-}    // namespace wals
+/// For each of B queries (B, D) the k best of n items (n, D): ids and scores (B, k), padded with -1 and -inf.
+/// excluded_ptr (B + 1) and excluded_idx (sorted within a row), or null.
+template <class T>
+bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t D, int64_t k,
+          const int64_t* excluded_ptr, const int32_t* excluded_idx, int32_t* ids, T* scores, int n_threads,
+          const Interrupted&);
+
+}  // namespace wals

@@ -3,6 +3,7 @@
 
 #include "dense.h"
 #include "solve_iterative.h"
+#include "topk_rows.h"
 
 namespace wals {
 namespace WALS_ISA {
@@ -83,15 +84,37 @@ static int64_t packed_square_size(int64_t D) {
 }
 
 template <class T>
+static int64_t topk_bytes(int64_t D) {
+    return kItemTile * kWidth<T> * D * int64_t(sizeof(T));
+}
+
+template <class T>
+static void topk(const TopkChunk<T>& chunk, int64_t begin, int64_t end, char* workspace) {
+    if (chunk.n_queries <= 3)  // packing an item costs about as much as scoring it three times
+        topk_few(chunk, begin, end);
+    else
+        topk_chunk(chunk, begin, end, reinterpret_cast<T*>(workspace));
+}
+
+template <class T>
 static constexpr KernelTable<T> table = {
-    kWidth<T>,           kRowsPerCall,
-    workspace_bytes<T>,  solve_rows<T>,
-    partial_size<T>,     exact_partial_rows<T>,
-    solve_exact_from<T>, gram_bytes,
-    gram_rows<T>,        packed_square_size<double>,
-    pack_square<double>, packed_square_size<T>,
-    pack_square<T>,      rotate_rows<T>,
+    kWidth<T>,
+    kRowsPerCall,
+    workspace_bytes<T>,
+    solve_rows<T>,
+    partial_size<T>,
+    exact_partial_rows<T>,
+    solve_exact_from<T>,
+    gram_bytes,
+    gram_rows<T>,
+    packed_square_size<double>,
+    pack_square<double>,
+    packed_square_size<T>,
+    pack_square<T>,
+    rotate_rows<T>,
     entry_loss_rows<T>,
+    topk_bytes<T>,
+    topk<T>,
 };
 
 const KernelTable<float>* table_f32() {
@@ -101,5 +124,5 @@ const KernelTable<double>* table_f64() {
     return &table<double>;
 }
 
-}    // namespace WALS_ISA
-}    // namespace wals
+}  // namespace WALS_ISA
+}  // namespace wals

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "../common/terms.h"
+#include "../common/topk_order.h"
 
 namespace wals {
 
@@ -23,24 +24,39 @@ template <class T>
 struct RotatedRows {
     RowTerms<T> terms;
     int64_t D = 0;
-    const T* table = nullptr;            // (n_other, padded D)
-    const double* spectrum = nullptr;    // (D): eigenvalues of G, or null for zero
-    const T* prior = nullptr;            // (R, padded D), rotated, or null for zero
-    const T* into = nullptr;             // packed Q that rotates present factors in, and
-    const T* back = nullptr;             // packed Q' that rotates solutions back; both null for the identity
-    T* factors = nullptr;                // (R, D) out; the iterative solvers start from it
+    const T* table = nullptr;          // (n_other, padded D)
+    const double* spectrum = nullptr;  // (D): eigenvalues of G, or null for zero
+    const T* prior = nullptr;          // (R, padded D), rotated, or null for zero
+    const T* into = nullptr;           // packed Q that rotates present factors in, and
+    const T* back = nullptr;           // packed Q' that rotates solutions back; both null for the identity
+    T* factors = nullptr;              // (R, D) out; the iterative solvers start from it
     int64_t factor_stride = 0;
 };
 
 /// Status of a row: 0 solved, k > 0 pivot k not positive (singular), -1 the solution is not finite.
 using RowStatus = int32_t;
 
+/// Some queries of a retrieval and their state.
+template <class T>
+struct TopkChunk {
+    int64_t n_queries = 0, D = 0, k = 0;
+    const T* queries = nullptr;             // (n_queries, D)
+    const T* items = nullptr;               // (I, D)
+    const int64_t* excluded_ptr = nullptr;  // rows of the queries, or null
+    const int32_t* excluded_idx = nullptr;  // sorted within a row
+    int64_t capacity = 0;                   // candidates a query has room for, more than k
+    Candidate<T>* candidates = nullptr;     // (n_queries, capacity)
+    int64_t* count = nullptr;               // (n_queries)
+    T* threshold = nullptr;                 // (n_queries): a score must be above it; -inf at first
+    T (*compact)(Candidate<T>* list, int64_t n, int64_t k) = nullptr;  // keeps the best k, returns the worst of them
+};
+
 struct Solver {
     enum Kind { kExact, kConjugateGradients, kSubspace };
     Kind kind = kExact;
     int cg_steps = 3;
-    double cg_tolerance = 0;    // relative, of the preconditioned residual; 0: always cg_steps
-    int64_t block = 64;         // coordinates of a subspace step
+    double cg_tolerance = 0;  // relative, of the preconditioned residual; 0: always cg_steps
+    int64_t block = 64;       // coordinates of a subspace step
 };
 
 template <class T>
@@ -68,6 +84,9 @@ struct KernelTable {
     void (*rotate)(const T* y, int64_t n, int64_t D, const double* packed, T* out, double* workspace);
     /// Sum over entries of rows [begin, end) of gram s^2 - 2 rhs s with s = x . y, in float64.
     double (*entry_loss)(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, int64_t begin, int64_t end);
+    /// Adds items [begin, end) to the candidates of the chunk's queries.
+    int64_t (*topk_workspace_bytes)(int64_t D);
+    void (*topk)(const TopkChunk<T>& chunk, int64_t begin, int64_t end, char* workspace);
 };
 
-}    // namespace wals
+}  // namespace wals

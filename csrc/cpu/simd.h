@@ -43,7 +43,7 @@ static inline void storeu(T* p, Vec<T> v) {
 }
 template <class T>
 static inline Vec<T> splat(T x) {
-    return x - Vec<T>{};    // folds to one broadcast
+    return x - Vec<T>{};  // folds to one broadcast
 }
 
 static inline float square_root(float x) {
@@ -58,7 +58,7 @@ static constexpr int64_t round_up(int64_t n, int64_t multiple) {
 }
 
 template <class T>
-struct IndexOf;    // integer lanes as wide as T, for shuffles and compares
+struct IndexOf;  // integer lanes as wide as T, for shuffles and compares
 template <>
 struct IndexOf<float> {
     typedef int32_t scalar;
@@ -80,7 +80,7 @@ static inline Index<T> lane_index() {
 }
 
 template <class T>
-static inline Vec<T> shuffle2(Vec<T> a, Vec<T> b, Index<T> index) {    // lanes of a: 0..W-1, of b: W..2W-1
+static inline Vec<T> shuffle2(Vec<T> a, Vec<T> b, Index<T> index) {  // lanes of a: 0..W-1, of b: W..2W-1
 #if defined(__clang__)
     Vec<T> out{};
     for (int l = 0; l < kWidth<T>; ++l) out[l] = index[l] < kWidth<T> ? a[index[l]] : b[index[l] - kWidth<T>];
@@ -137,5 +137,5 @@ static inline void transpose(Vec<T> (&m)[kWidth<T>]) {
     }
 }
 
-}    // namespace WALS_ISA
-}    // namespace wals
+}  // namespace WALS_ISA
+}  // namespace wals

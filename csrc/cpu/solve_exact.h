@@ -20,11 +20,11 @@
 namespace wals {
 namespace WALS_ISA {
 
-constexpr int64_t kPanelBytes = 512 << 10;    // a quarter of L2 on current servers
+constexpr int64_t kPanelBytes = 512 << 10;  // a quarter of L2 on current servers
 constexpr int64_t kRowsPerCall = 64;
 
 template <class C>
-constexpr int64_t panel_rows(int64_t D) {    // entries per panel in the primal form
+constexpr int64_t panel_rows(int64_t D) {  // entries per panel in the primal form
     const int64_t rows = kPanelBytes / (padded<C>(D) * int64_t(sizeof(C)));
     return rows < 64 ? 64 : rows;
 }
@@ -106,7 +106,7 @@ static void pack_primal(const RotatedRows<T>& p, int64_t begin, int64_t end, Col
         for (int64_t ahead = e + 6; ahead < e + 6 + kTogether && ahead < end; ++ahead)
             prefetch_row(table_row(ahead), M);
         C a[kTogether], rho[kTogether];
-        int together = 0;    // entries with a > 0 go four at a time: neighbours in the panel, one pass over rhs
+        int together = 0;  // entries with a > 0 go four at a time: neighbours in the panel, one pass over rhs
         for (; together < kTogether && e + together < end; ++together) {
             a[together] = C(p.terms.gram(e + together));
             rho[together] = rho_of(e + together);
@@ -294,7 +294,7 @@ static RowStatus solve_dual(const RotatedRows<T>& p, int64_t row, ExactWorkspace
     }
     Panel<C> panel{w.panel, MD + M};
     pack_dual(p, n, w, panel);
-    C* const t = w.dual;    // (M): right-hand side, then w
+    C* const t = w.dual;  // (M): right-hand side, then w
     for (int64_t i = 0; i < n; ++i) t[i] = C(p.terms.rhs[w.entries[i]]) / w.scale[i];
     for (int64_t i = n; i < M; ++i) t[i] = 0;
     if (shifted) {
@@ -305,7 +305,7 @@ static RowStatus solve_dual(const RotatedRows<T>& p, int64_t row, ExactWorkspace
             store(t + b * W, load(t + b * W) - splat(sign) * s);
         }
     }
-    C* const ones = w.base;    // base is not needed below
+    C* const ones = w.base;  // base is not needed below
     for (int64_t i = 0; i < M; ++i) ones[i] = 1;
     const int64_t n_plus = sign > 0 ? MD : 0;
     const int bad = factor<C>(panel, n, n_plus, MD - n_plus, ones, nullptr, w.inverse, pivot_tolerance<C>());
@@ -342,7 +342,7 @@ static RowStatus solve_row_in(const RotatedRows<T>& p, int64_t row, ExactWorkspa
     const RowShape<C> shape = prepare<C>(p, row, w);
     const int64_t n = shape.plus + shape.minus, D = p.D;
     RowStatus status = 0;
-    if (n + shape.zero == 0) {    // no entries: the prior mean, or zero
+    if (n + shape.zero == 0) {  // no entries: the prior mean, or zero
         const T* prior = p.prior ? p.prior + row * padded<T>(D) : nullptr;
         for (int64_t j = 0; j < D; ++j) w.rhs[j] = w.base[j] > 0 ? w.rhs[j] / w.base[j] : prior ? C(prior[j]) : C(0);
         return 0;
@@ -352,7 +352,7 @@ static RowStatus solve_row_in(const RotatedRows<T>& p, int64_t row, ExactWorkspa
     status = dual ? solve_dual(p, row, w, shape) : solve_primal(p, row, w, {0, D, round_up(D, kWidth<C>)}, partial);
     if (status) return status;
     C check = 0;
-    for (int64_t j = 0; j < D; ++j) check += w.rhs[j] * C(0);    // NaN unless all are finite
+    for (int64_t j = 0; j < D; ++j) check += w.rhs[j] * C(0);  // NaN unless all are finite
     return check == 0 ? 0 : -1;
 }
 
@@ -373,5 +373,5 @@ static RowStatus solve_row(const RotatedRows<T>& p, int64_t row, char* memory, c
     return status;
 }
 
-}    // namespace WALS_ISA
-}    // namespace wals
+}  // namespace WALS_ISA
+}  // namespace wals

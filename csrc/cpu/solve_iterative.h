@@ -30,9 +30,9 @@ static inline Vec<T> sum_each_of(Vec<T> (&rows)[N]) {
 }
 
 enum class Pass {
-    kResidual,    // out += sum of (rho - a (r . v)) r, diagonal += sum of a r o r
-    kProduct,     // out += sum of a (r . v) r
-    kErrors,      // errors[e] = rho - a (r . v)
+    kResidual,  // out += sum of (rho - a (r . v)) r, diagonal += sum of a r o r
+    kProduct,   // out += sum of a (r . v) r
+    kErrors,    // errors[e] = rho - a (r . v)
 };
 
 /// One pass over a row's entries, a Gram and rho right-hand coefficients, r rows of the table. The table rows are read
@@ -41,18 +41,21 @@ template <class T, Pass kPass>
 static inline void panel_pass(const RotatedRows<T>& p, int64_t begin, int64_t end, const T* v, T* out, T* diagonal) {
     constexpr int W = kWidth<T>, G = kGroup<T>;
     const int64_t P = padded<T>(p.D), M = round_up(p.D, W);
+    // Later passes find the rows in the cache, unless there are more than it holds; fetching what is there costs 15 %.
+    const bool fetch = kPass != Pass::kProduct || (end - begin) * P * int64_t(sizeof(T)) > (1 << 20);
     for (int64_t e0 = begin; e0 < end; e0 += G) {
         const T* row[G];
         T a[G], rho[G];
-        for (int i = 0; i < G; ++i) {    // a last group repeats the row's first entry with weight 0
+        for (int i = 0; i < G; ++i) {  // a last group repeats the row's first entry with weight 0
             const int64_t e = e0 + i < end ? e0 + i : begin;
             row[i] = p.table + p.terms.col_idx[e] * P;
             a[i] = e0 + i < end ? p.terms.gram(e) : T(0);
             rho[i] = e0 + i < end ? p.terms.rhs[e] : T(0);
-            if (kPass != Pass::kProduct && e0 + i + 2 * G < end)
-                prefetch_row(p.table + p.terms.col_idx[e0 + i + 2 * G] * P, P);
+            if (fetch && e0 + i + 2 * G < end) prefetch_row(p.table + p.terms.col_idx[e0 + i + 2 * G] * P, P);
         }
-        Vec<T> sum[G] = {};
+        Vec<T> sum[G];
+#pragma GCC unroll 8
+        for (int i = 0; i < G; ++i) sum[i] = Vec<T>{};
         for (int64_t j = 0; j < M; j += W) {
             const Vec<T> x = load(v + j);
 #pragma GCC unroll 8
@@ -108,7 +111,7 @@ static inline void start_row(const RotatedRows<T>& p, int64_t row, const T* z, T
 template <class T>
 static inline RowStatus finite(const T* z, int64_t D) {
     T check = 0;
-    for (int64_t j = 0; j < D; ++j) check += z[j] * T(0);    // NaN unless all are finite
+    for (int64_t j = 0; j < D; ++j) check += z[j] * T(0);  // NaN unless all are finite
     return check == 0 ? 0 : -1;
 }
 
@@ -154,7 +157,7 @@ static RowStatus solve_row_cg(const RotatedRows<T>& p, int64_t row, int steps, d
         for (int64_t j = 0; j < M; j += W) store(w.product + j, load(w.base + j) * load(w.direction + j));
         panel_pass<T, Pass::kProduct>(p, begin, end, w.direction, w.product, nullptr);
         const T curvature = dot(w.direction, w.product, M);
-        if (!(curvature > 0)) break;    // rounding of a singular system: z is as good as it gets
+        if (!(curvature > 0)) break;  // rounding of a singular system: z is as good as it gets
         const Vec<T> length = splat(rho / curvature);
         for (int64_t j = 0; j < M; j += W) {
             store(z + j, load(z + j) + length * load(w.direction + j));
@@ -190,7 +193,7 @@ static RowStatus solve_row_subspace(const RotatedRows<T>& p, int64_t row, int64_
         const int64_t count = p.D - j0 < width ? p.D - j0 : width, m = round_up(count, W);
         for (int64_t j = 0; j < m; ++j) w.rhs[j] = gradient[j0 + j];
         if (solve_primal<T>(p, row, w, {j0, count, m}, nullptr, errors))
-            return solve_row<T>(p, row, memory, nullptr, z);    // near-singular: the exact solve has a wider fallback
+            return solve_row<T>(p, row, memory, nullptr, z);  // near-singular: the exact solve has a wider fallback
         for (int64_t j = 0; j < count; ++j) z[j0 + j] += w.rhs[j];
         if (j0 + width >= M) break;
         for (int64_t e = begin; e < end; ++e) {
@@ -203,5 +206,5 @@ static RowStatus solve_row_subspace(const RotatedRows<T>& p, int64_t row, int64_
     return finite(z, p.D);
 }
 
-}    // namespace WALS_ISA
-}    // namespace wals
+}  // namespace WALS_ISA
+}  // namespace wals

@@ -20,7 +20,7 @@ constexpr int kTileRows = WALS_ROWS_PER_TILE < kWidth<T> ? WALS_ROWS_PER_TILE : 
 template <class T>
 struct Panel {
     T* data;
-    int64_t capacity;    // rows that a column block has room for
+    int64_t capacity;  // rows that a column block has room for
     T* block(int64_t j) const { return data + j * capacity * kWidth<T>; }
 };
 
@@ -77,8 +77,8 @@ static __attribute__((noinline)) void accumulate(Tile<T, NV>& sum, const T* left
 template <class T>
 struct DiagonalBlock {
     T upper[kTileRows<T>][kTileRows<T>];
-    T inverse[kTileRows<T>];      // 1 / diagonal
-    T magnitude[kTileRows<T>];    // diagonal of A before elimination: the scale a pivot is judged by
+    T inverse[kTileRows<T>];    // 1 / diagonal
+    T magnitude[kTileRows<T>];  // diagonal of A before elimination: the scale a pivot is judged by
 };
 
 /// Factors the R x R block; returns the 1-based index of the first pivot not above tolerance * magnitude, or 0.
@@ -149,7 +149,7 @@ static inline __attribute__((always_inline)) int factor_tile(const Panel<T>& pan
             for (int v = 0; v < NV; ++v) acc[s][v] -= u * acc[r][v];
         }
     }
-    if constexpr (kFirst) {    // the diagonal's own lanes: exact values, zeros left of it
+    if constexpr (kFirst) {  // the diagonal's own lanes: exact values, zeros left of it
         T a[W] __attribute__((aligned(WALS_VECTOR_BYTES)));
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
@@ -203,7 +203,7 @@ static inline int factor(const Panel<T>& panel, int64_t n, int64_t n_plus, int64
 #undef WALS_FACTOR_TILE
         for (int r = 0; r < R; ++r) inverse[i0 + r] = d.inverse[r];
     }
-    for (int64_t i = round_up(n, R); i < blocks * W; ++i) {    // rows of padding alone
+    for (int64_t i = round_up(n, R); i < blocks * W; ++i) {  // rows of padding alone
         store(panel.block(blocks - 1) + (u_row + i) * W, Vec<T>{});
         inverse[i] = 1;
     }
@@ -247,10 +247,10 @@ static inline void solve_factored(const Panel<T>& panel, int64_t M, int64_t u_ro
     constexpr int W = kWidth<T>;
     const int64_t blocks = M / W;
     const Index<T> lane = lane_index<T>();
-    for (int64_t b = 0; b < blocks; ++b) {    // forward: U' v = x
+    for (int64_t b = 0; b < blocks; ++b) {  // forward: U' v = x
         const T* u = panel.block(b) + u_row * W;
         Vec<T> s0 = load(x + b * W), s1{}, s2{}, s3{};
-        for (int64_t k = 0; k < b * W; k += 4) {    // W is at least 2; blocks of 2 pair up below
+        for (int64_t k = 0; k < b * W; k += 4) {  // W is at least 2; blocks of 2 pair up below
             s0 -= splat(x[k]) * load(u + k * W);
             s1 -= splat(x[k + 1]) * load(u + (k + 1) * W);
             if (W >= 4 || k + 2 < b * W) {
@@ -268,12 +268,12 @@ static inline void solve_factored(const Panel<T>& panel, int64_t M, int64_t u_ro
             x[b * W + k] = v[0] * inv;
         }
     }
-    for (int64_t b = blocks - 1; b >= 0; --b) {    // backward: U x = v
+    for (int64_t b = blocks - 1; b >= 0; --b) {  // backward: U x = v
         const T* u = panel.block(b) + u_row * W;
         Vec<T> m[W];
 #pragma GCC unroll 16
         for (int k = 0; k < W; ++k) m[k] = load(u + (b * W + k) * W);
-        transpose<T>(m);    // m[k] lane i = U[i, k]
+        transpose<T>(m);  // m[k] lane i = U[i, k]
 #pragma GCC unroll 16
         for (int k = 0; k < W; ++k) store(scratch + k * W, m[k]);
         Vec<T> s = load(x + b * W), solved{};
@@ -285,7 +285,7 @@ static inline void solve_factored(const Panel<T>& panel, int64_t M, int64_t u_ro
             solved = lane == typename IndexOf<T>::scalar(k) ? v : solved;
         }
         store(x + b * W, solved);
-        for (int64_t k = 0; k < b * W; k += W) {    // what the solved block takes from the rows above
+        for (int64_t k = 0; k < b * W; k += W) {  // what the solved block takes from the rows above
             Vec<T> rows[W];
 #pragma GCC unroll 16
             for (int i = 0; i < W; ++i) rows[i] = load(u + (k + i) * W) * solved;
@@ -294,5 +294,5 @@ static inline void solve_factored(const Panel<T>& panel, int64_t M, int64_t u_ro
     }
 }
 
-}    // namespace WALS_ISA
-}    // namespace wals
+}  // namespace WALS_ISA
+}  // namespace wals

@@ -50,4 +50,4 @@ template bool transpose<float>(int64_t, int64_t, const int64_t*, const int32_t*,
 template bool transpose<double>(int64_t, int64_t, const int64_t*, const int32_t*, const double*, int64_t*, int32_t*,
                                 double*, int, const Interrupted&);
 
-}    // namespace wals
+}  // namespace wals

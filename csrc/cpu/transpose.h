@@ -11,4 +11,4 @@ template <class T>
 bool transpose(int64_t n_rows, int64_t n_cols, const int64_t* row_ptr, const int32_t* col_idx, const T* value,
                int64_t* t_row_ptr, int32_t* t_col_idx, T* t_value, int n_threads, const Interrupted& interrupted);
 
-}    // namespace wals
+}  // namespace wals

@@ -158,19 +158,28 @@ class CpuBackend:
     def topk(
         self, queries: NDArray[np.floating], items: NDArray[np.floating], k: int, excluded: csr_matrix | None = None
     ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
-        """The k items of highest dot product for each query; see :func:`wals_gpu.reference.topk`."""
-        ids = np.full((len(queries), k), -1, np.int32)
-        best = np.full((len(queries), k), -np.inf, items.dtype)
-        for begin in range(0, len(queries), 256):
-            scores = queries[begin : begin + 256] @ items.T
-            if excluded is not None:
-                part = excluded[begin : begin + 256]
-                scores[np.repeat(np.arange(len(scores)), np.diff(part.indptr)), part.indices] = -np.inf
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            found = np.take_along_axis(scores, order, 1)
-            best[begin : begin + 256, : order.shape[1]] = found
-            ids[begin : begin + 256, : order.shape[1]] = np.where(found == -np.inf, -1, order)
-        return ids, best
+        """The k items of highest dot product for each query; see :func:`wals_gpu.reference.topk`.
+
+        Parameters
+        ----------
+        queries : (B, D)
+        items : (I, D)
+        k : int
+        excluded : (B, I) CSR with sorted indices, optional
+            Stored entries are items that the query must not get.
+
+        Returns
+        -------
+        ids : (B, k) int32
+        scores : (B, k)
+            In the dtype of the items. The memory needed beyond this does not depend on B.
+        """
+        row_ptr = col_idx = None
+        if excluded is not None:
+            row_ptr = excluded.indptr.astype(np.int64, copy=False)
+            col_idx = excluded.indices.astype(np.int32, copy=False)
+        queries = np.ascontiguousarray(queries, items.dtype)
+        return _cpu.topk(queries, np.ascontiguousarray(items), k, row_ptr, col_idx, self.num_threads)
 
 
 def _ridge_loss(
