@@ -5,6 +5,8 @@ Shapes: U users, I items, R rows being solved, D factor size. See :mod:`wals_gpu
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
@@ -12,7 +14,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu.errors import SingularSystemError
 from wals_gpu.objective import RowTerms
 
-__all__ = ["gradient", "loss", "row_system", "solve_rows", "topk"]
+__all__ = ["gradient", "loss", "row_system", "solve_rows", "solve_rows_cg", "solve_rows_subspace", "topk"]
 
 
 def row_system(
@@ -84,6 +86,102 @@ def solve_rows(terms: RowTerms, other: ArrayLike, *, prior: ArrayLike | None = N
                 raise SingularSystemError(row) from None
             out[row] += np.linalg.lstsq(a, b - a @ out[row], rcond=None)[0]
     return out
+
+
+def solve_rows_cg(
+    terms: RowTerms, other: ArrayLike, start: ArrayLike, steps: int, *, prior: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """Preconditioned conjugate gradients on every row's system, from `start`.
+
+    In the basis where the Gram matrix of the other side is diagonal, with the diagonal of the row's matrix there as the
+    preconditioner. (The basis matters: it makes the preconditioner exact for the background's part.)
+
+    Parameters
+    ----------
+    terms, other, prior
+        As for :func:`solve_rows`. Rows without entries are solved exactly.
+    start : (R, D)
+    steps : int
+
+    Returns
+    -------
+    (R, D) float64
+    """
+    other = np.asarray(other, np.float64)
+    out = solve_rows(_only_empty_rows(terms), other, prior=prior)
+    rotation = _rotation(terms, other)
+    for row in np.flatnonzero(np.diff(terms.row_ptr)):
+        a, b = row_system(terms, row, other, prior=None if prior is None else np.asarray(prior)[row])
+        a, b = rotation.T @ a @ rotation, rotation.T @ b
+        z = rotation.T @ np.asarray(start, np.float64)[row]
+        diagonal = np.diag(a)
+        residual = b - a @ z
+        direction = residual / diagonal
+        rho = residual @ direction
+        for _ in range(steps):
+            if rho <= 1e-30:
+                break
+            product = a @ direction
+            length = rho / (direction @ product)
+            z = z + length * direction
+            residual = residual - length * product
+            previous, rho = rho, residual @ (residual / diagonal)
+            direction = residual / diagonal + rho / previous * direction
+        out[row] = rotation @ z
+    return out
+
+
+def solve_rows_subspace(
+    terms: RowTerms, other: ArrayLike, start: ArrayLike, block: int, *, prior: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """One pass of subspace steps over every row, from `start` (iALS++, Rendle et al. 2021, "iALS++: Speeding up Matrix
+    Factorization with Subspace Optimization").
+
+    In the basis where the Gram matrix of the other side is diagonal, eigenvalues rising: block after block of
+    coordinates is set to the minimum of the loss with the others fixed.
+
+    Parameters
+    ----------
+    terms, other, prior
+        As for :func:`solve_rows`. Rows with at most `block` entries are solved exactly.
+    start : (R, D)
+    block : int
+
+    Returns
+    -------
+    (R, D) float64
+    """
+    other = np.asarray(other, np.float64)
+    out = solve_rows(terms, other, prior=prior)
+    rotation = _rotation(terms, other)
+    for row in np.flatnonzero(np.diff(terms.row_ptr) > block):
+        a, b = row_system(terms, row, other, prior=None if prior is None else np.asarray(prior)[row])
+        a, b = rotation.T @ a @ rotation, rotation.T @ b
+        z = rotation.T @ np.asarray(start, np.float64)[row]
+        for first in range(0, len(z), block):
+            part = slice(first, first + block)
+            z[part] += np.linalg.solve(a[part, part], (b - a @ z)[part])
+        out[row] = rotation @ z
+    return out
+
+
+def _rotation(terms: RowTerms, other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Eigenvectors of the other side's weighted Gram matrix, in columns; the identity where there is no background."""
+    if not np.any(terms.background):
+        return np.eye(other.shape[1])
+    return np.linalg.eigh((other.T * np.broadcast_to(terms.other_background, len(other))) @ other)[1]
+
+
+def _only_empty_rows(terms: RowTerms) -> RowTerms:
+    """The same rows without their entries."""
+    nothing = terms.rhs[:0]
+    return replace(
+        terms,
+        row_ptr=np.zeros_like(terms.row_ptr),
+        col_idx=terms.col_idx[:0],
+        rhs=nothing if len(terms.rhs) != 1 else terms.rhs,
+        gram=None if terms.gram is None else (nothing if len(terms.gram) != 1 else terms.gram),
+    )
 
 
 def loss(
