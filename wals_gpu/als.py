@@ -26,7 +26,7 @@ from scipy.sparse import csr_matrix
 from tqdm.auto import tqdm
 
 from wals_gpu.backends import Backend, make_backend
-from wals_gpu.errors import ModelFitError, ParameterWarning, SingularSystemError
+from wals_gpu.errors import ModelFitError, ModelFormatError, ParameterWarning, SingularSystemError
 from wals_gpu.objective import BoundObjective, Implicit, RowTerms
 
 __all__ = ["AlternatingLeastSquares", "CpuAlternatingLeastSquares", "calculate_loss"]
@@ -665,8 +665,10 @@ class CpuAlternatingLeastSquares:
         ------
         FileNotFoundError
             There is no such file.
+        ModelFormatError
+            The file holds no model.
         ValueError
-            The file is no npz file, or holds Python objects, which are never unpickled.
+            It is no npz file, or holds Python objects, which are never unpickled.
         """
         if isinstance(fileobj_or_path, (str, os.PathLike)):
             fileobj_or_path = os.fspath(fileobj_or_path)
@@ -674,6 +676,8 @@ class CpuAlternatingLeastSquares:
                 fileobj_or_path += ".npz"
         model = cls()
         with np.load(fileobj_or_path, allow_pickle=False) as state:
+            if "factors" not in state:
+                raise ModelFormatError(f"{fileobj_or_path} holds no model: it has {', '.join(state) or 'nothing'}")
             for name in set(SAVED) & set(state):
                 value = state[name]
                 setattr(model, name, value.item() if value.shape == () else value)
