@@ -4,6 +4,7 @@
 
 Every fit runs in a process of its own, the systems interleaved, SGEMM measured in every round. The first round also
 keeps the factors of a few iterations and computes their loss here, in float64, for the plot of loss against seconds.
+A fit that is over --budget after two iterations is not repeated: its iterations are the spread.
 Writes results/fit-<set>-<factors>.json.
 """
 
@@ -26,8 +27,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--factors", type=int, default=128)
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--checkpoints", type=int, nargs="*", default=[1, 2, 3, 5, 10], help="where to take the loss")
-    parser.add_argument("--budget", type=float, default=20, help="seconds after which a fit ends, after 3 iterations")
+    parser.add_argument("--checkpoints", type=int, nargs="*", default=[1, 2, 4, 10], help="where to take the loss")
+    parser.add_argument("--budget", type=float, default=10, help="seconds after which a fit ends, after 3 iterations")
     parser.add_argument("--systems", nargs="*", default=list(SYSTEMS), choices=SYSTEMS, metavar="SYSTEM")
     parser.add_argument("--alpha", type=float, default=10.0, help="slope of the confidence")
     parser.add_argument("--ridge", type=float, default=10.0)
@@ -66,6 +67,11 @@ def run_system(name: str, args: argparse.Namespace, path: str, matrix, checkpoin
     return run
 
 
+def too_slow(run: dict, budget: float) -> bool:
+    """Whether a fit was over the budget after the second iteration already."""
+    return "error" in run or run["elapsed"][1] > budget
+
+
 def record_of(name: str, runs: list[dict]) -> dict:
     """One record from all repeats of a system."""
     failed = [run["error"] for run in runs if "error" in run]
@@ -75,8 +81,9 @@ def record_of(name: str, runs: list[dict]) -> dict:
     return {
         "system": name,
         "kind": SYSTEMS[name].kind,
-        # the first iteration has the preparation in it
-        "seconds_per_iteration": summary([np.median(np.diff(run["elapsed"])) for run in runs]),
+        # over all iterations of all repeats but each fit's first, which has the preparation in it
+        "seconds_per_iteration": summary(np.concatenate([np.diff(run["elapsed"]) for run in runs])),
+        "repeats": len(runs),
         "iterations": len(first["elapsed"]),
         "fit_seconds": summary([run["fit_seconds"] for run in runs]),
         "fit_mib": last["peak_rss_mib"] - last["peak_rss_before_fit_mib"],
@@ -101,6 +108,8 @@ def main() -> None:
             if name == "SGEMM":
                 gemms += ceiling.measure(args.threads)
                 print(repeat, name, [round(gemm.get("gflops", 0)) for gemm in gemms[-2:]], file=sys.stderr)
+                continue
+            if runs[name] and too_slow(runs[name][0], args.budget):
                 continue
             run = run_system(name, args, path, matrix, args.checkpoints if repeat == 0 else [])
             runs[name].append(run)

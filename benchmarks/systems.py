@@ -209,6 +209,8 @@ ONE_BLAS_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 SYSTEMS = {
     "wals_gpu exact": System(fit_wals_gpu, "wals_gpu", "exact", {"solver": "cholesky"}),
+    "wals_gpu CG": System(fit_wals_gpu, "wals_gpu", "cg", {"solver": "cg"}),
+    "wals_gpu subspace": System(fit_wals_gpu, "wals_gpu", "subspace", {"solver": "subspace"}),
     "implicit Cholesky": System(fit_implicit, "implicit.cpu.als", "exact", {"use_cg": False}, ONE_BLAS_THREAD),
     "implicit CG": System(fit_implicit, "implicit.cpu.als", "cg", {"use_cg": True}, ONE_BLAS_THREAD),
     "irspack Cholesky": System(fit_irspack, "irspack", "exact", {"solver": "CHOLESKY"}),

@@ -1,0 +1,237 @@
+"""Print the tables of the documentation from results/*.json, and draw the plots.
+
+    .venv-peers/bin/python benchmarks/report.py            # README.md, benchmarks/README.md, docs/*.svg
+    .venv-peers/bin/python benchmarks/report.py --check    # exit status 1 where a table is not what the JSON says
+
+A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`; NAME is that of a result file, or fit-SET for
+seconds per iteration over all ranks measured on that set. Whatever stands between the markers is replaced. Plots need
+matplotlib and a result file with losses; there is one for each fit-SET-RANK.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from common import HERE, RESULTS
+
+ROOT = HERE.parent
+MARKED = re.compile(r"(<!-- table:([\w-]+) -->\n).*?(<!-- /table:\2 -->)", re.DOTALL)
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    text = f"{value:.3g}"
+    return text if "e" not in text else f"{value:.5f}".rstrip("0")
+
+
+def spread(summary: dict) -> str:
+    """Median, and quartiles where they differ."""
+    middle, low, high = (number(summary[key]) for key in ("median", "q25", "q75"))
+    return middle if low == high else f"{middle} ({low}-{high})"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Markdown; every column but the first is right-aligned."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def caption(result: dict, *more: str) -> str:
+    """One line on the machine, the versions and the date."""
+    machine, versions = result["machine"], result["versions"]
+    names = ("wals_gpu", "implicit", "irspack", "cmfrec", "faiss-cpu")
+    wanted = {record["system"].split()[0].replace("faiss", "faiss-cpu") for record in result["records"]}
+    peers = ", ".join(f"{name} {versions[name]}" for name in names if name in versions and name in wanted)
+    threads = result["settings"]["threads"]
+    parts = [*more, f"{machine['processor']}, {threads} threads", peers, result["date"]]
+    return "\n" + "; ".join(part for part in parts if part) + ".\n"
+
+
+def ceiling_words(result: dict) -> str:
+    return f"ceiling: {result['ceiling_gflops']:.0f} GFLOP/s (float32 matrix product, measured in the same run)"
+
+
+def fit_table(result: dict) -> str:
+    """Everything measured for one set and rank."""
+    header = ["system", "s/iteration", "of ceiling", "fit, s", "fit, MiB", "loss after"]
+    rows = []
+    for record in result["records"]:
+        if "error" in record:
+            rows.append([record["system"], f"failed: {record['error']}", "", "", "", ""])
+            continue
+        last = record["losses"][-1] if record["losses"] else None
+        rows.append(
+            [
+                record["system"],
+                spread(record["seconds_per_iteration"]),
+                f"{record['fraction_of_ceiling']:.0%}",
+                f"{spread(record['fit_seconds'])} / {record['iterations']} it.",
+                number(record["fit_mib"]),
+                f"{last['loss']:.6g} / {last['iteration']} it." if last else "",
+            ]
+        )
+    users, items, entries = result["records"][0]["shape"]
+    shape = f"{users:,} x {items:,}, {entries:,} entries, {result['settings']['factors']} factors, float32"
+    return table(header, rows) + caption(result, shape, ceiling_words(result))
+
+
+def ranks_table(results: list[dict]) -> str:
+    """Seconds per iteration of every system, a column for each rank measured on the set."""
+    results = sorted(results, key=lambda result: result["settings"]["factors"])
+    found: dict[str, dict[int, str]] = {}
+    for result in results:
+        for record in result["records"]:
+            if "error" not in record:
+                text = f"{spread(record['seconds_per_iteration'])}, {record['fraction_of_ceiling']:.0%}"
+                found.setdefault(record["system"], {})[record["factors"]] = text
+    ranks = [result["settings"]["factors"] for result in results]
+    rows = [[name, *(cells.get(rank, "-") for rank in ranks)] for name, cells in found.items()]
+    words = "s/iteration and fraction of the ceiling"
+    return table(["system", *(f"D = {rank}" for rank in ranks)], rows) + caption(results[-1], words)
+
+
+def topk_table(result: dict) -> str:
+    header = ["system", "items", "users", "k", "seen left out", "s", "of ceiling"]
+    rows, memory = [], []
+    for record in result["records"]:
+        if "error" in record:
+            rows.append([record["system"], number(record["items"]), "", "", "", f"failed: {record['error']}", ""])
+        elif record["measure"] == "memory":
+            sizes = [number(record[key]) for key in ("items", "users", "extra_mib")]
+            memory.append([record["system"], *sizes])
+        else:
+            sizes = [number(record[key]) for key in ("items", "users", "k")]
+            seen, fraction = "yes" if record["filter_seen"] else "no", f"{record['fraction_of_ceiling']:.0%}"
+            rows.append([record["system"], *sizes, seen, spread(record["seconds"]), fraction])
+    rows.sort(key=lambda row: [float(cell.replace(",", "") or 0) for cell in row[1:4]] + row[4:5])
+    memory.sort(key=lambda row: (row[0], [float(cell.replace(",", "")) for cell in row[1:3]]))
+    memory_table = table(["system", "items", "users", "MiB beyond input and answer"], memory)
+    words = f"{result['settings']['factors']} factors, float32"
+    return table(header, rows) + "\n" + memory_table + caption(result, words, ceiling_words(result))
+
+
+def rows_table(result: dict) -> str:
+    """One table for each system: microseconds per row, a line for each length, a column for each rank."""
+    parts = []
+    records = [record for record in result["records"] if "error" not in record]
+    for name in dict.fromkeys(record["system"] for record in records):
+        cells = {(r["row_length"], r["factors"]): r for r in records if r["system"] == name}
+        lengths, ranks = (sorted({key[axis] for key in cells}) for axis in (0, 1))
+        rows = [[f"{n:,}", *(row_cell(cells[n, d]) for d in ranks)] for n in lengths]
+        rows.append(["shared, ms", *(number(1e3 * cells[lengths[0], d]["shared_seconds"]) for d in ranks)])
+        parts.append(table([f"{name}: entries in the row", *(f"D = {d}" for d in ranks)], rows))
+    words = "microseconds per row, fraction of the ceiling; last line: milliseconds per half-sweep that all rows share"
+    return "\n".join(parts) + caption(result, words, ceiling_words(result))
+
+
+def row_cell(record: dict) -> str:
+    if record["fraction_of_ceiling"] is None:
+        return "-"
+    return f"{number(record['microseconds_per_row']['median'])}, {record['fraction_of_ceiling']:.0%}"
+
+
+def settings_table(result: dict) -> str:
+    rows = []
+    for record in result["records"]:
+        environment = " ".join(f"{key}={value}" for key, value in record["env"].items())
+        options = " ".join(f"{key}={value}" for key, value in record["options"].items())
+        time = record.get("error") or spread(record["seconds_per_iteration"])
+        words = " ".join(filter(None, [options, environment])) or "as it comes"
+        rows.append([record["system"], words, time, "yes" if record["used"] else ""])
+    shape = f"{result['settings']['set']}, {result['settings']['factors']} factors"
+    return table(["system", "settings", "s/iteration", "used"], rows) + caption(result, shape)
+
+
+def leave_one_out_table(result: dict) -> str:
+    names = list(result["published"])
+    columns = [f"wals_gpu, mean of {len(result['records'])}"], result["mean"]
+    rows = [
+        ["iALS, published", *(f"{result['published'][name]:.3f}" for name in names), ""],
+        [*columns[0], *(f"{columns[1][name]:.4f}" for name in names), spread(result["fit_seconds"])],
+        ["popularity", *(f"{result['popularity'][name]:.4f}" for name in names), ""],
+    ]
+    machine = f"{result['machine']['processor']}, {result['settings']['threads']} threads"
+    words = f"{result['settings']['factors']} factors, {result['settings']['iterations']} iterations"
+    return table(["", *names, "fit, s"], rows) + f"\n{words}; {machine}; {result['date']}.\n"
+
+
+TABLES: dict[str, Callable[[dict], str]] = {
+    "topk": topk_table,
+    "rows": rows_table,
+    "settings": settings_table,
+    "ml1m-leave-one-out": leave_one_out_table,
+}
+
+
+def load(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def make_table(name: str) -> str:
+    """The table called NAME in the markers."""
+    if (RESULTS / f"{name}.json").exists():
+        result = load(name)
+        return TABLES.get(result["benchmark"], fit_table)(result)
+    ranks = [path.stem for path in RESULTS.glob(f"{name}-*.json") if re.fullmatch(rf"{name}-\d+", path.stem)]
+    if not ranks:
+        raise SystemExit(f"no results/{name}.json: run the benchmark first, or take the markers out")
+    return ranks_table([load(stem) for stem in ranks])
+
+
+def plot(name: str, path: Path) -> None:
+    """Loss against seconds of every system, for one fit-SET-RANK."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = name  # the same JSON gives the same file
+    import matplotlib.pyplot as plt
+
+    result = load(name)
+    records = [record for record in result["records"] if record.get("losses")]
+    lowest = min(point["loss"] for record in records for point in record["losses"])
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    families = list(dict.fromkeys(record["system"].split()[0] for record in records))
+    for record in records:
+        family = record["system"].split()[0]
+        style = {"exact": "-o", "cg": "--s", "subspace": ":^"}[record["kind"]]
+        points = [(point["seconds"], point["loss"] / lowest) for point in record["losses"]]
+        color = f"C{families.index(family)}"
+        axes.plot(*zip(*points, strict=True), style, color=color, markersize=4, label=record["system"])
+    axes.set(xscale="log", yscale="log", xlabel="seconds since the start of the fit", ylabel="loss / lowest loss")
+    axes.set_title(f"{result['settings']['set']} shape, {result['settings']['factors']} factors")
+    axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.3g"))
+    axes.yaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%.3g"))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 where a table is stale")
+    parser.add_argument("files", nargs="*", type=Path, default=[ROOT / "README.md", HERE / "README.md"])
+    args = parser.parse_args()
+    stale = []
+    for path in args.files:
+        text = path.read_text(encoding="utf-8")
+        new = MARKED.sub(lambda match: f"{match[1]}{make_table(match[2])}{match[3]}", text)
+        if new != text:
+            stale.append(path)
+            if not args.check:
+                path.write_text(new, encoding="utf-8")
+    print("stale:" if args.check else "changed:", *stale or ["nothing"], file=sys.stderr)
+    if args.check:
+        sys.exit(bool(stale))
+    for result in sorted(RESULTS.glob("fit-*.json")):
+        if not result.stem.endswith("quick"):
+            plot(result.stem, ROOT / "docs" / f"loss-{result.stem.removeprefix('fit-')}.svg")
+
+
+if __name__ == "__main__":
+    main()
