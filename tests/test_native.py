@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -10,7 +11,8 @@ import pytest
 from scipy.sparse import csr_matrix, random_array
 
 from wals_gpu import _cpu
-from wals_gpu.backends import CpuBackend, make_backend
+from wals_gpu.backends import make_backend
+from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.row_terms import RowTerms
 
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
@@ -158,6 +160,46 @@ def test_loss_gram_rotate_and_transpose_refuse_what_does_not_fit():
             _cpu.transpose(*wrong, 1)
 
 
+@pytest.mark.xfail(strict=True, reason="ends the process")
+@pytest.mark.parametrize("n", [0, -1])
+def test_no_threads_are_refused(n):
+    code = (
+        "import numpy as np; from wals_gpu import _cpu; y = np.ones((3, 4))\n"
+        f"for call in (lambda: _cpu.gram(y, np.ones(1), {n}), lambda: _cpu.rotate(y, np.eye(4), {n})):\n"
+        "    try: call()\n"
+        "    except ValueError as error: print(error)\n"
+    )
+    assert run_python(code).stdout.count("threads") == 2
+
+
+@pytest.mark.xfail(strict=True, reason="between giant rows nobody asks")
+def test_a_signal_ends_a_run_of_rows_that_threads_share():
+    """Each row takes a hundredth of a second, less than the time between two questions whether to go on."""
+
+    class Ended(Exception):
+        pass
+
+    def end(number, frame):
+        raise Ended
+
+    rows, n, d = 250, 8192, 250
+    one = np.ones(1, np.float32)
+    col_idx = np.tile(np.arange(n, dtype=np.int32), rows)
+    terms = RowTerms(np.arange(rows + 1) * n, col_idx, one, one, 0.0, 0 * one, one, one, 0.0)
+    factors = np.full((rows, d), np.nan, np.float32)
+    other = np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
+    before = signal.signal(signal.SIGALRM, end)
+    try:
+        with pytest.raises(Ended):
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            CpuBackend(2).solve_rows(terms, other, factors)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    solved = np.isfinite(factors).all(axis=1)
+    assert 0 < solved.sum() < rows
+
+
 # Dense kernels
 
 
@@ -265,7 +307,7 @@ def test_environment_chooses_the_instruction_set(name):
 
 @pytest.mark.parametrize("name", ["avx9", "AVX2", " "])
 def test_a_wrong_instruction_set_is_refused_at_import(name):
-    done = run_python("import wals_gpu", WALS_GPU_ISA=name)
+    done = run_python("from wals_gpu import _cpu", WALS_GPU_ISA=name)
     assert done.returncode == 1
     last = done.stderr.strip("\n").splitlines()[-1]
     assert last == (
@@ -284,8 +326,13 @@ def test_every_processor_has_the_baseline():
     assert len(set(_cpu.available_isas())) == len(_cpu.available_isas())
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only on Linux can a process be kept off processors")
 def test_number_of_threads():
     assert CpuBackend().num_threads == len(os.sched_getaffinity(0))
+    code = (
+        "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1]); from wals_gpu.backends.cpu import *; "
+    )
+    assert run_python(code + "print(CpuBackend().num_threads)").stdout == "1\n"
     assert make_backend("cpu", 3).num_threads == 3
 
 
