@@ -22,7 +22,7 @@ from wals_gpu.persistence import load_folder, save_folder
 
 __all__ = ["WALS", "FitRecord"]
 
-SOLVERS = ("auto", "cholesky")
+SOLVERS = ("auto", "cholesky", "cg", "subspace")
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,15 @@ class WALS:
         A preset by name ("implicit", "hu", "ials", "google_wals", "eals", "spark", "explicit"), or an instance.
     iterations : int, default 15
         Sweeps over users and items; 0 leaves the start values.
-    solver : {"auto", "cholesky"}, default "auto"
+    solver : {"auto", "cholesky", "cg", "subspace"}, default "auto"
         How row systems are solved. "cholesky": exactly, in the cheaper of the primal and the dual form of each row.
-        "auto": "cholesky".
+        "cg": `cg_steps` conjugate-gradient steps from the present factor. "subspace": one pass of exact steps over
+        blocks of `block_size` coordinates (iALS++). "auto": "cholesky" up to 64 factors, above that "cg" (see
+        docs/solvers.md for the measured reasons). All three lower the loss in every sweep and have the same fixed
+        points.
+    cg_steps : int, default 3
+    block_size : int, default 64
+        A multiple of 16.
     dtype : {"float32", "float64"}, default "float32"
         Type of factors and coefficients.
     device : {"auto", "cpu"}, default "auto"
@@ -107,6 +113,8 @@ class WALS:
         *,
         iterations: int = 15,
         solver: str = "auto",
+        cg_steps: int = 3,
+        block_size: int = 64,
         dtype: DTypeLike = "float32",
         device: str = "auto",
         num_threads: int = 0,
@@ -121,7 +129,14 @@ class WALS:
         if solver not in SOLVERS:
             raise ValueError(f"solver must be one of {', '.join(SOLVERS)}; got {solver!r}")
         self.solver = solver
-        self.dtype = np.dtype(dtype)
+        self.cg_steps = _integer("cg_steps", cg_steps, 1)
+        self.block_size = _integer("block_size", block_size, 16)
+        if self.block_size % 16:
+            raise ValueError(f"block_size must be a multiple of 16, got {block_size}")
+        try:
+            self.dtype = np.dtype(dtype)
+        except TypeError:
+            raise ValueError(f"dtype must be float32 or float64, got {dtype!r}") from None
         if self.dtype not in (np.float32, np.float64):
             raise ValueError(f"dtype must be float32 or float64, got {self.dtype}")
         self.device = device
@@ -190,6 +205,8 @@ class WALS:
         KeyboardInterrupt
             Ctrl-C; the model is usable and has the factors reached so far.
         """
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be callable, got {callback!r}")
         started = time.perf_counter()
         data = as_interactions(interactions, dtype=self.dtype, **columns)
         bound = self.objective.bind(data.matrix)
@@ -200,17 +217,17 @@ class WALS:
         self.user_factors, self.item_factors = users, items
         self.user_ids, self.item_ids = data.user_ids, data.item_ids
         self._bound, self._seen, self.history_ = bound, data.matrix, []
-        solver = "cholesky" if self.solver == "auto" else self.solver
+        how = self._solver()
 
         progress = tqdm(total=self.iterations, disable=not show_progress, desc="WALS", unit="it")
         with progress:
             for iteration in range(1, self.iterations + 1):
                 try:
-                    self._backend.solve_rows(user_terms, items, users, solver=solver)
+                    self._backend.solve_rows(user_terms, items, users, **how)
                 except (SingularSystemError, ModelFitError) as error:
                     raise self._named(error, "user", self.user_ids) from error
                 try:
-                    self._backend.solve_rows(item_terms, users, items, solver=solver)
+                    self._backend.solve_rows(item_terms, users, items, **how)
                 except (SingularSystemError, ModelFitError) as error:
                     raise self._named(error, "item", self.item_ids) from error
                 loss = None
@@ -226,6 +243,13 @@ class WALS:
                 if callback is not None and callback(self, record):
                     break
         return self
+
+    def _solver(self) -> dict[str, Any]:
+        """Solver arguments of Backend.solve_rows."""
+        solver = self.solver
+        if solver == "auto":
+            solver = "cholesky" if self.factors <= 64 else "cg"
+        return {"solver": solver, "cg_steps": self.cg_steps, "block_size": self.block_size}
 
     def _start(self, data: Interactions, warm_start: bool) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Start values of both sides: random, or where `warm_start` finds the id, the present ones."""
@@ -353,16 +377,25 @@ class WALS:
         Returns
         -------
         ids, scores : (k,) or (B, k)
-            Cosines in falling order. Items with a zero factor (no interactions) are not similar to anything.
+            Cosines in falling order; None, or -1, and -inf where there are no more. Items with a zero factor (no
+            interactions) are not similar to anything, not even to themselves.
         """
         _, item_factors = self._fitted()
         rows, scalar = _rows(items, self.item_ids, len(item_factors), "item")
+        k = _integer("k", k, 1)
         norms = np.linalg.norm(item_factors, axis=1)
         known = np.flatnonzero(norms > 0)
         directions = item_factors[known] / norms[known, None]
-        queries = item_factors[rows] / np.where(norms[rows] > 0, norms[rows], 1)[:, None]
-        place, scores = self._backend.topk(queries, directions, _integer("k", k, 1), None)
-        ids = np.where(place >= 0, known[place] if len(known) else -1, -1).astype(np.int32)
+        # The item itself is put first and not searched for: another one may have the same factor.
+        asked = np.flatnonzero(norms[rows] > 0)
+        own = np.searchsorted(known, rows[asked])
+        itself = csr_matrix((np.ones(len(own), np.bool_), own, np.arange(len(own) + 1)), shape=(len(own), len(known)))
+        place, cosines = self._backend.topk(directions[own], directions, k, itself)
+        ids = np.full((len(rows), k), -1, np.int32)
+        scores = np.full((len(rows), k), -np.inf, self.dtype)
+        ids[asked, 0], scores[asked, 0] = rows[asked], 1
+        ids[asked, 1:] = np.where(place >= 0, known[place], -1)[:, :-1]
+        scores[asked, 1:] = cosines[:, :-1]
         return self._named_items(ids[0] if scalar else ids), scores[0] if scalar else scores
 
     def _fold_in(self, matrix: csr_matrix) -> NDArray[np.floating]:
@@ -485,7 +518,7 @@ class WALS:
         return model
 
 
-_SETTINGS = ("factors", "iterations", "solver", "init_scale", "compute_loss")
+_SETTINGS = ("factors", "iterations", "solver", "cg_steps", "block_size", "init_scale", "compute_loss")
 
 
 def _integer(name: str, value: Any, low: int, high: int | None = None) -> int:

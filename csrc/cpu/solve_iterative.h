@@ -117,7 +117,7 @@ static inline RowStatus finite(const T* z, int64_t D) {
 
 template <class T>
 struct CgWorkspace {
-    T *base, *residual, *direction, *product, *inverse_diagonal;
+    T *base, *residual, *direction, *product, *diagonal, *inverse_diagonal;
     char* end;
     CgWorkspace(char* memory, int64_t D) {
         const int64_t P = padded<T>(D);
@@ -126,6 +126,7 @@ struct CgWorkspace {
         residual = carve.take<T>(P);
         direction = carve.take<T>(P);
         product = carve.take<T>(P);
+        diagonal = carve.take<T>(P);
         inverse_diagonal = carve.take<T>(P);
         end = carve.at;
     }
@@ -143,21 +144,24 @@ static RowStatus solve_row_cg(const RotatedRows<T>& p, int64_t row, int steps, d
     CgWorkspace<T> w(memory, p.D);
     const int64_t M = round_up(p.D, W), begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
     start_row(p, row, z, w.base, w.residual);
-    T* const diagonal = w.inverse_diagonal;
-    for (int64_t j = 0; j < M; ++j) diagonal[j] = w.base[j];
-    panel_pass<T, Pass::kResidual>(p, begin, end, z, w.residual, diagonal);
+    for (int64_t j = 0; j < M; ++j) w.diagonal[j] = w.base[j];
+    panel_pass<T, Pass::kResidual>(p, begin, end, z, w.residual, w.diagonal);
     for (int64_t j = 0; j < M; ++j) {
         // A coordinate that nothing acts on (no ridge, no data) keeps its value.
-        w.inverse_diagonal[j] = diagonal[j] > 0 ? T(1) / diagonal[j] : T(0);
+        w.inverse_diagonal[j] = w.diagonal[j] > 0 ? T(1) / w.diagonal[j] : T(0);
         w.direction[j] = w.inverse_diagonal[j] * w.residual[j];
     }
     T rho = dot(w.residual, w.direction, M);
-    const double enough = tolerance * tolerance * double(rho);
+    // Below these the residual, or a direction's curvature, is rounding. Following it in a singular system (no ridge,
+    // fewer entries than factors) would walk off along its null space.
+    constexpr double kRounding = sizeof(T) == 4 ? 1e-6 : 1e-15;
+    const double least = tolerance > kRounding ? tolerance : kRounding;
+    const double enough = least * least * double(rho);
     for (int step = 0; step<steps&& double(rho)> enough && double(rho) > 1e-30; ++step) {
         for (int64_t j = 0; j < M; j += W) store(w.product + j, load(w.base + j) * load(w.direction + j));
         panel_pass<T, Pass::kProduct>(p, begin, end, w.direction, w.product, nullptr);
         const T curvature = dot(w.direction, w.product, M);
-        if (!(curvature > 0)) break;  // rounding of a singular system: z is as good as it gets
+        if (!(double(curvature) > 10 * kRounding * double(dot(w.direction, w.direction, M, w.diagonal)))) break;
         const Vec<T> length = splat(rho / curvature);
         for (int64_t j = 0; j < M; j += W) {
             store(z + j, load(z + j) + length * load(w.direction + j));

@@ -8,14 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.row_terms import RowTerms
 
-__all__ = ["Backend", "CpuBackend", "make_backend"]
+__all__ = ["Backend", "make_backend"]
 
 
 class Backend(Protocol):
-    """What every device does, as :mod:`wals_gpu.reference` defines it; :class:`CpuBackend` documents the arguments."""
+    """What every device does, as :mod:`wals_gpu.reference` defines it; :class:`.cpu.CpuBackend` documents the arguments."""
 
     name: str
 
@@ -27,6 +26,9 @@ class Backend(Protocol):
         *,
         prior: NDArray[np.floating] | None = None,
         solver: str = "cholesky",
+        cg_steps: int = 3,
+        cg_tolerance: float = 0.0,
+        block_size: int = 64,
     ) -> None: ...
 
     def loss(
@@ -64,4 +66,6 @@ def make_backend(device: str = "auto", num_threads: int = 0) -> Backend:
     """
     if device not in ("auto", "cpu"):
         raise ValueError(f"device must be 'auto' or 'cpu', got {device!r}")
+    from wals_gpu.backends.cpu import CpuBackend  # here: `wals-gpu doctor` must run where the native module does not
+
     return CpuBackend(num_threads)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+from threadpoolctl import ThreadpoolController
 
 from wals_gpu import _cpu
 from wals_gpu.errors import ModelFitError, SingularSystemError
@@ -20,6 +22,11 @@ def available_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 class CpuBackend:
@@ -104,7 +111,10 @@ class CpuBackend:
         gram = _cpu.gram(other, terms.other_background, self.num_threads)
         if not np.isfinite(gram).all():
             raise ModelFitError("NaN or infinity encountered in the factors")
-        spectrum, rotation = np.linalg.eigh(gram)
+        # One BLAS thread: a D x D problem gains little from more, and OpenBLAS's threads go on spinning for up to
+        # 30 ms after it, on the processors that the row solves are about to use.
+        with _blas().limit(limits=1, user_api="blas"):
+            spectrum, rotation = np.linalg.eigh(gram)
         return np.maximum(spectrum, 0.0), rotation
 
     @staticmethod

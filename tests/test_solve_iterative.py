@@ -1,0 +1,158 @@
+"""Conjugate gradients and subspace steps: as the reference defines them, and never raising the loss."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+from scipy.sparse import random as sparse_random
+
+from wals_gpu import WALS, _cpu, reference
+from wals_gpu.backends.cpu import CpuBackend
+from wals_gpu.objective import make_objective
+from wals_gpu.row_terms import RowTerms
+
+ITEMS = 210
+OBJECTIVES = [
+    ("implicit", {"alpha": 2.0}),
+    ("implicit", {"alpha": 0.5}),
+    ("hu", {}),
+    ("ials", {}),
+    ("eals", {}),
+    ("explicit", {"regularization": 1.0}),
+]
+STEPS = [{"solver": "cg", "cg_steps": 1}, {"solver": "cg", "cg_steps": 3}, {"solver": "subspace", "block_size": 16}]
+
+
+@pytest.fixture(params=_cpu.available_isas())
+def isa(request):
+    before = _cpu.isa()
+    _cpu.use_isa(request.param)
+    yield request.param
+    _cpu.use_isa(before)
+
+
+def _problem(objective: str, parameters: dict, factors: int, dtype: type, *, signs: bool = False):
+    """30 rows: an empty one, a full one, one of a single entry, the rest random; factors, priors and start values."""
+    rng = np.random.default_rng(factors)
+    matrix = sparse_random(30, ITEMS, density=0.25, random_state=1).tolil()
+    matrix[3] = 0
+    matrix[5] = 1
+    matrix[6] = 0
+    matrix[6, 7] = 1
+    matrix = csr_matrix(matrix, dtype=dtype)
+    matrix.data = np.ceil(matrix.data * 4).astype(dtype)
+    matrix.sort_indices()
+    if signs:
+        matrix.data[::7] *= -1
+        matrix.data[::5] = 0.5
+    terms = make_objective(objective, **parameters).bind(matrix).user_terms(matrix)
+    other, prior, start = (rng.standard_normal((n, factors)).astype(dtype) * 0.3 for n in (ITEMS, 30, 30))
+    return terms, other, prior, start
+
+
+def _row_losses(terms: RowTerms, other, factors, prior) -> np.ndarray:
+    """x'Ax - 2b'x of each row: the loss but for a constant."""
+    losses = []
+    for row, x in enumerate(factors.astype(np.float64)):
+        a, b = reference.row_system(terms, row, other, prior=None if prior is None else prior[row])
+        losses.append(x @ a @ x - 2 * b @ x)
+    return np.array(losses)
+
+
+@pytest.mark.parametrize(("objective", "parameters"), OBJECTIVES)
+@pytest.mark.parametrize("factors", [1, 5, 16, 33, 70])
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_steps_are_those_of_the_reference(isa, objective, parameters, factors, with_prior):
+    terms, other, prior, start = _problem(objective, parameters, factors, np.float64)
+    prior = prior if with_prior else None
+    for steps in STEPS:
+        got = start.copy()
+        CpuBackend(2).solve_rows(terms, other, got, prior=prior, **steps)
+        if steps["solver"] == "cg":
+            expected = reference.solve_rows_cg(terms, other, start, steps["cg_steps"], prior=prior)
+        else:
+            expected = reference.solve_rows_subspace(terms, other, start, steps["block_size"], prior=prior)
+        np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(("objective", "parameters"), OBJECTIVES)
+@pytest.mark.parametrize("factors", [7, 64, 130])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_row_loss_ever_rises(isa, objective, parameters, factors, dtype):
+    terms, other, prior, start = _problem(objective, parameters, factors, dtype, signs=objective == "implicit")
+    backend = CpuBackend(2)
+    exact = np.zeros_like(start)
+    backend.solve_rows(terms, other, exact, prior=prior)
+    lowest = _row_losses(terms, other, exact, prior)
+    slack = 1e-5 if dtype == np.float32 else 1e-10
+    for steps in STEPS:
+        x = start.copy()
+        before = _row_losses(terms, other, x, prior)
+        scale = np.abs(before) + np.abs(lowest)
+        for _ in range(3):
+            backend.solve_rows(terms, other, x, prior=prior, **steps)
+            after = _row_losses(terms, other, x, prior)
+            assert np.all(after <= before + slack * scale)
+            assert np.all(after >= lowest - slack * scale)
+            before = after
+        assert after.sum() < _row_losses(terms, other, start, prior).sum()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_many_cg_steps_reach_the_exact_solution(isa, dtype):
+    terms, other, prior, x = _problem("hu", {"regularization": 1.0}, 65, dtype)
+    exact = np.zeros_like(x)
+    CpuBackend(1).solve_rows(terms, other, exact, prior=prior)
+    CpuBackend(1).solve_rows(terms, other, x, prior=prior, solver="cg", cg_steps=200)
+    error = np.abs(x - exact).max() / np.abs(exact).max()
+    assert error < (1e-4 if dtype == np.float32 else 1e-10)
+
+
+def test_tolerance_ends_cg_early():
+    terms, other, _, start = _problem("hu", {}, 33, np.float64)
+    loose, all_steps, one = start.copy(), start.copy(), start.copy()
+    backend = CpuBackend(1)
+    backend.solve_rows(terms, other, loose, solver="cg", cg_steps=50, cg_tolerance=0.9)
+    backend.solve_rows(terms, other, all_steps, solver="cg", cg_steps=50)
+    backend.solve_rows(terms, other, one, solver="cg", cg_steps=1)
+    assert not np.allclose(loose, all_steps)
+    assert np.any(np.all(loose == one, axis=1))
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_threads_do_not_change_a_bit(steps):
+    terms, other, _, start = _problem("hu", {}, 48, np.float32)
+    results = []
+    for threads in (1, 2, 5):
+        x = start.copy()
+        CpuBackend(threads).solve_rows(terms, other, x, **steps)
+        results.append(x)
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_cg_survives_singular_systems():
+    """No ridge and fewer entries than factors: there are many minimisers, and CG finds one without dividing by zero."""
+    matrix = csr_matrix(np.kron(np.eye(3), np.ones((2, 2))).astype(np.float32))
+    terms = make_objective("explicit", regularization=0.0).bind(matrix).user_terms(matrix)
+    other = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
+    x = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
+    for _ in range(5):  # also from where it has converged
+        CpuBackend(1).solve_rows(terms, other, x, solver="cg", cg_steps=20)
+        np.testing.assert_allclose((x @ other.T)[matrix.nonzero()], 1, atol=1e-4)
+    assert np.abs(x).max() < 20
+
+
+@pytest.mark.parametrize("solver", ["cg", "subspace"])
+def test_fit_converges_to_the_loss_of_the_exact_solver(solver):
+    matrix = sparse_random(120, 90, density=0.1, format="csr", random_state=3)
+    matrix.data[:] = 1
+    options = {"factors": 24, "objective": "hu", "alpha": 5.0, "regularization": 2.0, "dtype": "float64"}
+    exact = WALS(**options, iterations=200, solver="cholesky").fit(matrix).history_[-1].loss
+    model = WALS(**options, iterations=200, solver=solver, block_size=16).fit(matrix)
+    losses = [record.loss for record in model.history_]
+    assert all(b <= a * (1 + 1e-12) for a, b in pairwise(losses))
+    assert losses[-1] == pytest.approx(exact, rel=1e-3)
