@@ -248,7 +248,7 @@ native, _cpu.solve_rows = _cpu.solve_rows, solve_rows
 
 # One sweep over the users takes the better part of a minute: 3000 systems of size 1024 from 950 entries each.
 users, items, n = 3000, 1000, 950
-matrix = csr_matrix((np.ones(users * n, np.float32), np.tile(np.arange(n), users), np.arange(users + 1) * n),
+matrix = csr_matrix((np.full(users * n, 3, np.float32), np.tile(np.arange(n), users), np.arange(users + 1) * n),
                     shape=(users, items))
 model = WALS(factors=1024, iterations=1000, solver="cholesky", num_threads=1)
 start = np.random.default_rng(0).standard_normal((users, 1024), dtype=np.float32) * np.float32(0.1 / 32)

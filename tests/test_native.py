@@ -182,7 +182,7 @@ def test_a_signal_ends_a_run_of_rows_that_threads_share():
     def end(number, frame):
         raise Ended
 
-    rows, n, d = 250, 8192, 250
+    rows, n, d = 600, 8192, 250
     one = np.ones(1, np.float32)
     col_idx = np.tile(np.arange(n, dtype=np.int32), rows)
     terms = RowTerms(np.arange(rows + 1) * n, col_idx, one, one, 0.0, 0 * one, one, one, 0.0)
@@ -191,7 +191,7 @@ def test_a_signal_ends_a_run_of_rows_that_threads_share():
     before = signal.signal(signal.SIGALRM, end)
     try:
         with pytest.raises(Ended):
-            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
             CpuBackend(2).solve_rows(terms, other, factors)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
