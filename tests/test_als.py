@@ -397,6 +397,13 @@ def test_shapes_of_one_user(user):
     assert (np.diff(scores) <= 0).all()
 
 
+def test_ids_of_a_small_type():
+    model = AlternatingLeastSquares(2)
+    model.user_factors, model.item_factors = np.ones((300, 2), np.float32), np.ones((400, 2), np.float32)
+    ids, _ = model.recommend(np.array([5, 255], np.uint8), None, filter_already_liked_items=False)
+    assert ids.shape == (2, 10)
+
+
 def test_equal_scores_by_falling_id():
     model = fitted()
     model.item_factors[[2, 9, 20, 28]] = model.item_factors[11] = 10 * model.user_factors[0]
@@ -629,10 +636,11 @@ def test_recalculation_is_exact(dtype):
     assert one.shape == (D,) and few.dtype == one.dtype == dtype
     with pytest.raises(ValueError, match=r"user_items should have one row for every item in user.*2 rows for 1"):
         model.recalculate_user(0, matrix[:2])
-    with pytest.raises(ValueError, match="item_users should have one row for every item in itemid"):
+    with pytest.raises(ValueError, match="item_users should have one row for every item in item"):
         model.recalculate_item([0, 1, 2], matrix.T.tocsr()[:2])
-    with pytest.warns(ParameterWarning):
+    with pytest.warns(ParameterWarning) as caught:
         np.testing.assert_array_equal(model.recalculate_user([30, 2], matrix[[30, 2]].tocoo()), few)
+    assert caught[0].filename == __file__
 
 
 @few

@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 from numpy.linalg import LinAlgError
@@ -27,7 +27,8 @@ from tqdm.auto import tqdm
 
 from wals_gpu._implicit_ranking import chosen_columns, rank
 from wals_gpu.backends import Backend, make_backend
-from wals_gpu.errors import ModelFitError, ModelFormatError, ParameterWarning, SingularSystemError
+from wals_gpu.errors import ModelFitError, ModelFormatError, SingularSystemError
+from wals_gpu.interactions import _warn
 from wals_gpu.objective import BoundObjective, Implicit, RowTerms
 
 __all__ = ["AlternatingLeastSquares", "CpuAlternatingLeastSquares", "calculate_loss"]
@@ -247,25 +248,11 @@ class CpuAlternatingLeastSquares:
         SingularSystemError
             A row has no unique solution.
         """
-        rows = 1 if np.isscalar(userid) else len(userid)
-        if user_items.shape[0] != rows:
-            raise ValueError(
-                "user_items should have one row for every item in user: "
-                f"got {user_items.shape[0]} rows for {rows} user ids"
-            )
-        factors = self._recalculate(user_items, "user")
-        return factors[0] if np.isscalar(userid) else factors
+        return self._recalculate(userid, user_items, "user")
 
     def recalculate_item(self, itemid: ArrayLike, item_users: csr_matrix) -> NDArray[np.floating]:
         """Exact factors of items from their rows ``item_users`` (B, U); otherwise as :meth:`recalculate_user`."""
-        rows = 1 if np.isscalar(itemid) else len(itemid)
-        if item_users.shape[0] != rows:
-            raise ValueError(
-                "item_users should have one row for every item in itemid: "
-                f"got {item_users.shape[0]} rows for {rows} item ids"
-            )
-        factors = self._recalculate(item_users, "item")
-        return factors[0] if np.isscalar(itemid) else factors
+        return self._recalculate(itemid, item_users, "item")
 
     def partial_fit_users(self, userids: ArrayLike, user_items: csr_matrix) -> None:
         """Recalculate users and store their factors; new ids make the model larger, rows between them are zero.
@@ -285,36 +272,51 @@ class CpuAlternatingLeastSquares:
         """
         if len(userids) != user_items.shape[0]:
             raise ValueError("user_items must contain 1 row for every user in userids")
-        self.user_factors = _stored(
-            self._fitted("user"), userids, lambda: self.recalculate_user(userids, user_items), "userids"
-        )
+        self.user_factors = self._with_rows(userids, user_items, "user")
         self._user_norms = self._XtX = None
 
     def partial_fit_items(self, itemids: ArrayLike, item_users: csr_matrix) -> None:
         """As :meth:`partial_fit_users`, for items and their rows ``item_users`` (B, U)."""
         if len(itemids) != item_users.shape[0]:
             raise ValueError("item_users must contain 1 row for every user in itemids")
-        self.item_factors = _stored(
-            self._fitted("item"), itemids, lambda: self.recalculate_item(itemids, item_users), "itemids"
-        )
+        self.item_factors = self._with_rows(itemids, item_users, "item")
         self._item_norms = self._YtY = None
 
-    def _recalculate(self, matrix: csr_matrix, side: str) -> NDArray[np.floating]:
-        other = self._fitted("item" if side == "user" else "user")
-        matrix = _csr(matrix, "user_items" if side == "user" else "item_users", len(other))
-        terms = self._terms(matrix, side)
-        factors = np.zeros((matrix.shape[0], other.shape[1]), self.dtype)
-        if not _few_rows(len(factors), *other.shape):
-            _solve(self._backend, terms, np.ascontiguousarray(other, self.dtype), factors, side, None)
-            return factors
-        gram = self.YtY if side == "user" else self.XtX
-        for row in np.flatnonzero(np.diff(terms.row_ptr)):
-            system, known, entries = _row_system(terms, row, other, gram)
-            try:
-                factors[row] = cho_solve(cho_factor(system), terms.rhs_values()[entries] @ known)
-            except LinAlgError:
-                raise _singular(row, side) from None
+    def _with_rows(self, ids: ArrayLike, matrix: csr_matrix, side: str) -> NDArray[np.floating]:
+        """Factors of a side, grown by zero rows as far as needed, with recalculated rows at `ids`."""
+        factors, index = self._fitted(side), np.asarray(ids)
+        if not index.size:
+            raise ValueError(f"{side}ids must hold at least one id")
+        if index.min() < 0:
+            raise IndexError(f"{side}ids must be >= 0, got {index.min()}")
+        new = self._recalculate(ids, matrix, side)
+        missing = int(index.max()) + 1 - len(factors)
+        if missing > 0:
+            factors = np.concatenate([factors, np.zeros((missing, factors.shape[1]), factors.dtype)])
+        factors[index] = new
         return factors
+
+    def _recalculate(self, ids: ArrayLike, matrix: csr_matrix, side: str) -> NDArray[np.floating]:
+        name, other_side = ("user_items", "item") if side == "user" else ("item_users", "user")
+        rows = 1 if np.isscalar(ids) else len(ids)
+        if matrix.shape[0] != rows:
+            raise ValueError(
+                f"{name} should have one row for every item in {side}: got {matrix.shape[0]} rows for {rows} ids"
+            )
+        other = self._fitted(other_side)
+        terms = self._terms(_csr(matrix, name, len(other)), side)
+        factors = np.zeros((rows, other.shape[1]), self.dtype)
+        if _few_rows(rows, *other.shape):
+            gram = self.YtY if side == "user" else self.XtX
+            for row in np.flatnonzero(np.diff(terms.row_ptr)):
+                system, known, entries = _row_system(terms, row, other, gram)
+                try:
+                    factors[row] = cho_solve(cho_factor(system), terms.rhs_values()[entries] @ known)
+                except LinAlgError:
+                    raise _singular(row, side) from None
+        else:
+            _solve(self._backend, terms, np.ascontiguousarray(other, self.dtype), factors, side, None)
+        return factors[0] if np.isscalar(ids) else factors
 
     # ------------------------------------------------------------------------------------------------ answers
 
@@ -594,7 +596,7 @@ class CpuAlternatingLeastSquares:
         if index.min() < lowest or index.max() >= n:
             bad = index[(index < lowest) | (index >= n)].flat[0]
             raise IndexError(f"{name} must be in [{lowest}, {n}), got {bad}")
-        return index % n
+        return index.astype(np.intp) % n
 
     def _fitted(self, side: str) -> NDArray[np.floating]:
         factors = self.user_factors if side == "user" else self.item_factors
@@ -677,7 +679,7 @@ class CpuAlternatingLeastSquares:
         """A copy of the model on the CPU."""
         return copy.deepcopy(self)
 
-    def to_gpu(self) -> CpuAlternatingLeastSquares:
+    def to_gpu(self) -> NoReturn:
         """A copy of the model on the GPU.
 
         Raises
@@ -884,8 +886,7 @@ def _as_csr_matrix(matrix: Any) -> csr_matrix:
     if isinstance(matrix, csr_matrix):
         return matrix
     converted = csr_matrix(matrix.tocsr())
-    kind = type(matrix).__name__
-    warnings.warn(f"a csr_matrix is wanted, {kind} was given and had to be converted", ParameterWarning, stacklevel=4)
+    _warn(f"a csr_matrix is wanted, {type(matrix).__name__} was given and had to be converted")
     return converted
 
 
@@ -909,23 +910,6 @@ def _csr(matrix: Any, name: str, n_known: int | None = None) -> csr_matrix:
 def _check_rows(matrix: csr_matrix, factors: NDArray[np.floating]) -> None:
     if matrix.shape[0] != len(factors):
         raise ValueError(f"Cui of shape {matrix.shape} needs X with {matrix.shape[0]} rows, got shape {factors.shape}")
-
-
-def _stored(
-    factors: NDArray[np.floating], ids: ArrayLike, recalculate: Callable[[], NDArray[np.floating]], name: str
-) -> NDArray[np.floating]:
-    """Factors, grown by zero rows as far as needed, with the recalculated rows at `ids`."""
-    index = np.asarray(ids)
-    if not index.size:
-        raise ValueError(f"{name} must hold at least one id")
-    if index.min() < 0:
-        raise IndexError(f"{name} must be >= 0, got {index.min()}")
-    new = recalculate()
-    missing = int(index.max()) + 1 - len(factors)
-    if missing > 0:
-        factors = np.concatenate([factors, np.zeros((missing, factors.shape[1]), factors.dtype)])
-    factors[index] = new
-    return factors
 
 
 def _norms(factors: NDArray[np.floating]) -> NDArray[np.floating]:
