@@ -390,16 +390,7 @@ def test_factors_that_are_no_numbers(bad, background, dtype, isa):
         solve(terms, other)
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        np.float64,
-        pytest.param(
-            np.float32,
-            marks=pytest.mark.xfail(strict=True, reason="a solution that overflows as it is rounded is not noticed"),
-        ),
-    ],
-)
+@both_dtypes
 def test_solution_beyond_the_range_of_the_dtype(dtype, isa):
     most = np.finfo(dtype).max
     terms = make_terms([1], 1, np.random.default_rng(14), dtype, background=0.0)

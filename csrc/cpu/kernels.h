@@ -25,7 +25,7 @@ struct RotatedRows {
     RowTerms<T> terms;
     int64_t D = 0;
     const T* table = nullptr;          // (n_other, padded D)
-    const double* spectrum = nullptr;  // (D): eigenvalues of G, or null for zero
+    const double* spectrum = nullptr;  // (D): eigenvalues of G, rising
     const T* prior = nullptr;          // (R, padded D), rotated, or null for zero
     const T* into = nullptr;           // packed Q that rotates present factors in, and
     const T* back = nullptr;           // packed Q' that rotates solutions back; both null for the identity

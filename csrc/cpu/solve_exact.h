@@ -203,21 +203,14 @@ static RowShape<C> prepare(const RotatedRows<T>& p, int64_t row, ExactWorkspace<
     const int64_t D = p.D, M = round_up(D, W);
     const double g = double(p.terms.background[row]), lambda = double(p.terms.ridge[row]);
     RowShape<C> shape;
-    double low = 1e300, high = 0;
-    for (int64_t j = 0; j < D; ++j) {
-        const double b = (p.spectrum ? g * p.spectrum[j] : 0.0) + lambda;
-        low = b < low ? b : low;
-        high = b > high ? b : high;
-        w.base[j] = C(b);
-    }
-    shape.base_min = C(low);
-    shape.base_max = C(high);
+    for (int64_t j = 0; j < D; ++j) w.base[j] = C(g * p.spectrum[j] + lambda);
+    shape.base_min = w.base[0];
+    shape.base_max = w.base[D - 1];
     const T* prior = p.prior ? p.prior + row * padded<T>(D) : nullptr;
-    for (int64_t j = 0; j < D; ++j) w.rhs[j] = prior ? C(lambda * double(prior[j])) : C(0);
-    for (int64_t j = D; j < M; ++j) {
-        w.base[j] = 1;
-        w.rhs[j] = 0;
-    }
+    for (int64_t j = 0; j < M; ++j) w.rhs[j] = 0;
+    if (prior)
+        for (int64_t j = 0; j < D; ++j) w.rhs[j] = C(lambda * double(prior[j]));
+    for (int64_t j = D; j < M; ++j) w.base[j] = 1;
     const int64_t begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
     const Signs signs = count_signs(p.terms, begin, end);
     shape.plus = signs.plus;
@@ -274,11 +267,7 @@ static RowStatus solve_dual(const RotatedRows<T>& p, int64_t row, ExactWorkspace
     constexpr int W = kWidth<C>;
     const int64_t P = padded<T>(p.D), MD = round_up(p.D, W), n = shape.plus + shape.minus, M = round_up(n, W);
     const C sign = shape.minus ? C(-1) : C(1);
-    for (int64_t j = 0; j < MD; j += W) {
-        Vec<C> b = load(w.base + j);
-        for (int l = 0; l < W; ++l) b[l] = C(1) / square_root(b[l]);
-        store(w.base_scale + j, b);
-    }
+    for (int64_t j = 0; j < MD; ++j) w.base_scale[j] = C(1) / square_root(w.base[j]);
     int64_t c = 0;
     bool shifted = p.prior != nullptr;
     for (int64_t e = p.terms.row_ptr[row]; e < p.terms.row_ptr[row + 1]; ++e) {
@@ -350,9 +339,17 @@ static RowStatus solve_row_in(const RotatedRows<T>& p, int64_t row, ExactWorkspa
     const bool dual = !partial && n <= dual_limit(D) && (shape.plus == 0 || shape.minus == 0) &&
                       shape.base_min > C(1e-10) * shape.base_max;
     status = dual ? solve_dual(p, row, w, shape) : solve_primal(p, row, w, {0, D, round_up(D, kWidth<C>)}, partial);
-    if (status) return status;
-    C check = 0;
-    for (int64_t j = 0; j < D; ++j) check += w.rhs[j] * C(0);  // NaN unless all are finite
+    return status;
+}
+
+/// Copies a solution to its dtype: 0, or -1 where it is not finite (there).
+template <class C, class T>
+static RowStatus take_solution(const C* from, int64_t D, T* z) {
+    T check = 0;
+    for (int64_t j = 0; j < D; ++j) {
+        z[j] = T(from[j]);
+        check += z[j] * T(0);  // NaN unless all are finite
+    }
     return check == 0 ? 0 : -1;
 }
 
@@ -360,15 +357,13 @@ template <class T>
 static RowStatus solve_row(const RotatedRows<T>& p, int64_t row, char* memory, const T* partial, T* z) {
     ExactWorkspace<T> w(memory, p.D);
     RowStatus status = solve_row_in<T>(p, row, w, partial);
-    if (status == 0) {
-        for (int64_t j = 0; j < p.D; ++j) z[j] = w.rhs[j];
-        return 0;
-    }
+    if (status == 0) status = take_solution(w.rhs, p.D, z);
     if constexpr (sizeof(T) == 4) {
-        ExactWorkspace<double> wide(memory, p.D);
-        status = solve_row_in<double>(p, row, wide, nullptr);
-        if (status == 0)
-            for (int64_t j = 0; j < p.D; ++j) z[j] = T(wide.rhs[j]);
+        if (status != 0) {
+            ExactWorkspace<double> wide(memory, p.D);
+            status = solve_row_in<double>(p, row, wide, nullptr);
+            if (status == 0) status = take_solution(wide.rhs, p.D, z);
+        }
     }
     return status;
 }

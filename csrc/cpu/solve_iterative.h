@@ -102,17 +102,11 @@ static inline void start_row(const RotatedRows<T>& p, int64_t row, const T* z, T
     const int64_t D = p.D, M = round_up(D, kWidth<T>);
     const double g = double(p.terms.background[row]), lambda = double(p.terms.ridge[row]);
     const T* prior = p.prior ? p.prior + row * padded<T>(D) : nullptr;
-    for (int64_t j = 0; j < M; ++j) {
-        base[j] = j < D ? T((p.spectrum ? g * p.spectrum[j] : 0.0) + lambda) : T(1);
-        residual[j] = (prior && j < D ? T(lambda) * prior[j] : T(0)) - base[j] * z[j];
-    }
-}
-
-template <class T>
-static inline RowStatus finite(const T* z, int64_t D) {
-    T check = 0;
-    for (int64_t j = 0; j < D; ++j) check += z[j] * T(0);  // NaN unless all are finite
-    return check == 0 ? 0 : -1;
+    for (int64_t j = 0; j < D; ++j) base[j] = T(g * p.spectrum[j] + lambda);
+    for (int64_t j = D; j < M; ++j) base[j] = 1;
+    for (int64_t j = 0; j < M; ++j) residual[j] = -base[j] * z[j];
+    if (prior)
+        for (int64_t j = 0; j < D; ++j) residual[j] += T(lambda) * prior[j];
 }
 
 template <class T>
@@ -173,7 +167,7 @@ static RowStatus solve_row_cg(const RotatedRows<T>& p, int64_t row, int steps, d
         for (int64_t j = 0; j < M; j += W)
             store(w.direction + j, load(w.inverse_diagonal + j) * load(w.residual + j) + keep * load(w.direction + j));
     }
-    return finite(z, p.D);
+    return take_solution(z, p.D, z);
 }
 
 /// One pass of subspace steps (iALS++, Rendle et al. 2021) from z (padded D), in place: block after block of `width`
@@ -207,7 +201,7 @@ static RowStatus solve_row_subspace(const RotatedRows<T>& p, int64_t row, int64_
             errors[e - begin] -= p.terms.gram(e) * sum_lanes<T>(s);
         }
     }
-    return finite(z, p.D);
+    return take_solution(z, p.D, z);
 }
 
 }  // namespace WALS_ISA
