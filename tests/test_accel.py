@@ -26,7 +26,7 @@ def needs(package):
 def implicit():
     """implicit as it is, and given back as it was."""
     needs("implicit")
-    import implicit
+    import implicit.evaluation
 
     yield implicit
     accel.uninstall()
@@ -53,6 +53,7 @@ def replaced(implicit):
         "loss": implicit.cpu.als.calculate_loss,
         "warning": implicit.utils.ParameterWarning,
         "error": implicit.recommender_base.ModelFitError,
+        "split": implicit.evaluation.leave_k_out_split,
     }
 
 
@@ -129,6 +130,19 @@ def test_implicits_evaluation(installed):
     assert precision_at_k(model, train, test, K=5, show_progress=False) == pytest.approx(metrics["precision"])
     everything = ranking_metrics_at_k(model, train, test, K=100, show_progress=False)  # more than there are items
     assert all(0 <= value <= 1 for value in everything.values())
+
+
+def test_leave_k_out_split_honours_its_seed(installed):
+    def split(seed):
+        train, test = installed.evaluation.leave_k_out_split(clicks(), K=2, random_state=seed)
+        assert abs(train + test - clicks()).nnz == 0 and (np.diff(test.tocsr().indptr) <= 2).all()
+        return test.tocsr().indices.tolist()
+
+    before = np.random.get_state()[1].tolist()  # noqa: NPY002
+    assert split(1) == split(1) == split(np.random.default_rng(1)) != split(2)
+    assert split(np.random.RandomState(4)) == split(np.random.RandomState(4))
+    assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
+    assert split(None) != split(None)
 
 
 @pytest.mark.parametrize("package, name, options", [

@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from wals_gpu import als, errors
 
 __all__ = ["install", "uninstall"]
@@ -38,9 +40,9 @@ def install() -> None:
     ``implicit.cpu.als.AlternatingLeastSquares`` and what ``implicit.als.AlternatingLeastSquares`` makes (with
     ``use_gpu=False``, which is the default where implicit has no CUDA) is then
     :class:`wals_gpu.als.CpuAlternatingLeastSquares`; also replaced are ``implicit.cpu.als.calculate_loss``,
-    ``implicit.utils.ParameterWarning`` and ``implicit.recommender_base.ModelFitError``. Modules of implicit and
-    RecTools may have been imported before; names that other modules took from implicit before stay implicit's. Calling
-    it again does nothing.
+    ``implicit.utils.ParameterWarning`` and ``implicit.recommender_base.ModelFitError``, and
+    ``implicit.evaluation.leave_k_out_split`` honours its seed. Modules of implicit and RecTools may have been imported
+    before; names that other modules took from implicit before stay implicit's. Calling it again does nothing.
 
     Raises
     ------
@@ -53,6 +55,7 @@ def install() -> None:
         import implicit
         import implicit.als
         import implicit.cpu.als
+        import implicit.evaluation
         import implicit.recommender_base
         import implicit.utils
     except ModuleNotFoundError as error:
@@ -72,6 +75,7 @@ def install() -> None:
         (implicit.cpu.als.calculate_loss, als.calculate_loss),
         (implicit.utils.ParameterWarning, errors.ParameterWarning),
         (implicit.recommender_base.ModelFitError, errors.ModelFitError),
+        (implicit.evaluation.leave_k_out_split, _seeded(implicit.evaluation.leave_k_out_split)),
     ]
     _replace({id(their): our for their, our in _pairs})
 
@@ -95,6 +99,29 @@ def _factory(original: Callable[..., Any]) -> Callable[..., Any]:
         return als.CpuAlternatingLeastSquares(**call.arguments)
 
     return make
+
+
+def _seeded(original: Callable[..., Any]) -> Callable[..., Any]:
+    """implicit.evaluation.leave_k_out_split, with the same result for the same `random_state`.
+
+    The original draws from NumPy's global generator, whatever `random_state` is.
+    """
+
+    @functools.wraps(original)
+    def leave_k_out_split(
+        ratings: Any, K: int = 1, train_only_size: float = 0.0, random_state: Any = None
+    ) -> tuple[Any, Any]:
+        if random_state is None:
+            return original(ratings, K, train_only_size)
+        rng = als.generator(random_state)
+        before = np.random.get_state()  # noqa: NPY002
+        np.random.seed(rng.integers(2**32))  # noqa: NPY002
+        try:
+            return original(ratings, K, train_only_size, rng)
+        finally:
+            np.random.set_state(before)  # noqa: NPY002
+
+    return leave_k_out_split
 
 
 def _replace(replacements: dict[int, Any]) -> None:

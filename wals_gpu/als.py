@@ -193,10 +193,7 @@ class CpuAlternatingLeastSquares:
 
     def _start(self, shape: tuple[int, int]) -> None:
         """Start values as implicit draws them, where there are no factors yet."""
-        rng = self.random_state
-        if isinstance(rng, np.random.RandomState):
-            rng = rng.randint(2**31)
-        rng = np.random.default_rng(rng)
+        rng = generator(self.random_state)
         start = {}
         for name, rows in zip(("user_factors", "item_factors"), shape, strict=True):
             factors = getattr(self, name)
@@ -910,6 +907,13 @@ def _csr(matrix: Any, name: str, n_known: int | None = None) -> csr_matrix:
 def _check_rows(matrix: csr_matrix, factors: NDArray[np.floating]) -> None:
     if matrix.shape[0] != len(factors):
         raise ValueError(f"Cui of shape {matrix.shape} needs X with {matrix.shape[0]} rows, got shape {factors.shape}")
+
+
+def generator(random_state: int | np.random.Generator | np.random.RandomState | None) -> np.random.Generator:
+    """The generator of a `random_state`, which may be of NumPy's older kind."""
+    if isinstance(random_state, np.random.RandomState):
+        random_state = random_state.randint(2**31)
+    return np.random.default_rng(random_state)
 
 
 def _norms(factors: NDArray[np.floating]) -> NDArray[np.floating]:
