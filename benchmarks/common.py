@@ -111,7 +111,7 @@ def threadpools() -> list[dict]:
 
 
 def machine() -> dict:
-    """Processor, memory, system and package versions of this machine."""
+    """Processor, memory and system of this machine, package versions, and the commit of this checkout."""
     facts = {"processor": platform.processor() or platform.machine(), "cores": default_threads()}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -131,7 +131,9 @@ def machine() -> dict:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return {"machine": facts, "versions": versions}
+    describe = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude=*"]
+    commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
+    return {"machine": facts, "versions": versions, "commit": commit}
 
 
 def save_matrix(path, matrix: csr_matrix) -> None:
