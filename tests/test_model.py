@@ -138,6 +138,7 @@ def test_no_iterations_leave_the_start_values():
     assert model.history_ == []
     assert model.user_factors.std() == pytest.approx(0.3 / 8, rel=0.05)
     assert model.item_factors.std() == pytest.approx(0.3 / 8, rel=0.05)
+    assert WALS(init_scale=np.float32(0.25)).init_scale == 0.25
     assert not make_model(iterations=0, init_scale=0).fit(make_matrix()).user_factors.any()
 
 
@@ -340,6 +341,7 @@ def test_bad_input_leaves_an_earlier_fit_as_it_was():
         ({"random_state": np.random.RandomState(0)}, TypeError, "random_state must be"),
         ({"init_scale": -0.1}, ValueError, "init_scale must be"),
         ({"init_scale": np.nan}, ValueError, "init_scale must be"),
+        ({"init_scale": True}, ValueError, "init_scale must be"),
         ({"init_scale": "big"}, (TypeError, ValueError), "init_scale must be"),
     ],
 )
@@ -496,6 +498,9 @@ def test_fold_in_takes_matrices_and_tables():
     assert np.array_equal(model.fold_in(matrix.toarray()), expected)
     assert np.array_equal(model.fold_in(coo_matrix(matrix)), expected)
     assert np.array_equal(model.fold_in(make_table(matrix)), expected)
+    assert np.array_equal(model.fold_in(as_interactions(make_table(matrix))), expected)
+    for fitted in (model, make_model().fit(matrix)):
+        assert np.array_equal(fitted.fold_in(as_interactions(matrix)), expected)
     assert np.array_equal(model.fold_in(matrix[[5]]), expected[[5]])
     new = pd.DataFrame({"user": ["new"], "item": ["i03"], "value": [2.0]})
     one = csr_matrix(([2.0], ([0], [3])), shape=(1, I))

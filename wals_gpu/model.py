@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,7 +145,8 @@ class WALS:
         if not (random_state is None or isinstance(random_state, np.random.Generator)):
             random_state = _integer("random_state", random_state, 0)
         self.random_state = random_state
-        if not (isinstance(init_scale, (int, float)) and np.isfinite(init_scale) and init_scale >= 0):
+        number = isinstance(init_scale, numbers.Real) and not isinstance(init_scale, bool)
+        if not (number and np.isfinite(init_scale) and init_scale >= 0):
             raise ValueError(f"init_scale must be a finite number >= 0, got {init_scale!r}")
         self.init_scale = float(init_scale)
         self.compute_loss = bool(compute_loss)
@@ -407,6 +409,8 @@ class WALS:
 
     def _new_rows(self, interactions: Any, columns: dict[str, Any]) -> csr_matrix:
         _, item_factors = self._fitted()
+        if isinstance(interactions, Interactions) and interactions.item_ids is None:
+            interactions = interactions.matrix
         if isinstance(interactions, np.ndarray) or hasattr(interactions, "tocsr"):
             return as_csr(interactions, dtype=self.dtype, n_columns=len(item_factors), allow_empty=True)
         if self.item_ids is None:
