@@ -275,10 +275,39 @@ def test_fit_refusals():
         model.fit(interactions(), show_progress=False)
     with pytest.raises(ValueError, match="regularization"):
         AlternatingLeastSquares(D, -1.0).fit(interactions(), show_progress=False)
-    broken = interactions()
-    broken.indices[0] = I
-    with pytest.raises(ValueError):
-        AlternatingLeastSquares(D).fit(broken, show_progress=False)
+
+
+@pytest.mark.parametrize("column", [-1, I])
+def test_columns_outside_the_matrix(column):
+    broken, model = interactions(), fitted()
+    broken.indices[0] = column
+    for call in (
+        lambda: model.fit(broken, show_progress=False),
+        lambda: model.recommend(np.arange(U), broken),
+        lambda: model.recalculate_user(np.arange(U), broken),
+        lambda: model.solver(broken, model.user_factors, model.item_factors, 0.1),
+        lambda: calculate_loss(broken, model.user_factors, model.item_factors, 0.1),
+    ):
+        with pytest.raises(ValueError, match=r"ind(ex|ices)"):
+            call()
+
+
+def test_rows_need_not_be_sorted():
+    matrix, model = interactions(), fitted(use_cg=False)
+    shuffled, rng = matrix.copy(), np.random.default_rng(0)
+    for begin, end in itertools.pairwise(matrix.indptr):
+        order = rng.permutation(end - begin) + begin
+        shuffled.indices[begin:end], shuffled.data[begin:end] = matrix.indices[order], matrix.data[order]
+    assert not shuffled.has_sorted_indices
+    before = shuffled.indices.tolist()
+    for call in (
+        lambda m: model.recommend(np.arange(U), m, items=np.arange(I)[::2])[0],
+        lambda m: model.recalculate_user(np.arange(U), m),
+        lambda m: calculate_loss(m, model.user_factors, model.item_factors, 1.0),
+        lambda m: copy.deepcopy(model).fit(m, False) or model.user_factors,
+    ):
+        np.testing.assert_array_equal(call(shuffled), call(matrix))
+    assert shuffled.indices.tolist() == before
 
 
 @few
@@ -692,11 +721,12 @@ def test_new_users_and_items_are_recommended_at_once():
 @dtypes
 def test_explain(dtype):
     matrix, model = interactions(), fitted(dtype=dtype, alpha=2.0)
-    user, item = 3, 11
+    values, mask = stored(matrix)
+    user = np.flatnonzero((values < 0).any(1) & (mask & (values == 0)).any(1))[-1]  # with a "no" and a stored zero
+    item = 11
     total, parts, weights = model.explain(user, matrix, item, N=100)
     want = model.recalculate_user(user, matrix[user]) @ model.item_factors[item]
     assert total == pytest.approx(want, abs=1e-4) == sum(score for _, score in parts)
-    values, mask = stored(matrix)
     assert sorted(i for i, _ in parts) == np.flatnonzero(mask[user] & (values[user] >= 0)).tolist()
     assert [s for _, s in parts] == sorted((s for _, s in parts), reverse=True)
     again, some, _ = model.explain(user, matrix, item, user_weights=weights, N=2)
