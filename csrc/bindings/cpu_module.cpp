@@ -191,6 +191,27 @@ double entry_loss(const py::object& terms, const py::array& factors, const py::a
     });
 }
 
+double ridge_loss(const py::array& factors, const std::optional<py::array>& prior, const py::array& ridge,
+                  int n_threads) {
+    return by_dtype(factors, [&](auto zero) {
+        using T = decltype(zero);
+        const Array<T> x(factors), weight(ridge);
+        require(x.ndim() == 2, "factors must be (R, D)");
+        const auto weights = broadcast(weight, x.shape(0));
+        Array<T> p;
+        if (prior) {
+            p = Array<T>(*prior);
+            require(p.ndim() == 2 && p.shape(0) == x.shape(0) && p.shape(1) == x.shape(1), "prior must be (R, D)");
+        }
+        double total = 0;
+        native([&](auto check) {
+            return wals::ridge_loss<T>(x.data(), prior ? p.data() : nullptr, x.shape(0), x.shape(1), weights, &total,
+                                       n_threads, check);
+        });
+        return total;
+    });
+}
+
 py::tuple transpose(const Array<int64_t>& row_ptr, const Array<int32_t>& col_idx, const std::optional<py::array>& value,
                     int64_t n_cols, int n_threads) {
     const int64_t n_rows = row_ptr.size() - 1, Z = col_idx.size();
@@ -280,6 +301,8 @@ PYBIND11_MODULE(_cpu, m) {
           "Solves every row into factors (R, D); returns a status per row (0: solved).");
     m.def("entry_loss", &entry_loss, py::arg("terms"), py::arg("factors"), py::arg("other"), py::arg("n_threads"),
           "Sum over entries of gram s^2 - 2 rhs s, s = x . y, in float64.");
+    m.def("ridge_loss", &ridge_loss, py::arg("factors"), py::arg("prior"), py::arg("ridge"), py::arg("n_threads"),
+          "Sum over rows of ridge |x - prior|^2, in float64.");
     m.def("topk", &topk, py::arg("queries"), py::arg("items"), py::arg("k"), py::arg("excluded_ptr"),
           py::arg("excluded_idx"), py::arg("n_threads"), "ids (B, k) and scores (B, k) of the best items.");
     m.def("transpose", &transpose, py::arg("row_ptr"), py::arg("col_idx"), py::arg("value"), py::arg("n_cols"),

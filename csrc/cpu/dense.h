@@ -153,25 +153,43 @@ static void write_back(const RotatedRows<T>& p, const int64_t* rows, int64_t n, 
     });
 }
 
-/// Sum over the entries of rows [begin, end) of gram s^2 - 2 rhs s, s = x . y, all in float64.
+/// Sum over rows [begin, end) of ridge |x - prior|^2 in float64; prior may be null.
 template <class T>
-static double entry_loss_rows(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, int64_t begin, int64_t end) {
+static double ridge_loss_rows(const T* x, const T* prior, int64_t D, Broadcast<T> ridge, int64_t begin, int64_t end) {
     double total = 0;
     for (int64_t r = begin; r < end; ++r) {
-        const T* xr = x + r * D;
+        double lanes[8] = {};
+        for (int64_t j = 0; j < D; ++j) {
+            const double difference = double(x[r * D + j]) - (prior ? double(prior[r * D + j]) : 0.0);
+            lanes[j % 8] += difference * difference;
+        }
+        for (int l = 1; l < 8; ++l) lanes[0] += lanes[l];
+        total += double(ridge[r]) * lanes[0];
+    }
+    return total;
+}
+
+/// Sum over the entries of rows [begin, end) of gram s^2 - 2 rhs s, s = x . y, all in float64.
+template <class T>
+static double entry_loss_rows(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, int64_t begin, int64_t end,
+                              double* workspace) {
+    constexpr int W = kWidth<double>;
+    const int64_t whole = D / (2 * W) * (2 * W);
+    double total = 0;
+    for (int64_t r = begin; r < end; ++r) {
+        for (int64_t j = 0; j < D; ++j) workspace[j] = double(x[r * D + j]);
         double row = 0;
         for (int64_t e = terms.row_ptr[r]; e < terms.row_ptr[r + 1]; ++e) {
-            if (e + 4 < terms.row_ptr[r + 1]) prefetch_row(y + terms.col_idx[e + 4] * D, D);
+            if (e + 8 < terms.row_ptr[r + 1]) prefetch_row(y + terms.col_idx[e + 8] * D, D);
             const T* yc = y + terms.col_idx[e] * D;
-            double lanes[32] = {};
-            int64_t j = 0;
-            for (; j + 32 <= D; j += 32)
-                for (int l = 0; l < 32; ++l) lanes[l] += double(xr[j + l]) * double(yc[j + l]);
-            double s = 0;
-            for (; j < D; ++j) s += double(xr[j]) * double(yc[j]);
-            for (int l = 0; l < 32; ++l) s += lanes[l];
-            const double a = double(terms.gram(e)), rho = double(terms.rhs[e]);
-            row += s * (a * s - 2 * rho);
+            Vec<double> s0{}, s1{};
+            for (int64_t j = 0; j < whole; j += 2 * W) {
+                s0 += load(workspace + j) * load_as<double>(yc + j);
+                s1 += load(workspace + j + W) * load_as<double>(yc + j + W);
+            }
+            double s = sum_lanes<double>(s0 + s1);
+            for (int64_t j = whole; j < D; ++j) s += workspace[j] * double(yc[j]);
+            row += s * (double(terms.gram(e)) * s - 2 * double(terms.rhs[e]));
         }
         total += row;
     }

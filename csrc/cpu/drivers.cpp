@@ -141,17 +141,35 @@ bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, R
     });
 }
 
+/// Sum of part(begin, end, thread) over blocks of rows, added in order so that threads do not matter.
+template <class Part>
+bool sum_over_rows(int64_t n_rows, int64_t block, double* total, int n_threads, const Interrupted& interrupted,
+                   Part&& part) {
+    const int64_t blocks = (n_rows + block - 1) / block;
+    std::vector<double> sums(static_cast<size_t>(blocks), 0.0);
+    const bool done = parallel_for(blocks, n_threads, interrupted, [&](int64_t b, int thread) {
+        sums[size_t(b)] = part(b * block, std::min(n_rows, (b + 1) * block), thread);
+    });
+    *total = std::accumulate(sums.begin(), sums.end(), 0.0);
+    return done;
+}
+
+template <class T>
+bool ridge_loss(const T* x, const T* prior, int64_t n, int64_t D, Broadcast<T> ridge, double* total, int n_threads,
+                const Interrupted& interrupted) {
+    const KernelTable<T>& k = kernels<T>();
+    return sum_over_rows(n, 1024, total, n_threads, interrupted,
+                         [&](int64_t begin, int64_t end, int) { return k.ridge_loss(x, prior, D, ridge, begin, end); });
+}
+
 template <class T>
 bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, double* total, int n_threads,
                 const Interrupted& interrupted) {
     const KernelTable<T>& k = kernels<T>();
-    const int64_t rows = 64, tasks = (terms.n_rows + rows - 1) / rows;
-    std::vector<double> sums(size_t(tasks), 0.0);
-    const bool done = parallel_for(tasks, n_threads, interrupted, [&](int64_t t, int) {
-        sums[size_t(t)] = k.entry_loss(terms, x, y, D, t * rows, std::min(terms.n_rows, (t + 1) * rows));
+    const auto workspace = buffers_per_thread(n_threads, D * int64_t(sizeof(double)));
+    return sum_over_rows(terms.n_rows, 64, total, n_threads, interrupted, [&](int64_t begin, int64_t end, int thread) {
+        return k.entry_loss(terms, x, y, D, begin, end, workspace[size_t(thread)].template as<double>());
     });
-    *total = std::accumulate(sums.begin(), sums.end(), 0.0);
-    return done;
 }
 
 template <class T>
@@ -227,12 +245,13 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
     return true;
 }
 
-#define WALS_INSTANTIATE(T)                                                                                         \
-    template bool gram<T>(const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&);              \
-    template bool rotate<T>(const T*, int64_t, int64_t, const double*, T*, int, const Interrupted&);                \
-    template bool solve_rows<T>(RotatedRows<T>, const Solver&, const double*, RowStatus*, int, const Interrupted&); \
-    template bool entry_loss<T>(const RowTerms<T>&, const T*, const T*, int64_t, double*, int, const Interrupted&); \
-    template bool topk<T>(const T*, int64_t, const T*, int64_t, int64_t, int64_t, const int64_t*, const int32_t*,   \
+#define WALS_INSTANTIATE(T)                                                                                            \
+    template bool gram<T>(const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&);                 \
+    template bool rotate<T>(const T*, int64_t, int64_t, const double*, T*, int, const Interrupted&);                   \
+    template bool solve_rows<T>(RotatedRows<T>, const Solver&, const double*, RowStatus*, int, const Interrupted&);    \
+    template bool entry_loss<T>(const RowTerms<T>&, const T*, const T*, int64_t, double*, int, const Interrupted&);    \
+    template bool ridge_loss<T>(const T*, const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&); \
+    template bool topk<T>(const T*, int64_t, const T*, int64_t, int64_t, int64_t, const int64_t*, const int32_t*,      \
                           int32_t*, T*, int, const Interrupted&);
 WALS_INSTANTIATE(float)
 WALS_INSTANTIATE(double)

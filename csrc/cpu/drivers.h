@@ -24,6 +24,11 @@ template <class T>
 bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, RowStatus* status, int n_threads,
                 const Interrupted&);
 
+/// Sum over all rows of ridge |x - prior|^2; prior (n, D) may be null.
+template <class T>
+bool ridge_loss(const T* x, const T* prior, int64_t n, int64_t D, Broadcast<T> ridge, double* total, int n_threads,
+                const Interrupted&);
+
 /// Sum over all entries of gram s^2 - 2 rhs s.
 template <class T>
 bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, double* total, int n_threads,

@@ -29,14 +29,14 @@ constexpr int64_t panel_rows(int64_t D) {  // entries per panel in the primal fo
     return rows < 64 ? 64 : rows;
 }
 
+/// W values as C; p need not be aligned.
 template <class C, class T>
 static inline Vec<C> load_as(const T* p) {
     if constexpr (sizeof(C) == sizeof(T)) {
-        return load(p);
+        return loadu(p);
     } else {
-        Vec<C> v;
-        for (int l = 0; l < kWidth<C>; ++l) v[l] = C(p[l]);
-        return v;
+        typedef T Narrow __attribute__((vector_size(WALS_VECTOR_BYTES / 2), aligned(sizeof(T)), may_alias));
+        return __builtin_convertvector(*reinterpret_cast<const Narrow*>(p), Vec<C>);
     }
 }
 

@@ -147,8 +147,8 @@ class CpuBackend:
             user_terms.target_square
             + entries
             + float(np.vdot(user_gram, item_gram))
-            + _ridge_loss(user_factors, user_terms.ridge, user_prior)
-            + _ridge_loss(item_factors, item_ridge, item_prior)
+            + _cpu.ridge_loss(user_factors, user_prior, user_terms.ridge, self.num_threads)
+            + _cpu.ridge_loss(item_factors, item_prior, item_ridge, self.num_threads)
         )
 
     def transpose(self, matrix: csr_matrix) -> csr_matrix:
@@ -190,12 +190,3 @@ class CpuBackend:
             col_idx = excluded.indices.astype(np.int32, copy=False)
         queries = np.ascontiguousarray(queries, items.dtype)
         return _cpu.topk(queries, np.ascontiguousarray(items), k, row_ptr, col_idx, self.num_threads)
-
-
-def _ridge_loss(
-    factors: NDArray[np.floating], ridge: NDArray[np.floating], prior: NDArray[np.floating] | None
-) -> float:
-    """Sum of ridge |x - p|^2 in float64, without a float64 copy of the factors."""
-    difference = factors if prior is None else factors - prior
-    squares = np.einsum("rd,rd->r", difference, difference, dtype=np.float64)
-    return float(np.dot(np.broadcast_to(ridge, len(squares)).astype(np.float64), squares))
