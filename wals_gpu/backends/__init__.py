@@ -14,7 +14,7 @@ __all__ = ["Backend", "make_backend"]
 
 
 class Backend(Protocol):
-    """What every device does, as :mod:`wals_gpu.reference` defines it; :class:`.cpu.CpuBackend` documents the arguments."""
+    """What every device does, as :mod:`wals_gpu.reference` defines it; :class:`.cpu.CpuBackend` documents the rest."""
 
     name: str
 
