@@ -65,7 +65,9 @@ def make_signs(kind, n, rng):
     """Signs of Gram coefficients; "runs": whole stretches of one sign, so that a panel may have no other."""
     if kind == "runs":
         return np.array([1, -1, 0])[np.arange(n) // 300 % 3]
-    return rng.choice({"plus": [1], "minus": [-1], "zero": [0], "mixed": [1, -1], "all": [1, 1, 1, -1, 0]}[kind], n)
+    return rng.choice(
+        {"plus": [1], "minus": [-1], "zero": [0], "tiny": [1], "mixed": [1, -1], "all": [1, 1, 1, -1, 0]}[kind], n
+    )
 
 
 def make_terms(lengths, n_other, rng, dtype, signs="plus", background=1.0, ridge=0.1):
@@ -82,6 +84,8 @@ def make_terms(lengths, n_other, rng, dtype, signs="plus", background=1.0, ridge
     _, which, times = np.unique(row * n_other + cols, return_inverse=True, return_counts=True)
     most = g[row] * h[cols] / times[which]
     gram = np.where(sign > 0, 3.0, np.where(sign < 0, -most, 0)) * rng.uniform(0.2, 0.9, size)
+    if signs == "tiny":  # as where a confidence is all but the weight of an unobserved pair
+        gram *= 10 ** rng.uniform(-30, 0, size)
     return RowTerms(
         row_ptr=np.concatenate([[0], np.cumsum(lengths)]),
         col_idx=cols,
@@ -160,8 +164,8 @@ def problems(draw):
     lengths = draw(st.lists(st.sampled_from(edges), min_size=1, max_size=5))
     n_other = draw(st.sampled_from([1, 7, d + 3, 301]))
     dtype = draw(st.sampled_from([np.float32, np.float64]))
-    signs = draw(st.sampled_from(["plus", "minus", "zero", "mixed", "all"]))
-    background = draw(st.sampled_from([0.0, 1e-3, 1.0] if signs in ("plus", "zero") else [1e-3, 1.0]))
+    signs = draw(st.sampled_from(["plus", "minus", "zero", "tiny", "mixed", "all"]))
+    background = draw(st.sampled_from([0.0, 1e-3, 1.0] if signs in ("plus", "zero", "tiny") else [1e-3, 1.0]))
     ridge = draw(st.sampled_from([1e-3, 0.1, 10.0]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     terms = make_terms(lengths, n_other, rng, dtype, signs, background, ridge)
