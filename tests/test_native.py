@@ -160,7 +160,6 @@ def test_loss_gram_rotate_and_transpose_refuse_what_does_not_fit():
             _cpu.transpose(*wrong, 1)
 
 
-@pytest.mark.xfail(strict=True, reason="ends the process")
 @pytest.mark.parametrize("n", [0, -1])
 def test_no_threads_are_refused(n):
     code = (
@@ -172,7 +171,6 @@ def test_no_threads_are_refused(n):
     assert run_python(code).stdout.count("threads") == 2
 
 
-@pytest.mark.xfail(strict=True, reason="between giant rows nobody asks")
 def test_a_signal_ends_a_run_of_rows_that_threads_share():
     """Each row takes a hundredth of a second, less than the time between two questions whether to go on."""
 

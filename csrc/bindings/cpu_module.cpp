@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <stdexcept>
 
@@ -25,11 +26,16 @@ void require(bool condition, const char* message) {
 
 /// Runs `call(interrupted)` without the GIL; Ctrl-C and other signals' exceptions come out as Python raises them.
 template <class Call>
-void native(Call&& call) {
+void native(int n_threads, Call&& call) {
+    require(n_threads >= 1, "n_threads must be at least 1");
     bool done;
     {
         py::gil_scoped_release release;
-        done = call([] {
+        auto asked = std::chrono::steady_clock::now();
+        done = call([asked]() mutable {
+            const auto now = std::chrono::steady_clock::now();
+            if (now - asked < std::chrono::milliseconds(100)) return false;
+            asked = now;
             py::gil_scoped_acquire acquire;
             return PyErr_CheckSignals() != 0;
         });
@@ -121,7 +127,7 @@ py::array rotate(const py::array& factors, const std::optional<Array<double>>& r
         auto* memory = new wals::Buffer(std::max<int64_t>(n * P, 1) * int64_t(sizeof(T)));
         py::capsule owner(memory, [](void* p) { delete static_cast<wals::Buffer*>(p); });
         T* to = memory->as<T>();
-        native([&](auto check) { return wals::rotate<T>(y.data(), n, D, q, to, n_threads, check); });
+        native(n_threads, [&](auto check) { return wals::rotate<T>(y.data(), n, D, q, to, n_threads, check); });
         return Array<T>({n, P}, to, owner);
     });
 }
@@ -171,7 +177,7 @@ py::array_t<int32_t> solve_rows(const py::object& terms, const py::array& table,
         const double* q = square(rotation, D);
         py::array_t<int32_t> status(t.view.n_rows);
         int32_t* info = status.mutable_data();
-        native([&](auto check) { return wals::solve_rows<T>(problem, how, q, info, n_threads, check); });
+        native(n_threads, [&](auto check) { return wals::solve_rows<T>(problem, how, q, info, n_threads, check); });
         return status;
     });
 }
@@ -184,7 +190,7 @@ double entry_loss(const py::object& terms, const py::array& factors, const py::a
         const Terms<T> t(terms, y.shape(0));
         require(t.view.n_rows == x.shape(0), "factors must have one row for each row of terms");
         double total = 0;
-        native([&](auto check) {
+        native(n_threads, [&](auto check) {
             return wals::entry_loss<T>(t.view, x.data(), y.data(), x.shape(1), &total, n_threads, check);
         });
         return total;
@@ -204,7 +210,7 @@ double ridge_loss(const py::array& factors, const std::optional<py::array>& prio
             require(p.ndim() == 2 && p.shape(0) == x.shape(0) && p.shape(1) == x.shape(1), "prior must be (R, D)");
         }
         double total = 0;
-        native([&](auto check) {
+        native(n_threads, [&](auto check) {
             return wals::ridge_loss<T>(x.data(), prior ? p.data() : nullptr, x.shape(0), x.shape(1), weights, &total,
                                        n_threads, check);
         });
@@ -235,7 +241,7 @@ py::tuple transpose(const Array<int64_t>& row_ptr, const Array<int32_t>& col_idx
         }
         int64_t* ptr = t_row_ptr.mutable_data();
         int32_t* idx = t_col_idx.mutable_data();
-        native([&](auto check) {
+        native(n_threads, [&](auto check) {
             return wals::transpose<T>(n_rows, n_cols, row_ptr.data(), col_idx.data(), from, ptr, idx, to, n_threads,
                                       check);
         });
@@ -269,7 +275,7 @@ py::tuple topk(const py::array& queries, const py::array& items, int64_t k,
         Array<T> scores({B, k});
         int32_t* ids_to = ids.mutable_data();
         T* scores_to = scores.mutable_data();
-        native([&](auto check) {
+        native(n_threads, [&](auto check) {
             return wals::topk<T>(x.data(), B, y.data(), y.shape(0), y.shape(1), k, ptr, idx, ids_to, scores_to,
                                  n_threads, check);
         });

@@ -1,12 +1,10 @@
 // Threads of one native call.
 //
 // Threads are started per call (about 50 us) and joined before it returns: there is no pool that a fork could lose and
-// no state between calls. The calling thread works too, and between tasks asks `interrupted` (Ctrl-C) at most ten
-// times a second.
+// no state between calls. The calling thread works too, and asks `interrupted` (Ctrl-C) after each of its tasks.
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -22,7 +20,7 @@
 
 namespace wals {
 
-/// Returns true when the call should stop; called from the calling thread only.
+/// Returns true when the call should stop; called often, from the calling thread only.
 using Interrupted = std::function<bool()>;
 
 /// Runs task(i, thread) for i in [0, n_tasks), handing indices out in order. Returns false if interrupted: tasks that
@@ -32,18 +30,11 @@ bool parallel_for(int64_t n_tasks, int n_threads, const Interrupted& interrupted
     std::atomic<int64_t> next{0};
     std::atomic<bool> stop{false};
     auto work = [&](int thread, bool asks) {
-        auto asked = std::chrono::steady_clock::now();
         for (;;) {
             const int64_t i = next.fetch_add(1, std::memory_order_relaxed);
             if (i >= n_tasks || stop.load(std::memory_order_relaxed)) return;
             task(i, thread);
-            if (asks && interrupted) {
-                const auto now = std::chrono::steady_clock::now();
-                if (now - asked > std::chrono::milliseconds(100)) {
-                    asked = now;
-                    if (interrupted()) stop.store(true, std::memory_order_relaxed);
-                }
-            }
+            if (asks && interrupted && interrupted()) stop.store(true, std::memory_order_relaxed);
         }
     };
     std::vector<std::thread> others;
