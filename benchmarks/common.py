@@ -18,6 +18,8 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 # Set on some machines for OpenBLAS's sake; they would choose its kernels for it.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+# What else keeps the machine busy: OpenMP and BLAS threads that wait for each other suffer most, by ten times and more.
+LOAD_AT_START = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 PACKAGES = "wals_gpu implicit irspack cmfrec faiss-cpu torch numpy scipy".split()
 
 
@@ -125,6 +127,7 @@ def machine() -> dict:
         facts["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     facts["system"] = f"{platform.system()} {platform.release().split('-')[0]}"
     facts["python"] = platform.python_version()
+    facts["load_at_start"] = LOAD_AT_START
     versions = {}
     for package in PACKAGES:
         try:

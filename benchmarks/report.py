@@ -49,7 +49,9 @@ def caption(result: dict, *more: str) -> str:
     peers = ", ".join(f"{name} {versions[name]}" for name in names if name in versions and name in wanted)
     threads = result["settings"]["threads"]
     parts = [*more, f"{machine['processor']}, {threads} threads", peers, result["date"]]
-    return "\n" + "; ".join(part for part in parts if part) + ".\n"
+    load = machine["load_at_start"]
+    busy = f" **The machine was busy (load {load:.1f}): not to be relied on.**" if load > 0.5 else ""
+    return "\n" + "; ".join(part for part in parts if part) + f".{busy}\n"
 
 
 def ceiling_words(result: dict) -> str:
