@@ -49,9 +49,12 @@ def caption(result: dict, *more: str) -> str:
     peers = ", ".join(f"{name} {versions[name]}" for name in names if name in versions and name in wanted)
     threads = result["settings"]["threads"]
     parts = [*more, f"{machine['processor']}, {threads} threads", peers, result["date"]]
+    return "\n" + "; ".join(part for part in parts if part) + f".{busy_words(machine)}\n"
+
+
+def busy_words(machine: dict) -> str:
     load = machine["load_at_start"]
-    busy = f" **The machine was busy (load {load:.1f}): not to be relied on.**" if load > 0.5 else ""
-    return "\n" + "; ".join(part for part in parts if part) + f".{busy}\n"
+    return f" **The machine was busy (load {load:.1f}): its times are not to be relied on.**" if load > 0.5 else ""
 
 
 def ceiling_words(result: dict) -> str:
@@ -159,7 +162,8 @@ def leave_one_out_table(result: dict) -> str:
     ]
     machine = f"{result['machine']['processor']}, {result['settings']['threads']} threads"
     words = f"{result['settings']['factors']} factors, {result['settings']['iterations']} iterations"
-    return table(["", *names, "fit, s"], rows) + f"\n{words}; {machine}; {result['date']}.\n"
+    end = f"\n{words}; {machine}; {result['date']}.{busy_words(result['machine'])}\n"
+    return table(["", *names, "fit, s"], rows) + end
 
 
 TABLES: dict[str, Callable[[dict], str]] = {
