@@ -110,8 +110,9 @@ py::array gram(const py::array& factors, const py::array& weight, int n_threads)
         Array<double> out({y.shape(1), y.shape(1)});
         double* to = out.mutable_data();
         const auto weights = broadcast(w, y.shape(0));
-        native(
-            [&](auto check) { return wals::gram<T>(y.data(), y.shape(0), y.shape(1), weights, to, n_threads, check); });
+        native(n_threads, [&](auto check) {
+            return wals::gram<T>(y.data(), y.shape(0), y.shape(1), weights, to, n_threads, check);
+        });
         return out;
     });
 }
