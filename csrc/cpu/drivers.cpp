@@ -8,7 +8,7 @@ namespace wals {
 namespace {
 
 /// Rows are solved in tasks of about this many entries x D, enough to hide the cost of handing one out.
-constexpr int64_t kTaskWork = 1 << 17;
+constexpr int64_t kTaskWork = 1 << 19;
 
 /// A row with more than this many multiply-adds in its Gram matrix is summed in slices that threads share. The slices
 /// depend on the row alone, so that the result does not depend on the number of threads.
@@ -21,13 +21,15 @@ int64_t gram_slabs(int64_t n, int64_t D) {
     return std::max<int64_t>(1, std::min(most, n / 1024));
 }
 
-/// Row numbers, the longest rows first (counting sort on length; equal lengths stay in order).
-std::vector<int64_t> longest_first(const int64_t* row_ptr, int64_t n_rows) {
+/// Order of work: rows of more than `limit` entries, the longest first, so that no thread is left with one at the end;
+/// then the others as they come, so that their entries and factors are read in a stream.
+std::vector<int64_t> order_of_work(const int64_t* row_ptr, int64_t n_rows, int64_t limit) {
+    auto length = [row_ptr](int64_t row) { return row_ptr[row + 1] - row_ptr[row]; };
     std::vector<int64_t> order(static_cast<size_t>(n_rows));
     std::iota(order.begin(), order.end(), int64_t{0});
-    std::stable_sort(order.begin(), order.end(), [row_ptr](int64_t a, int64_t b) {
-        return row_ptr[a + 1] - row_ptr[a] > row_ptr[b + 1] - row_ptr[b];
-    });
+    const auto rest =
+        std::stable_partition(order.begin(), order.end(), [&](int64_t row) { return length(row) > limit; });
+    std::stable_sort(order.begin(), rest, [&](int64_t a, int64_t b) { return length(a) > length(b); });
     return order;
 }
 
@@ -98,8 +100,10 @@ bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, R
         problem.into = into;
         problem.back = into + packed;
     }
-    const std::vector<int64_t> order = longest_first(row_ptr, n_rows);
-    const int64_t longest = n_rows ? row_ptr[order[0] + 1] - row_ptr[order[0]] : 0;
+    const int64_t long_row = kLongRowBytes / (padded<T>(D) * int64_t(sizeof(T)));
+    const std::vector<int64_t> order = order_of_work(row_ptr, n_rows, long_row);
+    int64_t longest = 0;
+    for (int64_t row = 0; row < n_rows; ++row) longest = std::max(longest, row_ptr[row + 1] - row_ptr[row]);
     const auto workspace = buffers_per_thread(n_threads, k.workspace_bytes(D, longest));
     auto length = [row_ptr](int64_t row) { return row_ptr[row + 1] - row_ptr[row]; };
 
@@ -123,11 +127,18 @@ bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, R
         k.solve_exact_from(problem, row, sum, workspace[0].data(), status);
     }
 
-    std::vector<int64_t> task_begin;  // tasks: consecutive rows of `order`
+    // Tasks: consecutive rows of `order`. Long rows go in groups where the solver gains from that.
+    int64_t n_long = 0;
+    if (solver.kind == Solver::kConjugateGradients)
+        while (n_long < n_rows && length(order[size_t(n_long)]) > long_row) ++n_long;
+    const int64_t together = std::clamp<int64_t>(n_long / (4 * n_threads), 1, kLongRowsTogether);
+    std::vector<int64_t> task_begin;
+    for (int64_t i = 0; i < n_long; i += together) task_begin.push_back(i);
+    first = std::max(first, n_long);
     int64_t work = 0;
     for (int64_t i = first; i < n_rows; ++i) {
         const int64_t cost = (length(order[size_t(i)]) + 4) * D;
-        if (task_begin.empty() || work + cost > kTaskWork || i - task_begin.back() >= k.rows_per_call) {
+        if (i == first || work + cost > kTaskWork || i - task_begin.back() >= k.rows_per_call) {
             task_begin.push_back(i);
             work = 0;
         }

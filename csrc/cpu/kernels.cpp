@@ -12,6 +12,7 @@ template <class T>
 static int64_t workspace_bytes(int64_t D, int64_t longest) {
     int64_t bytes = ExactWorkspace<T>::bytes(D);
     if (ExactWorkspace<double>::bytes(D) > bytes) bytes = ExactWorkspace<double>::bytes(D);
+    if (kLongRowsTogether * CgRow<T>::bytes(D) > bytes) bytes = kLongRowsTogether * CgRow<T>::bytes(D);
     return bytes + round_up((2 * kRowsPerCall * padded<T>(D) + longest) * int64_t(sizeof(T)), 64) + 256;
 }
 
@@ -19,11 +20,10 @@ template <class T>
 static void solve_rows(const RotatedRows<T>& p, const Solver& solver, const int64_t* rows, int64_t n, char* workspace,
                        RowStatus* status) {
     const int64_t P = padded<T>(p.D);
+    auto length = [&](int64_t i) { return p.terms.row_ptr[rows[i] + 1] - p.terms.row_ptr[rows[i]]; };
+    auto is_long = [&](int64_t i) { return length(i) > kLongRowBytes / (P * int64_t(sizeof(T))); };
     int64_t longest = 0;
-    for (int64_t i = 0; i < n; ++i) {
-        const int64_t length = p.terms.row_ptr[rows[i] + 1] - p.terms.row_ptr[rows[i]];
-        longest = length > longest ? length : longest;
-    }
+    for (int64_t i = 0; i < n; ++i) longest = length(i) > longest ? length(i) : longest;
     Carver carve{workspace};
     T* z = carve.take<T>(kRowsPerCall * P);
     T* present = carve.take<T>(kRowsPerCall * P);
@@ -31,18 +31,31 @@ static void solve_rows(const RotatedRows<T>& p, const Solver& solver, const int6
     if (solver.kind != Solver::kExact) rotate_in(p, rows, n, present);
     int64_t solved[kRowsPerCall];
     int64_t m = 0;
-    for (int64_t i = 0; i < n; ++i) {
+    for (int64_t i = 0; i < n;) {
         T* const zi = z + m * P;
-        const bool empty = p.terms.row_ptr[rows[i]] == p.terms.row_ptr[rows[i] + 1];
-        if (solver.kind == Solver::kExact || empty) {
+        int64_t done = 1;
+        if (solver.kind == Solver::kExact || length(i) == 0) {
             status[rows[i]] = solve_row<T>(p, rows[i], carve.at, nullptr, zi);
         } else {
-            for (int64_t j = 0; j < P; ++j) zi[j] = present[i * P + j];
-            status[rows[i]] = solver.kind == Solver::kSubspace
-                                  ? solve_row_subspace<T>(p, rows[i], solver.block, carve.at, errors, zi)
-                                  : solve_row_cg<T>(p, rows[i], solver.cg_steps, solver.cg_tolerance, carve.at, zi);
+            // Long rows are neighbours in the order of work: as many as come next go through CG together.
+            if (solver.kind == Solver::kConjugateGradients && is_long(i))
+                while (done < kLongRowsTogether && i + done < n && is_long(i + done)) ++done;
+            for (int64_t j = 0; j < done * P; ++j) zi[j] = present[i * P + j];
+            if (solver.kind == Solver::kSubspace)
+                status[rows[i]] = solve_row_subspace<T>(p, rows[i], solver.block, carve.at, errors, zi);
+            else
+                solve_rows_cg<T>(p, rows + i, int(done), is_long(i), solver.cg_steps, solver.cg_tolerance, carve.at, zi,
+                                 status);
         }
-        if (status[rows[i]] == 0) solved[m++] = rows[i];
+        int64_t kept = 0;
+        for (int64_t k = 0; k < done; ++k) {
+            if (status[rows[i + k]] != 0) continue;
+            if (kept != k)
+                for (int64_t j = 0; j < P; ++j) zi[kept * P + j] = zi[k * P + j];
+            solved[m + kept++] = rows[i + k];
+        }
+        m += kept;
+        i += done;
     }
     write_back(p, solved, m, z);
 }

@@ -51,6 +51,12 @@ struct TopkChunk {
     T (*compact)(Candidate<T>* list, int64_t n, int64_t k) = nullptr;  // keeps the best k, returns the worst of them
 };
 
+/// A row whose table rows take more than this is long: they do not stay in the cache (L2) from one pass to the next.
+constexpr int64_t kLongRowBytes = 1 << 20;
+
+/// Long rows that conjugate gradients advance together at most.
+constexpr int64_t kLongRowsTogether = 32;
+
 struct Solver {
     enum Kind { kExact, kConjugateGradients, kSubspace };
     Kind kind = kExact;

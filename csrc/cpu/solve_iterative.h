@@ -3,6 +3,8 @@
 // direction, or over a block of coordinates.
 #pragma once
 
+#include <new>
+
 #include "solve_exact.h"
 
 namespace wals {
@@ -35,57 +37,70 @@ enum class Pass {
     kErrors,    // errors[e] = rho - a (r . v)
 };
 
-/// One pass over a row's entries, a Gram and rho right-hand coefficients, r rows of the table. The table rows are read
-/// where they lie: after the first pass they are in L1 or L2.
-template <class T, Pass kPass>
-static inline void panel_pass(const RotatedRows<T>& p, int64_t begin, int64_t end, const T* v, T* out, T* diagonal) {
+/// One group of at most G entries, [e, e + count), of panel_pass.
+template <class T, Pass kPass, bool kFull>
+static inline __attribute__((always_inline)) void panel_group(const RotatedRows<T>& p, int64_t e, int count, const T* v,
+                                                              T* out, T* diagonal) {
     constexpr int W = kWidth<T>, G = kGroup<T>;
     const int64_t P = padded<T>(p.D), M = round_up(p.D, W);
-    // Later passes find the rows in the cache, unless there are more than it holds; fetching what is there costs 15 %.
-    const bool fetch = kPass != Pass::kProduct || (end - begin) * P * int64_t(sizeof(T)) > (1 << 20);
-    for (int64_t e0 = begin; e0 < end; e0 += G) {
-        const T* row[G];
-        T a[G], rho[G];
-        for (int i = 0; i < G; ++i) {  // a last group repeats the row's first entry with weight 0
-            const int64_t e = e0 + i < end ? e0 + i : begin;
-            row[i] = p.table + p.terms.col_idx[e] * P;
-            a[i] = e0 + i < end ? p.terms.gram(e) : T(0);
-            rho[i] = e0 + i < end ? p.terms.rhs[e] : T(0);
-            if (fetch && e0 + i + 2 * G < end) prefetch_row(p.table + p.terms.col_idx[e0 + i + 2 * G] * P, P);
-        }
-        Vec<T> sum[G];
+    const T* row[G];
 #pragma GCC unroll 8
-        for (int i = 0; i < G; ++i) sum[i] = Vec<T>{};
-        for (int64_t j = 0; j < M; j += W) {
-            const Vec<T> x = load(v + j);
+    for (int i = 0; i < G; ++i)  // the last group repeats its first entry with weight 0
+        row[i] = p.table + p.terms.col_idx[kFull || i < count ? e + i : e] * P;
+    Vec<T> sum[G];
 #pragma GCC unroll 8
-            for (int i = 0; i < G; ++i) sum[i] += x * load(row[i] + j);
-        }
-        T dots[W] __attribute__((aligned(WALS_VECTOR_BYTES)));
-        store(dots, sum_each_of<T, G>(sum));
+    for (int i = 0; i < G; ++i) sum[i] = Vec<T>{};
+    for (int64_t j = 0; j < M; j += W) {
+        const Vec<T> x = load(v + j);
+#pragma GCC unroll 8
+        for (int i = 0; i < G; ++i) sum[i] += x * load(row[i] + j);
+    }
+    T dots[W] __attribute__((aligned(WALS_VECTOR_BYTES)));
+    store(dots, sum_each_of<T, G>(sum));
+    Vec<T> weight[G], square[G];
+#pragma GCC unroll 8
+    for (int i = 0; i < G; ++i) {
+        const bool real = kFull || i < count;
+        const T a = real ? p.terms.gram(e + i) : T(0);
         if constexpr (kPass == Pass::kErrors) {
-            for (int i = 0; i < G && e0 + i < end; ++i) out[e0 - begin + i] = rho[i] - a[i] * dots[i];
-            continue;
-        }
-        Vec<T> weight[G], square[G];
-#pragma GCC unroll 8
-        for (int i = 0; i < G; ++i) {
-            weight[i] = splat(kPass == Pass::kResidual ? rho[i] - a[i] * dots[i] : a[i] * dots[i]);
-            square[i] = splat(a[i]);
-        }
-        for (int64_t j = 0; j < M; j += W) {
-            Vec<T> s0 = load(out + j), s1{}, d{};
-#pragma GCC unroll 8
-            for (int i = 0; i < G; i += 2) {
-                const Vec<T> r0 = load(row[i] + j), r1 = load(row[i + 1] + j);
-                s0 += weight[i] * r0;
-                s1 += weight[i + 1] * r1;
-                if constexpr (kPass == Pass::kResidual) d += square[i] * (r0 * r0) + square[i + 1] * (r1 * r1);
-            }
-            store(out + j, s0 + s1);
-            if constexpr (kPass == Pass::kResidual) store(diagonal + j, load(diagonal + j) + d);
+            if (real) out[i] = p.terms.rhs[e + i] - a * dots[i];
+        } else {
+            const T rho = kPass == Pass::kResidual && real ? p.terms.rhs[e + i] : T(0);
+            weight[i] = splat(kPass == Pass::kResidual ? rho - a * dots[i] : a * dots[i]);
+            square[i] = splat(a);
         }
     }
+    if constexpr (kPass == Pass::kErrors) return;
+    for (int64_t j = 0; j < M; j += W) {
+        Vec<T> s0 = load(out + j), s1{}, d{};
+#pragma GCC unroll 8
+        for (int i = 0; i < G; i += 2) {
+            const Vec<T> r0 = load(row[i] + j), r1 = load(row[i + 1] + j);
+            s0 += weight[i] * r0;
+            s1 += weight[i + 1] * r1;
+            if constexpr (kPass == Pass::kResidual) d += square[i] * (r0 * r0) + square[i + 1] * (r1 * r1);
+        }
+        store(out + j, s0 + s1);
+        if constexpr (kPass == Pass::kResidual) store(diagonal + j, load(diagonal + j) + d);
+    }
+}
+
+/// One pass over entries of a row, a Gram and rho right-hand coefficients, r rows of the table. The table rows are read
+/// where they lie; `fetch` asks for those that are not in the cache ahead of time (where they are it costs 15 %).
+template <class T, Pass kPass>
+static inline void panel_pass(const RotatedRows<T>& p, int64_t begin, int64_t end, bool fetch, const T* v, T* out,
+                              T* diagonal) {
+    constexpr int G = kGroup<T>;
+    const int64_t P = padded<T>(p.D);
+    int64_t e = begin;
+    for (; e + G <= end; e += G) {
+        if (fetch)
+            for (int64_t ahead = e + 2 * G; ahead < e + 3 * G && ahead < end; ++ahead)
+                prefetch_row(p.table + p.terms.col_idx[ahead] * P, P);
+        panel_group<T, kPass, true>(p, e, G, v, kPass == Pass::kErrors ? out + (e - begin) : out, diagonal);
+    }
+    if (e < end)
+        panel_group<T, kPass, false>(p, e, int(end - e), v, kPass == Pass::kErrors ? out + (e - begin) : out, diagonal);
 }
 
 /// sum of w a b, or of a b where w is null.
@@ -109,11 +124,16 @@ static inline void start_row(const RotatedRows<T>& p, int64_t row, const T* z, T
         for (int64_t j = 0; j < D; ++j) residual[j] += T(lambda) * prior[j];
 }
 
+/// State of one row.
 template <class T>
-struct CgWorkspace {
-    T *base, *residual, *direction, *product, *diagonal, *inverse_diagonal;
-    char* end;
-    CgWorkspace(char* memory, int64_t D) {
+struct CgRow {
+    T *base, *residual, *direction, *product, *diagonal, *inverse_diagonal, *z;
+    int64_t row, begin, end, at;
+    T rho;
+    double enough;
+    bool active;
+
+    CgRow(char* memory, int64_t D) {
         const int64_t P = padded<T>(D);
         Carver carve{memory};
         base = carve.take<T>(P);
@@ -122,52 +142,123 @@ struct CgWorkspace {
         product = carve.take<T>(P);
         diagonal = carve.take<T>(P);
         inverse_diagonal = carve.take<T>(P);
-        end = carve.at;
+        memory_end = carve.at;
     }
-    static int64_t bytes(int64_t D) { return int64_t(CgWorkspace(nullptr, D).end - static_cast<char*>(nullptr)); }
+    char* memory_end;
+    static int64_t bytes(int64_t D) {
+        return int64_t(CgRow(nullptr, D).memory_end - static_cast<char*>(nullptr)) + round_up(sizeof(CgRow), 64);
+    }
 };
 
-/// Preconditioned conjugate gradients on A z = b from z (padded D), in place; defined by reference.solve_rows_cg.
+/// panel_pass over all entries of the active rows; the residual pass reads z, the product pass the direction.
 ///
-/// The preconditioner is the diagonal of A: in the rotated basis that is all of the background's share. Stops after
-/// `steps`, or when the preconditioned residual has fallen to `tolerance` times its first norm. Cost: (steps + 1)
-/// passes of 4 n D flops, nothing of size D^2.
-template <class T>
-static RowStatus solve_row_cg(const RotatedRows<T>& p, int64_t row, int steps, double tolerance, char* memory, T* z) {
-    constexpr int W = kWidth<T>;
-    CgWorkspace<T> w(memory, p.D);
-    const int64_t M = round_up(p.D, W), begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
-    start_row(p, row, z, w.base, w.residual);
-    for (int64_t j = 0; j < M; ++j) w.diagonal[j] = w.base[j];
-    panel_pass<T, Pass::kResidual>(p, begin, end, z, w.residual, w.diagonal);
-    for (int64_t j = 0; j < M; ++j) {
-        // A coordinate that nothing acts on (no ridge, no data) keeps its value.
-        w.inverse_diagonal[j] = w.diagonal[j] > 0 ? T(1) / w.diagonal[j] : T(0);
-        w.direction[j] = w.inverse_diagonal[j] * w.residual[j];
+/// Long rows go over a block of the table at a time, which stays in L2 while each of them takes its entries from it;
+/// alone, each would fetch its share of the whole table from memory in every pass. Sums are split at the blocks'
+/// limits also for a single long row, so that the result does not depend on which rows are together.
+template <class T, Pass kPass>
+static inline void pass_together(const RotatedRows<T>& p, CgRow<T>* const* rows, int n, bool are_long) {
+    const int64_t block = kLongRowBytes / (padded<T>(p.D) * int64_t(sizeof(T)));
+    auto one = [&](CgRow<T>& r, int64_t begin, int64_t end, bool fetch) {
+        if constexpr (kPass == Pass::kResidual)
+            panel_pass<T, kPass>(p, begin, end, fetch, r.z, r.residual, r.diagonal);
+        else
+            panel_pass<T, kPass>(p, begin, end, fetch, r.direction, r.product, nullptr);
+    };
+    if (!are_long) {
+        for (int i = 0; i < n; ++i)
+            if (rows[i]->active) one(*rows[i], rows[i]->begin, rows[i]->end, kPass == Pass::kResidual);
+        return;
     }
-    T rho = dot(w.residual, w.direction, M);
+    int64_t n_columns = 0;
+    for (int i = 0; i < n; ++i) {
+        const int64_t columns = p.terms.col_idx[rows[i]->end - 1] + 1;
+        n_columns = columns > n_columns ? columns : n_columns;
+    }
+    for (int i = 0; i < n; ++i) rows[i]->at = rows[i]->begin;
+    for (int64_t limit = block; limit < n_columns + block; limit += block)
+        for (int i = 0; i < n; ++i) {
+            CgRow<T>& r = *rows[i];
+            if (!r.active) continue;
+            int64_t low = r.at, high = r.end;  // first entry at or beyond the limit
+            while (low < high) {
+                const int64_t middle = (low + high) / 2;
+                if (p.terms.col_idx[middle] < limit)
+                    low = middle + 1;
+                else
+                    high = middle;
+            }
+            one(r, r.at, low, true);
+            r.at = low;
+        }
+}
+
+/// Preconditioned conjugate gradients on A z = b for n rows, from and to z (n, padded D); defined by
+/// reference.solve_rows_cg.
+///
+/// The preconditioner is the diagonal of A: in the rotated basis that is all of the background's share. A row stops
+/// after `steps`, or when its preconditioned residual has fallen to `tolerance` times its first norm. Cost: (steps + 1)
+/// passes of 4 n D flops, nothing of size D^2. are_long: see pass_together.
+template <class T>
+static void solve_rows_cg(const RotatedRows<T>& p, const int64_t* row_ids, int n, bool are_long, int steps,
+                          double tolerance, char* memory, T* z, RowStatus* status) {
+    constexpr int W = kWidth<T>;
+    const int64_t D = p.D, M = round_up(D, W), P = padded<T>(D);
+    CgRow<T>* rows[kLongRowsTogether];
+    for (int i = 0; i < n; ++i) {
+        char* place = memory + i * CgRow<T>::bytes(D);
+        CgRow<T>& r = *(rows[i] = new (place) CgRow<T>(place + round_up(sizeof(CgRow<T>), 64), D));
+        r.row = row_ids[i];
+        r.begin = p.terms.row_ptr[r.row];
+        r.end = p.terms.row_ptr[r.row + 1];
+        r.z = z + i * P;
+        r.active = true;
+        start_row(p, r.row, r.z, r.base, r.residual);
+        for (int64_t j = 0; j < M; ++j) r.diagonal[j] = r.base[j];
+    }
+    pass_together<T, Pass::kResidual>(p, rows, n, are_long);
     // Below these the residual, or a direction's curvature, is rounding. Following it in a singular system (no ridge,
     // fewer entries than factors) would walk off along its null space.
     constexpr double kRounding = sizeof(T) == 4 ? 1e-6 : 1e-15;
     const double least = tolerance > kRounding ? tolerance : kRounding;
-    const double enough = least * least * double(rho);
-    for (int step = 0; step<steps&& double(rho)> enough && double(rho) > 1e-30; ++step) {
-        for (int64_t j = 0; j < M; j += W) store(w.product + j, load(w.base + j) * load(w.direction + j));
-        panel_pass<T, Pass::kProduct>(p, begin, end, w.direction, w.product, nullptr);
-        const T curvature = dot(w.direction, w.product, M);
-        if (!(double(curvature) > 10 * kRounding * double(dot(w.direction, w.direction, M, w.diagonal)))) break;
-        const Vec<T> length = splat(rho / curvature);
-        for (int64_t j = 0; j < M; j += W) {
-            store(z + j, load(z + j) + length * load(w.direction + j));
-            store(w.residual + j, load(w.residual + j) - length * load(w.product + j));
+    for (int i = 0; i < n; ++i) {
+        CgRow<T>& r = *rows[i];
+        for (int64_t j = 0; j < M; ++j) {
+            // A coordinate that nothing acts on (no ridge, no data) keeps its value.
+            r.inverse_diagonal[j] = r.diagonal[j] > 0 ? T(1) / r.diagonal[j] : T(0);
+            r.direction[j] = r.inverse_diagonal[j] * r.residual[j];
         }
-        const T next = dot(w.residual, w.residual, M, w.inverse_diagonal);
-        const Vec<T> keep = splat(next / rho);
-        rho = next;
-        for (int64_t j = 0; j < M; j += W)
-            store(w.direction + j, load(w.inverse_diagonal + j) * load(w.residual + j) + keep * load(w.direction + j));
+        r.rho = dot(r.residual, r.direction, M);
+        r.enough = least * least * double(r.rho);
     }
-    return take_solution(z, p.D, z);
+    for (int step = 0; step < steps; ++step) {
+        for (int i = 0; i < n; ++i) {
+            CgRow<T>& r = *rows[i];
+            r.active = r.active && double(r.rho) > r.enough && double(r.rho) > 1e-30;
+            for (int64_t j = 0; j < M; j += W) store(r.product + j, load(r.base + j) * load(r.direction + j));
+        }
+        pass_together<T, Pass::kProduct>(p, rows, n, are_long);
+        for (int i = 0; i < n; ++i) {
+            CgRow<T>& r = *rows[i];
+            if (!r.active) continue;
+            const T curvature = dot(r.direction, r.product, M);
+            if (!(double(curvature) > 10 * kRounding * double(dot(r.direction, r.direction, M, r.diagonal)))) {
+                r.active = false;
+                continue;
+            }
+            const Vec<T> length = splat(r.rho / curvature);
+            for (int64_t j = 0; j < M; j += W) {
+                store(r.z + j, load(r.z + j) + length * load(r.direction + j));
+                store(r.residual + j, load(r.residual + j) - length * load(r.product + j));
+            }
+            const T next = dot(r.residual, r.residual, M, r.inverse_diagonal);
+            const Vec<T> keep = splat(next / r.rho);
+            r.rho = next;
+            for (int64_t j = 0; j < M; j += W)
+                store(r.direction + j,
+                      load(r.inverse_diagonal + j) * load(r.residual + j) + keep * load(r.direction + j));
+        }
+    }
+    for (int i = 0; i < n; ++i) status[rows[i]->row] = take_solution(rows[i]->z, D, rows[i]->z);
 }
 
 /// One pass of subspace steps (iALS++, Rendle et al. 2021) from z (padded D), in place: block after block of `width`
@@ -186,7 +277,7 @@ static RowStatus solve_row_subspace(const RotatedRows<T>& p, int64_t row, int64_
     ExactWorkspace<T> w(memory, p.D);
     T* const gradient = w.base_scale;
     start_row(p, row, z, w.base, gradient);
-    panel_pass<T, Pass::kErrors>(p, begin, end, z, errors, nullptr);
+    panel_pass<T, Pass::kErrors>(p, begin, end, /*fetch=*/true, z, errors, nullptr);
     for (int64_t j0 = 0; j0 < M; j0 += width) {
         const int64_t count = p.D - j0 < width ? p.D - j0 : width, m = round_up(count, W);
         for (int64_t j = 0; j < m; ++j) w.rhs[j] = gradient[j0 + j];
