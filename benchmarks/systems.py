@@ -100,6 +100,7 @@ def fit_wals_gpu(matrix, recorder, *, factors, iterations, alpha, ridge, threads
         solver=solver,
         iterations=iterations,
         compute_loss=False,
+        init_scale=1.0,  # the loss is what is compared here, and from there it falls fastest
         device="cpu",
         num_threads=threads,
         random_state=seed,
