@@ -140,6 +140,22 @@ def row_cell(record: dict) -> str:
     return f"{number(record['microseconds_per_row']['median'])}, {record['fraction_of_ceiling']:.0%}"
 
 
+def profile_table(result: dict) -> str:
+    """Seconds of a whole fit by part."""
+    records = result["records"]
+    labels = list(dict.fromkeys(label for record in records for label in record["seconds"]))
+    rows = []
+    for label in labels:
+        cells = [record["seconds"].get(label, 0.0) for record in records]
+        totals = [record["total"] for record in records]
+        rows.append([label, *(f"{s:.2f}, {s / t:.1%}" for s, t in zip(cells, totals, strict=True))])
+    rows.append(["all", *(f"{record['total']:.2f}" for record in records)])
+    rows.append(["all but rows, Gram matrices and bases", *(f"{record['everything_else']:.1%}" for record in records)])
+    settings = result["settings"]
+    words = f"seconds of a fit of {settings['iterations']} iterations, {settings['set']}, {settings['factors']} factors"
+    return table(["", *(record["system"] for record in records)], rows) + caption(result, words)
+
+
 def settings_table(result: dict) -> str:
     rows = []
     for record in result["records"]:
@@ -170,6 +186,7 @@ TABLES: dict[str, Callable[[dict], str]] = {
     "topk": topk_table,
     "rows": rows_table,
     "settings": settings_table,
+    "profile": profile_table,
     "ml1m-leave-one-out": leave_one_out_table,
 }
 

@@ -58,19 +58,35 @@ def same_factors(a, b):
 # Training
 
 
-def test_fit_is_alternating_exact_solves():
+@pytest.mark.parametrize("factors", [4, 16, 48])  # of 16 and 48 both sides move to another basis and back
+@pytest.mark.parametrize("objective", ["hu", "eals", "explicit"])
+def test_fit_is_alternating_exact_solves(factors, objective):
     matrix = make_matrix(dtype=np.float64)
-    model = make_model(dtype="float64", iterations=3).fit(matrix)
+    model = WALS(factors, objective, dtype="float64", iterations=3, solver="cholesky", random_state=0).fit(matrix)
     rng = np.random.default_rng(0)
-    _, y = (rng.standard_normal((n, 4)) * (0.1 / 2) for n in (U, I))
-    bound = make_objective("hu", alpha=5).bind(matrix)
+    _, y = (rng.standard_normal((n, factors)) * (0.1 / np.sqrt(factors)) for n in (U, I))
+    bound = make_objective(objective).bind(matrix)
     users, items = bound.user_terms(matrix), bound.item_terms(csr_matrix(matrix.T))
     for record in model.history_:
         x = reference.solve_rows(users, y)
         y = reference.solve_rows(items, x)
-        assert record.loss == pytest.approx(reference.loss(users, x, y, items.ridge), rel=1e-12)
-    np.testing.assert_allclose(model.user_factors, x, rtol=1e-10, atol=1e-14)
-    np.testing.assert_allclose(model.item_factors, y, rtol=1e-10, atol=1e-14)
+        assert record.loss == pytest.approx(reference.loss(users, x, y, items.ridge), rel=1e-9)
+    np.testing.assert_allclose(model.user_factors, x, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(model.item_factors, y, rtol=1e-6, atol=1e-9)
+
+
+def test_callback_sees_factors_of_the_loss_it_is_told():
+    matrix = make_matrix(dtype=np.float64)
+    told = []
+
+    def compare(model, record):
+        bound = model.objective.bind(matrix)
+        users, items = bound.user_terms(matrix), bound.item_terms(csr_matrix(matrix.T))
+        loss = reference.loss(users, model.user_factors, model.item_factors, items.ridge)
+        told.append((record.loss, loss))
+
+    WALS(32, "hu", dtype="float64", iterations=4).fit(matrix, callback=compare)
+    np.testing.assert_allclose(*zip(*told, strict=True), rtol=1e-10)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -259,9 +275,11 @@ except KeyboardInterrupt as error:
     print("interrupted", flush=True)
     assert traceback.extract_tb(error.__traceback__)[-1].name == "solve_rows"
     assert model.history_ == []
-    solved = (model.user_factors != start).all(axis=1)
+    # The others have been to another basis and back, so they are as they were but for rounding.
+    near = np.isclose(model.user_factors, start, rtol=1e-3, atol=1e-7)
+    solved = near.mean(axis=1) < 0.5
     assert 0 < solved.sum() < users  # whole rows, not all of them
-    assert ((model.user_factors == start).all(axis=1) | solved).all()
+    assert near[~solved].all()
     ids, scores = model.recommend([0, users - 1], k=3)
     assert ids.shape == (2, 3) and np.isfinite(scores).all()
     print("usable", flush=True)

@@ -134,6 +134,47 @@ def test_threads_do_not_change_a_bit(steps):
     np.testing.assert_array_equal(results[0], results[2])
 
 
+@pytest.mark.parametrize(("objective", "parameters"), OBJECTIVES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("steps", [{"solver": "cholesky"}, *STEPS])
+def test_loss_of_the_rows_comes_with_the_solve(isa, objective, parameters, dtype, steps):
+    """It is the loss at the factors that were written, without constant and without the other side's ridge."""
+    for factors in (5, 33):
+        terms, other, prior, x = _problem(objective, parameters, factors, dtype)
+        backend = CpuBackend(2)
+        for given in (None, prior):
+            got = backend.solve_rows(terms, other, x, prior=given, return_loss=True, **steps)
+            expected = backend.loss(terms, x, other, np.zeros(1, dtype), user_prior=given) - terms.target_square
+            tolerance = 1e-6 if dtype == np.float32 else 1e-12
+            assert got == pytest.approx(expected, rel=tolerance, abs=tolerance * terms.target_square)
+    assert backend.solve_rows(terms, other, x, **steps) is None
+
+
+@pytest.mark.parametrize("solver", ["cholesky", "cg"])
+@pytest.mark.parametrize("factors", [64, 256])
+def test_long_rows(isa, solver, factors):
+    """Rows that do not fit the cache: conjugate gradients pass them together, in blocks of the table."""
+    rng = np.random.default_rng(factors)
+    columns, lengths = 12_000, [9000, 0, 5000, 3, 11_000, 4500, 700, 12_000]
+    row_ptr = np.concatenate([[0], np.cumsum(lengths)])
+    col_idx = np.concatenate([np.sort(rng.choice(columns, n, replace=False)) for n in lengths]).astype(np.int32)
+    one = np.ones(1)
+    terms = RowTerms(row_ptr, col_idx, rng.random(len(col_idx)) + 1, None, -0.5, 0.1 * one, 3 * one, one, 0.0)
+    other, start = rng.standard_normal((columns, factors)), rng.standard_normal((len(lengths), factors))
+    expected = reference.solve_rows(terms, other)
+    results = []
+    for threads in (1, 2, 5):
+        x = start.copy()
+        row_loss = CpuBackend(threads).solve_rows(terms, other, x, solver=solver, cg_steps=40, return_loss=True)
+        results.append((x, row_loss))
+    x, row_loss = results[0]
+    np.testing.assert_allclose(x, expected, rtol=1e-7, atol=1e-9)
+    assert row_loss == pytest.approx(CpuBackend(1).loss(terms, x, other, np.zeros(1)), rel=1e-12)
+    for other_x, other_loss in results[1:]:
+        np.testing.assert_array_equal(x, other_x)
+        assert row_loss == other_loss
+
+
 def test_cg_survives_singular_systems():
     """No ridge and fewer entries than factors: there are many minimisers, and CG finds one without dividing by zero."""
     matrix = csr_matrix(np.kron(np.eye(3), np.ones((2, 2))).astype(np.float32))

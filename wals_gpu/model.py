@@ -20,6 +20,7 @@ from wals_gpu.errors import ModelFitError, ModelFormatError, SingularSystemError
 from wals_gpu.interactions import Ids, Interactions, as_csr, as_interactions
 from wals_gpu.objective import BoundObjective, Objective, make_objective
 from wals_gpu.persistence import load_folder, save_folder
+from wals_gpu.row_terms import RowTerms
 
 __all__ = ["WALS", "FitRecord"]
 
@@ -37,7 +38,7 @@ class FitRecord:
     loss : float or None
         The objective after it, over all U x I pairs; None with ``compute_loss=False``.
     seconds : float
-        Wall time of the iteration, the loss included.
+        Wall time of the iteration, the loss included, the callback not.
     """
 
     iteration: int
@@ -80,7 +81,7 @@ class WALS:
         the training loss falls faster; from 0.1 the first iterations learn the large directions only, and a fit of few
         iterations ranks unseen items better.
     compute_loss : bool, default True
-        Whether each iteration ends with the exact loss.
+        Whether each iteration has its loss, evaluated during the sweep over the items (a few percent of its time).
     **objective_params
         Parameters of the preset, such as ``regularization`` and ``alpha``.
 
@@ -211,7 +212,6 @@ class WALS:
         """
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable, got {callback!r}")
-        started = time.perf_counter()
         data = as_interactions(interactions, dtype=self.dtype, **columns)
         bound = self.objective.bind(data.matrix)
         user_terms = bound.user_terms(data.matrix)
@@ -221,32 +221,46 @@ class WALS:
         self.user_factors, self.item_factors = users, items
         self.user_ids, self.item_ids = data.user_ids, data.item_ids
         self._bound, self._seen, self.history_ = bound, data.matrix, []
-        how = self._solver()
+        basis = self._backend.moving_basis(users, items)
+        try:
+            self._iterate((user_terms, item_terms), basis, callback, show_progress)
+        finally:
+            if basis is not None:
+                self._backend.restore_basis(users, items, basis)
+        return self
 
+    def _iterate(
+        self,
+        terms: tuple[RowTerms, RowTerms],
+        basis: NDArray[np.float64] | None,
+        callback: Callable[[WALS, FitRecord], bool | None] | None,
+        show_progress: bool,
+    ) -> None:
+        users, items = self._fitted()
+        user_terms, item_terms = terms
+        how = self._solver() | {"basis": basis}
         progress = tqdm(total=self.iterations, disable=not show_progress, desc="WALS", unit="it")
         with progress:
             for iteration in range(1, self.iterations + 1):
+                started = time.perf_counter()
                 try:
                     self._backend.solve_rows(user_terms, items, users, **how)
                 except (SingularSystemError, ModelFitError) as error:
                     raise self._named(error, "user", self.user_ids) from error
                 try:
-                    self._backend.solve_rows(item_terms, users, items, **how)
+                    item_loss = self._backend.solve_rows(item_terms, users, items, return_loss=self.compute_loss, **how)
                 except (SingularSystemError, ModelFitError) as error:
                     raise self._named(error, "item", self.item_ids) from error
                 loss = None
-                if self.compute_loss:
-                    loss = self._backend.loss(user_terms, users, items, item_terms.ridge)
-                now = time.perf_counter()
-                record = FitRecord(iteration, loss, now - started)
-                started = now
+                if item_loss is not None:  # the constant, and the ridge of the side that was not solved last
+                    loss = user_terms.target_square + item_loss + self._backend.ridge_loss(users, user_terms.ridge)
+                record = FitRecord(iteration, loss, time.perf_counter() - started)
                 self.history_.append(record)
                 if loss is not None:
                     progress.set_postfix(loss=f"{loss:.6g}", refresh=False)
                 progress.update()
                 if callback is not None and callback(self, record):
-                    break
-        return self
+                    return
 
     def _solver(self) -> dict[str, Any]:
         """Solver arguments of Backend.solve_rows."""
@@ -264,7 +278,8 @@ class WALS:
         drawn = []
         sides = ((data.user_ids, self.user_ids, self.user_factors), (data.item_ids, self.item_ids, self.item_factors))
         for rows, (ids, old_ids, old) in zip(data.matrix.shape, sides, strict=True):
-            new = rng.standard_normal((rows, self.factors), dtype=self.dtype)
+            new = self._backend.empty_factors(rows, self.factors, self.dtype)
+            rng.standard_normal(dtype=self.dtype, out=new)
             new *= deviation
             if warm_start and old is not None:
                 if (ids is None) != (old_ids is None):

@@ -133,18 +133,43 @@ py::array rotate(const py::array& factors, const std::optional<Array<double>>& r
     });
 }
 
+/// Rotates an array in place; it needs no padding: D fills whole cache lines.
+template <class T>
+void rotate_in_place(Array<T>& y, const double* q, int n_threads) {
+    require(y.ndim() == 2 && y.writeable() && y.shape(1) == wals::padded<T>(y.shape(1)),
+            "arrays must be writeable, (n, D), with D a multiple of 16");
+    T* data = y.mutable_data();
+    wals::rotate<T>(data, y.shape(0), y.shape(1), q, data, n_threads, /*interrupted=*/{});
+}
+
+void rotate_together(py::array factors, py::array other, Array<double> basis, const Array<double>& rotation,
+                     int n_threads) {
+    require(n_threads >= 1, "n_threads must be at least 1");
+    by_dtype(factors, [&](auto zero) {
+        using T = decltype(zero);
+        Array<T> x(factors), y(other);
+        require(x.ptr() == factors.ptr() && y.ptr() == other.ptr(), "arrays must be C-ordered and of one dtype");
+        const double* q = square(rotation, x.shape(1));
+        // With the GIL, so that no signal handler runs before all three are done.
+        rotate_in_place(x, q, n_threads);
+        rotate_in_place(y, q, n_threads);
+        rotate_in_place(basis, q, n_threads);
+        return 0;
+    });
+}
+
 template <class T>
 const T* table_data(const Array<T>& table, int64_t rows, int64_t D) {
     require(table.ndim() == 2 && table.shape(1) == wals::padded<T>(D) && (rows < 0 || table.shape(0) == rows) &&
                 reinterpret_cast<uintptr_t>(table.data()) % 64 == 0,
-            "table must come from rotate()");
+            "table must be padded to whole cache lines and start on one, as rotate() makes it");
     return table.data();
 }
 
 py::array_t<int32_t> solve_rows(const py::object& terms, const py::array& table, const Array<double>& spectrum,
                                 const std::optional<Array<double>>& rotation, const std::optional<py::array>& prior,
                                 py::array factors, const std::string& solver, int cg_steps, double cg_tolerance,
-                                int64_t block, int n_threads) {
+                                int64_t block, const std::optional<Array<double>>& loss, int n_threads) {
     wals::Solver how;
     require(solver == "cholesky" || solver == "cg" || solver == "subspace", "unknown solver");
     how.kind = solver == "cg"         ? wals::Solver::kConjugateGradients
@@ -175,6 +200,10 @@ py::array_t<int32_t> solve_rows(const py::object& terms, const py::array& table,
         }
         problem.factors = x.mutable_data();
         problem.factor_stride = D;
+        if (loss) {
+            require(loss->size() == t.view.n_rows && loss->writeable(), "loss must be (R,) and writeable");
+            problem.loss = const_cast<double*>(loss->data());
+        }
         const double* q = square(rotation, D);
         py::array_t<int32_t> status(t.view.n_rows);
         int32_t* info = status.mutable_data();
@@ -302,10 +331,14 @@ PYBIND11_MODULE(_cpu, m) {
           "Sum of weight[i] y_i y_i' in float64, (D, D).");
     m.def("rotate", &rotate, py::arg("factors"), py::arg("rotation"), py::arg("n_threads"),
           "factors (n, D) @ rotation (D, D), padded to whole cache lines; rotation None: a padded copy.");
-    m.def("solve_rows", &solve_rows, py::arg("terms"), py::arg("table"), py::arg("spectrum"), py::arg("rotation"),
-          py::arg("prior"), py::arg("factors"), py::arg("solver"), py::arg("cg_steps"), py::arg("cg_tolerance"),
-          py::arg("block"), py::arg("n_threads"),
-          "Solves every row into factors (R, D); returns a status per row (0: solved).");
+    m.def("rotate_together", &rotate_together, py::arg("factors"), py::arg("other"), py::arg("basis"),
+          py::arg("rotation"), py::arg("n_threads"), "Rotates three arrays in place; not interruptible.");
+    m.def(
+        "solve_rows", &solve_rows, py::arg("terms"), py::arg("table"), py::arg("spectrum"), py::arg("rotation"),
+        py::arg("prior"), py::arg("factors"), py::arg("solver"), py::arg("cg_steps"), py::arg("cg_tolerance"),
+        py::arg("block"), py::arg("loss"), py::arg("n_threads"),
+        "Solves every row into factors (R, D), its part of the loss into loss (R,) if given; returns a status per row "
+        "(0: solved).");
     m.def("entry_loss", &entry_loss, py::arg("terms"), py::arg("factors"), py::arg("other"), py::arg("n_threads"),
           "Sum over entries of gram s^2 - 2 rhs s, s = x . y, in float64.");
     m.def("ridge_loss", &ridge_loss, py::arg("factors"), py::arg("prior"), py::arg("ridge"), py::arg("n_threads"),

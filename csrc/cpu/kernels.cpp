@@ -36,16 +36,19 @@ static void solve_rows(const RotatedRows<T>& p, const Solver& solver, const int6
         int64_t done = 1;
         if (solver.kind == Solver::kExact || length(i) == 0) {
             status[rows[i]] = solve_row<T>(p, rows[i], carve.at, nullptr, zi);
+            if (p.loss && status[rows[i]] == 0) p.loss[rows[i]] = row_loss(p, rows[i], zi);
         } else {
             // Long rows are neighbours in the order of work: as many as come next go through CG together.
             if (solver.kind == Solver::kConjugateGradients && is_long(i))
                 while (done < kLongRowsTogether && i + done < n && is_long(i + done)) ++done;
             for (int64_t j = 0; j < done * P; ++j) zi[j] = present[i * P + j];
-            if (solver.kind == Solver::kSubspace)
+            if (solver.kind == Solver::kSubspace) {
                 status[rows[i]] = solve_row_subspace<T>(p, rows[i], solver.block, carve.at, errors, zi);
-            else
+                if (p.loss && status[rows[i]] == 0) p.loss[rows[i]] = row_loss(p, rows[i], zi);
+            } else {
                 solve_rows_cg<T>(p, rows + i, int(done), is_long(i), solver.cg_steps, solver.cg_tolerance, carve.at, zi,
                                  status);
+            }
         }
         int64_t kept = 0;
         for (int64_t k = 0; k < done; ++k) {
@@ -87,7 +90,9 @@ static void solve_exact_from(const RotatedRows<T>& p, int64_t row, const T* part
     Carver carve{workspace};
     T* z = carve.take<T>(padded<T>(p.D));
     status[row] = solve_row<T>(p, row, carve.at, partial, z);
-    if (status[row] == 0) write_back(p, &row, 1, z);
+    if (status[row] != 0) return;
+    if (p.loss) p.loss[row] = row_loss(p, row, z);
+    write_back(p, &row, 1, z);
 }
 
 /// Elements of pack_square's result, whole cache lines.

@@ -31,6 +31,7 @@ struct RotatedRows {
     const T* back = nullptr;           // packed Q' that rotates solutions back; both null for the identity
     T* factors = nullptr;              // (R, D) out; the iterative solvers start from it
     int64_t factor_stride = 0;
+    double* loss = nullptr;  // (R) out, or null: each row's part of the loss, x'Ax - 2b'x but for the prior's constant
 };
 
 /// Status of a row: 0 solved, k > 0 pivot k not positive (singular), -1 the solution is not finite.

@@ -342,7 +342,7 @@ static RowStatus solve_row_in(const RotatedRows<T>& p, int64_t row, ExactWorkspa
     return status;
 }
 
-/// Copies a solution to its dtype: 0, or -1 where it is not finite (there).
+/// Copies a solution to z (padded D) in its dtype: 0, or -1 where it is not finite (there).
 template <class C, class T>
 static RowStatus take_solution(const C* from, int64_t D, T* z) {
     T check = 0;
@@ -350,6 +350,7 @@ static RowStatus take_solution(const C* from, int64_t D, T* z) {
         z[j] = T(from[j]);
         check += z[j] * T(0);  // NaN unless all are finite
     }
+    for (int64_t j = D; j < padded<T>(D); ++j) z[j] = 0;
     return check == 0 ? 0 : -1;
 }
 

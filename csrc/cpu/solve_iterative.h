@@ -35,13 +35,14 @@ enum class Pass {
     kResidual,  // out += sum of (rho - a (r . v)) r, diagonal += sum of a r o r
     kProduct,   // out += sum of a (r . v) r
     kErrors,    // errors[e] = rho - a (r . v)
+    kLoss,      // returns the sum of a (r . v)^2 - 2 rho (r . v), added up in float64
 };
 
-/// One group of at most G entries, [e, e + count), of panel_pass.
-template <class T, Pass kPass, bool kFull>
-static inline __attribute__((always_inline)) void panel_group(const RotatedRows<T>& p, int64_t e, int count, const T* v,
-                                                              T* out, T* diagonal) {
-    constexpr int W = kWidth<T>, G = kGroup<T>;
+/// One group of panel_pass: entries [e, e + count), count = G if kFull, else at most G.
+template <class T, Pass kPass, int G, bool kFull>
+static inline __attribute__((always_inline)) double panel_group(const RotatedRows<T>& p, int64_t e, int count,
+                                                                const T* v, T* out, T* diagonal) {
+    constexpr int W = kWidth<T>;
     const int64_t P = padded<T>(p.D), M = round_up(p.D, W);
     const T* row[G];
 #pragma GCC unroll 8
@@ -57,6 +58,12 @@ static inline __attribute__((always_inline)) void panel_group(const RotatedRows<
     }
     T dots[W] __attribute__((aligned(WALS_VECTOR_BYTES)));
     store(dots, sum_each_of<T, G>(sum));
+    if constexpr (kPass == Pass::kLoss) {
+        double loss = 0;
+        for (int i = 0; i < (kFull ? G : count); ++i)
+            loss += double(dots[i]) * (double(p.terms.gram(e + i)) * double(dots[i]) - 2 * double(p.terms.rhs[e + i]));
+        return loss;
+    }
     Vec<T> weight[G], square[G];
 #pragma GCC unroll 8
     for (int i = 0; i < G; ++i) {
@@ -70,7 +77,7 @@ static inline __attribute__((always_inline)) void panel_group(const RotatedRows<
             square[i] = splat(a);
         }
     }
-    if constexpr (kPass == Pass::kErrors) return;
+    if constexpr (kPass == Pass::kErrors) return 0;
     for (int64_t j = 0; j < M; j += W) {
         Vec<T> s0 = load(out + j), s1{}, d{};
 #pragma GCC unroll 8
@@ -83,24 +90,54 @@ static inline __attribute__((always_inline)) void panel_group(const RotatedRows<
         store(out + j, s0 + s1);
         if constexpr (kPass == Pass::kResidual) store(diagonal + j, load(diagonal + j) + d);
     }
+    return 0;
 }
 
 /// One pass over entries of a row, a Gram and rho right-hand coefficients, r rows of the table. The table rows are read
 /// where they lie; `fetch` asks for those that are not in the cache ahead of time (where they are it costs 15 %).
 template <class T, Pass kPass>
-static inline void panel_pass(const RotatedRows<T>& p, int64_t begin, int64_t end, bool fetch, const T* v, T* out,
-                              T* diagonal) {
+static inline double panel_pass(const RotatedRows<T>& p, int64_t begin, int64_t end, bool fetch, const T* v, T* out,
+                                T* diagonal) {
     constexpr int G = kGroup<T>;
     const int64_t P = padded<T>(p.D);
+    auto errors = [&](int64_t e) { return kPass == Pass::kErrors ? out + (e - begin) : out; };
+    double loss = 0;
     int64_t e = begin;
     for (; e + G <= end; e += G) {
         if (fetch)
             for (int64_t ahead = e + 2 * G; ahead < e + 3 * G && ahead < end; ++ahead)
                 prefetch_row(p.table + p.terms.col_idx[ahead] * P, P);
-        panel_group<T, kPass, true>(p, e, G, v, kPass == Pass::kErrors ? out + (e - begin) : out, diagonal);
+        loss += panel_group<T, kPass, G, true>(p, e, G, v, errors(e), diagonal);
     }
-    if (e < end)
-        panel_group<T, kPass, false>(p, e, int(end - e), v, kPass == Pass::kErrors ? out + (e - begin) : out, diagonal);
+    // What is left goes in a group of half the size if it fits: blocks of a long row end in one each.
+    constexpr int H = G >= 4 ? G / 2 : G;
+    const int rest = int(end - e);
+    if (rest > H)
+        loss += panel_group<T, kPass, G, false>(p, e, rest, v, errors(e), diagonal);
+    else if (rest > 0)
+        loss += panel_group<T, kPass, H, false>(p, e, rest, v, errors(e), diagonal);
+    return loss;
+}
+
+/// What a row adds to the loss apart from its entries: g z' diag(spectrum) z + lambda |z - prior|^2.
+template <class T>
+static inline double background_loss(const RotatedRows<T>& p, int64_t row, const T* z) {
+    const T* prior = p.prior ? p.prior + row * padded<T>(p.D) : nullptr;
+    double background = 0, ridge = 0;
+    for (int64_t j = 0; j < p.D; ++j) {
+        const double difference = double(z[j]) - (prior ? double(prior[j]) : 0.0);
+        background += p.spectrum[j] * double(z[j]) * double(z[j]);
+        ridge += difference * difference;
+    }
+    return double(p.terms.background[row]) * background + double(p.terms.ridge[row]) * ridge;
+}
+
+/// The row's part of the loss at z: a pass over its entries while they are in the cache.
+template <class T>
+static inline double row_loss(const RotatedRows<T>& p, int64_t row, const T* z) {
+    const int64_t begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
+    const bool fetch = (end - begin) * padded<T>(p.D) * int64_t(sizeof(T)) > kLongRowBytes;
+    return background_loss(p, row, z) + panel_pass<T, Pass::kLoss>(p, begin, end, fetch, z, nullptr, nullptr);
 }
 
 /// sum of w a b, or of a b where w is null.
@@ -130,7 +167,7 @@ struct CgRow {
     T *base, *residual, *direction, *product, *diagonal, *inverse_diagonal, *z;
     int64_t row, begin, end, at;
     T rho;
-    double enough;
+    double enough, loss;
     bool active;
 
     CgRow(char* memory, int64_t D) {
@@ -150,7 +187,7 @@ struct CgRow {
     }
 };
 
-/// panel_pass over all entries of the active rows; the residual pass reads z, the product pass the direction.
+/// panel_pass over all entries of the active rows; the product pass reads the direction, the others z.
 ///
 /// Long rows go over a block of the table at a time, which stays in L2 while each of them takes its entries from it;
 /// alone, each would fetch its share of the whole table from memory in every pass. Sums are split at the blocks'
@@ -159,10 +196,10 @@ template <class T, Pass kPass>
 static inline void pass_together(const RotatedRows<T>& p, CgRow<T>* const* rows, int n, bool are_long) {
     const int64_t block = kLongRowBytes / (padded<T>(p.D) * int64_t(sizeof(T)));
     auto one = [&](CgRow<T>& r, int64_t begin, int64_t end, bool fetch) {
-        if constexpr (kPass == Pass::kResidual)
-            panel_pass<T, kPass>(p, begin, end, fetch, r.z, r.residual, r.diagonal);
-        else
+        if constexpr (kPass == Pass::kProduct)
             panel_pass<T, kPass>(p, begin, end, fetch, r.direction, r.product, nullptr);
+        else
+            r.loss += panel_pass<T, kPass>(p, begin, end, fetch, r.z, r.residual, r.diagonal);
     };
     if (!are_long) {
         for (int i = 0; i < n; ++i)
@@ -259,6 +296,13 @@ static void solve_rows_cg(const RotatedRows<T>& p, const int64_t* row_ids, int n
         }
     }
     for (int i = 0; i < n; ++i) status[rows[i]->row] = take_solution(rows[i]->z, D, rows[i]->z);
+    if (!p.loss) return;
+    for (int i = 0; i < n; ++i) {
+        rows[i]->active = true;
+        rows[i]->loss = background_loss(p, rows[i]->row, rows[i]->z);
+    }
+    pass_together<T, Pass::kLoss>(p, rows, n, are_long);
+    for (int i = 0; i < n; ++i) p.loss[rows[i]->row] = rows[i]->loss;
 }
 
 /// One pass of subspace steps (iALS++, Rendle et al. 2021) from z (padded D), in place: block after block of `width`

@@ -29,6 +29,18 @@ class Backend(Protocol):
         cg_steps: int = 3,
         cg_tolerance: float = 0.0,
         block_size: int = 64,
+        return_loss: bool = False,
+        basis: NDArray[np.float64] | None = None,
+    ) -> float | None: ...
+
+    def empty_factors(self, n: int, factors: int, dtype: np.dtype) -> NDArray[np.floating]: ...
+
+    def moving_basis(
+        self, factors: NDArray[np.floating], other: NDArray[np.floating]
+    ) -> NDArray[np.float64] | None: ...
+
+    def restore_basis(
+        self, factors: NDArray[np.floating], other: NDArray[np.floating], basis: NDArray[np.float64]
     ) -> None: ...
 
     def loss(
@@ -40,6 +52,10 @@ class Backend(Protocol):
         *,
         user_prior: NDArray[np.floating] | None = None,
         item_prior: NDArray[np.floating] | None = None,
+    ) -> float: ...
+
+    def ridge_loss(
+        self, factors: NDArray[np.floating], ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None
     ) -> float: ...
 
     def topk(

@@ -54,7 +54,9 @@ class CpuBackend:
         cg_steps: int = 3,
         cg_tolerance: float = 0.0,
         block_size: int = 64,
-    ) -> None:
+        return_loss: bool = False,
+        basis: NDArray[np.float64] | None = None,
+    ) -> float | None:
         """Solve every row of `terms` into `factors`, see :func:`wals_gpu.reference.solve_rows`.
 
         Parameters
@@ -75,6 +77,17 @@ class CpuBackend:
             "cg" ends early when the preconditioned residual has fallen to this part of its first norm.
         block_size : int, default 64
             Coordinates of a block of "subspace", a multiple of 16.
+        return_loss : bool, default False
+            Also evaluate the loss of the rows, while what it needs is in the cache.
+        basis : (D, D) float64, optional
+            From :meth:`moving_basis`. Both factor arrays may then be rotated in place, the loss is the same in any
+            basis, and `basis` keeps count; it saves a rotated copy of `other`. Not with priors.
+
+        Returns
+        -------
+        float or None
+            With `return_loss`: the loss without its constant (`target_square`) and without the ridge of the other
+            side. Products are in the dtype of the factors, sums in float64.
 
         Raises
         ------
@@ -84,9 +97,15 @@ class CpuBackend:
             The solution of a row is not finite: input values or ridges are out of the range of the dtype.
         """
         spectrum, rotation = self._spectrum(terms, other)
-        table = _cpu.rotate(other, rotation, self.num_threads)
+        if basis is None:
+            table = _cpu.rotate(other, rotation, self.num_threads)
+        else:
+            if rotation is not None:
+                _cpu.rotate_together(factors, other, basis, rotation, self.num_threads)
+            table, rotation = other, None
         if prior is not None:
             prior = _cpu.rotate(np.ascontiguousarray(prior, other.dtype), rotation, self.num_threads)
+        row_loss = np.zeros(terms.n_rows) if return_loss else None
         status = _cpu.solve_rows(
             terms,
             table,
@@ -98,9 +117,35 @@ class CpuBackend:
             cg_steps,
             cg_tolerance,
             block_size,
+            row_loss,
             self.num_threads,
         )
         self._check(status, other)
+        return None if row_loss is None else float(row_loss.sum())
+
+    def empty_factors(self, n: int, factors: int, dtype: np.dtype) -> NDArray[np.floating]:
+        """An (n, D) array, not initialised, that starts on a cache line."""
+        memory = np.empty(n * factors * dtype.itemsize + 64, np.uint8)
+        start = -memory.ctypes.data % 64
+        return memory[start : start + n * factors * dtype.itemsize].view(dtype).reshape(n, factors)
+
+    def moving_basis(self, factors: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64] | None:
+        """Starts a series of solves that leave both sides in whatever basis suits the last of them.
+
+        Returns
+        -------
+        (D, D) float64 or None
+            To be handed to every :meth:`solve_rows`, and in the end to :meth:`restore_basis`. None where the arrays do
+            not allow it: D is no multiple of 16, or they are not from :meth:`empty_factors`.
+        """
+        aligned = all(array.ctypes.data % 64 == 0 and array.flags.c_contiguous for array in (factors, other))
+        return np.eye(factors.shape[1]) if aligned and factors.shape[1] % 16 == 0 else None
+
+    def restore_basis(
+        self, factors: NDArray[np.floating], other: NDArray[np.floating], basis: NDArray[np.float64]
+    ) -> None:
+        """Rotates both sides back to the basis they had when `basis` was made."""
+        _cpu.rotate_together(factors, other, basis, np.ascontiguousarray(basis.T), self.num_threads)
 
     def _spectrum(
         self, terms: RowTerms, other: NDArray[np.floating]
@@ -147,9 +192,15 @@ class CpuBackend:
             user_terms.target_square
             + entries
             + float(np.vdot(user_gram, item_gram))
-            + _cpu.ridge_loss(user_factors, user_prior, user_terms.ridge, self.num_threads)
-            + _cpu.ridge_loss(item_factors, item_prior, item_ridge, self.num_threads)
+            + self.ridge_loss(user_factors, user_terms.ridge, user_prior)
+            + self.ridge_loss(item_factors, item_ridge, item_prior)
         )
+
+    def ridge_loss(
+        self, factors: NDArray[np.floating], ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None
+    ) -> float:
+        """Sum over rows of ``ridge |x - prior|^2``, in float64; `ridge` is (R,) or (1,)."""
+        return _cpu.ridge_loss(factors, prior, ridge, self.num_threads)
 
     def transpose(self, matrix: csr_matrix) -> csr_matrix:
         """The transposed matrix as CSR with sorted indices."""
