@@ -46,6 +46,7 @@ def arguments(**changes):
         "cg_steps": 3,
         "cg_tolerance": 0.0,
         "block": 64,
+        "loss": None,
         "n_threads": 1,
     }
     terms |= {name: value for name, value in changes.items() if name in terms}
@@ -337,3 +338,35 @@ def test_number_of_threads():
 def test_unknown_device():
     with pytest.raises(ValueError, match=re.escape("device must be 'auto' or 'cpu', got 'tpu'")):
         make_backend("tpu")
+
+
+def test_loss_needs_a_place_for_every_row():
+    with pytest.raises(ValueError, match="loss must be"):
+        _cpu.solve_rows(**arguments(loss=np.zeros(3)))
+    with pytest.raises(ValueError, match="loss must be"):
+        _cpu.solve_rows(**arguments(loss=read_only(np.zeros(2))))
+
+
+@both_dtypes
+@pytest.mark.parametrize("wide", [False, True])
+def test_rotate_together(dtype, wide, isa):
+    rng = np.random.default_rng(0)
+    backend = CpuBackend(2)
+    arrays = [backend.empty_factors(n, 48, np.dtype(dtype)) for n in (1, 301)]
+    for array in arrays:
+        array[:] = rng.standard_normal(array.shape)
+    q = np.linalg.qr(rng.standard_normal((48, 48)))[0]
+    basis = backend.moving_basis(*arrays)
+    expected = [array.astype(np.float64) @ q for array in arrays]
+    _cpu.rotate_together(*arrays, basis, q, wide, 2)
+    for got, want in zip(arrays, expected, strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5 if dtype == np.float32 else 1e-13)
+    np.testing.assert_allclose(basis, q, atol=1e-14)
+
+
+def test_rotate_together_refuses_what_it_cannot_do_in_place():
+    good = np.zeros((3, 16))
+    for bad in (np.zeros((3, 15)), np.zeros((3, 32))[:, ::2], read_only(np.zeros((3, 16))), np.zeros((3, 16), "f4")):
+        with pytest.raises(ValueError):
+            _cpu.rotate_together(good, bad, np.eye(16), np.eye(16), True, 1)
+    assert CpuBackend(1).moving_basis(np.zeros((3, 15)), np.zeros((3, 15))) is None

@@ -128,22 +128,23 @@ py::array rotate(const py::array& factors, const std::optional<Array<double>>& r
         auto* memory = new wals::Buffer(std::max<int64_t>(n * P, 1) * int64_t(sizeof(T)));
         py::capsule owner(memory, [](void* p) { delete static_cast<wals::Buffer*>(p); });
         T* to = memory->as<T>();
-        native(n_threads, [&](auto check) { return wals::rotate<T>(y.data(), n, D, q, to, n_threads, check); });
+        native(n_threads,
+               [&](auto check) { return wals::rotate<T>(y.data(), n, D, q, /*wide=*/true, to, n_threads, check); });
         return Array<T>({n, P}, to, owner);
     });
 }
 
 /// Rotates an array in place; it needs no padding: D fills whole cache lines.
 template <class T>
-void rotate_in_place(Array<T>& y, const double* q, int n_threads) {
+void rotate_in_place(Array<T>& y, const double* q, bool wide, int n_threads) {
     require(y.ndim() == 2 && y.writeable() && y.shape(1) == wals::padded<T>(y.shape(1)),
             "arrays must be writeable, (n, D), with D a multiple of 16");
     T* data = y.mutable_data();
-    wals::rotate<T>(data, y.shape(0), y.shape(1), q, data, n_threads, /*interrupted=*/{});
+    wals::rotate<T>(data, y.shape(0), y.shape(1), q, wide, data, n_threads, /*interrupted=*/{});
 }
 
 void rotate_together(py::array factors, py::array other, Array<double> basis, const Array<double>& rotation,
-                     int n_threads) {
+                     bool wide_other, int n_threads) {
     require(n_threads >= 1, "n_threads must be at least 1");
     by_dtype(factors, [&](auto zero) {
         using T = decltype(zero);
@@ -151,9 +152,9 @@ void rotate_together(py::array factors, py::array other, Array<double> basis, co
         require(x.ptr() == factors.ptr() && y.ptr() == other.ptr(), "arrays must be C-ordered and of one dtype");
         const double* q = square(rotation, x.shape(1));
         // With the GIL, so that no signal handler runs before all three are done.
-        rotate_in_place(x, q, n_threads);
-        rotate_in_place(y, q, n_threads);
-        rotate_in_place(basis, q, n_threads);
+        rotate_in_place(x, q, /*wide=*/false, n_threads);
+        rotate_in_place(y, q, wide_other, n_threads);
+        rotate_in_place(basis, q, /*wide=*/true, n_threads);
         return 0;
     });
 }
@@ -332,13 +333,14 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("rotate", &rotate, py::arg("factors"), py::arg("rotation"), py::arg("n_threads"),
           "factors (n, D) @ rotation (D, D), padded to whole cache lines; rotation None: a padded copy.");
     m.def("rotate_together", &rotate_together, py::arg("factors"), py::arg("other"), py::arg("basis"),
-          py::arg("rotation"), py::arg("n_threads"), "Rotates three arrays in place; not interruptible.");
-    m.def(
-        "solve_rows", &solve_rows, py::arg("terms"), py::arg("table"), py::arg("spectrum"), py::arg("rotation"),
-        py::arg("prior"), py::arg("factors"), py::arg("solver"), py::arg("cg_steps"), py::arg("cg_tolerance"),
-        py::arg("block"), py::arg("loss"), py::arg("n_threads"),
-        "Solves every row into factors (R, D), its part of the loss into loss (R,) if given; returns a status per row "
-        "(0: solved).");
+          py::arg("rotation"), py::arg("wide_other"), py::arg("n_threads"),
+          "Rotates three arrays in place, other in float64 if wide_other; not interruptible.");
+    m.def("solve_rows", &solve_rows, py::arg("terms"), py::arg("table"), py::arg("spectrum"), py::arg("rotation"),
+          py::arg("prior"), py::arg("factors"), py::arg("solver"), py::arg("cg_steps"), py::arg("cg_tolerance"),
+          py::arg("block"), py::arg("loss"), py::arg("n_threads"),
+          "Solves every row into factors (R, D), its part of the loss into loss (R,) if given; returns a status "
+          "per row "
+          "(0: solved).");
     m.def("entry_loss", &entry_loss, py::arg("terms"), py::arg("factors"), py::arg("other"), py::arg("n_threads"),
           "Sum over entries of gram s^2 - 2 rhs s, s = x . y, in float64.");
     m.def("ridge_loss", &ridge_loss, py::arg("factors"), py::arg("prior"), py::arg("ridge"), py::arg("n_threads"),

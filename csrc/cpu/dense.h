@@ -97,18 +97,25 @@ static inline void multiply_rows(const T* left, int64_t left_stride, int64_t n, 
     }
 }
 
-/// out (n, padded D) = y (n, D) times the packed matrix, accumulated in float64; columns beyond D are zero.
-template <class T>
-static void rotate_rows(const T* y, int64_t n, int64_t D, const double* packed, T* out, double* workspace) {
-    constexpr int W = kWidth<double>, R = kTileRows<double>;
+/// out (n, padded D) = y (n, D) times the packed matrix, accumulated in C; columns beyond D are zero. out may be y
+/// where that needs no padding: rows are copied to the workspace before they are written.
+template <class T, class C>
+static void rotate_rows(const T* y, int64_t n, int64_t D, const C* packed, T* out, C* workspace) {
+    constexpr int W = kWidth<C>, R = kTileRows<C>;
     const int64_t P = padded<T>(D), blocks = round_up(D, W) / W;
     for (int64_t i0 = 0; i0 < n; i0 += R) {
         const int64_t m = n - i0 < R ? n - i0 : R;
-        for (int64_t i = 0; i < m * D; ++i) workspace[i] = double(y[i0 * D + i]);
+        for (int64_t i = 0; i < m * D; ++i) workspace[i] = C(y[i0 * D + i]);
         T* to = out + i0 * P;
         for (int64_t i = 0; i < m; ++i)
             for (int64_t j = D; j < P; ++j) to[i * P + j] = 0;
-        multiply_rows(workspace, D, m, D, packed, blocks, [&](int64_t i, int64_t b, Vec<double> v) {
+        multiply_rows(workspace, D, m, D, packed, blocks, [&](int64_t i, int64_t b, Vec<C> v) {
+            if (b * W + W <= D) {
+                if constexpr (sizeof(T) == sizeof(C)) {
+                    storeu(to + i * P + b * W, v);
+                    return;
+                }
+            }
             for (int l = 0; l < W && b * W + l < D; ++l) to[i * P + b * W + l] = T(v[l]);
         });
     }

@@ -64,7 +64,8 @@ bool gram(const T* y, int64_t n, int64_t D, Broadcast<T> weight, double* out, in
 }
 
 template <class T>
-bool rotate(const T* y, int64_t n, int64_t D, const double* q, T* out, int n_threads, const Interrupted& interrupted) {
+bool rotate(const T* y, int64_t n, int64_t D, const double* q, bool wide, T* out, int n_threads,
+            const Interrupted& interrupted) {
     const KernelTable<T>& k = kernels<T>();
     const int64_t P = padded<T>(D), rows = 256;
     if (!q) {
@@ -75,13 +76,21 @@ bool rotate(const T* y, int64_t n, int64_t D, const double* q, T* out, int n_thr
             }
         });
     }
-    Buffer packed(k.rotation_size(D) * int64_t(sizeof(double)));
-    k.pack_rotation(q, D, /*transposed=*/false, packed.as<double>());
+    const int64_t tasks = (n + rows - 1) / rows;
+    Buffer packed(
+        std::max(k.rotation_size(D) * int64_t(sizeof(double)), k.factor_rotation_size(D) * int64_t(sizeof(T))));
     const auto workspace = buffers_per_thread(n_threads, 16 * D * int64_t(sizeof(double)));
-    return parallel_for((n + rows - 1) / rows, n_threads, interrupted, [&](int64_t task, int thread) {
-        const int64_t begin = task * rows, end = std::min(n, begin + rows);
-        k.rotate(y + begin * D, end - begin, D, packed.as<double>(), out + begin * P,
-                 workspace[size_t(thread)].template as<double>());
+    if (wide)
+        k.pack_rotation(q, D, /*transposed=*/false, packed.as<double>());
+    else
+        k.pack_factor_rotation(q, D, /*transposed=*/false, packed.as<T>());
+    return parallel_for(tasks, n_threads, interrupted, [&](int64_t task, int thread) {
+        const int64_t begin = task * rows, count = std::min(n - begin, rows);
+        const Buffer& space = workspace[size_t(thread)];
+        if (wide)
+            k.rotate(y + begin * D, count, D, packed.as<double>(), out + begin * P, space.as<double>());
+        else
+            k.rotate_in_factor_type(y + begin * D, count, D, packed.as<T>(), out + begin * P, space.as<T>());
     });
 }
 
@@ -110,9 +119,10 @@ bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, R
     int64_t first = 0;
     Buffer sums;
     int64_t sums_size = 0;
-    for (; first<n_rows&& double(length(order[size_t(first)])) * double(D) * double(D)> kGiantWork &&
-           length(order[size_t(first)]) >= 2 * kSliceEntries;
-         ++first) {
+    auto is_giant = [&](int64_t row) {
+        return length(row) >= 2 * kSliceEntries && double(length(row)) * double(D) * double(D) > kGiantWork;
+    };
+    for (; solver.kind == Solver::kExact && first < n_rows && is_giant(order[size_t(first)]); ++first) {
         const int64_t row = order[size_t(first)], n = length(row), slices = n / kSliceEntries;
         const int64_t size = k.exact_partial_size(D);
         if (size * slices > sums_size) sums = Buffer((sums_size = size * slices) * int64_t(sizeof(T)));
@@ -258,7 +268,7 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
 
 #define WALS_INSTANTIATE(T)                                                                                            \
     template bool gram<T>(const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&);                 \
-    template bool rotate<T>(const T*, int64_t, int64_t, const double*, T*, int, const Interrupted&);                   \
+    template bool rotate<T>(const T*, int64_t, int64_t, const double*, bool, T*, int, const Interrupted&);             \
     template bool solve_rows<T>(RotatedRows<T>, const Solver&, const double*, RowStatus*, int, const Interrupted&);    \
     template bool entry_loss<T>(const RowTerms<T>&, const T*, const T*, int64_t, double*, int, const Interrupted&);    \
     template bool ridge_loss<T>(const T*, const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&); \

@@ -116,15 +116,25 @@ static void topk(const TopkChunk<T>& chunk, int64_t begin, int64_t end, char* wo
 
 template <class T>
 static constexpr KernelTable<T> table = {
-    kWidth<T>,           kRowsPerCall,
-    workspace_bytes<T>,  solve_rows<T>,
-    partial_size<T>,     exact_partial_rows<T>,
-    solve_exact_from<T>, gram_bytes,
-    gram_rows<T>,        packed_square_size<double>,
-    pack_square<double>, packed_square_size<T>,
-    pack_square<T>,      rotate_rows<T>,
-    ridge_loss_rows<T>,  entry_loss_rows<T>,
-    topk_bytes<T>,       topk<T>,
+    kWidth<T>,
+    kRowsPerCall,
+    workspace_bytes<T>,
+    solve_rows<T>,
+    partial_size<T>,
+    exact_partial_rows<T>,
+    solve_exact_from<T>,
+    gram_bytes,
+    gram_rows<T>,
+    packed_square_size<double>,
+    pack_square<double>,
+    packed_square_size<T>,
+    pack_square<T>,
+    rotate_rows<T, double>,
+    rotate_rows<T, T>,
+    ridge_loss_rows<T>,
+    entry_loss_rows<T>,
+    topk_bytes<T>,
+    topk<T>,
 };
 
 const KernelTable<float>* table_f32() {

@@ -89,6 +89,8 @@ struct KernelTable {
     int64_t (*factor_rotation_size)(int64_t D);
     void (*pack_factor_rotation)(const double* q, int64_t D, bool transposed, T* packed);
     void (*rotate)(const T* y, int64_t n, int64_t D, const double* packed, T* out, double* workspace);
+    /// The same accumulated in T, q packed by pack_factor_rotation.
+    void (*rotate_in_factor_type)(const T* y, int64_t n, int64_t D, const T* packed, T* out, T* workspace);
     /// Sum over rows [begin, end) of ridge |x - prior|^2, in float64; prior may be null.
     double (*ridge_loss)(const T* x, const T* prior, int64_t D, Broadcast<T> ridge, int64_t begin, int64_t end);
     /// Sum over entries of rows [begin, end) of gram s^2 - 2 rhs s with s = x . y, in float64.

@@ -101,7 +101,9 @@ class CpuBackend:
             table = _cpu.rotate(other, rotation, self.num_threads)
         else:
             if rotation is not None:
-                _cpu.rotate_together(factors, other, basis, rotation, self.num_threads)
+                # What the row systems are built from is rotated in float64 for the exact solvers: that keeps the
+                # digits of weak directions. CG stops short of them.
+                _cpu.rotate_together(factors, other, basis, rotation, solver != "cg", self.num_threads)
             table, rotation = other, None
         if prior is not None:
             prior = _cpu.rotate(np.ascontiguousarray(prior, other.dtype), rotation, self.num_threads)
@@ -145,7 +147,7 @@ class CpuBackend:
         self, factors: NDArray[np.floating], other: NDArray[np.floating], basis: NDArray[np.float64]
     ) -> None:
         """Rotates both sides back to the basis they had when `basis` was made."""
-        _cpu.rotate_together(factors, other, basis, np.ascontiguousarray(basis.T), self.num_threads)
+        _cpu.rotate_together(factors, other, basis, np.ascontiguousarray(basis.T), True, self.num_threads)
 
     def _spectrum(
         self, terms: RowTerms, other: NDArray[np.floating]
