@@ -84,9 +84,9 @@ def read_only(array):
         ({"gram": np.ones(4, np.float32)}, "neither"),
         ({"background": np.ones(3, np.float32)}, "neither"),
         ({"ridge": np.empty(0, np.float32)}, "neither"),
-        ({"table": np.zeros((3, 4), np.float32)}, "table must come from rotate"),
-        ({"table": np.zeros((3, 3, 16), np.float32)}, "table must come from rotate"),
-        ({"prior": _cpu.rotate(np.zeros((3, 4), np.float32), None, 1)}, "table must come from rotate"),
+        ({"table": np.zeros((3, 4), np.float32)}, "table must be padded"),
+        ({"table": np.zeros((3, 3, 16), np.float32)}, "table must be padded"),
+        ({"prior": _cpu.rotate(np.zeros((3, 4), np.float32), None, 1)}, "table must be padded"),
         ({"spectrum": np.ones(3)}, "spectrum must be"),
         ({"rotation": np.eye(3)}, "rotation must be"),
         ({"rotation": np.ones(16)}, "rotation must be"),
@@ -112,7 +112,7 @@ def test_a_table_off_its_cache_line_is_refused():
     start = -memory.ctypes.data % 64 // 4
     aligned, shifted = (memory[s : s + 48].reshape(3, 16) for s in (start, start + 1 if start < 15 else start - 1))
     _cpu.solve_rows(**arguments(table=aligned))
-    with pytest.raises(ValueError, match="table must come from rotate"):
+    with pytest.raises(ValueError, match="table must be padded"):
         _cpu.solve_rows(**arguments(table=shifted))
 
 
