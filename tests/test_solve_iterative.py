@@ -9,7 +9,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from scipy.sparse import random as sparse_random
 
-from wals_gpu import WALS, _cpu, reference
+from wals_gpu import WALS, reference
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.objective import make_objective
 from wals_gpu.row_terms import RowTerms
@@ -24,14 +24,6 @@ OBJECTIVES = [
     ("explicit", {"regularization": 1.0}),
 ]
 STEPS = [{"solver": "cg", "cg_steps": 1}, {"solver": "cg", "cg_steps": 3}, {"solver": "subspace", "block_size": 16}]
-
-
-@pytest.fixture(params=_cpu.available_isas())
-def isa(request):
-    before = _cpu.isa()
-    _cpu.use_isa(request.param)
-    yield request.param
-    _cpu.use_isa(before)
 
 
 def _problem(objective: str, parameters: dict, factors: int, dtype: type, *, signs: bool = False):

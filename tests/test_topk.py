@@ -13,15 +13,6 @@ from wals_gpu.backends.cpu import CpuBackend
 DTYPES = [np.float32, np.float64]
 
 
-@pytest.fixture(params=_cpu.available_isas())
-def isa(request):
-    before = _cpu.isa()
-    _cpu.use_isa(request.param)
-    assert _cpu.isa() == request.param
-    yield request.param
-    _cpu.use_isa(before)
-
-
 def _excluded(rng: np.random.Generator, queries: int, items: int, density: float) -> csr_matrix:
     matrix = sparse_random(queries, items, density=density, format="csr", random_state=rng)
     matrix.sort_indices()
