@@ -4,46 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.sparse import csr_matrix
-from tqdm.auto import tqdm
 
 from wals_gpu.backends import Backend, make_backend
-from wals_gpu.errors import ModelFitError, ModelFormatError, SingularSystemError
+from wals_gpu.errors import ModelFitError, ModelFormatError
+from wals_gpu.fitting import FitRecord, FitState, Side, run_fit
 from wals_gpu.interactions import Ids, Interactions, as_csr, as_interactions
 from wals_gpu.objective import BoundObjective, Objective, make_objective
 from wals_gpu.persistence import load_folder, save_folder
-from wals_gpu.row_terms import RowTerms
 
 __all__ = ["WALS", "FitRecord"]
 
 SOLVERS = ("auto", "cholesky", "cg", "subspace")
-
-
-@dataclass(frozen=True)
-class FitRecord:
-    """One iteration of :meth:`WALS.fit`: a sweep over the users, then one over the items.
-
-    Attributes
-    ----------
-    iteration : int
-        1 for the first.
-    loss : float or None
-        The objective after it, over all U x I pairs; None with ``compute_loss=False``.
-    seconds : float
-        Wall time of the iteration, the loss included, the callback not.
-    """
-
-    iteration: int
-    loss: float | None
-    seconds: float
 
 
 class WALS:
@@ -189,7 +167,9 @@ class WALS:
         warm_start : bool, default False
             Start from the present factors, matched by id (by row number without ids); new rows start at random.
         callback : callable, optional
-            Called as ``callback(model, record)`` after each iteration; a true result ends the fit.
+            Called as ``callback(model, record)`` after each iteration; a true result ends the fit. Until the fit ends,
+            both factor arrays may be rotated, in the same way: scores, cosines, norms and the loss are right, but
+            coordinates must not be compared between iterations, nor changed.
         show_progress : bool, default False
             A progress bar with the loss.
         **columns
@@ -221,46 +201,20 @@ class WALS:
         self.user_factors, self.item_factors = users, items
         self.user_ids, self.item_ids = data.user_ids, data.item_ids
         self._bound, self._seen, self.history_ = bound, data.matrix, []
-        basis = self._backend.moving_basis(users, items)
-        try:
-            self._iterate((user_terms, item_terms), basis, callback, show_progress)
-        finally:
-            if basis is not None:
-                self._backend.restore_basis(users, items, basis)
-        return self
+        state = FitState(
+            self._backend,
+            Side("user", user_terms, users, data.user_ids),
+            Side("item", item_terms, items, data.item_ids),
+            self._solver(),
+            self.compute_loss,
+        )
 
-    def _iterate(
-        self,
-        terms: tuple[RowTerms, RowTerms],
-        basis: NDArray[np.float64] | None,
-        callback: Callable[[WALS, FitRecord], bool | None] | None,
-        show_progress: bool,
-    ) -> None:
-        users, items = self._fitted()
-        user_terms, item_terms = terms
-        how = self._solver() | {"basis": basis}
-        progress = tqdm(total=self.iterations, disable=not show_progress, desc="WALS", unit="it")
-        with progress:
-            for iteration in range(1, self.iterations + 1):
-                started = time.perf_counter()
-                try:
-                    self._backend.solve_rows(user_terms, items, users, **how)
-                except (SingularSystemError, ModelFitError) as error:
-                    raise self._named(error, "user", self.user_ids) from error
-                try:
-                    item_loss = self._backend.solve_rows(item_terms, users, items, return_loss=self.compute_loss, **how)
-                except (SingularSystemError, ModelFitError) as error:
-                    raise self._named(error, "item", self.item_ids) from error
-                loss = None
-                if item_loss is not None:  # the constant, and the ridge of the side that was not solved last
-                    loss = user_terms.target_square + item_loss + self._backend.ridge_loss(users, user_terms.ridge)
-                record = FitRecord(iteration, loss, time.perf_counter() - started)
-                self.history_.append(record)
-                if loss is not None:
-                    progress.set_postfix(loss=f"{loss:.6g}", refresh=False)
-                progress.update()
-                if callback is not None and callback(self, record):
-                    return
+        def after(record: FitRecord) -> bool:
+            self.history_.append(record)
+            return callback is not None and bool(callback(self, record))
+
+        run_fit(state, range(1, self.iterations + 1), after, show_progress=show_progress)
+        return self
 
     def _solver(self) -> dict[str, Any]:
         """Solver arguments of Backend.solve_rows."""
@@ -298,14 +252,6 @@ class WALS:
                     new[place >= 0] = old[place[place >= 0]]
             drawn.append(new)
         return drawn[0], drawn[1]
-
-    @staticmethod
-    def _named(error: Exception, side: str, ids: Ids | None) -> Exception:
-        """The error with the row told by side and id."""
-        if not isinstance(error, SingularSystemError):
-            return ModelFitError(f"{side}s: {error}")
-        who = f"{side} {error.row}" if ids is None else f"{side} {error.row} (id {ids.take(error.row)!r})"
-        return SingularSystemError(error.row, error.remedy, who)
 
     # ------------------------------------------------------------------------------------------------ answers
 
