@@ -9,6 +9,7 @@ second only. `SOLUTION` and `RESIDUAL` are what is allowed.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
+from scipy.sparse import random as sparse_random
 
 from wals_gpu import _cpu, reference
 from wals_gpu.backends.cpu import CpuBackend
@@ -464,3 +466,34 @@ def test_gradient_is_zero_where_the_sweeps_end(name):
         BACKEND.solve_rows(items, x, y, prior=item_prior)
     gx, gy = reference.gradient(users, x, y, items.ridge, **priors)
     assert max(abs(gx).max(), abs(gy).max()) < 1e-9 * start
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_spectrum_of_before_and_few_rows_change_nothing(name):
+    """Few rows rotate only what they meet, many the whole table; a spectrum that is handed in is not computed again."""
+    rng = np.random.default_rng(5)
+    matrix = sparse_random(30, 200, 0.1, format="csr", dtype=np.float32, random_state=rng)
+    terms = make_objective(name).bind(matrix).user_terms(matrix)
+    assert terms.n_entries > 200
+    other = rng.standard_normal((200, 20), dtype=np.float32)
+    backend = CpuBackend(2)
+    spectrum = backend.spectrum(terms, other)
+    many, few = np.empty((30, 20), np.float32), np.empty((4, 20), np.float32)
+    backend.solve_rows(terms, other, many)
+    row_terms = replace(
+        terms,
+        row_ptr=terms.row_ptr[:5],
+        col_idx=terms.col_idx[: terms.row_ptr[4]],
+        rhs=terms.rhs if len(terms.rhs) == 1 else terms.rhs[: terms.row_ptr[4]],
+        gram=terms.gram if terms.gram is None or len(terms.gram) == 1 else terms.gram[: terms.row_ptr[4]],
+        ridge=terms.ridge if len(terms.ridge) == 1 else terms.ridge[:4],
+    )
+    assert 0 < row_terms.n_entries < 200
+    backend.solve_rows(row_terms, other, few)
+    np.testing.assert_array_equal(few, many[:4])
+    few[:] = 0
+    backend.solve_rows(row_terms, other, few, spectrum=spectrum)
+    np.testing.assert_array_equal(few, many[:4])
+    if spectrum.vectors is not None:  # it is really used
+        backend.solve_rows(row_terms, other, few, spectrum=spectrum._replace(values=2 * spectrum.values))
+        assert abs(few - many[:4]).max() > 1e-3

@@ -314,6 +314,60 @@ py::tuple topk(const py::array& queries, const py::array& items, int64_t k,
     });
 }
 
+/// Lists of item numbers, a row for each of B queries, checked against the number of items.
+struct Listed {
+    Array<int64_t> ptr;
+    Array<int32_t> idx;
+
+    Listed(const Array<int64_t>& row_ptr, const Array<int32_t>& col_idx, int64_t B, int64_t n_items)
+        : ptr(row_ptr), idx(col_idx) {
+        require(ptr.size() == B + 1, "listed must have one row for each query");
+        bool ordered = ptr.data()[0] == 0 && ptr.data()[B] == idx.size();
+        for (int64_t q = 0; q < B; ++q) ordered &= ptr.data()[q] <= ptr.data()[q + 1];
+        require(ordered, "listed: row_ptr and col_idx do not fit");
+        bool known = true;
+        for (int64_t e = 0; e < idx.size(); ++e) known &= idx.data()[e] >= 0 && idx.data()[e] < n_items;
+        require(known, "listed: col_idx has an index outside the items");
+    }
+};
+
+py::array score_entries(const py::array& queries, const py::array& items, const Array<int64_t>& listed_ptr,
+                        const Array<int32_t>& listed_idx, int n_threads) {
+    return by_dtype(items, [&](auto zero) -> py::array {
+        using T = decltype(zero);
+        const Array<T> x(queries), y(items);
+        require(x.ndim() == 2 && y.ndim() == 2 && x.shape(1) == y.shape(1), "queries (B, D) and items (I, D) differ");
+        const Listed listed(listed_ptr, listed_idx, x.shape(0), y.shape(0));
+        Array<T> scores(listed.idx.size());
+        T* to = scores.mutable_data();
+        native(n_threads, [&](auto check) {
+            return wals::score_entries<T>(x.data(), x.shape(0), y.data(), x.shape(1), listed.ptr.data(),
+                                          listed.idx.data(), to, n_threads, check);
+        });
+        return scores;
+    });
+}
+
+py::tuple topk_listed(const py::array& queries, const py::array& items, int64_t k, const Array<int64_t>& listed_ptr,
+                      const Array<int32_t>& listed_idx, int n_threads) {
+    return by_dtype(items, [&](auto zero) -> py::tuple {
+        using T = decltype(zero);
+        const Array<T> x(queries), y(items);
+        require(x.ndim() == 2 && y.ndim() == 2 && x.shape(1) == y.shape(1), "queries (B, D) and items (I, D) differ");
+        require(k >= 1, "k must be at least 1");
+        const Listed listed(listed_ptr, listed_idx, x.shape(0), y.shape(0));
+        py::array_t<int32_t> ids({x.shape(0), k});
+        Array<T> scores({x.shape(0), k});
+        int32_t* ids_to = ids.mutable_data();
+        T* scores_to = scores.mutable_data();
+        native(n_threads, [&](auto check) {
+            return wals::topk_listed<T>(x.data(), x.shape(0), y.data(), x.shape(1), k, listed.ptr.data(),
+                                        listed.idx.data(), ids_to, scores_to, n_threads, check);
+        });
+        return py::make_tuple(ids, scores);
+    });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -347,6 +401,10 @@ PYBIND11_MODULE(_cpu, m) {
           "Sum over rows of ridge |x - prior|^2, in float64.");
     m.def("topk", &topk, py::arg("queries"), py::arg("items"), py::arg("k"), py::arg("excluded_ptr"),
           py::arg("excluded_idx"), py::arg("n_threads"), "ids (B, k) and scores (B, k) of the best items.");
+    m.def("score_entries", &score_entries, py::arg("queries"), py::arg("items"), py::arg("listed_ptr"),
+          py::arg("listed_idx"), py::arg("n_threads"), "scores (Z) of each query (B, D) with its listed items.");
+    m.def("topk_listed", &topk_listed, py::arg("queries"), py::arg("items"), py::arg("k"), py::arg("listed_ptr"),
+          py::arg("listed_idx"), py::arg("n_threads"), "ids (B, k) and scores (B, k) of the best listed items.");
     m.def("transpose", &transpose, py::arg("row_ptr"), py::arg("col_idx"), py::arg("value"), py::arg("n_cols"),
           py::arg("n_threads"), "CSR arrays of the transposed matrix.");
 }

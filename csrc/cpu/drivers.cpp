@@ -266,6 +266,61 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
     return true;
 }
 
+namespace {
+
+/// Queries of a task that scores listed items.
+constexpr int64_t kListedQueries = 16;
+
+}  // namespace
+
+template <class T>
+bool score_entries(const T* queries, int64_t B, const T* items, int64_t D, const int64_t* listed_ptr,
+                   const int32_t* listed_idx, T* scores, int n_threads, const Interrupted& interrupted) {
+    const KernelTable<T>& kernel = kernels<T>();
+    return parallel_for((B + kListedQueries - 1) / kListedQueries, n_threads, interrupted, [&](int64_t task, int) {
+        for (int64_t q = task * kListedQueries; q < std::min(B, (task + 1) * kListedQueries); ++q) {
+            const int64_t begin = listed_ptr[q];
+            kernel.score_entries(queries + q * D, items, D, listed_idx + begin, listed_ptr[q + 1] - begin,
+                                 scores + begin);
+        }
+    });
+}
+
+template <class T>
+bool topk_listed(const T* queries, int64_t B, const T* items, int64_t D, int64_t k, const int64_t* listed_ptr,
+                 const int32_t* listed_idx, int32_t* ids, T* scores, int n_threads, const Interrupted& interrupted) {
+    const KernelTable<T>& kernel = kernels<T>();
+    int64_t longest = 0;
+    for (int64_t q = 0; q < B; ++q) longest = std::max(longest, listed_ptr[q + 1] - listed_ptr[q]);
+    const auto row_scores = buffers_per_thread(n_threads, longest * int64_t(sizeof(T)));
+    const auto lists = buffers_per_thread(n_threads, longest * int64_t(sizeof(Candidate<T>)));
+    const T lowest = -std::numeric_limits<T>::infinity();
+    auto answer = [&](int64_t q, int thread) {
+        const int32_t* listed = listed_idx + listed_ptr[q];
+        const int64_t n = listed_ptr[q + 1] - listed_ptr[q];
+        T* const score = row_scores[size_t(thread)].template as<T>();
+        Candidate<T>* const list = lists[size_t(thread)].template as<Candidate<T>>();
+        kernel.score_entries(queries + q * D, items, D, listed, n, score);
+        int64_t found = 0;
+        for (int64_t e = 0; e < n; ++e)
+            if (score[e] > lowest) list[found++] = {score[e], listed[e]};  // not NaN either
+        if (found > k) {
+            compact(list, found, k);
+            found = k;
+        }
+        std::sort(list, list + found, comes_before<T>);
+        for (int64_t i = 0; i < k; ++i) {
+            ids[q * k + i] = i < found ? list[i].id : -1;
+            scores[q * k + i] = i < found ? list[i].score : lowest;
+        }
+    };
+    return parallel_for((B + kListedQueries - 1) / kListedQueries, n_threads, interrupted,
+                        [&](int64_t task, int thread) {
+                            for (int64_t q = task * kListedQueries; q < std::min(B, (task + 1) * kListedQueries); ++q)
+                                answer(q, thread);
+                        });
+}
+
 #define WALS_INSTANTIATE(T)                                                                                            \
     template bool gram<T>(const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&);                 \
     template bool rotate<T>(const T*, int64_t, int64_t, const double*, bool, T*, int, const Interrupted&);             \
@@ -273,7 +328,11 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
     template bool entry_loss<T>(const RowTerms<T>&, const T*, const T*, int64_t, double*, int, const Interrupted&);    \
     template bool ridge_loss<T>(const T*, const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&); \
     template bool topk<T>(const T*, int64_t, const T*, int64_t, int64_t, int64_t, const int64_t*, const int32_t*,      \
-                          int32_t*, T*, int, const Interrupted&);
+                          int32_t*, T*, int, const Interrupted&);                                                      \
+    template bool score_entries<T>(const T*, int64_t, const T*, int64_t, const int64_t*, const int32_t*, T*, int,      \
+                                   const Interrupted&);                                                                \
+    template bool topk_listed<T>(const T*, int64_t, const T*, int64_t, int64_t, const int64_t*, const int32_t*,        \
+                                 int32_t*, T*, int, const Interrupted&);
 WALS_INSTANTIATE(float)
 WALS_INSTANTIATE(double)
 

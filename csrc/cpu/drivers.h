@@ -42,4 +42,14 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
           const int64_t* excluded_ptr, const int32_t* excluded_idx, int32_t* ids, T* scores, int n_threads,
           const Interrupted&);
 
+/// scores (Z): of each of B queries (B, D) with the items that its row of listed_ptr (B + 1), listed_idx (Z) names.
+template <class T>
+bool score_entries(const T* queries, int64_t B, const T* items, int64_t D, const int64_t* listed_ptr,
+                   const int32_t* listed_idx, T* scores, int n_threads, const Interrupted&);
+
+/// As topk, from the listed items of each query only: no item twice in a row.
+template <class T>
+bool topk_listed(const T* queries, int64_t B, const T* items, int64_t D, int64_t k, const int64_t* listed_ptr,
+                 const int32_t* listed_idx, int32_t* ids, T* scores, int n_threads, const Interrupted&);
+
 }  // namespace wals

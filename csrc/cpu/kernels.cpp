@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include "dense.h"
+#include "score_entries.h"
 #include "solve_iterative.h"
 #include "topk_rows.h"
 
@@ -135,6 +136,7 @@ static constexpr KernelTable<T> table = {
     entry_loss_rows<T>,
     topk_bytes<T>,
     topk<T>,
+    score_entries<T>,
 };
 
 const KernelTable<float>* table_f32() {

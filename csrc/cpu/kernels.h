@@ -99,6 +99,8 @@ struct KernelTable {
     /// Adds items [begin, end) to the candidates of the chunk's queries.
     int64_t (*topk_workspace_bytes)(int64_t D);
     void (*topk)(const TopkChunk<T>& chunk, int64_t begin, int64_t end, char* workspace);
+    /// scores (n) = x . items[listed[e]].
+    void (*score_entries)(const T* x, const T* items, int64_t D, const int32_t* listed, int64_t n, T* scores);
 };
 
 }  // namespace wals

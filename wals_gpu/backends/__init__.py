@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,22 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.row_terms import RowTerms
 
-__all__ = ["Backend", "make_backend"]
+__all__ = ["Backend", "Spectrum", "make_backend"]
+
+
+class Spectrum(NamedTuple):
+    """The weighted Gram matrix of one side, ``vectors diag(values) vectors'``, as the solvers of the other side use it.
+
+    Attributes
+    ----------
+    values : (D,) float64
+        Eigenvalues, rising; none below 0.
+    vectors : (D, D) float64 or None
+        Eigenvectors in columns; None where there is no background, all eigenvalues being 0.
+    """
+
+    values: NDArray[np.float64]
+    vectors: NDArray[np.float64] | None
 
 
 class Backend(Protocol):
@@ -31,7 +46,10 @@ class Backend(Protocol):
         block_size: int = 64,
         return_loss: bool = False,
         basis: NDArray[np.float64] | None = None,
+        spectrum: Spectrum | None = None,
     ) -> float | None: ...
+
+    def spectrum(self, terms: RowTerms, other: NDArray[np.floating]) -> Spectrum: ...
 
     def empty_factors(self, n: int, factors: int, dtype: np.dtype) -> NDArray[np.floating]: ...
 
@@ -61,6 +79,14 @@ class Backend(Protocol):
     def topk(
         self, queries: NDArray[np.floating], items: NDArray[np.floating], k: int, excluded: csr_matrix | None = None
     ) -> tuple[NDArray[np.int32], NDArray[np.floating]]: ...
+
+    def topk_listed(
+        self, queries: NDArray[np.floating], items: NDArray[np.floating], k: int, listed: csr_matrix
+    ) -> tuple[NDArray[np.int32], NDArray[np.floating]]: ...
+
+    def score_entries(
+        self, queries: NDArray[np.floating], items: NDArray[np.floating], listed: csr_matrix
+    ) -> NDArray[np.floating]: ...
 
     def transpose(self, matrix: csr_matrix) -> csr_matrix: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.sparse import csr_matrix
 from threadpoolctl import ThreadpoolController
 
 from wals_gpu import _cpu
+from wals_gpu.backends import Spectrum
 from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.row_terms import RowTerms
 
@@ -56,6 +58,7 @@ class CpuBackend:
         block_size: int = 64,
         return_loss: bool = False,
         basis: NDArray[np.float64] | None = None,
+        spectrum: Spectrum | None = None,
     ) -> float | None:
         """Solve every row of `terms` into `factors`, see :func:`wals_gpu.reference.solve_rows`.
 
@@ -82,6 +85,9 @@ class CpuBackend:
         basis : (D, D) float64, optional
             From :meth:`moving_basis`. Both factor arrays may then be rotated in place, the loss is the same in any
             basis, and `basis` keeps count; it saves a rotated copy of `other`. Not with priors.
+        spectrum : Spectrum, optional
+            ``self.spectrum(terms, other)``, from an earlier call with the same `other`. Few rows are then solved in
+            time that does not depend on the size of `other`. Not with `basis`, which changes `other`.
 
         Returns
         -------
@@ -96,9 +102,13 @@ class CpuBackend:
         ModelFitError
             The solution of a row is not finite: input values or ridges are out of the range of the dtype.
         """
-        spectrum, rotation = self._spectrum(terms, other)
+        values, rotation = self.spectrum(terms, other) if spectrum is None else spectrum
         if basis is None:
-            table = _cpu.rotate(other, rotation, self.num_threads)
+            table = other
+            if terms.n_entries < len(other):  # few rows: only the factors that they meet are rotated
+                met, place = np.unique(terms.col_idx, return_inverse=True)
+                table, terms = other[met], replace(terms, col_idx=place.astype(np.int32))
+            table = _cpu.rotate(table, rotation, self.num_threads)
         else:
             if rotation is not None:
                 # What the row systems are built from is rotated in float64 for the exact solvers: that keeps the
@@ -111,7 +121,7 @@ class CpuBackend:
         status = _cpu.solve_rows(
             terms,
             table,
-            spectrum,
+            values,
             rotation,
             prior,
             factors,
@@ -149,20 +159,18 @@ class CpuBackend:
         """Rotates both sides back to the basis they had when `basis` was made."""
         _cpu.rotate_together(factors, other, basis, np.ascontiguousarray(basis.T), True, self.num_threads)
 
-    def _spectrum(
-        self, terms: RowTerms, other: NDArray[np.floating]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """Eigenvalues (D,) and eigenvectors (D, D) of the weighted Gram matrix of the other side."""
+    def spectrum(self, terms: RowTerms, other: NDArray[np.floating]) -> Spectrum:
+        """Eigenvalues and eigenvectors of the Gram matrix of `other`, weighted by ``terms.other_background``."""
         if not np.any(terms.background) or not np.any(terms.other_background):
-            return np.zeros(other.shape[1]), None
+            return Spectrum(np.zeros(other.shape[1]), None)
         gram = _cpu.gram(other, terms.other_background, self.num_threads)
         if not np.isfinite(gram).all():
             raise ModelFitError("NaN or infinity encountered in the factors")
         # One BLAS thread: a D x D problem gains little from more, and OpenBLAS's threads go on spinning for up to
         # 30 ms after it, on the processors that the row solves are about to use.
         with _blas().limit(limits=1, user_api="blas"):
-            spectrum, rotation = np.linalg.eigh(gram)
-        return np.maximum(spectrum, 0.0), rotation
+            values, vectors = np.linalg.eigh(gram)
+        return Spectrum(np.maximum(values, 0.0), vectors)
 
     @staticmethod
     def _check(status: NDArray[np.int32], other: NDArray[np.floating]) -> None:
@@ -243,3 +251,33 @@ class CpuBackend:
             col_idx = excluded.indices.astype(np.int32, copy=False)
         queries = np.ascontiguousarray(queries, items.dtype)
         return _cpu.topk(queries, np.ascontiguousarray(items), k, row_ptr, col_idx, self.num_threads)
+
+    def topk_listed(
+        self, queries: NDArray[np.floating], items: NDArray[np.floating], k: int, listed: csr_matrix
+    ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
+        """The k best of the items listed for each query, in time that depends on the lists alone.
+
+        Parameters
+        ----------
+        queries : (B, D)
+        items : (I, D)
+        k : int
+        listed : (B, I) CSR without repeated entries
+            Stored entries are the items to choose from.
+
+        Returns
+        -------
+        ids, scores : (B, k)
+            As for :meth:`topk`.
+        """
+        row_ptr, col_idx = listed.indptr.astype(np.int64, copy=False), listed.indices.astype(np.int32, copy=False)
+        queries = np.ascontiguousarray(queries, items.dtype)
+        return _cpu.topk_listed(queries, np.ascontiguousarray(items), k, row_ptr, col_idx, self.num_threads)
+
+    def score_entries(
+        self, queries: NDArray[np.floating], items: NDArray[np.floating], listed: csr_matrix
+    ) -> NDArray[np.floating]:
+        """The dot product of each stored entry's query and item, (Z,), with the bits of :meth:`topk_listed`."""
+        row_ptr, col_idx = listed.indptr.astype(np.int64, copy=False), listed.indices.astype(np.int32, copy=False)
+        queries = np.ascontiguousarray(queries, items.dtype)
+        return _cpu.score_entries(queries, np.ascontiguousarray(items), row_ptr, col_idx, self.num_threads)
