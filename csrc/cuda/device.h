@@ -1,0 +1,254 @@
+// What kernels are written with. nvcc compiles it to CUDA; any other C++17 compiler to the emulator (csrc/emulator),
+// which runs the same source on the CPU and checks it. Kernel sources (csrc/cuda/*.cu, *.cuh) include this header and
+// plain C++ headers, and nothing of CUDA's own. Their rules:
+//
+//  1. Dynamic shared memory comes from dynamic_smem() and is cut up by one Carver. Write the cutting once, as a
+//     struct whose constructor takes a Carver&: `Layout(carve, n)` in the kernel and
+//     `Carver::bytes_of<Layout>(n)` in the launcher then agree. The checked emulator knows each sub-array's extent.
+//  2. Static shared memory is declared by STATIC_SMEM(name, float[8][33]), never by __shared__.
+//  3. Kernels are started by launch(kernel, grid, block, smem, stream, args...), never by <<<>>>. It throws.
+//  4. Inline PTX lives here alone; each wrapper has a twin of the same name in emulator/emulator.h.
+//  5. Raw warp intrinsics (__shfl_sync, __ballot_sync, ...), no cooperative groups. Vector loads are ld4, st4, ld<V>,
+//     st<V> (16 or 8 bytes, aligned): a cast to float4* would be seen as four accesses.
+//
+// What else differs from a chip, so write for it: votes, shuffles and mma order no memory (__syncwarp does); a lane
+// named in a mask must come; all threads of a block reach __syncthreads at one line, and none has left; an atomic's
+// value orders nothing between blocks (take_ticket does); copies by cp_async land at the wait that covers them, not
+// sooner.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#ifdef __CUDACC__
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+
+namespace wals {
+
+template <class T>
+using Declared = T;
+#define STATIC_SMEM(name, ...) __shared__::wals::Declared<__VA_ARGS__> name
+
+__device__ __forceinline__ unsigned char* dynamic_smem() {
+    extern __shared__ __align__(128) unsigned char wals_dynamic_smem[];
+    return wals_dynamic_smem;
+}
+
+inline void check_cuda(cudaError_t status, const char* what) {
+    if (status == cudaSuccess) return;
+    cudaGetLastError();  // so that the next call does not report it once more
+    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+}
+
+/// Starts `kernel` on `stream`; throws std::runtime_error with kernel and shape when it cannot be started.
+template <class... Params, class... Args>
+void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem, cudaStream_t stream, Args... args) {
+    cudaError_t status = cudaSuccess;
+    if (smem > 32 * 1024)  // above 48 KiB, static part included, a kernel has to ask
+        status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(smem));
+    if (status == cudaSuccess) {
+        cudaLaunchConfig_t config = {};
+        config.gridDim = grid;
+        config.blockDim = block;
+        config.dynamicSmemBytes = smem;
+        config.stream = stream;
+        status = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+    }
+    if (status == cudaSuccess) return;
+    const char* name = nullptr;
+    if (cudaFuncGetName(&name, reinterpret_cast<const void*>(kernel)) != cudaSuccess) name = "a kernel";
+    const auto shape = [](dim3 d) {
+        return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
+    };
+    check_cuda(status, ("launch of " + std::string(name) + ", grid " + shape(grid) + ", block " + shape(block) + ", " +
+                        std::to_string(smem) + " bytes of dynamic shared memory")
+                           .c_str());
+}
+
+/// One 16 or 8 byte access; `p` is aligned to it.
+template <class V>
+__device__ __forceinline__ V ld(const void* p) {
+    return *reinterpret_cast<const V*>(p);
+}
+template <class V>
+__device__ __forceinline__ void st(void* p, V v) {
+    *reinterpret_cast<V*>(p) = v;
+}
+
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+/// Starts a copy of N = 4, 8 or 16 bytes from global to shared memory; `valid` of them are read, the rest become 0.
+template <int N>
+__device__ __forceinline__ void cp_async(void* dst, const void* src, int valid = N) {
+    static_assert(N == 4 || N == 8 || N == 16, "cp.async copies 4, 8 or 16 bytes");
+    if constexpr (N == 16)  // past L1: gathered rows are read once per block
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(dst)), "l"(src), "r"(valid)
+                     : "memory");
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;\n" ::"r"(shared_address(dst)), "l"(src), "n"(N),
+                     "r"(valid)
+                     : "memory");
+}
+__device__ __forceinline__ void cp_async_commit() {
+    asm volatile("cp.async.commit_group;\n" ::: "memory");
+}
+/// Waits for this thread's groups but the latest `Left`; other threads see the data after the next barrier.
+template <int Left>
+__device__ __forceinline__ void cp_async_wait() {
+    asm volatile("cp.async.wait_group %0;\n" ::"n"(Left) : "memory");
+}
+
+/// d = a b + c of a warp; registers hold the fragments of PTX's mma.m16n8k16 (f16, bf16) and m16n8k8 (tf32).
+__device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                        const float (&c)[4]) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};\n"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+}
+__device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                         const float (&c)[4]) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%10,%11,%12,%13};\n"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+}
+__device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                         const float (&c)[4]) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};\n"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+}
+
+/// N = 1, 2 or 4 matrices of 8 x 8 16-bit elements; lane 8 m + i gives row i of matrix m (16 bytes, aligned).
+template <int N>
+__device__ __forceinline__ void ldmatrix(uint32_t (&r)[N], const void* row) {
+    static_assert(N == 1 || N == 2 || N == 4, "ldmatrix loads 1, 2 or 4 matrices");
+    const uint32_t p = shared_address(row);
+    if constexpr (N == 1)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];\n" : "=r"(r[0]) : "r"(p) : "memory");
+    else if constexpr (N == 2)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];\n"
+                     : "=r"(r[0]), "=r"(r[1])
+                     : "r"(p)
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(p)
+                     : "memory");
+}
+template <int N>
+__device__ __forceinline__ void ldmatrix_trans(uint32_t (&r)[N], const void* row) {
+    static_assert(N == 1 || N == 2 || N == 4, "ldmatrix loads 1, 2 or 4 matrices");
+    const uint32_t p = shared_address(row);
+    if constexpr (N == 1)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];\n" : "=r"(r[0]) : "r"(p) : "memory");
+    else if constexpr (N == 2)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];\n"
+                     : "=r"(r[0]), "=r"(r[1])
+                     : "r"(p)
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(p)
+                     : "memory");
+}
+
+/// x rounded to tf32 (nearest, ties away from zero), as an mma_tf32 operand; its bits are also a float.
+__device__ __forceinline__ uint32_t cvt_tf32(float x) {
+    uint32_t r;
+    asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(r) : "f"(x));
+    return r;
+}
+/// Two 16-bit elements in one register, `lo` in the low half, rounded to nearest even.
+__device__ __forceinline__ uint32_t pack_f16(float lo, float hi) {
+    const __half2 h = __floats2half2_rn(lo, hi);
+    return *reinterpret_cast<const uint32_t*>(&h);
+}
+__device__ __forceinline__ uint32_t pack_bf16(float lo, float hi) {
+    const __nv_bfloat162 h = __floats2bfloat162_rn(lo, hi);
+    return *reinterpret_cast<const uint32_t*>(&h);
+}
+__device__ __forceinline__ float2 unpack_f16(uint32_t h) {
+    return __half22float2(*reinterpret_cast<const __half2*>(&h));
+}
+__device__ __forceinline__ float2 unpack_bf16(uint32_t h) {
+    return make_float2(__uint_as_float(h << 16), __uint_as_float(h & 0xffff0000u));
+}
+
+/// Called by all threads of a block, all get the number of blocks that took a ticket before. What these blocks wrote
+/// before they took theirs is visible afterwards. Three block barriers; `counter` starts at 0.
+__device__ __forceinline__ unsigned take_ticket(unsigned* counter) {
+    __shared__ unsigned ticket;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) ticket = atomicAdd(counter, 1u);
+    __syncthreads();
+    const unsigned mine = ticket;
+    __threadfence();
+    __syncthreads();  // the next call may write `ticket` again
+    return mine;
+}
+
+// The emulator learns the extent of sub-arrays here; a chip needs nothing.
+__host__ __device__ __forceinline__ size_t note_carved(unsigned char*, size_t, size_t, size_t bytes) {
+    return bytes;
+}
+
+}  // namespace wals
+
+#else
+#include "../emulator/emulator.h"
+#endif
+
+namespace wals {
+
+__device__ __forceinline__ float4 ld4(const float* p) {
+    return ld<float4>(p);
+}
+__device__ __forceinline__ void st4(float* p, float4 v) {
+    st(p, v);
+}
+
+/// Cuts shared memory into arrays, each on a 16-byte boundary. Default-constructed, it only measures (on the host).
+class Carver {
+    unsigned char* base_;
+    size_t used_ = 0;    // with what the checked emulator leaves between arrays
+    size_t wanted_ = 0;  // without
+
+   public:
+    __host__ __device__ explicit Carver(unsigned char* base = nullptr) : base_(base) {}
+
+    template <class T>
+    __host__ __device__ T* take(size_t n) {
+        const size_t bytes = (n * sizeof(T) + 15) / 16 * 16;
+        T* const array = reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(base_) + used_);
+        wanted_ += bytes;
+        used_ += base_ ? note_carved(base_ + used_, n * sizeof(T), wanted_, bytes) : bytes;
+        return array;
+    }
+
+    __host__ __device__ size_t bytes() const { return wanted_; }
+
+    /// What `Layout(Carver&, args...)` takes.
+    template <class Layout, class... Args>
+    static size_t bytes_of(Args... args) {
+        Carver carve;
+        Layout layout(carve, args...);
+        return carve.bytes();
+    }
+};
+
+}  // namespace wals

@@ -1,0 +1,45 @@
+# add_emulated(module SOURCES kernels.cu ... BINDINGS module.cpp ... [DEFINITIONS ...])
+#
+# Two Python modules from the same sources: `module`, and `module_checked` with instrumented kernels. BINDINGS name their
+# module by EMULATED_MODULE: PYBIND11_MODULE(EMULATED_MODULE, m). For tests; nothing of it is shipped.
+set(EMULATOR_DIR ${CMAKE_CURRENT_LIST_DIR})
+
+# Fused multiply-adds, as nvcc makes them, where this machine has them.
+include(CheckCXXSourceRuns)
+set(CMAKE_REQUIRED_FLAGS "-march=x86-64-v3")
+check_cxx_source_runs("int main() { return !__builtin_cpu_supports(\"avx2\") || !__builtin_cpu_supports(\"fma\"); }"
+  EMULATOR_X86_64_V3)
+unset(CMAKE_REQUIRED_FLAGS)
+set(EMULATOR_MACHINE $<$<BOOL:${EMULATOR_X86_64_V3}>:-march=x86-64-v3>)
+
+foreach(checked 0 1)
+  set(engine emulator_engine_${checked})
+  add_library(${engine} OBJECT ${EMULATOR_DIR}/engine.cpp ${EMULATOR_DIR}/memory.cpp ${EMULATOR_DIR}/tensor.cpp
+    ${EMULATOR_DIR}/checked.cpp)
+  target_compile_options(${engine} PRIVATE -O3 -g1 ${EMULATOR_MACHINE})
+  if(checked)
+    target_compile_definitions(${engine} PRIVATE EMU_CHECKED)
+  endif()
+endforeach()
+
+function(add_emulated module)
+  cmake_parse_arguments(ARG "" "" "SOURCES;BINDINGS;DEFINITIONS" ${ARGN})
+  foreach(checked 0 1)
+    set(name ${module})
+    set(flags "")
+    if(checked)
+      set(name ${module}_checked)
+      set(flags -fsanitize=thread "SHELL:--param tsan-instrument-func-entry-exit=0" -DEMU_CHECKED)
+    endif()
+    add_library(${name}_kernels OBJECT ${ARG_SOURCES})
+    set_source_files_properties(${ARG_SOURCES} PROPERTIES LANGUAGE CXX)
+    target_compile_options(${name}_kernels PRIVATE
+      -x c++ -O2 -g1 -fno-math-errno -ftls-model=initial-exec ${EMULATOR_MACHINE} ${flags})
+    target_compile_definitions(${name}_kernels PRIVATE ${ARG_DEFINITIONS})
+    pybind11_add_module(${name} MODULE NO_EXTRAS ${ARG_BINDINGS} $<TARGET_OBJECTS:${name}_kernels>
+      $<TARGET_OBJECTS:emulator_engine_${checked}>)
+    target_compile_definitions(${name} PRIVATE EMULATED_MODULE=${name} ${ARG_DEFINITIONS})
+    target_compile_options(${name} PRIVATE -O1)
+    target_link_libraries(${name} PRIVATE Threads::Threads ${CMAKE_DL_LIBS})
+  endforeach()
+endfunction()

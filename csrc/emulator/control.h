@@ -1,0 +1,43 @@
+// How tests steer the emulator: schedules, limits, device memory, the profile.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+namespace emu {
+
+enum class Order { kForward, kReverse, kRandom };
+
+struct Config {
+    Order order = Order::kForward;
+    unsigned long long seed = 1;  // of the random order
+    int resident_blocks = 1;      // that run interleaved
+    int architecture = 80;        // 80, 90 or 100: its shared memory
+    bool eager_copies = false;    // cp.async lands when issued instead of when waited for
+    bool allow_exited = false;    // barriers ignore exited threads, as chips do since sm_70
+    bool strict = true;           // checked build: global memory must be registered
+    bool profile = false;         // checked build: count bank conflicts and sectors
+};
+void configure(const Config& config);
+const Config& configuration();
+
+/// Device memory: full of NaN, its end at a page that faults. Memory of others becomes known by adopt().
+void* allocate(size_t bytes, const std::string& name);
+void release(void* p);
+void adopt(const void* p, size_t bytes, const std::string& name);
+void forget(const void* p);
+
+/// Accesses of one source line, over all warps and blocks since the profile was reset.
+struct Line {
+    std::string file;
+    int line;
+    bool shared;
+    const char* kind;                  // "read", "write", "atomic" or "copy"
+    int bytes;                         // a lane
+    long long requests, units, ideal;  // of a warp; wavefronts (shared) or 32-byte sectors (global); the least possible
+};
+std::vector<Line> profile();
+void reset_profile();
+
+}  // namespace emu

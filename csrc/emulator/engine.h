@@ -1,0 +1,178 @@
+// What the parts of the engine share: the block being run, its warps and lanes, and the hooks of the checked build.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "context.h"
+#include "control.h"
+#include "emulator.h"
+
+namespace emu {
+
+#ifdef EMU_CHECKED
+constexpr bool kChecked = true;
+#else
+constexpr bool kChecked = false;
+#endif
+
+constexpr size_t kPage = 4096;
+constexpr size_t kStack = 64 * 1024;
+constexpr size_t kStackPitch = kStack + kPage;  // a guard below each
+constexpr int kMaxThreads = 1024, kMaxWarps = 32, kMaxResident = 16;
+constexpr size_t kStaticLimit = 48 * 1024;
+constexpr size_t kRedZone = kChecked ? 128 : 0;  // between arrays; a multiple of 32 banks, so that conflicts stay
+constexpr size_t kStaticRegion = 64 * 1024;      // of an arena; dynamic shared memory follows
+constexpr size_t kArena = kStaticRegion + 288 * 1024;
+constexpr size_t kArenaPitch = kArena + kPage;  // a guard behind each
+
+struct Site {
+    const char *what = "", *file = "";
+    int line = 0;
+};
+
+struct Copy {  // of cp.async, on its way
+    unsigned char* dst;
+    const unsigned char* src;
+    int size, valid;
+    unsigned group;
+    Site site;
+    uintptr_t pc;
+};
+
+struct Block;
+struct Warp;
+
+enum class State : uint8_t { kRunnable, kInCollective, kInBarrier, kExited };
+
+struct Lane {
+    Context context;
+    Block* block;
+    Warp* warp;
+    int id;  // in the block
+    uint3 index;
+    State state;
+    Site site;  // where it waits
+    std::vector<Copy> copies;
+    unsigned groups;  // committed
+};
+
+using Combine = void (*)(Warp& warp, void* const* records, unsigned mask);
+
+struct Pending {  // a collective some of whose lanes have come
+    unsigned mask, arrived;
+    Combine combine;
+    Site site;
+    void* records[32];
+};
+
+struct Warp {
+    int id;
+    unsigned live, ready;  // lanes that have not exited; that can run and do not
+    int n_pending;
+    Pending pending[32];
+    uint32_t clock[32][32];  // clock[l][m]: the latest clock of lane m whose accesses lane l is ordered after
+};
+
+struct StaticArray {
+    const void* tag;
+    size_t offset, bytes;
+};
+
+struct Block {
+    int slot;
+    bool active = false;
+    dim3 index;
+    uint64_t linear;
+    uint32_t serial, epoch;  // serials grow over all launches; the epoch counts the block's barriers
+    int n_threads, live, waiting;
+    Site barrier;
+    int votes, total;   // of the barrier being filled; of the last one
+    int waiting_total;  // threads that took part in the last one
+    unsigned ready_warps;
+    unsigned char *arena, *dynamic;
+    size_t dynamic_bytes, static_bytes, static_used;
+    std::vector<StaticArray> statics;
+    unsigned ticket;
+    Warp warps[kMaxWarps];
+    Lane lanes[kMaxThreads];
+};
+
+struct Finding {
+    std::string text;  // %0 and %1 stand for the source lines of pcs
+    uintptr_t pcs[2] = {0, 0};
+};
+
+struct Engine {
+    Config config;
+    Shape shape;
+    void (*entry)(void*);
+    void* argument;
+    Lane* current = nullptr;  // null outside kernels
+    Context main;
+    char* stacks = nullptr;
+    unsigned char* arenas = nullptr;
+    std::unique_ptr<Block> slots[kMaxResident];
+    int n_slots = 0;
+    uint32_t next_serial = 1, first_serial = 1;  // of this launch
+    uint64_t random = 1;
+    std::vector<Finding> findings;
+    bool fatal = false;
+    const Copy* landing = nullptr;
+
+    uint64_t draw(uint64_t n) {  // xorshift64*
+        random ^= random >> 12;
+        random ^= random << 25;
+        random ^= random >> 27;
+        return (random * 0x2545F4914F6CDD1Dull >> 33) % n;
+    }
+};
+extern EMU_API Engine engine;
+
+/// Records a finding and abandons the launch: does not return inside a kernel, throws outside.
+[[noreturn]] EMU_API void fail(const std::string& text, uintptr_t pc = 0, uintptr_t other_pc = 0);
+/// Records a finding and goes on; findings of the same two lines count once.
+EMU_API void report(const std::string& text, uintptr_t pc, uintptr_t other_pc);
+EMU_API std::string thread_name(const Lane& lane);
+EMU_API std::string place(const Site& site);
+EMU_API std::string source_line(uintptr_t pc);
+EMU_API void collective(unsigned mask, Combine combine, void* record, const Site& site);
+
+inline bool in_arenas(const void* p) {
+    return uintptr_t(p) - uintptr_t(engine.arenas) < kMaxResident * kArenaPitch;
+}
+inline bool in_stacks(const void* p) {
+    return uintptr_t(p) - uintptr_t(engine.stacks) < size_t(kMaxResident) * kMaxThreads * kStackPitch;
+}
+
+struct Allocation {
+    uintptr_t begin, end;  // what a kernel may touch
+    std::string name;
+    void* mapping;  // null for memory of others
+    size_t mapped;
+    void* shadow;  // of the checked build, made at the first access
+    size_t shadow_bytes;
+};
+EMU_API Allocation* find_allocation(uintptr_t p);
+
+#ifdef EMU_CHECKED
+#define EMU_PC (reinterpret_cast<uintptr_t>(__builtin_return_address(0)))
+namespace check {
+enum Kind : uint8_t { kRead = 0, kWrite = 1, kAtomic = 2, kCopy = 4 };
+EMU_API void access(const void* p, size_t bytes, unsigned kind, uintptr_t pc);
+EMU_API void carved(Block& block, size_t offset, size_t bytes);
+EMU_API void copy_started(const Copy& copy);
+EMU_API void copy_landed(const Copy& copy);
+EMU_API void launch_started();
+EMU_API void block_started(Block& block);
+EMU_API void block_finished(Block& block);
+EMU_API void ticket_taken(Block& block, const void* counter);
+EMU_API void drop_shadow(Allocation& allocation);
+}  // namespace check
+#else
+#define EMU_PC uintptr_t(0)
+#endif
+
+}  // namespace emu

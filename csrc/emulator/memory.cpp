@@ -1,0 +1,95 @@
+// Device memory of the emulator, and the source lines of addresses.
+#include <dlfcn.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <mutex>
+
+#include "engine.h"
+
+namespace emu {
+
+namespace {
+std::vector<Allocation> allocations;  // by address, not overlapping
+std::mutex allocations_lock;
+
+void insert(Allocation a) {
+    std::lock_guard<std::mutex> lock(allocations_lock);
+    const auto after = std::upper_bound(allocations.begin(), allocations.end(), a.begin,
+                                        [](uintptr_t p, const Allocation& b) { return p < b.begin; });
+    allocations.insert(after, std::move(a));
+}
+
+void remove(uintptr_t begin) {
+    std::lock_guard<std::mutex> lock(allocations_lock);
+    for (auto a = allocations.begin(); a != allocations.end(); ++a) {
+        if (a->begin != begin) continue;
+#ifdef EMU_CHECKED
+        check::drop_shadow(*a);
+#endif
+        if (a->mapping) munmap(a->mapping, a->mapped);
+        allocations.erase(a);
+        return;
+    }
+}
+}  // namespace
+
+void* allocate(size_t bytes, const std::string& name) {
+    // The plain build finds overruns by the page behind; the checked build by the size, and keeps cudaMalloc's
+    // alignment.
+    const size_t alignment = kChecked ? 256 : 16, rounded = (bytes + alignment - 1) / alignment * alignment;
+    const size_t pages = (rounded + kPage - 1) / kPage * kPage, mapped = pages + kPage;
+    void* const mapping = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapping == MAP_FAILED) throw std::bad_alloc();
+    mprotect(static_cast<char*>(mapping) + pages, kPage, PROT_NONE);
+    char* const p = static_cast<char*>(mapping) + pages - rounded;
+    std::memset(p, 0xff, rounded);
+    insert({uintptr_t(p), uintptr_t(p) + bytes, name, mapping, mapped, nullptr, 0});
+    return p;
+}
+
+void release(void* p) {
+    remove(uintptr_t(p));
+}
+
+void adopt(const void* p, size_t bytes, const std::string& name) {
+    insert({uintptr_t(p), uintptr_t(p) + bytes, name, nullptr, 0, nullptr, 0});
+}
+
+void forget(const void* p) {
+    remove(uintptr_t(p));
+}
+
+/// The allocation that holds `p`, or whose end it is a little behind.
+Allocation* find_allocation(uintptr_t p) {
+    const auto after = std::upper_bound(allocations.begin(), allocations.end(), p,
+                                        [](uintptr_t q, const Allocation& b) { return q < b.begin; });
+    if (after == allocations.begin()) return nullptr;
+    Allocation& a = *std::prev(after);
+    return p < a.end + kPage ? &a : nullptr;
+}
+
+/// "file:line" of the kernel's source, by addr2line: the innermost frame that is no wrapper.
+std::string source_line(uintptr_t pc) {
+    Dl_info image;
+    if (!pc || !dladdr(reinterpret_cast<void*>(pc - 1), &image)) return "an unknown line";
+    char command[1024];
+    snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%zx 2>/dev/null", image.dli_fname,
+             size_t(pc - 1 - uintptr_t(image.dli_fbase)));
+    std::string found = "an unknown line";
+    FILE* const lines = popen(command, "r");
+    if (!lines) return found;
+    char line[1024];
+    while (fgets(line, sizeof line, lines)) {
+        found = line;
+        found = found.substr(0, found.find_first_of(" \n"));
+        const auto in = [&](const char* file) { return found.find(file) != std::string::npos; };
+        if (!in("/emulator/emulator.h") && !in("/emulator/types.h") && !in("/cuda/device.h")) break;
+    }
+    pclose(lines);
+    return found;
+}
+
+}  // namespace emu

@@ -1,0 +1,232 @@
+// CUDA's vector types, half floats, mathematical and bit intrinsics, and the part of its host interface that launchers
+// use, for compilers that are not nvcc. Names and meanings are CUDA's.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#define __global__
+#define __host__
+#define __device__
+#define __constant__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+
+struct uint3 {
+    unsigned x, y, z;
+};
+struct dim3 {
+    unsigned x, y, z;
+    constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+#define EMU_VECTOR2(name, T)                   \
+    struct alignas(2 * sizeof(T)) name {       \
+        T x, y;                                \
+    };                                         \
+    static inline name make_##name(T x, T y) { \
+        return {x, y};                         \
+    }
+#define EMU_VECTOR4(name, T)                             \
+    struct alignas(16) name {                            \
+        T x, y, z, w;                                    \
+    };                                                   \
+    static inline name make_##name(T x, T y, T z, T w) { \
+        return {x, y, z, w};                             \
+    }
+EMU_VECTOR2(float2, float)
+EMU_VECTOR2(double2, double)
+EMU_VECTOR2(int2, int)
+EMU_VECTOR2(uint2, unsigned)
+EMU_VECTOR4(float4, float)
+EMU_VECTOR4(int4, int)
+EMU_VECTOR4(uint4, unsigned)
+#undef EMU_VECTOR2
+#undef EMU_VECTOR4
+
+// ---- bits ----
+template <class To, class From>
+static inline To emu_bits(From x) {
+    static_assert(sizeof(To) == sizeof(From));
+    To y;
+    __builtin_memcpy(&y, &x, sizeof y);
+    return y;
+}
+static inline unsigned __float_as_uint(float x) {
+    return emu_bits<unsigned>(x);
+}
+static inline int __float_as_int(float x) {
+    return emu_bits<int>(x);
+}
+static inline float __uint_as_float(unsigned x) {
+    return emu_bits<float>(x);
+}
+static inline float __int_as_float(int x) {
+    return emu_bits<float>(x);
+}
+static inline int __popc(unsigned x) {
+    return __builtin_popcount(x);
+}
+static inline int __popcll(unsigned long long x) {
+    return __builtin_popcountll(x);
+}
+static inline int __ffs(int x) {
+    return __builtin_ffs(x);
+}
+static inline int __ffsll(long long x) {
+    return __builtin_ffsll(x);
+}
+static inline int __clz(int x) {
+    return x ? __builtin_clz(unsigned(x)) : 32;
+}
+static inline int __clzll(long long x) {
+    return x ? __builtin_clzll((unsigned long long)(x)) : 64;
+}
+static inline unsigned __brev(unsigned x) {
+    unsigned r = 0;
+    for (int i = 0; i < 32; ++i) r |= ((x >> i) & 1u) << (31 - i);
+    return r;
+}
+
+// ---- arithmetic ----
+template <class T>
+static inline constexpr T min(T a, T b) {
+    return b < a ? b : a;
+}
+template <class T>
+static inline constexpr T max(T a, T b) {
+    return a < b ? b : a;
+}
+static inline float rsqrtf(float x) {
+    return 1.0f / std::sqrt(x);
+}
+static inline double rsqrt(double x) {
+    return 1.0 / std::sqrt(x);
+}
+static inline float __fmaf_rn(float a, float b, float c) {
+    return std::fma(a, b, c);
+}
+static inline float __fadd_rn(float a, float b) {
+    return a + b;
+}
+static inline float __fmul_rn(float a, float b) {
+    return a * b;
+}
+static inline float __fdividef(float a, float b) {
+    return a / b;
+}
+static inline float __frcp_rn(float a) {
+    return 1.0f / a;
+}
+static inline float __fsqrt_rn(float a) {
+    return std::sqrt(a);
+}
+#define __expf(x) std::exp(float(x))  // macros, because glibc has functions of these names
+#define __logf(x) std::log(float(x))
+
+// ---- 16-bit floats, rounded to nearest even ----
+static inline uint16_t emu_float_to_half(float x) {
+    const uint32_t u = emu_bits<uint32_t>(x), sign = (u >> 16) & 0x8000u, magnitude = u & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7fffu);   // NaN
+    if (magnitude >= 0x477ff000u) return uint16_t(sign | 0x7c00u);  // rounds to 2^16 or above
+    if (magnitude < 0x38800000u) {                                  // subnormal: let a float addition round
+        const float shifted = emu_bits<float>(magnitude) + 0.5f;    // ulp of 0.5 is 2^-24, the smallest half
+        return uint16_t(sign | (emu_bits<uint32_t>(shifted) - 0x3f000000u));
+    }
+    return uint16_t(sign | ((magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13));
+}
+static inline float emu_half_to_float(uint16_t h) {
+    const float magnitude = emu_bits<float>(uint32_t(h & 0x7fffu) << 13) * 0x1p112f;
+    const uint32_t special = (h & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
+    return emu_bits<float>(emu_bits<uint32_t>(magnitude) | special | uint32_t(h & 0x8000u) << 16);
+}
+static inline uint16_t emu_float_to_bfloat(float x) {
+    const uint32_t u = emu_bits<uint32_t>(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+    return uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+
+struct __half {
+    uint16_t bits;
+};
+struct __nv_bfloat16 {
+    uint16_t bits;
+};
+static inline __half __float2half_rn(float x) {
+    return {emu_float_to_half(x)};
+}
+static inline __half __float2half(float x) {
+    return {emu_float_to_half(x)};
+}
+static inline float __half2float(__half h) {
+    return emu_half_to_float(h.bits);
+}
+static inline __half __ushort_as_half(uint16_t x) {
+    return {x};
+}
+static inline uint16_t __half_as_ushort(__half h) {
+    return h.bits;
+}
+static inline __nv_bfloat16 __float2bfloat16_rn(float x) {
+    return {emu_float_to_bfloat(x)};
+}
+static inline __nv_bfloat16 __float2bfloat16(float x) {
+    return {emu_float_to_bfloat(x)};
+}
+static inline float __bfloat162float(__nv_bfloat16 h) {
+    return __uint_as_float(uint32_t(h.bits) << 16);
+}
+static inline __nv_bfloat16 __ushort_as_bfloat16(uint16_t x) {
+    return {x};
+}
+static inline uint16_t __bfloat16_as_ushort(__nv_bfloat16 h) {
+    return h.bits;
+}
+
+// ---- the host interface ----
+// There is one device, work is done when the call returns, and device memory is the host's.
+typedef void* cudaStream_t;
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
+enum cudaMemcpyKind {
+    cudaMemcpyHostToHost,
+    cudaMemcpyHostToDevice,
+    cudaMemcpyDeviceToHost,
+    cudaMemcpyDeviceToDevice,
+    cudaMemcpyDefault
+};
+static inline const char* cudaGetErrorString(cudaError_t status) {
+    return status == cudaSuccess ? "no error" : "invalid argument";
+}
+static inline cudaError_t cudaGetLastError() {
+    return cudaSuccess;
+}
+static inline cudaError_t cudaGetDevice(int* device) {
+    *device = 0;
+    return cudaSuccess;
+}
+static inline cudaError_t cudaSetDevice(int device) {
+    return device == 0 ? cudaSuccess : cudaErrorInvalidValue;
+}
+static inline cudaError_t cudaGetDeviceCount(int* count) {
+    *count = 1;
+    return cudaSuccess;
+}
+static inline cudaError_t cudaDeviceSynchronize() {
+    return cudaSuccess;
+}
+static inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
+    return cudaSuccess;
+}
+static inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t = nullptr) {
+    std::memset(p, value, bytes);
+    return cudaSuccess;
+}
+static inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                                          cudaStream_t = nullptr) {
+    std::memmove(to, from, bytes);
+    return cudaSuccess;
+}
