@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from wals_gpu import persistence
+from wals_gpu import WALS, persistence
 from wals_gpu.errors import ModelFormatError
 from wals_gpu.persistence import load_folder, save_folder
 
@@ -284,18 +284,45 @@ def test_kill_at_any_step_leaves_a_whole_model(tmp_path):
         assert which(tmp_path / str(k)) == "old" and len(os.listdir(tmp_path / str(k))) == 2
 
 
-def test_kill_at_any_time_leaves_a_whole_model(tmp_path):
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_persistence as t\n"
-        f"print('ready', flush=True)\nwhile True:\n    [t.save_folder({str(tmp_path)!r}, *m) for m in (t.OLD, t.NEW)]"
-    )
-    save_folder(tmp_path, *OLD)
-    for wait in np.random.default_rng(0).uniform(0.001, 0.05, 3):
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
-            process.stdout.readline()
-            threading.Event().wait(wait)
-            process.kill()
-        assert which(tmp_path) in ("old", "new")
+SAVING = """
+import os, signal, sys, time
+import numpy as np
+sys.path.insert(0, {tests!r})
+import test_persistence as t
+
+big = np.random.default_rng(0).random(2**16)
+old, new = ({{"x": big}}, {{"name": "old"}}), ({{"x": -big}}, {{"name": "new"}})
+folder, rng, cycle = {folder!r}, np.random.default_rng(0), None
+for kill in range(101):
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        while True:
+            t.save_folder(folder, *old)
+            t.save_folder(folder, *new)
+            os.write(writer, b".")
+    os.read(reader, 1)  # it is at work
+    if not kill:
+        started = time.perf_counter()
+        os.read(reader, 1)
+        cycle = time.perf_counter() - started
+    time.sleep(rng.uniform(0, cycle))
+    os.kill(pid, signal.SIGKILL)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    os.close(reader), os.close(writer)
+    got = t.load_folder(folder)
+    assert t.same(got, old if got[1]["name"] == "old" else new)
+    print(got[1]["name"], flush=True)
+"""
+
+
+def test_100_kills_at_random_times_leave_a_whole_model(tmp_path):
+    code = SAVING.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "model"))
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=600)
+    found = done.stdout.split()
+    assert len(found) == 101 and set(found) == {"old", "new"}, done.stderr
+    save_folder(tmp_path / "model", *OLD)  # and clears away what the killed ones left
+    assert len(os.listdir(tmp_path / "model")) == 2
 
 
 def test_savers_and_readers_at_once(folder):
@@ -448,3 +475,23 @@ def test_forged_tensor_file(folder, content):
     edit(folder, tensors__bytes=len(content), tensors__sha256=hashlib.sha256(content).hexdigest())
     with pytest.raises(ModelFormatError, match=f"{file.name} is damaged"):
         load_folder(folder)
+
+
+# --- models of earlier versions ------------------------------------------------------------------------------------
+
+
+def test_there_is_a_sample_of_every_format():
+    samples = {path.name for path in (Path(__file__).parent / "samples").iterdir()}
+    assert samples == {f"format-{version}" for version in range(1, persistence.FORMAT_VERSION + 1)}
+
+
+def test_a_model_of_format_1_gives_the_answers_it_gave(tmp_path):
+    shutil.copytree(Path(__file__).parent / "samples/format-1", tmp_path / "model")
+    model = WALS.load(tmp_path / "model")
+    ids, scores = model.recommend(["ann", "dör"], k=2)
+    assert ids.tolist() == [[-3, 2**40], [9, 7]]
+    np.testing.assert_allclose(scores, [[0.21696119, 0.00504516], [0.01384301, -0.00765835]], rtol=1e-5)
+    assert [record.iteration for record in model.history_] == [1, 2, 3]
+    assert model.item_ids.ids.tolist() == [-3, 7, 9, 2**40] and model.objective.missing_weight == 2
+    model.save(tmp_path / "model")  # in the present format
+    np.testing.assert_array_equal(WALS.load(tmp_path / "model").item_factors, model.item_factors)

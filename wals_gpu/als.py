@@ -30,6 +30,7 @@ from wals_gpu.backends import Backend, make_backend
 from wals_gpu.errors import ModelFitError, ModelFormatError, SingularSystemError
 from wals_gpu.interactions import _warn
 from wals_gpu.objective import BoundObjective, Implicit, RowTerms
+from wals_gpu.persistence import load_npz
 
 __all__ = ["AlternatingLeastSquares", "CpuAlternatingLeastSquares", "calculate_loss"]
 
@@ -654,22 +655,28 @@ class CpuAlternatingLeastSquares:
         FileNotFoundError
             There is no such file.
         ModelFormatError
-            The file holds no model.
-        ValueError
-            It is no npz file, or holds Python objects, which are never unpickled.
+            A kind of ValueError: the file holds no model, is damaged, or has Python objects, which are never unpickled.
         """
         if isinstance(fileobj_or_path, (str, os.PathLike)):
             fileobj_or_path = os.fspath(fileobj_or_path)
             if not fileobj_or_path.endswith(".npz"):
                 fileobj_or_path += ".npz"
         model = cls()
-        with np.load(fileobj_or_path, allow_pickle=False) as state:
-            if "factors" not in state:
-                raise ModelFormatError(f"{fileobj_or_path} holds no model: it has {', '.join(state) or 'nothing'}")
-            for name in set(SAVED) & set(state):
-                value = state[name]
-                setattr(model, name, value.item() if value.shape == () else value)
-        model.dtype = np.dtype(model.dtype)
+        state = load_npz(fileobj_or_path, SAVED)
+        if "factors" not in state:
+            raise ModelFormatError(f"{fileobj_or_path} holds no model: it has {', '.join(state) or 'nothing of one'}")
+        for name, value in state.items():
+            is_factors = name in ("user_factors", "item_factors")
+            if value.ndim != (2 if is_factors else 0) or (is_factors and value.dtype.kind != "f"):
+                raise ModelFormatError(
+                    f"{fileobj_or_path} is damaged: {name} must be "
+                    f"{'a matrix of floats' if is_factors else 'one value'}, got {value.dtype} {value.shape}"
+                )
+            setattr(model, name, value if is_factors else value.item())
+        try:
+            model.dtype = np.dtype(model.dtype)
+        except (TypeError, ValueError, SyntaxError) as error:
+            raise ModelFormatError(f"{fileobj_or_path} is damaged: dtype {model.dtype!r} is none") from error
         return model
 
     def to_cpu(self) -> CpuAlternatingLeastSquares:

@@ -117,7 +117,7 @@ class WALS:
             raise ValueError(f"block_size must be a multiple of 16, got {block_size}")
         try:
             self.dtype = np.dtype(dtype)
-        except TypeError:
+        except (TypeError, ValueError, SyntaxError):  # NumPy parses texts such as "f4, (2,3)f8"
             raise ValueError(f"dtype must be float32 or float64, got {dtype!r}") from None
         if self.dtype not in (np.float32, np.float64):
             raise ValueError(f"dtype must be float32 or float64, got {self.dtype}")
@@ -475,10 +475,10 @@ class WALS:
             col_idx = tensors["seen.col_idx"]
             seen = csr_matrix((np.ones(len(col_idx), np.bool_), col_idx, tensors["seen.row_ptr"]), shape=shape)
             seen.check_format(full_check=True)
+            if np.any(np.diff(seen.indptr) < 0) or not seen.has_canonical_format:
+                raise ValueError("seen.row_ptr and seen.col_idx are no matrix with sorted rows")
             model.user_factors, model.item_factors = users, items
             model.history_ = [FitRecord(**record) for record in metadata["history"]]
-        except ModelFormatError:
-            raise
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFormatError(f"{path} is not a model that this version can read: {error}") from error
         model._bound, model._seen = bound, seen

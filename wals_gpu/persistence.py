@@ -1,4 +1,4 @@
-"""A fitted model on disk: a folder with one safetensors file and one JSON file, no pickles.
+"""A fitted model on disk: a folder with one safetensors file and one JSON file, no pickles; and npz files of implicit.
 
 ``model.json`` names the tensor file, ``model-<first 16 digits of its SHA-256>.safetensors``, with its size and hash.
 A save writes a new tensor file beside the old one and then replaces ``model.json`` in one rename: at every instant the
@@ -11,13 +11,16 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+import stat
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import safetensors.numpy
@@ -26,7 +29,7 @@ from safetensors import SafetensorError
 
 from wals_gpu.errors import ModelFormatError
 
-__all__ = ["load_folder", "save_folder"]
+__all__ = ["load_folder", "load_npz", "save_folder"]
 
 FORMAT_VERSION = 1
 
@@ -40,6 +43,8 @@ _DTYPES = {
     "bool": "BOOL",
 }
 _BLOCK = 1 << 20
+_JSON_LIMIT = 1 << 26  # nothing in model.json grows with the data; parsed, a byte of JSON may take fifty
+_MOST_COMPRESSION = 100  # an array of factors gives up a tenth of its size; beyond this an archive is made to deceive
 
 
 def save_folder(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any]) -> None:
@@ -59,7 +64,7 @@ def save_folder(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]
     TypeError
         If an array or the metadata is of another kind.
     ValueError
-        If the metadata hold NaN or infinity.
+        If the metadata hold NaN or infinity, or are larger than 64 MiB.
     OSError
         If a file cannot be written; the model that was there before is left as it was.
 
@@ -86,8 +91,11 @@ def save_folder(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]
                 "metadata_sha256": hashlib.sha256(metadata_text.encode()).hexdigest(),
                 "metadata": json.loads(metadata_text),
             }
+            text = (json.dumps(document, indent=1) + "\n").encode()
+            if len(text) > _JSON_LIMIT:
+                raise ValueError(f"metadata must fit into {_JSON_LIMIT} bytes of JSON, got {len(text)}")
             with _replacing(folder) as (file, rename):
-                file.write((json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
+                file.write(text)
                 rename(_JSON)
             os.fsync(folder_fd)
         finally:
@@ -127,6 +135,65 @@ def load_folder(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], 
             if _read_json(folder) == text:
                 raise ModelFormatError(f"{error.filename} is missing: {folder} is not a whole model") from error
             # A save of another process removed the file between the two reads: take the new model.
+
+
+def load_npz(file: str | os.PathLike[str] | IO[bytes], names: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Arrays of a file that ``numpy.savez`` wrote, as implicit does, without believing what it says of their sizes.
+
+    Parameters
+    ----------
+    file : str, path or binary file that can seek
+    names : collection of str
+        The arrays to read, where they are there; others are not looked at.
+
+    Returns
+    -------
+    dict of str to array
+        New, writable arrays.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ModelFormatError
+        If it is no npz file, is damaged, or holds Python objects, which are never unpickled.
+    """
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(open(file, "rb")) if isinstance(file, (str, os.PathLike)) else file
+        try:
+            archive = stack.enter_context(zipfile.ZipFile(source))
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            return {name: _read_npy(archive, members[name]) for name in names if name in members}
+        except ModelFormatError as error:
+            raise ModelFormatError(f"{file} is damaged: {error}") from None
+        except MemoryError:
+            raise
+        except (
+            Exception
+        ) as error:  # zipfile and NumPy's parser of headers raise whatever comes up; zlib.error, TokenError
+            raise ModelFormatError(f"{file} is damaged, or no npz file: {error!r}") from error
+
+
+def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    """The array of one member; no more memory than the archive has bytes, times what compression can explain."""
+    name = info.filename
+    if info.file_size > _MOST_COMPRESSION * max(info.compress_size, 1):
+        raise ModelFormatError(f"{name} says that {info.compress_size} bytes hold {info.file_size}")
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version not in ((1, 0), (2, 0)):
+            raise ModelFormatError(f"{name} has the npy version {version}; 1.0 and 2.0 are known")
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read_header(member)
+        if dtype.kind not in "biufU":
+            raise ModelFormatError(f"{name} holds {dtype}, not numbers or text; Python objects (pickles) are not read")
+        size = math.prod(shape) * dtype.itemsize
+        if size != info.file_size - member.tell():
+            raise ModelFormatError(f"{name} says that it has the shape {shape} in {info.file_size} bytes")
+        content = bytearray(member.read(size))
+        if len(content) != size:
+            raise ModelFormatError(f"{name} ends early")
+    return np.ndarray(shape, dtype, content, order="F" if fortran_order else "C")
 
 
 def _write_tensors(folder: Path, tensors: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
@@ -202,9 +269,21 @@ def _remove_leftovers(folder: Path) -> None:
 
 def _read_json(folder: Path) -> bytes:
     try:
-        return (folder / _JSON).read_bytes()
+        with _open_file(folder / _JSON) as file:
+            if os.fstat(file.fileno()).st_size > _JSON_LIMIT:
+                raise ModelFormatError(f"{folder / _JSON} is damaged: larger than {_JSON_LIMIT} bytes")
+            return file.read()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ModelFormatError(f"{folder} is not a model folder: it has no {_JSON}") from error
+
+
+def _open_file(path: Path) -> BinaryIO:
+    """Open a file to read, and nothing else: a pipe or a device in its place could block for ever, or never end."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ModelFormatError(f"{path} is damaged: it is not a file")
+    return os.fdopen(fd, "rb")
 
 
 def _parse(text: bytes, path: Path) -> dict[str, Any]:
@@ -230,18 +309,22 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
         raise ModelFormatError(f"{path} is damaged: {name!r:.80} is no name of a tensor file")
     if type(size) is not int or not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
         raise ModelFormatError(f"{path} is damaged: the size and SHA-256 of {name} are not there")
-    if hashlib.sha256(_canonical(metadata).encode()).hexdigest() != document.get("metadata_sha256"):
+    try:
+        digest = hashlib.sha256(_canonical(metadata).encode()).hexdigest()
+    except (ValueError, RecursionError) as error:  # NaN, infinity
+        raise ModelFormatError(f"{path} is damaged: {error}") from error
+    if digest != document.get("metadata_sha256"):
         raise ModelFormatError(f"{path} is damaged: the metadata do not have the SHA-256 noted with them")
     return document
 
 
 def _read_tensors(folder: Path, entry: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     path = folder / entry["file"]
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        raise ModelFormatError(f"{path} is damaged: {size} bytes, saved with {entry['bytes']}")
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with _open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != entry["bytes"]:
+            raise ModelFormatError(f"{path} is damaged: {size} bytes, saved with {entry['bytes']}")
         while block := file.read(_BLOCK):
             digest.update(block)
     if digest.hexdigest() != entry["sha256"]:
