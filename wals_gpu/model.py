@@ -9,13 +9,15 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu._checks import integer
+from wals_gpu.answers import Answers
 from wals_gpu.backends import Backend, make_backend
-from wals_gpu.errors import ModelFitError, ModelFormatError
+from wals_gpu.errors import ModelFormatError
 from wals_gpu.fitting import FitRecord, FitState, Side, run_fit
-from wals_gpu.interactions import Ids, Interactions, as_csr, as_interactions
+from wals_gpu.interactions import Ids, Interactions, as_interactions
 from wals_gpu.objective import BoundObjective, Objective, make_objective
 from wals_gpu.persistence import load_folder, save_folder
 
@@ -24,7 +26,7 @@ __all__ = ["WALS", "FitRecord"]
 SOLVERS = ("auto", "cholesky", "cg", "subspace")
 
 
-class WALS:
+class WALS(Answers):
     """Weighted matrix factorisation of implicit feedback.
 
     Minimises the objective of :mod:`wals_gpu.objective` over user factors X (U, D) and item factors Y (I, D); the score
@@ -67,7 +69,8 @@ class WALS:
     ----------
     user_factors : (U, D) array or None
     item_factors : (I, D) array or None
-        None before `fit`.
+        None before `fit`. The item factors are read-only after it, as answers keep what they computed from them; to
+        change them, assign a new array.
     user_ids, item_ids : Ids or None
         The ids that the training data came with; None when it was a matrix, whose row numbers are the ids then.
     history_ : list of FitRecord
@@ -105,14 +108,14 @@ class WALS:
         compute_loss: bool = True,
         **objective_params: Any,
     ) -> None:
-        self.factors = _integer("factors", factors, 1, 1024)
+        self.factors = integer("factors", factors, 1, 1024)
         self.objective = make_objective(objective, **objective_params)
-        self.iterations = _integer("iterations", iterations, 0)
+        self.iterations = integer("iterations", iterations, 0)
         if solver not in SOLVERS:
             raise ValueError(f"solver must be one of {', '.join(SOLVERS)}; got {solver!r}")
         self.solver = solver
-        self.cg_steps = _integer("cg_steps", cg_steps, 1)
-        self.block_size = _integer("block_size", block_size, 16)
+        self.cg_steps = integer("cg_steps", cg_steps, 1)
+        self.block_size = integer("block_size", block_size, 16)
         if self.block_size % 16:
             raise ValueError(f"block_size must be a multiple of 16, got {block_size}")
         try:
@@ -122,9 +125,9 @@ class WALS:
         if self.dtype not in (np.float32, np.float64):
             raise ValueError(f"dtype must be float32 or float64, got {self.dtype}")
         self.device = device
-        self.num_threads = _integer("num_threads", num_threads, 0)
+        self.num_threads = integer("num_threads", num_threads, 0)
         if not (random_state is None or isinstance(random_state, np.random.Generator)):
-            random_state = _integer("random_state", random_state, 0)
+            random_state = integer("random_state", random_state, 0)
         self.random_state = random_state
         number = isinstance(init_scale, numbers.Real) and not isinstance(init_scale, bool)
         if not (number and np.isfinite(init_scale) and init_scale >= 0):
@@ -139,7 +142,7 @@ class WALS:
         self.item_ids: Ids | None = None
         self.history_: list[FitRecord] = []
         self._bound: BoundObjective | None = None
-        self._seen: csr_matrix | None = None  # training interactions, for filter_seen
+        self._seen: csr_matrix | None = None  # training interactions
 
     def __repr__(self) -> str:
         fitted = "not fitted"
@@ -214,6 +217,7 @@ class WALS:
             return callback is not None and bool(callback(self, record))
 
         run_fit(state, range(1, self.iterations + 1), after, show_progress=show_progress)
+        items.flags.writeable = False  # answers may keep what they computed from it
         return self
 
     def _solver(self) -> dict[str, Any]:
@@ -253,147 +257,6 @@ class WALS:
             drawn.append(new)
         return drawn[0], drawn[1]
 
-    # ------------------------------------------------------------------------------------------------ answers
-
-    def recommend(
-        self, users: ArrayLike, k: int = 10, *, filter_seen: bool = True
-    ) -> tuple[NDArray[Any], NDArray[np.floating]]:
-        """The k best items for users of the training data.
-
-        Parameters
-        ----------
-        users : id, or (B,) list or array of ids
-            Row numbers where the model was fitted on a matrix.
-        k : int, default 10
-        filter_seen : bool, default True
-            Leave out the items that the user has an entry for.
-
-        Returns
-        -------
-        ids : (k,) for one user, (B, k) for several
-            Item ids, or int32 column numbers of the matrix; None, or -1, where fewer than k items are left.
-        scores : same shape
-            Dot products in falling order, equal ones by item number; -inf where there is no item.
-
-        Raises
-        ------
-        KeyError, IndexError
-            A user id, or row number, that the model does not know.
-        ModelFitError
-            The model is not fitted.
-        """
-        user_factors, _ = self._fitted()
-        rows, scalar = _rows(users, self.user_ids, len(user_factors), "user")
-        seen = self._seen[rows] if filter_seen and self._seen is not None else None
-        ids, scores = self._topk(user_factors[rows], k, seen)
-        return (ids[0], scores[0]) if scalar else (ids, scores)
-
-    def recommend_for(
-        self, interactions: Any, k: int = 10, *, filter_seen: bool = True, **columns: Any
-    ) -> tuple[NDArray[Any], NDArray[np.floating]]:
-        """The k best items for users given by their interactions, whether they were in the training data or not.
-
-        Parameters
-        ----------
-        interactions, **columns
-            As for :meth:`fold_in`.
-        k, filter_seen
-            As for :meth:`recommend`.
-
-        Returns
-        -------
-        ids, scores : (R, k)
-            As for :meth:`recommend`, one row for each user in the order of :meth:`fold_in`.
-        """
-        matrix = self._new_rows(interactions, columns)
-        ids, scores = self._topk(self._fold_in(matrix), k, matrix if filter_seen else None)
-        return ids, scores
-
-    def fold_in(self, interactions: Any, **columns: Any) -> NDArray[np.floating]:
-        """Factors of users from their interactions, with the item factors as they are.
-
-        Parameters
-        ----------
-        interactions : matrix (R, I), or a table with the items' ids
-            All that is known of each user, not only what is new. A table's users come in increasing order of their ids.
-        **columns
-            ``user_column``, ``item_column``, ``value_column`` of a table.
-
-        Returns
-        -------
-        (R, D) array
-
-        Raises
-        ------
-        DataError, KeyError
-            Input that cannot be used, or items that the model does not know.
-        """
-        return self._fold_in(self._new_rows(interactions, columns))
-
-    def similar_items(self, items: ArrayLike, k: int = 10) -> tuple[NDArray[Any], NDArray[np.floating]]:
-        """The k items with the most similar factors, the item itself first.
-
-        Parameters
-        ----------
-        items : id, or (B,) list or array of ids
-            Column numbers where the model was fitted on a matrix.
-        k : int, default 10
-
-        Returns
-        -------
-        ids, scores : (k,) or (B, k)
-            Cosines in falling order; None, or -1, and -inf where there are no more. Items with a zero factor (no
-            interactions) are not similar to anything, not even to themselves.
-        """
-        _, item_factors = self._fitted()
-        rows, scalar = _rows(items, self.item_ids, len(item_factors), "item")
-        k = _integer("k", k, 1)
-        norms = np.linalg.norm(item_factors, axis=1)
-        known = np.flatnonzero(norms > 0)
-        directions = item_factors[known] / norms[known, None]
-        # The item itself is put first and not searched for: another one may have the same factor.
-        asked = np.flatnonzero(norms[rows] > 0)
-        own = np.searchsorted(known, rows[asked])
-        itself = csr_matrix((np.ones(len(own), np.bool_), own, np.arange(len(own) + 1)), shape=(len(own), len(known)))
-        place, cosines = self._backend.topk(directions[own], directions, k, itself)
-        ids = np.full((len(rows), k), -1, np.int32)
-        scores = np.full((len(rows), k), -np.inf, self.dtype)
-        ids[asked, 0], scores[asked, 0] = rows[asked], 1
-        ids[asked, 1:] = np.where(place >= 0, known[place], -1)[:, :-1]
-        scores[asked, 1:] = cosines[:, :-1]
-        return self._named_items(ids[0] if scalar else ids), scores[0] if scalar else scores
-
-    def _fold_in(self, matrix: csr_matrix) -> NDArray[np.floating]:
-        _, item_factors = self._fitted()
-        assert self._bound is not None
-        factors = np.zeros((matrix.shape[0], self.factors), self.dtype)
-        self._backend.solve_rows(self._bound.user_terms(matrix, fold_in=True), item_factors, factors)
-        return factors
-
-    def _new_rows(self, interactions: Any, columns: dict[str, Any]) -> csr_matrix:
-        _, item_factors = self._fitted()
-        if isinstance(interactions, Interactions) and interactions.item_ids is None:
-            interactions = interactions.matrix
-        if isinstance(interactions, np.ndarray) or hasattr(interactions, "tocsr"):
-            return as_csr(interactions, dtype=self.dtype, n_columns=len(item_factors), allow_empty=True)
-        if self.item_ids is None:
-            raise TypeError("interactions must be a matrix: the model was fitted on one, so it has no item ids")
-        return as_interactions(interactions, item_ids=self.item_ids, dtype=self.dtype, **columns).matrix
-
-    def _topk(
-        self, queries: NDArray[np.floating], k: int, excluded: csr_matrix | None
-    ) -> tuple[NDArray[Any], NDArray[np.floating]]:
-        ids, scores = self._backend.topk(queries, self._fitted()[1], _integer("k", k, 1), excluded)
-        return self._named_items(ids), scores
-
-    def _named_items(self, ids: NDArray[np.int32]) -> NDArray[Any]:
-        return ids if self.item_ids is None else self.item_ids.take(ids)
-
-    def _fitted(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        if self.user_factors is None or self.item_factors is None:
-            raise ModelFitError("the model is not fitted: call fit(interactions) first")
-        return self.user_factors, self.item_factors
-
     # ------------------------------------------------------------------------------------------------ files
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -417,6 +280,9 @@ class WALS:
         tensors: dict[str, NDArray[Any]] = {"user_factors": user_factors, "item_factors": item_factors}
         tensors |= {f"objective/{name}": array for name, array in arrays.items()}
         tensors |= {"seen.row_ptr": self._seen.indptr.astype(np.int64), "seen.col_idx": self._seen.indices}
+        if self._seen.dtype != bool:
+            value = self._seen.data
+            tensors["seen.value"] = value[:1] if len(value) and (value == value[0]).all() else value
         for name, ids in (("user_ids", self.user_ids), ("item_ids", self.item_ids)):
             if ids is not None:
                 tensors |= ids.to_arrays(name)
@@ -473,7 +339,9 @@ class WALS:
                 if ids is not None and len(ids) != n:
                     raise ValueError(f"{len(ids)} {ids.side} ids for {n} rows")
             col_idx = tensors["seen.col_idx"]
-            seen = csr_matrix((np.ones(len(col_idx), np.bool_), col_idx, tensors["seen.row_ptr"]), shape=shape)
+            value = tensors.get("seen.value", np.ones(1, np.bool_))  # earlier versions did not save the values
+            value = np.full(len(col_idx), value[0]) if len(value) == 1 else value
+            seen = csr_matrix((value, col_idx, tensors["seen.row_ptr"]), shape=shape)
             seen.check_format(full_check=True)
             if np.any(np.diff(seen.indptr) < 0) or not seen.has_canonical_format:
                 raise ValueError("seen.row_ptr and seen.col_idx are no matrix with sorted rows")
@@ -482,32 +350,8 @@ class WALS:
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFormatError(f"{path} is not a model that this version can read: {error}") from error
         model._bound, model._seen = bound, seen
+        items.flags.writeable = False
         return model
 
 
 _SETTINGS = ("factors", "iterations", "solver", "cg_steps", "block_size", "init_scale", "compute_loss")
-
-
-def _integer(name: str, value: Any, low: int, high: int | None = None) -> int:
-    wanted = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be {wanted}, got {value!r}")
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{name} must be {wanted}, got {value}")
-    return int(value)
-
-
-def _rows(asked: ArrayLike, ids: Ids | None, n: int, side: str) -> tuple[NDArray[np.int64], bool]:
-    """Row numbers (B,) of ids, or of row numbers, and whether it was a single one."""
-    if ids is not None:
-        index = np.asarray(ids.index_of(asked))
-    else:
-        index = np.asarray(asked)
-        if index.size and index.dtype.kind not in "iu":
-            raise TypeError(f"{side}s must be row numbers (integers), got {index.dtype}")
-        if index.size and not (0 <= index.min() and index.max() < n):
-            bad = index[(index < 0) | (index >= n)].flat[0]
-            raise IndexError(f"{side}s must be in [0, {n}), got {bad}")
-    if index.ndim > 1:
-        raise ValueError(f"{side}s must be one id or a 1-D list of ids, got shape {index.shape}")
-    return np.atleast_1d(index).astype(np.int64), index.ndim == 0
