@@ -1,0 +1,63 @@
+// The emulator's controls as functions of a Python module.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <map>
+#include <string>
+
+#include "control.h"
+#include "emulator.h"
+
+namespace emu {
+
+inline void bind_controls(pybind11::module_& m) {
+    namespace py = pybind11;
+    using namespace py::literals;
+    py::register_local_exception<Error>(m, "EmulatorError", PyExc_RuntimeError);
+#ifdef EMU_CHECKED
+    m.attr("checked") = true;
+#else
+    m.attr("checked") = false;
+#endif
+    m.def(
+        "configure",
+        [](const std::string& order, unsigned long long seed, int resident_blocks, int architecture, bool eager_copies,
+           bool allow_exited, bool strict, bool profile) {
+            static const std::map<std::string, Order> orders{
+                {"forward", Order::kForward}, {"reverse", Order::kReverse}, {"random", Order::kRandom}};
+            const auto o = orders.find(order);
+            if (o == orders.end()) throw py::value_error("order must be forward, reverse or random, got " + order);
+            configure({o->second, seed, resident_blocks, architecture, eager_copies, allow_exited, strict, profile});
+        },
+        "order"_a = "forward", "seed"_a = 1, "resident_blocks"_a = 1, "architecture"_a = 80, "eager_copies"_a = false,
+        "allow_exited"_a = false, "strict"_a = true, "profile"_a = false, "How launches run from now on.");
+    m.def(
+        "device_array",
+        [](const py::array& a, const std::string& name) {
+            const py::array c = py::array::ensure(a, py::array::c_style);
+            const size_t bytes = size_t(c.nbytes());
+            void* const p = allocate(bytes, name);
+            std::memcpy(p, c.data(), bytes);
+            return py::array(c.dtype(), std::vector<py::ssize_t>(c.shape(), c.shape() + c.ndim()), p,
+                             py::capsule(p, release));
+        },
+        "array"_a, "name"_a, "A copy in device memory that knows its bounds; freed with the array.");
+    m.def(
+        "adopt",
+        [](uintptr_t p, size_t bytes, const std::string& name) { adopt(reinterpret_cast<void*>(p), bytes, name); },
+        "pointer"_a, "nbytes"_a, "name"_a, "Lets kernels touch memory of others.");
+    m.def("forget", [](uintptr_t p) { forget(reinterpret_cast<void*>(p)); }, "pointer"_a, "Takes adopt back.");
+    m.def("profile", [] {
+        py::list lines;
+        for (const Line& l : profile())
+            lines.append(py::dict("file"_a = l.file, "line"_a = l.line, "space"_a = l.shared ? "shared" : "global",
+                                  "kind"_a = l.kind, "bytes"_a = l.bytes, "requests"_a = l.requests,
+                                  "units"_a = l.units, "ideal"_a = l.ideal));
+        return lines;
+    });
+    m.def("reset_profile", &reset_profile);
+}
+
+}  // namespace emu
