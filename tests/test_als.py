@@ -16,18 +16,10 @@ from scipy.sparse import coo_matrix, csc_matrix, csr_array, csr_matrix, lil_matr
 
 from wals_gpu import ModelFitError, ParameterWarning, SingularSystemError
 from wals_gpu.als import AlternatingLeastSquares, CpuAlternatingLeastSquares, calculate_loss
+from wals_gpu.backends.cpu import CpuBackend
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 U, I, D = 37, 29, 7  # noqa: E741
-
-
-@pytest.fixture(params=[True, False], ids=["few rows", "many rows"])
-def few_rows(request, monkeypatch):
-    """Both ways of recalculation in turn."""
-    monkeypatch.setattr("wals_gpu.als._few_rows", lambda *sizes: request.param)
-
-
-few = pytest.mark.usefixtures("few_rows")
 
 
 @pytest.fixture
@@ -310,7 +302,6 @@ def test_rows_need_not_be_sorted():
     assert shuffled.indices.tolist() == before
 
 
-@few
 def test_a_row_without_a_unique_solution():
     rows, y = csr_matrix(np.array([[0, 0], [1, 0]], np.float32)), np.array([[1.0, 0], [0, 0]])
     with pytest.raises(ValueError, match=r"row 1 .*Try increasing the regularization parameter") as caught:
@@ -649,7 +640,6 @@ def test_similar_to_a_recalculated_item():
 # --- new data ------------------------------------------------------------------------------------------------------
 
 
-@few
 @dtypes
 def test_recalculation_is_exact(dtype):
     matrix, model = interactions(), fitted(dtype=dtype, alpha=1.5)
@@ -672,7 +662,43 @@ def test_recalculation_is_exact(dtype):
     assert caught[0].filename == __file__
 
 
-@few
+def change_in_place(model):
+    model.item_factors[4] *= 3
+    model._YtY = None  # as programs written for implicit do
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_in_place,
+        lambda model: setattr(model, "item_factors", 2 * model.item_factors),
+        lambda model: setattr(model, "dtype", np.dtype(np.float64)),
+        lambda model: model.partial_fit_items([4], csr_matrix(np.ones((1, U), np.float32))),
+        lambda model: model.fit(interactions(seed=9), show_progress=False),
+    ],
+)
+def test_the_spectrum_is_kept_until_the_factors_change(change, monkeypatch):
+    computed = []
+    spectrum = CpuBackend.spectrum
+    monkeypatch.setattr(CpuBackend, "spectrum", lambda *a: computed.append(len(a[2])) or spectrum(*a))
+    matrix, model = interactions(), fitted()
+    del computed[:]
+    before = model.recalculate_user([30, 2], matrix[[30, 2]])
+    for _ in range(2):
+        np.testing.assert_array_equal(model.recalculate_user([30], matrix[[30]]), before[:1])
+    model.recalculate_item(3, matrix.T.tocsr()[3])
+    model.regularization = 0.2  # not a matter of the spectrum
+    loose = model.recalculate_user(30, matrix[30])
+    model.regularization = 0.3
+    assert computed == [I, U] and abs(loose - before[0]).max() > 1e-4
+    copied = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(copied.recalculate_user([30, 2], matrix[[30, 2]]), before)
+    change(model)
+    want = exact_rows(matrix, model.item_factors.astype(np.float64), 0.3)
+    np.testing.assert_allclose(model.recalculate_user(range(U), matrix), want, atol=1e-4)
+    assert abs(want[[30, 2]] - before).max() > (1e-3 if model.dtype == np.float32 else 0)
+
+
 @pytest.mark.parametrize("side", ["user", "item"])
 def test_partial_fit(side):
     matrix, model = interactions(), fitted()

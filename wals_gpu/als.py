@@ -8,15 +8,16 @@ Shapes: U users, I items, D factors, B rows of a batch, N results.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import operator
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.linalg import LinAlgError
@@ -26,7 +27,7 @@ from scipy.sparse import csr_matrix
 from tqdm.auto import tqdm
 
 from wals_gpu._implicit_ranking import chosen_columns, rank
-from wals_gpu.backends import Backend, make_backend
+from wals_gpu.backends import Backend, Spectrum, make_backend
 from wals_gpu.errors import ModelFitError, ModelFormatError, SingularSystemError
 from wals_gpu.interactions import _warn
 from wals_gpu.objective import BoundObjective, Implicit, RowTerms
@@ -53,6 +54,15 @@ SAVED = (
     "alpha",
     "strict_compat",
 )
+
+
+class _KeptSpectrum(NamedTuple):
+    """A spectrum and what it is of: the factors and Gram matrix of a side; and these factors in the model's type."""
+
+    factors: NDArray[np.floating]
+    gram: NDArray[np.floating]
+    table: NDArray[np.floating]
+    spectrum: Spectrum
 
 
 class CpuAlternatingLeastSquares:
@@ -100,6 +110,8 @@ class CpuAlternatingLeastSquares:
     """
 
     strict_compat = False  # for instances unpickled from implicit's own class
+    _user_spectrum: _KeptSpectrum | None = None
+    _item_spectrum: _KeptSpectrum | None = None
 
     def __init__(
         self,
@@ -175,6 +187,7 @@ class CpuAlternatingLeastSquares:
         users, items = self.user_factors, self.item_factors
         cg_steps = self.cg_steps if self.use_cg else None
         self._user_norms = self._item_norms = self._XtX = self._YtY = None
+        self._user_spectrum = self._item_spectrum = None
 
         confidence = self.alpha * _absolute_sum(matrix) if self.calculate_training_loss else 0.0
         loss = None
@@ -304,17 +317,23 @@ class CpuAlternatingLeastSquares:
         other = self._fitted(other_side)
         terms = self._terms(_csr(matrix, name, len(other)), side)
         factors = np.zeros((rows, other.shape[1]), self.dtype)
-        if _few_rows(rows, *other.shape):
-            gram = self.YtY if side == "user" else self.XtX
-            for row in np.flatnonzero(np.diff(terms.row_ptr)):
-                system, known, entries = _row_system(terms, row, other, gram)
-                try:
-                    factors[row] = cho_solve(cho_factor(system), terms.rhs_values()[entries] @ known)
-                except LinAlgError:
-                    raise _singular(row, side) from None
-        else:
-            _solve(self._backend, terms, np.ascontiguousarray(other, self.dtype), factors, side, None)
+        table, spectrum = self._spectrum(other_side, terms)
+        _solve(self._backend, terms, table, factors, side, None, spectrum)
         return factors[0] if np.isscalar(ids) else factors
+
+    def _spectrum(self, side: str, terms: RowTerms) -> tuple[NDArray[np.floating], Spectrum]:
+        """Factors of a side in the model's type, and their spectrum, kept from an earlier call while that is true.
+
+        Whoever changes factors in place resets `_XtX` and `_YtY`, as for implicit; new arrays are noticed.
+        """
+        factors, gram = self._fitted(side), self.XtX if side == "user" else self.YtY
+        kept = getattr(self, f"_{side}_spectrum")
+        if kept is None or kept.factors is not factors or kept.gram is not gram or kept.table.dtype != self.dtype:
+            table = np.ascontiguousarray(factors, self.dtype)
+            with _implicits_words(side):
+                kept = _KeptSpectrum(factors, gram, table, self._backend.spectrum(terms, table))
+            setattr(self, f"_{side}_spectrum", kept)
+        return kept.table, kept.spectrum
 
     # ------------------------------------------------------------------------------------------------ answers
 
@@ -836,11 +855,19 @@ def _solve(
     factors: NDArray[np.floating],
     side: str,
     cg_steps: int | None,
+    spectrum: Spectrum | None = None,
 ) -> None:
     """Solve rows in place, with errors in implicit's words."""
     how = {"solver": "cholesky"} if cg_steps is None else {"solver": "cg", "cg_steps": cg_steps}
+    with _implicits_words(side):
+        backend.solve_rows(terms, other, factors, spectrum=spectrum, **how)
+
+
+@contextlib.contextmanager
+def _implicits_words(side: str) -> Iterator[None]:
+    """Errors of the solvers as implicit says them."""
     try:
-        backend.solve_rows(terms, other, factors, **how)
+        yield
     except SingularSystemError as error:
         raise _singular(error.row, side) from error
     except ModelFitError as error:
@@ -849,14 +876,6 @@ def _solve(
 
 def _singular(row: int, side: str) -> SingularSystemError:
     return SingularSystemError(int(row), "Try increasing the regularization parameter.", f"{side} {row}")
-
-
-def _few_rows(rows: int, n_other: int, factors: int) -> bool:
-    """Whether rows are solved faster one by one with a cached Gram matrix than by the backend, which computes it anew.
-
-    Measured with 60,000 items: 128 factors, 0.2 ms for a row against 65 ms; 16 factors, 0.06 ms against 1 ms.
-    """
-    return rows * (factors**3 + 500_000) < 0.7 * n_other * factors**2
 
 
 def _row_system(
