@@ -5,7 +5,14 @@ The main entry is :class:`WALS`; ``wals-gpu --help`` is the command line.
 
 from importlib.metadata import PackageNotFoundError, version
 
-from wals_gpu.errors import DataError, ModelFitError, ModelFormatError, ParameterWarning, SingularSystemError
+from wals_gpu.errors import (
+    CheckpointError,
+    DataError,
+    ModelFitError,
+    ModelFormatError,
+    ParameterWarning,
+    SingularSystemError,
+)
 from wals_gpu.interactions import Interactions, as_interactions, read_interactions
 from wals_gpu.model import WALS, FitRecord
 from wals_gpu.objective import PRESETS, make_objective
@@ -18,6 +25,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 __all__ = [
     "PRESETS",
     "WALS",
+    "CheckpointError",
     "DataError",
     "FitRecord",
     "Interactions",

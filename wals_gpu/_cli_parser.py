@@ -96,6 +96,12 @@ examples:
   wals-gpu fit plays.parquet --out model --objective ials \\
       --set unobserved_weight=0.01 --set regularization=0.005 --factors 64
 
+  wals-gpu fit plays.parquet --out model --iterations 50 --validation 0.1 --patience 3
+  wals-gpu fit plays.parquet --out model --checkpoint-dir unfinished --resume
+
+With --resume, the same command begins the fit and goes on with it after a crash; the
+checkpoint is removed once the model is saved.
+
 Ctrl-C once: the running iteration ends, the model so far is saved, exit status 130.
 Ctrl-C twice: stop at once and save nothing.
 """
@@ -146,6 +152,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_data_options(fit)
     _add_model_options(fit)
+    _add_training_options(fit)
 
     recommend = command("recommend", "recommend items to users of a saved model", _RECOMMEND_HELP)
     recommend.add_argument("model", metavar="MODEL", type=Path, help="folder that 'wals-gpu fit' saved")
@@ -222,6 +229,31 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=int, default=0, help="0: all that this process may use (default)")
     group.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
     group.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("validation and checkpoints")
+    group.add_argument(
+        "--validation",
+        metavar="SHARE|FILE",
+        type=_share_or_path,
+        help="measure on this share, which is held out, or on a file of other interactions; the best factors are saved",
+    )
+    group.add_argument("--metric", help="what to measure, such as ndcg@10 or recall@20 (default ndcg@10)")
+    group.add_argument("--validate-every", metavar="N", type=_positive, help="iterations between (default 1)")
+    group.add_argument("--patience", metavar="N", type=_positive, help="stop after N measurements without a new best")
+    group.add_argument(
+        "--checkpoint-dir", metavar="FOLDER", type=Path, help="keep a checkpoint here until the model is saved"
+    )
+    group.add_argument("--checkpoint-every", metavar="N", type=_positive, help="iterations between (default 1)")
+    group.add_argument("--resume", action="store_true", help="go on from the checkpoint, if there is one")
+
+
+def _share_or_path(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _positive(text: str) -> int:

@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # so that a reader that has gone away shows here and not at exit
             return status
         except KeyboardInterrupt:
-            say("interrupted; nothing was saved")
+            kept = getattr(args, "checkpoint_dir", None)
+            say("interrupted; nothing was saved" + (f" but the checkpoint in {kept}" if kept else ""))
             return 130
         except BrokenPipeError:  # the reader, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -74,10 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _fit(args: argparse.Namespace) -> int:
     _check_model_target(args.out)
+    if args.checkpoint_dir is not None and args.checkpoint_dir.resolve() == args.out.resolve():
+        raise ValueError("--checkpoint-dir and --out must be different folders")
     model = _new_model(args)
     data = _read(args)
     interrupted = _fit_until_interrupted(model, data, args)
     model.save(args.out)
+    if args.checkpoint_dir is not None and not interrupted:
+        from .persistence import remove_folder
+
+        remove_folder(args.checkpoint_dir)
     n_users, n_items = data.matrix.shape
     seconds = sum(record.seconds for record in model.history_)
     if args.json:
@@ -89,12 +96,17 @@ def _fit(args: argparse.Namespace) -> int:
                 "entries": data.matrix.nnz,
                 "objective": {"name": model.objective.name, **model.objective.parameters()},
                 "history": [dataclasses.asdict(record) for record in model.history_],
+                "best_iteration": model.best_iteration_,
                 "interrupted": interrupted,
             }
         )
     else:
-        done = f"{len(model.history_)} iterations" + (f" of {args.iterations}" if interrupted else "")
+        stopped = len(model.history_) < args.iterations
+        done = f"{len(model.history_)} iterations" + (f" of {args.iterations}" if stopped else "")
         print(f"{_shape_text(data)}; {args.factors} factors, {done} in {seconds:.1f} s")
+        if model.best_iteration_ is not None:
+            best = model.history_[model.best_iteration_ - 1].validation
+            print(f"best {model.validation_metric_} {best:.4f}, after iteration {model.best_iteration_}")
         print(f"saved {args.out}" + (": usable, but training was interrupted" if interrupted else ""))
     return 130 if interrupted else 0
 
@@ -217,15 +229,17 @@ _COMMANDS = {
 # ------------------------------------------------------------------------------------------------------- data and model
 
 
-def _read(args: argparse.Namespace) -> Interactions:
+def _read(args: argparse.Namespace, path: str | None = None, **known: Any) -> Interactions:
+    """The interactions of the command, or of another file with the same columns."""
     from .interactions import read_interactions
 
     return read_interactions(
-        args.interactions,
+        path or args.interactions,
         user_column=args.user_column,
         item_column=args.item_column,
         value_column=args.value_column,
         dtype=args.dtype,
+        **known,
     )
 
 
@@ -277,6 +291,11 @@ def _fit_until_interrupted(model: WALS, data: Interactions, args: argparse.Names
     saved; the second stops at once.
     """
     asked = False
+    names = ("validation", "metric", "validate_every", "patience", "checkpoint_dir", "checkpoint_every", "resume")
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if isinstance(args.validation, str):
+        known = {"user_ids": data.user_ids, "item_ids": data.item_ids, "unknown": "drop"}
+        options["validation"] = _read(args, args.validation, **known)
 
     def on_interrupt(signum: int, frame: Any) -> None:
         nonlocal asked
@@ -287,7 +306,7 @@ def _fit_until_interrupted(model: WALS, data: Interactions, args: argparse.Names
 
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:
-        model.fit(data, callback=lambda *_: asked, show_progress=not args.quiet)
+        model.fit(data, callback=lambda *_: asked, show_progress=not args.quiet, **options)
     finally:
         signal.signal(signal.SIGINT, before)
     return asked and len(model.history_) < args.iterations

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from numpy.linalg import LinAlgError
 
-__all__ = ["DataError", "ModelFitError", "ModelFormatError", "ParameterWarning", "SingularSystemError"]
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "ModelFitError",
+    "ModelFormatError",
+    "ParameterWarning",
+    "SingularSystemError",
+]
 
 
 class ModelFitError(ValueError):
@@ -17,6 +24,10 @@ class DataError(ValueError):
 
 class ModelFormatError(ValueError):
     """A saved model is damaged, incomplete, or written by a newer version."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is not of this fit: it was written with other data or settings, or would be overwritten."""
 
 
 class ParameterWarning(UserWarning):

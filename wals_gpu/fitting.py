@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,10 @@ from wals_gpu.backends import Backend
 from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.ids import Ids
 from wals_gpu.row_terms import RowTerms
+
+if TYPE_CHECKING:
+    from wals_gpu.checkpoints import Checkpoint
+    from wals_gpu.validation import Validation
 
 __all__ = ["FitRecord", "FitState", "Side", "run_fit"]
 
@@ -30,12 +34,15 @@ class FitRecord:
     loss : float or None
         The objective after it, over all U x I pairs; None with ``compute_loss=False``.
     seconds : float
-        Wall time of the iteration, the loss included, the callback not.
+        Wall time of the iteration, the loss included; validation, checkpoint and callback not.
+    validation : float or None
+        The metric on held-out interactions; None where it was not measured.
     """
 
     iteration: int
     loss: float | None
     seconds: float
+    validation: float | None = None
 
 
 @dataclass(eq=False)
@@ -104,6 +111,20 @@ class FitState:
         except ModelFitError as error:
             raise ModelFitError(f"{side.name}s: {error}") from error
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All that the next iteration depends on, by name; not copied."""
+        arrays = {"user_factors": self.users.factors, "item_factors": self.items.factors}
+        return arrays if self.basis is None else arrays | {"basis": self.basis}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go back to what :meth:`arrays` gave once; ValueError where that was of another fit."""
+        own = self.arrays()
+        wanted, got = ({n: (a.shape, a.dtype.name) for n, a in each.items()} for each in (own, arrays))
+        if wanted != got:
+            raise ValueError(f"the state of a fit must be {wanted}, got {got}")
+        for name, array in own.items():
+            np.copyto(array, arrays[name])
+
     def finish(self) -> None:
         """Bring both sides back to the basis they started in."""
         if self.basis is not None:
@@ -112,31 +133,50 @@ class FitState:
 
 
 def run_fit(
-    state: FitState, iterations: Iterable[int], after: Callable[[FitRecord], bool], *, show_progress: bool
+    state: FitState,
+    iterations: int,
+    history: list[FitRecord],
+    *,
+    validation: Validation | None = None,
+    checkpoint: Checkpoint | None = None,
+    callback: Callable[[FitRecord], bool | None] | None = None,
+    show_progress: bool = False,
 ) -> None:
-    """Iterate, and call ``after(record)`` each time, until it is true or the iterations are done.
+    """Iterate until `iterations` are in the history, patience runs out, or the callback asks for the end.
 
     Parameters
     ----------
     state : FitState
-        Finished in the end, whatever ends it.
-    iterations : iterable of int
-        Numbers for the records.
-    after : callable
+        Has the best factors in the end, or without validation the last ones, and is finished, whatever ends the fit.
+    iterations : int
+    history : list of FitRecord
+        Of the iterations that the state has behind it; grows.
+    validation, checkpoint, callback
+        Are told of every iteration, in this order; a true result of the callback ends the fit.
     show_progress : bool
-        A progress bar with the loss.
+        A progress bar with loss and metric.
     """
-    iterations = list(iterations)
     try:
-        with tqdm(total=len(iterations), disable=not show_progress, desc="WALS", unit="it") as progress:
-            for iteration in iterations:
+        with tqdm(total=iterations, initial=len(history), disable=not show_progress, desc="WALS", unit="it") as bar:
+            done = len(history) >= iterations or (validation is not None and validation.exhausted)
+            while not done:
+                iteration = len(history) + 1
                 started = time.perf_counter()
                 loss = state.iterate()
-                record = FitRecord(iteration, loss, time.perf_counter() - started)
-                if loss is not None:
-                    progress.set_postfix(loss=f"{loss:.6g}", refresh=False)
-                progress.update()
-                if after(record):
-                    return
+                seconds = time.perf_counter() - started
+                metric = None if validation is None else validation.after(iteration, state)
+                record = FitRecord(iteration, loss, seconds, metric)
+                history.append(record)
+                shown = {} if loss is None else {"loss": f"{loss:.6g}"}
+                if validation is not None and validation.best_score is not None:
+                    shown[f"best {validation.metric}"] = f"{validation.best_score:.4f}"
+                bar.set_postfix(shown, refresh=False)
+                bar.update()
+                done = iteration == iterations or (validation is not None and validation.exhausted)
+                done |= callback is not None and bool(callback(record))
+                if checkpoint is not None and (done or iteration % checkpoint.every == 0):
+                    checkpoint.save(state, history, validation)
     finally:
+        if validation is not None:
+            validation.restore_best(state)
         state.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import numbers
 from collections.abc import Callable
 from os import PathLike
@@ -13,13 +14,16 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu._checks import integer
+from wals_gpu._plot import plot_history
 from wals_gpu.answers import Answers
 from wals_gpu.backends import Backend, make_backend
+from wals_gpu.checkpoints import Checkpoint, fingerprint
 from wals_gpu.errors import ModelFormatError
 from wals_gpu.fitting import FitRecord, FitState, Side, run_fit
 from wals_gpu.interactions import Ids, Interactions, as_interactions
 from wals_gpu.objective import BoundObjective, Objective, make_objective
 from wals_gpu.persistence import load_folder, save_folder
+from wals_gpu.validation import Validation, hold_out
 
 __all__ = ["WALS", "FitRecord"]
 
@@ -75,6 +79,10 @@ class WALS(Answers):
         The ids that the training data came with; None when it was a matrix, whose row numbers are the ids then.
     history_ : list of FitRecord
         One for each iteration of the last `fit`.
+    validation_metric_ : str or None
+        What the last `fit` was validated with; None without validation.
+    best_iteration_ : int or None
+        The iteration that the factors are from, with validation; None without, or before the first measurement.
 
     Raises
     ------
@@ -141,6 +149,8 @@ class WALS(Answers):
         self.user_ids: Ids | None = None
         self.item_ids: Ids | None = None
         self.history_: list[FitRecord] = []
+        self.validation_metric_: str | None = None
+        self.best_iteration_: int | None = None
         self._bound: BoundObjective | None = None
         self._seen: csr_matrix | None = None  # training interactions
 
@@ -159,9 +169,16 @@ class WALS(Answers):
         warm_start: bool = False,
         callback: Callable[[WALS, FitRecord], bool | None] | None = None,
         show_progress: bool = False,
+        validation: Any = None,
+        metric: str = "ndcg@10",
+        validate_every: int = 1,
+        patience: int | None = None,
+        checkpoint_dir: str | PathLike[str] | None = None,
+        checkpoint_every: int = 1,
+        resume: bool = False,
         **columns: Any,
     ) -> WALS:
-        """Learn the factors.
+        """Learn the factors; docs/training.md shows validation and checkpoints at work.
 
         Parameters
         ----------
@@ -171,10 +188,28 @@ class WALS(Answers):
             Start from the present factors, matched by id (by row number without ids); new rows start at random.
         callback : callable, optional
             Called as ``callback(model, record)`` after each iteration; a true result ends the fit. Until the fit ends,
-            both factor arrays may be rotated, in the same way: scores, cosines, norms and the loss are right, but
-            coordinates must not be compared between iterations, nor changed.
+            both factor arrays are read-only and may be rotated, in the same way: scores, cosines, norms and the loss
+            are right, but coordinates do not compare from one iteration to another.
         show_progress : bool, default False
-            A progress bar with the loss.
+            A progress bar with the loss, and the best metric so far.
+        validation : float, or matrix (U, I), table or Interactions, optional
+            What to measure `metric` with: a share of the entries, which is held out of the training and drawn with
+            `random_state`; or interactions that are not in `interactions`, of the same users and items. The model
+            ends up with the factors that were best at it (the first of equals).
+        metric : str, default "ndcg@10"
+            "recall", "plain_recall", "precision", "hit_rate", "ndcg", "map" or "mrr" with a list length; see
+            docs/evaluation.md.
+        validate_every : int, default 1
+            Measure after every so many iterations.
+        patience : int, optional
+            End the fit after this many measurements in a row without a new best.
+        checkpoint_dir : str or path, optional
+            A folder to write checkpoints to: one at the start, one every `checkpoint_every` iterations and one at
+            the end, each in place of the one before. It must hold none, unless `resume` is true.
+        checkpoint_every : int, default 1
+        resume : bool, default False
+            Go on from the checkpoint in `checkpoint_dir`, if there is one. The result is that of a fit that was never
+            interrupted, to the last bit on the same machine. `iterations` and `num_threads` may differ from before.
         **columns
             ``user_column``, ``item_column``, ``value_column`` of a table.
 
@@ -186,39 +221,115 @@ class WALS(Answers):
         ------
         DataError, TypeError, ValueError
             The input cannot be used; an earlier fit is left as it was.
+        CheckpointError
+            The checkpoint is of other data or settings, or is there and `resume` is false; an earlier fit is left as it
+            was.
         SingularSystemError
             The system of a row is singular; possible only without regularization.
         ModelFitError
             NaN or infinity came up: values or ridges are out of the range of the dtype.
+        OSError
+            A checkpoint cannot be written; the one before is whole, and the model has the factors reached so far.
         KeyboardInterrupt
-            Ctrl-C; the model is usable and has the factors reached so far.
+            Ctrl-C; the model is usable and has the factors reached so far, or with `validation` the best ones.
         """
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable, got {callback!r}")
+        if validation is None and (metric, validate_every, patience) != ("ndcg@10", 1, None):
+            raise ValueError("metric, validate_every and patience need validation: a share, or held-out interactions")
+        if checkpoint_dir is None and (checkpoint_every != 1 or resume):
+            raise ValueError("checkpoint_every and resume need checkpoint_dir")
+        shared = isinstance(validation, numbers.Real)
+        if shared and checkpoint_dir is not None and not isinstance(self.random_state, int):
+            raise ValueError(
+                "checkpoint_dir with a share as validation needs an integer as random_state: a resumed fit has to hold "
+                "out the same entries"
+            )
+        validate_every = integer("validate_every", validate_every, 1, max(self.iterations, 1))
+        patience = None if patience is None else integer("patience", patience, 1)
+        checkpoint_every = integer("checkpoint_every", checkpoint_every, 1)
         data = as_interactions(interactions, dtype=self.dtype, **columns)
-        bound = self.objective.bind(data.matrix)
-        user_terms = bound.user_terms(data.matrix)
-        item_terms = bound.item_terms(self._backend.transpose(data.matrix))
-
+        train, watch = data.matrix, None
+        if validation is not None:
+            train, test = hold_out(data, validation, self.random_state, self.dtype, columns)
+            watch = Validation(train, test, metric, validate_every, patience)
+        bound = self.objective.bind(train)
         users, items = self._start(data, warm_start)
-        self.user_factors, self.item_factors = users, items
-        self.user_ids, self.item_ids = data.user_ids, data.item_ids
-        self._bound, self._seen, self.history_ = bound, data.matrix, []
         state = FitState(
             self._backend,
-            Side("user", user_terms, users, data.user_ids),
-            Side("item", item_terms, items, data.item_ids),
+            Side("user", bound.user_terms(train), users, data.user_ids),
+            Side("item", bound.item_terms(self._backend.transpose(train)), items, data.item_ids),
             self._solver(),
             self.compute_loss,
         )
+        checkpoint, history = None, []
+        if checkpoint_dir is not None:
+            settings = self._settings_of_fit(data, watch, warm_start)
+            checkpoint = Checkpoint(checkpoint_dir, checkpoint_every, settings)
+            history = checkpoint.begin(state, self.iterations, watch, resume=bool(resume))
 
-        def after(record: FitRecord) -> bool:
-            self.history_.append(record)
-            return callback is not None and bool(callback(self, record))
+        def told(record: FitRecord) -> bool | None:
+            # New views each time: an answer may keep what it computed from read-only factors.
+            self.user_factors, self.item_factors = _read_only(users), _read_only(items)
+            return callback(self, record)
 
-        run_fit(state, range(1, self.iterations + 1), after, show_progress=show_progress)
-        items.flags.writeable = False  # answers may keep what they computed from it
+        self.user_factors, self.item_factors = users, items
+        self.user_ids, self.item_ids = data.user_ids, data.item_ids
+        self._bound, self._seen, self.history_ = bound, train, history
+        self.validation_metric_ = None if watch is None else metric
+        try:
+            run_fit(
+                state,
+                self.iterations,
+                history,
+                validation=watch,
+                checkpoint=checkpoint,
+                callback=None if callback is None else told,
+                show_progress=show_progress,
+            )
+        finally:
+            self.user_factors, self.item_factors = users, items
+            items.flags.writeable = False  # answers may keep what they computed from it
+            self.best_iteration_ = None if watch is None else watch.best_iteration
         return self
+
+    def plot_history(self, ax: Any = None) -> Any:
+        """Draw the loss, and the validation metric with its best iteration, of the last `fit`; needs matplotlib.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            To draw into; by default those of a new figure.
+
+        Returns
+        -------
+        matplotlib Axes
+            With the loss, or without it the metric; with both, the metric has an axis of its own on the right.
+
+        Raises
+        ------
+        ImportError
+            matplotlib is not installed.
+        ModelFitError
+            Nothing was recorded.
+        """
+        return plot_history(self.history_, self.validation_metric_, self.best_iteration_, ax)
+
+    def _settings_of_fit(self, data: Interactions, watch: Validation | None, warm_start: bool) -> dict[str, Any]:
+        """What a resumed fit must have in common with the one that it goes on with."""
+        objective = {
+            name: hashlib.sha256(value).hexdigest() if isinstance(value, np.ndarray) else value
+            for name, value in self.objective.parameters().items()
+        }
+        settings = {"data": fingerprint(data.matrix, data.user_ids, data.item_ids), "objective": self.objective.name}
+        settings |= {f"{self.objective.name} {name}": value for name, value in objective.items()}
+        settings |= {name: getattr(self, name) for name in _SETTINGS if name != "iterations"}
+        seed = self.random_state if isinstance(self.random_state, int) else type(self.random_state).__name__
+        settings |= {"dtype": self.dtype.name, "random_state": seed, "warm_start": bool(warm_start), **self._solver()}
+        if watch is not None:
+            settings |= {name: getattr(watch, name) for name in ("metric", "every", "patience")}
+            settings |= {"validation data": fingerprint(watch.test)}
+        return settings
 
     def _solver(self) -> dict[str, Any]:
         """Solver arguments of Backend.solve_rows."""
@@ -287,6 +398,9 @@ class WALS(Answers):
             if ids is not None:
                 tensors |= ids.to_arrays(name)
         seed = self.random_state
+        validation: dict[str, Any] = {}
+        if self.validation_metric_ is not None:
+            validation["validation"] = {"metric": self.validation_metric_, "best_iteration": self.best_iteration_}
         save_folder(
             path,
             tensors,
@@ -296,7 +410,8 @@ class WALS(Answers):
                 "settings": {name: getattr(self, name) for name in _SETTINGS}
                 | {"dtype": self.dtype.name, "random_state": seed if isinstance(seed, int) else None},
                 "history": [dataclasses.asdict(record) for record in self.history_],
-            },
+            }
+            | validation,
         )
 
     @classmethod
@@ -322,6 +437,8 @@ class WALS(Answers):
             It holds no model, a damaged one, or one of a newer version.
         """
         tensors, metadata = load_folder(path)
+        if "checkpoint" in str(metadata.get("model")):
+            raise ModelFormatError(f"{path} holds a checkpoint of a fit, not a model: go on with fit(..., resume=True)")
         try:
             bound = BoundObjective.from_arrays(
                 {name.split("/", 1)[1]: array for name, array in tensors.items() if name.startswith("objective/")},
@@ -347,6 +464,9 @@ class WALS(Answers):
                 raise ValueError("seen.row_ptr and seen.col_idx are no matrix with sorted rows")
             model.user_factors, model.item_factors = users, items
             model.history_ = [FitRecord(**record) for record in metadata["history"]]
+            if "validation" in metadata:
+                model.validation_metric_ = metadata["validation"]["metric"]
+                model.best_iteration_ = metadata["validation"]["best_iteration"]
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFormatError(f"{path} is not a model that this version can read: {error}") from error
         model._bound, model._seen = bound, seen
@@ -355,3 +475,9 @@ class WALS(Answers):
 
 
 _SETTINGS = ("factors", "iterations", "solver", "cg_steps", "block_size", "init_scale", "compute_loss")
+
+
+def _read_only(array: NDArray[np.floating]) -> NDArray[np.floating]:
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 
 from wals_gpu.errors import ModelFormatError
 
-__all__ = ["load_folder", "load_npz", "save_folder"]
+__all__ = ["load_folder", "load_npz", "remove_folder", "save_folder"]
 
 FORMAT_VERSION = 1
 
@@ -194,6 +194,31 @@ def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
         if len(content) != size:
             raise ModelFormatError(f"{name} ends early")
     return np.ndarray(shape, dtype, content, order="F" if fortran_order else "C")
+
+
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """Remove what :func:`save_folder` wrote, and the folder if nothing else is in it.
+
+    Parameters
+    ----------
+    path : str or path
+        A folder that holds a model; one that is not there is fine.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be removed.
+    """
+    folder = Path(path)
+    if not (folder / _JSON).exists():
+        return
+    with _exclusive(folder):
+        (folder / _JSON).unlink()  # first: what is left by a kill in between is no model
+        for entry in list(folder.iterdir()):
+            if _TENSOR_FILE.fullmatch(entry.name) or _TEMPORARY.fullmatch(entry.name):
+                entry.unlink()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _write_tensors(folder: Path, tensors: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
