@@ -241,17 +241,83 @@ def test_a_failed_write_leaves_the_earlier_file(run, model, tmp_path, monkeypatc
     out = tmp_path / "top.csv"
     out.write_text("earlier")
     monkeypatch.setattr(cli, "_USERS_PER_CHUNK", 5)
-    recommend = WALS.recommend
+    chunks = WALS.recommend_chunks
 
-    def full_disk(self, users, *arguments, **options):
-        if "p07" in users:
-            raise OSError(28, "No space left on device")
-        return recommend(self, users, *arguments, **options)
+    def full_disk(*arguments, **options):
+        yield next(chunks(*arguments, **options))
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(WALS, "recommend", full_disk)
+    monkeypatch.setattr(WALS, "recommend_chunks", full_disk)
     assert run("recommend", model, "--all", "--out", out)[::2] == (2, "wals-gpu: error: No space left on device\n")
     assert out.read_text() == "earlier"
     assert os.listdir(tmp_path) == ["top.csv"]
+
+
+def test_lists_for_everybody_and_for_each_user(run, model, tmp_path):
+    """Whatever a file names that the model does not know is left out, with a note."""
+    loaded = WALS.load(model)
+    (tmp_path / "stock.txt").write_text("s01\n\ns02\ns05\nnew song\ns07\ns08\n")
+    (tmp_path / "hidden.txt").write_text("s05\n")
+    pairs = [("p03", "s01"), ("p03", "s01"), ("p04", "s07"), ("stranger", "s01"), ("p04", "x")]
+    for name in ("pairs.parquet", "pairs.csv"):
+        table = pa.table({"user_id": [user for user, _ in pairs], "item_id": [item for _, item in pairs]})
+        (pyarrow.parquet.write_table if "parquet" in name else pyarrow.csv.write_csv)(table, tmp_path / name)
+    stock = ["s01", "s02", "s05", "s07", "s08"]
+    common = ["recommend", model, "p03", "p04", "p05", "-k", "5", "--include-seen", "--json"]
+
+    def answers(text):
+        return [[pair["item"] for pair in each["items"]] for each in json.loads(text)]
+
+    lists = ["--allow-items", tmp_path / "stock.txt", "--deny-items", tmp_path / "hidden.txt"]
+    status, text, said = run(*common, *lists, "--deny", tmp_path / "pairs.csv")
+    users = ["p03", "p04", "p05"]
+    options = {"filter_seen": False, "allow_items": stock, "deny_items": ["s05"]}
+    expected = loaded.recommend(users, 5, deny=[["s01"], ["s07"], []], **options)[0]
+    assert status == 0 and answers(text) == [[item for item in row if item] for row in expected.tolist()]
+    assert "--allow-items: 1 of 6 items are unknown to the model and left out" in said
+    assert "--deny: 1 of 3 users are unknown" in said and "--deny: 1 of 3 items are unknown" in said
+    assert "--deny-items" not in said and "summed" not in said
+    status, text, said = run(*common, "--allow", tmp_path / "pairs.parquet")
+    assert status == 0 and answers(text) == [["s01"], ["s07"], []]
+    status, text, _ = run("similar", model, "s04", "-k", "2", "--allow-items", tmp_path / "stock.txt", "--json")
+    expected = loaded.similar_items("s04", 2, allow_items=stock)[0].tolist()
+    assert [pair["item"] for pair in json.loads(text)[0]["similar"]] == expected
+    out = tmp_path / "top.parquet"
+    assert run("recommend", model, "--all", "--out", out, "--allow", tmp_path / "pairs.csv", "--include-seen")[0] == 0
+    columns = pyarrow.parquet.read_table(out).to_pydict()
+    assert columns["user_id"] == ["p03", "p04"] and columns["item_id"] == ["s01", "s07"]
+
+
+def test_lists_of_a_wrong_kind_are_refused(run, model, tmp_path):
+    pyarrow.csv.write_csv(pa.table({"user_id": [1], "item_id": [2]}), tmp_path / "numbers.csv")
+    for options, message in (
+        (["--deny", tmp_path / "numbers.csv"], "--deny: user ids are strings"),
+        (["--deny", tmp_path / "none.csv"], "none.csv"),
+        (["--allow-items", tmp_path / "none.txt"], "No such file or directory"),
+        (["--noise", "2"], "noise has a meaning only with explore="),
+        (["--explore", "ucb", "--seed", "2"], "random_state has a meaning only with explore='thompson'"),
+    ):
+        status, text, said = run("recommend", model, "p03", *options)
+        assert status == 2 and text == "" and message in said and said.count("\n") == 1
+    numbers = tmp_path / "numbers"
+    assert run("fit", tmp_path / "numbers.csv", "--out", numbers, *QUICK)[0] == 0
+    (tmp_path / "words.txt").write_text("2\nabc\n")
+    status, _, said = run("recommend", numbers, "1", "--deny-items", tmp_path / "words.txt")
+    assert status == 2 and "--deny-items: this model's item ids are integers: " in said
+    (tmp_path / "words.txt").write_text("2\n7\n")
+    status, text, _ = run("recommend", numbers, "1", "--deny-items", tmp_path / "words.txt", "--include-seen", "--json")
+    assert status == 0 and json.loads(text)[0]["items"] == []
+
+
+def test_exploration(run, model):
+    loaded = WALS.load(model)
+    for options, keywords in (
+        (["--explore", "ucb", "--noise", "0.5"], {"explore": "ucb", "noise": 0.5}),
+        (["--explore", "thompson", "--seed", "3"], {"explore": "thompson", "random_state": 3}),
+    ):
+        said = json.loads(run("recommend", model, "p03", "-k", 3, *options, "--json")[1])
+        expected = [item for item in loaded.recommend("p03", 3, **keywords)[0].tolist() if item]
+        assert [pair["item"] for pair in said[0]["items"]] == expected
 
 
 def test_similar_leaves_the_item_itself_out(run, model):

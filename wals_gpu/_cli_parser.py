@@ -38,6 +38,8 @@ examples:
   wals-gpu recommend model alice bob -k 5
   wals-gpu recommend model --users-file users.txt --json
   wals-gpu recommend model --all --out top10.parquet
+  wals-gpu recommend model --all --out top10.parquet --allow-items in_stock.txt \\
+      --deny returned.parquet
 
 Ids are those of the training data, or row numbers if it was a matrix. A list
 ends early when no item is left. Scores compare items for one user; they are not
@@ -166,11 +168,23 @@ def make_parser() -> argparse.ArgumentParser:
     )
     recommend.add_argument("-k", type=_positive, default=10, help="items per user (default 10)")
     recommend.add_argument("--include-seen", action="store_true", help="also what the user already has")
+    recommend.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_item_lists(recommend)
+    lists = recommend.add_argument_group("lists for each user: Parquet or CSV files with a user and an item column")
+    lists.add_argument("--deny", metavar="FILE", type=Path, help="pairs not to recommend")
+    lists.add_argument("--allow", metavar="FILE", type=Path, help="the only pairs to recommend")
+    lists.add_argument("--user-column", metavar="COLUMN", help="default: the one named like user_id")
+    lists.add_argument("--item-column", metavar="COLUMN", help="default: the one named like item_id")
+    explore = recommend.add_argument_group("exploration: what the model is unsure of gets a chance")
+    explore.add_argument("--explore", choices=["ucb", "thompson"], help="upper bounds of the scores, or draws")
+    explore.add_argument("--noise", type=float, help="how much; 0 is not at all (default 1)")
+    explore.add_argument("--seed", type=int, help="of thompson's draws; without one they differ each time")
 
     similar = command("similar", "find items that are liked by the same users", _SIMILAR_HELP)
     similar.add_argument("model", metavar="MODEL", type=Path, help="folder that 'wals-gpu fit' saved")
     similar.add_argument("items", metavar="ITEM", nargs="+", help="item ids as in the training data")
     similar.add_argument("-k", type=_positive, default=10, help="items per item (default 10)")
+    _add_item_lists(similar)
 
     evaluate = command("evaluate", "hold out a part, fit, and measure against popularity", _EVALUATE_HELP)
     evaluate.add_argument("interactions", metavar="INTERACTIONS", help="Parquet or CSV file, one row per interaction")
@@ -196,6 +210,12 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="seed of split, start and bootstrap (default 0)")
     demo.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
+
+
+def _add_item_lists(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("lists for everybody, as text files with an item id per line")
+    group.add_argument("--deny-items", metavar="FILE", type=Path, help="items not to show")
+    group.add_argument("--allow-items", metavar="FILE", type=Path, help="the only items to show")
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:

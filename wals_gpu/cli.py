@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.linalg import LinAlgError
 
+from ._cli_lists import item_lists, user_lists
 from ._cli_parser import make_parser, say
 from ._tables import format_table
 
@@ -126,9 +127,11 @@ def _recommend(args: argparse.Namespace) -> None:
     else:
         texts = args.users or _lines(args.users_file)
         users = _parse_ids(texts, model.user_ids, len(model.user_factors), "user")
-    chunks = _recommendations(model, users, args.k, filter_seen=not args.include_seen)
+    options: dict[str, Any] = {"filter_seen": not args.include_seen, "explore": args.explore, "noise": args.noise}
+    options |= {"random_state": args.seed} | item_lists(args, model) | user_lists(args, model, users)
+    chunks = model.recommend_chunks(users, args.k, chunk_size=_USERS_PER_CHUNK, **options)
     if args.out is not None:
-        rows = _write_recommendations(args.out, chunks)
+        rows = _write_recommendations(args.out, chunks, len(users), show_progress=not args.quiet)
         if args.json:
             _print_json({"out": str(args.out), "users": len(users), "rows": rows})
         else:
@@ -147,10 +150,11 @@ def _recommend(args: argparse.Namespace) -> None:
 def _similar(args: argparse.Namespace) -> None:
     model = _load(args.model)
     items = _parse_ids(args.items, model.item_ids, len(model.item_factors), "item")
-    ids, scores = model.similar_items(items, args.k + 1)  # the item itself comes first
+    # The item itself is not asked for, whatever the lists say.
+    ids, scores = model.similar_items(items, args.k, deny=[[item] for item in items], **item_lists(args, model))
     found = []
     for item, row, score in zip(items, ids, scores, strict=True):
-        found.append((item, [pair for pair in _pairs(row, score) if pair[0] != item][: args.k]))
+        found.append((item, _pairs(row, score)))
     if args.json:
         _print_json([{"item": _plain(item), "similar": [_named(pair) for pair in pairs]} for item, pairs in found])
     else:
@@ -361,13 +365,6 @@ def _lines(path: str) -> list[str]:
 # --------------------------------------------------------------------------------------------------------------- output
 
 
-def _recommendations(model: WALS, users: Any, k: int, *, filter_seen: bool) -> Iterator[tuple[Any, Any, Any]]:
-    """Users, ids and scores, chunk by chunk: memory does not grow with the number of users."""
-    for start in range(0, len(users), _USERS_PER_CHUNK):
-        chunk = users[start : start + _USERS_PER_CHUNK]
-        yield chunk, *model.recommend(chunk, k, filter_seen=filter_seen)
-
-
 def _writer_for(path: Path) -> Any:
     """The class that writes this kind of file."""
     from pyarrow.csv import CSVWriter
@@ -379,14 +376,19 @@ def _writer_for(path: Path) -> Any:
     return writers[path.suffix]
 
 
-def _write_recommendations(path: Path, chunks: Iterator[tuple[Any, Any, Any]]) -> int:
+def _write_recommendations(
+    path: Path, chunks: Iterator[tuple[Any, Any, Any]], n_users: int, *, show_progress: bool
+) -> int:
     """Write user_id, rank, item_id, score and give the file its name at the end: a broken run leaves no half file."""
     import pyarrow as pa
+    from tqdm.auto import tqdm
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     writer, rows = None, 0
+    progress = tqdm(total=n_users, desc="recommend", unit="user", delay=1, disable=not show_progress)
     try:
         for users, ids, scores in chunks:
+            progress.update(len(users))
             there = np.not_equal(ids, -1) & np.not_equal(ids, None)
             n_each = there.sum(axis=1)
             ranks = np.broadcast_to(np.arange(1, ids.shape[1] + 1), ids.shape)[there]
@@ -403,6 +405,7 @@ def _write_recommendations(path: Path, chunks: Iterator[tuple[Any, Any, Any]]) -
         writer.close()
         os.replace(temporary, path)
     finally:
+        progress.close()
         temporary.unlink(missing_ok=True)
     return rows
 
