@@ -54,7 +54,7 @@ std::vector<std::pair<size_t, size_t>> extents[kMaxResident];  // of the arrays 
 std::vector<Ticket> known[kMaxResident];
 std::map<const void*, std::vector<Ticket>> tickets;
 std::vector<uint64_t> started;  // linear index of the block with serial first_serial + i
-std::vector<Range> ignored;     // constants and the launcher's stack
+std::vector<Range> ignored;     // the module's constants and the launcher's stack
 Allocation* latest = nullptr;
 
 int32_t pack_pc(uintptr_t pc) {
@@ -178,12 +178,17 @@ void for_cells(Cell* cells, size_t offset, size_t bytes, Visit&& visit) {
 void find_ignored() {
     dl_iterate_phdr(
         [](dl_phdr_info* image, size_t, void*) {
+            std::vector<Range> loaded;
             for (int i = 0; i < image->dlpi_phnum; ++i) {
                 const auto& header = image->dlpi_phdr[i];
                 const uintptr_t begin = image->dlpi_addr + header.p_vaddr;
-                if (header.p_type == PT_LOAD) ignored.push_back({begin, begin + header.p_memsz});
+                if (header.p_type == PT_LOAD) loaded.push_back({begin, begin + header.p_memsz});
             }
-            return 0;
+            const bool ours = std::any_of(loaded.begin(), loaded.end(), [](const Range& r) {
+                return r.begin <= uintptr_t(&engine) && uintptr_t(&engine) < r.end;
+            });
+            if (ours) ignored = loaded;
+            return int(ours);
         },
         nullptr);
     pthread_attr_t attributes;
@@ -325,13 +330,13 @@ void check_access(const Lane& lane, uintptr_t p, size_t bytes, unsigned kind, ui
     } else {
         if (!latest || p < latest->begin || p + bytes > latest->end) {
             latest = find_allocation(p);
-            if (!latest || p + bytes > latest->end) {
+            if (!latest || p < latest->begin || p + bytes > latest->end) {
                 if (is_ignored(p)) {
                     latest = nullptr;
                     return;
                 }
                 if (latest)
-                    snprintf(text, sizeof text, "at byte %zu of buffer '%s' of %zu bytes", p - latest->begin,
+                    snprintf(text, sizeof text, "at byte %td of buffer '%s' of %zu bytes", ptrdiff_t(p - latest->begin),
                              latest->name.c_str(), size_t(latest->end - latest->begin));
                 else
                     snprintf(text, sizeof text, "at %p, in no known buffer,", reinterpret_cast<void*>(p));

@@ -55,15 +55,16 @@ int choose(unsigned bits) {
 }
 
 /// The lane to run next, taken off the ready lists; null when none is ready. A warp runs on until it has to wait,
-/// except in random order.
-Lane* next_lane() {
+/// except in random order, and except when it lets the block in the next slot go first.
+Lane* next_lane(bool next_slot = false) {
     Lane* const self = engine.current;
     const bool random = engine.config.order == Order::kRandom;
     Block* block = self ? self->block : nullptr;
-    if (random || !block || !block->ready_warps) {
+    if (random || next_slot || !block || !block->ready_warps) {
         unsigned ready = 0;
         for (int s = 0; s < engine.n_slots; ++s) ready |= unsigned(engine.slots[s]->ready_warps != 0) << s;
         if (!ready) return nullptr;
+        if (const unsigned later = next_slot ? ready & (~1u << block->slot) : 0) ready = later & -later;
         block = engine.slots[choose(ready)].get();
     }
     Warp* warp = self ? self->warp : nullptr;
@@ -82,9 +83,9 @@ void make_current(Lane* lane) {
 }
 
 /// Runs something else until somebody makes this lane ready and its turn comes.
-void suspend() {
+void suspend(bool next_slot = false) {
     Lane* const self = engine.current;
-    Lane* const next = next_lane();
+    Lane* const next = next_lane(next_slot);
     if (next == self) {
         self->state = State::kRunnable;
     } else if (next) {
@@ -775,6 +776,11 @@ T apply(T old, T value, Atomic op, T compare) {
 }
 void note_atomic(const void* p, int bytes, uintptr_t pc) {
     check_alignment(p, bytes, pc);
+    if (engine.n_slots > 1 && !in_arenas(p)) {  // whoever waits for another block asks by atomics: let it come
+        Lane& self = *engine.current;
+        make_ready(*self.warp, *self.block, 1u << (self.id & 31));
+        suspend(/*next_slot=*/true);
+    }
 #ifdef EMU_CHECKED
     check::access(p, size_t(bytes), check::kAtomic, pc);
 #endif

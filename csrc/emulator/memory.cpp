@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <mutex>
@@ -41,7 +42,10 @@ void* allocate(size_t bytes, const std::string& name) {
     // alignment.
     const size_t alignment = kChecked ? 256 : 16, rounded = (bytes + alignment - 1) / alignment * alignment;
     const size_t pages = (rounded + kPage - 1) / kPage * kPage, mapped = pages + kPage;
-    void* const mapping = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    // Far from everything else, where the system allows, so that wild addresses are no other memory of the process.
+    static std::atomic<uintptr_t> next{uintptr_t(1) << 44};
+    void* const wish = reinterpret_cast<void*>(next.fetch_add((mapped + (1 << 20)) / kPage * kPage));
+    void* const mapping = mmap(wish, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapping == MAP_FAILED) throw std::bad_alloc();
     mprotect(static_cast<char*>(mapping) + pages, kPage, PROT_NONE);
     char* const p = static_cast<char*>(mapping) + pages - rounded;
@@ -62,13 +66,12 @@ void forget(const void* p) {
     remove(uintptr_t(p));
 }
 
-/// The allocation that holds `p`, or whose end it is a little behind.
+/// The allocation that holds `p`, or that has it within a page of its ends.
 Allocation* find_allocation(uintptr_t p) {
     const auto after = std::upper_bound(allocations.begin(), allocations.end(), p,
                                         [](uintptr_t q, const Allocation& b) { return q < b.begin; });
-    if (after == allocations.begin()) return nullptr;
-    Allocation& a = *std::prev(after);
-    return p < a.end + kPage ? &a : nullptr;
+    if (after != allocations.begin() && p < std::prev(after)->end + kPage) return &*std::prev(after);
+    return after != allocations.end() && p + kPage >= after->begin ? &*after : nullptr;
 }
 
 /// "file:line" of the kernel's source, by addr2line: the innermost frame that is no wrapper.

@@ -145,12 +145,12 @@ FEATURE(Uninitialised) {
     return words[thread];  // line: uninitialised
 }
 FEATURE(CopyTouched) {
-    STATIC_SMEM(words, float4[64]);
-    cp_async<16>(&words[thread], in + 4 * thread);
+    STATIC_SMEM(words, uint32_t[64]);
+    cp_async<4>(&words[thread], in + thread);
     cp_async_commit();
-    const float early = words[thread].x;  // line: in flight
+    const uint32_t early = words[thread];  // line: in flight
     cp_async_wait<0>();
-    return __float_as_uint(early);
+    return early;
 }
 FEATURE(CopyStages) {  // the older of two groups has landed when one is left
     STATIC_SMEM(words, uint32_t[2][64]);
@@ -201,9 +201,9 @@ FEATURE(CarvedTooMuch) {
     carve.take<float>(1000);
     return 0;
 }
-FEATURE(Recursion) {  // fills its stack
-    volatile char room[8192];
-    room[0] = char(x);
+FEATURE(Recursion) {                                                                // fills its stack
+    volatile char room[8192];                                                       // line: deep
+    room[0] = char(x);                                                              // line: deep
     return room[0] == 1 ? Recursion{}(x, thread, in, out) + uint32_t(room[0]) : 0;  // line: deep
 }
 FEATURE(ExitEarly) {
@@ -222,8 +222,8 @@ FEATURE(TwoLines) {
     return 0;
 }
 FEATURE(OutsideMask) {
-    return __shfl_sync(0x0000ffffu, x, 0);
-}  // line: outside
+    return __shfl_sync(0x0000ffffu, x, 0);  // line: outside
+}
 FEATURE(SourceOutsideMask) {
     if (thread % 32 < 16) return __shfl_sync(0x0000ffffu, x, 20);  // line: source
     return 0;
@@ -245,7 +245,7 @@ FEATURE(AtomicKinds) {
     atomicMin(&words[2], x);
     atomicOr(&words[3], x);
     atomicAdd(reinterpret_cast<float*>(&words[4]), 1.f);
-    for (uint32_t old = words[5], seen; (seen = atomicCAS(&words[5], old, old + 1)) != old;) old = seen;
+    for (uint32_t old = 0, seen; (seen = atomicCAS(&words[5], old, old + 1)) != old;) old = seen;
     __syncthreads();
     return thread < 6 ? words[thread] : 0;
 }
@@ -284,15 +284,19 @@ FEATURE(Trap) {
 FEATURE(BankRows) {  // a column of a 32-wide array: 32 words in one bank
     STATIC_SMEM(words, uint32_t[32 * 33]);
     words[thread * 32] = x;  // line: column write
-    words[thread] = x;       // line: row write
+    __syncwarp();
+    words[thread] = x;  // line: row write
+    __syncwarp();
     words[thread * 33] = x;  // line: padded write
-    words[0] = x;            // line: one word
-    return 0;
+    __syncwarp();
+    return words[0];  // line: one word
 }
 FEATURE(BankVectors) {
     STATIC_SMEM(words, float4[32 * 9]);
-    st(&words[thread], float4{});      // line: vector row
+    st(&words[thread], float4{});  // line: vector row
+    __syncwarp();
     st(&words[thread * 8], float4{});  // line: vector column
+    __syncwarp();
     st(&words[thread * 9], float4{});  // line: vector padded
     return 0;
 }
