@@ -18,6 +18,7 @@ from wals_gpu.row_terms import RowTerms
 
 if TYPE_CHECKING:
     from wals_gpu.checkpoints import Checkpoint
+    from wals_gpu.stored import StoredTerms
     from wals_gpu.validation import Validation
 
 __all__ = ["FitRecord", "FitState", "Side", "run_fit"]
@@ -52,7 +53,7 @@ class Side:
     Parameters
     ----------
     name : {"user", "item"}
-    terms : RowTerms
+    terms : RowTerms or StoredTerms
         Of its R rows.
     factors : (R, D) array
         Start values; written by the fit.
@@ -61,7 +62,7 @@ class Side:
     """
 
     name: str
-    terms: RowTerms
+    terms: RowTerms | StoredTerms
     factors: NDArray[np.floating]
     ids: Ids | None = None
 
@@ -86,7 +87,9 @@ class FitState:
         self.users, self.items = users, items
         self.how = how
         self.compute_loss = compute_loss
-        self.basis = backend.moving_basis(users.factors, items.factors)
+        # Parts of a side are solved one by one, so that their factors cannot be rotated together.
+        whole = all(isinstance(side.terms, RowTerms) for side in (users, items))
+        self.basis = backend.moving_basis(users.factors, items.factors) if whole else None
 
     def iterate(self) -> float | None:
         """One iteration; the loss after it, if it is wanted."""
@@ -99,17 +102,22 @@ class FitState:
         return terms.target_square + item_loss + self.backend.ridge_loss(self.users.factors, terms.ridge)
 
     def _sweep(self, side: Side, other: Side, *, return_loss: bool = False) -> float | None:
+        how = self.how | {"return_loss": return_loss, "basis": self.basis}
+        first, total = 0, 0.0
         try:
-            return self.backend.solve_rows(
-                side.terms, other.factors, side.factors, return_loss=return_loss, basis=self.basis, **self.how
-            )
+            if self.basis is None:
+                how["spectrum"] = self.backend.spectrum(side.terms, other.factors)
+            for rows, terms in side.terms.parts():
+                first = rows.start
+                total += self.backend.solve_rows(terms, other.factors, side.factors[rows], **how) or 0.0
+                del terms  # before the next part is read
         except SingularSystemError as error:
-            who = f"{side.name} {error.row}"
-            if side.ids is not None:
-                who += f" (id {side.ids.take(error.row)!r})"
-            raise SingularSystemError(error.row, error.remedy, who) from error
+            row = first + error.row
+            who = f"{side.name} {row}" if side.ids is None else f"{side.name} {row} (id {side.ids.take(row)!r})"
+            raise SingularSystemError(row, error.remedy, who) from error
         except ModelFitError as error:
             raise ModelFitError(f"{side.name}s: {error}") from error
+        return total if return_loss else None
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All that the next iteration depends on, by name; not copied."""

@@ -23,6 +23,7 @@ from wals_gpu.fitting import FitRecord, FitState, Side, run_fit
 from wals_gpu.interactions import Ids, Interactions, as_interactions
 from wals_gpu.objective import BoundObjective, Objective, make_objective
 from wals_gpu.persistence import load_folder, save_folder
+from wals_gpu.stored import StoredMatrix, StoredTerms, as_stored
 from wals_gpu.validation import Validation, hold_out
 
 __all__ = ["WALS", "FitRecord"]
@@ -183,7 +184,8 @@ class WALS(Answers):
         Parameters
         ----------
         interactions : matrix (U, I), DataFrame, Arrow table, path or Interactions
-            See :func:`wals_gpu.interactions.as_interactions`. Repeated pairs are summed, with a warning.
+            See :func:`wals_gpu.interactions.as_interactions`. Repeated pairs are summed, with a warning. More than the
+            memory holds: a :class:`wals_gpu.stored.StoredMatrix`, which is read block by block.
         warm_start : bool, default False
             Start from the present factors, matched by id (by row number without ids); new rows start at random.
         callback : callable, optional
@@ -248,17 +250,22 @@ class WALS(Answers):
         validate_every = integer("validate_every", validate_every, 1, max(self.iterations, 1))
         patience = None if patience is None else integer("patience", patience, 1)
         checkpoint_every = integer("checkpoint_every", checkpoint_every, 1)
-        data = as_interactions(interactions, dtype=self.dtype, **columns)
+        data = as_stored(interactions, self.dtype) or as_interactions(interactions, dtype=self.dtype, **columns)
         train, watch = data.matrix, None
         if validation is not None:
             train, test = hold_out(data, validation, self.random_state, self.dtype, columns)
             watch = Validation(train, test, metric, validate_every, patience)
-        bound = self.objective.bind(train)
+        if isinstance(train, StoredMatrix):
+            bound = train.bind(self.objective)
+            user_terms, item_terms = (StoredTerms(bound, train, side) for side in ("user", "item"))
+        else:
+            bound = self.objective.bind(train)
+            user_terms, item_terms = bound.user_terms(train), bound.item_terms(self._backend.transpose(train))
         users, items = self._start(data, warm_start)
         state = FitState(
             self._backend,
-            Side("user", bound.user_terms(train), users, data.user_ids),
-            Side("item", bound.item_terms(self._backend.transpose(train)), items, data.item_ids),
+            Side("user", user_terms, users, data.user_ids),
+            Side("item", item_terms, items, data.item_ids),
             self._solver(),
             self.compute_loss,
         )
@@ -322,6 +329,7 @@ class WALS(Answers):
             for name, value in self.objective.parameters().items()
         }
         settings = {"data": fingerprint(data.matrix, data.user_ids, data.item_ids), "objective": self.objective.name}
+        settings["stored data"] = isinstance(data.matrix, StoredMatrix)
         settings |= {f"{self.objective.name} {name}": value for name, value in objective.items()}
         settings |= {name: getattr(self, name) for name in _SETTINGS if name != "iterations"}
         seed = self.random_state if isinstance(self.random_state, int) else type(self.random_state).__name__
@@ -390,10 +398,10 @@ class WALS(Answers):
         arrays, objective = self._bound.to_arrays()
         tensors: dict[str, NDArray[Any]] = {"user_factors": user_factors, "item_factors": item_factors}
         tensors |= {f"objective/{name}": array for name, array in arrays.items()}
-        tensors |= {"seen.row_ptr": self._seen.indptr.astype(np.int64), "seen.col_idx": self._seen.indices}
+        tensors |= {"seen.row_ptr": self._seen.indptr.astype(np.int64), "seen.col_idx": np.asarray(self._seen.indices)}
         if self._seen.dtype != bool:
-            value = self._seen.data
-            tensors["seen.value"] = value[:1] if len(value) and (value == value[0]).all() else value
+            value = np.asarray(self._seen.data)
+            tensors["seen.value"] = value[:1] if value.size and value.min() == value.max() else value
         for name, ids in (("user_ids", self.user_ids), ("item_ids", self.item_ids)):
             if ids is not None:
                 tensors |= ids.to_arrays(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +71,10 @@ class RowTerms:
     def n_entries(self) -> int:
         """Z, the number of observed entries."""
         return len(self.col_idx)
+
+    def parts(self) -> Iterator[tuple[slice, RowTerms]]:
+        """The rows in the pieces to solve them in, each with its terms: all at once."""
+        yield slice(0, self.n_rows), self
 
     def rhs_values(self) -> NDArray[np.floating]:
         """Right-hand coefficient of every entry, (Z,); a read-only view where all are the same."""

@@ -16,6 +16,7 @@ from wals_gpu.evaluation import _contains, _keys, _relevant, _row_metrics
 from wals_gpu.fitting import FitState
 from wals_gpu.interactions import Interactions, as_interactions
 from wals_gpu.splits import random_holdout
+from wals_gpu.stored import StoredMatrix
 
 __all__ = ["METRICS", "Validation", "hold_out"]
 
@@ -154,6 +155,10 @@ def hold_out(
     if isinstance(validation, numbers.Real) and not isinstance(validation, bool):
         if not 0 < validation < 1:
             raise ValueError(f"validation must be a share in (0, 1), or interactions; got {validation!r}")
+        if isinstance(data.matrix, StoredMatrix):
+            raise TypeError(
+                "validation must be a matrix: stored interactions are not split; hold some out as you write"
+            )
         if not isinstance(random_state, np.random.Generator):
             random_state = np.random.default_rng(None if random_state is None else [random_state, 1])
         train, test = random_holdout(data.matrix, float(validation), random_state)
