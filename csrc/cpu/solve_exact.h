@@ -325,6 +325,26 @@ static RowStatus solve_dual(const RotatedRows<T>& p, int64_t row, ExactWorkspace
     return 0;
 }
 
+/// The first coordinate, counted from 1, on which neither background and ridge (w.base) nor entries act but for the
+/// rounding of the rotation, or 0. The Cholesky factorisation compares a pivot with its own diagonal and would not see
+/// it. Possible only with hardly any ridge and fewer independent rows on the other side than factors.
+template <class C, class T>
+static RowStatus undetermined(const RotatedRows<T>& p, int64_t row, const ExactWorkspace<C>& w) {
+    constexpr double kRounding = 1e-22;  // the square of the rotation's, 1e-16, and what sums of it may come to
+    if (!(double(w.base[0]) < 1e-14 * double(w.base[p.D - 1]))) return 0;
+    double largest = 0, diagonal;
+    for (int64_t j = p.D - 1; j >= 0; --j) {  // the weakest at last
+        diagonal = double(w.base[j]);
+        for (int64_t e = p.terms.row_ptr[row]; e < p.terms.row_ptr[row + 1]; ++e) {
+            const double r = double(p.table[p.terms.col_idx[e] * padded<T>(p.D) + j]), a = double(p.terms.gram(e));
+            diagonal += (a > 0 ? a : -a) * r * r;
+        }
+        largest = diagonal > largest ? diagonal : largest;
+        if (diagonal < kRounding * largest) return RowStatus(j + 1);
+    }
+    return 0;
+}
+
 /// Solution of one row to w.rhs.
 template <class C, class T>
 static RowStatus solve_row_in(const RotatedRows<T>& p, int64_t row, ExactWorkspace<C>& w, const C* partial) {
@@ -336,6 +356,7 @@ static RowStatus solve_row_in(const RotatedRows<T>& p, int64_t row, ExactWorkspa
         for (int64_t j = 0; j < D; ++j) w.rhs[j] = w.base[j] > 0 ? w.rhs[j] / w.base[j] : prior ? C(prior[j]) : C(0);
         return 0;
     }
+    if ((status = undetermined(p, row, w))) return status;
     const bool dual = !partial && n <= dual_limit(D) && (shape.plus == 0 || shape.minus == 0) &&
                       shape.base_min > C(1e-10) * shape.base_max;
     status = dual ? solve_dual(p, row, w, shape) : solve_primal(p, row, w, {0, D, round_up(D, kWidth<C>)}, partial);

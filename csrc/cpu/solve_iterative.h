@@ -3,6 +3,7 @@
 // direction, or over a block of coordinates.
 #pragma once
 
+#include <limits>
 #include <new>
 
 #include "solve_exact.h"
@@ -168,7 +169,7 @@ struct CgRow {
     int64_t row, begin, end, at;
     T rho;
     double enough, loss;
-    bool active;
+    bool active, in_range;
 
     CgRow(char* memory, int64_t D) {
         const int64_t P = padded<T>(D);
@@ -257,20 +258,30 @@ static void solve_rows_cg(const RotatedRows<T>& p, const int64_t* row_ids, int n
     // fewer entries than factors) would walk off along its null space.
     constexpr double kRounding = sizeof(T) == 4 ? 1e-6 : 1e-15;
     const double least = tolerance > kRounding ? tolerance : kRounding;
+    constexpr double kVanishing = sizeof(T) == 4 ? 1e-36 : 1e-300;  // below it squares have few digits, or are zero
     for (int i = 0; i < n; ++i) {
         CgRow<T>& r = *rows[i];
+        T largest = 0;
+        for (int64_t j = 0; j < D; ++j) largest = r.diagonal[j] > largest ? r.diagonal[j] : largest;
+        const T ridge = p.terms.ridge[r.row], rounding = 4 * std::numeric_limits<T>::epsilon() * largest;
+        bool moves = false;
         for (int64_t j = 0; j < M; ++j) {
-            // A coordinate that nothing acts on (no ridge, no data) keeps its value.
-            r.inverse_diagonal[j] = r.diagonal[j] > 0 ? T(1) / r.diagonal[j] : T(0);
+            // A coordinate keeps its value where the data say less of it than their rounding and there is no ridge, or
+            // one so small that rounding over ridge is a long way.
+            const bool ridge_alone = r.diagonal[j] <= 2 * ridge && 1000 * ridge > rounding;
+            const bool known = r.diagonal[j] > rounding || ridge_alone;
+            r.inverse_diagonal[j] = known ? T(1) / r.diagonal[j] : T(0);
             r.direction[j] = r.inverse_diagonal[j] * r.residual[j];
+            moves |= r.direction[j] != 0;
         }
         r.rho = dot(r.residual, r.direction, M);
         r.enough = least * least * double(r.rho);
+        r.in_range = (r.rho + largest) * T(0) == 0 && (!moves || double(r.rho) > kVanishing);
     }
     for (int step = 0; step < steps; ++step) {
         for (int i = 0; i < n; ++i) {
             CgRow<T>& r = *rows[i];
-            r.active = r.active && double(r.rho) > r.enough && double(r.rho) > 1e-30;
+            r.active = r.active && double(r.rho) > r.enough && double(r.rho) > kVanishing;
             for (int64_t j = 0; j < M; j += W) store(r.product + j, load(r.base + j) * load(r.direction + j));
         }
         pass_together<T, Pass::kProduct>(p, rows, n, are_long);
@@ -295,14 +306,25 @@ static void solve_rows_cg(const RotatedRows<T>& p, const int64_t* row_ids, int n
                       load(r.inverse_diagonal + j) * load(r.residual + j) + keep * load(r.direction + j));
         }
     }
-    for (int i = 0; i < n; ++i) status[rows[i]->row] = take_solution(rows[i]->z, D, rows[i]->z);
-    if (!p.loss) return;
+    int failed[kLongRowsTogether], n_failed = 0;
     for (int i = 0; i < n; ++i) {
-        rows[i]->active = true;
-        rows[i]->loss = background_loss(p, rows[i]->row, rows[i]->z);
+        CgRow<T>& r = *rows[i];
+        // Sums out of T's range leave NaN, infinity or a step that never was; the exact solve has a wider type.
+        status[r.row] = r.in_range ? take_solution(r.z, D, r.z) : -1;
+        if (status[r.row] != 0) failed[n_failed++] = i;
+        r.active = true;
+        if (p.loss) r.loss = background_loss(p, r.row, r.z);
     }
-    pass_together<T, Pass::kLoss>(p, rows, n, are_long);
-    for (int i = 0; i < n; ++i) p.loss[rows[i]->row] = rows[i]->loss;
+    if (p.loss) {
+        pass_together<T, Pass::kLoss>(p, rows, n, are_long);
+        for (int i = 0; i < n; ++i) p.loss[rows[i]->row] = rows[i]->loss;
+    }
+    for (int f = 0; f < n_failed; ++f) {  // last: their workspace is that of all rows
+        const int64_t row = row_ids[failed[f]];
+        T* const zi = z + failed[f] * P;
+        status[row] = solve_row<T>(p, row, memory, nullptr, zi);
+        if (p.loss && status[row] == 0) p.loss[row] = row_loss(p, row, zi);
+    }
 }
 
 /// One pass of subspace steps (iALS++, Rendle et al. 2021) from z (padded D), in place: block after block of `width`
@@ -321,6 +343,7 @@ static RowStatus solve_row_subspace(const RotatedRows<T>& p, int64_t row, int64_
     ExactWorkspace<T> w(memory, p.D);
     T* const gradient = w.base_scale;
     start_row(p, row, z, w.base, gradient);
+    if (const RowStatus bad = undetermined(p, row, w)) return bad;
     panel_pass<T, Pass::kErrors>(p, begin, end, /*fetch=*/true, z, errors, nullptr);
     for (int64_t j0 = 0; j0 < M; j0 += width) {
         const int64_t count = p.D - j0 < width ? p.D - j0 : width, m = round_up(count, W);
@@ -336,7 +359,8 @@ static RowStatus solve_row_subspace(const RotatedRows<T>& p, int64_t row, int64_
             errors[e - begin] -= p.terms.gram(e) * sum_lanes<T>(s);
         }
     }
-    return take_solution(z, p.D, z);
+    const RowStatus status = take_solution(z, p.D, z);
+    return status == 0 ? 0 : solve_row<T>(p, row, memory, nullptr, z);
 }
 
 }  // namespace WALS_ISA

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
 from functools import cache
 
@@ -18,6 +19,8 @@ from wals_gpu.row_terms import RowTerms
 
 __all__ = ["CpuBackend", "available_threads"]
 
+_REMEDY = "scale the values down, increase the regularization, or use dtype='float64'"
+
 
 def available_threads() -> int:
     """Processors that this process may run on."""
@@ -29,6 +32,19 @@ def available_threads() -> int:
 @cache
 def _blas() -> ThreadpoolController:
     return ThreadpoolController()
+
+
+# The number of BLAS threads is one for the process: two fits at once must not each restore what the other has set.
+_blas_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _blas_lock
+    _blas_lock = threading.Lock()  # a thread that held it is not there any more
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class CpuBackend:
@@ -165,12 +181,14 @@ class CpuBackend:
             return Spectrum(np.zeros(other.shape[1]), None)
         gram = _cpu.gram(other, terms.other_background, self.num_threads)
         if not np.isfinite(gram).all():
-            raise ModelFitError("NaN or infinity encountered in the factors")
+            raise ModelFitError(f"NaN or infinity encountered in the factors or their Gram matrix; {_REMEDY}")
         # One BLAS thread: a D x D problem gains little from more, and OpenBLAS's threads go on spinning for up to
         # 30 ms after it, on the processors that the row solves are about to use.
-        with _blas().limit(limits=1, user_api="blas"):
+        with _blas_lock, _blas().limit(limits=1, user_api="blas"):
             values, vectors = np.linalg.eigh(gram)
-        return Spectrum(np.maximum(values, 0.0), vectors)
+        # Eigenvalues that are rounding become 0, so that a solver can see where nothing is known.
+        rounding = len(values) * np.finfo(np.float64).eps * values[-1]
+        return Spectrum(np.where(values > rounding, values, 0.0), vectors)
 
     @staticmethod
     def _check(status: NDArray[np.int32], other: NDArray[np.floating]) -> None:
@@ -178,11 +196,11 @@ class CpuBackend:
         if not len(bad):
             return
         if not np.isfinite(other).all():
-            raise ModelFitError("NaN or infinity encountered in the factors")
+            raise ModelFitError(f"NaN or infinity encountered in the factors; {_REMEDY}")
         row = int(bad[0])
         if status[row] > 0:
             raise SingularSystemError(row)
-        raise ModelFitError(f"the solution of row {row} is not finite ({len(bad)} such rows)")
+        raise ModelFitError(f"the solution of row {row} is not finite ({len(bad)} such rows); {_REMEDY}")
 
     def loss(
         self,
