@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -20,7 +21,7 @@ RESULTS = HERE / "results"
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 # What else keeps the machine busy: OpenMP and BLAS threads that wait for each other suffer most, by ten times and more.
 LOAD_AT_START = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-PACKAGES = "wals_gpu implicit irspack cmfrec faiss-cpu torch numpy scipy".split()
+PACKAGES = "wals_gpu implicit irspack cmfrec faiss-cpu hnswlib usearch torch numpy scipy".split()
 
 
 def default_threads() -> int:
@@ -28,17 +29,27 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_worker(script: str, spec: dict, env: dict[str, str] | None = None, timeout: float = 3600) -> dict:
+def run_worker(
+    script: str,
+    spec: dict | list[str],
+    env: dict[str, str] | None = None,
+    timeout: float = 3600,
+    through: Sequence[str] = (),
+) -> dict:
     """Run `script` in a fresh interpreter and return the JSON object it prints last.
 
     Parameters
     ----------
     script : str
-        File beside this one; it gets `spec` as its only argument, in JSON.
+        File beside this one.
+    spec : dict or list of str
+        A dict is its only argument, in JSON; a list holds its arguments.
     env : dict, optional
         Environment variables to set for this process alone.
     timeout : float, default 3600
         Seconds before the process is ended.
+    through : list of str, optional
+        What to put between the interpreter and the script, such as ``-m module``.
 
     Returns
     -------
@@ -46,7 +57,8 @@ def run_worker(script: str, spec: dict, env: dict[str, str] | None = None, timeo
         `{"error": last line of stderr}` when the process failed: one system less, not a run lost.
     """
     environment = {k: v for k, v in os.environ.items() if k not in UNSET} | (env or {})
-    command = [sys.executable, str(HERE / script), json.dumps(spec)]
+    arguments = spec if isinstance(spec, list) else [json.dumps(spec)]
+    command = [sys.executable, *through, str(HERE / script), *arguments]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:

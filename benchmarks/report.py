@@ -44,7 +44,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def caption(result: dict, *more: str) -> str:
     """One line on the machine, the versions and the date."""
     machine, versions = result["machine"], result["versions"]
-    names = ("wals_gpu", "implicit", "irspack", "cmfrec", "faiss-cpu")
+    names = ("wals_gpu", "implicit", "irspack", "cmfrec", "faiss-cpu", "hnswlib", "usearch")
     wanted = {record["system"].split()[0].replace("faiss", "faiss-cpu") for record in result["records"]}
     peers = ", ".join(f"{name} {versions[name]}" for name in names if name in versions and name in wanted)
     threads = result["settings"]["threads"]
@@ -182,7 +182,37 @@ def leave_one_out_table(result: dict) -> str:
     return table(["", *names, "fit, s"], rows) + end
 
 
+def accel_table(result: dict) -> str:
+    """Seconds of each part of one program, with implicit and with wals_gpu in its place."""
+    rows = []
+    records = {(record["case"], record["system"]): record for record in result["records"]}
+    for case in dict.fromkeys(record["case"] for record in result["records"]):
+        theirs, ours = records[case, "implicit"], records[case, "wals_gpu"]
+        for part in theirs["seconds"]:
+            times = [record["seconds"][part] for record in (theirs, ours)]
+            factor = times[0]["median"] / times[1]["median"]
+            rows.append([case, part, *map(spread, times), f"{factor:.1f} x"])
+        rows.append([case, "NDCG@10", f"{theirs['ndcg_at_10']:.4f}", f"{ours['ndcg_at_10']:.4f}", ""])
+    words = f"seconds; {records[case, 'implicit']['set']} shape, 128 factors"
+    return table(["program", "part", "implicit", "through wals_gpu.accel", "faster"], rows) + caption(result, words)
+
+
+def ann_table(result: dict) -> str:
+    """Recall: a line for each library, set of items and number of candidates."""
+    found: dict[tuple, dict[str, float]] = {}
+    for record in result["records"]:
+        key = (record["items"], record["system"], record["ef_search"])
+        found.setdefault(key, {})[record["vectors"]] = record["recall_at_10"]
+    kinds = ["dot product", "longer vectors"]
+    rows = [[*key[:2], str(key[2]), *(f"{cells[kind]:.1%}" for kind in kinds)] for key, cells in found.items()]
+    versions = {name: result["versions"][name] for name in ("faiss-cpu", "hnswlib", "usearch")}
+    peers = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return table(["items", "library", "candidates", *kinds], rows) + f"\nRecall@10; {peers}; {result['date']}.\n"
+
+
 TABLES: dict[str, Callable[[dict], str]] = {
+    "accel": accel_table,
+    "ann": ann_table,
     "topk": topk_table,
     "rows": rows_table,
     "settings": settings_table,
@@ -236,7 +266,8 @@ def plot(name: str, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 where a table is stale")
-    pages = [ROOT / "README.md", HERE / "README.md", ROOT / "docs" / "solvers.md"]
+    pages = [ROOT / "README.md", HERE / "README.md"]
+    pages += [ROOT / "docs" / f"{name}.md" for name in ("solvers", "retrieval", "migrate-from-implicit")]
     parser.add_argument("files", nargs="*", type=Path, default=pages)
     args = parser.parse_args()
     stale = []

@@ -11,7 +11,7 @@ import pytest
 import wals_gpu
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = {"implicit", "torch", "transformers", "pandas", "polars", "matplotlib"}
+OPTIONAL = {"implicit", "faiss", "torch", "transformers", "pandas", "polars", "matplotlib"}
 MODULES = sorted(
     m.name for m in pkgutil.walk_packages(wals_gpu.__path__, "wals_gpu.") if not m.name.endswith("_main__")
 )
@@ -55,7 +55,7 @@ def test_fences_are_closed_and_say_what_they_hold(page):
     fences = re.findall(r"^ *```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(fences) % 2 == 0
     assert set(fences[1::2]) <= {""}
-    assert set(fences[::2]) <= {"", "python", "console", "text", "csv", "json", "bash"}
+    assert set(fences[::2]) <= {"", "python", "console", "text", "csv", "json", "bash", "diff"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

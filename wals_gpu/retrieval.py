@@ -132,6 +132,22 @@ class ExactIndex:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    @property
+    def searched(self) -> NDArray[np.floating]:
+        """The vectors that are compared with queries (n, D): with "cosine" those that have a direction, of norm 1."""
+        return self._table
+
+    def item_numbers(self) -> NDArray[np.int64]:
+        """Item numbers (n,) of the rows of `searched`."""
+        return np.arange(len(self)) if self._known is None else self._known
+
+    def directions(self, queries: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Queries (B, D) as they are compared with `searched`: with "cosine" divided by their norm, zero ones left."""
+        if self.metric == "dot":
+            return queries
+        norms = np.linalg.norm(queries, axis=1, keepdims=True)
+        return queries / np.where(norms == 0, 1, norms)
+
     def search(
         self,
         queries: ArrayLike,
@@ -171,7 +187,7 @@ class ExactIndex:
         TypeError, ValueError
             Queries or lists of a wrong kind or shape, or not finite.
         """
-        array = self._check_queries(queries)
+        array = self.check_queries(queries)
         table = np.atleast_2d(array)
         filters = self.filters(len(table), deny=deny, allow=allow, deny_items=deny_items, allow_items=allow_items)
         chunks = self.chunks(table.__getitem__, len(table), k, filters)
@@ -242,13 +258,9 @@ class ExactIndex:
             part = slice(start, min(start + chunk, n_queries))
             queries = np.ascontiguousarray(queries_of(part), self._table.dtype)
             deny = _union(_pattern(deny_of(part)), None if filters.deny is None else filters.deny[part])
-            directionless = None
+            columns, scores = answer(self.directions(queries), k, deny, filters, part)
             if self.metric == "cosine":
-                norms = np.linalg.norm(queries, axis=1, keepdims=True)
-                directionless = np.flatnonzero(norms == 0)
-                queries = queries / np.where(norms == 0, 1, norms)
-            columns, scores = answer(queries, k, deny, filters, part)
-            if directionless is not None:
+                directionless = ~queries.any(axis=1)
                 columns[directionless], scores[directionless] = -1, -np.inf
             yield part, columns, scores
 
@@ -333,7 +345,8 @@ class ExactIndex:
 
     # ------------------------------------------------------------------------------------------------ input
 
-    def _check_queries(self, queries: ArrayLike) -> NDArray[np.floating]:
+    def check_queries(self, queries: ArrayLike) -> NDArray[np.floating]:
+        """Queries (D,) or (B, D) in the type of the vectors; ValueError for anything else."""
         array = np.asarray(queries)
         D = self.vectors.shape[1]
         if array.dtype.kind not in "iuf" or array.ndim not in (1, 2) or array.shape[-1] != D:

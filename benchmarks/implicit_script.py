@@ -1,0 +1,35 @@
+"""A program as users of implicit write it, which bench_accel.py runs with implicit and, unchanged, with wals_gpu.accel.
+
+    python benchmarks/implicit_script.py RATINGS.npz [cholesky]
+
+Prints one JSON object: seconds of its parts, and how well it ranks.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+from implicit.als import AlternatingLeastSquares
+from implicit.evaluation import ranking_metrics_at_k, train_test_split
+from scipy.sparse import load_npz
+
+ratings = load_npz(sys.argv[1])
+train, test = train_test_split(ratings, train_percentage=0.8, random_state=1)
+if "cholesky" in sys.argv[2:]:
+    model = AlternatingLeastSquares(factors=128, alpha=10.0, iterations=3, use_cg=False, use_gpu=False, random_state=1)
+else:
+    model = AlternatingLeastSquares(factors=128, alpha=10.0, use_gpu=False, random_state=1)
+
+started = time.perf_counter()
+model.fit(train, show_progress=False)
+fitted = time.perf_counter()
+ids, scores = model.recommend(np.arange(train.shape[0]), train, N=10)
+recommended = time.perf_counter()
+metrics = ranking_metrics_at_k(model, train, test, K=10, show_progress=False)
+done = time.perf_counter()
+
+seconds = {"fit": fitted - started, "recommend": recommended - fitted, "evaluate": done - recommended}
+print(
+    json.dumps({"seconds": seconds | {"all": done - started}, "class": type(model).__module__, "ndcg": metrics["ndcg"]})
+)
