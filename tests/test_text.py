@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -480,6 +481,24 @@ def test_an_unknown_encoder_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(OSError, match=f"encoder {tmp_path} cannot be loaded"):
         TextEncoder(tmp_path)
+
+
+def test_a_checkpoint_without_all_weights_is_refused(folder, tmp_path, capsys):
+    import safetensors.torch
+
+    shutil.copytree(folder, tmp_path / "part")
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    gone = weights.pop("encoder.layer.2.output.dense.weight")
+    safetensors.torch.save_file({**weights, "lm_head.bias": gone.clone()}, tmp_path / "part" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"lacks 1 weights of a RobertaModel, such as encoder\.layer\.2\.output"):
+        TextEncoder(tmp_path / "part")
+    safetensors.torch.save_file(
+        {**weights, "lm_head.bias": gone.clone()} | {"encoder.layer.2.output.dense.weight": gone},
+        tmp_path / "part" / "model.safetensors",
+    )
+    capsys.readouterr()
+    TextEncoder(tmp_path / "part", max_length=32)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_importing_the_package_imports_no_torch():

@@ -213,7 +213,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     embed.add_argument("--pooling", choices=["mean", "cls"], default="mean", help="over tokens (default mean)")
     embed.add_argument("--max-length", type=_positive, default=128, help="tokens of a text (default 128)")
-    embed.add_argument("--batch-size", type=_positive, default=32, help="longest texts per batch (default 32)")
+    embed.add_argument("--batch-size", type=_positive, help="longest texts per batch (default 32, on a CPU 8)")
     embed.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     embed.add_argument(
         "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of the computation (default auto)"
