@@ -20,6 +20,7 @@ struct Error : std::runtime_error {
 
 struct Builtins {
     uint3 thread, block, block_size, grid_size;
+    int lane;
 };
 extern __thread EMU_API Builtins builtins __attribute__((tls_model("initial-exec")));
 
@@ -66,11 +67,6 @@ EMU_API int32_t atomic_s32(int32_t* p, int32_t value, Atomic op);
 EMU_API float atomic_f32(float* p, float value);
 EMU_API double atomic_f64(double* p, double value);
 
-inline int lane() {
-    return int(builtins.thread.x +
-               builtins.block_size.x * (builtins.thread.y + builtins.block_size.y * builtins.thread.z)) &
-           31;
-}
 template <class T>
 uint64_t to_bits(T x) {
     static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
@@ -120,25 +116,25 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, EMU_SITE) {
 }
 template <class T>
 T __shfl_sync(unsigned mask, T x, int source, int width = 32, EMU_SITE) {
-    const int own = emu::lane(), first = own & ~(width - 1);
+    const int own = emu::builtins.lane, first = own & ~(width - 1);
     return emu::from_bits<T>(
         emu::shuffle(mask, emu::to_bits(x), first + (source & (width - 1)), "__shfl_sync", file, line));
 }
 template <class T>
 T __shfl_up_sync(unsigned mask, T x, unsigned delta, int width = 32, EMU_SITE) {
-    const int own = emu::lane(), source = own - int(delta);
+    const int own = emu::builtins.lane, source = own - int(delta);
     const int valid = source >= (own & ~(width - 1)) ? source : own;
     return emu::from_bits<T>(emu::shuffle(mask, emu::to_bits(x), valid, "__shfl_up_sync", file, line));
 }
 template <class T>
 T __shfl_down_sync(unsigned mask, T x, unsigned delta, int width = 32, EMU_SITE) {
-    const int own = emu::lane(), source = own + int(delta);
+    const int own = emu::builtins.lane, source = own + int(delta);
     const int valid = source <= (own | (width - 1)) ? source : own;
     return emu::from_bits<T>(emu::shuffle(mask, emu::to_bits(x), valid, "__shfl_down_sync", file, line));
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T x, int lanes, int width = 32, EMU_SITE) {
-    const int own = emu::lane(), source = own ^ lanes;
+    const int own = emu::builtins.lane, source = own ^ lanes;
     const int valid = source <= (own | (width - 1)) ? source : own;
     return emu::from_bits<T>(emu::shuffle(mask, emu::to_bits(x), valid, "__shfl_xor_sync", file, line));
 }

@@ -3,6 +3,9 @@
 #define EMU_DEFINE_SWITCH
 #include "engine.h"
 
+#ifdef __BMI2__
+#include <immintrin.h>
+#endif
 #include <signal.h>
 #include <sys/mman.h>
 
@@ -39,19 +42,26 @@ bool same_place(const Site& a, const Site& b) {
 // ---- switching ----
 
 int nth_bit(unsigned bits, int n) {
+#ifdef __BMI2__
+    return __builtin_ctz(_pdep_u32(1u << n, bits));
+#else
     while (n--) bits &= bits - 1;
     return __builtin_ctz(bits);
+#endif
 }
 
 int choose(unsigned bits) {
-    switch (engine.config.order) {
-        case Order::kForward:
-            return __builtin_ctz(bits);
-        case Order::kReverse:
-            return 31 - __builtin_clz(bits);
-        default:
-            return nth_bit(bits, int(engine.draw(unsigned(__builtin_popcount(bits)))));
-    }
+    if (engine.config.order == Order::kForward) return __builtin_ctz(bits);
+    if (engine.config.order == Order::kReverse) return 31 - __builtin_clz(bits);
+    return nth_bit(bits, int(engine.draw(unsigned(__builtin_popcount(bits)))));
+}
+
+/// A ready lane of a warp that has some, taken off the ready lists.
+Lane* take_lane(Block& block, Warp& warp) {
+    const int lane = choose(warp.ready);
+    warp.ready &= ~(1u << lane);
+    if (!warp.ready) block.ready_warps &= ~(1u << warp.id);
+    return &block.lanes[warp.id * 32 + lane];
 }
 
 /// The lane to run next, taken off the ready lists; null when none is ready. A warp runs on until it has to wait,
@@ -59,6 +69,7 @@ int choose(unsigned bits) {
 Lane* next_lane(bool next_slot = false) {
     Lane* const self = engine.current;
     const bool random = engine.config.order == Order::kRandom;
+    if (!random && !next_slot && self && self->warp->ready) return take_lane(*self->block, *self->warp);
     Block* block = self ? self->block : nullptr;
     if (random || next_slot || !block || !block->ready_warps) {
         unsigned ready = 0;
@@ -67,18 +78,16 @@ Lane* next_lane(bool next_slot = false) {
         if (const unsigned later = next_slot ? ready & (~1u << block->slot) : 0) ready = later & -later;
         block = engine.slots[choose(ready)].get();
     }
-    Warp* warp = self ? self->warp : nullptr;
-    if (random || !warp || self->block != block || !warp->ready) warp = &block->warps[choose(block->ready_warps)];
-    const int lane = choose(warp->ready);
-    warp->ready &= ~(1u << lane);
-    if (!warp->ready) block->ready_warps &= ~(1u << warp->id);
-    return &block->lanes[warp->id * 32 + lane];
+    return take_lane(*block, block->warps[choose(block->ready_warps)]);
 }
 
 void make_current(Lane* lane) {
     engine.current = lane;
     lane->state = State::kRunnable;
     builtins.thread = lane->index;
+    builtins.lane = lane->id & 31;
+    if (lane->block == engine.in_builtins) return;
+    engine.in_builtins = lane->block;
     builtins.block = {lane->block->index.x, lane->block->index.y, lane->block->index.z};
 }
 
@@ -136,6 +145,7 @@ void lane_main() {
 
 void start_block(Block& block, uint64_t linear) {
     const dim3 &grid = engine.shape.grid, &size = engine.shape.block;
+    engine.in_builtins = nullptr;
     block.active = true;
     block.linear = linear;
     block.index = dim3(unsigned(linear % grid.x), unsigned(linear / grid.x % grid.y),
@@ -190,7 +200,7 @@ std::string stuck(const Block& block) {
     for (int t = 0; t < block.n_threads; ++t) {
         const Lane& lane = block.lanes[t];
         barrier |= lane.state == State::kInBarrier;
-        ++where[lane.state == State::kExited ? "exited" : "in " + place(lane.site)];
+        ++where[lane.state == State::kExited ? "exited" : "in " + place(*lane.site)];
     }
     std::string text = format("%s in block (%u, %u, %u): ", barrier ? "divergent barrier" : "divergent warp",
                               block.index.x, block.index.y, block.index.z);
@@ -504,13 +514,13 @@ int barrier(int predicate, Vote result, const char* file, int line) {
     Lane& self = *engine.current;
     Block& block = *self.block;
     const Site site{"__syncthreads", file, line};
-    if (!block.waiting) block.barrier = site;
-    if (!same_place(block.barrier, site))
+    if (!block.waiting) block.barrier = &site;
+    if (!same_place(*block.barrier, site))
         fail("divergent barrier: " + thread_name(self) + " in " + place(site) + " while " +
-             std::to_string(block.waiting) + " threads wait in " + place(block.barrier));
+             std::to_string(block.waiting) + " threads wait in " + place(*block.barrier));
     ++block.waiting;
     block.votes += predicate != 0;
-    self.site = site;
+    self.site = &site;
     self.state = State::kInBarrier;
     if (block.waiting < (engine.config.allow_exited ? block.live : block.n_threads)) {
         suspend();
@@ -555,14 +565,14 @@ void collective(unsigned mask, Combine combine, void* record, const Site& site) 
         pending->mask = mask;
         pending->arrived = 0;
         pending->combine = combine;
-        pending->site = site;
-    } else if (pending->mask != mask || pending->combine != combine || !same_place(pending->site, site)) {
+        pending->site = &site;
+    } else if (pending->mask != mask || pending->combine != combine || !same_place(*pending->site, site)) {
         fail("divergent warp: " + thread_name(self) + " in " + place(site) + format(" with mask 0x%08x", mask) +
-             " while other lanes wait in " + place(pending->site) + format(" with mask 0x%08x", pending->mask));
+             " while other lanes wait in " + place(*pending->site) + format(" with mask 0x%08x", pending->mask));
     }
     pending->records[self.id & 31] = record;
     pending->arrived |= bit;
-    self.site = site;
+    self.site = &site;
     self.state = State::kInCollective;
     if (pending->arrived != mask) return suspend();
     combine(warp, pending->records, mask);

@@ -54,7 +54,7 @@ struct Lane {
     int id;  // in the block
     uint3 index;
     State state;
-    Site site;  // where it waits
+    const Site* site;  // where it waits
     std::vector<Copy> copies;
     unsigned groups;  // committed
 };
@@ -64,7 +64,7 @@ using Combine = void (*)(Warp& warp, void* const* records, unsigned mask);
 struct Pending {  // a collective some of whose lanes have come
     unsigned mask, arrived;
     Combine combine;
-    Site site;
+    const Site* site;  // on the stack of the first to come
     void* records[32];
 };
 
@@ -88,9 +88,9 @@ struct Block {
     uint64_t linear;
     uint32_t serial, epoch;  // serials grow over all launches; the epoch counts the block's barriers
     int n_threads, live, waiting;
-    Site barrier;
-    int votes, total;   // of the barrier being filled; of the last one
-    int waiting_total;  // threads that took part in the last one
+    const Site* barrier;  // on the stack of the first thread that waits
+    int votes, total;     // of the barrier being filled; of the last one
+    int waiting_total;    // threads that took part in the last one
     unsigned ready_warps;
     unsigned char *arena, *dynamic;
     size_t dynamic_bytes, static_bytes, static_used;
@@ -110,7 +110,8 @@ struct Engine {
     Shape shape;
     void (*entry)(void*);
     void* argument;
-    Lane* current = nullptr;  // null outside kernels
+    Lane* current = nullptr;             // null outside kernels
+    const Block* in_builtins = nullptr;  // whose index blockIdx is
     Context main;
     char* stacks = nullptr;
     unsigned char* arenas = nullptr;
@@ -122,11 +123,12 @@ struct Engine {
     bool fatal = false;
     const Copy* landing = nullptr;
 
-    uint64_t draw(uint64_t n) {  // xorshift64*
+    /// Less than n <= 2^32, by xorshift64*.
+    uint64_t draw(uint64_t n) {
         random ^= random >> 12;
         random ^= random << 25;
         random ^= random >> 27;
-        return (random * 0x2545F4914F6CDD1Dull >> 33) % n;
+        return (random * 0x2545F4914F6CDD1Dull >> 32) * n >> 32;
     }
 };
 extern EMU_API Engine engine;

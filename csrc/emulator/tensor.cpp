@@ -5,10 +5,8 @@
 
 #include "engine.h"
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define EMU_CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define EMU_CLONES
+#ifdef __F16C__
+#include <immintrin.h>
 #endif
 
 namespace emu {
@@ -21,14 +19,27 @@ struct MmaRecord {
     const float* c;
 };
 
-float decode(Element type, uint32_t half, uint32_t word) {
-    switch (type) {
-        case Element::kHalf:
-            return emu_half_to_float(uint16_t(half));
-        case Element::kBfloat:
-            return emu_bits<float>(half << 16);
-        default:
-            return emu_bits<float>(word & 0xffffe000u);  // what was not converted is truncated, as on the chip
+/// `words` registers to the numbers in them: two each, for tf32 one.
+template <Element type, int words>
+void decode(const uint32_t* registers, double* numbers) {
+    if constexpr (type == Element::kTf32) {  // what was not converted is truncated, as on the chip
+        for (int w = 0; w < words; ++w) numbers[w] = emu_bits<float>(registers[w] & 0xffffe000u);
+    } else if constexpr (type == Element::kBfloat) {
+        for (int w = 0; w < words; ++w) {
+            numbers[2 * w] = emu_bits<float>(registers[w] << 16);
+            numbers[2 * w + 1] = emu_bits<float>(registers[w] & 0xffff0000u);
+        }
+    } else {
+#ifdef __F16C__
+        alignas(16) uint32_t four[4] = {};
+        std::memcpy(four, registers, 4 * words);
+        alignas(32) float halves[8];
+        _mm256_store_ps(halves, _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(four))));
+        for (int h = 0; h < 2 * words; ++h) numbers[h] = halves[h];
+#else
+        for (int h = 0; h < 2 * words; ++h)
+            numbers[h] = emu_half_to_float(uint16_t(registers[h / 2] >> (16 * (h & 1))));
+#endif
     }
 }
 
@@ -37,45 +48,47 @@ float toward_zero(double x) {
     return std::fabs(double(nearest)) > std::fabs(x) ? emu_bits<float>(emu_bits<uint32_t>(nearest) - 1) : nearest;
 }
 
-/// sum[16][8] += a[16][depth] b[depth][8].
-EMU_CLONES void multiply(double (*sum)[8], const double (*a)[16], const double (*b)[8], int depth) {
-    for (int i = 0; i < 16; ++i)
+typedef double Four __attribute__((vector_size(32)));
+
+/// sum += a b. Four rows at a time: 8 sums hide the latency of additions.
+template <int depth>
+void multiply(Four (&sum)[16][2], const double (&a)[16][depth], const Four (&b)[depth][2]) {
+    for (int i = 0; i < 16; i += 4) {
+        Four rows[4][2];
+        std::memcpy(rows, sum[i], sizeof rows);
         for (int k = 0; k < depth; ++k)
-            for (int j = 0; j < 8; ++j) sum[i][j] += a[i][k] * b[k][j];
+            for (int r = 0; r < 4; ++r)
+                for (int h = 0; h < 2; ++h) rows[r][h] += a[i + r][k] * b[k][h];
+        std::memcpy(sum[i], rows, sizeof rows);
+    }
 }
 
-// Lane 4 g + t holds rows g and g + 8 of A, C and D, and column g of B.
+// Lane 4 g + t holds rows g and g + 8 of A, C and D, and column g of B. Of A, registers 0 and 2 have row g, 1 and 3 row
+// g + 8; 2 and 3 the second half of the columns. Of B, register 1 has the second half of the rows. 16-bit types have
+// columns (of A; rows of B) 2 t and 2 t + 1 of each half, tf32 has t.
 template <Element type>
 void multiply_fragments(Warp&, void* const* records, unsigned) {
-    constexpr int kDepth = type == Element::kTf32 ? 8 : 16;
-    double a[16][16], b[16][8], sum[16][8];
+    constexpr int kEach = type == Element::kTf32 ? 1 : 2, kDepth = 8 * kEach;  // numbers in a register
+    double a[16][kDepth];
+    Four b[kDepth][2], sum[16][2];
     for (int lane = 0; lane < 32; ++lane) {
         const MmaRecord& r = *static_cast<const MmaRecord*>(records[lane]);
         const int g = lane / 4, t = lane % 4;
-        for (int e = 0; e < 4; ++e) {
-            const int row = g + 8 * (e & 1);
-            if (type == Element::kTf32) {
-                a[row][t + 4 * (e >> 1)] = decode(type, 0, r.a[e]);
-            } else {
-                const int column = 2 * t + 8 * (e >> 1);
-                a[row][column] = decode(type, r.a[e] & 0xffffu, 0);
-                a[row][column + 1] = decode(type, r.a[e] >> 16, 0);
-            }
-            sum[g + 8 * (e >> 1)][2 * t + (e & 1)] = r.c[e];
-        }
-        for (int e = 0; e < 2; ++e) {
-            if (type == Element::kTf32) {
-                b[t + 4 * e][g] = decode(type, 0, r.b[e]);
-            } else {
-                b[2 * t + 8 * e][g] = decode(type, r.b[e] & 0xffffu, 0);
-                b[2 * t + 8 * e + 1][g] = decode(type, r.b[e] >> 16, 0);
-            }
-        }
+        double numbers[4 * kEach];
+        decode<type, 4>(r.a, numbers);
+        for (int e = 0; e < 4; ++e)
+            for (int n = 0; n < kEach; ++n)
+                a[g + 8 * (e & 1)][kEach * t + n + kDepth / 2 * (e >> 1)] = numbers[kEach * e + n];
+        decode<type, 2>(r.b, numbers);
+        for (int e = 0; e < 2; ++e)
+            for (int n = 0; n < kEach; ++n) b[kEach * t + n + kDepth / 2 * e][g / 4][g % 4] = numbers[kEach * e + n];
+        for (int e = 0; e < 4; ++e) sum[g + 8 * (e >> 1)][t / 2][2 * (t % 2) + (e & 1)] = r.c[e];
     }
-    multiply(sum, a, b, kDepth);
+    multiply<kDepth>(sum, a, b);
     for (int lane = 0; lane < 32; ++lane) {
         float* const d = static_cast<const MmaRecord*>(records[lane])->d;
-        for (int e = 0; e < 4; ++e) d[e] = toward_zero(sum[lane / 4 + 8 * (e >> 1)][lane % 4 * 2 + (e & 1)]);
+        const int g = lane / 4, t = lane % 4;
+        for (int e = 0; e < 4; ++e) d[e] = toward_zero(sum[g + 8 * (e >> 1)][t / 2][2 * (t % 2) + (e & 1)]);
     }
 }
 
