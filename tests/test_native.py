@@ -366,7 +366,11 @@ def test_rotate_together(dtype, wide, isa):
 
 def test_rotate_together_refuses_what_it_cannot_do_in_place():
     good = np.zeros((3, 16))
-    for bad in (np.zeros((3, 15)), np.zeros((3, 32))[:, ::2], read_only(np.zeros((3, 16))), np.zeros((3, 16), "f4")):
-        with pytest.raises(ValueError):
+    bads = (np.zeros((3, 15)), np.zeros((3, 32)), np.zeros((3, 32))[:, ::2], read_only(np.zeros((3, 16))), np.zeros(16))
+    for bad in (*bads, np.zeros((3, 16), "f4")):
+        with pytest.raises((ValueError, IndexError)):
             _cpu.rotate_together(good, bad, np.eye(16), np.eye(16), True, 1)
+    for basis in (np.eye(32), np.eye(15)):
+        with pytest.raises(ValueError):
+            _cpu.rotate_together(good, good.copy(), basis, np.eye(16), True, 1)
     assert CpuBackend(1).moving_basis(np.zeros((3, 15)), np.zeros((3, 15))) is None

@@ -34,7 +34,7 @@ export OPENBLAS_NUM_THREADS=1 PYTHONMALLOC=malloc PYTHONFAULTHANDLER=1
 cd "$place"
 if [ $# -eq 0 ]; then
     set -- tests/test_native.py tests/test_solve_rows.py tests/test_solve_iterative.py tests/test_topk.py \
-        tests/test_hard_numbers.py tests/test_threads.py
+        tests/test_hard_numbers.py tests/test_concurrency.py
     # Counts on a row being solved within a fifth of a second; with sanitizers it takes longer.
     set -- "$@" --deselect tests/test_native.py::test_a_signal_ends_a_run_of_rows_that_threads_share
 fi

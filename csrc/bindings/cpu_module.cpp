@@ -128,19 +128,24 @@ py::array rotate(const py::array& factors, const std::optional<Array<double>>& r
         auto* memory = new wals::Buffer(std::max<int64_t>(n * P, 1) * int64_t(sizeof(T)));
         py::capsule owner(memory, [](void* p) { delete static_cast<wals::Buffer*>(p); });
         T* to = memory->as<T>();
-        native(n_threads,
-               [&](auto check) { return wals::rotate<T>(y.data(), n, D, q, /*wide=*/true, to, n_threads, check); });
+        require(n_threads >= 1, "n_threads must be at least 1");
+        const wals::RotationSpace space(q ? D : 0, n_threads);
+        native(n_threads, [&](auto check) {
+            return wals::rotate<T>(y.data(), n, D, q, /*wide=*/true, to, n_threads, space, check);
+        });
         return Array<T>({n, P}, to, owner);
     });
 }
 
-/// Rotates an array in place; it needs no padding: D fills whole cache lines.
+/// What rotates an array in place, without the GIL; it needs no padding: D fills whole cache lines.
 template <class T>
-void rotate_in_place(Array<T>& y, const double* q, bool wide, int n_threads) {
-    require(y.ndim() == 2 && y.writeable() && y.shape(1) == wals::padded<T>(y.shape(1)),
+auto rotation_in_place(Array<T>& y, int64_t D, const double* q, bool wide, int n_threads,
+                       const wals::RotationSpace& space) {
+    require(y.ndim() == 2 && y.writeable() && y.shape(1) == D && D == wals::padded<T>(D),
             "arrays must be writeable, (n, D), with D a multiple of 16");
-    T* data = y.mutable_data();
-    wals::rotate<T>(data, y.shape(0), y.shape(1), q, wide, data, n_threads, /*interrupted=*/{});
+    return [&space, D, q, wide, n_threads, data = y.mutable_data(), n = int64_t(y.shape(0))] {
+        wals::rotate<T>(data, n, D, q, wide, data, n_threads, space, /*interrupted=*/{});
+    };
 }
 
 void rotate_together(py::array factors, py::array other, Array<double> basis, const Array<double>& rotation,
@@ -150,11 +155,18 @@ void rotate_together(py::array factors, py::array other, Array<double> basis, co
         using T = decltype(zero);
         Array<T> x(factors), y(other);
         require(x.ptr() == factors.ptr() && y.ptr() == other.ptr(), "arrays must be C-ordered and of one dtype");
-        const double* q = square(rotation, x.shape(1));
-        // With the GIL, so that no signal handler runs before all three are done.
-        rotate_in_place(x, q, /*wide=*/false, n_threads);
-        rotate_in_place(y, q, wide_other, n_threads);
-        rotate_in_place(basis, q, /*wide=*/true, n_threads);
+        require(x.ndim() == 2, "factors must be (R, D)");
+        const int64_t D = x.shape(1);
+        const double* q = square(rotation, D);
+        const wals::RotationSpace space(q ? D : 0, n_threads);
+        const auto rotate_x = rotation_in_place(x, D, q, /*wide=*/false, n_threads, space);
+        const auto rotate_y = rotation_in_place(y, D, q, wide_other, n_threads, space);
+        const auto rotate_basis = rotation_in_place(basis, D, q, /*wide=*/true, n_threads, space);
+        // All three or none: nothing below asks for memory, or for signals.
+        const py::gil_scoped_release release;
+        rotate_x();
+        rotate_y();
+        rotate_basis();
         return 0;
     });
 }

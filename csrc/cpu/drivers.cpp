@@ -63,9 +63,14 @@ bool gram(const T* y, int64_t n, int64_t D, Broadcast<T> weight, double* out, in
     return done;
 }
 
+RotationSpace::RotationSpace(int64_t D, int n_threads)
+    : packed(std::max(kernels<double>().rotation_size(D) * int64_t(sizeof(double)),
+                      kernels<float>().factor_rotation_size(D) * int64_t(sizeof(float)))),
+      per_thread(buffers_per_thread(n_threads, 16 * D * int64_t(sizeof(double)))) {}
+
 template <class T>
 bool rotate(const T* y, int64_t n, int64_t D, const double* q, bool wide, T* out, int n_threads,
-            const Interrupted& interrupted) {
+            const RotationSpace& space, const Interrupted& interrupted) {
     const KernelTable<T>& k = kernels<T>();
     const int64_t P = padded<T>(D), rows = 256;
     if (!q) {
@@ -77,20 +82,17 @@ bool rotate(const T* y, int64_t n, int64_t D, const double* q, bool wide, T* out
         });
     }
     const int64_t tasks = (n + rows - 1) / rows;
-    Buffer packed(
-        std::max(k.rotation_size(D) * int64_t(sizeof(double)), k.factor_rotation_size(D) * int64_t(sizeof(T))));
-    const auto workspace = buffers_per_thread(n_threads, 16 * D * int64_t(sizeof(double)));
     if (wide)
-        k.pack_rotation(q, D, /*transposed=*/false, packed.as<double>());
+        k.pack_rotation(q, D, /*transposed=*/false, space.packed.as<double>());
     else
-        k.pack_factor_rotation(q, D, /*transposed=*/false, packed.as<T>());
+        k.pack_factor_rotation(q, D, /*transposed=*/false, space.packed.as<T>());
     return parallel_for(tasks, n_threads, interrupted, [&](int64_t task, int thread) {
         const int64_t begin = task * rows, count = std::min(n - begin, rows);
-        const Buffer& space = workspace[size_t(thread)];
+        const Buffer& own = space.per_thread[size_t(thread)];
         if (wide)
-            k.rotate(y + begin * D, count, D, packed.as<double>(), out + begin * P, space.as<double>());
+            k.rotate(y + begin * D, count, D, space.packed.as<double>(), out + begin * P, own.as<double>());
         else
-            k.rotate_in_factor_type(y + begin * D, count, D, packed.as<T>(), out + begin * P, space.as<T>());
+            k.rotate_in_factor_type(y + begin * D, count, D, space.packed.as<T>(), out + begin * P, own.as<T>());
     });
 }
 
@@ -323,7 +325,8 @@ bool topk_listed(const T* queries, int64_t B, const T* items, int64_t D, int64_t
 
 #define WALS_INSTANTIATE(T)                                                                                            \
     template bool gram<T>(const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&);                 \
-    template bool rotate<T>(const T*, int64_t, int64_t, const double*, bool, T*, int, const Interrupted&);             \
+    template bool rotate<T>(const T*, int64_t, int64_t, const double*, bool, T*, int, const RotationSpace&,            \
+                            const Interrupted&);                                                                       \
     template bool solve_rows<T>(RotatedRows<T>, const Solver&, const double*, RowStatus*, int, const Interrupted&);    \
     template bool entry_loss<T>(const RowTerms<T>&, const T*, const T*, int64_t, double*, int, const Interrupted&);    \
     template bool ridge_loss<T>(const T*, const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&); \

@@ -15,10 +15,20 @@ const KernelTable<T>& kernels();  // of the instruction set in use (dispatch.cpp
 template <class T>
 bool gram(const T* y, int64_t n, int64_t D, Broadcast<T> weight, double* out, int n_threads, const Interrupted&);
 
+/// Memory that rotate works in, for arrays of either type.
+struct RotationSpace {
+    RotationSpace(int64_t D, int n_threads);
+    Buffer packed;
+    std::vector<Buffer> per_thread;
+};
+
 /// out (n, padded D) = y (n, D) q, q (D, D) float64 or null for a padded copy; accumulated in float64, or in T if not
 /// `wide`. out may be y where that needs no padding.
+/// Allocates nothing, so that of a series of rotations none fails between the others; space: (D, n_threads), unused
+/// without q.
 template <class T>
-bool rotate(const T* y, int64_t n, int64_t D, const double* q, bool wide, T* out, int n_threads, const Interrupted&);
+bool rotate(const T* y, int64_t n, int64_t D, const double* q, bool wide, T* out, int n_threads, const RotationSpace&,
+            const Interrupted&);
 
 /// Solves every row; `q` (D, D) float64 as in rotate, or null. problem.into and .back are set here. status is (R).
 template <class T>

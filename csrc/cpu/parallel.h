@@ -24,17 +24,25 @@ namespace wals {
 using Interrupted = std::function<bool()>;
 
 /// Runs task(i, thread) for i in [0, n_tasks), handing indices out in order. Returns false if interrupted: tasks that
-/// had begun are complete, the others were not begun. `task` must not throw.
+/// had begun are complete, the others were not begun. What a task throws ends the run in the same way, and is thrown
+/// again to the caller when all threads have ended.
 template <class Task>
 bool parallel_for(int64_t n_tasks, int n_threads, const Interrupted& interrupted, Task&& task) {
     std::atomic<int64_t> next{0};
     std::atomic<bool> stop{false};
-    auto work = [&](int thread, bool asks) {
-        for (;;) {
-            const int64_t i = next.fetch_add(1, std::memory_order_relaxed);
-            if (i >= n_tasks || stop.load(std::memory_order_relaxed)) return;
-            task(i, thread);
-            if (asks && interrupted && interrupted()) stop.store(true, std::memory_order_relaxed);
+    std::exception_ptr error;
+    std::atomic_flag has_error = ATOMIC_FLAG_INIT;
+    auto work = [&](int thread, bool asks) noexcept {
+        try {
+            for (;;) {
+                const int64_t i = next.fetch_add(1, std::memory_order_relaxed);
+                if (i >= n_tasks || stop.load(std::memory_order_relaxed)) return;
+                task(i, thread);
+                if (asks && interrupted && interrupted()) stop.store(true, std::memory_order_relaxed);
+            }
+        } catch (...) {
+            if (!has_error.test_and_set()) error = std::current_exception();
+            stop.store(true, std::memory_order_relaxed);
         }
     };
     std::vector<std::thread> others;
@@ -49,6 +57,7 @@ bool parallel_for(int64_t n_tasks, int n_threads, const Interrupted& interrupted
     }
     work(0, true);
     for (std::thread& t : others) t.join();
+    if (error) std::rethrow_exception(error);
     return !stop.load();
 }
 
