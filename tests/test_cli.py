@@ -365,6 +365,21 @@ def test_evaluate_measures_popularity_beside(run, plays, protocol):
     assert said["users"] + said["users_left_out"] == (8 if protocol[0] == "strong" else 24)
 
 
+def test_evaluate_with_negatives_and_cohorts(run, plays):
+    common = ["evaluate", plays, "-k", "3", *QUICK, "--json"]
+    everything = json.loads(run(*common, "--protocol", "leave-one-out")[1])
+    status, text, _ = run(*common, "--protocol", "leave-one-out", "--negatives", "2", "--cohorts", "3")
+    few = json.loads(text)
+    assert status == 0 and few["users"] == everything["users"] and everything["cohorts"] == {}
+    assert few["results"]["wals"]["hit_rate@3"]["value"] == 1.0  # of three candidates
+    assert everything["results"]["wals"]["hit_rate@3"]["value"] < 1.0
+    assert sum(cohort["entries"] for name, cohort in few["cohorts"].items() if "items" in name) == few["users"]
+    status, text, _ = run(*common, "--protocol", "strong", "--heldout", "6", "--negatives", "1", "--cohorts", "99")
+    assert status == 0 and set(json.loads(text)["cohorts"]) == {"few-shot users", "few-shot items"}
+    status, _, said = run(*common, "--negatives", "11")
+    assert status == 2 and "n must be at most the number of items that a user does not have" in said
+
+
 def test_evaluate_finds_the_three_tastes(run, plays):
     said = json.loads(run("evaluate", plays, "--factors", 3, "--quiet", "-k", 3, "--json")[1])
     wals, popularity = (said["results"][name]["recall@3"]["value"] for name in ("wals", "popularity"))

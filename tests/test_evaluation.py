@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -21,10 +22,11 @@ from wals_gpu.evaluation import (
     leave_one_out,
     random_holdout,
     ranking_metrics,
+    sample_negatives,
     strong_generalisation_split,
     temporal_split,
 )
-from wals_gpu.interactions import Ids, Interactions
+from wals_gpu.interactions import Ids, Interactions, as_interactions
 from wals_gpu.model import WALS
 
 
@@ -98,6 +100,75 @@ def test_metrics_equal_a_loop_over_users(n_items, ks):
         slow = [slow_metrics(ids[row].tolist(), set(test[row].indices.tolist()), k) for row in rows]
         for name in slow[0]:
             assert found[f"{name}@{k}"] == pytest.approx(np.mean([each[name] for each in slow]), abs=1e-12), name
+
+
+def peers_world():
+    """Scores of 60 users and 40 items, and what is relevant; user 7 has nothing."""
+    rng = np.random.default_rng(7)
+    scores, liked = rng.random((60, 40)), rng.random((60, 40)) < 0.15
+    liked[np.arange(60), np.arange(60) % 40] = True
+    liked[7] = False
+    return np.argsort(-scores, axis=1), csr_matrix(liked.astype(np.float64))
+
+
+# Of EvaluatorCore.get_metrics_f64 of irspack 0.5.2 on peers_world(); "recall" with recall_with_cutoff False and True.
+IRSPACK = {
+    5: {
+        "recall": (0.14347610957780446, 0.18587570621468932),
+        "precision": 0.17288135593220344,
+        "hit": 0.6101694915254238,
+        "ndcg": 0.18104961143619866,
+        "map": 0.07563285819641749,
+        "gini_index": 0.16228813559322033,
+        "appeared_item": 40.0,
+        "valid_user": 59.0,
+    },
+    20: {
+        "recall": (0.5294094323755342, 0.5294094323755342),
+        "precision": 0.16610169491525428,
+        "hit": 1.0,
+        "ndcg": 0.34493207843970747,
+        "map": 0.1600371462416343,
+        "gini_index": 0.08394067796610169,
+        "appeared_item": 40.0,
+        "valid_user": 59.0,
+    },
+}
+
+
+@pytest.mark.parametrize("k", IRSPACK)
+def test_metrics_agree_with_irspack(k):
+    order, liked = peers_world()
+    found, theirs = ranking_metrics(order[:, :k], liked, k), IRSPACK[k]
+    assert (found[f"plain_recall@{k}"], found[f"recall@{k}"]) == pytest.approx(theirs["recall"], abs=1e-12)
+    # irspack divides the sum of precisions by the number of relevant items, not by at most k.
+    relevant = np.diff(liked.indptr)
+    hit = np.take_along_axis(liked.toarray(), order[:, :k], 1)
+    precisions = (hit * hit.cumsum(axis=1) / np.arange(1, k + 1)).sum(axis=1)
+    assert np.mean((precisions / np.maximum(relevant, 1))[relevant > 0]) == pytest.approx(theirs["map"], abs=1e-12)
+    assert found[f"map@{k}"] == pytest.approx(np.mean((precisions / np.clip(relevant, 1, k))[relevant > 0]), abs=1e-12)
+    for ours, name in (("precision", "precision"), ("hit_rate", "hit"), ("ndcg", "ndcg"), ("gini", "gini_index")):
+        assert found[f"{ours}@{k}"] == pytest.approx(theirs[name], abs=1e-12), name
+    assert (found[f"coverage@{k}"] * 40, found["users"]) == (theirs["appeared_item"], theirs["valid_user"])
+
+
+@pytest.mark.parametrize("k", [1, 5, 20, 40])
+def test_metrics_agree_with_implicit(k):
+    evaluation = pytest.importorskip("implicit.evaluation", reason="implicit is not installed")
+    order, liked = peers_world()
+
+    class Lists:
+        def recommend(self, userid, user_items, N):
+            return order[userid][:, :N].astype(np.int32), np.ones((len(userid), N), np.float32)
+
+    theirs = evaluation.ranking_metrics_at_k(Lists(), csr_matrix(liked.shape), liked, K=k, show_progress=False)
+    found = ranking_metrics(order[:, :k], liked, k)
+    assert found[f"ndcg@{k}"] == pytest.approx(theirs["ndcg"], abs=1e-12)
+    assert found[f"map@{k}"] == pytest.approx(theirs["map"], abs=1e-12)
+    hits = np.take_along_axis(liked.toarray(), order[:, :k], 1).sum()
+    possible = np.minimum(k, np.diff(liked.indptr)).sum()
+    assert theirs["precision"] == pytest.approx(hits / possible)  # the one metric that none of ours is
+    assert found[f"precision@{k}"] == pytest.approx(hits / k / found["users"])
 
 
 def test_values_of_zero_and_below_are_not_relevant():
@@ -226,6 +297,33 @@ def test_timestamps_in_another_order_than_the_entries_are_refused():
         leave_one_out(shuffled, [1, 2])
     times = coo_matrix(([1.0, 2.0], ([0, 0], [1, 0])), shape=(1, 2))
     assert entries(leave_one_out(shuffled, times)[1]) == {(0, 0)}
+
+
+def test_negatives_are_drawn_from_what_a_user_does_not_have():
+    matrix = sparse((300, 50), 0.3)
+    train, test = leave_one_out(matrix, random_state=3)
+    candidates = sample_negatives(train, test, 12, random_state=5)
+    for user in range(300):
+        row, asked = set(candidates[user].indices.tolist()), set(test[user].indices.tolist())
+        assert asked <= row and len(row - asked) == (12 if asked else 0)
+        assert not row & set(train[user].indices.tolist())
+    assert candidates.has_sorted_indices and candidates.shape == (300, 50)
+    again = sample_negatives(train.tocoo(), test.tocsc(), 12, random_state=5)
+    assert np.array_equal(again.indices, candidates.indices)
+    assert not np.array_equal(sample_negatives(train, test, 12, random_state=6).indices, candidates.indices)
+    # Every item that a user does not have is as likely as any other.
+    one, none = csr_matrix(np.array([[1, 0, 1, 0, 0, 0, 1, 0]])), csr_matrix(np.array([[0, 0, 0, 1, 0, 0, 0, 0]]))
+    rng = np.random.default_rng(0)
+    drawn = np.zeros(8)
+    for _ in range(3000):
+        drawn[sample_negatives(one, none, 2, rng).indices] += 1
+    assert drawn[[0, 2, 6]].tolist() == [0, 0, 0] and drawn[3] == 3000
+    assert abs(drawn[[1, 4, 5, 7]] - 1500).max() < 5 * np.sqrt(3000 / 4)
+    assert sample_negatives(one, none, 4).nnz == 5
+    with pytest.raises(ValueError, match=r"n must be at most .* 4 for user 0"):
+        sample_negatives(one, none, 5)
+    with pytest.raises(ValueError, match="one shape"):
+        sample_negatives(train, test[:5])
 
 
 def test_cold_items_lose_every_entry():
@@ -390,6 +488,91 @@ def test_evaluate_understands_a_model_that_speaks_in_ids(names):
     ids, _ = plain.recommend_for(split.fold_in, 20)
     direct = ranking_metrics(ids, split.test, 3)
     assert reports[1].results["wals"]["ndcg@3"].value == pytest.approx(direct["ndcg@3"])
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_leave_one_out_with_sampled_negatives(names):
+    """A hit is a test item that fewer than k of the candidates beat: counted here one by one."""
+    matrix = sparse((40, 30), 0.3, seed=2)
+    train, test = leave_one_out(matrix, random_state=1)
+    candidates = sample_negatives(train, test, 9, random_state=1)
+    data = train
+    if names:
+        coo = train.tocoo()
+        table = pa.table(
+            {"user": [f"u{r:02}" for r in coo.row], "item": [f"i{c:02}" for c in coo.col], "value": coo.data}
+        )
+        data = as_interactions(table)
+        assert data.matrix.shape == train.shape
+    model = WALS(factors=3, iterations=2).fit(data)
+    report = evaluate(model, train, test, ks=(1, 4), candidates=candidates)
+    scores = model.user_factors @ model.item_factors.T
+    popular = np.bincount(train.indices[train.data > 0], minlength=30)
+    for name, table in (("wals", scores), ("popularity", np.tile(popular - np.arange(30) / 100, (40, 1)))):
+        places = []
+        for user in report.users:
+            row, asked = candidates[user].indices, test[user].indices[0]
+            places.append(1 + (table[user, row] > table[user, asked]).sum())
+        for k in (1, 4):
+            found = report.per_user[name][f"hit_rate@{k}"]
+            assert found.tolist() == [float(place <= k) for place in places]
+            assert report.results[name][f"ndcg@{k}"].value == pytest.approx(
+                np.mean([1 / math.log2(1 + place) if place <= k else 0 for place in places])
+            )
+    with pytest.raises(ValueError, match="candidates must have the shape of test"):
+        evaluate(model, train, test, candidates=candidates[:5])
+
+
+def test_candidates_with_fold_in_and_seen_items():
+    matrix = sparse((40, 30), 0.3, seed=2)
+    split = strong_generalisation_split(matrix, 10)
+    model = WALS(factors=3, iterations=2).fit(split.train)
+    candidates = sample_negatives(split.fold_in, split.test, 5)
+    report = evaluate(model, split.train, split.test, ks=40, fold_in=split.fold_in, candidates=candidates)
+    assert all((report.per_user[name]["plain_recall@40"] == 1).all() for name in ("wals", "popularity"))
+    for seen in (True, False):  # what a user has is left out of the candidates unless asked for
+        both = (candidates + split.fold_in.astype(bool)).astype(bool)
+        for recommender in (model, Popularity(split.train)):
+            ids, _ = recommender.recommend_for(split.fold_in, 40, filter_seen=seen, allow=both)
+            expected = candidates if seen else both
+            assert [set(row) - {-1} for row in ids.tolist()] == [set(row.indices.tolist()) for row in expected]
+
+
+def test_cohorts_by_how_much_is_known():
+    rng = np.random.default_rng(4)
+    liked = rng.random((60, 40)) < 0.02 + 0.3 * (np.arange(40) / 40) ** 2
+    liked[:7] = False
+    train = csr_matrix(liked.astype(float))
+    test = csr_matrix((rng.random((60, 40)) < 0.2) & (train.toarray() == 0), dtype=float)
+    model = WALS(factors=3, iterations=2).fit(train)
+    report = evaluate(model, train, test, ks=(5, 10), few_shot=3)
+    of_user, of_item = np.diff(train.indptr), np.bincount(train.indices, minlength=40)
+    assert (of_item == 0).any() and set(report.cohorts) == {
+        f"{name} {side}" for name in ("cold", "few-shot", "warm") for side in ("users", "items")
+    }
+    ids = {"wals": model.recommend(range(60), 10)[0], "popularity": Popularity(train).recommend(range(60), 10)[0]}
+    for name, low, high in (("cold", 0, 0), ("few-shot", 1, 3), ("warm", 4, 99)):
+        for side, keep in (
+            ("users", ((of_user >= low) & (of_user <= high))[:, None]),
+            ("items", ((of_item >= low) & (of_item <= high))[None]),
+        ):
+            part = csr_matrix(test.toarray() * keep)
+            found = report.cohorts[f"{name} {side}"]
+            assert (found.users, found.entries) == ((np.diff(part.indptr) > 0).sum(), part.nnz)
+            for who, lists in ids.items():
+                expected = ranking_metrics(lists, part, ks=(5, 10))
+                for metric, estimate in found.results[who].items():
+                    assert estimate.value == pytest.approx(expected[metric]), (name, side, metric)
+                    assert estimate.low <= estimate.value <= estimate.high
+    assert "few-shot items" in str(report) and "cold users" in json.dumps(report.to_dict())
+    whole = evaluate(model, train, test, ks=(5, 10), batch_size=7, few_shot=3)
+    assert whole.cohorts == report.cohorts
+    assert evaluate(model, train, test, ks=5).cohorts == {}
+    plain = evaluate(model, train, test, ks=5, few_shot=30, n_resamples=0)
+    assert set(plain.cohorts) == {"cold users", "few-shot users", "cold items", "few-shot items"}
+    assert plain.cohorts["cold items"].results["wals"]["ndcg@5"].low is None
+    with pytest.raises(ValueError, match="few_shot must be an integer >= 1, got 0"):
+        evaluate(model, train, test, few_shot=0)
 
 
 def test_evaluate_refuses_what_cannot_be_right():

@@ -235,6 +235,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--heldout", type=_count_or_share, default=0.1, help="strong: users held out, a share or a number"
     )
     evaluate.add_argument("--time-column", metavar="COLUMN", help="numbers that grow with time, such as Unix seconds")
+    evaluate.add_argument(
+        "--negatives", metavar="N", type=_positive, help="rank only the hidden items and N others drawn for each user"
+    )
+    evaluate.add_argument(
+        "--cohorts", metavar="N", type=_positive, help="also users and items with 0, up to N, and more known entries"
+    )
     evaluate.add_argument("-k", type=_positive, nargs="+", default=[20, 100], help="list lengths (default 20 100)")
     _add_data_options(evaluate)
     _add_model_options(evaluate)

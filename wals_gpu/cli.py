@@ -188,7 +188,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     began = time.perf_counter()
     model.fit(train, show_progress=not args.quiet)
     seconds = time.perf_counter() - began
-    report = evaluation.evaluate(model, train, test, args.k, fold_in=fold_in, random_state=args.seed)
+    options: dict[str, Any] = {"fold_in": fold_in, "few_shot": args.cohorts, "random_state": args.seed}
+    if args.negatives is not None:
+        options["candidates"] = evaluation.sample_negatives(
+            train if fold_in is None else fold_in, test, args.negatives, args.seed
+        )
+    report = evaluation.evaluate(model, train, test, args.k, **options)
     if args.json:
         objective = {"name": model.objective.name, **model.objective.parameters()}
         _print_json(

@@ -29,28 +29,34 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
+from ._checks import integer
 from ._tables import format_table
+from .popularity import Popularity
 from .splits import (
     StrongSplit,
     canonical,
     check_fraction,
     cold_items_split,
+    contains,
+    entry_keys,
     entry_rows,
     leave_one_out,
     random_holdout,
+    sample_negatives,
     select,
     strong_generalisation_split,
     temporal_split,
 )
 
 __all__ = [
+    "Cohort",
     "Estimate",
     "EvaluationReport",
     "Popularity",
@@ -61,6 +67,7 @@ __all__ = [
     "leave_one_out",
     "random_holdout",
     "ranking_metrics",
+    "sample_negatives",
     "strong_generalisation_split",
     "temporal_split",
 ]
@@ -126,7 +133,7 @@ def _row_metrics(
     rows, k_max = np.arange(ids.shape[0])[:, None], max(ks)
     ids = ids[:, :k_max]
     # One sorted key per entry of the test matrix turns membership of all B * K pairs into binary searches.
-    hit = (_contains(_keys(test), rows * test.shape[1] + ids) & (ids >= 0)).astype(np.float64)
+    hit = (contains(entry_keys(test), rows * test.shape[1] + ids) & (ids >= 0)).astype(np.float64)
 
     n_test = np.diff(test.indptr)
     rank = np.arange(1, k_max + 1)
@@ -256,60 +263,12 @@ class Recommender(Protocol):
     def recommend_for(self, interactions: Any, k: int = 10, *, filter_seen: bool = True) -> tuple[NDArray, NDArray]: ...
 
 
-class Popularity:
-    """The baseline that every model has to beat: the items that most training users have, for everybody.
+class Cohort(NamedTuple):
+    """Metrics of a part of the test data: lists of the whole evaluation, relevant items of the cohort only."""
 
-    Parameters
-    ----------
-    train : (U, I) sparse matrix or Interactions
-        An item's popularity is the number of users with a value above 0. Equal popularity: the lower column first.
-    """
-
-    def __init__(self, train: Any) -> None:
-        self._train = canonical("train", train)
-        liked = self._train.indices[self._train.data > 0]
-        self.counts = np.bincount(liked, minlength=self._train.shape[1])  # (I,)
-        self._order = np.argsort(-self.counts, kind="stable")
-        self._rank = np.empty_like(self._order)
-        self._rank[self._order] = np.arange(self._order.size)
-
-    def recommend(self, users: ArrayLike, k: int = 10, *, filter_seen: bool = True) -> tuple[NDArray, NDArray]:
-        """Most popular items that the users do not have yet.
-
-        Parameters
-        ----------
-        users : (B,) array of int
-            Row numbers of the training matrix.
-        k : int, default 10
-            List length; where fewer items are left, id -1 and score ``-inf``.
-        filter_seen : bool, default True
-            Leave out what the user has an entry for.
-
-        Returns
-        -------
-        ids : (B, k) int64 array
-        scores : (B, k) float64 array
-            The number of training users who have the item.
-        """
-        return self.recommend_for(self._train[np.asarray(users)], k, filter_seen=filter_seen)
-
-    def recommend_for(self, interactions: Any, k: int = 10, *, filter_seen: bool = True) -> tuple[NDArray, NDArray]:
-        """The same for users given by their interactions (B, I), seen in training or not."""
-        seen = canonical("interactions", interactions)
-        n_rows, n_items = seen.shape
-        # With a row's seen ranks sorted, s_0 < s_1 < ..., the j-th unseen rank is j + #{m : s_m - m <= j}.
-        skipped = np.zeros((n_rows, k), dtype=np.int64)
-        if filter_seen and seen.nnz:
-            rows = entry_rows(seen)
-            ranks = self._rank[seen.indices]
-            ranks = ranks[np.lexsort((ranks, rows))]
-            before = ranks - (np.arange(seen.nnz) - np.repeat(seen.indptr[:-1], np.diff(seen.indptr)))
-            inside = before < k
-            np.add.at(skipped, (rows[inside], before[inside]), 1)
-            skipped = skipped.cumsum(axis=1)
-        place = np.arange(k) + skipped
-        ids = np.where(place < n_items, self._order[np.minimum(place, n_items - 1)], -1)
-        return ids, np.where(ids >= 0, self.counts[ids], -np.inf)
+    users: int  # with a relevant item in it
+    entries: int  # relevant items
+    results: dict[str, dict[str, Estimate]]  # as of EvaluationReport, means over users only
 
 
 @dataclass(frozen=True)
@@ -328,6 +287,9 @@ class EvaluationReport:
         Rows of ``test`` without a relevant item.
     seconds : dict of str to float
         Time each model took to recommend.
+    cohorts : dict of str to Cohort
+        "cold users", "few-shot users", "warm users" and the same of items, as far as there are test entries of them;
+        empty without ``few_shot``.
     """
 
     results: dict[str, dict[str, Estimate]]
@@ -335,6 +297,7 @@ class EvaluationReport:
     users: NDArray[np.int64]
     users_left_out: int
     seconds: dict[str, float]
+    cohorts: dict[str, Cohort] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the per-user values, as plain Python numbers for JSON."""
@@ -342,9 +305,10 @@ class EvaluationReport:
             "users": int(self.users.size),
             "users_left_out": self.users_left_out,
             "seconds": self.seconds,
-            "results": {
-                name: {metric: {"value": e.value, "low": e.low, "high": e.high} for metric, e in metrics.items()}
-                for name, metrics in self.results.items()
+            "results": _plain_results(self.results),
+            "cohorts": {
+                name: {"users": cohort.users, "entries": cohort.entries, "results": _plain_results(cohort.results)}
+                for name, cohort in self.cohorts.items()
             },
         }
 
@@ -353,7 +317,23 @@ class EvaluationReport:
         metrics = self.results[names[0]]
         rows = [[metric, *(self.results[name][metric] for name in names)] for metric in metrics]
         left_out = f"; {self.users_left_out} left out, without a test item" if self.users_left_out else ""
-        return f"{format_table(['metric', *names], rows)}\n{self.users.size} users evaluated{left_out}"
+        text = f"{format_table(['metric', *names], rows)}\n{self.users.size} users evaluated{left_out}"
+        if not self.cohorts:
+            return text
+        shown = [metric for metric in metrics if metric.startswith(("recall@", "ndcg@"))][:2]
+        header = ["cohort", "users", "entries", *(f"{name} {metric}" for metric in shown for name in names)]
+        rows = [
+            [cohort, found.users, found.entries, *(found.results[name][m] for m in shown for name in names)]
+            for cohort, found in self.cohorts.items()
+        ]
+        return f"{text}\n\n{format_table(header, rows)}"
+
+
+def _plain_results(results: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
+    return {
+        name: {metric: {"value": e.value, "low": e.low, "high": e.high} for metric, e in metrics.items()}
+        for name, metrics in results.items()
+    }
 
 
 def evaluate(
@@ -364,6 +344,8 @@ def evaluate(
     *,
     fold_in: Any | None = None,
     filter_seen: bool = True,
+    candidates: Any | None = None,
+    few_shot: int | None = None,
     baseline: bool = True,
     confidence: float = 0.95,
     n_resamples: int = 1000,
@@ -387,6 +369,12 @@ def evaluate(
         (``model.recommend_for``). Default: row b of ``test`` is training user b (``model.recommend``).
     filter_seen : bool, default True
         Do not recommend what the user already has.
+    candidates : sparse matrix of the shape of ``test``, optional
+        Rank only the stored entries of each user's row, such as those of :func:`sample_negatives`; the model must take
+        ``allow=``. Default: all items.
+    few_shot : int, optional
+        Also measure by how much is known: of users and of items with no training entry (cold), up to this many
+        (few-shot), and more (warm). In a cohort of items, only these are relevant; the lists stay the same.
     baseline : bool, default True
         Measure :class:`Popularity` of ``train`` too.
     confidence, n_resamples, random_state
@@ -413,7 +401,7 @@ def evaluate(
     factors = getattr(model, "user_factors", None)
     if fold_in is None and factors is not None and len(factors) != train.shape[0]:
         raise ValueError(f"model was fitted on {len(factors)} users, but train has {train.shape[0]} rows")
-    if filter_seen and (both := int(_contains(_keys(known), _keys(test)).sum())):
+    if filter_seen and (both := int(contains(entry_keys(known), entry_keys(test)).sum())):
         raise ValueError(
             f"{both} test entries are among the user's seen items, which filter_seen=True never recommends; "
             "use disjoint data or filter_seen=False"
@@ -423,34 +411,71 @@ def evaluate(
     if users.size == 0:
         raise ValueError("test has no user with a value above 0, so there is nothing to measure")
     surprise = _surprise(_relevant(train, "train"), train.shape[1])
+    if candidates is not None:
+        candidates = canonical("candidates", candidates)
+        if candidates.shape != test.shape:
+            raise ValueError(f"candidates must have the shape of test, {test.shape}, got {candidates.shape}")
+    parts_of_test = {} if few_shot is None else _cohorts(known, train, test, integer("few_shot", few_shot, 1))
+    cohorts = {
+        name: Cohort(int((np.diff(part.indptr) > 0).sum()), part.nnz, {}) for name, part in parts_of_test.items()
+    }
+
+    def estimates(table: dict[str, NDArray[np.float64]]) -> dict[str, Estimate]:
+        if not n_resamples:
+            return {metric: Estimate(float(values.mean()), None, None) for metric, values in table.items()}
+        columns = np.column_stack(list(table.values()))
+        resampled = bootstrap_interval(
+            columns, confidence=confidence, n_resamples=n_resamples, random_state=random_state
+        )
+        return dict(zip(table, resampled, strict=True))
 
     results, per_user, seconds = {}, {}, {}
     models = {_name_of(model): model} | ({"popularity": Popularity(train)} if baseline else {})
     for name, each in models.items():
         parts, counts, seconds[name] = [], {k: np.zeros(train.shape[1], dtype=np.int64) for k in ks}, 0.0
+        cohort_parts: dict[str, list[dict[str, NDArray[np.float64]]]] = {cohort: [] for cohort in cohorts}
         for start in range(0, users.size, batch_size):
             batch = users[start : start + batch_size]
             began = time.perf_counter()
-            ids = _recommend(each, batch, None if fold_in is None else known, max(ks), filter_seen)
+            options = {} if candidates is None else {"allow": candidates[batch]}
+            ids = _recommend(each, batch, None if fold_in is None else known, max(ks), filter_seen, **options)
             seconds[name] += time.perf_counter() - began
             ids = _check_ids(ids, (batch.size, train.shape[1]))
             parts.append(_row_metrics(ids, test[batch], ks, surprise))
             for k, c in _recommendation_counts(ids, ks, train.shape[1]).items():
                 counts[k] += c
-        per_user[name] = {metric: np.concatenate([part[metric] for part in parts]) for metric in parts[0]}
-        results[name] = {metric: Estimate(float(v.mean()), None, None) for metric, v in per_user[name].items()}
-        if n_resamples:
-            table = np.column_stack(list(per_user[name].values()))
-            estimates = bootstrap_interval(
-                table, confidence=confidence, n_resamples=n_resamples, random_state=random_state
-            )
-            results[name] = dict(zip(per_user[name], estimates, strict=True))
+            for cohort, relevant in parts_of_test.items():
+                relevant = relevant[batch]
+                rows = np.flatnonzero(np.diff(relevant.indptr))
+                cohort_parts[cohort].append(_row_metrics(ids[rows], relevant[rows], ks, None))
+        per_user[name] = _joined(parts)
+        results[name] = estimates(per_user[name])
+        for cohort, found in cohort_parts.items():
+            cohorts[cohort].results[name] = estimates(_joined(found))
         results[name] |= {metric: Estimate(value, None, None) for metric, value in _list_metrics(counts).items()}
         results[name] = dict(sorted(results[name].items(), key=lambda each: int(each[0].split("@")[1])))  # by k
-    return EvaluationReport(results, per_user, users, test.shape[0] - users.size, seconds)
+    return EvaluationReport(results, per_user, users, test.shape[0] - users.size, seconds, cohorts)
 
 
-def _recommend(model: Recommender, rows: NDArray, known: csr_matrix | None, k: int, filter_seen: bool) -> NDArray:
+def _joined(parts: list[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
+    return {metric: np.concatenate([part[metric] for part in parts]) for metric in parts[0]}
+
+
+def _cohorts(known: csr_matrix, train: csr_matrix, test: csr_matrix, few: int) -> dict[str, csr_matrix]:
+    """The entries of `test` that belong to each cohort, of which there are some."""
+    of_user = np.diff(known.indptr)[entry_rows(test)]
+    of_item = np.bincount(train.indices, minlength=train.shape[1])[test.indices]
+    found = {}
+    for side, n in (("users", of_user), ("items", of_item)):
+        for name, mask in (("cold", n == 0), ("few-shot", (n > 0) & (n <= few)), ("warm", n > few)):
+            if mask.any():
+                found[f"{name} {side}"] = select(test, mask)
+    return found
+
+
+def _recommend(
+    model: Recommender, rows: NDArray, known: csr_matrix | None, k: int, filter_seen: bool, **options: Any
+) -> NDArray:
     """Column numbers for training users, or for rows that are known by their interactions.
 
     A model that was fitted on a table takes and gives the ids of that table.
@@ -458,9 +483,9 @@ def _recommend(model: Recommender, rows: NDArray, known: csr_matrix | None, k: i
     user_ids, item_ids = getattr(model, "user_ids", None), getattr(model, "item_ids", None)
     if known is None:
         users = rows if user_ids is None else user_ids.take(rows)
-        ids, _ = model.recommend(users, k, filter_seen=filter_seen)
+        ids, _ = model.recommend(users, k, filter_seen=filter_seen, **options)
     else:
-        ids, _ = model.recommend_for(known[rows], k, filter_seen=filter_seen)
+        ids, _ = model.recommend_for(known[rows], k, filter_seen=filter_seen, **options)
     if item_ids is None:
         return ids
     ids = np.asarray(ids, dtype=object)
@@ -472,18 +497,6 @@ def _recommend(model: Recommender, rows: NDArray, known: csr_matrix | None, k: i
 
 def _name_of(model: Recommender) -> str:
     return type(model).__name__.lower()
-
-
-def _keys(matrix: csr_matrix) -> NDArray[np.int64]:
-    """One number per entry, ascending (Z,)."""
-    return entry_rows(matrix) * matrix.shape[1] + matrix.indices
-
-
-def _contains(ascending: NDArray, wanted: NDArray) -> NDArray[np.bool_]:
-    """Which of ``wanted`` are in ``ascending``."""
-    if not ascending.size:
-        return np.zeros(wanted.shape, dtype=bool)
-    return ascending[np.minimum(np.searchsorted(ascending, wanted), ascending.size - 1)] == wanted
 
 
 def _relevant(matrix: Any, name: str = "test") -> csr_matrix:

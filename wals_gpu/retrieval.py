@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from wals_gpu._checks import integer, row_numbers
 from wals_gpu.backends import make_backend
 from wals_gpu.ids import Ids
-from wals_gpu.splits import entry_rows, select
+from wals_gpu.splits import contains, entry_keys, select
 
 __all__ = ["CHUNK", "ExactIndex", "Filters"]
 
@@ -290,9 +290,9 @@ class ExactIndex:
         first[self._known] = True
         first = (first & filters.for_all())[rows]
         if filters.allow is not None:
-            first &= _contains(filters.allow, own)
+            first &= _stored(filters.allow, own)
         if filters.deny is not None:
-            first &= ~_contains(filters.deny, own)
+            first &= ~_stored(filters.deny, own)
 
         def with_itself() -> Iterator[tuple[slice, NDArray[np.int32], NDArray[np.floating]]]:
             for part, columns, scores in self.chunks(
@@ -338,7 +338,7 @@ class ExactIndex:
         listed = filters.allow[part]
         keep = filters.for_all()[listed.indices]
         if deny is not None:
-            keep &= ~_contains(deny, listed)
+            keep &= ~_stored(deny, listed)
         listed = _in_table(select(listed, keep), self._known)
         columns, scores = self._backend.topk_listed(queries, self._table, k, listed)
         return _from_table(columns, self._known), scores
@@ -403,12 +403,9 @@ def _union(a: csr_matrix | None, b: csr_matrix | None) -> csr_matrix | None:
     return a + b
 
 
-def _contains(matrix: csr_matrix, other: csr_matrix) -> NDArray[np.bool_]:
+def _stored(matrix: csr_matrix, other: csr_matrix) -> NDArray[np.bool_]:
     """Which entries of `other` (Z,) are stored in `matrix`; both canonical, of the same shape."""
-    if not matrix.nnz:
-        return np.zeros(other.nnz, bool)
-    keys, wanted = (entry_rows(m) * m.shape[1] + m.indices for m in (matrix, other))
-    return keys[np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)] == wanted
+    return contains(entry_keys(matrix), entry_keys(other))
 
 
 def _in_table(matrix: csr_matrix | None, known: NDArray[np.integer] | None) -> csr_matrix | None:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.errors import DataError
-from wals_gpu.evaluation import _contains, _keys, _relevant, _row_metrics
+from wals_gpu.evaluation import _relevant, _row_metrics
 from wals_gpu.fitting import FitState
 from wals_gpu.interactions import Interactions, as_interactions
-from wals_gpu.splits import random_holdout
+from wals_gpu.splits import contains, entry_keys, random_holdout
 from wals_gpu.stored import StoredMatrix
 
 __all__ = ["METRICS", "Validation", "hold_out"]
@@ -61,7 +61,7 @@ class Validation:
         self._users = np.flatnonzero(np.diff(self.test.indptr))
         if not len(self._users):
             raise DataError("validation has no value above 0, so there is nothing to measure")
-        if both := sum(int(_contains(_keys(train[b]), _keys(self.test[b])).sum()) for b in self._batches()):
+        if both := sum(int(contains(entry_keys(train[b]), entry_keys(self.test[b])).sum()) for b in self._batches()):
             raise DataError(
                 f"{both} entries of validation are in the interactions too: what a user has is not recommended, so "
                 "they could not be found; hold them out"
