@@ -1,5 +1,7 @@
 """What a fitted model answers, against the reference and the dense float64 inverse of each user's system."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -356,6 +358,16 @@ def test_the_kept_spectrum_follows_the_factors():
     assert np.array_equal(model.fold_in(matrix), first)
     model.fit(make_matrix(4))
     assert np.array_equal(model.fold_in(matrix), make_model(make_matrix(4)).fold_in(matrix))
+
+
+def test_rows_without_background_leave_nothing_behind():
+    """Their spectrum is zero; rows with a background must not get it."""
+    matrix, model = make_matrix(), make_model()
+    terms = model._new_terms(matrix)
+    none = replace(terms, background=np.zeros_like(terms.background))
+    assert not model._spectrum(none).values.any()
+    assert model._spectrum(terms).values.any()
+    assert np.array_equal(model.fold_in(matrix), make_model().fold_in(matrix))
 
 
 def test_answers_in_a_callback_see_the_factors_of_their_iteration():

@@ -513,6 +513,10 @@ class Answers:
     def _spectrum(self, terms: RowTerms) -> Spectrum:
         """Of the item factors. Kept where these are read-only, as `fit` leaves them, so that it stays true."""
         items = self._fitted()[1]
+        if not terms.background.any():
+            return self._backend.spectrum(
+                terms, items
+            )  # of no weight, whatever the factors: not one to keep for others
         if self._kept_spectrum is None or self._kept_spectrum[0] is not items or items.flags.writeable:
             spectrum = self._backend.spectrum(terms, items)
             if items.flags.writeable:
