@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from scipy.sparse import csr_matrix
 
 from wals_gpu import cli
 from wals_gpu._cli_parser import make_parser
@@ -286,6 +287,47 @@ def test_lists_for_everybody_and_for_each_user(run, model, tmp_path):
     assert run("recommend", model, "--all", "--out", out, "--allow", tmp_path / "pairs.csv", "--include-seen")[0] == 0
     columns = pyarrow.parquet.read_table(out).to_pydict()
     assert columns["user_id"] == ["p03", "p04"] and columns["item_id"] == ["s01", "s07"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["string", "integer", "large", "matrix"])
+def test_files_have_one_type_whatever_the_chunks_hold(run, tmp_path, monkeypatch, kind, dtype):
+    """Nothing for the users of the first chunk; -1 is an id like any other."""
+    monkeypatch.setattr(cli, "_USERS_PER_CHUNK", 2)
+    users, items = np.repeat(np.arange(6), 3), np.array([(u + i) % 5 for u in range(6) for i in range(3)])
+    names = {
+        "string": ([f"u{u}" for u in range(6)], [f"i{i}" for i in range(5)]),
+        "integer": (np.arange(6) - 2, np.arange(5) - 1),
+        "large": (np.arange(6).astype(np.uint64) + 2**63, np.arange(5).astype(np.uint64) + 2**63),
+        "matrix": (np.arange(6), np.arange(5)),
+    }[kind]
+    model = WALS(3, iterations=1, dtype=dtype)
+    user_column, item_column = ([ids[at] for at in rows] for ids, rows in zip(names, (users, items), strict=True))
+    if kind == "matrix":
+        model.fit(csr_matrix((np.ones(18), (users, items))))
+    else:
+        model.fit(pa.table({"user": user_column, "item": item_column}))
+    model.save(tmp_path / "model")
+    allowed = pa.table({"user": [names[0][4], names[0][5]], "item": [names[1][0], names[1][1]]})
+    pyarrow.parquet.write_table(allowed, tmp_path / "allow.parquet")
+    for name in ("top.parquet", "top.csv"):
+        arguments = ["--all", "--out", tmp_path / name, "--allow", tmp_path / "allow.parquet", "--include-seen"]
+        status, _, said = run("recommend", tmp_path / "model", *arguments, "--quiet")
+        assert (status, said) == (0, "")
+        table = pyarrow.parquet.read_table(tmp_path / name) if "parquet" in name else None
+        if table is not None:
+            assert table["user_id"].to_pylist() == [names[0][4], names[0][5]]
+            assert table["item_id"].to_pylist() == [names[1][0], names[1][1]]
+            assert table["score"].type == pa.float32() and table["rank"].to_pylist() == [1, 1]
+        else:
+            assert len((tmp_path / name).read_text().splitlines()) == 3
+    (tmp_path / "nothing.txt").write_text("")
+    arguments = ["--all", "--out", tmp_path / "none.parquet", "--allow-items", tmp_path / "nothing.txt"]
+    assert run("recommend", tmp_path / "model", *arguments)[0] == 0
+    assert (
+        pyarrow.parquet.read_table(tmp_path / "none.parquet").schema
+        == pyarrow.parquet.read_table(tmp_path / "top.parquet").schema
+    )
 
 
 def test_lists_of_a_wrong_kind_are_refused(run, model, tmp_path):

@@ -12,12 +12,13 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.linalg import LinAlgError
+from tqdm.auto import tqdm
 
 from ._cli_lists import item_lists, user_lists
 from ._cli_parser import make_parser, say
@@ -131,7 +132,9 @@ def _recommend(args: argparse.Namespace) -> None:
     options |= {"random_state": args.seed} | item_lists(args, model) | user_lists(args, model, users)
     chunks = model.recommend_chunks(users, args.k, chunk_size=_USERS_PER_CHUNK, **options)
     if args.out is not None:
-        rows = _write_recommendations(args.out, chunks, len(users), show_progress=not args.quiet)
+        progress = tqdm(total=len(users), desc="recommend", unit="user", delay=1, disable=args.quiet)
+        with progress:
+            rows = _write_recommendations(args.out, model, chunks, progress.update)
         if args.json:
             _print_json({"out": str(args.out), "users": len(users), "rows": rows})
         else:
@@ -427,35 +430,31 @@ def _writer_for(path: Path) -> Any:
 
 
 def _write_recommendations(
-    path: Path, chunks: Iterator[tuple[Any, Any, Any]], n_users: int, *, show_progress: bool
+    path: Path, model: WALS, chunks: Iterator[tuple[Any, Any, Any]], done: Callable[[int], Any]
 ) -> int:
     """Write user_id, rank, item_id, score and give the file its name at the end: a broken run leaves no half file."""
     import pyarrow as pa
-    from tqdm.auto import tqdm
 
+    # Not from the first chunk: no item may be left for any of its users.
+    names, types = ["user_id", "rank", "item_id", "score"], [pa.int64(), pa.int32(), pa.int64(), pa.float32()]
+    for column, ids in ((0, model.user_ids), (2, model.item_ids)):
+        if ids is not None:
+            types[column] = pa.string() if ids.kind == "string" else pa.from_numpy_dtype(ids.ids.dtype)
+    schema = pa.schema(list(zip(names, types, strict=True)))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    writer, rows = None, 0
-    progress = tqdm(total=n_users, desc="recommend", unit="user", delay=1, disable=not show_progress)
+    rows = 0
     try:
-        for users, ids, scores in chunks:
-            progress.update(len(users))
-            there = np.not_equal(ids, -1) & np.not_equal(ids, None)
-            n_each = there.sum(axis=1)
-            ranks = np.broadcast_to(np.arange(1, ids.shape[1] + 1), ids.shape)[there]
-            columns = {
-                "user_id": pa.array(np.repeat(users, n_each)),
-                "rank": pa.array(ranks, pa.int32()),
-                "item_id": pa.array(ids[there].tolist()),
-                "score": pa.array(scores[there], pa.float32()),
-            }
-            table = pa.table(columns)
-            writer = writer or _writer_for(path)(temporary, table.schema)
-            writer.write_table(table)
-            rows += table.num_rows
-        writer.close()
+        with _writer_for(path)(temporary, schema) as writer:
+            for users, ids, scores in chunks:
+                there = scores > -np.inf
+                ranks = np.broadcast_to(np.arange(1, ids.shape[1] + 1), ids.shape)[there]
+                values = (np.repeat(users, there.sum(axis=1)), ranks, ids[there], scores[there])
+                arrays = [pa.array(each, kind) for each, kind in zip(values, types, strict=True)]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+                rows += len(ranks)
+                done(len(users))
         os.replace(temporary, path)
     finally:
-        progress.close()
         temporary.unlink(missing_ok=True)
     return rows
 
