@@ -1,6 +1,8 @@
 """Exact top-k with lists, against the reference with everything else excluded."""
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,6 +114,28 @@ def test_what_is_given_is_not_changed():
     assert np.array_equal(unsorted.indices, before[3])
 
 
+def test_lists_of_many_kinds():
+    index = ExactIndex(np.eye(6))
+    expected = index.search(np.ones((2, 6)), 6, deny=[[1, 2], []])[0].tolist()
+    for lists in (
+        ([2, 1], ()),
+        [{1, 2}, set()],
+        [np.array([1, 2], np.uint8), np.empty(0, int)],
+        np.array([pd.Series([1, 2]), pd.Series([], dtype=int)], dtype=object),
+        pd.Series([[1, 2], []]),
+        pl.Series([[1, 2], []]),
+        [range(1, 3), []],
+        [{1: 0, 2: 0}.keys(), []],
+    ):
+        assert index.search(np.ones((2, 6)), 6, deny=lists)[0].tolist() == expected
+    square = np.array([[1, 2], [3, 1]])  # two candidates for each of two
+    assert [set(row) for row in index.search(np.ones((2, 6)), 2, allow=square)[0].tolist()] == [{1, 2}, {3, 1}]
+    broken = csr_matrix(([1.0], ([0], [3])), shape=(2, 6))
+    broken.indices[0] = 6
+    with pytest.raises(ValueError, match="indices"):
+        index.search(np.ones((2, 6)), deny=broken)
+
+
 @pytest.mark.parametrize("metric", ["dot", "cosine"])
 def test_nothing_left(metric):
     index = ExactIndex(np.ones((4, 2), np.float32), metric=metric)
@@ -196,6 +220,9 @@ def test_memory_does_not_grow_with_the_lists_of_all(monkeypatch):
         ({"allow": [[1]]}, ValueError, "allow must be .* 2 lists of item ids, got 1 lists"),
         ({"deny": [1, 2]}, TypeError, "deny must be .* got 1 for one of the lists; deny_items= holds for all"),
         ({"deny": ["ab", "c"]}, TypeError, "deny must be .* got 'ab' for one of the lists"),
+        ({"deny": np.array(3)}, TypeError, "deny must be .* got ndarray"),
+        ({"deny": [np.array(3), []]}, TypeError, r"deny must be .* got array\(3\) for one of the lists"),
+        ({"deny": [[[1]], [2]]}, TypeError, r"deny must be .* got \[\[1\]\] for one of the lists"),
         ({"deny": "ab"}, TypeError, "deny must be .* got str"),
         ({"allow": {0: [1]}}, TypeError, "allow must be .* got dict"),
         ({"deny": [[1], [5]]}, IndexError, r"deny must be in \[0, 5\), got 5"),

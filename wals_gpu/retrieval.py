@@ -7,7 +7,7 @@ score -inf.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,10 +216,11 @@ class ExactIndex:
         """A list of ids that holds for all queries as sorted item numbers; `name` is the argument's, for errors."""
         if items is None:
             return None
-        if isinstance(items, Set):
-            items = list(items)
+        return np.unique(self._numbers(list(items) if isinstance(items, Set) else items, name))
+
+    def _numbers(self, items: ArrayLike, name: str) -> NDArray[np.int32]:
         try:
-            return np.unique(row_numbers(items, self.ids, len(self), "item", name)[0]).astype(np.int32)
+            return row_numbers(items, self.ids, len(self), "item", name)[0].astype(np.int32)
         except KeyError as error:
             raise KeyError(f"{name}: {error.args[0]}") from None
 
@@ -368,17 +369,22 @@ class ExactIndex:
             lists = csr_matrix(lists)
             lists.check_format(full_check=True)
             return _pattern(lists)
-        if isinstance(lists, (str, bytes, dict)) or not isinstance(lists, (Sequence, np.ndarray)):
+        if not _is_list(lists):
             raise TypeError(f"{wanted}, got {type(lists).__name__}")
         for each in lists:
-            if isinstance(each, (str, bytes)) or not isinstance(each, (Sequence, Set, np.ndarray)):
+            if not _is_list(each) or any(map(_is_list, each)):
                 raise TypeError(f"{wanted}, got {each!r:.60} for one of the lists; {name}_items= holds for all queries")
         if len(lists) != n_queries:
             raise ValueError(f"{wanted}, got {len(lists)} lists")
-        rows = [self.item_list(each, name) if len(each) else np.empty(0, np.int32) for each in lists]
-        row_ptr = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
-        columns = np.concatenate([*rows, np.empty(0, np.int32)])
-        return csr_matrix((np.ones(len(columns), bool), columns, row_ptr), shape=(n_queries, len(self)))
+        row_ptr = np.concatenate([[0], np.cumsum([len(each) for each in lists], dtype=np.int64)])
+        columns = self._numbers([item for each in lists for item in each], name)
+        return _pattern(csr_matrix((np.ones(len(columns), bool), columns, row_ptr), shape=(n_queries, len(self))))
+
+
+def _is_list(value: Any) -> bool:
+    """Whether it is a list, array, set, Series, ... of things, and not a text or a mapping."""
+    scalar = isinstance(value, (str, bytes, Mapping)) or (isinstance(value, np.ndarray) and not value.ndim)
+    return isinstance(value, Collection) and not scalar
 
 
 def _row(matrix: csr_matrix, row: int) -> NDArray[np.integer]:
