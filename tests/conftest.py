@@ -14,11 +14,25 @@ settings.load_profile("repeatable")
 threadpool_limits(1, user_api="blas")
 
 
-@pytest.fixture(scope="module", params=_cpu.available_isas())
-def isa(request):
-    """Every instruction set of this processor in turn, in use."""
+# Sets that have kernels of their own for top-k alone; the others are those of avx512.
+TOPK_ONLY = {"amx", "avx512vnni"}
+
+
+def _in_use(name: str):
     before = _cpu.isa()
-    _cpu.use_isa(request.param)
-    assert _cpu.isa() == request.param
-    yield request.param
+    _cpu.use_isa(name)
+    assert _cpu.isa() == name
+    yield name
     _cpu.use_isa(before)
+
+
+@pytest.fixture(scope="module", params=[name for name in _cpu.available_isas() if name not in TOPK_ONLY])
+def isa(request):
+    """Every instruction set of this processor in turn, in use; but for top-k, whose fixture is topk_isa."""
+    yield from _in_use(request.param)
+
+
+@pytest.fixture(scope="module", params=_cpu.available_isas())
+def topk_isa(request):
+    """The same with those that differ in top-k alone."""
+    yield from _in_use(request.param)

@@ -1,9 +1,12 @@
-"""Native top-k against the reference: same items, same order, ties included."""
+"""Native top-k against the reference: same items, same order, ties included, whatever the filter passes over."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import TOPK_ONLY
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.sparse import random as sparse_random
 
@@ -19,10 +22,30 @@ def _excluded(rng: np.random.Generator, queries: int, items: int, density: float
     return matrix
 
 
+def _topk(x, y, k, excluded=None, threads=1, filter=True):
+    """ids, scores and the number of pairs scored."""
+    where = (None, None) if excluded is None else (excluded.indptr.astype(np.int64), excluded.indices)
+    return _cpu.topk(np.ascontiguousarray(x), np.ascontiguousarray(y), k, *where, threads, filter)
+
+
+def _assert_same_bits(found, expected):
+    np.testing.assert_array_equal(found[0], expected[0])
+    assert found[1].tobytes() == expected[1].tobytes()
+
+
+def _assert_filter_changes_nothing(x, y, k, excluded=None):
+    """Returns the share of pairs scored with the filter."""
+    plain = _topk(x, y, k, excluded, filter=False)
+    for threads in (1, 2):
+        found = _topk(x, y, k, excluded, threads)
+        _assert_same_bits(found, plain)
+    return found[2] / (len(x) * len(y))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("queries", [0, 1, 2, 3, 4, 5, 9, 300])
 @pytest.mark.parametrize(("items", "factors"), [(1, 3), (5, 1), (47, 8), (48, 16), (49, 31), (100, 17), (9000, 20)])
-def test_small_integers_agree_exactly(isa, dtype, queries, items, factors):
+def test_small_integers_agree_exactly(topk_isa, dtype, queries, items, factors):
     """Integer factors make scores exact and ties plenty, so ids and scores must agree to the last bit."""
     rng = np.random.default_rng(items * 1000 + queries)
     x = rng.integers(-3, 4, (queries, factors)).astype(dtype)
@@ -38,9 +61,10 @@ def test_small_integers_agree_exactly(isa, dtype, queries, items, factors):
                 np.testing.assert_array_equal(scores, expected[1])
 
 
-def test_random_factors(isa):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_random_factors(topk_isa, dtype):
     rng = np.random.default_rng(5)
-    x, y = rng.standard_normal((70, 100), dtype=np.float32), rng.standard_normal((3000, 100), dtype=np.float32)
+    x, y = rng.standard_normal((70, 100), dtype=dtype), rng.standard_normal((3000, 100), dtype=dtype)
     ids, scores = CpuBackend(2).topk(x, y, 1000)
     expected_ids, expected = reference.topk(x, y, 1000)
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-4)
@@ -49,11 +73,52 @@ def test_random_factors(isa):
     np.testing.assert_allclose(exact, expected, atol=1e-4)
     assert (ids == expected_ids).mean() > 0.99
     assert all(len(set(row)) == 1000 for row in ids.tolist())
+    assert (np.diff(scores, axis=1) <= 0).all()
 
 
-def test_equal_scores_come_in_order_of_the_items(isa):
-    ids, _ = CpuBackend(2).topk(np.ones((5, 4), np.float32), np.ones((500, 4), np.float32), 130)
-    np.testing.assert_array_equal(ids, np.tile(np.arange(130), (5, 1)))
+@pytest.mark.parametrize("factors", [1, 2, 3, 31, 32, 33, 100, 128, 512])
+def test_filter_changes_no_bit(topk_isa, factors):
+    rng = np.random.default_rng(factors)
+    x = rng.standard_normal((80, factors), dtype=np.float32)
+    y = rng.standard_normal((5000, factors), dtype=np.float32) * rng.exponential(size=(5000, 1)).astype(np.float32)
+    for k in (1, 10, 100):
+        for excluded in (None, _excluded(rng, 80, 5000, 0.02)):
+            share = _assert_filter_changes_nothing(x, y, k, excluded)
+            if topk_isa not in TOPK_ONLY:
+                assert share >= 1
+            elif factors > 3:
+                assert share < (0.3 if k < 100 else 0.8), "the filter did not run"
+    _assert_filter_changes_nothing(x, y[:700], 1000)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scores_do_not_depend_on_company(topk_isa, dtype):
+    """The bits of a score are those of its pair: not of other queries, threads, or the place of the item."""
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((100, 37)).astype(dtype), rng.standard_normal((9001, 37)).astype(dtype)
+    together = _topk(x, y, 50)
+    for n in (1, 2, 3, 4, 7, 33):
+        for threads in (1, 2, 3):
+            _assert_same_bits(_topk(x[:n], y, 50, threads=threads), [part[:n] for part in together[:2]])
+    listed = csr_matrix((np.ones(5000), together[0].ravel(), np.arange(0, 5001, 50)), shape=(100, 9001))
+    assert CpuBackend(2).score_entries(x, y, listed).tobytes() == together[1].tobytes()
+    ids, scores, _ = _topk(x, y[::-1], 50)
+    assert scores.tobytes() == together[1].tobytes()
+    np.testing.assert_array_equal(len(y) - 1 - ids, together[0])
+
+
+def test_equal_scores_come_in_order_of_the_items(topk_isa):
+    for queries in (5, 50):
+        ids, _ = CpuBackend(2).topk(np.ones((queries, 4), np.float32), np.ones((5000, 4), np.float32), 130)
+        np.testing.assert_array_equal(ids, np.tile(np.arange(130), (queries, 1)))
+
+
+def test_zeros_of_both_signs_are_equal(topk_isa):
+    items = np.array([[-1e-30], [0.0], [-0.0], [1e-30]] * 20, np.float32)
+    for queries in (1, 40):  # -1e-30 * 1e-30 underflows to -0
+        ids, scores = CpuBackend(1).topk(np.full((queries, 1), 1e-30, np.float32), items, 80)
+        np.testing.assert_array_equal(ids, np.tile(np.arange(80), (queries, 1)))
+        assert not np.signbit(scores).any()
 
 
 def test_fewer_left_than_asked_for():
@@ -63,12 +128,115 @@ def test_fewer_left_than_asked_for():
     np.testing.assert_array_equal(scores, [[4, -np.inf], [-np.inf, -np.inf]])
 
 
-def test_infinite_and_nan_scores_do_not_crash(isa):
+def test_no_factors(topk_isa):
+    ids, scores = CpuBackend(1).topk(np.ones((40, 0), np.float32), np.ones((100, 0), np.float32), 3)
+    np.testing.assert_array_equal(ids, np.tile(np.arange(3), (40, 1)))
+    assert not scores.any()
+
+
+def test_infinite_and_nan_scores_do_not_crash(topk_isa):
     items = np.array([[1.0], [np.nan], [-np.inf], [np.inf], [2.0]], np.float32)
-    for queries in (1, 6):
+    for queries in (1, 6, 40):
         ids, scores = CpuBackend(1).topk(np.ones((queries, 1), np.float32), items, 4)
         np.testing.assert_array_equal(ids[:, :3], np.tile([3, 4, 0], (queries, 1)))
         assert not np.isnan(scores).any()
+
+
+def test_filter_stands_vectors_that_are_not_numbers(topk_isa):
+    """NaN, infinities, denormals and numbers near the end of the range, in items and queries, here and there."""
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((64, 24), dtype=np.float32)
+    y = rng.standard_normal((3000, 24), dtype=np.float32)
+    for table, rows in ((x, 12), (y, 300)):
+        for bad in (np.nan, np.inf, -np.inf, 1e-42, 3e38, -3e38, 1e-20, 1e20):
+            table[rng.choice(len(table), rows // 8), rng.integers(24)] = bad
+        table[rng.choice(len(table), rows)] *= np.float32(1e-38)
+        table[rng.choice(len(table), rows)] = 0
+    with np.errstate(invalid="ignore", over="ignore"):
+        for k in (1, 20, 90):
+            _assert_filter_changes_nothing(x, y, k)
+
+
+@pytest.mark.parametrize("lost_in", ["query", "item", "both"])
+def test_filter_allows_for_what_rounding_leaves_over(topk_isa, lost_in):
+    """Each query's best item, and its 20 best, are as many integers as others' but gain by what rounding to int8 loses
+    in the query, the item or both: a bound that leaves out a part of the loss rules them out."""
+    rng = np.random.default_rng(11)
+    queries, items, factors, best = 64, 4000, 128, 20
+    signs = rng.choice([-1.0, 1.0], (queries, factors))
+    x = 20 * signs
+    y = 20.0 * rng.choice([-1.0, 1.0], (items, factors))
+    x[:, 0] = y[:, 0] = 127  # the scale is 1
+    # The ordinary best of a query agree with it in 100 signs, and its own best in 98 or 99 but for the part lost.
+    for q in range(queries):
+        for place, item in enumerate(range(q * 60, q * 60 + 60)):
+            own = place % 3 == 0
+            y[item, 1:] = 20 * signs[q, 1:]
+            y[item, 1 + rng.choice(factors - 1, 29 if own else 28, replace=False)] *= -1
+            if own and lost_in != "query":
+                y[item, 1:] += 0.45 * signs[q, 1:] * (1 - 0.001 * place)
+        if lost_in != "item":
+            x[q, 1:] += 0.45 * signs[q, 1:]
+    for scale in (1, 2.0**-40, 2.0**33):
+        share = _assert_filter_changes_nothing(np.float32(scale * x), np.float32(y), best)
+        assert topk_isa not in TOPK_ONLY or share < 0.5
+
+
+def test_a_loose_bound_costs_little(topk_isa):
+    """One coordinate 10,000 times the others: all the others round to zero, and the bound excludes next to nothing."""
+    rng = np.random.default_rng(2)
+    x, y = (rng.standard_normal((n, 32), dtype=np.float32) for n in (64, 20_000))
+    x[:, 0], y[:, 0] = 0, 1e4  # no score sees it
+    assert _assert_filter_changes_nothing(x, y, 10) < 1.1
+    x[:, 0] = 1e-3
+    assert _assert_filter_changes_nothing(x, y, 10) < 1.1
+
+
+def test_queries_whose_guess_was_too_high_are_done_again(topk_isa):
+    """For a large k thresholds are guessed from every tenth tile. Here the best items stand in those, and nowhere else:
+    far fewer than k items are above the guess."""
+    rng = np.random.default_rng(1)
+    items = 12_480
+    y = rng.standard_normal((items, 16), dtype=np.float32)
+    y[:, 0] = np.where(np.arange(items) % 480 < 3, 100, 0) + rng.random(items)
+    x = rng.standard_normal((40, 16), dtype=np.float32)
+    x[::2, 0] = 10  # the others' guesses are good
+    found = _topk(x, y, 100)
+    expected = reference.topk(x, y, 100)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5, atol=1e-5)
+    assert (found[0] == expected[0]).mean() > 0.99
+    if topk_isa != "baseline":  # whose tiles are too small for this pattern
+        assert found[2] >= items * (60 if topk_isa not in TOPK_ONLY else 20)
+    _assert_filter_changes_nothing(x, y, 100)
+
+
+@given(st.data())
+def test_any_scales_and_ties(data):
+    """Small integers times powers of two for each vector and coordinate: scores are exact in float32, so that every
+    instruction set must give exactly what float64 gives."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    queries, items = data.draw(st.integers(32, 90)), data.draw(st.integers(1, 1500))
+    factors, k = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 60))
+    span = data.draw(st.sampled_from([0, 5, 45]))  # beyond 2 ** 40 a vector takes no part in the filter
+    skew = data.draw(st.integers(0, 7))  # of coordinates; 2 * 7 and the sum of 40 squares stay below 24 bits
+    coordinate = 2.0 ** rng.integers(0, skew + 1, factors)
+    x, y = (
+        (rng.integers(-4, 5, (n, factors)) * coordinate * 2.0 ** rng.integers(-span, span + 1, (n, 1))).astype(
+            np.float32
+        )
+        for n in (queries, items)
+    )
+    excluded = _excluded(rng, queries, items, 0.1) if data.draw(st.booleans()) else None
+    expected = reference.topk(x, y, k, excluded)
+    before = _cpu.isa()
+    try:
+        for name in _cpu.available_isas():
+            _cpu.use_isa(name)
+            ids, scores, _ = _topk(x, y, k, excluded)
+            np.testing.assert_array_equal(ids, expected[0], name)
+            np.testing.assert_array_equal(scores, expected[1], name)
+    finally:
+        _cpu.use_isa(before)
 
 
 def test_binding_refuses_what_does_not_fit():

@@ -297,7 +297,7 @@ py::tuple transpose(const Array<int64_t>& row_ptr, const Array<int32_t>& col_idx
 
 py::tuple topk(const py::array& queries, const py::array& items, int64_t k,
                const std::optional<Array<int64_t>>& excluded_ptr, const std::optional<Array<int32_t>>& excluded_idx,
-               int n_threads) {
+               int n_threads, bool filter) {
     return by_dtype(items, [&](auto zero) -> py::tuple {
         using T = decltype(zero);
         const Array<T> x(queries), y(items);
@@ -318,11 +318,12 @@ py::tuple topk(const py::array& queries, const py::array& items, int64_t k,
         Array<T> scores({B, k});
         int32_t* ids_to = ids.mutable_data();
         T* scores_to = scores.mutable_data();
+        int64_t scored = 0;
         native(n_threads, [&](auto check) {
-            return wals::topk<T>(x.data(), B, y.data(), y.shape(0), y.shape(1), k, ptr, idx, ids_to, scores_to,
-                                 n_threads, check);
+            return wals::topk<T>(x.data(), B, y.data(), y.shape(0), y.shape(1), k, filter, ptr, idx, ids_to, scores_to,
+                                 &scored, n_threads, check);
         });
-        return py::make_tuple(ids, scores);
+        return py::make_tuple(ids, scores, scored);
     });
 }
 
@@ -412,7 +413,9 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("ridge_loss", &ridge_loss, py::arg("factors"), py::arg("prior"), py::arg("ridge"), py::arg("n_threads"),
           "Sum over rows of ridge |x - prior|^2, in float64.");
     m.def("topk", &topk, py::arg("queries"), py::arg("items"), py::arg("k"), py::arg("excluded_ptr"),
-          py::arg("excluded_idx"), py::arg("n_threads"), "ids (B, k) and scores (B, k) of the best items.");
+          py::arg("excluded_idx"), py::arg("n_threads"), py::arg("filter") = true,
+          "ids (B, k) and scores (B, k) of the best items, and how many pairs were scored in full: all without filter, "
+          "else those that a bound does not rule out.");
     m.def("score_entries", &score_entries, py::arg("queries"), py::arg("items"), py::arg("listed_ptr"),
           py::arg("listed_idx"), py::arg("n_threads"), "scores (Z) of each query (B, D) with its listed items.");
     m.def("topk_listed", &topk_listed, py::arg("queries"), py::arg("items"), py::arg("k"), py::arg("listed_ptr"),

@@ -5,6 +5,11 @@
 
 #include "drivers.h"
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #define WALS_DECLARE(name)                  \
     namespace wals {                        \
     namespace name {                        \
@@ -16,6 +21,8 @@ WALS_DECLARE(isa_baseline)
 #if defined(WALS_HAS_X86)
 WALS_DECLARE(isa_avx2)
 WALS_DECLARE(isa_avx512)
+WALS_DECLARE(isa_avx512vnni)
+WALS_DECLARE(isa_amx)
 #endif
 
 namespace wals {
@@ -28,14 +35,33 @@ struct Isa {
     bool (*runs_here)();
 };
 
+#if defined(WALS_HAS_X86)
+bool has_avx512() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+}
+
+bool has_vnni() {
+    return has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
+
+/// Linux gives the tile registers' 8 KiB of state to processes that ask, once for all their threads.
+bool has_amx() {
+#if defined(__linux__)
+    constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return has_vnni() && __builtin_cpu_supports("amx-int8") &&
+           syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+    return false;
+#endif
+}
+#endif
+
 const Isa kIsas[] = {
 #if defined(WALS_HAS_X86)
-    {"avx512", isa_avx512::table_f32, isa_avx512::table_f64,
-     [] {
-         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                __builtin_cpu_supports("fma");
-     }},
+    {"amx", isa_amx::table_f32, isa_amx::table_f64, has_amx},
+    {"avx512vnni", isa_avx512vnni::table_f32, isa_avx512vnni::table_f64, has_vnni},
+    {"avx512", isa_avx512::table_f32, isa_avx512::table_f64, has_avx512},
     {"avx2", isa_avx2::table_f32, isa_avx2::table_f64,
      [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
 #endif

@@ -6,7 +6,8 @@
 
 namespace wals {
 
-/// Names of the sets that were built and that this processor runs, best first: "avx512", "avx2", "baseline".
+/// Names of the sets that were built and that this processor runs, best first: "amx", "avx512vnni", "avx512",
+/// "avx2", "baseline".
 std::vector<std::string> available_isas();
 
 /// The set in use: the best available, or the one that the environment variable WALS_GPU_ISA names.

@@ -33,11 +33,19 @@ std::vector<int64_t> order_of_work(const int64_t* row_ptr, int64_t n_rows, int64
     return order;
 }
 
-/// Keeps the best k of a candidate list, in no order; returns the score of the worst of them.
-template <class T>
-T compact(Candidate<T>* list, int64_t n, int64_t k) {
-    std::nth_element(list, list + (k - 1), list + n, comes_before<T>);
-    return list[k - 1].score;
+/// Candidates that a query's list has room for before it is cut to k.
+int64_t topk_capacity(int64_t k) {
+    return k + std::max<int64_t>(k, 32);
+}
+
+/// Queries of a task: every thread gets the same number of equal chunks. At most what keeps lists and bounds in the
+/// cache (L2) while items pass, and less than about half a second's work, as Ctrl-C waits for a task.
+int64_t topk_chunk(int64_t B, int64_t n_items, int64_t D, int64_t capacity, int n_threads) {
+    const int64_t room = (4 << 20) / (8 * capacity), work = (int64_t{1} << 35) / std::max<int64_t>(1, n_items * D);
+    const int64_t most = std::clamp<int64_t>(std::min(room, work), 64, 1024);
+    const int64_t share = (B + n_threads - 1) / n_threads;
+    const int64_t rounds = std::max<int64_t>(1, (share + most - 1) / most);
+    return std::max<int64_t>(1, (share + rounds - 1) / rounds);
 }
 
 }  // namespace
@@ -196,31 +204,28 @@ bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, dou
 }
 
 template <class T>
-bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t D, int64_t k,
-          const int64_t* excluded_ptr, const int32_t* excluded_idx, int32_t* ids, T* scores, int n_threads,
-          const Interrupted& interrupted) {
+bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t D, int64_t k, bool filter,
+          const int64_t* excluded_ptr, const int32_t* excluded_idx, int32_t* ids, T* scores, int64_t* scored,
+          int n_threads, const Interrupted& interrupted) {
     const KernelTable<T>& kernel = kernels<T>();
-    const int64_t kept = std::min(k, n_items), capacity = kept + std::max<int64_t>(kept, 64);
+    const int64_t kept = std::min(k, n_items), capacity = topk_capacity(kept), stride = capacity + 32;
     // A task is a chunk of queries over a segment of the items. There is one segment, unless queries are too few to
     // keep the threads busy; then the segments' results are merged. The result is the same for any split.
-    const int64_t chunk = std::clamp<int64_t>(B / (4 * n_threads), 1, 256);
+    const int64_t chunk = topk_chunk(B, n_items, D, capacity, n_threads);
     const int64_t chunks = (B + chunk - 1) / chunk;
     const int64_t segments =
         chunks >= n_threads ? 1 : std::clamp<int64_t>(n_threads, 1, std::max<int64_t>(1, n_items / 4096));
-    const auto workspace = buffers_per_thread(n_threads, kernel.topk_workspace_bytes(D));
-    const auto lists = buffers_per_thread(n_threads, chunk * capacity * int64_t(sizeof(Candidate<T>)));
+    const auto workspace = buffers_per_thread(n_threads, kernel.topk_workspace_bytes(D, chunk, kept));
+    const auto list_scores = buffers_per_thread(n_threads, chunk * stride * int64_t(sizeof(T)));
+    const auto list_ids = buffers_per_thread(n_threads, chunk * stride * int64_t(sizeof(int32_t)));
     Buffer parts(segments > 1 ? segments * B * kept * int64_t(sizeof(Candidate<T>)) : 0);
-    std::vector<int64_t> part_count(segments > 1 ? size_t(segments * B) : 0);
+    std::vector<int64_t> part_count(segments > 1 ? size_t(segments * B) : 0), pairs(size_t(n_threads), 0);
     Buffer counts(n_threads * chunk * int64_t(sizeof(int64_t))), thresholds(n_threads * chunk * int64_t(sizeof(T)));
     const T lowest = -std::numeric_limits<T>::infinity();
 
-    auto write = [&](int64_t q, Candidate<T>* list, int64_t n) {
-        std::sort(list, list + n, comes_before<T>);
-        n = std::min(n, kept);
-        for (int64_t i = 0; i < k; ++i) {
-            ids[q * k + i] = i < n ? list[i].id : -1;
-            scores[q * k + i] = i < n ? list[i].score : lowest;
-        }
+    auto pad = [&](int64_t q, int64_t n) {
+        std::fill(ids + q * k + n, ids + (q + 1) * k, -1);
+        std::fill(scores + q * k + n, scores + (q + 1) * k, lowest);
     };
     const bool done = parallel_for(chunks * segments, n_threads, interrupted, [&](int64_t task, int thread) {
         const int64_t first = task / segments * chunk, segment = task % segments;
@@ -234,27 +239,34 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
             c.excluded_ptr = excluded_ptr + first;
             c.excluded_idx = excluded_idx;
         }
+        c.filter = filter;
         c.capacity = capacity;
-        c.candidates = lists[size_t(thread)].template as<Candidate<T>>();
+        c.stride = stride;
+        c.scores = list_scores[size_t(thread)].template as<T>();
+        c.ids = list_ids[size_t(thread)].template as<int32_t>();
         c.count = counts.as<int64_t>() + thread * chunk;
         c.threshold = thresholds.as<T>() + thread * chunk;
-        c.compact = compact<T>;
+        c.scored = &pairs[size_t(thread)];
         std::fill_n(c.count, c.n_queries, 0);
         std::fill_n(c.threshold, c.n_queries, lowest);
         kernel.topk(c, n_items * segment / segments, n_items * (segment + 1) / segments,
                     workspace[size_t(thread)].data());
         for (int64_t q = 0; q < c.n_queries; ++q) {
-            Candidate<T>* list = c.candidates + q * capacity;
+            const T* score = c.scores + q * stride;
+            const int32_t* id = c.ids + q * stride;
+            const int64_t n = c.count[q];
             if (segments == 1) {
-                write(first + q, list, c.count[q]);
-                continue;
+                std::copy_n(score, n, scores + (first + q) * k);
+                std::copy_n(id, n, ids + (first + q) * k);
+                pad(first + q, n);
+            } else {
+                const int64_t part = (first + q) * segments + segment;
+                part_count[size_t(part)] = n;
+                for (int64_t i = 0; i < n; ++i) parts.as<Candidate<T>>()[part * kept + i] = {score[i], id[i]};
             }
-            if (c.count[q] > kept) compact(list, c.count[q], kept);
-            const int64_t part = (first + q) * segments + segment;
-            part_count[size_t(part)] = std::min(c.count[q], kept);
-            std::copy_n(list, part_count[size_t(part)], parts.as<Candidate<T>>() + part * kept);
         }
     });
+    *scored = std::accumulate(pairs.begin(), pairs.end(), int64_t{0});
     if (!done || segments == 1) return done;
     std::vector<Candidate<T>> all(size_t(segments * kept));
     for (int64_t q = 0; q < B; ++q) {
@@ -263,7 +275,13 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
             std::copy_n(parts.as<Candidate<T>>() + part * kept, part_count[size_t(part)], all.data() + n);
             n += part_count[size_t(part)];
         }
-        write(q, all.data(), n);
+        std::sort(all.data(), all.data() + n, comes_before<T>);
+        n = std::min(n, kept);
+        for (int64_t i = 0; i < n; ++i) {
+            ids[q * k + i] = all[size_t(i)].id;
+            scores[q * k + i] = all[size_t(i)].score;
+        }
+        pad(q, n);
     }
     return true;
 }
@@ -272,6 +290,12 @@ namespace {
 
 /// Queries of a task that scores listed items.
 constexpr int64_t kListedQueries = 16;
+
+/// Keeps the best k of a candidate list, in no order.
+template <class T>
+void compact(Candidate<T>* list, int64_t n, int64_t k) {
+    std::nth_element(list, list + (k - 1), list + n, comes_before<T>);
+}
 
 }  // namespace
 
@@ -330,8 +354,8 @@ bool topk_listed(const T* queries, int64_t B, const T* items, int64_t D, int64_t
     template bool solve_rows<T>(RotatedRows<T>, const Solver&, const double*, RowStatus*, int, const Interrupted&);    \
     template bool entry_loss<T>(const RowTerms<T>&, const T*, const T*, int64_t, double*, int, const Interrupted&);    \
     template bool ridge_loss<T>(const T*, const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&); \
-    template bool topk<T>(const T*, int64_t, const T*, int64_t, int64_t, int64_t, const int64_t*, const int32_t*,      \
-                          int32_t*, T*, int, const Interrupted&);                                                      \
+    template bool topk<T>(const T*, int64_t, const T*, int64_t, int64_t, int64_t, bool, const int64_t*,                \
+                          const int32_t*, int32_t*, T*, int64_t*, int, const Interrupted&);                            \
     template bool score_entries<T>(const T*, int64_t, const T*, int64_t, const int64_t*, const int32_t*, T*, int,      \
                                    const Interrupted&);                                                                \
     template bool topk_listed<T>(const T*, int64_t, const T*, int64_t, int64_t, const int64_t*, const int32_t*,        \

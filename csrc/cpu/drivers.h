@@ -46,11 +46,12 @@ bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, dou
                 const Interrupted&);
 
 /// For each of B queries (B, D) the k best of n items (n, D): ids and scores (B, k), padded with -1 and -inf.
-/// excluded_ptr (B + 1) and excluded_idx (sorted within a row), or null.
+/// excluded_ptr (B + 1) and excluded_idx (sorted within a row), or null. `filter`: pairs that a bound rules out need
+/// not be scored, where the instruction set has such a bound; the result is the same. `scored` tells how many were.
 template <class T>
-bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t D, int64_t k,
-          const int64_t* excluded_ptr, const int32_t* excluded_idx, int32_t* ids, T* scores, int n_threads,
-          const Interrupted&);
+bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t D, int64_t k, bool filter,
+          const int64_t* excluded_ptr, const int32_t* excluded_idx, int32_t* ids, T* scores, int64_t* scored,
+          int n_threads, const Interrupted&);
 
 /// scores (Z): of each of B queries (B, D) with the items that its row of listed_ptr (B + 1), listed_idx (Z) names.
 template <class T>

@@ -4,7 +4,7 @@
 #include "dense.h"
 #include "score_entries.h"
 #include "solve_iterative.h"
-#include "topk_rows.h"
+#include "topk_guess.h"
 
 namespace wals {
 namespace WALS_ISA {
@@ -103,16 +103,9 @@ static int64_t packed_square_size(int64_t D) {
 }
 
 template <class T>
-static int64_t topk_bytes(int64_t D) {
-    return kItemTile * kWidth<T> * D * int64_t(sizeof(T));
-}
-
-template <class T>
 static void topk(const TopkChunk<T>& chunk, int64_t begin, int64_t end, char* workspace) {
-    if (chunk.n_queries <= 3)  // packing an item costs about as much as scoring it three times
-        topk_few(chunk, begin, end);
-    else
-        topk_chunk(chunk, begin, end, reinterpret_cast<T*>(workspace));
+    topk_plain(chunk, begin, end, workspace);
+    finish_lists(chunk, reinterpret_cast<SortKey<T>*>(workspace));
 }
 
 template <class T>
@@ -134,7 +127,7 @@ static constexpr KernelTable<T> table = {
     rotate_rows<T, T>,
     ridge_loss_rows<T>,
     entry_loss_rows<T>,
-    topk_bytes<T>,
+    topk_plain_bytes<T>,
     topk<T>,
     score_entries<T>,
 };

@@ -37,7 +37,7 @@ struct RotatedRows {
 /// Status of a row: 0 solved, k > 0 pivot k not positive (singular), -1 the solution is not finite.
 using RowStatus = int32_t;
 
-/// Some queries of a retrieval and their state.
+/// Some queries of a retrieval and their lists of candidates (topk_list.h).
 template <class T>
 struct TopkChunk {
     int64_t n_queries = 0, D = 0, k = 0;
@@ -45,11 +45,14 @@ struct TopkChunk {
     const T* items = nullptr;               // (I, D)
     const int64_t* excluded_ptr = nullptr;  // rows of the queries, or null
     const int32_t* excluded_idx = nullptr;  // sorted within a row
-    int64_t capacity = 0;                   // candidates a query has room for, more than k
-    Candidate<T>* candidates = nullptr;     // (n_queries, capacity)
-    int64_t* count = nullptr;               // (n_queries)
+    bool filter = true;                     // may pass over items that an int8 bound rules out
+    int64_t capacity = 0;                   // a list that reaches it is cut to k, and
+    int64_t stride = 0;                     // the room it has: two vectors more
+    T* scores = nullptr;                    // (n_queries, stride)
+    int32_t* ids = nullptr;                 // (n_queries, stride)
+    int64_t* count = nullptr;               // (n_queries): 0 at first
     T* threshold = nullptr;                 // (n_queries): a score must be above it; -inf at first
-    T (*compact)(Candidate<T>* list, int64_t n, int64_t k) = nullptr;  // keeps the best k, returns the worst of them
+    int64_t* scored = nullptr;              // += pairs whose score was computed
 };
 
 /// A row whose table rows take more than this is long: they do not stay in the cache (L2) from one pass to the next.
@@ -96,8 +99,8 @@ struct KernelTable {
     /// Sum over entries of rows [begin, end) of gram s^2 - 2 rhs s with s = x . y, in float64.
     double (*entry_loss)(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, int64_t begin, int64_t end,
                          double* workspace);
-    /// Adds items [begin, end) to the candidates of the chunk's queries.
-    int64_t (*topk_workspace_bytes)(int64_t D);
+    /// Leaves the best k of items [begin, end) for each of the chunk's queries in its list, in order.
+    int64_t (*topk_workspace_bytes)(int64_t D, int64_t n_queries, int64_t k);
     void (*topk)(const TopkChunk<T>& chunk, int64_t begin, int64_t end, char* workspace);
     /// scores (n) = x . items[listed[e]].
     void (*score_entries)(const T* x, const T* items, int64_t D, const int32_t* listed, int64_t n, T* scores);

@@ -1,4 +1,8 @@
-// Scores of listed items only (reference.topk with all others excluded): allow lists, and pairs by id.
+// Scores of single pairs: of listed items (allow lists, pairs by id), and of what a top-k search scores one by one.
+//
+// The score of a pair is one chain of multiply-adds over d = 0 .. D - 1, whichever kernel computes it
+// (multiply_tile_rows of dense.h, score_rows) and whatever else is computed beside it. So a pair has the same score in
+// every list, and results depend on nothing but the factors and the instruction set.
 #pragma once
 
 #include "dense.h"
@@ -6,23 +10,46 @@
 namespace wals {
 namespace WALS_ISA {
 
-/// scores (n) = x . items[listed[e]], x (D), items (., D). Bound by the latency of random rows, hence the prefetch. The
-/// order of summation depends on D alone, so that a pair has the same score in whatever list it stands.
+/// out[n] = scores of query x[n] with W items, whose table rows are transposed in registers.
+template <class T, int N>
+static inline __attribute__((always_inline)) void score_rows(const T* const* x, const T* const* row, int64_t D,
+                                                             Vec<T>* out) {
+    constexpr int W = kWidth<T>;
+    Vec<T> sum[N] = {};
+    int64_t j = 0;
+    for (; j + W <= D; j += W) {
+        Vec<T> m[W];
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) m[i] = loadu(row[i] + j);
+        transpose<T>(m);
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i)
+            for (int n = 0; n < N; ++n) sum[n] += splat(x[n][j + i]) * m[i];
+    }
+    for (; j < D; ++j) {
+        T lanes[W] __attribute__((aligned(WALS_VECTOR_BYTES)));
+        for (int i = 0; i < W; ++i) lanes[i] = row[i][j];
+        for (int n = 0; n < N; ++n) sum[n] += splat(x[n][j]) * load(lanes);
+    }
+    for (int n = 0; n < N; ++n) out[n] = sum[n];
+}
+
+/// scores (n) = x . items[listed[e]], x (D), items (., D). Bound by the latency of random rows, hence the prefetch.
 template <class T>
 static void score_entries(const T* x, const T* items, int64_t D, const int32_t* listed, int64_t n, T* scores) {
     constexpr int W = kWidth<T>;
-    const int64_t whole = D / (2 * W) * (2 * W);
-    for (int64_t e = 0; e < n; ++e) {
-        if (e + 8 < n) prefetch_row(items + listed[e + 8] * D, D);
-        const T* y = items + listed[e] * D;
-        Vec<T> even{}, odd{};
-        for (int64_t j = 0; j < whole; j += 2 * W) {
-            even += loadu(x + j) * loadu(y + j);
-            odd += loadu(x + j + W) * loadu(y + j + W);
+    for (int64_t e0 = 0; e0 < n; e0 += W) {
+        const T* row[W];
+        for (int i = 0; i < W; ++i) {
+            row[i] = items + listed[e0 + i < n ? e0 + i : n - 1] * D;
+            if (e0 + W + i < n) prefetch_row(items + listed[e0 + W + i] * D, D);
         }
-        T score = sum_lanes<T>(even + odd);
-        for (int64_t j = whole; j < D; ++j) score += x[j] * y[j];
-        scores[e] = score;
+        Vec<T> score;
+        score_rows<T, 1>(&x, row, D, &score);
+        if (n - e0 >= W)
+            storeu(scores + e0, score);
+        else
+            for (int i = 0; i < n - e0; ++i) scores[e0 + i] = score[i];
     }
 }
 

@@ -268,7 +268,8 @@ class CpuBackend:
             row_ptr = excluded.indptr.astype(np.int64, copy=False)
             col_idx = excluded.indices.astype(np.int32, copy=False)
         queries = np.ascontiguousarray(queries, items.dtype)
-        return _cpu.topk(queries, np.ascontiguousarray(items), k, row_ptr, col_idx, self.num_threads)
+        ids, scores, _ = _cpu.topk(queries, np.ascontiguousarray(items), k, row_ptr, col_idx, self.num_threads)
+        return ids, scores
 
     def topk_listed(
         self, queries: NDArray[np.floating], items: NDArray[np.floating], k: int, listed: csr_matrix
@@ -295,7 +296,7 @@ class CpuBackend:
     def score_entries(
         self, queries: NDArray[np.floating], items: NDArray[np.floating], listed: csr_matrix
     ) -> NDArray[np.floating]:
-        """The dot product of each stored entry's query and item, (Z,), with the bits of :meth:`topk_listed`."""
+        """The dot product of each stored entry's query and item, (Z,), with the bits of :meth:`topk`."""
         row_ptr, col_idx = listed.indptr.astype(np.int64, copy=False), listed.indices.astype(np.int32, copy=False)
         queries = np.ascontiguousarray(queries, items.dtype)
         return _cpu.score_entries(queries, np.ascontiguousarray(items), row_ptr, col_idx, self.num_threads)

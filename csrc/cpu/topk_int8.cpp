@@ -1,0 +1,461 @@
+// Top-k with an int8 filter: most pairs are ruled out by an integer product, the rest are scored as topk_rows.h does.
+//
+// Every vector x is written as x = (z + r) / u with z = round(u x) in int8 and u = 127 / max |x|. For a query q and an
+// item y, by Cauchy-Schwarz on what rounding left over,
+//
+//     u_q u_y q.y  <=  z_q.z_y + |r_q| |u_y y| + |z_q| |r_y|,
+//
+// so a pair whose right-hand side is below u_q u_y t cannot score above the query's threshold t. The integer product
+// is exact and costs a quarter (AVX512-VNNI) or less (AMX) of a float32 one; the bound is a few per cent of |q| |y|,
+// which lets about one and a half times as many pairs through as belong to the answer's history. Those are scored by
+// score_rows, to the same bits as without a filter. The result is therefore the same for any input: a loose bound (a
+// few coordinates much larger than the rest) costs time alone, and not much, because a query that lets too many pairs
+// through goes on without the filter for a while.
+//
+// Rounding. norms and residuals are rounded up by `up`; the float32 score itself may exceed q.y by gamma |q| |y|, gamma
+// = D 2^-24; the bound is evaluated in float32. The last two are covered by kSlack |z_q| |u_y y|, which is 100 times as
+// much as they need and a few thousandths of the bound. Vectors that are not finite, or whose largest magnitude is not
+// in 2^-40 .. 2^40 (denormal products, overflow), take no part: such items always pass, such queries go without.
+#include <immintrin.h>
+
+#include "topk_guess.h"
+
+namespace wals {
+namespace isa_avx512 {
+const KernelTable<float>* table_f32();
+const KernelTable<double>* table_f64();
+}  // namespace isa_avx512
+
+namespace WALS_ISA {
+
+constexpr float kSlack = 1.0f / 65536;
+
+/// Values of D the filter is for: int32 sums of 255 * 127 * D, and gamma far below the bound.
+constexpr int64_t kLargestD = 8192;
+
+/// Queries that share the quantised items; with fewer, quantising costs more than it saves.
+constexpr int64_t kFewestQueries = 32;
+
+/// The filter pays once one item in so many is among the best k so far: the bound lets nearly twice as many pass, and
+/// scoring a pair alone costs ten times as much as in a tile.
+constexpr int64_t kItemsForOne = 24;
+
+/// Items whose float32 rows stay in L2 while all queries pass, about 256 KiB: pairs that pass are scored from there.
+static inline int64_t block_items(int64_t D) {
+    constexpr int64_t tile = kTileItems<float>;
+    const int64_t n = 65536 / (D > 0 ? D : 1) / tile * tile;
+    return n < tile ? tile : n > 10 * tile ? 10 * tile : n;
+}
+
+/// How the instruction wants a vector: bytes it takes at once (zeros past D), and signed items as they are or, for
+/// AVX512-VNNI, unsigned with 128 added, which is a flipped sign bit; Filter::shift takes it back.
+#if defined(__AMX_INT8__)
+constexpr int64_t kBytes = 64;
+constexpr int8_t kOffset = 0;
+#else
+constexpr int64_t kBytes = 4;
+constexpr int8_t kOffset = -128;
+#endif
+
+static inline int64_t padded_bytes(int64_t D) {
+    return round_up(D, kBytes);
+}
+
+struct Quantised {
+    float scale;     // u, 0 if the vector takes no part
+    float norm;      // at least |u x|, infinite if the vector takes no part
+    float residual;  // at least |r|
+    int32_t sum;     // of z
+};
+
+/// z of one vector x (D) to `out` (padded_bytes(D)).
+static inline Quantised quantise(const float* x, int64_t D, int8_t* out) {
+    auto part = [&](int64_t j) {
+        return D - j >= 16 ? _mm512_loadu_ps(x + j) : _mm512_maskz_loadu_ps(__mmask16((1u << (D - j)) - 1), x + j);
+    };
+    __m512i top = _mm512_setzero_si512();  // as integers, NaN > infinity > the rest
+    for (int64_t j = 0; j < D; j += 16)
+        top = _mm512_max_epi32(top, _mm512_and_si512(_mm512_castps_si512(part(j)), _mm512_set1_epi32(0x7fffffff)));
+    const float largest = _mm512_cvtss_f32(_mm512_castsi512_ps(_mm512_set1_epi32(_mm512_reduce_max_epi32(top))));
+    const bool regular = largest == 0 || (largest >= 0x1p-40f && largest <= 0x1p40f);
+    const float u = !regular ? 0 : largest == 0 ? 1 : 127 / largest;
+    const __m512 scale = _mm512_set1_ps(u);
+    __m512 norm = _mm512_setzero_ps(), residual = norm;
+    __m512i sum = _mm512_setzero_si512();
+    const int64_t P = padded_bytes(D);
+    for (int64_t j = 0; j < P; j += 16) {
+        const __m512 v = j < D && regular ? _mm512_mul_ps(part(j), scale) : _mm512_setzero_ps();
+        const __m512i z = _mm512_cvtps_epi32(v);
+        const __m512 r = _mm512_sub_ps(v, _mm512_cvtepi32_ps(z));
+        norm = _mm512_fmadd_ps(v, v, norm);
+        residual = _mm512_fmadd_ps(r, r, residual);
+        sum = _mm512_add_epi32(sum, z);
+        _mm512_mask_cvtepi32_storeu_epi8(out + j, __mmask16(P - j >= 16 ? 0xffff : (1u << (P - j)) - 1), z);
+    }
+    const float up = 1 + float(D + 16) * 0x1p-23f;
+    if (!regular) return {0, __builtin_inff(), 0, 0};
+    return {u, square_root(_mm512_reduce_add_ps(norm)) * up, square_root(_mm512_reduce_add_ps(residual)) * up,
+            _mm512_reduce_add_epi32(sum)};
+}
+
+/// What a task keeps beside its lists. Scaled by u_q u_y, a pair passes if z_q.z_y >= level u - spread n - weight e.
+struct Filter {
+    int8_t* query;        // (n_queries up to whole tiles, P): z_q
+    int32_t* shift;       // (n_queries): -128 sum of z_q, as items are stored with 128 added
+    float* scale;         // (n_queries): u_q
+    float* level;         // (n_queries): u_q t, or infinite while the query goes without the filter
+    float* spread;        // (n_queries): |r_q| and slack
+    float* weight;        // (n_queries): |z_q|
+    int64_t* plain_from;  // (n_queries): it goes without on items [plain_from, plain_to)
+    int64_t* plain_to;    // (n_queries)
+    int64_t* rest;        // (n_queries): blocks it will go without next time
+    int32_t* passed;      // (n_queries): pairs of the present block that passed
+    int32_t* n_waiting;   // (n_queries)
+    int32_t* waiting;     // (n_queries, kWaiting): items that passed and wait for a full vector of them
+    int8_t* items;        // (panels of 16 items, P / 4, 16, 4): z_y, with kOffset
+    float *u, *n, *e;     // (block): of the items
+    int8_t* rows;         // (16, P): a panel before it is transposed
+    float* packed;        // a tile of float32 items
+    int32_t* which;       // (n_queries)
+
+    static constexpr int64_t kWaiting = 80;  // 15 left over, the 48 of a tile, room to store a whole vector
+
+    Filter(char* memory, int64_t D, int64_t n_queries) {
+        const int64_t P = padded_bytes(D), B = block_items(D), Q = round_up(n_queries, 16);
+        Carver carve{memory};
+        query = carve.take<int8_t>(Q * P + 64);
+        shift = carve.take<int32_t>(Q);
+        scale = carve.take<float>(Q);
+        level = carve.take<float>(Q);
+        spread = carve.take<float>(Q);
+        weight = carve.take<float>(Q);
+        plain_from = carve.take<int64_t>(Q);
+        plain_to = carve.take<int64_t>(Q);
+        rest = carve.take<int64_t>(Q);
+        passed = carve.take<int32_t>(Q);
+        n_waiting = carve.take<int32_t>(Q);
+        waiting = carve.take<int32_t>(Q * kWaiting);
+        items = carve.take<int8_t>(B * P);
+        u = carve.take<float>(B);
+        n = carve.take<float>(B);
+        e = carve.take<float>(B);
+        rows = carve.take<int8_t>(16 * P + 64);
+        packed = carve.take<float>(kTileItems<float> * D);
+        which = carve.take<int32_t>(Q);
+        end = carve.at;
+    }
+    char* end;
+
+    bool uses_filter(int64_t q) const { return level[q] < __builtin_inff(); }
+
+    /// The query uses the filter from now on, or still does, with this threshold. Where the product overflows, items
+    /// that always pass may still be above it.
+    void set_level(int64_t q, float threshold) {
+        const float product = threshold * scale[q];
+        level[q] = product < __FLT_MAX__ ? product : __FLT_MAX__;
+    }
+};
+
+/// Quantises items [begin, end) into panels.
+static void quantise_items(const TopkChunk<float>& p, int64_t begin, int64_t end, Filter& f) {
+    const int64_t D = p.D, P = padded_bytes(D);
+    for (int64_t i0 = begin; i0 < end; i0 += 16) {
+        const int64_t at = i0 - begin;
+        for (int64_t i = 0; i < 16; ++i) {
+            const Quantised z = quantise(p.items + (i0 + i < end ? i0 + i : end - 1) * D, D, f.rows + i * P);
+            f.u[at + i] = z.scale;
+            f.n[at + i] = z.norm;
+            f.e[at + i] = z.residual;
+        }
+        int8_t* const out = f.items + at * P;
+        int64_t j = 0;
+        for (; j + 64 <= P; j += 64) {
+            Vec<float> m[16];  // words of four bytes
+#pragma GCC unroll 16
+            for (int i = 0; i < 16; ++i) m[i] = Vec<float>(_mm512_loadu_ps(f.rows + i * P + j));
+            transpose<float>(m);
+#pragma GCC unroll 16
+            for (int i = 0; i < 16; ++i)
+                _mm512_store_si512(out + (j + 4 * i) * 16,
+                                   _mm512_xor_si512(_mm512_castps_si512(__m512(m[i])), _mm512_set1_epi8(kOffset)));
+        }
+        for (; j < P; j += 4)
+            for (int i = 0; i < 16; ++i)
+                for (int b = 0; b < 4; ++b) out[j * 16 + i * 4 + b] = int8_t(f.rows[i * P + j + b] ^ kOffset);
+    }
+}
+
+/// Scores up to 16 items that wait, the first that came, and appends those above the threshold.
+static void score_waiting(const TopkChunk<float>& p, Filter& f, int64_t q) {
+    int32_t* const waiting = f.waiting + q * Filter::kWaiting;
+    const int n = f.n_waiting[q] < 16 ? f.n_waiting[q] : 16;
+    const float* row[16];
+    for (int i = 0; i < 16; ++i) row[i] = p.items + int64_t(waiting[i < n ? i : 0]) * p.D;
+    const float* x = p.queries + q * p.D;
+    Vec<float> score[1];
+    score_rows<float, 1>(&x, row, p.D, score);
+    const uint32_t lanes = greater<float>(score[0], splat(p.threshold[q])) & ((1u << n) - 1);
+    if (lanes) {
+        append(p, q, lanes, score[0], waiting);
+        f.set_level(q, p.threshold[q]);
+    }
+    *p.scored += n;
+    f.n_waiting[q] -= n;
+    for (int i = 0; i < f.n_waiting[q]; ++i) waiting[i] = waiting[i + n];
+}
+
+/// Pairs of the tile's items with query q that may be above its threshold: they wait to be scored.
+static __attribute__((noinline)) void let_pass(const TopkChunk<float>& p, Filter& f, int64_t q,
+                                               const __mmask16 (&lanes)[kItemTile], int64_t begin, int64_t end) {
+    const __m512i id = _mm512_add_epi32(_mm512_set1_epi32(int32_t(begin)), __m512i(lane_index<float>()));
+    if (!f.uses_filter(q)) return;  // items that always pass
+    int32_t* const waiting = f.waiting + q * Filter::kWaiting;
+    for (int64_t b = 0; b < kItemTile; ++b) {
+        const __m512i ids = _mm512_add_epi32(id, _mm512_set1_epi32(int32_t(b * 16)));
+        const __mmask16 real = _mm512_mask_cmplt_epi32_mask(lanes[b], ids, _mm512_set1_epi32(int32_t(end)));
+        _mm512_storeu_si512(waiting + f.n_waiting[q], _mm512_maskz_compress_epi32(real, ids));
+        const int added = __builtin_popcount(real);
+        f.n_waiting[q] += added;
+        f.passed[q] += added;
+    }
+    while (f.n_waiting[q] >= 16) score_waiting(p, f, q);
+}
+
+/// out[r] = z_q.z_y of kQueries queries with a tile of items.
+#if defined(__AMX_INT8__)
+constexpr int kQueries = 16;
+
+struct TileConfig {  // 8 tiles of 16 rows of 64 bytes
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+static __attribute__((noinline)) void multiply_tile(const int8_t* query, const int32_t*, const int8_t* items, int64_t P,
+                                                    int32_t (*out)[kTileItems<float>]) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    for (int64_t j = 0; j < P; j += 64) {
+        _tile_loadd(3, query + j, P);
+        _tile_loadd(4, items + j * 16, 64);
+        _tile_loadd(5, items + (P + j) * 16, 64);
+        _tile_loadd(6, items + (2 * P + j) * 16, 64);
+        _tile_dpbssd(0, 3, 4);
+        _tile_dpbssd(1, 3, 5);
+        _tile_dpbssd(2, 3, 6);
+    }
+    _tile_stored(0, &out[0][0], sizeof(out[0]));
+    _tile_stored(1, &out[0][16], sizeof(out[0]));
+    _tile_stored(2, &out[0][32], sizeof(out[0]));
+}
+#else
+constexpr int kQueries = 8;
+
+static __attribute__((noinline)) void multiply_tile(const int8_t* query, const int32_t* shift, const int8_t* items,
+                                                    int64_t P, int32_t (*out)[kTileItems<float>]) {
+    Index<float> sum[kQueries]
+                    [kItemTile];  // not __m512i, which may alias anything: GCC 12 keeps such an array in memory
+#pragma GCC unroll 8
+    for (int r = 0; r < kQueries; ++r)
+#pragma GCC unroll 3
+        for (int b = 0; b < kItemTile; ++b) sum[r][b] = Index<float>{} + shift[r];
+    for (int64_t j = 0; j < P; j += 4) {
+        __m512i item[kItemTile];
+#pragma GCC unroll 3
+        for (int b = 0; b < kItemTile; ++b) item[b] = _mm512_load_si512(items + (b * P + j) * 16);
+#pragma GCC unroll 8
+        for (int r = 0; r < kQueries; ++r) {
+            int32_t word;
+            __builtin_memcpy(&word, query + r * P + j, 4);
+            const __m512i four = _mm512_set1_epi32(word);
+#pragma GCC unroll 3
+            for (int b = 0; b < kItemTile; ++b)
+                sum[r][b] = Index<float>(_mm512_dpbusd_epi32(__m512i(sum[r][b]), item[b], four));
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kQueries; ++r)
+#pragma GCC unroll 3
+        for (int b = 0; b < kItemTile; ++b) _mm512_store_si512(&out[r][b * 16], __m512i(sum[r][b]));
+}
+#endif
+
+/// All queries that use the filter against the quantised block [begin, end).
+///
+/// Cost of a pair: D integer multiply-adds, and per 16 pairs a conversion, three multiply-adds and a compare.
+static void filter_block(const TopkChunk<float>& p, Filter& f, int64_t begin, int64_t end, const int64_t limit) {
+    const int64_t P = padded_bytes(p.D);
+    for (int64_t q0 = 0; q0 < p.n_queries; q0 += kQueries) {
+        const int64_t n = p.n_queries - q0 < kQueries ? p.n_queries - q0 : kQueries;
+        bool any = false;
+        for (int64_t q = q0; q < q0 + n; ++q) any |= f.uses_filter(q);
+        if (!any) continue;
+        for (int64_t i0 = begin; i0 < end; i0 += kTileItems<float>) {
+            const int64_t at = i0 - begin;
+            int32_t product[kQueries][kTileItems<float>] __attribute__((aligned(64)));
+            multiply_tile(f.query + q0 * P, f.shift + q0, f.items + at * P, P, product);
+            __m512 u[kItemTile], norm[kItemTile], e[kItemTile];
+#pragma GCC unroll 3
+            for (int b = 0; b < kItemTile; ++b) {
+                u[b] = _mm512_load_ps(f.u + at + b * 16);
+                norm[b] = _mm512_load_ps(f.n + at + b * 16);
+                e[b] = _mm512_load_ps(f.e + at + b * 16);
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < kQueries; ++r) {
+                const int64_t q = q0 + r;
+                const __m512 level = _mm512_set1_ps(f.level[q]), spread = _mm512_set1_ps(f.spread[q]);
+                const __m512 weight = _mm512_set1_ps(f.weight[q]);
+                __mmask16 lanes[kItemTile];
+#pragma GCC unroll 3
+                for (int b = 0; b < kItemTile; ++b) {
+                    const __m512 dot = _mm512_cvtepi32_ps(_mm512_load_si512(&product[r][b * 16]));
+                    const __m512 bound =
+                        _mm512_fnmadd_ps(weight, e[b], _mm512_fnmadd_ps(spread, norm[b], _mm512_mul_ps(level, u[b])));
+                    lanes[b] = _mm512_cmp_ps_mask(dot, bound, _CMP_NLT_UQ);  // NaN passes
+                }
+                if (lanes[0] | lanes[1] | lanes[2]) {
+                    let_pass(p, f, q, lanes, i0, end);
+                    if (f.passed[q] > limit) {  // the bound is too loose for this query: go on without for a while
+                        while (f.n_waiting[q]) score_waiting(p, f, q);
+                        f.level[q] = __builtin_inff();
+                        f.plain_from[q] = i0 + kTileItems<float>;
+                        f.plain_to[q] = end + f.rest[q] * block_items(p.D);
+                        f.rest[q] *= 2;
+                        f.passed[q] = 0;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The queries that go without the filter, over items [begin, end).
+static void plain_block(const TopkChunk<float>& p, Filter& f, int64_t begin, int64_t end) {
+    for (int64_t i0 = begin; i0 < end; i0 += kTileItems<float>) {
+        int64_t n = 0;
+        for (int64_t q = 0; q < p.n_queries; ++q)
+            if (f.plain_from[q] <= i0 && f.plain_to[q] > begin) f.which[n++] = int32_t(q);
+        if (n == 0) continue;
+        pack_items(p.items, end, p.D, i0, f.packed);
+        score_tile(p, f.which, n, i0, end, f.packed);
+    }
+}
+
+/// First thresholds from approximate scores of a sample. Queries that get one start with the filter at once.
+static void guess_thresholds(const TopkChunk<float>& p, int64_t begin, int64_t end, Filter& f) {
+    const Sample<float> sample(p, begin, end);
+    const int64_t P = padded_bytes(p.D);
+    if (!sample.start()) return;
+    for (int64_t s = 0; s < sample.size; ++s) {
+        const int64_t i0 = sample.tile_begin(s);
+        quantise_items(p, i0, i0 + kTileItems<float>, f);
+        __m512 inverse[kItemTile];
+        for (int b = 0; b < kItemTile; ++b) {
+            const __m512 u = _mm512_load_ps(f.u + b * 16);
+            const __mmask16 regular = _mm512_cmp_ps_mask(u, _mm512_setzero_ps(), _CMP_GT_OQ);
+            inverse[b] = _mm512_maskz_div_ps(regular, _mm512_set1_ps(1), u);
+        }
+        for (int64_t q0 = 0; q0 < p.n_queries; q0 += kQueries) {
+            int32_t product[kQueries][kTileItems<float>] __attribute__((aligned(64)));
+            multiply_tile(f.query + q0 * P, f.shift + q0, f.items, P, product);
+            for (int64_t r = 0; r < kQueries && q0 + r < p.n_queries; ++r) {
+                float* const best = sample.best(q0 + r, s);
+                __m512 most = _mm512_loadu_ps(best);
+                for (int b = 0; b < kItemTile; ++b) {
+                    const __m512 dot = _mm512_cvtepi32_ps(_mm512_load_si512(&product[r][b * 16]));
+                    most = _mm512_max_ps(most, _mm512_mul_ps(dot, inverse[b]));
+                }
+                _mm512_storeu_ps(best, most);
+            }
+        }
+    }
+    for (int64_t q = 0; q < p.n_queries; ++q) {
+        float scaled;
+        if (f.scale[q] == 0 || !sample.guess(q, &scaled)) continue;
+        p.threshold[q] = scaled / f.scale[q];
+        f.plain_to[q] = begin;
+    }
+}
+
+static void topk_filtered(const TopkChunk<float>& p, int64_t begin, int64_t end, char* workspace) {
+    Filter f(workspace, p.D, p.n_queries);
+    const int64_t P = padded_bytes(p.D), block = block_items(p.D);
+    const float gamma = float(p.D + 16) * 0x1.1p-24f;
+    for (int64_t q = 0; q < round_up(p.n_queries, kQueries); ++q) {
+        const bool real = q < p.n_queries;
+        const Quantised z = quantise(p.queries + (real ? q : p.n_queries - 1) * p.D, p.D, f.query + q * P);
+        const float length = z.norm + z.residual;
+        f.shift[q] = kOffset * z.sum;
+        f.scale[q] = z.scale;
+        f.level[q] = __builtin_inff();
+        f.spread[q] = (z.residual + (gamma + kSlack) * (length + z.residual)) * (1 + kSlack);
+        f.weight[q] = length * (1 + 4 * kSlack);
+        f.plain_from[q] = begin;
+        f.plain_to[q] = z.scale == 0 ? INT64_MAX : begin + kItemsForOne * p.k;
+        f.rest[q] = 4;
+        f.n_waiting[q] = 0;
+        if (z.scale == 0 || !real) f.spread[q] = f.weight[q] = 0;
+    }
+    guess_thresholds(p, begin, end, f);
+    for (int64_t i0 = begin; i0 < end; i0 += block) {
+        const int64_t i1 = end - i0 < block ? end : i0 + block;
+        bool any_plain = false, any_filtered = false;
+        for (int64_t q = 0; q < p.n_queries; ++q) {
+            f.passed[q] = 0;
+            if (f.plain_to[q] <= i0) f.set_level(q, p.threshold[q]);
+            any_filtered |= f.uses_filter(q);
+        }
+        if (any_filtered) {
+            quantise_items(p, i0, i1, f);
+            filter_block(p, f, i0, i1, (i1 - i0) / 8);
+        }
+        for (int64_t q = 0; q < p.n_queries; ++q) any_plain |= f.plain_from[q] < i1 && f.plain_to[q] > i0;
+        if (any_plain) plain_block(p, f, i0, i1);
+    }
+    for (int64_t q = 0; q < p.n_queries; ++q)
+        while (f.n_waiting[q]) score_waiting(p, f, q);
+    repair_guesses(p, begin, end, f.packed, f.which);
+}
+
+static int64_t topk_bytes(int64_t D, int64_t n_queries, int64_t k) {
+    const int64_t plain = topk_plain_bytes<float>(D, n_queries, k);
+    const int64_t filter = Filter(nullptr, D, n_queries).end - static_cast<char*>(nullptr);
+    return filter > plain ? filter : plain;
+}
+
+static void topk(const TopkChunk<float>& p, int64_t begin, int64_t end, char* workspace) {
+    const bool worth =
+        p.n_queries >= kFewestQueries && p.D >= 1 && p.D <= kLargestD && end - begin > kItemsForOne * p.k;
+    if (p.filter && worth) {
+#if defined(__AMX_INT8__)
+        const TileConfig config;
+        _tile_loadconfig(&config);
+        topk_filtered(p, begin, end, workspace);
+        _tile_release();
+#else
+        topk_filtered(p, begin, end, workspace);
+#endif
+    } else {
+        topk_plain(p, begin, end, workspace);
+    }
+    finish_lists(p, reinterpret_cast<SortKey<float>*>(workspace));
+}
+
+/// The kernels of AVX-512 with the filter in front of its top-k.
+const KernelTable<float>* table_f32() {
+    static const KernelTable<float> table = [] {
+        KernelTable<float> t = *isa_avx512::table_f32();
+        t.topk_workspace_bytes = topk_bytes;
+        t.topk = topk;
+        return t;
+    }();
+    return &table;
+}
+const KernelTable<double>* table_f64() {
+    return isa_avx512::table_f64();
+}
+
+}  // namespace WALS_ISA
+}  // namespace wals
