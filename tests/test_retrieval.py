@@ -200,6 +200,9 @@ def test_memory_does_not_grow_with_the_lists_of_all(monkeypatch):
     index.search(np.ones((10, 2)), deny_items=range(100))
     index.search(np.ones((11, 2)), deny_items=range(100))
     assert sizes == [(1000, 1000), (900, 0)]
+    del sizes[:]
+    index.search(np.ones((9000, 2)), deny=csr_matrix(np.ones((9000, 1000), bool)))
+    assert sizes == [(1000, 4_096_000), (1000, 4_096_000), (1000, 808_000)]  # 4,096 queries at a time
 
 
 @pytest.mark.parametrize(

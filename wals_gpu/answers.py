@@ -54,8 +54,6 @@ class Answers:
 
     factors: int
     dtype: np.dtype
-    device: str
-    num_threads: int
     user_factors: NDArray[np.floating] | None
     item_factors: NDArray[np.floating] | None
     user_ids: Ids | None
@@ -471,7 +469,7 @@ class Answers:
         return self.user_factors, self.item_factors
 
     def _index(self, vectors: NDArray[np.floating], ids: Ids | None, metric: str) -> ExactIndex:
-        return ExactIndex(vectors, ids, metric=metric, device=self.device, num_threads=self.num_threads)
+        return ExactIndex(vectors, ids, metric=metric, backend=self._backend)
 
     def _user_rows(self, users: ArrayLike) -> tuple[NDArray[np.int64], bool]:
         return row_numbers(users, self.user_ids, len(self._fitted()[0]), "user")

@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix, issparse
 from tqdm.auto import tqdm
 
 from wals_gpu._checks import integer, row_numbers
-from wals_gpu.backends import make_backend
+from wals_gpu.backends import Backend, make_backend
 from wals_gpu.ids import Ids
 from wals_gpu.splits import contains, entry_keys, select
 
@@ -86,6 +86,8 @@ class ExactIndex:
     device : {"auto", "cpu"}, default "auto"
     num_threads : int, default 0
         0: all processors that this process may use. Results do not depend on it.
+    backend : Backend, optional
+        In place of a new one for `device` and `num_threads`.
 
     Raises
     ------
@@ -111,6 +113,7 @@ class ExactIndex:
         metric: str = "dot",
         device: str = "auto",
         num_threads: int = 0,
+        backend: Backend | None = None,
     ) -> None:
         if not isinstance(vectors, np.ndarray) or vectors.dtype not in (np.float32, np.float64) or vectors.ndim != 2:
             got = f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else type(vectors).__name__
@@ -122,7 +125,7 @@ class ExactIndex:
         self.vectors = np.ascontiguousarray(vectors)
         self.ids = ids
         self.metric = metric
-        self._backend = make_backend(device, integer("num_threads", num_threads, 0))
+        self._backend = backend or make_backend(device, integer("num_threads", num_threads, 0))
         self._table, self._known = self.vectors, None  # what is searched, and the item numbers of its rows (None: all)
         if metric == "cosine":
             norms = np.linalg.norm(self.vectors, axis=1)
