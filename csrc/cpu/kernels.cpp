@@ -17,6 +17,15 @@ static int64_t workspace_bytes(int64_t D, int64_t longest) {
     return bytes + round_up((2 * kRowsPerCall * padded<T>(D) + longest) * int64_t(sizeof(T)), 64) + 256;
 }
 
+/// Exact solve of one row into z, and its part of the loss where that is asked for.
+template <class T>
+static RowStatus solve_with_loss(const RotatedRows<T>& p, int64_t row, char* memory, const T* partial, T* z) {
+    double loss;
+    const RowStatus status = solve_row<T>(p, row, memory, partial, z, p.loss ? &loss : nullptr);
+    if (p.loss && status == 0) p.loss[row] = loss == loss ? loss : row_loss(p, row, z);
+    return status;
+}
+
 template <class T>
 static void solve_rows(const RotatedRows<T>& p, const Solver& solver, const int64_t* rows, int64_t n, char* workspace,
                        RowStatus* status) {
@@ -36,8 +45,7 @@ static void solve_rows(const RotatedRows<T>& p, const Solver& solver, const int6
         T* const zi = z + m * P;
         int64_t done = 1;
         if (solver.kind == Solver::kExact || length(i) == 0) {
-            status[rows[i]] = solve_row<T>(p, rows[i], carve.at, nullptr, zi);
-            if (p.loss && status[rows[i]] == 0) p.loss[rows[i]] = row_loss(p, rows[i], zi);
+            status[rows[i]] = solve_with_loss<T>(p, rows[i], carve.at, nullptr, zi);
         } else {
             // Long rows are neighbours in the order of work: as many as come next go through CG together.
             if (solver.kind == Solver::kConjugateGradients && is_long(i))
@@ -90,9 +98,8 @@ static void solve_exact_from(const RotatedRows<T>& p, int64_t row, const T* part
                              RowStatus* status) {
     Carver carve{workspace};
     T* z = carve.take<T>(padded<T>(p.D));
-    status[row] = solve_row<T>(p, row, carve.at, partial, z);
+    status[row] = solve_with_loss<T>(p, row, carve.at, partial, z);
     if (status[row] != 0) return;
-    if (p.loss) p.loss[row] = row_loss(p, row, z);
     write_back(p, &row, 1, z);
 }
 

@@ -23,9 +23,12 @@ namespace WALS_ISA {
 constexpr int64_t kPanelBytes = 512 << 10;  // a quarter of L2 on current servers
 constexpr int64_t kRowsPerCall = 64;
 
+/// Entries per panel in the primal form: enough that loading and storing the system's tiles for each panel does not
+/// show, few enough that the panel is written to and read from the near caches.
 template <class C>
-constexpr int64_t panel_rows(int64_t D) {  // entries per panel in the primal form
-    const int64_t rows = kPanelBytes / (padded<C>(D) * int64_t(sizeof(C)));
+constexpr int64_t panel_rows(int64_t D) {
+    const int64_t fit = kPanelBytes / (padded<C>(D) * int64_t(sizeof(C)));
+    const int64_t rows = fit < 4 * D ? fit : 4 * D;
     return rows < 64 ? 64 : rows;
 }
 
@@ -226,10 +229,11 @@ constexpr C pivot_tolerance() {
 
 /// Solves the row's system restricted to `columns`, primal form, in place of w.rhs (which holds what is not a sum over
 /// entries). `partial`: the sums over entries, from exact_partial. `residual` as in pack_primal, indexed from the
-/// row's first entry.
+/// row's first entry. `energy`, if given: z' A z - 2 b' z at the solution z, from the factor of A, which the entries
+/// need not be read again for.
 template <class C, class T>
 static RowStatus solve_primal(const RotatedRows<T>& p, int64_t row, ExactWorkspace<C>& w, Columns columns,
-                              const C* partial = nullptr, const T* residual = nullptr) {
+                              const C* partial = nullptr, const T* residual = nullptr, double* energy = nullptr) {
     const int64_t M = columns.M, K = panel_rows<C>(columns.count);
     const int64_t first = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
     int64_t begin = first;
@@ -258,7 +262,13 @@ static RowStatus solve_primal(const RotatedRows<T>& p, int64_t row, ExactWorkspa
     const int bad = factor<C>(panel, columns.count, s.plus, s.minus, w.base + columns.first, started ? &start : nullptr,
                               w.inverse, pivot_tolerance<C>());
     if (bad) return bad;
+    C* const b = w.dual;
+    for (int64_t j = 0; energy && j < M; ++j) b[j] = w.rhs[j];
     solve_factored(panel, M, u_row, w.inverse, w.rhs, w.scratch);
+    if (energy) {
+        *energy = factored_energy(panel, M, u_row, w.rhs);
+        for (int64_t j = 0; j < M; ++j) *energy -= 2 * double(b[j]) * double(w.rhs[j]);
+    }
     return 0;
 }
 
@@ -345,21 +355,27 @@ static RowStatus undetermined(const RotatedRows<T>& p, int64_t row, const ExactW
     return 0;
 }
 
-/// Solution of one row to w.rhs.
+/// Solution of one row to w.rhs. `loss`, if given, gets the row's part of the loss where that is a by-product, or NaN.
 template <class C, class T>
-static RowStatus solve_row_in(const RotatedRows<T>& p, int64_t row, ExactWorkspace<C>& w, const C* partial) {
+static RowStatus solve_row_in(const RotatedRows<T>& p, int64_t row, ExactWorkspace<C>& w, const C* partial,
+                              double* loss) {
     const RowShape<C> shape = prepare<C>(p, row, w);
     const int64_t n = shape.plus + shape.minus, D = p.D;
-    RowStatus status = 0;
+    if (loss) *loss = __builtin_nan("");
     if (n + shape.zero == 0) {  // no entries: the prior mean, or zero
         const T* prior = p.prior ? p.prior + row * padded<T>(D) : nullptr;
         for (int64_t j = 0; j < D; ++j) w.rhs[j] = w.base[j] > 0 ? w.rhs[j] / w.base[j] : prior ? C(prior[j]) : C(0);
         return 0;
     }
-    if ((status = undetermined(p, row, w))) return status;
+    if (const RowStatus bad = undetermined(p, row, w)) return bad;
     const bool dual = !partial && n <= dual_limit(D) && (shape.plus == 0 || shape.minus == 0) &&
                       shape.base_min > C(1e-10) * shape.base_max;
-    status = dual ? solve_dual(p, row, w, shape) : solve_primal(p, row, w, {0, D, round_up(D, kWidth<C>)}, partial);
+    if (dual) return solve_dual(p, row, w, shape);
+    const RowStatus status = solve_primal<C, T>(p, row, w, {0, D, round_up(D, kWidth<C>)}, partial, nullptr, loss);
+    for (int64_t j = 0; loss && p.prior && j < D; ++j) {
+        const double prior = double(p.prior[row * padded<T>(D) + j]);
+        *loss += double(p.terms.ridge[row]) * prior * prior;
+    }
     return status;
 }
 
@@ -375,15 +391,17 @@ static RowStatus take_solution(const C* from, int64_t D, T* z) {
     return check == 0 ? 0 : -1;
 }
 
+/// Solves one row exactly into z (padded D). `loss` as for solve_row_in.
 template <class T>
-static RowStatus solve_row(const RotatedRows<T>& p, int64_t row, char* memory, const T* partial, T* z) {
+static RowStatus solve_row(const RotatedRows<T>& p, int64_t row, char* memory, const T* partial, T* z,
+                           double* loss = nullptr) {
     ExactWorkspace<T> w(memory, p.D);
-    RowStatus status = solve_row_in<T>(p, row, w, partial);
+    RowStatus status = solve_row_in<T>(p, row, w, partial, loss);
     if (status == 0) status = take_solution(w.rhs, p.D, z);
     if constexpr (sizeof(T) == 4) {
         if (status != 0) {
             ExactWorkspace<double> wide(memory, p.D);
-            status = solve_row_in<double>(p, row, wide, nullptr);
+            status = solve_row_in<double>(p, row, wide, nullptr, loss);
             if (status == 0) status = take_solution(wide.rhs, p.D, z);
         }
     }

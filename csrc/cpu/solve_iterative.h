@@ -3,7 +3,6 @@
 // direction, or over a block of coordinates.
 #pragma once
 
-#include <limits>
 #include <new>
 
 #include "solve_exact.h"
@@ -258,12 +257,13 @@ static void solve_rows_cg(const RotatedRows<T>& p, const int64_t* row_ids, int n
     // fewer entries than factors) would walk off along its null space.
     constexpr double kRounding = sizeof(T) == 4 ? 1e-6 : 1e-15;
     const double least = tolerance > kRounding ? tolerance : kRounding;
+    constexpr double kEpsilon = sizeof(T) == 4 ? 0x1p-23 : 0x1p-52;
     constexpr double kVanishing = sizeof(T) == 4 ? 1e-36 : 1e-300;  // below it squares have few digits, or are zero
     for (int i = 0; i < n; ++i) {
         CgRow<T>& r = *rows[i];
         T largest = 0;
         for (int64_t j = 0; j < D; ++j) largest = r.diagonal[j] > largest ? r.diagonal[j] : largest;
-        const T ridge = p.terms.ridge[r.row], rounding = 4 * std::numeric_limits<T>::epsilon() * largest;
+        const T ridge = p.terms.ridge[r.row], rounding = T(4 * kEpsilon) * largest;
         bool moves = false;
         for (int64_t j = 0; j < M; ++j) {
             // A coordinate keeps its value where the data say less of it than their rounding and there is no ridge, or

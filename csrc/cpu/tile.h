@@ -73,31 +73,63 @@ static __attribute__((noinline)) void accumulate(Tile<T, NV>& sum, const T* left
         for (int v = 0; v < NV; ++v) sum[r][v] = acc[r][v];
 }
 
-/// Upper Cholesky factor of one R x R diagonal block and what is needed to apply it.
+/// What is left of one R x R diagonal block A = L D L' for the tiles beside it (U = D^1/2 L').
 template <class T>
 struct DiagonalBlock {
-    T upper[kTileRows<T>][kTileRows<T>];
-    T inverse[kTileRows<T>];    // 1 / diagonal
-    T magnitude[kTileRows<T>];  // diagonal of A before elimination: the scale a pivot is judged by
+    T multiple[kTileRows<T>][kWidth<T>] __attribute__((aligned(WALS_VECTOR_BYTES)));  // row r of L', at lane + column
+    T inverse[kTileRows<T>];                                                          // 1 / diagonal of U
 };
 
-/// Factors the R x R block; returns the 1-based index of the first pivot not above tolerance * magnitude, or 0.
-template <class T>
-static inline int factor_block(DiagonalBlock<T>& d, T (&a)[kTileRows<T>][kWidth<T>], int lane, T tolerance) {
+/// Rows r of the tile: U^-T times what they hold, by the block that `d` describes.
+template <class T, int NV>
+static inline __attribute__((always_inline)) void eliminate(Tile<T, NV>& acc, const DiagonalBlock<T>& d, int lane) {
     constexpr int R = kTileRows<T>;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+        for (int s = r + 1; s < R; ++s) {
+            const Vec<T> l = splat(d.multiple[r][lane + s]);
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) acc[s][v] -= l * acc[r][v];
+        }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) acc[r][v] *= splat(d.inverse[r]);
+}
+
+/// The same for the tile whose first vector holds the block, at lanes `lane`.., making `d` on the way; returns the
+/// 1-based index of the first pivot not above tolerance * magnitude, or 0.
+///
+/// One pivot depends on the one before through a division, a product and an update; square roots are left to the end,
+/// where they do not wait for each other.
+template <class T, int NV>
+static inline __attribute__((always_inline)) int factor_diagonal(Tile<T, NV>& acc, DiagonalBlock<T>& d,
+                                                                 const T (&magnitude)[kTileRows<T>], int lane,
+                                                                 T tolerance) {
+    constexpr int R = kTileRows<T>;
+    T pivot[R];
     int bad = 0;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-        T pivot = a[r][lane + r];
-        if (!(pivot > tolerance * d.magnitude[r]) && !bad) bad = r + 1;
-        const T inverse = T(1) / square_root(pivot);
-        d.inverse[r] = inverse;
+        store(d.multiple[r], acc[r][0]);
+        pivot[r] = d.multiple[r][lane + r];
+        if (!(pivot[r] > tolerance * magnitude[r]) && !bad) bad = r + 1;
+        store(d.multiple[r], acc[r][0] * splat(T(1) / pivot[r]));
 #pragma GCC unroll 16
-        for (int c = r; c < R; ++c) d.upper[r][c] = a[r][lane + c] * inverse;
+        for (int s = r + 1; s < R; ++s) {
+            const Vec<T> l = splat(d.multiple[r][lane + s]);
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) acc[s][v] -= l * acc[r][v];
+        }
+    }
+    for (int r = 0; r < R; ++r) d.inverse[r] = T(1) / square_root(pivot[r]);
+    const Index<T> column = lane_index<T>();
 #pragma GCC unroll 16
-        for (int s = r + 1; s < R; ++s)
-#pragma GCC unroll 16
-            for (int c = s; c < R; ++c) a[s][lane + c] -= d.upper[r][s] * d.upper[r][c];
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) acc[r][v] *= splat(d.inverse[r]);
+        acc[r][0] = column >= typename IndexOf<T>::scalar(lane + r) ? acc[r][0] : Vec<T>{};  // nothing left of U
     }
     return bad;
 }
@@ -122,42 +154,20 @@ static inline __attribute__((always_inline)) int factor_tile(const Panel<T>& pan
 
     int bad = 0;
     if constexpr (kFirst) {
-        T a[R][W] __attribute__((aligned(WALS_VECTOR_BYTES)));
+        const Index<T> column = lane_index<T>();
+        T magnitude[R], row[R][W] __attribute__((aligned(WALS_VECTOR_BYTES)));
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
-            store(&a[r][0], acc[r][0]);
-            d.magnitude[r] = a[r][lane + r] + diagonal[i0 + r];
+            const Vec<T> on = splat(diagonal[i0 + r]);
+            acc[r][0] += column == typename IndexOf<T>::scalar(lane + r) ? on : Vec<T>{};
+            store(row[r], acc[r][0]);
+            magnitude[r] = row[r][lane + r];  // of A before elimination: the scale a pivot is judged by
         }
         accumulate<T, NV, true>(acc, left, right, n_plus, u_row + i0);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            store(&a[r][0], acc[r][0]);
-            a[r][lane + r] += diagonal[i0 + r];
-        }
-        bad = factor_block(d, a, lane, tolerance);
+        bad = factor_diagonal<T, NV>(acc, d, magnitude, lane, tolerance);
     } else {
         accumulate<T, NV, true>(acc, left, right, n_plus, u_row + i0);
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) acc[r][v] *= splat(d.inverse[r]);
-#pragma GCC unroll 16
-        for (int s = r + 1; s < R; ++s) {
-            const Vec<T> u = splat(d.upper[r][s]);
-#pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) acc[s][v] -= u * acc[r][v];
-        }
-    }
-    if constexpr (kFirst) {  // the diagonal's own lanes: exact values, zeros left of it
-        T a[W] __attribute__((aligned(WALS_VECTOR_BYTES)));
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            store(a, acc[r][0]);
-            for (int l = 0; l < lane + r; ++l) a[l] = 0;
-            for (int c = r; c < R; ++c) a[lane + c] = d.upper[r][c];
-            acc[r][0] = load(a);
-        }
+        eliminate<T, NV>(acc, d, lane);
     }
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) {
@@ -292,6 +302,25 @@ static inline void solve_factored(const Panel<T>& panel, int64_t M, int64_t u_ro
             store(x + k, load(x + k) - sum_each<T>(rows));
         }
     }
+}
+
+/// |U x|^2 = x' A x for the same factor; products in T, squares added up in float64.
+template <class T>
+static inline double factored_energy(const Panel<T>& panel, int64_t M, int64_t u_row, const T* x) {
+    constexpr int W = kWidth<T>;
+    double energy = 0;
+    for (int64_t i0 = 0; i0 < M; i0 += W) {
+        Vec<T> rows[W] = {};
+        for (int64_t j0 = i0; j0 < M; j0 += W) {
+            const T* u = panel.block(j0 / W) + (u_row + i0) * W;
+            const Vec<T> xj = load(x + j0);
+#pragma GCC unroll 16
+            for (int i = 0; i < W; ++i) rows[i] += load(u + i * W) * xj;
+        }
+        const Vec<T> product = sum_each<T>(rows);
+        for (int i = 0; i < W; ++i) energy += double(product[i]) * double(product[i]);
+    }
+    return energy;
 }
 
 }  // namespace WALS_ISA
