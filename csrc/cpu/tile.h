@@ -115,7 +115,11 @@ static inline __attribute__((always_inline)) int factor_diagonal(Tile<T, NV>& ac
         store(d.multiple[r], acc[r][0]);
         pivot[r] = d.multiple[r][lane + r];
         if (!(pivot[r] > tolerance * magnitude[r]) && !bad) bad = r + 1;
-        store(d.multiple[r], acc[r][0] * splat(T(1) / pivot[r]));
+        // 1 / pivot overflows for a denormal pivot: float32 rows are solved again in float64 then, which divides.
+        if constexpr (sizeof(T) == 4)
+            store(d.multiple[r], acc[r][0] * splat(T(1) / pivot[r]));
+        else
+            store(d.multiple[r], acc[r][0] / splat(pivot[r]));
 #pragma GCC unroll 16
         for (int s = r + 1; s < R; ++s) {
             const Vec<T> l = splat(d.multiple[r][lane + s]);
