@@ -4,7 +4,8 @@
 # module by EMULATED_MODULE: PYBIND11_MODULE(EMULATED_MODULE, m). For tests; nothing of it is shipped.
 set(EMULATOR_DIR ${CMAKE_CURRENT_LIST_DIR})
 
-# Fused multiply-adds, as nvcc makes them, where this machine has them.
+# For fmaf() in one instruction. Products and sums that the source does not fuse stay apart, so that both modules, and
+# all machines, give the same bits.
 include(CheckCXXSourceRuns)
 set(CMAKE_REQUIRED_FLAGS "-march=x86-64-v3")
 check_cxx_source_runs("int main() { return !__builtin_cpu_supports(\"avx2\") || !__builtin_cpu_supports(\"fma\"); }"
@@ -38,7 +39,7 @@ function(add_emulated module)
     add_library(${name}_kernels OBJECT ${ARG_SOURCES})
     set_source_files_properties(${ARG_SOURCES} PROPERTIES LANGUAGE CXX)
     target_compile_options(${name}_kernels PRIVATE
-      -x c++ -O2 -g1 -fno-math-errno -ftls-model=initial-exec ${EMULATOR_MACHINE} ${flags})
+      -x c++ -O2 -g1 -Wno-unknown-pragmas -fno-math-errno -ffp-contract=off -ftls-model=initial-exec ${EMULATOR_MACHINE} ${flags})
     target_compile_definitions(${name}_kernels PRIVATE ${definitions})
     pybind11_add_module(${name} MODULE NO_EXTRAS ${ARG_BINDINGS} $<TARGET_OBJECTS:${name}_kernels>
       $<TARGET_OBJECTS:emulator_engine_${checked}>)

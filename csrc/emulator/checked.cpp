@@ -433,7 +433,7 @@ std::vector<Line> profile() {
     std::vector<Line> lines;
     for (const auto& [key, counter] : check::counters) {
         const auto& [pc, shared, kind, bytes] = key;
-        const std::string where = source_line(pc);
+        const std::string where = source_line(pc, /*callers=*/false);
         const size_t colon = where.rfind(':');
         Line line{where.substr(0, colon),
                   colon == std::string::npos ? 0 : std::atoi(where.c_str() + colon + 1),

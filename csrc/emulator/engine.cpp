@@ -381,7 +381,7 @@ std::string message(const std::vector<Finding>& findings) {
         std::string line = f.text;
         for (int i = 0; i < 2; ++i) {
             const size_t at = line.find("%" + std::to_string(i));
-            if (at != std::string::npos) line.replace(at, 2, source_line(f.pcs[i]));
+            if (at != std::string::npos) line.replace(at, 2, source_line(f.pcs[i], /*callers=*/true));
         }
         text += (text.empty() ? "" : "\n") + line;
     }

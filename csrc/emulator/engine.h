@@ -139,7 +139,7 @@ extern EMU_API Engine engine;
 EMU_API void report(const std::string& text, uintptr_t pc, uintptr_t other_pc);
 EMU_API std::string thread_name(const Lane& lane);
 EMU_API std::string place(const Site& site);
-EMU_API std::string source_line(uintptr_t pc);
+EMU_API std::string source_line(uintptr_t pc, bool callers);
 EMU_API void collective(unsigned mask, Combine combine, void* record, const Site& site);
 
 inline bool in_arenas(const void* p) {

@@ -74,25 +74,29 @@ Allocation* find_allocation(uintptr_t p) {
     return after != allocations.end() && p + kPage >= after->begin ? &*after : nullptr;
 }
 
-/// "file:line" of the kernel's source, by addr2line: the innermost frame that is no wrapper.
-std::string source_line(uintptr_t pc) {
+/// "file:line" of an address in the kernels' source, by addr2line: the innermost frame that is no wrapper and, with
+/// `callers`, the frames it is inlined into.
+std::string source_line(uintptr_t pc, bool callers) {
     Dl_info image;
     if (!pc || !dladdr(reinterpret_cast<void*>(pc - 1), &image)) return "an unknown line";
     char command[1024];
     snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%zx 2>/dev/null", image.dli_fname,
              size_t(pc - 1 - uintptr_t(image.dli_fbase)));
-    std::string found = "an unknown line";
     FILE* const lines = popen(command, "r");
-    if (!lines) return found;
+    std::string found;
     char line[1024];
-    while (fgets(line, sizeof line, lines)) {
-        found = line;
-        found = found.substr(0, found.find_first_of(" \n"));
-        const auto in = [&](const char* file) { return found.find(file) != std::string::npos; };
-        if (!in("/emulator/emulator.h") && !in("/emulator/types.h") && !in("/cuda/device.h")) break;
+    while (lines && fgets(line, sizeof line, lines)) {
+        std::string frame = line;
+        frame = frame.substr(0, frame.find_first_of(" \n"));
+        const auto in = [&](const char* file) { return frame.find(file) != std::string::npos; };
+        if (in("/emulator/emulator.h") || in("/emulator/types.h") || in("/cuda/device.h") || in("/c++/")) continue;
+        if (found.empty())
+            found = frame;
+        else if (callers)
+            found += " (in " + frame + ")";
     }
-    pclose(lines);
-    return found;
+    if (lines) pclose(lines);
+    return found.empty() ? "an unknown line" : found;
 }
 
 }  // namespace emu
