@@ -19,14 +19,33 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 # Set on some machines for OpenBLAS's sake; they would choose its kernels for it.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-# What else keeps the machine busy: OpenMP and BLAS threads that wait for each other suffer most, by ten times and more.
-LOAD_AT_START = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 PACKAGES = "wals_gpu implicit irspack cmfrec faiss-cpu hnswlib usearch torch numpy scipy".split()
+
+
+def busy_cores(seconds: float = 1.0) -> float:
+    """Cores that other programs keep busy, over the next `seconds` (Linux; 0 elsewhere).
+
+    OpenMP and BLAS threads that wait for each other suffer from them most, by ten times and more.
+    """
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+
+    def working() -> int:
+        user, nice, system, *_ = map(int, stat.read_text().split()[1:5])
+        return user + nice + system
+
+    before = working()
+    time.sleep(seconds)
+    return (working() - before) / os.sysconf("SC_CLK_TCK") / seconds
 
 
 def default_threads() -> int:
     """Number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+LOAD_AT_START = busy_cores()
 
 
 def run_worker(

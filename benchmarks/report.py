@@ -54,7 +54,11 @@ def caption(result: dict, *more: str) -> str:
 
 def busy_words(machine: dict) -> str:
     load = machine["load_at_start"]
-    return f" **The machine was busy (load {load:.1f}): its times are not to be relied on.**" if load > 0.5 else ""
+    return (
+        f" **The machine was busy ({load:.1f} cores by other programs): its times are not to be relied on.**"
+        if load > 0.5
+        else ""
+    )
 
 
 def ceiling_words(result: dict) -> str:
@@ -98,6 +102,23 @@ def ranks_table(results: list[dict]) -> str:
     rows = [[name, *(cells.get(rank, "-") for rank in ranks)] for name, cells in found.items()]
     words = "s/iteration and fraction of the ceiling"
     return table(["system", *(f"D = {rank}" for rank in ranks)], rows) + caption(results[-1], words)
+
+
+def converge_table(result: dict) -> str:
+    """When each system was within reach of the exact solver's final loss."""
+    rows = []
+    for record in result["records"]:
+        if "error" in record:
+            rows.append([record["system"], f"failed: {record['error']}", ""])
+            continue
+        at, last = record["reached"], record["losses"][-1]
+        distance = last["loss"] / result["final_loss"] - 1
+        cells = [number(at["seconds"]), str(at["iteration"])] if at else ["not reached", f"{distance:+.2%} at the end"]
+        rows.append([record["system"], *cells])
+    settings = result["settings"]
+    words = f"{settings['set']} shape, {settings['factors']} factors, {settings['iterations']} iterations or "
+    words += f"{settings['budget']:g} s at most"
+    return table(["system", f"s until within {settings['within']:.1%}", "iterations"], rows) + caption(result, words)
 
 
 def topk_table(result: dict) -> str:
@@ -212,6 +233,7 @@ def ann_table(result: dict) -> str:
 
 TABLES: dict[str, Callable[[dict], str]] = {
     "accel": accel_table,
+    "converge": converge_table,
     "ann": ann_table,
     "topk": topk_table,
     "rows": rows_table,
@@ -229,7 +251,7 @@ def make_table(name: str) -> str:
     """The table called NAME in the markers."""
     if (RESULTS / f"{name}.json").exists():
         result = load(name)
-        return TABLES.get(result["benchmark"], fit_table)(result)
+        return TABLES.get(re.sub(r"^converge-.*", "converge", result["benchmark"]), fit_table)(result)
     ranks = [path.stem for path in RESULTS.glob(f"{name}-*.json") if re.fullmatch(rf"{name}-\d+", path.stem)]
     return ranks_table([load(stem) for stem in ranks]) if ranks else f"Not measured yet: no results/{name}.json.\n"
 
