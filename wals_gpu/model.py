@@ -21,6 +21,7 @@ from wals_gpu.checkpoints import Checkpoint, fingerprint
 from wals_gpu.errors import ModelFormatError
 from wals_gpu.fitting import FitRecord, FitState, Side, run_fit
 from wals_gpu.interactions import Ids, Interactions, as_interactions
+from wals_gpu.memory import MemoryEstimate, check_memory, estimate_memory
 from wals_gpu.objective import BoundObjective, Objective, make_objective
 from wals_gpu.persistence import load_folder, save_folder
 from wals_gpu.stored import StoredMatrix, StoredTerms, as_stored
@@ -230,6 +231,8 @@ class WALS(Answers):
             The system of a row is singular; possible only without regularization.
         ModelFitError
             NaN or infinity came up: values or ridges are out of the range of the dtype.
+        MemoryError
+            The fit cannot have the memory that it needs: told before it begins.
         OSError
             A checkpoint cannot be written; the one before is whole, and the model has the factors reached so far.
         KeyboardInterrupt
@@ -255,6 +258,7 @@ class WALS(Answers):
         if validation is not None:
             train, test = hold_out(data, validation, self.random_state, self.dtype, columns)
             watch = Validation(train, test, metric, validate_every, patience)
+        check_memory(self._estimate(train, watch is not None))
         if isinstance(train, StoredMatrix):
             bound = train.bind(self.objective)
             user_terms, item_terms = (StoredTerms(bound, train, side) for side in ("user", "item"))
@@ -299,6 +303,46 @@ class WALS(Answers):
             items.flags.writeable = False  # answers may keep what they computed from it
             self.best_iteration_ = None if watch is None else watch.best_iteration
         return self
+
+    def estimate_memory(
+        self,
+        n_users: int,
+        n_items: int,
+        n_entries: int,
+        *,
+        validation: bool = False,
+        block_bytes: int | None = None,
+    ) -> MemoryEstimate:
+        """How much memory `fit` would take for interactions of a size, whatever machine this is.
+
+        Parameters
+        ----------
+        n_users, n_items, n_entries : int
+            U, I and Z, the number of different pairs.
+        validation : bool, default False
+            Whether the fit is validated, which keeps a second set of factors.
+        block_bytes : int, optional
+            For interactions on disk, memory for a block of their rows, see :class:`wals_gpu.stored.StoredMatrix`.
+
+        Returns
+        -------
+        MemoryEstimate
+            In bytes; `print` shows it. Of values that differ from entry to entry; the import of the library, 100 MiB
+            or so, and reading a table are not in it.
+        """
+        shape = integer("n_users", n_users, 1, 2**31 - 1), integer("n_items", n_items, 1, 2**31 - 1)
+        size = {"factors": self.factors, "dtype": self.dtype, "objective": self.objective}
+        if block_bytes is not None:
+            size["block_bytes"] = integer("block_bytes", block_bytes, 1)
+        return estimate_memory(shape, integer("n_entries", n_entries, 0), validation=bool(validation), **size)
+
+    def _estimate(self, matrix: csr_matrix | StoredMatrix, validation: bool) -> MemoryEstimate:
+        """The same for interactions that are here."""
+        size = {"factors": self.factors, "dtype": self.dtype, "objective": self.objective, "validation": validation}
+        if isinstance(matrix, StoredMatrix):
+            return estimate_memory(matrix.shape, matrix.nnz, block_bytes=matrix.block_bytes, **size)
+        values = (matrix.data.min(), matrix.data.max())
+        return estimate_memory(matrix.shape, matrix.nnz, values=values, **size)
 
     def plot_history(self, ax: Any = None) -> Any:
         """Draw the loss, and the validation metric with its best iteration, of the last `fit`; needs matplotlib.

@@ -85,6 +85,7 @@ class StoredMatrix(StoredRows):
         if self.transposed.nnz != self.nnz:
             raise DataError(f"{folder} has {self.nnz} entries by users and {self.transposed.nnz} by items")
         self.path = folder
+        self.block_bytes = block_bytes
         self.block_entries = _block_entries(block_bytes, dtype)
 
     def __repr__(self) -> str:
