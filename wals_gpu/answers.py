@@ -14,11 +14,12 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu._checks import integer, row_numbers
 from wals_gpu.backends import Backend, Spectrum
-from wals_gpu.errors import ModelFitError
+from wals_gpu.errors import DataError, ModelFitError
 from wals_gpu.ids import Ids
 from wals_gpu.interactions import Interactions, as_csr, as_interactions
 from wals_gpu.objective import BoundObjective
 from wals_gpu.posterior import Exploration, Posterior, Users
+from wals_gpu.priors import FittedPrior
 from wals_gpu.retrieval import CHUNK, ExactIndex, Filters
 from wals_gpu.row_terms import RowTerms
 
@@ -60,6 +61,7 @@ class Answers:
     item_ids: Ids | None
     _backend: Backend
     _bound: BoundObjective | None
+    user_prior_: FittedPrior | None
     _seen: csr_matrix | None  # training interactions; without their values (bool) where a file did not have them
     _kept_spectrum: tuple[NDArray[np.floating], Spectrum] | None = None  # of the item factors beside it
 
@@ -419,13 +421,17 @@ class Answers:
 
     # ------------------------------------------------------------------------------------------------ new users
 
-    def fold_in(self, interactions: Any, **columns: Any) -> NDArray[np.floating]:
+    def fold_in(
+        self, interactions: Any, *, embeddings: ArrayLike | None = None, **columns: Any
+    ) -> NDArray[np.floating]:
         """Factors of users from their interactions, with the item factors as they are.
 
         Parameters
         ----------
         interactions : matrix (R, I), or a table with the items' ids
             All that is known of each user, not only what is new. A table's users come in increasing order of their ids.
+        embeddings : (R, E) array, optional
+            Of the users, for the model's `user_prior`; default: the mean of the users in training.
         **columns
             ``user_column``, ``item_column``, ``value_column`` of a table.
 
@@ -438,13 +444,13 @@ class Answers:
         DataError, KeyError
             Input that cannot be used, or items that the model does not know.
         """
-        return self._fold_in(self._new_rows(interactions, columns))
+        return self._fold_in(self._new_rows(interactions, columns), embeddings)
 
-    def _fold_in(self, matrix: csr_matrix) -> NDArray[np.floating]:
+    def _fold_in(self, matrix: csr_matrix, embeddings: Any = None) -> NDArray[np.floating]:
         _, item_factors = self._fitted()
         factors = np.zeros((matrix.shape[0], self.factors), self.dtype)
-        terms = self._new_terms(matrix)
-        self._backend.solve_rows(terms, item_factors, factors, spectrum=self._spectrum(terms))
+        terms, prior = self._with_user_prior(self._new_terms(matrix), embeddings=embeddings)
+        self._backend.solve_rows(terms, item_factors, factors, prior=prior, spectrum=self._spectrum(terms))
         return factors
 
     def _new_terms(self, matrix: csr_matrix) -> RowTerms:
@@ -479,7 +485,9 @@ class Answers:
         user_factors, seen = self._fitted()[0], self._seen
 
         def posterior(part: slice) -> Posterior:
-            return self._posterior(self._training_terms(rows[part]), lambda row: self._user_name(rows[part][row]))
+            return self._posterior(
+                self._training_terms(rows[part]), lambda row: self._user_name(rows[part][row]), rows[part]
+            )
 
         return Users(
             len(rows),
@@ -497,13 +505,34 @@ class Answers:
                 "the folder that this model was loaded from holds no values of the training data, as older versions "
                 "saved it; fit and save it again"
             )
-        weights = self._bound.user_weights
-        if weights is not None and len(weights) > 1:
-            weights = weights[rows]
-        return dataclasses.replace(self._bound, n_users=len(rows), user_weights=weights).user_terms(self._seen[rows])
+        return self._bound.of_users(rows).user_terms(self._seen[rows])
 
-    def _posterior(self, terms: RowTerms, who: Any) -> Posterior:
-        return Posterior(terms, self._fitted()[1], self._spectrum(terms), who)
+    def _posterior(self, terms: RowTerms, who: Any, rows: NDArray[np.integer] | None = None) -> Posterior:
+        """Of users in training, by their row numbers, or of new ones."""
+        terms, prior = self._with_user_prior(terms, rows)
+        return Posterior(terms, self._fitted()[1], self._spectrum(terms), who, prior)
+
+    def _with_user_prior(
+        self, terms: RowTerms, rows: NDArray[np.integer] | None = None, embeddings: Any = None
+    ) -> tuple[RowTerms, NDArray[np.floating] | None]:
+        """Terms and prior means (None without a prior) of users in training, by their row numbers, or of new ones."""
+        fitted = self.user_prior_
+        if fitted is None:
+            if embeddings is not None:
+                raise ValueError("embeddings of users need a model with a user_prior")
+            return terms, None
+        if rows is not None:
+            return fitted.pulled(terms, fitted.mean[rows], rows)
+        if embeddings is None:
+            mean = np.tile(fitted.weights[-1], (terms.n_rows, 1))  # of features like the mean of all
+        else:
+            mean = fitted.project(embeddings)
+            if len(mean) != terms.n_rows:
+                raise DataError(f"embeddings must have one row for each of {terms.n_rows} users, got {len(mean)}")
+        if fitted.prior.cold == "prior_mean":
+            met = np.diff(terms.row_ptr) > 0
+            terms = dataclasses.replace(terms, background=np.where(met, terms.background, 0).astype(self.dtype))
+        return fitted.pulled(terms, mean.astype(self.dtype), np.full(terms.n_rows, -1))
 
     def _user_name(self, row: int) -> str:
         return f"user {row}" if self.user_ids is None else f"user {row} (id {self.user_ids.take(row)!r})"

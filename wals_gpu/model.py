@@ -22,8 +22,12 @@ from wals_gpu.errors import ModelFormatError
 from wals_gpu.fitting import FitRecord, FitState, Side, run_fit
 from wals_gpu.interactions import Ids, Interactions, as_interactions
 from wals_gpu.memory import MemoryEstimate, check_memory, estimate_memory
+from wals_gpu.new_items import NewItems
 from wals_gpu.objective import BoundObjective, Objective, make_objective
 from wals_gpu.persistence import load_folder, save_folder
+from wals_gpu.prior_steps import PriorSteps
+from wals_gpu.priors import FittedPrior, LinearPrior
+from wals_gpu.row_terms import column_counts
 from wals_gpu.stored import StoredMatrix, StoredTerms, as_stored
 from wals_gpu.validation import Validation, hold_out
 
@@ -32,7 +36,7 @@ __all__ = ["WALS", "FitRecord"]
 SOLVERS = ("auto", "cholesky", "cg", "subspace")
 
 
-class WALS(Answers):
+class WALS(Answers, NewItems):
     """Weighted matrix factorisation of implicit feedback.
 
     Minimises the objective of :mod:`wals_gpu.objective` over user factors X (U, D) and item factors Y (I, D); the score
@@ -68,6 +72,9 @@ class WALS(Answers):
         iterations ranks unseen items better.
     compute_loss : bool, default True
         Whether each iteration has its loss, evaluated during the sweep over the items (a few percent of its time).
+    item_prior, user_prior : LinearPrior, optional
+        Features of items, users, such as embeddings of their texts, as prior means of their factors; see
+        docs/priors.md.
     **objective_params
         Parameters of the preset, such as ``regularization`` and ``alpha``.
 
@@ -79,6 +86,8 @@ class WALS(Answers):
         change them, assign a new array.
     user_ids, item_ids : Ids or None
         The ids that the training data came with; None when it was a matrix, whose row numbers are the ids then.
+    item_prior_, user_prior_ : FittedPrior or None
+        What the last `fit` learned of the priors.
     history_ : list of FitRecord
         One for each iteration of the last `fit`.
     validation_metric_ : str or None
@@ -116,6 +125,8 @@ class WALS(Answers):
         random_state: int | np.random.Generator | None = 0,
         init_scale: float = 0.1,
         compute_loss: bool = True,
+        item_prior: LinearPrior | None = None,
+        user_prior: LinearPrior | None = None,
         **objective_params: Any,
     ) -> None:
         self.factors = integer("factors", factors, 1, 1024)
@@ -144,12 +155,19 @@ class WALS(Answers):
             raise ValueError(f"init_scale must be a finite number >= 0, got {init_scale!r}")
         self.init_scale = float(init_scale)
         self.compute_loss = bool(compute_loss)
+        for name, prior in (("item_prior", item_prior), ("user_prior", user_prior)):
+            if not (prior is None or isinstance(prior, LinearPrior)):
+                raise TypeError(f"{name} must be a LinearPrior, such as LinearPrior(embeddings); got {prior!r:.60}")
+        self.item_prior = item_prior
+        self.user_prior = user_prior
         self._backend: Backend = make_backend(device, self.num_threads)
 
         self.user_factors: NDArray[np.floating] | None = None
         self.item_factors: NDArray[np.floating] | None = None
         self.user_ids: Ids | None = None
         self.item_ids: Ids | None = None
+        self.item_prior_: FittedPrior | None = None
+        self.user_prior_: FittedPrior | None = None
         self.history_: list[FitRecord] = []
         self.validation_metric_: str | None = None
         self.best_iteration_: int | None = None
@@ -260,19 +278,23 @@ class WALS(Answers):
             watch = Validation(train, test, metric, validate_every, patience)
         check_memory(self._estimate(train, watch is not None))
         if isinstance(train, StoredMatrix):
+            if self.user_prior is not None or self.item_prior is not None:
+                raise TypeError("stored interactions cannot be fitted with priors: give the table, or fit without")
             bound = train.bind(self.objective)
-            user_terms, item_terms = (StoredTerms(bound, train, side) for side in ("user", "item"))
+            terms = [StoredTerms(bound, train, side) for side in ("user", "item")]
         else:
-            bound = self.objective.bind(train)
-            user_terms, item_terms = bound.user_terms(train), bound.item_terms(self._backend.transpose(train))
+            bound = self._bind(train)
+            terms = [bound.user_terms(train), bound.item_terms(self._backend.transpose(train))]
         users, items = self._start(data, warm_start)
-        state = FitState(
-            self._backend,
-            Side("user", user_terms, users, data.user_ids),
-            Side("item", item_terms, items, data.item_ids),
-            self._solver(),
-            self.compute_loss,
-        )
+        sides = (Side("user", terms[0], users, data.user_ids), Side("item", terms[1], items, data.item_ids))
+        for side, prior in zip(sides, (self.user_prior, self.item_prior), strict=True):
+            if prior is not None:
+                raw = prior.rows_for(side.name, side.ids, side.terms.n_rows)
+                fitted = FittedPrior.begin(prior, raw, self.factors)
+                side.prior = PriorSteps(fitted, fitted.features(raw, self.dtype), side.terms, self._backend)
+                if warm_start:
+                    side.prior.regress(side.factors)
+        state = FitState(self._backend, *sides, self._solver(), self.compute_loss)
         checkpoint, history = None, []
         if checkpoint_dir is not None:
             settings = self._settings_of_fit(data, watch, warm_start)
@@ -287,6 +309,7 @@ class WALS(Answers):
         self.user_factors, self.item_factors = users, items
         self.user_ids, self.item_ids = data.user_ids, data.item_ids
         self._bound, self._seen, self.history_ = bound, train, history
+        self.user_prior_, self.item_prior_ = (None if s.prior is None else s.prior.fitted for s in sides)
         self.validation_metric_ = None if watch is None else metric
         try:
             run_fit(
@@ -378,10 +401,22 @@ class WALS(Answers):
         settings |= {name: getattr(self, name) for name in _SETTINGS if name != "iterations"}
         seed = self.random_state if isinstance(self.random_state, int) else type(self.random_state).__name__
         settings |= {"dtype": self.dtype.name, "random_state": seed, "warm_start": bool(warm_start), **self._solver()}
+        for name, prior in (("item_prior", self.item_prior), ("user_prior", self.user_prior)):
+            if prior is not None:
+                settings[name] = prior.fingerprint()
         if watch is not None:
             settings |= {name: getattr(watch, name) for name in ("metric", "every", "patience")}
             settings |= {"validation data": fingerprint(watch.test)}
         return settings
+
+    def _bind(self, matrix: csr_matrix) -> BoundObjective:
+        """The objective, without the background of rows that nobody can have met yet by the setting of their prior."""
+        unmet = {}
+        if self.user_prior is not None and self.user_prior.cold == "prior_mean":
+            unmet["users"] = np.diff(matrix.indptr) == 0
+        if self.item_prior is not None and self.item_prior.cold == "prior_mean":
+            unmet["items"] = column_counts(matrix) == 0
+        return self.objective.bind(matrix).without_background(**unmet)
 
     def _solver(self) -> dict[str, Any]:
         """Solver arguments of Backend.solve_rows."""
@@ -450,6 +485,11 @@ class WALS(Answers):
             if ids is not None:
                 tensors |= ids.to_arrays(name)
         seed = self.random_state
+        priors = {}
+        for name, fitted in (("item_prior", self.item_prior_), ("user_prior", self.user_prior_)):
+            if fitted is not None:
+                arrays, priors[name] = fitted.to_arrays(name)
+                tensors |= arrays
         validation: dict[str, Any] = {}
         if self.validation_metric_ is not None:
             validation["validation"] = {"metric": self.validation_metric_, "best_iteration": self.best_iteration_}
@@ -463,6 +503,7 @@ class WALS(Answers):
                 | {"dtype": self.dtype.name, "random_state": seed if isinstance(seed, int) else None},
                 "history": [dataclasses.asdict(record) for record in self.history_],
             }
+            | ({"priors": priors} if priors else {})
             | validation,
         )
 
@@ -514,6 +555,13 @@ class WALS(Answers):
             seen.check_format(full_check=True)
             if np.any(np.diff(seen.indptr) < 0) or not seen.has_canonical_format:
                 raise ValueError("seen.row_ptr and seen.col_idx are no matrix with sorted rows")
+            for name, settings in dict(metadata.get("priors", {})).items():
+                fitted = FittedPrior.from_arrays(tensors, name, settings)
+                n = {"user_prior": shape[0], "item_prior": shape[1]}[name]
+                if fitted.weights.shape[1] != model.factors or fitted.mean is None or len(fitted.mean) != n:
+                    raise ValueError(f"{name} does not fit {n} rows of {model.factors} factors")
+                setattr(model, name, fitted.prior)
+                setattr(model, f"{name}_", fitted)
             model.user_factors, model.item_factors = users, items
             model.history_ = [FitRecord(**record) for record in metadata["history"]]
             if "validation" in metadata:

@@ -78,6 +78,8 @@ class Objective:
     name: ClassVar[str]
     #: Whether a value below zero has a meaning.
     accepts_negative: ClassVar[bool] = False
+    #: Whether unobserved pairs of items differ in weight.
+    weights_missing_items: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -382,6 +384,7 @@ class Eals(Objective):
     exponent: float = _number(0.4)
 
     name: ClassVar[str] = "eals"
+    weights_missing_items: ClassVar[bool] = True
 
     def _learn(self, matrix: csr_matrix) -> dict[str, Floats | None]:
         counts = column_counts(matrix)
@@ -520,6 +523,8 @@ class BoundObjective:
         R and C; None: the confidence does not depend on them.
     item_background : (I,) float64, optional
         h; None: every item has the same.
+    user_background : (U,) float64, optional
+        g; None: every user has the same.
     """
 
     objective: Objective
@@ -528,12 +533,14 @@ class BoundObjective:
     user_weights: Floats | None = None
     item_weights: Floats | None = None
     item_background: Floats | None = None
+    user_background: Floats | None = None
 
     def __post_init__(self) -> None:
         for name, size in (
             ("user_weights", self.n_users),
             ("item_weights", self.n_items),
             ("item_background", self.n_items),
+            ("user_background", self.n_users),
         ):
             array = getattr(self, name)
             if array is not None and array.shape not in ((1,), (size,)):
@@ -559,8 +566,8 @@ class BoundObjective:
             As :meth:`Objective.bind`; also another number of columns than I, or of rows than U where there is a weight
             for every training user and `fold_in` is False.
         """
-        user_weights = None if fold_in else self.user_weights
-        return self._terms(matrix, "user", self.n_items, user_weights, self.item_weights, None, self.item_background)
+        weights, background = (None, None) if fold_in else (self.user_weights, self.user_background)
+        return self._terms(matrix, "user", self.n_items, weights, self.item_weights, background, self.item_background)
 
     def item_terms(self, matrix_t: csr_matrix) -> RowTerms:
         """Terms of the rows of items, of the same loss as the terms of the training users.
@@ -581,8 +588,35 @@ class BoundObjective:
             As :meth:`user_terms`.
         """
         return self._terms(
-            matrix_t, "item", self.n_users, self.item_weights, self.user_weights, self.item_background, None
+            matrix_t,
+            "item",
+            self.n_users,
+            self.item_weights,
+            self.user_weights,
+            self.item_background,
+            self.user_background,
         )
+
+    def without_background(
+        self, users: NDArray[np.bool_] | None = None, items: NDArray[np.bool_] | None = None
+    ) -> BoundObjective:
+        """The objective without the unobserved pairs of some users and items: of those that nobody can have met yet.
+
+        Parameters
+        ----------
+        users : (U,) bool, optional
+        items : (I,) bool, optional
+
+        Returns
+        -------
+        BoundObjective
+        """
+        changes = {}
+        for name, absent, n in (("user_background", users, self.n_users), ("item_background", items, self.n_items)):
+            if absent is not None and absent.any():
+                present = getattr(self, name)
+                changes[name] = np.where(absent, 0.0, np.ones(n) if present is None else present)
+        return dataclasses.replace(self, **changes) if changes else self
 
     def _terms(
         self,
@@ -630,6 +664,44 @@ class BoundObjective:
             target_square=target_square,
         )
 
+    def of_users(self, rows: NDArray[np.integer]) -> BoundObjective:
+        """The objective of some of the training users, (n,) row numbers."""
+        return dataclasses.replace(
+            self,
+            n_users=len(rows),
+            user_weights=_take(self.user_weights, rows, None),
+            user_background=_take(self.user_background, rows, None),
+        )
+
+    def of_items(self, rows: NDArray[np.integer]) -> BoundObjective:
+        """The objective of some of the training items, (n,) row numbers; -1 is a new item.
+
+        A new item has the background and the weight of the rarest items: the lowest background above 0, and the highest
+        weight.
+        """
+        return dataclasses.replace(
+            self,
+            n_items=len(rows),
+            item_weights=_take(self.item_weights, rows, None if self.item_weights is None else self.item_weights.max()),
+            item_background=_take(self.item_background, rows, self._lowest_background()),
+        )
+
+    def met(self, items: NDArray[np.integer], exposure: float) -> BoundObjective:
+        """The objective with the unobserved pairs of some items at a share `exposure` of their full weight."""
+        background = self.item_background
+        if background is None and exposure == 1:
+            return self
+        background = np.ones(self.n_items) if background is None else background.copy()
+        full: Any = 1.0
+        if self.objective.weights_missing_items:
+            full = np.where(background[items] > 0, background[items], self._lowest_background())
+        background[items] = full * exposure
+        return dataclasses.replace(self, item_background=background)
+
+    def _lowest_background(self) -> float:
+        positive = np.ones(1) if self.item_background is None else self.item_background[self.item_background > 0]
+        return float(positive.min()) if positive.size else 0.0
+
     def to_arrays(self) -> tuple[dict[str, Floats], dict[str, Any]]:
         """What :meth:`from_arrays` needs to make this object again.
 
@@ -641,7 +713,7 @@ class BoundObjective:
         """
         arrays = {
             f"learned.{name}": getattr(self, name)
-            for name in ("user_weights", "item_weights", "item_background")
+            for name in ("user_weights", "item_weights", "item_background", "user_background")
             if getattr(self, name) is not None
         }
         params = self.objective.parameters()
@@ -672,6 +744,13 @@ class BoundObjective:
             return cls(objective, params["n_users"], params["n_items"], **parts["learned"])
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFormatError(f"the saved objective cannot be read: {error!r}") from error
+
+
+def _take(array: Floats | None, rows: NDArray[np.integer], new: float | None) -> Floats | None:
+    """Numbers of some rows, or the one number of all; `new` for rows that are -1."""
+    if array is None or len(array) == 1:
+        return array
+    return array[rows] if new is None else np.where(rows >= 0, array[rows], new)
 
 
 def _entry_coefficients(

@@ -14,7 +14,17 @@ from scipy.sparse import csr_matrix
 from wals_gpu.errors import SingularSystemError
 from wals_gpu.objective import RowTerms
 
-__all__ = ["gradient", "loss", "row_system", "solve_rows", "solve_rows_cg", "solve_rows_subspace", "topk"]
+__all__ = [
+    "gradient",
+    "loss",
+    "prior_loss",
+    "regress_prior",
+    "row_system",
+    "solve_rows",
+    "solve_rows_cg",
+    "solve_rows_subspace",
+    "topk",
+]
 
 
 def row_system(
@@ -239,6 +249,75 @@ def gradient(
     weight, weighted_target = _dense(user_terms, len(y))
     residual = weight * (x @ y.T) - weighted_target
     return 2 * (residual @ y + _column(user_terms.ridge) * dx), 2 * (residual.T @ x + _column(item_ridge) * dy)
+
+
+def regress_prior(
+    features: ArrayLike, factors: ArrayLike, strength: ArrayLike, ridge: float, *, intercept: bool = True
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The linear prior that fits factors best: the minimum of :func:`prior_loss` over W and b.
+
+    Parameters
+    ----------
+    features : (R, E)
+    factors : (R, D)
+    strength : (R,) or (1,)
+    ridge : float > 0
+        mu.
+    intercept : bool, default True
+        False: b = 0.
+
+    Returns
+    -------
+    W : (D, E) float64
+    b : (D,) float64
+    """
+    f = np.hstack([np.asarray(features, np.float64), np.ones((len(features), 1))])[:, : None if intercept else -1]
+    s = np.broadcast_to(strength, len(f)).astype(np.float64)
+    weights = np.linalg.solve((f.T * s) @ f + ridge * np.eye(f.shape[1]), (f.T * s) @ np.asarray(factors, np.float64)).T
+    return (weights[:, :-1], weights[:, -1]) if intercept else (weights, np.zeros(len(weights)))
+
+
+def prior_loss(
+    features: ArrayLike,
+    factors: ArrayLike,
+    weights: ArrayLike,
+    intercept: ArrayLike,
+    strength: ArrayLike,
+    ridge: float,
+    *,
+    towards_zero: ArrayLike = 0.0,
+) -> float:
+    """What a linear prior puts in place of a side's ridge.
+
+    ``sum_i [r_i |y_i|^2 + s_i |y_i - W e_i - b|^2] + mu (|W|^2 + |b|^2)``.
+
+    Parameters
+    ----------
+    features : (R, E)
+    factors : (R, D)
+    weights : (D, E)
+        W.
+    intercept : (D,)
+        b.
+    strength : (R,) or (1,)
+        s.
+    ridge : float
+        mu.
+    towards_zero : (R,) or a number, default 0
+        r.
+
+    Returns
+    -------
+    float
+    """
+    y, w = np.asarray(factors, np.float64), np.asarray(weights, np.float64)
+    mean = np.asarray(features, np.float64) @ w.T + np.asarray(intercept, np.float64)
+    squares, distances = np.sum(y**2, axis=1), np.sum((y - mean) ** 2, axis=1)
+    return float(
+        np.sum(towards_zero * squares)
+        + np.sum(strength * distances)
+        + ridge * (np.sum(w**2) + np.sum(np.square(intercept)))
+    )
 
 
 def topk(
