@@ -15,8 +15,10 @@ set(EMULATOR_MACHINE $<$<BOOL:${EMULATOR_X86_64_V3}>:-march=x86-64-v3>)
 
 foreach(checked 0 1)
   set(engine emulator_engine_${checked})
-  add_library(${engine} OBJECT ${EMULATOR_DIR}/engine.cpp ${EMULATOR_DIR}/memory.cpp ${EMULATOR_DIR}/tensor.cpp
-    ${EMULATOR_DIR}/checked.cpp)
+  add_library(${engine} OBJECT)
+  foreach(part engine schedule access tensor memory fault checked)
+    target_sources(${engine} PRIVATE ${EMULATOR_DIR}/${part}.cpp)
+  endforeach()
   target_compile_options(${engine} PRIVATE -O3 -g1 ${EMULATOR_MACHINE})
   if(checked)
     target_compile_definitions(${engine} PRIVATE EMU_CHECKED)

@@ -121,7 +121,8 @@ struct Engine {
     uint64_t random = 1;
     std::vector<Finding> findings;
     bool fatal = false;
-    const Copy* landing = nullptr;
+    const Copy* landing = nullptr;  // what the engine touches for a kernel just now: this copy,
+    uintptr_t accessing = 0;        // or what the caller at this address wanted
 
     /// Less than n <= 2^32, by xorshift64*.
     uint64_t draw(uint64_t n) {
@@ -140,7 +141,28 @@ EMU_API void report(const std::string& text, uintptr_t pc, uintptr_t other_pc);
 EMU_API std::string thread_name(const Lane& lane);
 EMU_API std::string place(const Site& site);
 EMU_API std::string source_line(uintptr_t pc, bool callers);
+EMU_API __attribute__((format(printf, 1, 2))) std::string format(const char* pattern, ...);
+
+// schedule.cpp
+EMU_API Lane* next_lane(bool next_slot = false);
+EMU_API void make_current(Lane* lane);
+EMU_API void make_ready(Warp& warp, Block& block, unsigned lanes);
+EMU_API void suspend(bool next_slot = false);
+[[noreturn]] EMU_API void leave_for_main();
+EMU_API void release_barrier(Block& block);
 EMU_API void collective(unsigned mask, Combine combine, void* record, const Site& site);
+
+EMU_API void check_shared(size_t static_bytes, size_t dynamic_bytes);
+
+/// As long as it lives, a fault in a kernel becomes a finding (fault.cpp).
+class EMU_API FaultHandler {
+    struct Before;
+    std::unique_ptr<Before> before_;
+
+   public:
+    FaultHandler();
+    ~FaultHandler();
+};
 
 inline bool in_arenas(const void* p) {
     return uintptr_t(p) - uintptr_t(engine.arenas) < kMaxResident * kArenaPitch;

@@ -1,0 +1,92 @@
+// An access beyond an array that ends at a page which faults, or a stack that is full: where it was, and out of there.
+#include <signal.h>
+
+#include "engine.h"
+
+namespace emu {
+
+#if !defined(EMU_UCONTEXT) && defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__))
+
+struct FaultHandler::Before {
+    struct sigaction action;
+    stack_t stack;
+};
+
+namespace {
+
+struct sigaction before_ours;
+Finding fault;
+alignas(16) char signal_stack[64 * 1024];
+
+void leave_after_fault() {
+    engine.findings.push_back(fault);
+    engine.fatal = true;
+    leave_for_main();
+}
+
+void describe_fault(const Lane& lane, const void* address, uintptr_t pc) {
+    const std::string thread = thread_name(lane);
+    if (in_stacks(address))
+        fault.text = "stack overflow: " + thread + " uses more than 64 KiB";
+    else if (in_arenas(address))
+        fault.text =
+            format("out of bounds: access of %s to byte %td of %zu bytes of dynamic shared memory", thread.c_str(),
+                   static_cast<const unsigned char*>(address) - lane.block->dynamic, lane.block->dynamic_bytes);
+    else if (const Allocation* a = find_allocation(uintptr_t(address)))
+        fault.text = format("out of bounds: access of %s to byte %td of buffer '%s' of %zu bytes", thread.c_str(),
+                            ptrdiff_t(uintptr_t(address) - a->begin), a->name.c_str(), size_t(a->end - a->begin));
+    else
+        fault.text = format("out of bounds: access of %s to address %p", thread.c_str(), address);
+    fault.text += engine.landing ? ", by " + place(engine.landing->site) : ", at %0";
+    fault.pcs[0] = engine.accessing ? engine.accessing : pc + 1;  // as if a call's return address
+}
+
+/// The fibre goes on in leave_after_fault, on its own stack from the top: the signal's mask and stack are left behind.
+void on_fault(int, siginfo_t* info, void* state) {
+    const Lane* const lane = engine.current;
+    if (!lane) {
+        sigaction(SIGSEGV, &before_ours, nullptr);  // not ours: it happens again, under the old handler
+        return;
+    }
+    mcontext_t& machine = static_cast<ucontext_t*>(state)->uc_mcontext;
+    const char* const top =
+        engine.stacks + (size_t(lane->block->slot) * kMaxThreads + unsigned(lane->id) + 1) * kStackPitch;
+#if defined(__x86_64__)
+    describe_fault(*lane, info->si_addr, uintptr_t(machine.gregs[REG_RIP]));
+    machine.gregs[REG_RIP] = greg_t(uintptr_t(&leave_after_fault));
+    machine.gregs[REG_RSP] = greg_t(uintptr_t(top - 64 - 8));
+#else
+    describe_fault(*lane, info->si_addr, uintptr_t(machine.pc));
+    machine.pc = uintptr_t(&leave_after_fault);
+    machine.sp = uintptr_t(top - 64);
+#endif
+}
+
+}  // namespace
+
+FaultHandler::FaultHandler() : before_(new Before) {
+    stack_t own = {};
+    own.ss_sp = signal_stack;
+    own.ss_size = sizeof signal_stack;
+    sigaltstack(&own, &before_->stack);
+    struct sigaction action = {};
+    action.sa_sigaction = on_fault;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigaction(SIGSEGV, &action, &before_->action);
+    before_ours = before_->action;
+}
+
+FaultHandler::~FaultHandler() {
+    sigaction(SIGSEGV, &before_->action, nullptr);
+    sigaltstack(&before_->stack, nullptr);
+}
+
+#else  // faults end the process
+
+struct FaultHandler::Before {};
+FaultHandler::FaultHandler() = default;
+FaultHandler::~FaultHandler() = default;
+
+#endif
+
+}  // namespace emu

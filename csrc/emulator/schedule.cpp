@@ -1,0 +1,299 @@
+// Who runs next, and what threads wait for: barriers of a block and collectives of a warp.
+#define EMU_DEFINE_SWITCH
+#include "engine.h"
+
+#ifdef __BMI2__
+#include <immintrin.h>
+#endif
+
+#include <algorithm>
+#include <cstring>
+
+namespace emu {
+
+namespace {
+
+bool same_place(const Site& a, const Site& b) {
+    return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
+
+// ---- switching ----
+
+int nth_bit(unsigned bits, int n) {
+#ifdef __BMI2__
+    return __builtin_ctz(_pdep_u32(1u << n, bits));
+#else
+    while (n--) bits &= bits - 1;
+    return __builtin_ctz(bits);
+#endif
+}
+
+int choose(unsigned bits) {
+    if (engine.config.order == Order::kForward) return __builtin_ctz(bits);
+    if (engine.config.order == Order::kReverse) return 31 - __builtin_clz(bits);
+    return nth_bit(bits, int(engine.draw(unsigned(__builtin_popcount(bits)))));
+}
+
+/// A ready lane of a warp that has some, taken off the ready lists.
+Lane* take_lane(Block& block, Warp& warp) {
+    const int lane = choose(warp.ready);
+    warp.ready &= ~(1u << lane);
+    if (!warp.ready) block.ready_warps &= ~(1u << warp.id);
+    return &block.lanes[warp.id * 32 + lane];
+}
+
+}  // namespace
+
+/// The lane to run next, taken off the ready lists; null when none is ready. A warp runs on until it has to wait,
+/// except in random order, and except when it lets the block in the next slot go first.
+Lane* next_lane(bool next_slot) {
+    Lane* const self = engine.current;
+    const bool random = engine.config.order == Order::kRandom;
+    if (!random && !next_slot && self && self->warp->ready) return take_lane(*self->block, *self->warp);
+    Block* block = self ? self->block : nullptr;
+    if (random || next_slot || !block || !block->ready_warps) {
+        unsigned ready = 0;
+        for (int s = 0; s < engine.n_slots; ++s) ready |= unsigned(engine.slots[s]->ready_warps != 0) << s;
+        if (!ready) return nullptr;
+        if (const unsigned later = next_slot ? ready & (~1u << block->slot) : 0) ready = later & -later;
+        block = engine.slots[choose(ready)].get();
+    }
+    return take_lane(*block, block->warps[choose(block->ready_warps)]);
+}
+
+void make_current(Lane* lane) {
+    engine.current = lane;
+    lane->state = State::kRunnable;
+    builtins.thread = lane->index;
+    builtins.lane = lane->id & 31;
+    if (lane->block == engine.in_builtins) return;
+    engine.in_builtins = lane->block;
+    builtins.block = {lane->block->index.x, lane->block->index.y, lane->block->index.z};
+}
+
+/// Runs something else until somebody makes this lane ready and its turn comes.
+void suspend(bool next_slot) {
+    Lane* const self = engine.current;
+    Lane* const next = next_lane(next_slot);
+    if (next == self) {
+        self->state = State::kRunnable;
+    } else if (next) {
+        make_current(next);
+        switch_context(self->context, next->context);
+    } else {
+        engine.current = nullptr;
+        switch_context(self->context, engine.main);
+    }
+}
+
+void make_ready(Warp& warp, Block& block, unsigned lanes) {
+    warp.ready |= lanes;
+    if (lanes) block.ready_warps |= 1u << warp.id;
+}
+
+void leave_for_main() {
+    Context forgotten;
+    engine.current = nullptr;
+    switch_context(forgotten, engine.main);
+    __builtin_unreachable();
+}
+
+void release_barrier(Block& block) {
+    block.total = block.votes;
+    block.waiting_total = block.waiting;
+    block.votes = block.waiting = 0;
+    ++block.epoch;
+    for (int w = 0; w * 32 < block.n_threads; ++w) make_ready(block.warps[w], block, block.warps[w].live);
+}
+
+// ---- block barriers ----
+
+int barrier(int predicate, Vote result, const char* file, int line) {
+    Lane& self = *engine.current;
+    Block& block = *self.block;
+    const Site site{"__syncthreads", file, line};
+    if (!block.waiting) block.barrier = &site;
+    if (!same_place(*block.barrier, site))
+        fail("divergent barrier: " + thread_name(self) + " in " + place(site) + " while " +
+             std::to_string(block.waiting) + " threads wait in " + place(*block.barrier));
+    ++block.waiting;
+    block.votes += predicate != 0;
+    self.site = &site;
+    self.state = State::kInBarrier;
+    if (block.waiting < (engine.config.allow_exited ? block.live : block.n_threads)) {
+        suspend();
+    } else {
+        release_barrier(block);
+        if (engine.config.order == Order::kRandom) {
+            suspend();
+        } else {
+            self.warp->ready &= ~(1u << (self.id & 31));
+            if (!self.warp->ready) block.ready_warps &= ~(1u << self.warp->id);
+            self.state = State::kRunnable;
+        }
+    }
+    switch (result) {
+        case Vote::kCount:
+            return block.total;
+        case Vote::kAnd:
+            return block.total == block.waiting_total;
+        default:
+            return block.total != 0;
+    }
+}
+
+// ---- warp collectives ----
+
+/// Every lane of `mask` leaves its record; the last one to come runs `combine` over them, and all go on.
+void collective(unsigned mask, Combine combine, void* record, const Site& site) {
+    Lane& self = *engine.current;
+    Warp& warp = *self.warp;
+    const unsigned bit = 1u << (self.id & 31);
+    if (!(mask & bit))
+        fail("divergent warp: " + thread_name(self) + format(" is not in its own mask 0x%08x, in ", mask) +
+             place(site));
+    if (mask & ~warp.live)
+        fail("divergent warp: " + thread_name(self) +
+             format(" names lanes 0x%08x that have exited or never were, in ", mask & ~warp.live) + place(site));
+    Pending* pending = warp.pending;
+    Pending* end = pending + warp.n_pending;
+    while (pending != end && !(pending->mask & mask)) ++pending;
+    if (pending == end) {
+        ++warp.n_pending;
+        pending->mask = mask;
+        pending->arrived = 0;
+        pending->combine = combine;
+        pending->site = &site;
+    } else if (pending->mask != mask || pending->combine != combine || !same_place(*pending->site, site)) {
+        fail("divergent warp: " + thread_name(self) + " in " + place(site) + format(" with mask 0x%08x", mask) +
+             " while other lanes wait in " + place(*pending->site) + format(" with mask 0x%08x", pending->mask));
+    }
+    pending->records[self.id & 31] = record;
+    pending->arrived |= bit;
+    self.site = &site;
+    self.state = State::kInCollective;
+    if (pending->arrived != mask) return suspend();
+    combine(warp, pending->records, mask);
+    if (pending != --end) *pending = *end;
+    --warp.n_pending;
+    self.state = State::kRunnable;
+    const bool random = engine.config.order == Order::kRandom;
+    make_ready(warp, *self.block, random ? mask : mask & ~bit);
+    if (random) suspend();
+}
+
+void sync_warp(unsigned mask, const char* file, int line) {
+    const Combine join = [](Warp& warp, void* const*, unsigned lanes) {
+        if (!kChecked) return;
+        uint32_t latest[32] = {};
+        for (unsigned m = lanes; m; m &= m - 1)
+            for (int l = 0; l < 32; ++l) latest[l] = std::max(latest[l], warp.clock[__builtin_ctz(m)][l]);
+        for (unsigned m = lanes; m; m &= m - 1) {
+            const int l = __builtin_ctz(m);
+            std::memcpy(warp.clock[l], latest, sizeof latest);
+            ++warp.clock[l][l];
+        }
+    };
+    collective(mask, join, nullptr, {"__syncwarp", file, line});
+}
+
+namespace {
+struct ShuffleRecord {
+    uint64_t bits, result;
+    int source;
+};
+struct VoteRecord {
+    uint64_t value;
+    unsigned result;
+};
+template <class Record>
+Record& at(void* const* records, int lane) {
+    return *static_cast<Record*>(records[lane]);
+}
+}  // namespace
+
+uint64_t shuffle(unsigned mask, uint64_t bits, int source, const char* what, const char* file, int line) {
+    ShuffleRecord record{bits, 0, source};
+    const Site site{what, file, line};
+    if (!(mask >> source & 1))
+        fail("divergent warp: " + thread_name(*engine.current) +
+             format(" reads lane %d, which is not in mask 0x%08x, in ", source, mask) + place(site));
+    const Combine exchange = [](Warp&, void* const* records, unsigned lanes) {
+        for (unsigned m = lanes; m; m &= m - 1) {
+            ShuffleRecord& r = at<ShuffleRecord>(records, __builtin_ctz(m));
+            r.result = at<ShuffleRecord>(records, r.source).bits;
+        }
+    };
+    collective(mask, exchange, &record, site);
+    return record.result;
+}
+
+unsigned ballot(unsigned mask, int predicate, const char* what, const char* file, int line) {
+    VoteRecord record{predicate != 0, 0};
+    const Combine count = [](Warp&, void* const* records, unsigned lanes) {
+        unsigned votes = 0;
+        for (unsigned m = lanes; m; m &= m - 1)
+            votes |= unsigned(at<VoteRecord>(records, __builtin_ctz(m)).value) << __builtin_ctz(m);
+        for (unsigned m = lanes; m; m &= m - 1) at<VoteRecord>(records, __builtin_ctz(m)).result = votes;
+    };
+    collective(mask, count, &record, {what, file, line});
+    return record.result;
+}
+
+unsigned match(unsigned mask, uint64_t bits, const char* file, int line) {
+    VoteRecord record{bits, 0};
+    const Combine compare = [](Warp&, void* const* records, unsigned lanes) {
+        for (unsigned m = lanes; m; m &= m - 1) {
+            VoteRecord& r = at<VoteRecord>(records, __builtin_ctz(m));
+            for (unsigned o = lanes; o; o &= o - 1)
+                r.result |= unsigned(at<VoteRecord>(records, __builtin_ctz(o)).value == r.value) << __builtin_ctz(o);
+        }
+    };
+    collective(mask, compare, &record, {"__match_any_sync", file, line});
+    return record.result;
+}
+
+unsigned reduce(unsigned mask, unsigned value, Reduce how, const char* file, int line) {
+    struct Record {
+        unsigned value, result;
+        Reduce how;
+    } record{value, 0, how};
+    const Combine fold = [](Warp&, void* const* records, unsigned lanes) {
+        const Record& first = at<Record>(records, __builtin_ctz(lanes));
+        unsigned r = first.value;
+        for (unsigned m = lanes & (lanes - 1); m; m &= m - 1) {
+            const unsigned x = at<Record>(records, __builtin_ctz(m)).value;
+            switch (first.how) {
+                case Reduce::kAdd:
+                    r += x;
+                    break;
+                case Reduce::kMin:
+                    r = unsigned(std::min(int(r), int(x)));
+                    break;
+                case Reduce::kMax:
+                    r = unsigned(std::max(int(r), int(x)));
+                    break;
+                case Reduce::kMinUnsigned:
+                    r = std::min(r, x);
+                    break;
+                case Reduce::kMaxUnsigned:
+                    r = std::max(r, x);
+                    break;
+                case Reduce::kAnd:
+                    r &= x;
+                    break;
+                case Reduce::kOr:
+                    r |= x;
+                    break;
+                case Reduce::kXor:
+                    r ^= x;
+                    break;
+            }
+        }
+        for (unsigned m = lanes; m; m &= m - 1) at<Record>(records, __builtin_ctz(m)).result = r;
+    };
+    collective(mask, fold, &record, {"__reduce_sync", file, line});
+    return record.result;
+}
+
+}  // namespace emu
