@@ -13,7 +13,7 @@ TEXTS = [
 ]
 
 
-def tiny_roberta(folder: Path, *, layers: int = 5, positions: int = 40, seed: int = 0) -> Path:
+def tiny_roberta(folder: Path, *, layers: int = 5, positions: int = 40, dropout: float = 0.1, seed: int = 0) -> Path:
     """A RobertaModel of width 16 with its tokenizer in `folder`, as ``from_pretrained`` reads it."""
     import torch
     from tokenizers import ByteLevelBPETokenizer
@@ -34,6 +34,8 @@ def tiny_roberta(folder: Path, *, layers: int = 5, positions: int = 40, seed: in
         intermediate_size=24,
         max_position_embeddings=positions,
         pad_token_id=1,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
     )
     torch.manual_seed(seed)
     model = RobertaModel(config, add_pooling_layer=False)
