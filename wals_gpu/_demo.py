@@ -101,8 +101,8 @@ def format_demo(result: DemoResult) -> str:
             "Every package of the Debian system names other packages that it needs or recommends: "
             f"{result.users:,} packages name {result.items:,} others, {result.entries:,} times in all. We hid "
             f"{result.hidden:,} of these links, learned from the rest which packages go together, and ask for the "
-            "hidden ones. Only the links were used; the names and descriptions below are for you. The same works for "
-            "people and what they bought, read or played."
+            "hidden ones. Only the links are used here; the names and descriptions below are for you. The same works "
+            "for people and what they bought, read or played."
         ),
         f"Fitted {SETTINGS['factors']} factors in {result.fit_seconds:.1f} s. Was the hidden found? "
         f"({result.report.users.size:,} packages, 95 % interval)",
@@ -122,7 +122,6 @@ def format_demo(result: DemoResult) -> str:
         )
     similar = "\n".join(_wrapped(f"  {item}: {', '.join(others)}") for item, others in result.similar.items())
     parts.append(f"Named by the same packages as\n{similar}")
-    parts.append("Your own data: wals-gpu evaluate FILE, then wals-gpu fit FILE --out MODEL.\nMore: wals-gpu --help")
     return "\n\n".join(parts)
 
 

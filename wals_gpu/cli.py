@@ -266,11 +266,27 @@ def _doctor(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> None:
     from ._demo import format_demo, run_demo
 
-    result = run_demo(seed=args.seed, num_threads=args.threads, show_progress=not (args.quiet or args.json))
-    if args.json:
-        _print_json(result.to_dict())
+    options = {"seed": args.seed, "num_threads": args.threads, "show_progress": not (args.quiet or args.json)}
+    result = run_demo(**options)
+    if not args.json:
+        print(format_demo(result), flush=True)
+    try:
+        from ._text_demo import demo_encoder, format_text_demo, run_text_demo
+
+        encode = demo_encoder(options["show_progress"])
+    except ImportError as error:
+        text, left_out = None, str(error.name or error)
     else:
-        print(format_demo(result))
+        text, left_out = run_text_demo(encode, **options), None
+    if args.json:
+        _print_json(result.to_dict() | {"text": None if text is None else text.to_dict()})
+    elif text is None:
+        missing = f"it needs {left_out}: pip install 'wals_gpu[demo]'"
+        print(f"\nLeft out: packages that nobody names yet, by their descriptions ({missing}).")
+    else:
+        print(f"\n{format_text_demo(text)}")
+    if not args.json:
+        print("\nYour own data: wals-gpu evaluate FILE, then wals-gpu fit FILE --out MODEL.\nMore: wals-gpu --help")
 
 
 _COMMANDS = {
