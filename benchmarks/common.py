@@ -19,7 +19,9 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 # Set on some machines for OpenBLAS's sake; they would choose its kernels for it.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-PACKAGES = "wals_gpu implicit irspack cmfrec faiss-cpu hnswlib usearch torch numpy scipy".split()
+PACKAGES = (
+    "wals_gpu implicit irspack cmfrec faiss-cpu hnswlib usearch torch transformers sentence-transformers numpy scipy"
+).split()
 
 
 def busy_cores(seconds: float = 1.0) -> float:

@@ -231,6 +231,61 @@ def ann_table(result: dict) -> str:
     return table(["items", "library", "candidates", *kinds], rows) + f"\nRecall@10; {peers}; {result['date']}.\n"
 
 
+def means(result: dict) -> dict[str, dict[str, dict[str, float]]]:
+    """Of bench_text.py: set -> arm -> "cohort metric" -> mean over the seeds."""
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for record in result["records"]:
+        cells = found.setdefault(record["set"], {}).setdefault(record["arm"], {})
+        for cohort in ("warm", "few-shot", "cold"):
+            for metric, value in record.get(cohort, {}).items():
+                cells.setdefault(f"{cohort} {metric}", []).append(value)
+    return {
+        name: {arm: {key: sum(v) / len(v) for key, v in cells.items()} for arm, cells in arms.items()}
+        for name, arms in found.items()
+    }
+
+
+def text_table(result: dict) -> str:
+    """Arms and cohorts of bench_text.py, mean over the seeds."""
+    columns = ["warm recall@20", "warm ndcg@100", "few-shot recall@100", "few-shot ndcg@100"]
+    columns += ["cold recall@100", "cold ndcg@100"]
+    rows = []
+    for name, arms in means(result).items():
+        for arm, cells in arms.items():
+            rows.append([f"{name}, {arm}", *(f"{cells[key]:.4f}" if key in cells else "-" for key in columns)])
+    seeds = len(result["settings"]["seeds"])
+    words = f"mean of {seeds} splits; {result['settings']['factors']} factors, {result['settings']['model']}"
+    irspack = f"irspack {result['versions']['irspack']}" if "irspack" in result["versions"] else ""
+    end = "; ".join(part for part in (words, irspack, result["date"]) if part)
+    return table(["set, arm", *columns], rows) + f"\n{end}.\n"
+
+
+def encode_table(result: dict) -> str:
+    header = ["system", "texts", "tokens", "s", "texts/s", "largest difference"]
+    rows = []
+    for record in result["records"]:
+        sizes = [f"{record['texts']:,} {record['kind']}", number(record["tokens"]), spread(record["seconds"])]
+        difference = f"{record['largest_difference']:.1e}"
+        rows.append([record["system"], *sizes, number(record["texts_per_second"]), difference])
+    versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "sentence-transformers"))
+    machine = f"{result['machine']['processor']}, {result['settings']['threads']} threads"
+    words = f"{result['settings']['model']}, at most {result['settings']['max_length']} tokens"
+    return table(header, rows) + f"\n{words}; {machine}; {versions}; {result['date']}.{busy_words(result['machine'])}\n"
+
+
+def finetune_table(result: dict) -> str:
+    header = ["arm", "joint loss", "warm recall@20", "few-shot recall@100", "cold recall@100", "cold ndcg@100"]
+    wanted = (("warm", "recall@20"), ("few-shot", "recall@100"), ("cold", "recall@100"), ("cold", "ndcg@100"))
+    rows = []
+    for record in result["records"]:
+        cells = [f"{record[cohort][metric]:.4f}" if cohort in record else "-" for cohort, metric in wanted]
+        rows.append([f"{record['arm']}, seed {record['seed']}", f"{record['loss']:.6g}", *cells])
+    chosen = result["settings"]
+    words = f"{chosen['set']}, {chosen['model']}, {chosen['rounds']} rounds of {chosen['epochs']} epoch and "
+    words += f"{chosen['more_iterations']} iterations, rate {chosen['learning_rate']:g}, layers from "
+    return table(header, rows) + f"\n{words}{chosen['freeze_below']}; {result['date']}.\n"
+
+
 TABLES: dict[str, Callable[[dict], str]] = {
     "accel": accel_table,
     "converge": converge_table,
@@ -240,6 +295,8 @@ TABLES: dict[str, Callable[[dict], str]] = {
     "settings": settings_table,
     "profile": profile_table,
     "ml1m-leave-one-out": leave_one_out_table,
+    "encode": encode_table,
+    "finetune": finetune_table,
 }
 
 
@@ -247,8 +304,16 @@ def load(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
+def load_text() -> dict | None:
+    """All results of bench_text.py, one file for each set, as one."""
+    found = [load(path.stem) for path in sorted(RESULTS.glob("text-*.json")) if not path.stem.endswith("quick")]
+    return {**found[-1], "records": [record for each in found for record in each["records"]]} if found else None
+
+
 def make_table(name: str) -> str:
     """The table called NAME in the markers."""
+    if name == "text" and (result := load_text()):
+        return text_table(result)
     if (RESULTS / f"{name}.json").exists():
         result = load(name)
         return TABLES.get(re.sub(r"^converge-.*", "converge", result["benchmark"]), fit_table)(result)
@@ -285,11 +350,40 @@ def plot(name: str, path: Path) -> None:
     plt.close(figure)
 
 
+def plot_text(result: dict, path: Path) -> None:
+    """Recall@100 of the arms of bench_text.py: a panel for each cohort, a group of bars for each set."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "text"
+    import matplotlib.pyplot as plt
+
+    found = means(result)
+    arms = list(dict.fromkeys(arm for of_set in found.values() for arm in of_set))
+    figure, panels = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
+    for axes, cohort in zip(panels, ("warm", "few-shot", "cold"), strict=True):
+        for place, arm in enumerate(arms):
+            at = [(x, of_set.get(arm, {}).get(f"{cohort} recall@100")) for x, of_set in enumerate(found.values())]
+            at = [(x + (place - len(arms) / 2) * 0.11, value) for x, value in at if value is not None]
+            if at:
+                axes.bar(*zip(*at, strict=True), width=0.1, color=f"C{place}", label=arm)
+        axes.set_xticks(range(len(found)), [name.replace("-2014", "") for name in found], fontsize=8)
+        axes.set_title(f"{cohort} items")
+        axes.grid(alpha=0.3, axis="y")
+    panels[0].set_ylabel("recall@100")
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 where a table is stale")
     pages = [ROOT / "README.md", HERE / "README.md"]
-    pages += [ROOT / "docs" / f"{name}.md" for name in ("solvers", "retrieval", "migrate-from-implicit")]
+    pages += [ROOT / "docs" / f"{name}.md" for name in ("solvers", "retrieval", "migrate-from-implicit", "text")]
     parser.add_argument("files", nargs="*", type=Path, default=pages)
     args = parser.parse_args()
     stale = []
@@ -306,6 +400,8 @@ def main() -> None:
     for result in sorted(RESULTS.glob("fit-*.json")):
         if not result.stem.endswith("quick"):
             plot(result.stem, ROOT / "docs" / f"loss-{result.stem.removeprefix('fit-')}.svg")
+    if result := load_text():
+        plot_text(result, ROOT / "docs" / "text-arms.svg")
 
 
 if __name__ == "__main__":

