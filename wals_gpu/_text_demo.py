@@ -144,7 +144,8 @@ def format_text_demo(result: TextDemoResult) -> str:
     ]
     for each in result.packages:
         rows = [
-            ["*" if user["named"] else "", user["package"], _clipped(user["summary"] or "")] for user in each["users"]
+            ["*" if user["named"] else "", _clipped(user["package"], 28), _clipped(user["summary"] or "")]
+            for user in each["users"]
         ]
         like = _wrapped(f"  is like {', '.join(each['like'])}")
         table = textwrap.indent(format_table(["", "would name it", "* = does name it"], rows), "  ")
