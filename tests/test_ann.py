@@ -83,6 +83,15 @@ def test_answers_look_like_those_of_exact_search(library):
         ann.search(queries, 0)
 
 
+def test_more_results_than_candidates(library):
+    """The search looks at as many candidates as are asked for, whatever `ef_search` says."""
+    items, queries = vectors(500, 8)
+    ann = AnnIndex(ExactIndex(items), library, ef_search=1)
+    ids, _ = ann.search(queries, 60)
+    assert (ids >= 0).all() and ann.recall(queries, 60) > 0.9
+    assert AnnIndex(ExactIndex(items), library, ef_search=200).recall(queries, 1) > ann.recall(queries, 1) - 0.01
+
+
 def test_recall_counts_what_is_missing(library, monkeypatch):
     items, queries = vectors(200, 8)
     ann = AnnIndex(ExactIndex(items), library)

@@ -179,6 +179,17 @@ def test_the_deviation_of_a_score_is_that_of_the_dense_inverse(name, dtype):
     assert np.ndim(one) == 0 and one == pytest.approx(expected[4, 7], rel=2e-4)
 
 
+def test_deviations_of_users_chunk_by_chunk(monkeypatch):
+    model = make_model()
+    users, items = np.repeat(np.arange(U), I), np.tile(np.arange(I), U)
+    order = np.random.default_rng(0).permutation(len(users))
+    _, expected = model.predict(users[order], items[order], return_std=True)
+    monkeypatch.setattr("wals_gpu.answers.CHUNK", 7)
+    monkeypatch.setattr("wals_gpu.answers.PAIRS", 11)
+    scores, std = model.predict(users[order], items[order], return_std=True)
+    assert np.array_equal(std, expected) and np.array_equal(scores, make_model().predict(users[order], items[order]))
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_ucb_ranks_by_the_dense_bound(name):
     matrix, model = make_matrix(dtype=np.float64), preset_model(name)
@@ -357,6 +368,11 @@ def test_the_kept_spectrum_follows_the_factors():
     assert np.array_equal(model.fold_in(matrix), first)
     model.fit(make_matrix(4))
     assert np.array_equal(model.fold_in(matrix), make_model(make_matrix(4)).fold_in(matrix))
+    model.item_factors.flags.writeable = True  # whoever does this may change them
+    model.item_factors *= 2
+    doubled = make_model(make_matrix(4))
+    doubled.item_factors = 2 * doubled.item_factors
+    assert np.array_equal(model.fold_in(matrix), doubled.fold_in(matrix))
 
 
 def test_rows_without_background_leave_nothing_behind():
