@@ -172,6 +172,17 @@ def test_callbacks_cannot_change_factors_and_see_the_metric():
     assert seen == [r.validation for r in model.history_]
 
 
+@pytest.mark.parametrize("factors", [5, 16])
+def test_callbacks_get_the_answers_of_their_iteration(factors):
+    train, test = make_split()
+    answers = []
+    options = {"factors": factors, "dtype": "float64"}
+    make_model(**options, iterations=3).fit(train, callback=lambda m, _: answers.append(m.recommend_for(test, 40)[1]))
+    for iteration, scores in enumerate(answers, 1):
+        upto = make_model(**options, iterations=iteration).fit(train)
+        np.testing.assert_allclose(scores, upto.recommend_for(test, 40)[1], rtol=1e-9, atol=1e-12)
+
+
 def test_saved_with_the_model(tmp_path):
     train, test = make_split()
     model = make_model().fit(train, validation=test, metric="map@7", validate_every=4)
