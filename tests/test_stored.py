@@ -21,6 +21,7 @@ from wals_gpu import (
     as_interactions,
     reference,
 )
+from wals_gpu.priors import LinearPrior
 from wals_gpu.stored import StoredMatrix, write_stored
 
 ENTRY = 40  # bytes that a float32 entry counts in block_bytes
@@ -325,10 +326,14 @@ def test_a_file_that_becomes_shorter_is_an_error(tmp_path):
         make_model().fit(stored)
 
 
-def test_a_model_of_another_dtype_or_ids_of_another_number_are_refused(tmp_path):
+def test_what_does_not_go_with_stored_interactions_is_refused(tmp_path):
     stored = write_stored(tmp_path / "s", make_matrix())
     with pytest.raises(DataError, match="stored as float32, the model is of dtype float64"):
         make_model(dtype="float64").fit(stored)
+    with pytest.raises(TypeError, match="user_column can be given with a table only"):
+        make_model().fit(stored, user_column="who")
+    with pytest.raises(TypeError, match="cannot be fitted with priors"):
+        make_model(item_prior=LinearPrior(np.ones((43, 2)))).fit(stored)
     ids = as_interactions(pd.DataFrame({"user": [1, 2], "item": [1, 2]}))
     with pytest.raises(DataError, match="one user id for each of 61 users, got 2"):
         make_model().fit(Interactions(stored, ids.user_ids, None))
@@ -341,6 +346,7 @@ import json, resource, sys
 import numpy as np
 from scipy.sparse import csr_matrix
 from wals_gpu import WALS
+from wals_gpu.priors import LinearPrior
 from wals_gpu.stored import write_stored
 
 U, I, PER_USER = 60_000, 2_000, 100

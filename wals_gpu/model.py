@@ -271,7 +271,9 @@ class WALS(Answers, NewItems):
         validate_every = integer("validate_every", validate_every, 1, max(self.iterations, 1))
         patience = None if patience is None else integer("patience", patience, 1)
         checkpoint_every = integer("checkpoint_every", checkpoint_every, 1)
-        data = as_stored(interactions, self.dtype) or as_interactions(interactions, dtype=self.dtype, **columns)
+        data = as_stored(interactions, self.dtype, columns)
+        if data is None:
+            data = as_interactions(interactions, dtype=self.dtype, **columns)
         train, watch = data.matrix, None
         if validation is not None:
             train, test = hold_out(data, validation, self.random_state, self.dtype, columns)

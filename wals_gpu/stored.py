@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +147,14 @@ class StoredTerms:
             raise ValueError(f"in the block of rows that begins at {self._side} {begin}: {error}") from error
 
 
-def as_stored(data: Any, dtype: np.dtype[Any]) -> Interactions | None:
-    """Interactions whose matrix is a stored one, checked; None where it is not."""
+def as_stored(data: Any, dtype: np.dtype[Any], columns: Mapping[str, Any]) -> Interactions | None:
+    """Interactions whose matrix is a stored one, checked; None where it is not. `columns` are of tables."""
     own = data if isinstance(data, Interactions) else Interactions(data)
     matrix = own.matrix
     if not isinstance(matrix, StoredMatrix):
         return None
+    if columns:
+        raise TypeError(f"{', '.join(columns)} can be given with a table only; interactions is a stored matrix")
     if matrix.dtype != dtype:
         raise DataError(
             f"interactions are stored as {matrix.dtype}, the model is of dtype {dtype}; both must be the same"
