@@ -32,7 +32,8 @@ static inline Vec<T> sum_each_of(Vec<T> (&rows)[N]) {
 }
 
 enum class Pass {
-    kResidual,  // out += sum of (rho - a (r . v)) r, diagonal += sum of a r o r
+    kResidual,  // out += sum of (rho - a (r . v)) r, diagonal += sum of a r o r; returns what kLoss does, to T's
+                // rounding
     kProduct,   // out += sum of a (r . v) r
     kErrors,    // errors[e] = rho - a (r . v)
     kLoss,      // returns the sum of a (r . v)^2 - 2 rho (r . v), added up in float64
@@ -65,6 +66,7 @@ static inline __attribute__((always_inline)) double panel_group(const RotatedRow
         return loss;
     }
     Vec<T> weight[G], square[G];
+    T loss = 0;
 #pragma GCC unroll 8
     for (int i = 0; i < G; ++i) {
         const bool real = kFull || i < count;
@@ -73,7 +75,9 @@ static inline __attribute__((always_inline)) double panel_group(const RotatedRow
             if (real) out[i] = p.terms.rhs[e + i] - a * dots[i];
         } else {
             const T rho = kPass == Pass::kResidual && real ? p.terms.rhs[e + i] : T(0);
-            weight[i] = splat(kPass == Pass::kResidual ? rho - a * dots[i] : a * dots[i]);
+            const T w = kPass == Pass::kResidual ? rho - a * dots[i] : a * dots[i];
+            if constexpr (kPass == Pass::kResidual) loss -= dots[i] * (w + rho);
+            weight[i] = splat(w);
             square[i] = splat(a);
         }
     }
@@ -90,7 +94,7 @@ static inline __attribute__((always_inline)) double panel_group(const RotatedRow
         store(out + j, s0 + s1);
         if constexpr (kPass == Pass::kResidual) store(diagonal + j, load(diagonal + j) + d);
     }
-    return 0;
+    return double(loss);
 }
 
 /// One pass over entries of a row, a Gram and rho right-hand coefficients, r rows of the table. The table rows are read
@@ -167,7 +171,8 @@ struct CgRow {
     T *base, *residual, *direction, *product, *diagonal, *inverse_diagonal, *z;
     int64_t row, begin, end, at;
     T rho;
-    double enough, loss;
+    double enough, loss;  // of the start; what the steps took from it is in `fallen`
+    double fallen;
     bool active, in_range;
 
     CgRow(char* memory, int64_t D) {
@@ -249,6 +254,8 @@ static void solve_rows_cg(const RotatedRows<T>& p, const int64_t* row_ids, int n
         r.end = p.terms.row_ptr[r.row + 1];
         r.z = z + i * P;
         r.active = true;
+        r.loss = p.loss ? background_loss(p, r.row, r.z) : 0;
+        r.fallen = 0;
         start_row(p, r.row, r.z, r.base, r.residual);
         for (int64_t j = 0; j < M; ++j) r.diagonal[j] = r.base[j];
     }
@@ -294,6 +301,7 @@ static void solve_rows_cg(const RotatedRows<T>& p, const int64_t* row_ids, int n
                 continue;
             }
             const Vec<T> length = splat(r.rho / curvature);
+            r.fallen += double(r.rho) / double(curvature) * double(r.rho);
             for (int64_t j = 0; j < M; j += W) {
                 store(r.z + j, load(r.z + j) + length * load(r.direction + j));
                 store(r.residual + j, load(r.residual + j) - length * load(r.product + j));
@@ -312,12 +320,10 @@ static void solve_rows_cg(const RotatedRows<T>& p, const int64_t* row_ids, int n
         // Sums out of T's range leave NaN, infinity or a step that never was; the exact solve has a wider type.
         status[r.row] = r.in_range ? take_solution(r.z, D, r.z) : -1;
         if (status[r.row] != 0) failed[n_failed++] = i;
-        r.active = true;
-        if (p.loss) r.loss = background_loss(p, r.row, r.z);
-    }
-    if (p.loss) {
-        pass_together<T, Pass::kLoss>(p, rows, n, are_long);
-        for (int i = 0; i < n; ++i) p.loss[rows[i]->row] = rows[i]->loss;
+        if (!p.loss) continue;
+        // A step lowers the loss by rho^2 / curvature. Where that takes nearly all, what is left is mostly rounding.
+        const double loss = r.loss - r.fallen;
+        p.loss[r.row] = r.fallen < 100 * (loss < 0 ? -loss : loss) ? loss : row_loss(p, r.row, r.z);
     }
     for (int f = 0; f < n_failed; ++f) {  // last: their workspace is that of all rows
         const int64_t row = row_ids[failed[f]];
