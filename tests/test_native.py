@@ -336,7 +336,7 @@ def test_number_of_threads():
 
 
 def test_unknown_device():
-    with pytest.raises(ValueError, match=re.escape("device must be 'auto' or 'cpu', got 'tpu'")):
+    with pytest.raises(ValueError, match=re.escape("device must be 'auto', 'cpu' or 'cuda', got 'tpu'")):
         make_backend("tpu")
 
 

@@ -5,6 +5,7 @@ The main entry is :class:`WALS`; ``wals-gpu --help`` is the command line.
 
 from importlib.metadata import PackageNotFoundError, version
 
+from wals_gpu.backends._cuda_memory import cuda_status
 from wals_gpu.errors import (
     CheckpointError,
     DataError,
@@ -34,6 +35,7 @@ __all__ = [
     "ParameterWarning",
     "SingularSystemError",
     "as_interactions",
+    "cuda_status",
     "make_objective",
     "read_interactions",
 ]

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import IO, Any, NamedTuple, NoReturn
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.linalg import LinAlgError
@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 
 from wals_gpu._implicit_ranking import chosen_columns, rank
 from wals_gpu.backends import Backend, Spectrum, make_backend
+from wals_gpu.backends._cuda_memory import cuda_status
 from wals_gpu.errors import ModelFitError, ModelFormatError, SingularSystemError
 from wals_gpu.interactions import _warn
 from wals_gpu.objective import BoundObjective, Implicit, RowTerms
@@ -110,6 +111,7 @@ class CpuAlternatingLeastSquares:
     """
 
     strict_compat = False  # for instances unpickled from implicit's own class
+    _device = "cpu"  # or "cuda"
     _user_spectrum: _KeptSpectrum | None = None
     _item_spectrum: _KeptSpectrum | None = None
 
@@ -223,7 +225,7 @@ class CpuAlternatingLeastSquares:
 
     @property
     def _backend(self) -> Backend:
-        return make_backend("cpu", self.num_threads)
+        return make_backend(self._device, self.num_threads)
 
     def _terms(self, matrix: csr_matrix, side: str) -> RowTerms:
         return _terms(matrix, side, self.dtype, self.alpha, self.regularization)
@@ -699,18 +701,30 @@ class CpuAlternatingLeastSquares:
         return model
 
     def to_cpu(self) -> CpuAlternatingLeastSquares:
-        """A copy of the model on the CPU."""
-        return copy.deepcopy(self)
+        """A copy of the model that computes on the CPU."""
+        model = copy.deepcopy(self)
+        model.__dict__.pop("_device", None)
+        return model
 
-    def to_gpu(self) -> NoReturn:
-        """A copy of the model on the GPU.
+    def to_gpu(self) -> CpuAlternatingLeastSquares:
+        """A copy of the model that computes on the CUDA device, in float32; its factors stay NumPy arrays.
 
         Raises
         ------
         ValueError
-            Always: this class has no GPU form yet.
+            There is no CUDA device to use (the text says why), or the model is not float32.
         """
-        raise ValueError(_NO_GPU)
+        model = copy.deepcopy(self)
+        model._use_gpu()
+        return model
+
+    def _use_gpu(self) -> None:
+        available, why = cuda_status()
+        if not available:
+            raise ValueError(f"{_NO_GPU} ({why})")
+        if self.dtype != np.float32:
+            raise ValueError(f"dtype must be float32 on a GPU, got {self.dtype}")
+        self._device = "cuda"
 
 
 class AlternatingLeastSquares(CpuAlternatingLeastSquares):
@@ -721,14 +735,14 @@ class AlternatingLeastSquares(CpuAlternatingLeastSquares):
     factors, regularization, alpha, dtype, use_native, use_cg
         See :class:`CpuAlternatingLeastSquares`, as for all attributes and methods.
     use_gpu : bool, default False
-        True is refused: this class has no GPU form yet.
+        Compute on the CUDA device, as :meth:`to_gpu` does.
     iterations, calculate_training_loss, num_threads, random_state, strict_compat
         See :class:`CpuAlternatingLeastSquares`.
 
     Raises
     ------
     ValueError
-        ``use_gpu=True``.
+        ``use_gpu=True`` where there is no CUDA device to use.
 
     Examples
     --------
@@ -757,8 +771,6 @@ class AlternatingLeastSquares(CpuAlternatingLeastSquares):
         *,
         strict_compat: bool = False,
     ) -> None:
-        if use_gpu:
-            raise ValueError(_NO_GPU)
         super().__init__(
             factors,
             regularization,
@@ -772,6 +784,8 @@ class AlternatingLeastSquares(CpuAlternatingLeastSquares):
             random_state,
             strict_compat=strict_compat,
         )
+        if use_gpu:
+            self._use_gpu()
 
 
 _NO_GPU = "No CUDA extension has been built, can't train on GPU."

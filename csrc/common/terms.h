@@ -7,6 +7,12 @@
 
 #include <cstdint>
 
+#ifdef __CUDACC__
+#define WALS_HOST_DEVICE __host__ __device__
+#else
+#define WALS_HOST_DEVICE
+#endif
+
 namespace wals {
 
 /// Values of which there may be one per index or one for all (stride 0).
@@ -14,7 +20,7 @@ template <class T>
 struct Broadcast {
     const T* data = nullptr;
     int64_t stride = 0;
-    T operator[](int64_t i) const { return data[i * stride]; }
+    WALS_HOST_DEVICE T operator[](int64_t i) const { return data[i * stride]; }
 };
 
 /// The rows of one side of the objective: entry e of row r has Gram coefficient `gram(e)` = c - g h and
@@ -30,7 +36,7 @@ struct RowTerms {
     Broadcast<T> background;
     Broadcast<T> ridge;
 
-    T gram(int64_t e) const { return gram_array.data ? gram_array[e] : rhs[e] + gram_offset; }
+    WALS_HOST_DEVICE T gram(int64_t e) const { return gram_array.data ? gram_array[e] : rhs[e] + gram_offset; }
 };
 
 }  // namespace wals

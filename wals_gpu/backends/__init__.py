@@ -96,8 +96,9 @@ def make_backend(device: str = "auto", num_threads: int = 0) -> Backend:
 
     Parameters
     ----------
-    device : {"auto", "cpu"}, default "auto"
-        "auto": the CPU.
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        "auto": the CPU. "cuda": the current CUDA device, in float32; :func:`wals_gpu.cuda_status` tells whether there
+        is one.
     num_threads : int, default 0
         Threads on the CPU; 0: all that the process may use.
 
@@ -105,9 +106,16 @@ def make_backend(device: str = "auto", num_threads: int = 0) -> Backend:
     ------
     ValueError
         Another device.
+    RuntimeError
+        "cuda" where it cannot be used; the text says why.
     """
-    if device not in ("auto", "cpu"):
-        raise ValueError(f"device must be 'auto' or 'cpu', got {device!r}")
-    from wals_gpu.backends.cpu import CpuBackend  # here: `wals-gpu doctor` must run where the native module does not
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}")
+    # Imported here: `wals-gpu doctor` must run where a native module does not.
+    if device == "cuda":
+        from wals_gpu.backends.cuda import CudaBackend
+
+        return CudaBackend()
+    from wals_gpu.backends.cpu import CpuBackend
 
     return CpuBackend(num_threads)

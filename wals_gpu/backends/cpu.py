@@ -179,7 +179,11 @@ class CpuBackend:
         """Eigenvalues and eigenvectors of the Gram matrix of `other`, weighted by ``terms.other_background``."""
         if not np.any(terms.background) or not np.any(terms.other_background):
             return Spectrum(np.zeros(other.shape[1]), None)
-        gram = _cpu.gram(other, terms.other_background, self.num_threads)
+        return self.decompose(_cpu.gram(other, terms.other_background, self.num_threads))
+
+    @staticmethod
+    def decompose(gram: NDArray[np.float64]) -> Spectrum:
+        """Eigenvalues and eigenvectors of a Gram matrix (D, D)."""
         if not np.isfinite(gram).all():
             raise ModelFitError(f"NaN or infinity encountered in the factors or their Gram matrix; {_REMEDY}")
         # One BLAS thread: a D x D problem gains little from more, and OpenBLAS's threads go on spinning for up to

@@ -1,0 +1,107 @@
+// The calls that start kernels: pointers are device memory, work goes to `stream` (a cudaStream_t; 0 is the default
+// one) of the current device, nothing is allocated and nothing waits. They throw std::runtime_error when a kernel
+// cannot be started. No CUDA header here: bindings are compiled without.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "problem.h"
+
+namespace wals {
+
+using Stream = void*;
+
+/// Devices of this process, and why there are none.
+struct Devices {
+    int count;
+    std::string why;
+};
+Devices devices();
+
+/// Makes a device current for as long as it lives; -1: whatever is current.
+class DeviceGuard {
+    int before_ = -1;
+
+   public:
+    explicit DeviceGuard(int device);
+    ~DeviceGuard();
+    DeviceGuard(const DeviceGuard&) = delete;
+    DeviceGuard& operator=(const DeviceGuard&) = delete;
+};
+
+// Dense work (dense.cu).
+
+/// out (D, D) float64 = sum of weight[i] y_i y_i', y (n, D); workspace gram_bytes(n, D).
+int64_t gram_bytes(int64_t n, int64_t D);
+void gram(const float* y, int64_t n, int64_t D, Broadcast<float> weight, double* out, void* workspace, Stream stream);
+
+/// out (n, out_stride) = y (n, in_stride) Q or y Q', Q (D, D) float64 or null for a copy; columns from D on become
+/// zero. Accumulated in float64 if `wide`.
+void rotate(const float* y, int64_t n, int64_t D, int64_t in_stride, const double* q, bool transposed, bool wide,
+            float* out, int64_t out_stride, Stream stream);
+
+/// out (padded D), zero before: largest |value| of each column of table (n, padded D).
+void column_max(const float* table, int64_t n, int64_t D, float* out, Stream stream);
+
+/// loss (R) float64: each row's entries' part at x = p.z, y = p.table (stride p.P), dot products in float64 if `wide`;
+/// with p.spectrum the whole row's part but for its constant.
+void row_loss(const RotatedRows& p, bool wide, double* loss, Stream stream);
+
+/// loss (n) float64 = ridge |x - prior|^2, x and prior (n, D); prior may be null.
+void ridge_loss(const float* x, const float* prior, int64_t n, int64_t D, Broadcast<float> ridge, double* loss,
+                Stream stream);
+
+/// out (1) = sum of values (n), always in the same order.
+void sum(const double* values, int64_t n, double* out, Stream stream);
+
+// Row solves (solve_exact.cu). rows (n_rows) int32: row numbers, all of one form and size.
+
+enum class Form { kDiagonal, kPrimal, kDual };
+
+/// The sizes that exact kernels are built for: columns in the primal form, entries in the dual one.
+constexpr int kSizes[] = {32, 64, 128, 256};
+
+void solve_exact(const RotatedRows& p, Form form, int size, const int32_t* rows, int64_t n_rows, Stream stream);
+
+/// Entries that a row's sums are cut into.
+constexpr int64_t kSliceEntries = 4096;
+
+/// Rows of any length and any D: their sums in `workspace`, slot by slot. slices (n_slices), rows (n_rows): as
+/// gram_slices_kernel and solve_slots_kernel (solve_exact.cuh) read them.
+struct GramSlice;
+struct SlicedRow;
+int64_t slot_bytes(int64_t D);
+void solve_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slices, const SlicedRow* rows,
+                  int64_t n_rows, void* workspace, Stream stream);
+
+/// Rows in float64; workspace wide_bytes(D) for each.
+int64_t wide_bytes(int64_t D);
+void solve_wide(const RotatedRows& p, const int32_t* rows, int64_t n_rows, void* workspace, Stream stream);
+
+// Approximate solves (solve_iterative.cu), from and to p.z.
+
+/// Table rows of a row that conjugate gradients can keep in so much shared memory of a block.
+int64_t cg_staged_rows(int64_t D, int64_t smem_bytes);
+void solve_cg(const RotatedRows& p, const int32_t* rows, int64_t n_rows, int64_t staged, int steps, double tolerance,
+              Stream stream);
+
+/// errors (Z): workspace, an element for each entry of p.terms. block <= 256, a multiple of 16.
+void solve_subspace(const RotatedRows& p, int64_t block, const int32_t* rows, int64_t n_rows, float* errors,
+                    Stream stream);
+
+// Retrieval (topk.cu): queries (B, padded D), items (n_items, padded D); ids and scores (B, k), padded with -1 and
+// -inf. min(k, n_items) <= most_results(). workspace: topk_bytes, 16-byte aligned.
+int64_t most_results();
+int64_t topk_bytes(int64_t B, int64_t n_items, int64_t k);
+void topk(const float* queries, int64_t B, const float* items, int64_t n_items, int64_t D, int64_t k,
+          const int64_t* excluded_ptr, const int32_t* excluded_idx, int32_t* ids, float* scores, void* workspace,
+          Stream stream);
+
+/// CSR (n_rows, n_cols) with Z entries to its transpose, columns in increasing order; value may be null.
+int64_t transpose_bytes(int64_t Z);
+void transpose(int64_t n_rows, int64_t n_cols, int64_t Z, const int64_t* row_ptr, const int32_t* col_idx,
+               const float* value, int64_t* t_row_ptr, int32_t* t_col_idx, float* t_value, void* workspace,
+               Stream stream);
+
+}  // namespace wals

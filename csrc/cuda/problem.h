@@ -1,0 +1,36 @@
+// What the kernels of this folder share with their callers. All pointers are device memory.
+#pragma once
+
+#include <cstdint>
+
+#include "../common/terms.h"
+
+namespace wals {
+
+/// Tables that kernels read are padded with zeros to whole tensor-core tiles, which are whole 64-byte lines.
+constexpr int64_t kTile = 16;
+WALS_HOST_DEVICE constexpr int64_t padded(int64_t D) {
+    return (D + kTile - 1) / kTile * kTile;
+}
+
+constexpr int64_t kMostFactors = 1024;
+
+/// Rows of the objective in the basis where the other side's Gram matrix is diagonal: A_r = g_r diag(spectrum) +
+/// lambda_r I + sum over entries of gram r r', with r the rows of `table` (as in csrc/cpu/kernels.h).
+struct RotatedRows {
+    RowTerms<float> terms;
+    int D = 0, P = 0;                   // factors, and padded(factors): the stride of table, prior and z
+    const float* table = nullptr;       // (n_other, P)
+    const float* column_max = nullptr;  // (P): largest |value| of each column of the table
+    const double* spectrum = nullptr;   // (D): eigenvalues of the Gram matrix, rising
+    const float* gram_bound =
+        nullptr;                   // (R): largest |gram| of the row, as a negative number if one of them is below 0
+    const float* prior = nullptr;  // (R, P), rotated, or null for zero
+    float* z = nullptr;            // (R, P): rotated solution; the iterative solvers start from it
+    int32_t* status = nullptr;     // (R): see RowStatus
+};
+
+/// Status of a row: 0 solved, k > 0 pivot k lost more than its digits allow, -1 the solution is not finite.
+using RowStatus = int32_t;
+
+}  // namespace wals

@@ -1,0 +1,68 @@
+// Launchers of the exact row solves.
+#include <algorithm>
+
+#include "launch.h"
+#include "solve_exact.cuh"
+
+namespace wals {
+namespace {
+
+template <class S>
+void launch_exact(const RotatedRows& p, Form form, const int32_t* rows, int64_t n_rows, cudaStream_t stream) {
+    const dim3 grid(static_cast<unsigned>(n_rows));
+    if (form == Form::kPrimal)
+        launch(solve_primal_kernel<S>, grid, S::kThreads, Carver::bytes_of<PrimalMemory<S>>(), stream, p, rows);
+    else
+        launch(solve_dual_kernel<S>, grid, S::kThreads, Carver::bytes_of<DualMemory<S>>(p.P), stream, p, rows);
+}
+
+}  // namespace
+
+void solve_exact(const RotatedRows& p, Form form, int size, const int32_t* rows, int64_t n_rows, Stream stream) {
+    if (n_rows == 0) return;
+    const auto on = static_cast<cudaStream_t>(stream);
+    if (form == Form::kDiagonal)
+        launch(solve_diagonal_kernel, static_cast<unsigned>(n_rows), 32 * kDiagonalWarps,
+               Carver::bytes_of<DiagonalMemory>(p.P), on, p, rows);
+    else if (size <= 32)
+        launch_exact<Shape<32>>(p, form, rows, n_rows, on);
+    else if (size <= 64)
+        launch_exact<Shape<64>>(p, form, rows, n_rows, on);
+    else if (size <= 128)
+        launch_exact<Shape<128>>(p, form, rows, n_rows, on);
+    else
+        launch_exact<Shape<256>>(p, form, rows, n_rows, on);
+}
+
+int64_t slot_bytes(int64_t D) {
+    return slot_floats(padded(D)) * int64_t(sizeof(float));
+}
+
+void solve_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slices, const SlicedRow* rows,
+                  int64_t n_rows, void* workspace, Stream stream) {
+    if (n_rows == 0) return;
+    const auto on = static_cast<cudaStream_t>(stream);
+    auto* const slots = static_cast<float*>(workspace);
+    const int64_t blocks = (p.P + 127) / 128;
+    constexpr int64_t kMostY = 65535;  // of a grid
+    for (int64_t i = 0; i < n_slices; i += kMostY)
+        launch(gram_slices_kernel, dim3(unsigned(tile_index(blocks, 0)), unsigned(std::min(kMostY, n_slices - i))),
+               SliceShape::kThreads, Carver::bytes_of<SliceMemory>(), on, p, slices + i, slots);
+    for (int64_t i = 0; i < n_rows && n_slices > n_rows; i += kMostY)
+        launch(sum_slices_kernel, dim3(32, unsigned(std::min(kMostY, n_rows - i))), 256, 0, on, rows + i,
+               slot_floats(p.P), slots);
+    launch(solve_slots_kernel, unsigned(n_rows), SliceShape::kThreads, Carver::bytes_of<SlotMemory>(p.P), on, p, rows,
+           slots);
+}
+
+int64_t wide_bytes(int64_t D) {
+    return (D * D + D) * int64_t(sizeof(double));
+}
+
+void solve_wide(const RotatedRows& p, const int32_t* rows, int64_t n_rows, void* workspace, Stream stream) {
+    if (n_rows == 0) return;
+    launch(solve_wide_kernel, unsigned(n_rows), kWideThreads, Carver::bytes_of<WideMemory>(p.P),
+           static_cast<cudaStream_t>(stream), p, rows, static_cast<double*>(workspace));
+}
+
+}  // namespace wals

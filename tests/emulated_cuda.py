@@ -1,0 +1,41 @@
+"""The CUDA backend over the emulated kernels: device memory is the emulator's, which knows the bounds of each array."""
+
+import functools
+
+import numpy as np
+from emulated import load
+
+from wals_gpu.backends.cuda import CudaBackend
+
+
+class EmulatedMemory:
+    """Device memory as NumPy arrays; what is not initialised is NaN."""
+
+    stream = 0
+
+    def __init__(self, module):
+        self.module = module
+
+    def empty(self, n, dtype):
+        return self.upload(np.full(n * np.dtype(dtype).itemsize, 0xFF, np.uint8).view(dtype))
+
+    def zeros(self, n, dtype):
+        return self.upload(np.zeros(n, dtype))
+
+    def upload(self, array):
+        return self.module.device_array(np.ascontiguousarray(array).reshape(-1), "array")
+
+    def download(self, array):
+        return np.array(array)
+
+    def address(self, array):
+        return array.ctypes.data
+
+    def free_bytes(self):
+        return 1 << 40
+
+
+@functools.cache
+def emulated_backend(checked=False, memory_limit=None):
+    module = load("_emulated_checked" if checked else "_emulated")
+    return CudaBackend(module, EmulatedMemory(module), memory_limit)
