@@ -1,6 +1,7 @@
 # make demo   set up and show the library at work on the embedded data
 # make test   set up and run every test
 # make lint   formatting and static checks
+# make sanitize   native tests on builds with AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer (long)
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -9,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt Makefile
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format sanitize clean
 
 demo: $(VENV)/.installed
 	$(BIN)/wals-gpu demo
@@ -21,6 +22,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+sanitize: $(VENV)/.installed-dev
+	PYTHON=$(abspath $(BIN))/python tools/sanitize.sh address,undefined
+	PYTHON=$(abspath $(BIN))/python tools/sanitize.sh thread
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

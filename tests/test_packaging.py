@@ -14,6 +14,7 @@ import pytest
 import wals_gpu
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
 PACKAGE = ROOT / "wals_gpu"
 HEAVY = {"torch", "transformers", "pandas", "polars", "matplotlib", "sklearn", "IPython"}
 MODULES = sorted(m.name for m in pkgutil.walk_packages(wals_gpu.__path__, "wals_gpu.") if "._" not in m.name)
@@ -124,3 +125,37 @@ def test_no_file_has_a_path_of_the_machine_it_was_written_on():
         if file.is_file() and file != Path(__file__):
             found += [f"{file.relative_to(ROOT)}: {m[0].decode()}" for m in path.finditer(file.read_bytes())]
     assert not found
+
+
+def test_the_types_of_the_native_module_are_what_it_says():
+    from make_stub import STUB, stub_of
+
+    from wals_gpu import _cpu
+
+    assert STUB.read_text(encoding="utf-8") == stub_of(_cpu), "run python tools/make_stub.py"
+    # Native functions name and document all that they take, and the stub has no word that only pybind11 knows.
+    assert "arg0" not in STUB.read_text() and "typing." not in STUB.read_text().replace("numpy.typing", "")
+
+
+def test_licences_of_all_dependencies_are_listed():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read TOML")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    for requirement in project["dependencies"]:
+        name = re.match(r"[\w-]+", requirement)[0]
+        assert re.search(rf"^\| {name} \| .*(BSD|Apache|MIT|MPL)", page, re.MULTILINE), name
+
+
+def test_nothing_connects_at_import():
+    code = (
+        "import socket, sys\n"
+        "def refuse(event, args):\n"
+        "    if event.startswith('socket.') and event != 'socket.gethostname': sys.exit(f'{event} {args}')\n"
+        "sys.addaudithook(refuse)\n"
+        f"import importlib\nfor name in {MODULES!r}:\n"
+        "    try: importlib.import_module(name)\n"
+        "    except ModuleNotFoundError: pass\n"
+        "print('imported')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "imported\n", done.stderr

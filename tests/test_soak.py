@@ -1,0 +1,36 @@
+"""One minute of random use; docs/reliability.md has the figures of half an hour."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from soak import soak
+
+
+def test_soak():
+    report = soak.run(float(os.environ.get("WALS_SOAK_SECONDS", 60)), seed=0)
+    print(report)
+    assert len(report["steps"]) == 11 and report["checks"] > 500
+    # What is held grows until every kind of step has been taken; after that it may not.
+    *_, half, three_quarters, end = report["memory_mib"]
+    assert end < half + 32 and end < three_quarters + 32
+    assert report["threads"] < 10  # the bar's monitor and no more: none of ours is left
+
+
+def test_a_wrong_answer_is_found(monkeypatch):
+    def swapped(self, users, k=10, **options):
+        ids, scores = recommend(self, users, k, **options)
+        return ids[:, ::-1], scores
+
+    recommend = soak.WALS.recommend
+    monkeypatch.setattr(soak.WALS, "recommend", swapped)
+    with pytest.raises(AssertionError):
+        soak.run(20, seed=0)
+
+
+def test_memory_that_is_lost_is_seen():
+    before = soak.resident_bytes()
+    lost = np.ones(2**23)
+    assert soak.resident_bytes() - before > 0.9 * lost.nbytes

@@ -1,0 +1,92 @@
+"""Native CPU kernels of wals_gpu; use wals_gpu.backends.cpu."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+def available_isas() -> list[str]:
+    """Instruction sets that this processor runs, best first."""
+
+def entry_loss(terms: object, factors: NDArray[Any], other: NDArray[Any], n_threads: int) -> float:
+    """Sum over entries of gram s^2 - 2 rhs s, s = x . y, in float64."""
+
+def gram(factors: NDArray[Any], weight: NDArray[Any], n_threads: int) -> NDArray[Any]:
+    """Sum of weight[i] y_i y_i' in float64, (D, D)."""
+
+def isa() -> str:
+    """Name of the instruction set in use."""
+
+def ridge_loss(factors: NDArray[Any], prior: NDArray[Any] | None, ridge: NDArray[Any], n_threads: int) -> float:
+    """Sum over rows of ridge |x - prior|^2, in float64."""
+
+def rotate(factors: NDArray[Any], rotation: NDArray[np.float64] | None, n_threads: int) -> NDArray[Any]:
+    """factors (n, D) @ rotation (D, D), padded to whole cache lines; rotation None: a padded copy."""
+
+def rotate_together(
+    factors: NDArray[Any],
+    other: NDArray[Any],
+    basis: NDArray[np.float64],
+    rotation: NDArray[np.float64],
+    wide_other: bool,
+    n_threads: int,
+) -> None:
+    """Rotates three arrays in place, other in float64 if wide_other; not interruptible."""
+
+def score_entries(
+    queries: NDArray[Any],
+    items: NDArray[Any],
+    listed_ptr: NDArray[np.int64],
+    listed_idx: NDArray[np.int32],
+    n_threads: int,
+) -> NDArray[Any]:
+    """scores (Z) of each query (B, D) with its listed items."""
+
+def solve_rows(
+    terms: object,
+    table: NDArray[Any],
+    spectrum: NDArray[np.float64],
+    rotation: NDArray[np.float64] | None,
+    prior: NDArray[Any] | None,
+    factors: NDArray[Any],
+    solver: str,
+    cg_steps: int,
+    cg_tolerance: float,
+    block: int,
+    loss: NDArray[np.float64] | None,
+    n_threads: int,
+) -> NDArray[np.int32]:
+    """Solves every row into factors (R, D), its part of the loss into loss (R,) if given; returns a status per row
+    (0: solved)."""
+
+def topk(
+    queries: NDArray[Any],
+    items: NDArray[Any],
+    k: int,
+    excluded_ptr: NDArray[np.int64] | None,
+    excluded_idx: NDArray[np.int32] | None,
+    n_threads: int,
+) -> tuple[NDArray[Any], ...]:
+    """ids (B, k) and scores (B, k) of the best items."""
+
+def topk_listed(
+    queries: NDArray[Any],
+    items: NDArray[Any],
+    k: int,
+    listed_ptr: NDArray[np.int64],
+    listed_idx: NDArray[np.int32],
+    n_threads: int,
+) -> tuple[NDArray[Any], ...]:
+    """ids (B, k) and scores (B, k) of the best listed items."""
+
+def transpose(
+    row_ptr: NDArray[np.int64],
+    col_idx: NDArray[np.int32],
+    value: NDArray[Any] | None,
+    n_cols: int,
+    n_threads: int,
+) -> tuple[NDArray[Any], ...]:
+    """CSR arrays of the transposed matrix."""
+
+def use_isa(name: str) -> None:
+    """Switches the process to another available instruction set."""
