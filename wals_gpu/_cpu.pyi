@@ -66,8 +66,10 @@ def topk(
     excluded_ptr: NDArray[np.int64] | None,
     excluded_idx: NDArray[np.int32] | None,
     n_threads: int,
-) -> tuple[NDArray[Any], ...]:
-    """ids (B, k) and scores (B, k) of the best items."""
+    filter: bool = True,
+) -> tuple[Any, ...]:
+    """ids (B, k) and scores (B, k) of the best items, and how many pairs were scored in full: all without filter,
+    else those that a bound does not rule out."""
 
 def topk_listed(
     queries: NDArray[Any],
@@ -76,7 +78,7 @@ def topk_listed(
     listed_ptr: NDArray[np.int64],
     listed_idx: NDArray[np.int32],
     n_threads: int,
-) -> tuple[NDArray[Any], ...]:
+) -> tuple[Any, ...]:
     """ids (B, k) and scores (B, k) of the best listed items."""
 
 def transpose(
@@ -85,7 +87,7 @@ def transpose(
     value: NDArray[Any] | None,
     n_cols: int,
     n_threads: int,
-) -> tuple[NDArray[Any], ...]:
+) -> tuple[Any, ...]:
     """CSR arrays of the transposed matrix."""
 
 def use_isa(name: str) -> None:
