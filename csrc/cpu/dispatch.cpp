@@ -22,6 +22,8 @@ WALS_DECLARE(isa_baseline)
 WALS_DECLARE(isa_avx2)
 WALS_DECLARE(isa_avx512)
 WALS_DECLARE(isa_avx512vnni)
+#endif
+#if defined(WALS_HAS_AMX)
 WALS_DECLARE(isa_amx)
 #endif
 
@@ -45,6 +47,7 @@ bool has_vnni() {
     return has_avx512() && __builtin_cpu_supports("avx512vnni");
 }
 
+#if defined(WALS_HAS_AMX)
 /// Linux gives the tile registers' 8 KiB of state to processes that ask, once for all their threads.
 bool has_amx() {
 #if defined(__linux__)
@@ -56,10 +59,13 @@ bool has_amx() {
 #endif
 }
 #endif
+#endif
 
 const Isa kIsas[] = {
 #if defined(WALS_HAS_X86)
+#if defined(WALS_HAS_AMX)
     {"amx", isa_amx::table_f32, isa_amx::table_f64, has_amx},
+#endif
     {"avx512vnni", isa_avx512vnni::table_f32, isa_avx512vnni::table_f64, has_vnni},
     {"avx512", isa_avx512::table_f32, isa_avx512::table_f64, has_avx512},
     {"avx2", isa_avx2::table_f32, isa_avx2::table_f64,

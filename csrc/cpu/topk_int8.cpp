@@ -6,18 +6,20 @@
 //     u_q u_y q.y  <=  z_q.z_y + |r_q| |u_y y| + |z_q| |r_y|,
 //
 // so a pair whose right-hand side is below u_q u_y t cannot score above the query's threshold t. The integer product
-// is exact and costs a quarter (AVX512-VNNI) or less (AMX) of a float32 one; the bound is a few per cent of |q| |y|,
-// which lets about one and a half times as many pairs through as belong to the answer's history. Those are scored by
-// score_rows, to the same bits as without a filter. The result is therefore the same for any input: a loose bound (a
-// few coordinates much larger than the rest) costs time alone, and not much, because a query that lets too many pairs
-// through goes on without the filter for a while.
+// is exact and costs a quarter (AVX512-VNNI) or less (AMX) of a float32 one. The bound is a few per cent of |q| |y|:
+// about one and a half times as many pairs pass as are above the threshold. Those are scored by score_rows, to the same
+// bits as without a filter. The result is therefore the same for any input. A loose bound (a few coordinates much
+// larger than the rest) costs time alone, and not much: a query that lets too many pairs pass goes on without the
+// filter for a while.
 //
-// Rounding. norms and residuals are rounded up by `up`; the float32 score itself may exceed q.y by gamma |q| |y|, gamma
-// = D 2^-24; the bound is evaluated in float32. The last two are covered by kSlack |z_q| |u_y y|, which is 100 times as
-// much as they need and a few thousandths of the bound. Vectors that are not finite, or whose largest magnitude is not
-// in 2^-40 .. 2^40 (denormal products, overflow), take no part: such items always pass, such queries go without.
-#include <immintrin.h>
-
+// The floor, per pair and D = 128: 4 cycles of float32 multiply-adds, 1 of VNNI, 1/8 of AMX, and 1/5 for the comparison
+// with the bound. What passes costs 50 cycles each, quantising an item 50 (shared by the chunk's queries).
+//
+// Rounding. Norms are rounded up. The float32 score itself may exceed q.y by gamma |q| |y|, gamma = D 2^-24. Scaling,
+// levels and the bound are float32, which may err by 2^-21 |z_q| |u_y y| in all; kSlack allows thirty times as much,
+// about a thousandth of the bound. Vectors that quantise() leaves out pass always (items) or go without the filter
+// (queries).
+#include "int8_tiles.h"
 #include "topk_guess.h"
 
 namespace wals {
@@ -45,57 +47,6 @@ static inline int64_t block_items(int64_t D) {
     constexpr int64_t tile = kTileItems<float>;
     const int64_t n = 65536 / (D > 0 ? D : 1) / tile * tile;
     return n < tile ? tile : n > 10 * tile ? 10 * tile : n;
-}
-
-/// How the instruction wants a vector: bytes it takes at once (zeros past D), and signed items as they are or, for
-/// AVX512-VNNI, unsigned with 128 added, which is a flipped sign bit; Filter::shift takes it back.
-#if defined(__AMX_INT8__)
-constexpr int64_t kBytes = 64;
-constexpr int8_t kOffset = 0;
-#else
-constexpr int64_t kBytes = 4;
-constexpr int8_t kOffset = -128;
-#endif
-
-static inline int64_t padded_bytes(int64_t D) {
-    return round_up(D, kBytes);
-}
-
-struct Quantised {
-    float scale;     // u, 0 if the vector takes no part
-    float norm;      // at least |u x|, infinite if the vector takes no part
-    float residual;  // at least |r|
-    int32_t sum;     // of z
-};
-
-/// z of one vector x (D) to `out` (padded_bytes(D)).
-static inline Quantised quantise(const float* x, int64_t D, int8_t* out) {
-    auto part = [&](int64_t j) {
-        return D - j >= 16 ? _mm512_loadu_ps(x + j) : _mm512_maskz_loadu_ps(__mmask16((1u << (D - j)) - 1), x + j);
-    };
-    __m512i top = _mm512_setzero_si512();  // as integers, NaN > infinity > the rest
-    for (int64_t j = 0; j < D; j += 16)
-        top = _mm512_max_epi32(top, _mm512_and_si512(_mm512_castps_si512(part(j)), _mm512_set1_epi32(0x7fffffff)));
-    const float largest = _mm512_cvtss_f32(_mm512_castsi512_ps(_mm512_set1_epi32(_mm512_reduce_max_epi32(top))));
-    const bool regular = largest == 0 || (largest >= 0x1p-40f && largest <= 0x1p40f);
-    const float u = !regular ? 0 : largest == 0 ? 1 : 127 / largest;
-    const __m512 scale = _mm512_set1_ps(u);
-    __m512 norm = _mm512_setzero_ps(), residual = norm;
-    __m512i sum = _mm512_setzero_si512();
-    const int64_t P = padded_bytes(D);
-    for (int64_t j = 0; j < P; j += 16) {
-        const __m512 v = j < D && regular ? _mm512_mul_ps(part(j), scale) : _mm512_setzero_ps();
-        const __m512i z = _mm512_cvtps_epi32(v);
-        const __m512 r = _mm512_sub_ps(v, _mm512_cvtepi32_ps(z));
-        norm = _mm512_fmadd_ps(v, v, norm);
-        residual = _mm512_fmadd_ps(r, r, residual);
-        sum = _mm512_add_epi32(sum, z);
-        _mm512_mask_cvtepi32_storeu_epi8(out + j, __mmask16(P - j >= 16 ? 0xffff : (1u << (P - j)) - 1), z);
-    }
-    const float up = 1 + float(D + 16) * 0x1p-23f;
-    if (!regular) return {0, __builtin_inff(), 0, 0};
-    return {u, square_root(_mm512_reduce_add_ps(norm)) * up, square_root(_mm512_reduce_add_ps(residual)) * up,
-            _mm512_reduce_add_epi32(sum)};
 }
 
 /// What a task keeps beside its lists. Scaled by u_q u_y, a pair passes if z_q.z_y >= level u - spread n - weight e.
@@ -156,32 +107,12 @@ struct Filter {
     }
 };
 
-/// Quantises items [begin, end) into panels.
+/// Quantises items [begin, end), a block at most.
 static void quantise_items(const TopkChunk<float>& p, int64_t begin, int64_t end, Filter& f) {
-    const int64_t D = p.D, P = padded_bytes(D);
+    const int64_t P = padded_bytes(p.D);
     for (int64_t i0 = begin; i0 < end; i0 += 16) {
         const int64_t at = i0 - begin;
-        for (int64_t i = 0; i < 16; ++i) {
-            const Quantised z = quantise(p.items + (i0 + i < end ? i0 + i : end - 1) * D, D, f.rows + i * P);
-            f.u[at + i] = z.scale;
-            f.n[at + i] = z.norm;
-            f.e[at + i] = z.residual;
-        }
-        int8_t* const out = f.items + at * P;
-        int64_t j = 0;
-        for (; j + 64 <= P; j += 64) {
-            Vec<float> m[16];  // words of four bytes
-#pragma GCC unroll 16
-            for (int i = 0; i < 16; ++i) m[i] = Vec<float>(_mm512_loadu_ps(f.rows + i * P + j));
-            transpose<float>(m);
-#pragma GCC unroll 16
-            for (int i = 0; i < 16; ++i)
-                _mm512_store_si512(out + (j + 4 * i) * 16,
-                                   _mm512_xor_si512(_mm512_castps_si512(__m512(m[i])), _mm512_set1_epi8(kOffset)));
-        }
-        for (; j < P; j += 4)
-            for (int i = 0; i < 16; ++i)
-                for (int b = 0; b < 4; ++b) out[j * 16 + i * 4 + b] = int8_t(f.rows[i * P + j + b] ^ kOffset);
+        quantise_panel(p.items, end, i0, p.D, f.rows, f.items + at * P, f.u + at, f.n + at, f.e + at);
     }
 }
 
@@ -207,8 +138,8 @@ static void score_waiting(const TopkChunk<float>& p, Filter& f, int64_t q) {
 /// Pairs of the tile's items with query q that may be above its threshold: they wait to be scored.
 static __attribute__((noinline)) void let_pass(const TopkChunk<float>& p, Filter& f, int64_t q,
                                                const __mmask16 (&lanes)[kItemTile], int64_t begin, int64_t end) {
-    const __m512i id = _mm512_add_epi32(_mm512_set1_epi32(int32_t(begin)), __m512i(lane_index<float>()));
     if (!f.uses_filter(q)) return;  // items that always pass
+    const __m512i id = _mm512_add_epi32(_mm512_set1_epi32(int32_t(begin)), __m512i(lane_index<float>()));
     int32_t* const waiting = f.waiting + q * Filter::kWaiting;
     for (int64_t b = 0; b < kItemTile; ++b) {
         const __m512i ids = _mm512_add_epi32(id, _mm512_set1_epi32(int32_t(b * 16)));
@@ -220,66 +151,6 @@ static __attribute__((noinline)) void let_pass(const TopkChunk<float>& p, Filter
     }
     while (f.n_waiting[q] >= 16) score_waiting(p, f, q);
 }
-
-/// out[r] = z_q.z_y of kQueries queries with a tile of items.
-#if defined(__AMX_INT8__)
-constexpr int kQueries = 16;
-
-struct TileConfig {  // 8 tiles of 16 rows of 64 bytes
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-static __attribute__((noinline)) void multiply_tile(const int8_t* query, const int32_t*, const int8_t* items, int64_t P,
-                                                    int32_t (*out)[kTileItems<float>]) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    for (int64_t j = 0; j < P; j += 64) {
-        _tile_loadd(3, query + j, P);
-        _tile_loadd(4, items + j * 16, 64);
-        _tile_loadd(5, items + (P + j) * 16, 64);
-        _tile_loadd(6, items + (2 * P + j) * 16, 64);
-        _tile_dpbssd(0, 3, 4);
-        _tile_dpbssd(1, 3, 5);
-        _tile_dpbssd(2, 3, 6);
-    }
-    _tile_stored(0, &out[0][0], sizeof(out[0]));
-    _tile_stored(1, &out[0][16], sizeof(out[0]));
-    _tile_stored(2, &out[0][32], sizeof(out[0]));
-}
-#else
-constexpr int kQueries = 8;
-
-static __attribute__((noinline)) void multiply_tile(const int8_t* query, const int32_t* shift, const int8_t* items,
-                                                    int64_t P, int32_t (*out)[kTileItems<float>]) {
-    Index<float> sum[kQueries]
-                    [kItemTile];  // not __m512i, which may alias anything: GCC 12 keeps such an array in memory
-#pragma GCC unroll 8
-    for (int r = 0; r < kQueries; ++r)
-#pragma GCC unroll 3
-        for (int b = 0; b < kItemTile; ++b) sum[r][b] = Index<float>{} + shift[r];
-    for (int64_t j = 0; j < P; j += 4) {
-        __m512i item[kItemTile];
-#pragma GCC unroll 3
-        for (int b = 0; b < kItemTile; ++b) item[b] = _mm512_load_si512(items + (b * P + j) * 16);
-#pragma GCC unroll 8
-        for (int r = 0; r < kQueries; ++r) {
-            int32_t word;
-            __builtin_memcpy(&word, query + r * P + j, 4);
-            const __m512i four = _mm512_set1_epi32(word);
-#pragma GCC unroll 3
-            for (int b = 0; b < kItemTile; ++b)
-                sum[r][b] = Index<float>(_mm512_dpbusd_epi32(__m512i(sum[r][b]), item[b], four));
-        }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < kQueries; ++r)
-#pragma GCC unroll 3
-        for (int b = 0; b < kItemTile; ++b) _mm512_store_si512(&out[r][b * 16], __m512i(sum[r][b]));
-}
-#endif
 
 /// All queries that use the filter against the quantised block [begin, end).
 ///
@@ -395,7 +266,7 @@ static void topk_filtered(const TopkChunk<float>& p, int64_t begin, int64_t end,
         f.plain_from[q] = begin;
         f.plain_to[q] = z.scale == 0 ? INT64_MAX : begin + kItemsForOne * p.k;
         f.rest[q] = 4;
-        f.n_waiting[q] = 0;
+        f.passed[q] = f.n_waiting[q] = 0;
         if (z.scale == 0 || !real) f.spread[q] = f.weight[q] = 0;
     }
     guess_thresholds(p, begin, end, f);
