@@ -37,6 +37,7 @@ _RECOMMEND_HELP = """\
 examples:
   wals-gpu recommend model alice bob -k 5
   wals-gpu recommend model --users-file users.txt --json
+  wals-gpu recommend model --text "plays music files"
   wals-gpu recommend model --all --out top10.parquet
   wals-gpu recommend model --all --out top10.parquet --allow-items in_stock.txt \\
       --deny returned.parquet
@@ -114,6 +115,8 @@ examples:
 
   wals-gpu fit plays.parquet --out model --iterations 50 --validation 0.1 --patience 3
   wals-gpu fit plays.parquet --out model --checkpoint-dir unfinished --resume
+  wals-gpu fit plays.parquet --out model --items tracks.csv --text title,description \
+      --encoder roberta-base
 
 With --resume, the same command begins the fit and goes on with it after a crash; the
 checkpoint is removed once the model is saved.
@@ -169,6 +172,11 @@ def make_parser() -> argparse.ArgumentParser:
     _add_data_options(fit)
     _add_model_options(fit)
     _add_training_options(fit)
+    texts = fit.add_argument_group("item texts: items nobody has yet are recommended too")
+    texts.add_argument("--items", metavar="FILE", type=Path, help="table of items with their texts")
+    texts.add_argument("--encoder", metavar="NAME", help="folder of a transformers model, or its name on the hub")
+    texts.add_argument("--text", metavar="COLUMNS", help="of the table, joined where several (default text)")
+    texts.add_argument("--strength", type=float, help="what a text is worth (default: the ridge of the objective)")
 
     recommend = command("recommend", "recommend items to users of a saved model", _RECOMMEND_HELP)
     recommend.add_argument("model", metavar="MODEL", type=Path, help="folder that 'wals-gpu fit' saved")
@@ -176,6 +184,7 @@ def make_parser() -> argparse.ArgumentParser:
     recommend.add_argument(
         "--users-file", metavar="FILE", help="text file with a user id per line; - for standard input"
     )
+    recommend.add_argument("--text", metavar="TEXT", help="the items that are most like this text, instead of USERs")
     recommend.add_argument("--all", action="store_true", help="every user, chunk by chunk; needs --out")
     recommend.add_argument(
         "--out", metavar="FILE", type=Path, help="write user_id, rank, item_id, score to .parquet or .csv"
@@ -277,11 +286,15 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--factors", type=_positive, default=128, help="size of a user's and an item's vector (default 128)"
+        "--factors", type=_positive, help="size of a user's and an item's vector (default 128; with --encoder 256)"
     )
-    group.add_argument("--iterations", type=_positive, default=15, help="sweeps over users and items (default 15)")
     group.add_argument(
-        "--objective", choices=list(PRESETS), default="implicit", help="what is minimised (default implicit)"
+        "--iterations", type=_positive, help="sweeps over users and items (default 15; with --encoder 20)"
+    )
+    group.add_argument(
+        "--objective",
+        choices=list(PRESETS),
+        help="what is minimised (default implicit; with --encoder google_wals, exponent 0.5)",
     )
     group.add_argument(
         "--set", metavar="NAME=VALUE", type=_setting, action="append", default=[], help="parameter of the objective"

@@ -79,9 +79,19 @@ def _fit(args: argparse.Namespace) -> int:
     _check_model_target(args.out)
     if args.checkpoint_dir is not None and args.checkpoint_dir.resolve() == args.out.resolve():
         raise ValueError("--checkpoint-dir and --out must be different folders")
-    model = _new_model(args)
+    if (args.items is None) != (args.encoder is None):
+        raise ValueError(
+            "--items and --encoder belong together: a table of items, and what turns its texts into vectors"
+        )
+    if args.encoder is None and (args.text is not None or args.strength is not None):
+        raise ValueError("--text and --strength need --items and --encoder")
+    model = _new_model(args) if args.encoder is None else _new_hybrid(args)
     data = _read(args)
     interrupted = _fit_until_interrupted(model, data, args)
+    if model.item_prior is not None and model.item_ids is not None:
+        embeddings, ids = model.item_prior.left_over(model.item_ids)
+        if ids:
+            model.add_items(embeddings, ids)
     model.save(args.out)
     if args.checkpoint_dir is not None and not interrupted:
         from .persistence import remove_folder
@@ -103,9 +113,9 @@ def _fit(args: argparse.Namespace) -> int:
             }
         )
     else:
-        stopped = len(model.history_) < args.iterations
-        done = f"{len(model.history_)} iterations" + (f" of {args.iterations}" if stopped else "")
-        print(f"{_shape_text(data)}; {args.factors} factors, {done} in {seconds:.1f} s")
+        stopped = len(model.history_) < model.iterations
+        done = f"{len(model.history_)} iterations" + (f" of {model.iterations}" if stopped else "")
+        print(f"{_shape_text(data)}; {model.factors} factors, {done} in {seconds:.1f} s")
         if model.best_iteration_ is not None:
             best = model.history_[model.best_iteration_ - 1].validation
             print(f"best {model.validation_metric_} {best:.4f}, after iteration {model.best_iteration_}")
@@ -114,9 +124,13 @@ def _fit(args: argparse.Namespace) -> int:
 
 
 def _recommend(args: argparse.Namespace) -> None:
-    ways = sum([bool(args.users), args.all, args.users_file is not None])
+    ways = sum([bool(args.users), args.all, args.users_file is not None, args.text is not None])
     if ways != 1:
-        raise ValueError("say for whom: USER ids, --users-file FILE or --all" + (" (only one of them)" if ways else ""))
+        asked = "USER ids, --users-file FILE, --all or --text TEXT"
+        raise ValueError(f"say for whom: {asked}" + (" (only one of them)" if ways else ""))
+    if args.text is not None:
+        _recommend_for_text(args)
+        return
     if args.all and args.out is None:
         raise ValueError("--all needs --out FILE (.parquet or .csv)")
     if args.out is not None:
@@ -148,6 +162,25 @@ def _recommend(args: argparse.Namespace) -> None:
             [str(user), rank, str(item), score] for user, pairs in found for rank, (item, score) in enumerate(pairs, 1)
         ]
         print(format_table(["user", "rank", "item", "score"], rows))
+
+
+def _recommend_for_text(args: argparse.Namespace) -> None:
+    for_users = {"--out": args.out, "--deny": args.deny, "--allow": args.allow, "--explore": args.explore}
+    for_users |= {"--noise": args.noise, "--seed": args.seed, "--include-seen": args.include_seen or None}
+    if unfit := [name for name, value in for_users.items() if value is not None]:
+        raise ValueError(f"{', '.join(unfit)} cannot be used with --text, which is for no user")
+    model = _load(args.model)
+    lists = item_lists(args, model)
+    ids, scores = model.search(model.project_items([args.text])[0], args.k, metric="cosine", **lists)
+    pairs = _pairs(ids, scores)
+    if args.json:
+        _print_json({"text": args.text, "items": [_named(pair) for pair in pairs]})
+    else:
+        print(
+            format_table(
+                ["rank", "item", "cosine"], [[n, str(item), score] for n, (item, score) in enumerate(pairs, 1)]
+            )
+        )
 
 
 def _similar(args: argparse.Namespace) -> None:
@@ -340,9 +373,37 @@ def _new_model(args: argparse.Namespace) -> WALS:
     from .objective import make_objective
 
     return WALS(
-        args.factors,
-        make_objective(args.objective, **dict(args.set)),
-        iterations=args.iterations,
+        args.factors or 128,
+        make_objective(args.objective or "implicit", **dict(args.set)),
+        iterations=args.iterations or 15,
+        solver=args.solver,
+        dtype=args.dtype,
+        device=args.device,
+        num_threads=args.threads,
+        random_state=args.seed,
+    )
+
+
+def _new_hybrid(args: argparse.Namespace) -> WALS:
+    """A model with the texts of --items, in the recommended configuration where nothing else is said."""
+    from .errors import DataError
+    from .model import WALS
+    from .text.items import read_item_texts
+
+    columns = (args.text or "text").split(",")
+    ids, texts = read_item_texts(args.items, text_columns=columns, item_column=args.item_column)
+    if ids is None:
+        raise DataError(
+            f"{args.items} must have a column of item ids; --item-column names it, here and in the interactions"
+        )
+    given = {name: getattr(args, name) for name in ("factors", "iterations", "objective")}
+    return WALS.hybrid(
+        texts,
+        args.encoder,
+        ids=ids.to_pylist(),
+        prior={} if args.strength is None else {"strength": args.strength},
+        **{name: value for name, value in given.items() if value is not None},
+        **dict(args.set),
         solver=args.solver,
         dtype=args.dtype,
         device=args.device,
@@ -382,7 +443,7 @@ def _fit_until_interrupted(model: WALS, data: Interactions, args: argparse.Names
         model.fit(data, callback=lambda *_: asked, show_progress=not args.quiet, **options)
     finally:
         signal.signal(signal.SIGINT, before)
-    return asked and len(model.history_) < args.iterations
+    return asked and len(model.history_) < model.iterations
 
 
 def _check_model_target(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -173,6 +173,68 @@ class WALS(Answers, NewItems):
         self.best_iteration_: int | None = None
         self._bound: BoundObjective | None = None
         self._seen: csr_matrix | None = None  # training interactions
+
+    @classmethod
+    def hybrid(
+        cls,
+        items: Any,
+        encoder: Any = "roberta-base",
+        *,
+        ids: Any = None,
+        max_length: int = 128,
+        batch_size: int = 32,
+        prior: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> WALS:
+        """A model of interactions and item texts in the recommended configuration: 256 factors, 20 iterations, Google's
+        WALS objective with weighting exponent 0.5, unobserved weight 0.01 and ridge 0.05, and a linear prior.
+
+        Parameters
+        ----------
+        items : sequence of n str or None, mapping of id to text, or (n, E) array
+            Texts, or with ``encoder=None`` embeddings in any form that :class:`.LinearPrior` takes.
+        encoder : default "roberta-base"
+            Whatever :func:`wals_gpu.text.as_encoder` takes; None: `items` are embeddings.
+        ids : sequence of n ids, optional
+            Of the texts; default: they are those of the items in the order of the matrix.
+        max_length : int, default 128
+            Tokens of a text, where `encoder` is a name or folder.
+        batch_size : int, default 32
+            Texts in a batch, likewise.
+        prior : mapping, optional
+            Settings of :class:`.LinearPrior`.
+        **settings
+            Of :class:`WALS`, in place of the recommended ones. Those of the objective are used with
+            ``objective="google_wals"`` only.
+
+        Returns
+        -------
+        WALS
+            Not fitted yet.
+
+        Examples
+        --------
+        >>> model = WALS.hybrid(["a film about dogs", "dogs and more dogs"], lambda texts: [[len(t)] for t in texts])
+        >>> model.factors, model.objective.exponent
+        (256, 0.5)
+        """
+        from wals_gpu.text import as_encoder
+
+        prior = dict(prior or {})
+        if encoder is None:
+            if ids is not None:
+                items = (ids, items)
+            item_prior = LinearPrior(items, **prior)
+        else:
+            if isinstance(encoder, (str, PathLike)):
+                encoder = as_encoder(encoder, max_length=max_length, batch_size=batch_size)
+            item_prior = LinearPrior.from_texts(items, encoder, ids=ids, **prior)
+        recommended: dict[str, Any] = {"factors": 256, "objective": "google_wals", "iterations": 20}
+        if settings.get("objective", "google_wals") == "google_wals":
+            recommended |= {"exponent": 0.5, "unobserved_weight": 0.01, "regularization": 0.05}
+            if "column_weights" in settings:
+                del recommended["exponent"]
+        return cls(**(recommended | settings), item_prior=item_prior)
 
     def __repr__(self) -> str:
         fitted = "not fitted"

@@ -196,6 +196,13 @@ class LinearPrior:
             )
         return self.embeddings[self._row_of_id[place]]
 
+    def left_over(self, ids: Ids) -> tuple[NDArray[Any], list[Any]]:
+        """Embeddings and ids of what is not among `ids`: the rest of a catalogue, for :meth:`WALS.add_items`."""
+        if self.embeddings is None or self._ids is None or self._row_of_id is None:
+            return np.empty((0, 0)), []
+        rest = np.flatnonzero(ids.find(self._ids.ids) < 0)
+        return self.embeddings[self._row_of_id[rest]], self._ids.take(rest).tolist()
+
     def fingerprint(self) -> str:
         """A digest of the embeddings and all settings that a fit depends on."""
         digest = hashlib.sha256(repr([self.strength, *(getattr(self, name) for name in _SETTINGS)]).encode())
@@ -301,7 +308,9 @@ class FittedPrior:
         encoder = self.prior.encoder
         encoder = encoder_from_config(encoder) if isinstance(encoder, dict) else as_encoder(encoder)
         self.prior.encoder = encoder  # models are loaded once
-        return encoder.encode(list(texts))
+        # Texts that say nothing have the catalogue's mean, where it was kept.
+        mean = self.center if self.prior.whitening is None else self.prior.whitening.mean_
+        return encoder.encode(list(texts), empty=mean)
 
     def ridges(self, terms: RowTerms, rows: NDArray[np.integer] | None = None) -> tuple[Floats, Floats]:
         """What pulls rows towards 0 and what towards their prior means.
