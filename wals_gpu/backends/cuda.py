@@ -302,7 +302,7 @@ class CudaBackend:
         return array
 
     def _check_factors(self, factors: NDArray[np.floating]) -> None:
-        if factors.dtype != np.float32:
+        if str(factors.dtype).removeprefix("torch.") != "float32":  # tensors too
             raise ValueError(f"device='cuda' computes in float32, got factors of dtype {factors.dtype}")
         if not 1 <= factors.shape[1] <= self._cuda.MOST_FACTORS:
             raise ValueError(f"device='cuda' takes 1 to {self._cuda.MOST_FACTORS} factors, got {factors.shape[1]}")
