@@ -70,9 +70,11 @@ class CMakeBuild(build_ext):
         command = ["cmake", "--build", ".", "--target", "_cuda"]
         if nvcc and subprocess.run(command, cwd=build, check=not may_fail).returncode != 0:
             print("CUDA kernels: left out: they do not compile here (see above)")
-        if self.inplace:  # setuptools copies the module that it knows of
-            for module in target.parent.glob("_cuda.*.so"):
-                shutil.copy(module, ROOT / "wals_gpu")
+
+    def copy_extensions_to_source(self) -> None:
+        super().copy_extensions_to_source()  # the module that setuptools knows of
+        for module in (Path(self.build_lib) / "wals_gpu").glob("_cuda.*.so"):
+            shutil.copy(module, ROOT / "wals_gpu")
 
 
 setup(ext_modules=[Extension("wals_gpu._cpu", sources=[])], cmdclass={"build_ext": CMakeBuild})
