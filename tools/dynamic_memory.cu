@@ -1,0 +1,51 @@
+// Prints a line "kernel bytes" for each kernel with dynamic shared memory; tools/cuda_budgets.py compiles it. Where
+// the size depends on the factors, they are as many as stand here; conjugate gradients keep no rows of the table.
+#include <cstdio>
+
+#include "solve_exact.cuh"
+#include "solve_iterative.cuh"
+#include "topk.cuh"
+
+namespace {
+
+using namespace wals;
+
+constexpr int kDualFactors = 256, kMost = kMostFactors;
+
+template <class S>
+void print_shape() {
+    const auto print = [](const char* kernel, size_t bytes) {
+        std::printf("solve_%s_kernel<Shape<%d, %d>> %zu\n", kernel, S::kMost, S::kWarps, bytes);
+    };
+    print("primal", Carver::bytes_of<PrimalMemory<S>>());
+    print("dual", Carver::bytes_of<DualMemory<S>>(kDualFactors));
+    print("subspace", Carver::bytes_of<PrimalMemory<S>>());
+}
+
+template <int Lanes, int Vectors>
+void print_cg() {
+    std::printf("solve_cg_kernel<RowShape<%d, %d>> %zu\n", Lanes, Vectors,
+                Carver::bytes_of<CgMemory<RowShape<Lanes, Vectors>>>(4 * Lanes * Vectors, 0));
+}
+
+}  // namespace
+
+int main() {
+    print_shape<Shape<32>>();
+    print_shape<Shape<64>>();
+    print_shape<Shape<128>>();
+    print_shape<Shape<256>>();
+    print_shape<Shape<256, 8>>();
+    print_cg<8, 1>();
+    print_cg<16, 1>();
+    print_cg<32, 1>();
+    print_cg<32, 2>();
+    print_cg<32, 4>();
+    print_cg<32, 8>();
+    std::printf("solve_diagonal_kernel %zu\n", Carver::bytes_of<DiagonalMemory>(kMost));
+    std::printf("solve_slots_kernel %zu\n", Carver::bytes_of<SlotMemory>(kMost));
+    std::printf("solve_wide_kernel %zu\n", Carver::bytes_of<WideMemory>(kMost));
+    std::printf("gram_slices_kernel %zu\n", Carver::bytes_of<SliceMemory>());
+    std::printf("topk_kernel %zu\n", Carver::bytes_of<TopkMemory>());
+    std::printf("topk_sort_kernel %zu\n", kMostSorted * sizeof(Key));
+}
