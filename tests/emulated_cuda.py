@@ -1,11 +1,19 @@
-"""The CUDA backend over the emulated kernels: device memory is the emulator's, which knows the bounds of each array."""
+"""The CUDA backend over the emulated kernels: device memory is the emulator's, which knows the bounds of each array.
+
+With WALS_GPU_TEST_DEVICE=cuda it is the real backend on the device instead; what only an emulator can do is skipped.
+"""
 
 import functools
+import os
 
 import numpy as np
+import pytest
 from emulated import load
 
+from wals_gpu.backends._cuda_memory import TorchMemory, load_cuda
 from wals_gpu.backends.cuda import CudaBackend
+
+ON_DEVICE = os.environ.get("WALS_GPU_TEST_DEVICE") == "cuda"
 
 
 class EmulatedMemory:
@@ -37,5 +45,17 @@ class EmulatedMemory:
 
 @functools.cache
 def emulated_backend(checked=False, memory_limit=None):
-    module = load("_emulated_checked" if checked else "_emulated")
+    if ON_DEVICE and checked:
+        pytest.skip("only the emulator checks accesses")
+    if ON_DEVICE:
+        module = load_cuda()
+        module.configure = lambda **schedule: None  # a device has its own
+    else:
+        module = load("_emulated_checked" if checked else "_emulated")
     return CudaBackend(module, EmulatedMemory(module), memory_limit)
+
+
+if ON_DEVICE:
+
+    def EmulatedMemory(module):
+        return TorchMemory()
