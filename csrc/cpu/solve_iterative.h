@@ -268,19 +268,27 @@ static void solve_rows_cg(const RotatedRows<T>& p, const int64_t* row_ids, int n
     constexpr double kVanishing = sizeof(T) == 4 ? 1e-36 : 1e-300;  // below it squares have few digits, or are zero
     for (int i = 0; i < n; ++i) {
         CgRow<T>& r = *rows[i];
+        Vec<T> most{};
+        int64_t j = 0;
+        for (; j + W <= D; j += W) most = load(r.diagonal + j) > most ? load(r.diagonal + j) : most;
         T largest = 0;
-        for (int64_t j = 0; j < D; ++j) largest = r.diagonal[j] > largest ? r.diagonal[j] : largest;
+        for (int l = 0; l < W; ++l) largest = most[l] > largest ? most[l] : largest;
+        for (; j < D; ++j) largest = r.diagonal[j] > largest ? r.diagonal[j] : largest;
+        // A coordinate keeps its value where the data say less of it than their rounding and there is no ridge, or one
+        // so small that rounding over ridge is a long way.
         const T ridge = p.terms.ridge[r.row], rounding = T(4 * kEpsilon) * largest;
-        bool moves = false;
-        for (int64_t j = 0; j < M; ++j) {
-            // A coordinate keeps its value where the data say less of it than their rounding and there is no ridge, or
-            // one so small that rounding over ridge is a long way.
-            const bool ridge_alone = r.diagonal[j] <= 2 * ridge && 1000 * ridge > rounding;
-            const bool known = r.diagonal[j] > rounding || ridge_alone;
-            r.inverse_diagonal[j] = known ? T(1) / r.diagonal[j] : T(0);
-            r.direction[j] = r.inverse_diagonal[j] * r.residual[j];
-            moves |= r.direction[j] != 0;
+        const Vec<T> by_data = splat(rounding), by_ridge = splat(1000 * ridge > rounding ? 2 * ridge : T(-1));
+        Index<T> any{};
+        for (j = 0; j < M; j += W) {
+            const Vec<T> diagonal = load(r.diagonal + j);
+            const Vec<T> inverse = (diagonal > by_data) | (diagonal <= by_ridge) ? splat(T(1)) / diagonal : Vec<T>{};
+            const Vec<T> direction = inverse * load(r.residual + j);
+            any |= direction != Vec<T>{};
+            store(r.inverse_diagonal + j, inverse);
+            store(r.direction + j, direction);
         }
+        bool moves = false;
+        for (int l = 0; l < W; ++l) moves |= any[l] != 0;
         r.rho = dot(r.residual, r.direction, M);
         r.enough = least * least * double(r.rho);
         r.in_range = (r.rho + largest) * T(0) == 0 && (!moves || double(r.rho) > kVanishing);
