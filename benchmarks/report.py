@@ -55,7 +55,7 @@ def caption(result: dict, *more: str) -> str:
 def busy_words(machine: dict) -> str:
     load = machine["load_at_start"]
     return (
-        f" **The machine was busy ({load:.1f} cores by other programs): its times are not to be relied on.**"
+        f" **The machine was busy (load {load:.1f}): its times are not to be relied on.**"
         if load > 0.5
         else ""
     )
