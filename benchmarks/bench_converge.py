@@ -11,8 +11,8 @@ import argparse
 import sys
 import tempfile
 
-from bench_fit import run_system
-from common import default_threads, save_matrix, write_result
+from bench_fit import problem_arguments, run_system
+from common import save_matrix, standard_arguments, write_result
 from systems import SYSTEMS
 
 from wals_gpu.datasets import SHAPES, synthetic
@@ -23,17 +23,12 @@ OTHERS = ["wals_gpu CG", "wals_gpu subspace", "implicit CG", "irspack CG", "irsp
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("set", choices=SHAPES)
-    parser.add_argument("--factors", type=int, default=128)
+    problem_arguments(parser)
     parser.add_argument("--iterations", type=int, default=30)
     parser.add_argument("--within", type=float, default=1e-3, help="relative distance from the final loss")
     parser.add_argument("--budget", type=float, default=120, help="seconds after which a fit ends")
     parser.add_argument("--systems", nargs="*", default=OTHERS, choices=SYSTEMS, metavar="SYSTEM")
-    parser.add_argument("--alpha", type=float, default=10.0)
-    parser.add_argument("--ridge", type=float, default=10.0)
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="five iterations, to try the script")
+    standard_arguments(parser, quick="five iterations, to try the script")
     args = parser.parse_args()
     if args.quick:
         args.iterations, args.within = 5, 0.1

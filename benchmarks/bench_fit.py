@@ -14,27 +14,30 @@ import tempfile
 
 import ceiling
 import numpy as np
-from common import default_threads, interleave, rounded, run_worker, save_matrix, summary, write_result
+from common import interleave, rounded, run_worker, save_matrix, standard_arguments, summary, write_result
 from loss import hu_loss
 from systems import SYSTEMS
 
 from wals_gpu.datasets import SHAPES, synthetic
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def problem_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is fitted: see systems.py."""
     parser.add_argument("set", choices=SHAPES)
     parser.add_argument("--factors", type=int, default=128)
+    parser.add_argument("--alpha", type=float, default=10.0, help="slope of the confidence")
+    parser.add_argument("--ridge", type=float, default=10.0)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    problem_arguments(parser)
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--checkpoints", type=int, nargs="*", default=[1, 2, 4, 10], help="where to take the loss")
     parser.add_argument("--budget", type=float, default=10, help="seconds after which a fit ends, after 3 iterations")
     parser.add_argument("--systems", nargs="*", default=list(SYSTEMS), choices=SYSTEMS, metavar="SYSTEM")
-    parser.add_argument("--alpha", type=float, default=10.0, help="slope of the confidence")
-    parser.add_argument("--ridge", type=float, default=10.0)
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="one repeat of three iterations, to try the script")
+    standard_arguments(parser, quick="one repeat of three iterations, to try the script")
     args = parser.parse_args()
     if args.quick:
         args.repeats, args.iterations, args.checkpoints = 1, 3, [1, 3]

@@ -13,7 +13,7 @@ from collections import defaultdict
 from contextlib import contextmanager
 
 import numpy as np
-from common import default_threads, write_result
+from common import standard_arguments, write_result
 
 from wals_gpu import WALS, _cpu, model
 from wals_gpu.backends import cpu
@@ -63,9 +63,7 @@ def main() -> None:
     parser.add_argument("--set", choices=SHAPES, default="ml-20m")
     parser.add_argument("--factors", type=int, default=128)
     parser.add_argument("--iterations", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="the smallest set, to try the script")
+    standard_arguments(parser, quick="the smallest set, to try the script")
     args = parser.parse_args()
     if args.quick:
         args.set = "ml-1m"

@@ -11,7 +11,7 @@ import argparse
 import sys
 
 import ceiling
-from common import default_threads, interleave, rounded, run_worker, summary, write_result
+from common import interleave, rounded, run_worker, standard_arguments, summary, write_result
 from systems import ONE_BLAS_THREAD
 
 ENV = {
@@ -28,9 +28,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="*", default=[1, 8, 31, 32, 33, 100, 128, 256])
     parser.add_argument("--systems", nargs="*", default=list(ENV), choices=ENV, metavar="SYSTEM")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="one repeat of a few sizes, to try the script")
+    standard_arguments(parser, quick="one repeat of a few sizes, to try the script")
     args = parser.parse_args()
     if args.quick:
         args.repeats, args.lengths, args.ranks = 1, [1, 64, 16_384], [1, 33, 128]

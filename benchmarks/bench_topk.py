@@ -10,7 +10,7 @@ import argparse
 import sys
 
 import ceiling
-from common import default_threads, interleave, rounded, run_worker, summary, write_result
+from common import interleave, rounded, run_worker, standard_arguments, summary, write_result
 from systems import ONE_BLAS_THREAD
 
 ENV = {"wals_gpu": {}, "implicit": ONE_BLAS_THREAD, "faiss": {}}
@@ -24,9 +24,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, nargs="*", default=[10, 100])
     parser.add_argument("--systems", nargs="*", default=list(ENV), choices=ENV, metavar="SYSTEM")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="one repeat with 20,000 items and 512 users")
+    standard_arguments(parser, quick="one repeat with 20,000 items and 512 users")
     args = parser.parse_args()
     if args.quick:
         args.repeats, args.items, args.users = 1, [20_000], [512]

@@ -1,5 +1,6 @@
 """What every benchmark needs: a clean process per measurement, machine facts, medians and the JSON writer."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -22,6 +23,13 @@ UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 PACKAGES = (
     "wals_gpu implicit irspack cmfrec faiss-cpu hnswlib usearch torch transformers sentence-transformers numpy scipy"
 ).split()
+
+
+def standard_arguments(parser: argparse.ArgumentParser, quick: str) -> None:
+    """Add --threads, --seed and --quick; `quick` says what a trial run is."""
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help=quick)
 
 
 def busy_cores(seconds: float = 1.0) -> float:

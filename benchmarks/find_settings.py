@@ -11,7 +11,7 @@ import sys
 import tempfile
 
 import numpy as np
-from common import default_threads, interleave, run_worker, save_matrix, summary, write_result
+from common import interleave, run_worker, save_matrix, standard_arguments, summary, write_result
 from systems import SYSTEMS
 
 from wals_gpu.datasets import SHAPES, synthetic
@@ -37,9 +37,7 @@ def main() -> None:
     parser.add_argument("--set", choices=SHAPES, default="ml-1m")
     parser.add_argument("--factors", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="one repeat at 32 factors, to try the script")
+    standard_arguments(parser, quick="one repeat at 32 factors, to try the script")
     args = parser.parse_args()
     if args.quick:
         args.repeats, args.factors = 1, 32

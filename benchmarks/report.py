@@ -54,11 +54,7 @@ def caption(result: dict, *more: str) -> str:
 
 def busy_words(machine: dict) -> str:
     load = machine["load_at_start"]
-    return (
-        f" **The machine was busy (load {load:.1f}): its times are not to be relied on.**"
-        if load > 0.5
-        else ""
-    )
+    return f" **The machine was busy (load {load:.1f}): its times are not to be relied on.**" if load > 0.5 else ""
 
 
 def ceiling_words(result: dict) -> str:
@@ -286,9 +282,10 @@ def finetune_table(result: dict) -> str:
     return table(header, rows) + f"\n{words}{chosen['freeze_below']}; {result['date']}.\n"
 
 
-TABLES: dict[str, Callable[[dict], str]] = {
+TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark begins
+    "fit-": fit_table,
     "accel": accel_table,
-    "converge": converge_table,
+    "converge-": converge_table,
     "ann": ann_table,
     "topk": topk_table,
     "rows": rows_table,
@@ -316,7 +313,7 @@ def make_table(name: str) -> str:
         return text_table(result)
     if (RESULTS / f"{name}.json").exists():
         result = load(name)
-        return TABLES.get(re.sub(r"^converge-.*", "converge", result["benchmark"]), fit_table)(result)
+        return next(make for kind, make in TABLES.items() if result["benchmark"].startswith(kind))(result)
     ranks = [path.stem for path in RESULTS.glob(f"{name}-*.json") if re.fullmatch(rf"{name}-\d+", path.stem)]
     return ranks_table([load(stem) for stem in ranks]) if ranks else f"Not measured yet: no results/{name}.json.\n"
 

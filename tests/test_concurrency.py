@@ -6,6 +6,7 @@ import copy
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -18,8 +19,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix, random_array
 
-from wals_gpu import WALS
-from wals_gpu.backends import cpu
+from wals_gpu import WALS, _blas
+from wals_gpu._blas import controller, one_blas_thread
 
 HERE = Path(__file__).parent
 
@@ -83,13 +84,35 @@ def test_many_threads_ask_while_another_fits_a_copy(model, plays):
 
 def test_fits_at_once_leave_the_threads_of_blas_as_they_were(plays):
     def threads():
-        return [pool["num_threads"] for pool in cpu._blas().info() if pool["user_api"] == "blas"]
+        return [pool["num_threads"] for pool in controller().info() if pool["user_api"] == "blas"]
 
-    with cpu._blas().limit(limits=2, user_api="blas"):
+    with controller().limit(limits=2, user_api="blas"):
         before = threads()
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda seed: WALS(16, iterations=5, random_state=seed).fit(plays), range(24)))
         assert threads() == before and set(before) == {2}
+
+
+def test_who_asks_for_one_blas_thread_waits_for_who_has_it():
+    order = []
+
+    def ask():
+        with one_blas_thread():
+            order.append("second")
+
+    with one_blas_thread():
+        second = threading.Thread(target=ask)
+        second.start()
+        second.join(0.2)
+        order.append("first")
+    second.join()
+    assert order == ["first", "second"]
+
+
+def test_one_place_changes_the_threads_of_blas():
+    package = Path(_blas.__file__).parent
+    users = {path.name for path in package.rglob("*.py") if re.search("ThreadpoolController|_limits", path.read_text())}
+    assert users == {"_blas.py"}
 
 
 def test_more_threads_than_the_system_has():

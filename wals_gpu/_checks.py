@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from wals_gpu.ids import Ids
 
-__all__ = ["integer", "row_numbers"]
+__all__ = ["integer", "number", "row_numbers"]
 
 
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
@@ -20,6 +22,16 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     if value < low or (high is not None and value > high):
         raise ValueError(f"{name} must be {wanted}, got {value}")
     return int(value)
+
+
+def number(name: str, value: Any, *, positive: bool = False) -> float:
+    """A finite float >= 0, or > 0 if `positive`; TypeError or ValueError names the argument otherwise."""
+    message = f"{name} must be a finite number {'> 0' if positive else '>= 0'}, got {value!r}"
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(message)
+    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+        raise ValueError(message)
+    return float(value)
 
 
 def row_numbers(asked: ArrayLike, ids: Ids | None, n: int, side: str, name: str = "") -> tuple[NDArray[np.int64], bool]:

@@ -128,11 +128,9 @@ class Answers:
         """
         rows, scalar = self._user_rows(users)
         asked = self._training_users(rows, filter_seen)
-        how = _exploration(explore, noise, random_state)
-        index = self.item_index()
-        filters = index.filters(len(rows), deny=deny, allow=allow, deny_items=deny_items, allow_items=allow_items)
-        k = integer("k", k, 1)
-        columns, scores = index.collect(len(rows), k, how.chunks(index, asked, k, filters), show_progress)
+        lists = {"deny": deny, "allow": allow, "deny_items": deny_items, "allow_items": allow_items}
+        index, chunks = self._asked(asked, k, lists, _exploration(explore, noise, random_state))
+        columns, scores = index.collect(asked.n, k, chunks, show_progress)
         return index.named(columns[0] if scalar else columns), scores[0] if scalar else scores
 
     def recommend_chunks(
@@ -170,10 +168,9 @@ class Answers:
         """
         rows = np.arange(len(self._fitted()[0])) if users is None else self._user_rows(users)[0]
         asked = self._training_users(rows, filter_seen)
-        how = _exploration(explore, noise, random_state)
-        index = self.item_index()
-        filters = index.filters(len(rows), deny=deny, allow=allow, deny_items=deny_items, allow_items=allow_items)
-        chunks = how.chunks(index, asked, integer("k", k, 1), filters, integer("chunk_size", chunk_size, 1))
+        lists = {"deny": deny, "allow": allow, "deny_items": deny_items, "allow_items": allow_items}
+        chunk_size = integer("chunk_size", chunk_size, 1)
+        index, chunks = self._asked(asked, k, lists, _exploration(explore, noise, random_state), chunk_size)
 
         def named() -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.floating]]]:
             for part, columns, scores in chunks:
@@ -222,12 +219,18 @@ class Answers:
             lambda part: self._posterior(self._new_terms(matrix[part]), lambda row: f"row {part.start + row}"),
             np.arange(n),
         )
-        how = _exploration(explore, noise, random_state)
-        index = self.item_index()
-        filters = index.filters(n, deny=deny, allow=allow, deny_items=deny_items, allow_items=allow_items)
-        k = integer("k", k, 1)
-        found, scores = index.collect(n, k, how.chunks(index, asked, k, filters), show_progress)
+        lists = {"deny": deny, "allow": allow, "deny_items": deny_items, "allow_items": allow_items}
+        index, chunks = self._asked(asked, k, lists, _exploration(explore, noise, random_state))
+        found, scores = index.collect(n, k, chunks, show_progress)
         return index.named(found), scores
+
+    def _asked(
+        self, asked: Users, k: int, lists: dict[str, Any], how: Exploration, chunk_size: int = CHUNK
+    ) -> tuple[ExactIndex, Iterator[tuple[slice, NDArray[np.int32], NDArray[np.floating]]]]:
+        """The index of the items, and its answers for users, a chunk after the other."""
+        index = self.item_index()
+        filters = index.filters(asked.n, **lists)
+        return index, how.chunks(index, asked, integer("k", k, 1), filters, chunk_size)
 
     def search(
         self,

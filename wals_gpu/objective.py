@@ -14,8 +14,6 @@ the training matrix, computes them. Every *stored* entry of a sparse matrix is a
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -23,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu._checks import number
 from wals_gpu.errors import ModelFormatError
 from wals_gpu.row_terms import (
     CHUNK,
@@ -791,14 +790,7 @@ def _entry_coefficients(
 
 
 def _checked_number(objective: Objective, parameter: str, positive: bool) -> float:
-    value = getattr(objective, parameter)
-    wanted = f"a finite number {'> 0' if positive else '>= 0'}"
-    message = f"{parameter} of objective {objective.name!r} must be {wanted}, got {value!r}"
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(message)
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
-        raise ValueError(message)
-    return float(value)
+    return number(f"{parameter} of objective {objective.name!r}", getattr(objective, parameter), positive=positive)
 
 
 def _checked_weights(parameter: str, value: Any) -> float | Floats | None:

@@ -21,15 +21,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_matrix
-from threadpoolctl import ThreadpoolController
 
+from wals_gpu._blas import one_blas_thread
 from wals_gpu.backends import Backend
 from wals_gpu.priors import FittedPrior
 from wals_gpu.row_terms import CHUNK, Floats, RowTerms
@@ -290,14 +289,9 @@ class PriorSteps:
         if len(chunks) == 1:
             yield work(chunks[0])
             return
-        with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
             for first in range(0, len(chunks), 2 * threads):  # so that few results wait to be summed
                 yield from pool.map(work, chunks[first : first + 2 * threads])
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()
 
 
 def _with_one(features: Floats, intercept: bool) -> Floats:

@@ -12,8 +12,6 @@ steps in between are in :mod:`wals_gpu.prior_steps`.
 from __future__ import annotations
 
 import hashlib
-import math
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from wals_gpu._checks import number
 from wals_gpu.errors import DataError, ModelFitError
 from wals_gpu.ids import Ids
 from wals_gpu.row_terms import Floats, RowTerms
@@ -105,8 +104,8 @@ class LinearPrior:
         self.embeddings: NDArray[Any] | None
         self.embeddings, self._ids, self._row_of_id = _read_embeddings(embeddings)
         self.strength = _checked_strength(strength)
-        self.ridge = _number("ridge", ridge, positive=True)
-        self.shrinkage = _number("shrinkage", shrinkage, positive=False)
+        self.ridge = number("ridge", ridge, positive=True)
+        self.shrinkage = number("shrinkage", shrinkage)
         if learn not in LEARN:
             raise ValueError(f"learn must be one of {', '.join(LEARN)}; got {learn!r}")
         self.learn = learn
@@ -456,12 +455,3 @@ def _checked_strength(value: Any) -> float | Floats | None:
     if strength.ndim > 1 or not strength.size or not (np.isfinite(strength).all() and (strength > 0).all()):
         raise ValueError(message)
     return float(strength) if strength.ndim == 0 else strength
-
-
-def _number(name: str, value: Any, *, positive: bool) -> float:
-    message = f"{name} must be a finite number {'> 0' if positive else '>= 0'}, got {value!r}"
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(message)
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
-        raise ValueError(message)
-    return float(value)

@@ -117,7 +117,6 @@ static void topk(const TopkChunk<T>& chunk, int64_t begin, int64_t end, char* wo
 
 template <class T>
 static constexpr KernelTable<T> table = {
-    kWidth<T>,
     kRowsPerCall,
     workspace_bytes<T>,
     solve_rows<T>,

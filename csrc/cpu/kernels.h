@@ -71,7 +71,6 @@ struct Solver {
 
 template <class T>
 struct KernelTable {
-    int64_t vector_width;
     /// Rows handed to one call of solve at most; they are rotated together.
     int64_t rows_per_call;
     /// Workspace of solve, exact_partial and solve_exact_from; longest is the length of the longest row.

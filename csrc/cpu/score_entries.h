@@ -19,9 +19,7 @@ static inline __attribute__((always_inline)) void score_rows(const T* const* x, 
     int64_t j = 0;
     for (; j + W <= D; j += W) {
         Vec<T> m[W];
-#pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) m[i] = loadu(row[i] + j);
-        transpose<T>(m);
+        load_transposed(row, j, m);
 #pragma GCC unroll 16
         for (int i = 0; i < W; ++i)
             for (int n = 0; n < N; ++n) sum[n] += splat(x[n][j + i]) * m[i];

@@ -99,21 +99,22 @@ static inline T sum_lanes(Vec<T> v) {
     return s[0];
 }
 
-/// out[i] = sum of the lanes of rows[i], for W vectors at once: log2(W) levels of pairwise adds.
-template <class T>
-static inline Vec<T> sum_each(Vec<T> (&rows)[kWidth<T>]) {
+/// out[l] = sum of the lanes of rows[l % N], N a power of two of at most W: levels of pairwise adds for all at once.
+template <class T, int N>
+static inline Vec<T> sum_each(Vec<T> (&rows)[N]) {
     constexpr int W = kWidth<T>;
     const Index<T> lane = lane_index<T>();
 #pragma GCC unroll 8
-    for (int half = W / 2; half >= 1; half /= 2) {
+    for (int half = N / 2; half >= 1; half /= 2) {
         // Combine rows i and i + half: the lanes with bit `half` clear keep row i, the others row i + half.
-        const Index<T> low = lane & ~half, high = lane | half;
-        const Index<T> from_second = (lane & half) != 0;
-        const Index<T> a = low + (from_second & W), b = high + (from_second & W);
+        const Index<T> second = ((lane & half) != 0) & W;
+        const Index<T> a = (lane & ~half) + second, b = (lane | half) + second;
 #pragma GCC unroll 8
         for (int i = 0; i < half; ++i)
             rows[i] = shuffle2<T>(rows[i], rows[i + half], a) + shuffle2<T>(rows[i], rows[i + half], b);
     }
+#pragma GCC unroll 4
+    for (int bit = N; bit < W; bit *= 2) rows[0] += shuffle2<T>(rows[0], rows[0], lane ^ bit);
     return rows[0];
 }
 
@@ -135,6 +136,14 @@ static inline void transpose(Vec<T> (&m)[kWidth<T>]) {
             m[i + half] = shuffle2<T>(x, y, second);
         }
     }
+}
+
+/// m[i] = element j + i of each of W rows, which need not be aligned.
+template <class T>
+static inline void load_transposed(const T* const* row, int64_t j, Vec<T> (&m)[kWidth<T>]) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth<T>; ++i) m[i] = loadu(row[i] + j);
+    transpose<T>(m);
 }
 
 }  // namespace WALS_ISA

@@ -14,23 +14,6 @@ namespace WALS_ISA {
 template <class T>
 constexpr int kGroup = kWidth<T> < 8 ? kWidth<T> : 8;
 
-/// out[l] = sum of the lanes of rows[l % N], N a power of two of at most W.
-template <class T, int N>
-static inline Vec<T> sum_each_of(Vec<T> (&rows)[N]) {
-    const Index<T> lane = lane_index<T>();
-#pragma GCC unroll 4
-    for (int half = N / 2; half >= 1; half /= 2) {
-        const Index<T> second = ((lane & half) != 0) & kWidth<T>;
-        const Index<T> a = (lane & ~half) + second, b = (lane | half) + second;
-#pragma GCC unroll 4
-        for (int i = 0; i < half; ++i)
-            rows[i] = shuffle2<T>(rows[i], rows[i + half], a) + shuffle2<T>(rows[i], rows[i + half], b);
-    }
-#pragma GCC unroll 4
-    for (int bit = N; bit < kWidth<T>; bit *= 2) rows[0] += shuffle2<T>(rows[0], rows[0], lane ^ bit);
-    return rows[0];
-}
-
 enum class Pass {
     kResidual,  // out += sum of (rho - a (r . v)) r, diagonal += sum of a r o r; returns what kLoss does, to T's
                 // rounding
@@ -58,7 +41,7 @@ static inline __attribute__((always_inline)) double panel_group(const RotatedRow
         for (int i = 0; i < G; ++i) sum[i] += x * load(row[i] + j);
     }
     T dots[W] __attribute__((aligned(WALS_VECTOR_BYTES)));
-    store(dots, sum_each_of<T, G>(sum));
+    store(dots, sum_each<T, G>(sum));
     if constexpr (kPass == Pass::kLoss) {
         double loss = 0;
         for (int i = 0; i < (kFull ? G : count); ++i)

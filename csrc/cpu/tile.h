@@ -303,7 +303,7 @@ static inline void solve_factored(const Panel<T>& panel, int64_t M, int64_t u_ro
             Vec<T> rows[W];
 #pragma GCC unroll 16
             for (int i = 0; i < W; ++i) rows[i] = load(u + (k + i) * W) * solved;
-            store(x + k, load(x + k) - sum_each<T>(rows));
+            store(x + k, load(x + k) - sum_each<T, W>(rows));
         }
     }
 }
@@ -321,7 +321,7 @@ static inline double factored_energy(const Panel<T>& panel, int64_t M, int64_t u
 #pragma GCC unroll 16
             for (int i = 0; i < W; ++i) rows[i] += load(u + i * W) * xj;
         }
-        const Vec<T> product = sum_each<T>(rows);
+        const Vec<T> product = sum_each<T, W>(rows);
         for (int i = 0; i < W; ++i) energy += double(product[i]) * double(product[i]);
     }
     return energy;

@@ -30,9 +30,7 @@ static inline void pack_items(const T* items, int64_t n_items, int64_t D, int64_
         int64_t j = 0;
         for (; j + W <= D; j += W) {
             Vec<T> m[W];
-#pragma GCC unroll 16
-            for (int i = 0; i < W; ++i) m[i] = loadu(row[i] + j);
-            transpose<T>(m);
+            load_transposed(row, j, m);
 #pragma GCC unroll 16
             for (int i = 0; i < W; ++i) store(out + (j + i) * W, m[i]);
         }

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import threading
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
-from threadpoolctl import ThreadpoolController
 
 from wals_gpu import _cpu
+from wals_gpu._blas import one_blas_thread
 from wals_gpu.backends import Spectrum
 from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.row_terms import RowTerms
@@ -27,24 +25,6 @@ def available_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-# The number of BLAS threads is one for the process: two fits at once must not each restore what the other has set.
-_blas_lock = threading.Lock()
-
-
-def _after_fork() -> None:
-    global _blas_lock
-    _blas_lock = threading.Lock()  # a thread that held it is not there any more
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class CpuBackend:
@@ -188,7 +168,7 @@ class CpuBackend:
             raise ModelFitError(f"NaN or infinity encountered in the factors or their Gram matrix; {_REMEDY}")
         # One BLAS thread: a D x D problem gains little from more, and OpenBLAS's threads go on spinning for up to
         # 30 ms after it, on the processors that the row solves are about to use.
-        with _blas_lock, _blas().limit(limits=1, user_api="blas"):
+        with one_blas_thread():
             values, vectors = np.linalg.eigh(gram)
         # Eigenvalues that are rounding become 0, so that a solver can see where nothing is known.
         rounding = len(values) * np.finfo(np.float64).eps * values[-1]
@@ -236,13 +216,7 @@ class CpuBackend:
 
     def transpose(self, matrix: csr_matrix) -> csr_matrix:
         """The transposed matrix as CSR with sorted indices."""
-        row_ptr, col_idx, value = _cpu.transpose(
-            matrix.indptr.astype(np.int64, copy=False),
-            matrix.indices.astype(np.int32, copy=False),
-            matrix.data,
-            matrix.shape[1],
-            self.num_threads,
-        )
+        row_ptr, col_idx, value = _cpu.transpose(*_pattern(matrix), matrix.data, matrix.shape[1], self.num_threads)
         # SciPy gives both index arrays one type and would widen the column numbers if row_ptr stayed int64.
         if len(col_idx) <= np.iinfo(np.int32).max:
             row_ptr = row_ptr.astype(np.int32)
@@ -267,12 +241,9 @@ class CpuBackend:
         scores : (B, k)
             In the dtype of the items. The memory needed beyond this does not depend on B.
         """
-        row_ptr = col_idx = None
-        if excluded is not None:
-            row_ptr = excluded.indptr.astype(np.int64, copy=False)
-            col_idx = excluded.indices.astype(np.int32, copy=False)
+        lists = (None, None) if excluded is None else _pattern(excluded)
         queries = np.ascontiguousarray(queries, items.dtype)
-        ids, scores, _ = _cpu.topk(queries, np.ascontiguousarray(items), k, row_ptr, col_idx, self.num_threads)
+        ids, scores, _ = _cpu.topk(queries, np.ascontiguousarray(items), k, *lists, self.num_threads)
         return ids, scores
 
     def topk_listed(
@@ -293,14 +264,17 @@ class CpuBackend:
         ids, scores : (B, k)
             As for :meth:`topk`.
         """
-        row_ptr, col_idx = listed.indptr.astype(np.int64, copy=False), listed.indices.astype(np.int32, copy=False)
         queries = np.ascontiguousarray(queries, items.dtype)
-        return _cpu.topk_listed(queries, np.ascontiguousarray(items), k, row_ptr, col_idx, self.num_threads)
+        return _cpu.topk_listed(queries, np.ascontiguousarray(items), k, *_pattern(listed), self.num_threads)
 
     def score_entries(
         self, queries: NDArray[np.floating], items: NDArray[np.floating], listed: csr_matrix
     ) -> NDArray[np.floating]:
         """The dot product of each stored entry's query and item, (Z,), with the bits of :meth:`topk`."""
-        row_ptr, col_idx = listed.indptr.astype(np.int64, copy=False), listed.indices.astype(np.int32, copy=False)
         queries = np.ascontiguousarray(queries, items.dtype)
-        return _cpu.score_entries(queries, np.ascontiguousarray(items), row_ptr, col_idx, self.num_threads)
+        return _cpu.score_entries(queries, np.ascontiguousarray(items), *_pattern(listed), self.num_threads)
+
+
+def _pattern(matrix: csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Row pointers and column numbers in the types that the kernels take."""
+    return matrix.indptr.astype(np.int64, copy=False), matrix.indices.astype(np.int32, copy=False)

@@ -194,17 +194,10 @@ class Encoder:
             yield batch, values
 
     def _checked(self, values: Any, batch: list[str]) -> NDArray[np.float32]:
-        values = np.asarray(values)
-        if values.ndim != 2 or len(values) != len(batch) or values.dtype.kind not in "fiu":
-            raise ValueError(
-                f"{self!r} must give numbers of shape (n, E) for n texts; for {len(batch)} it gave {values.dtype} "
-                f"{values.shape}"
-            )
-        values = values.astype(np.float32, copy=False)
-        finite = np.isfinite(values).all(axis=1)
-        if not finite.all():
-            raise ValueError(f"{self!r} gave NaN or infinity for the text {batch[int(np.argmin(finite))]!r:.80}")
-        return values
+        wanted = f"{self!r} must give numbers of shape (n, E) for n texts; for {len(batch)} it gave"
+        return _checked_vectors(
+            values, len(batch), wanted, lambda row: f"{self!r} gave NaN or infinity for the text {batch[row]!r:.80}"
+        )
 
 
 class FunctionEncoder(Encoder):
@@ -348,17 +341,22 @@ def item_embeddings(source: Any, texts: Sequence[str | None], **encode: Any) -> 
     """
     if not (isinstance(source, np.ndarray) or hasattr(source, "__array__")):
         return as_encoder(source).encode(list(texts), **encode)
-    vectors = np.asarray(source)
-    if vectors.ndim != 2 or len(vectors) != len(texts) or vectors.dtype.kind not in "fiu":
-        raise ValueError(
-            f"embeddings must be numbers of shape (n={len(texts)}, E), one row for each text; got {vectors.dtype} "
-            f"{vectors.shape}"
-        )
-    vectors = vectors.astype(np.float32, copy=False)
-    finite = np.isfinite(vectors).all(axis=1)
+    wanted = f"embeddings must be numbers of shape (n={len(texts)}, E), one row for each text; got"
+    return _checked_vectors(
+        source, len(texts), wanted, lambda row: f"embeddings must be finite, got NaN or infinity in row {row}"
+    )
+
+
+def _checked_vectors(values: Any, n: int, wanted: str, not_finite: Callable[[int], str]) -> NDArray[np.float32]:
+    """Finite vectors (n, E); a ValueError says `wanted` and what came, or `not_finite` of the first such row."""
+    values = np.asarray(values)
+    if values.ndim != 2 or len(values) != n or values.dtype.kind not in "fiu":
+        raise ValueError(f"{wanted} {values.dtype} {values.shape}")
+    values = values.astype(np.float32, copy=False)
+    finite = np.isfinite(values).all(axis=1)
     if not finite.all():
-        raise ValueError(f"embeddings must be finite, got NaN or infinity in row {int(np.argmin(finite))}")
-    return vectors
+        raise ValueError(not_finite(int(np.argmin(finite))))
+    return values
 
 
 def _as_texts(sentences: Any) -> tuple[list[str], bool]:
