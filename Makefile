@@ -1,6 +1,8 @@
 # make demo   set up and show the library at work on the embedded data
 # make test   set up and run every test
 # make lint   formatting and static checks
+# make packages   sdist, and from it wheels that run the tests; PYTHONS='python3.10 python3.13' for several
+# make audit   known vulnerabilities of the dependencies (asks a service on the internet)
 # make sanitize   native tests on builds with AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer (long)
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt Makefile
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format sanitize clean
+.PHONY: demo test lint format sanitize packages audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/wals-gpu demo
@@ -22,10 +24,19 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/mypy
 
 sanitize: $(VENV)/.installed-dev
 	PYTHON=$(abspath $(BIN))/python tools/sanitize.sh address,undefined
 	PYTHON=$(abspath $(BIN))/python tools/sanitize.sh thread
+
+PYTHONS ?= $(PYTHON)
+packages:
+	tools/check_packages.sh $(PYTHONS)
+
+audit: $(VENV)/.installed
+	$(PIP) pip-audit
+	$(BIN)/pip-audit --local --skip-editable
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -1,5 +1,7 @@
 """What tests share: property tests that are the same on every run, and the instruction sets."""
 
+import signal
+
 import pytest
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
@@ -9,6 +11,9 @@ from wals_gpu import _cpu
 # The same examples every time, however busy the machine: a failure is the code's and can be repeated.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 settings.load_profile("repeatable")
+
+# Jobs that a shell runs in the background ignore Ctrl-C, and so would the processes that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # References are many small matrices; threads of NumPy's BLAS that wait for each other make them several times slower.
 threadpool_limits(1, user_api="blas")

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import pybind11
 import pytest
+
+pybind11 = pytest.importorskip("pybind11", reason="pybind11 is not installed")
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / f"emulator-{sys.implementation.cache_tag}"

@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from emulated import load
 from emulated_cuda import EmulatedMemory, emulated_backend
 from scipy.sparse import random as sparse_random
@@ -18,6 +17,8 @@ from wals_gpu.als import AlternatingLeastSquares
 from wals_gpu.backends import _cuda_memory
 from wals_gpu.backends._cuda_memory import TorchMemory
 from wals_gpu.backends.cuda import CudaBackend
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
 
 HAS_CUDA, WHY_NOT = wals_gpu.cuda_status()
 without_cuda = pytest.mark.skipif(HAS_CUDA, reason="there is a CUDA device here")

@@ -1,4 +1,4 @@
-"""The source distribution is whole; the loop of native threads has no races (make sanitize looks at the kernels)."""
+"""The source distribution is whole; native calls have no races and stay in their arrays (make sanitize: all of it)."""
 
 from __future__ import annotations
 
@@ -37,11 +37,24 @@ def test_the_source_distribution_is_whole(sdist):
     assert not list(sdist.rglob("*.so")) and not list(sdist.rglob("*.pyc"))
 
 
-def test_races(tmp_path):
-    """Of the loop that every native call runs its threads in; make sanitize looks at the kernels too."""
-    program = tmp_path / "parallel"
-    source = str(ROOT / "tests/native_parallel.cpp")
-    options = ["-std=c++17", "-pthread", "-O1", "-g", "-fsanitize=thread"]
-    subprocess.run([os.environ.get("CXX", "c++"), *options, source, "-o", program], check=True)
+def run_sanitized(program, sanitizers, *sources, definitions=()):
+    """What a native program prints that was built with sanitizers; a finding ends it with an error."""
+    compiler = [os.environ.get("CXX", "c++"), "-std=c++17", "-pthread", "-O1", "-g", "-ffp-contract=fast"]
+    options = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", *(f"-D{one}" for one in definitions)]
+    subprocess.run([*compiler, *options, *(ROOT / source for source in sources), "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "10 caught\n"), done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_races_of_the_loop_of_threads(tmp_path):
+    assert run_sanitized(tmp_path / "parallel", "thread", "tests/native_parallel.cpp") == "10 caught\n"
+
+
+@pytest.mark.parametrize("sanitizers", ["thread", "address,undefined"])
+def test_every_native_call(tmp_path, sanitizers):
+    """With the kernels of one instruction set, and several threads; make sanitize looks at all of them."""
+    sources = ["tests/native_threads.cpp", *(f"csrc/cpu/{name}.cpp" for name in ("kernels", "drivers", "dispatch"))]
+    definitions = ["WALS_ISA=isa_baseline", "WALS_VECTOR_BYTES=16", "WALS_ROWS_PER_TILE=4"]
+    printed = run_sanitized(tmp_path / "threads", sanitizers, *sources, definitions=definitions)
+    assert printed == "4 of 4 the same\n"

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -268,6 +269,63 @@ def test_bad_input_leaves_nothing_behind(tmp_path):
     (tmp_path / "s").mkdir()
     with pytest.raises(FileExistsError, match="is there already"):
         write_stored(tmp_path / "s", matrix)
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import test_stored as t
+
+for n in range(500):
+    path = t.Path({root!r}) / str(n)
+    pid = os.fork()
+    if not pid:
+        left = n
+        def kill(event, args):
+            global left
+            if event.startswith(("open", "os.", "shutil.")):
+                left -= 1
+                if left < 0:
+                    signal.raise_signal(signal.SIGKILL)
+        sys.addaudithook(kill)
+        t.write_stored(path, t.make_matrix(), block_bytes=50 * t.ENTRY)
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    assert status in (0, signal.SIGKILL), status
+    assert path.exists() or status
+    if path.exists():
+        assert (t.StoredMatrix(path)[:] != t.make_matrix()).nnz == 0
+    if not status:
+        break
+print(n, sum((t.Path({root!r}) / str(k)).exists() for k in range(n)))
+"""
+
+
+def test_kill_at_any_step_leaves_all_or_nothing(tmp_path):
+    """At each operation on files in turn, as in test_persistence.py."""
+    code = KILLED.format(tests=str(Path(__file__).parent), root=str(tmp_path))
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    kills, whole = map(int, done.stdout.split())
+    print(f"{kills} kills, {whole} of them after the folder was there")
+    assert 40 < kills < 499 and 0 < whole < 40
+
+
+def test_data_reach_the_disk_before_their_name(tmp_path, monkeypatch):
+    synced, fsync, rename = set(), os.fsync, os.rename
+
+    def logged_fsync(fd):
+        synced.add(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    def checked_rename(source, target):
+        assert {path.stat().st_ino for path in (source, *source.rglob("*"))} <= synced
+        assert tmp_path.stat().st_ino not in synced
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", logged_fsync)
+    monkeypatch.setattr(os, "rename", checked_rename)
+    write_stored(tmp_path / "s", make_matrix())
+    assert tmp_path.stat().st_ino in synced
 
 
 def test_damaged_folders_are_refused(tmp_path):

@@ -17,7 +17,7 @@ mkdir -p "$place"
 rm -rf "$place"/{wals_gpu,tests,csrc}
 cp -r "$root"/{wals_gpu,tests,csrc,pyproject.toml} "$place"
 rm -f "$place"/wals_gpu/*.so
-(cd "$root" && WALS_GPU_BUILD_TYPE=RelWithDebInfo WALS_GPU_CMAKE_ARGS="-DWALS_SANITIZE=$sanitizers" \
+(cd "$root" && WALS_GPU_CUDA=0 WALS_GPU_BUILD_TYPE=RelWithDebInfo WALS_GPU_CMAKE_ARGS="-DWALS_SANITIZE=$sanitizers" \
     "$python" setup.py -q build_ext --build-lib "$place" --build-temp "$place/cmake")
 
 # The interpreter is not built with sanitizers: their runtime has to be loaded before it. Python frees little at exit, so

@@ -28,6 +28,7 @@ def item_lists(args: argparse.Namespace, model: WALS) -> dict[str, Any]:
     Ids that the model does not know are left out, with a note: a catalogue has items that nobody touched yet, and they
     cannot be recommended in any case.
     """
+    n_items = model._fitted()[1].shape[0]
     found = {}
     for name in ("deny_items", "allow_items"):
         path = getattr(args, name)
@@ -36,7 +37,7 @@ def item_lists(args: argparse.Namespace, model: WALS) -> dict[str, Any]:
                 texts = [line.strip() for line in file if line.strip()]
             option = f"--{name.replace('_', '-')}"
             ids = _ids_of(texts, model.item_ids, option)
-            columns = _columns(ids, model.item_ids, len(model.item_factors), option)
+            columns = _columns(ids, model.item_ids, n_items, option)
             _note_unknown(option, "items", columns)
             columns = columns[columns >= 0]
             found[name] = columns if model.item_ids is None else model.item_ids.take(columns)
@@ -49,7 +50,7 @@ def user_lists(args: argparse.Namespace, model: WALS, users: Any) -> dict[str, c
     A user that the table does not name has an empty list: nothing is denied to them, or nothing allowed.
     """
     found = {}
-    n_users, n_items = len(model.user_factors), len(model.item_factors)
+    n_users, n_items = map(len, model._fitted())
     rows = users if model.user_ids is None else model.user_ids.index_of(users)
     for name in ("deny", "allow"):
         path = getattr(args, name)
@@ -59,6 +60,7 @@ def user_lists(args: argparse.Namespace, model: WALS, users: Any) -> dict[str, c
                 data = read_interactions(
                     path, user_column=args.user_column, item_column=args.item_column, value_column=False
                 )
+            assert data.user_ids is not None and data.item_ids is not None  # as of every table
             user_rows = _columns(data.user_ids.ids, model.user_ids, n_users, f"--{name}")
             item_columns = _columns(data.item_ids.ids, model.item_ids, n_items, f"--{name}")
             _note_unknown(f"--{name}", "users", user_rows)
@@ -85,7 +87,7 @@ def _columns(values: NDArray[Any], ids: Ids | None, n: int, option: str) -> NDAr
     """Row numbers of ids, -1 where the model has no such id."""
     if ids is not None:
         try:
-            return ids.find(values)
+            return np.asarray(ids.find(values))
         except TypeError as error:
             raise TypeError(f"{option}: {error}") from None
     if values.dtype.kind not in "iu":

@@ -8,13 +8,13 @@ import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 from wals_gpu.errors import DataError
 
-Column = pa.ChunkedArray
+Column: TypeAlias = pa.ChunkedArray
 
 _DELIMITERS = ",\t;|"
 _HEAD_BYTES = 1 << 16
@@ -31,7 +31,7 @@ class Source:
     """
 
     what: str
-    names: list[Hashable]
+    names: Sequence[Hashable]
     read: Callable[[Sequence[Any], Sequence[Any]], list[Column]]
     text_ids: bool = False
 
@@ -94,7 +94,8 @@ def _polars(frame: Any) -> Source:
         chosen = frame.select([*ids, *values])
         chosen = chosen.collect() if lazy else chosen
         try:
-            return chosen.to_arrow().columns
+            columns: list[Column] = chosen.to_arrow().columns
+            return columns
         except pa.ArrowException as error:  # Int128, for one
             raise DataError(f"columns of the DataFrame are of no type that Arrow has: {chosen.schema}") from error
 

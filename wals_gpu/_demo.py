@@ -63,6 +63,7 @@ def run_demo(*, seed: int = 0, num_threads: int = 0, show_progress: bool = False
     """
     data = load_debian_packages()
     matrix, names, packages = data.interactions.matrix, data.interactions.item_ids, data.interactions.user_ids
+    assert names is not None and packages is not None
     train, test = random_holdout(matrix, 0.2, seed)
     model = WALS(num_threads=num_threads, random_state=seed, **SETTINGS)
     model.fit(Interactions(train, packages, names), show_progress=show_progress)
@@ -89,7 +90,8 @@ def run_demo(*, seed: int = 0, num_threads: int = 0, show_progress: bool = False
         )
     similar = {item: model.similar_items(item, 6)[0][1:].tolist() for item in SIMILAR_TO}
     seconds = sum(record.seconds for record in model.history_)
-    return DemoResult(*matrix.shape, matrix.nnz, test.nnz, seconds, report, recommendations, similar)
+    users, items = matrix.shape
+    return DemoResult(users, items, matrix.nnz, test.nnz, seconds, report, recommendations, similar)
 
 
 def format_demo(result: DemoResult) -> str:

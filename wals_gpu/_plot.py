@@ -34,5 +34,5 @@ def plot_history(history: Sequence[FitRecord], metric: str | None, best: int | N
         right.set_ylabel(metric, color="C1")
         if best is not None:
             right.axvline(best, color="C1", linestyle=":", label=f"best {metric}")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="x", integer=True)
     return ax

@@ -85,6 +85,7 @@ def run_text_demo(
     """
     data = load_debian_packages()
     matrix, names, packages = data.interactions.matrix, data.interactions.item_ids, data.interactions.user_ids
+    assert names is not None and packages is not None
     summaries = dict(zip(data.items["item_id"].to_pylist(), data.items["summary"].to_pylist(), strict=True))
     shown = names.index_of(list(PACKAGES))
     _, _, cold = cold_items_split(matrix, 0.2, seed)
@@ -102,6 +103,7 @@ def run_text_demo(
     model = WALS(num_threads=num_threads, random_state=seed, item_prior=LinearPrior(embeddings), **SETTINGS)
     model.fit(Interactions(train, packages, names), show_progress=show_progress)
 
+    assert model.user_factors is not None and model.item_factors is not None
     backend = make_backend("cpu", num_threads)
     ids, _ = backend.topk(model.user_factors, np.ascontiguousarray(model.item_factors[cold]), 100, None)
     recall = ranking_metrics(ids, hidden, 100)["recall@100"]

@@ -108,9 +108,7 @@ def _seeded(original: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(original)
-    def leave_k_out_split(
-        ratings: Any, K: int = 1, train_only_size: float = 0.0, random_state: Any = None
-    ) -> tuple[Any, Any]:
+    def leave_k_out_split(ratings: Any, K: int = 1, train_only_size: float = 0.0, random_state: Any = None) -> Any:
         if random_state is None:
             return original(ratings, K, train_only_size)
         rng = als.generator(random_state)

@@ -185,8 +185,7 @@ class CpuAlternatingLeastSquares:
         backend = self._backend
         user_terms = self._terms(matrix, "user")
         item_terms = self._terms(backend.transpose(matrix), "item")
-        self._start(matrix.shape)
-        users, items = self.user_factors, self.item_factors
+        users, items = self.user_factors, self.item_factors = self._start(matrix.shape)
         cg_steps = self.cg_steps if self.use_cg else None
         self._user_norms = self._item_norms = self._XtX = self._YtY = None
         self._user_spectrum = self._item_spectrum = None
@@ -207,21 +206,22 @@ class CpuAlternatingLeastSquares:
                 if callback:
                     callback(iteration, time.perf_counter() - started, loss)
 
-    def _start(self, shape: tuple[int, int]) -> None:
+    def _start(self, shape: tuple[int, int]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Start values as implicit draws them, where there are no factors yet."""
         rng = generator(self.random_state)
         start = {}
+        dtype: Any = self.dtype
         for name, rows in zip(("user_factors", "item_factors"), shape, strict=True):
             factors = getattr(self, name)
             if factors is None:
-                factors = rng.random((rows, self.factors), dtype=self.dtype) * self.dtype.type(0.01)
+                factors = rng.random((rows, self.factors), dtype=dtype) * dtype.type(0.01)
             elif np.shape(factors) != (rows, self.factors):
                 raise ValueError(
                     f"user_items of shape {shape} needs {name} of shape {(rows, self.factors)}, but the model has "
                     f"{np.shape(factors)} from before; set {name} to None to start anew"
                 )
             start[name] = np.ascontiguousarray(factors, self.dtype)
-        self.user_factors, self.item_factors = start["user_factors"], start["item_factors"]
+        return start["user_factors"], start["item_factors"]
 
     @property
     def _backend(self) -> Backend:
@@ -283,14 +283,14 @@ class CpuAlternatingLeastSquares:
         ValueError
             As :meth:`recalculate_user`, and no ids.
         """
-        if len(userids) != user_items.shape[0]:
+        if np.size(userids) != user_items.shape[0]:
             raise ValueError("user_items must contain 1 row for every user in userids")
         self.user_factors = self._with_rows(userids, user_items, "user")
         self._user_norms = self._XtX = None
 
     def partial_fit_items(self, itemids: ArrayLike, item_users: csr_matrix) -> None:
         """As :meth:`partial_fit_users`, for items and their rows ``item_users`` (B, U)."""
-        if len(itemids) != item_users.shape[0]:
+        if np.size(itemids) != item_users.shape[0]:
             raise ValueError("item_users must contain 1 row for every user in itemids")
         self.item_factors = self._with_rows(itemids, item_users, "item")
         self._item_norms = self._YtY = None
@@ -311,7 +311,7 @@ class CpuAlternatingLeastSquares:
 
     def _recalculate(self, ids: ArrayLike, matrix: csr_matrix, side: str) -> NDArray[np.floating]:
         name, other_side = ("user_items", "item") if side == "user" else ("item_users", "user")
-        rows = 1 if np.isscalar(ids) else len(ids)
+        rows = np.size(ids)
         if matrix.shape[0] != rows:
             raise ValueError(
                 f"{name} should have one row for every item in {side}: got {matrix.shape[0]} rows for {rows} ids"
@@ -388,7 +388,7 @@ class CpuAlternatingLeastSquares:
         if filter_already_liked_items or recalculate_user:
             if not isinstance(user_items, csr_matrix):
                 raise ValueError("user_items needs to be a CSR sparse matrix")
-            if user_items.shape[0] != (1 if np.isscalar(userid) else len(userid)):
+            if user_items.shape[0] != np.size(userid):
                 raise ValueError("user_items must contain 1 row for every user in userids")
         query = self._user_factor(userid, user_items, recalculate_user)
         factors = self._fitted("item")
@@ -563,7 +563,7 @@ class CpuAlternatingLeastSquares:
         things in errors.
         """
         hidden = np.empty(0, np.int64)
-        if hide is not None and len(hide):
+        if hide is not None and np.size(hide):
             if only is not None:
                 raise ValueError(f"Can't set both {side}s and filter_{side}s in {call} call")
             hidden = np.unique(self._index(hide, len(factors), f"filter_{side}s"))
@@ -594,7 +594,8 @@ class CpuAlternatingLeastSquares:
         if recalculate_user:
             return self.recalculate_user(userid, user_items)
         factors = self._fitted("user")
-        return factors[self._index(userid, len(factors), "userid")].copy()  # implicit's Faiss model scales it in place
+        found: NDArray[np.floating] = factors[self._index(userid, len(factors), "userid")]
+        return found.copy()  # implicit's Faiss model scales it in place
 
     def _item_factor(
         self, itemid: ArrayLike, item_users: csr_matrix | None = None, recalculate_item: bool = False
@@ -602,7 +603,8 @@ class CpuAlternatingLeastSquares:
         if recalculate_item:
             return self.recalculate_item(itemid, item_users)
         factors = self._fitted("item")
-        return factors[self._index(itemid, len(factors), "itemid")].copy()
+        found: NDArray[np.floating] = factors[self._index(itemid, len(factors), "itemid")]
+        return found.copy()
 
     def _index(self, ids: ArrayLike, n: int, name: str) -> NDArray[np.integer]:
         """Ids as row numbers in [0, n)."""
@@ -957,6 +959,6 @@ def generator(random_state: int | np.random.Generator | np.random.RandomState | 
 
 
 def _norms(factors: NDArray[np.floating]) -> NDArray[np.floating]:
-    norms = np.linalg.norm(factors, axis=-1)
+    norms: NDArray[np.floating] = np.linalg.norm(factors, axis=-1)
     norms[norms == 0] = 1e-10
     return norms

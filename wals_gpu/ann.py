@@ -86,8 +86,8 @@ class AnnIndex:
         if not len(items):
             raise ValueError("index has no item that could be found")
         points = np.ascontiguousarray(items, np.float32)
-        build = {"faiss": _build_faiss, "hnswlib": _build_hnswlib, "usearch": _build_usearch}[library]
-        self.native = build(_module(library), points, index.item_numbers(), m, ef_construction, factory)
+        builders: dict[str, Any] = {"faiss": _build_faiss, "hnswlib": _build_hnswlib, "usearch": _build_usearch}
+        self.native = builders[library](_module(library), points, index.item_numbers(), m, ef_construction, factory)
 
     def search(
         self, queries: ArrayLike, k: int = 10, *, oversample: int = 1
@@ -151,10 +151,12 @@ class AnnIndex:
         if self.library == "faiss":
             if self._graph:
                 _module("faiss").downcast_index(self.native.index).hnsw.efSearch = max(self.ef_search, wanted)
-            return self.native.search(points, wanted)[1]
+            found: NDArray[np.int64] = self.native.search(points, wanted)[1]
+            return found
         if self.library == "hnswlib":
             self.native.set_ef(max(self.ef_search, wanted))
-            return self.native.knn_query(points, wanted)[0].astype(np.int64)
+            found = self.native.knn_query(points, wanted)[0].astype(np.int64)
+            return found
         self.native.expansion_search = max(self.ef_search, wanted)
         matches = self.native.search(points, wanted)
         keys, counts = np.atleast_2d(matches.keys), np.atleast_1d(getattr(matches, "counts", len(matches.keys)))

@@ -489,7 +489,7 @@ class Answers:
 
         def posterior(part: slice) -> Posterior:
             return self._posterior(
-                self._training_terms(rows[part]), lambda row: self._user_name(rows[part][row]), rows[part]
+                self._training_terms(rows[part]), lambda row: self._user_name(int(rows[part][row])), rows[part]
             )
 
         return Users(
@@ -525,6 +525,7 @@ class Answers:
                 raise ValueError("embeddings of users need a model with a user_prior")
             return terms, None
         if rows is not None:
+            assert fitted.mean is not None
             return fitted.pulled(terms, fitted.mean[rows], rows)
         if embeddings is None:
             mean = np.tile(fitted.weights[-1], (terms.n_rows, 1))  # of features like the mean of all

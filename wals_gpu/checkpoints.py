@@ -131,7 +131,7 @@ class Checkpoint:
         remove_folder(self.path)
 
     def _compare(self, saved: Mapping[str, Any]) -> None:
-        names = [name for name in self.settings | saved if self.settings.get(name) != saved.get(name)]
+        names = [name for name in {**self.settings, **saved} if self.settings.get(name) != saved.get(name)]
         if names:
             parts = [
                 f"other {name}"
@@ -150,12 +150,12 @@ def fingerprint(matrix: csr_matrix, *ids: Ids | None) -> str:
     digest = hashlib.sha256(repr((matrix.shape, matrix.dtype.name)).encode())
     for array, dtype in ((matrix.indptr, np.int64), (matrix.indices, np.int32), (matrix.data, matrix.dtype)):
         for start in range(0, len(array), CHUNK):
-            digest.update(np.ascontiguousarray(array[start : start + CHUNK], dtype))
+            digest.update(np.ascontiguousarray(array[start : start + CHUNK], dtype).data)
     for side in ids:
         arrays = {} if side is None else side.to_arrays("ids")
         for name, array in arrays.items():
             digest.update(repr((name, array.shape, array.dtype.name)).encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

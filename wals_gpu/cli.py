@@ -137,11 +137,11 @@ def _recommend(args: argparse.Namespace) -> None:
         _writer_for(args.out)  # refuse a wrong name before the model is loaded
     model = _load(args.model)
     if args.all:
-        n_users = len(model.user_factors)
+        n_users = len(model._fitted()[0])
         users = np.arange(n_users) if model.user_ids is None else model.user_ids.ids
     else:
         texts = args.users or _lines(args.users_file)
-        users = _parse_ids(texts, model.user_ids, len(model.user_factors), "user")
+        users = _parse_ids(texts, model.user_ids, len(model._fitted()[0]), "user")
     options: dict[str, Any] = {"filter_seen": not args.include_seen, "explore": args.explore, "noise": args.noise}
     options |= {"random_state": args.seed} | item_lists(args, model) | user_lists(args, model, users)
     chunks = model.recommend_chunks(users, args.k, chunk_size=_USERS_PER_CHUNK, **options)
@@ -158,10 +158,10 @@ def _recommend(args: argparse.Namespace) -> None:
     if args.json:
         _print_json([{"user": _plain(user), "items": [_named(pair) for pair in pairs]} for user, pairs in found])
     else:
-        rows = [
+        table: list[list[object]] = [
             [str(user), rank, str(item), score] for user, pairs in found for rank, (item, score) in enumerate(pairs, 1)
         ]
-        print(format_table(["user", "rank", "item", "score"], rows))
+        print(format_table(["user", "rank", "item", "score"], table))
 
 
 def _recommend_for_text(args: argparse.Namespace) -> None:
@@ -185,7 +185,7 @@ def _recommend_for_text(args: argparse.Namespace) -> None:
 
 def _similar(args: argparse.Namespace) -> None:
     model = _load(args.model)
-    items = _parse_ids(args.items, model.item_ids, len(model.item_factors), "item")
+    items = _parse_ids(args.items, model.item_ids, len(model._fitted()[1]), "item")
     # The item itself is not asked for, whatever the lists say.
     ids, scores = model.similar_items(items, args.k, deny=[[item] for item in items], **item_lists(args, model))
     found = []
@@ -210,7 +210,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     model = _new_model(args)
     data = _read(args)
     matrix, fold_in = data.matrix, None
-    times = None if args.time_column is None else _read_times(args)
+    times: Any = None if args.time_column is None else _read_times(args)
     if args.protocol == "random":
         train, test = evaluation.random_holdout(matrix, args.fraction, args.seed)
     elif args.protocol == "leave-one-out":
@@ -310,7 +310,7 @@ def _demo(args: argparse.Namespace) -> None:
     except ImportError as error:
         text, left_out = None, str(error.name or error)
     else:
-        text, left_out = run_text_demo(encode, **options), None
+        text, left_out = run_text_demo(encode, **options), ""
     if args.json:
         _print_json(result.to_dict() | {"text": None if text is None else text.to_dict()})
     elif text is None:

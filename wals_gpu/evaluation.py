@@ -127,7 +127,7 @@ def ranking_metrics(
 
 
 def _row_metrics(
-    ids: NDArray, test: csr_matrix, ks: Sequence[int], surprise: NDArray | None
+    ids: NDArray[Any], test: csr_matrix, ks: Sequence[int], surprise: NDArray[Any] | None
 ) -> dict[str, NDArray[np.float64]]:
     """Per-user metrics (B,) of rows that all have a relevant item; ids (B, K) and test (B, I) are checked."""
     rows, k_max = np.arange(ids.shape[0])[:, None], max(ks)
@@ -167,10 +167,11 @@ def _surprise(train: csr_matrix, n_items: int) -> NDArray[np.float64]:
     if train.shape[1] != n_items:
         raise ValueError(f"train must have as many columns as test (I={n_items}), got shape {train.shape}")
     users = np.bincount(train.indices, minlength=n_items)
-    return np.log2(max(train.shape[0], 1) / np.maximum(users, 1))
+    surprise: NDArray[np.float64] = np.log2(max(train.shape[0], 1) / np.maximum(users, 1))
+    return surprise
 
 
-def _recommendation_counts(ids: NDArray, ks: Sequence[int], n_items: int) -> dict[int, NDArray[np.int64]]:
+def _recommendation_counts(ids: NDArray[Any], ks: Sequence[int], n_items: int) -> dict[int, NDArray[np.int64]]:
     """For each k, how often each of the I items appears in the first k places."""
     counts = {}
     for k in ks:
@@ -179,7 +180,7 @@ def _recommendation_counts(ids: NDArray, ks: Sequence[int], n_items: int) -> dic
     return counts
 
 
-def _list_metrics(counts: Mapping[int, NDArray]) -> dict[str, float]:
+def _list_metrics(counts: Mapping[int, NDArray[Any]]) -> dict[str, float]:
     metrics = {}
     for k, c in counts.items():
         n, total = c.size, c.sum()
@@ -258,9 +259,11 @@ def bootstrap_interval(
 class Recommender(Protocol):
     """What :func:`evaluate` needs of a model: WALS, :class:`Popularity`, or anything of your own."""
 
-    def recommend(self, users: Any, k: int = 10, *, filter_seen: bool = True) -> tuple[NDArray, NDArray]: ...
+    def recommend(self, users: Any, k: int = 10, *, filter_seen: bool = True) -> tuple[NDArray[Any], NDArray[Any]]: ...
 
-    def recommend_for(self, interactions: Any, k: int = 10, *, filter_seen: bool = True) -> tuple[NDArray, NDArray]: ...
+    def recommend_for(
+        self, interactions: Any, k: int = 10, *, filter_seen: bool = True
+    ) -> tuple[NDArray[Any], NDArray[Any]]: ...
 
 
 class Cohort(NamedTuple):
@@ -315,7 +318,7 @@ class EvaluationReport:
     def __str__(self) -> str:
         names = list(self.results)
         metrics = self.results[names[0]]
-        rows = [[metric, *(self.results[name][metric] for name in names)] for metric in metrics]
+        rows: list[list[Any]] = [[metric, *(self.results[name][metric] for name in names)] for metric in metrics]
         left_out = f"; {self.users_left_out} left out, without a test item" if self.users_left_out else ""
         text = f"{format_table(['metric', *names], rows)}\n{self.users.size} users evaluated{left_out}"
         if not self.cohorts:
@@ -424,7 +427,7 @@ def evaluate(
         if not n_resamples:
             return {metric: Estimate(float(values.mean()), None, None) for metric, values in table.items()}
         columns = np.column_stack(list(table.values()))
-        resampled = bootstrap_interval(
+        resampled: Any = bootstrap_interval(
             columns, confidence=confidence, n_resamples=n_resamples, random_state=random_state
         )
         return dict(zip(table, resampled, strict=True))
@@ -474,8 +477,8 @@ def _cohorts(known: csr_matrix, train: csr_matrix, test: csr_matrix, few: int) -
 
 
 def _recommend(
-    model: Recommender, rows: NDArray, known: csr_matrix | None, k: int, filter_seen: bool, **options: Any
-) -> NDArray:
+    model: Recommender, rows: NDArray[Any], known: csr_matrix | None, k: int, filter_seen: bool, **options: Any
+) -> NDArray[Any]:
     """Column numbers for training users, or for rows that are known by their interactions.
 
     A model that was fitted on a table takes and gives the ids of that table.
@@ -488,10 +491,10 @@ def _recommend(
         ids, _ = model.recommend_for(known[rows], k, filter_seen=filter_seen, **options)
     if item_ids is None:
         return ids
-    ids = np.asarray(ids, dtype=object)
-    columns = np.full(ids.shape, -1, dtype=np.int64)
-    there = np.not_equal(ids, None)  # None: no item was left
-    columns[there] = item_ids.index_of(ids[there])
+    named: NDArray[Any] = np.asarray(ids, dtype=object)
+    columns = np.full(named.shape, -1, dtype=np.int64)
+    there = named != np.array(None)  # None: no item was left
+    columns[there] = item_ids.index_of(named[there])
     return columns
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ class FitState:
             side.factors *= side.factors.dtype.type(factor)
             if side.prior is not None:
                 side.prior.scale_by(factor)
-        return 2 * (p * q) ** 0.5
+        return 2 * math.sqrt(p * q)
 
     def _penalty(self, side: Side) -> float:
         """What the loss has beside the data part for one side: its ridge, or its prior."""
@@ -146,7 +147,8 @@ class FitState:
 
     def _sweep_with_prior(self, side: Side, other: Side, *, return_loss: bool = False) -> float | None:
         """Solve the rows of a side, let its prior follow, if it has one; with `return_loss`, the data part."""
-        terms, target = (side.terms, None) if side.prior is None else (side.prior.terms, side.prior.target())
+        terms = side.terms if side.prior is None else side.prior.terms
+        target = None if side.prior is None else side.prior.target()
         loss = self._sweep(side, other, terms, target, return_loss=return_loss)
         if loss is not None:
             loss -= self.backend.ridge_loss(side.factors, terms.ridge, target)
@@ -157,7 +159,7 @@ class FitState:
         self,
         side: Side,
         other: Side,
-        terms: RowTerms | None = None,
+        terms: RowTerms | StoredTerms | None = None,
         target: NDArray[np.floating] | None = None,
         *,
         return_loss: bool = False,

@@ -41,6 +41,7 @@ class Ids:
     """
 
     __slots__ = ("_values", "side")
+    _values: Any  # NumPy's array or Arrow's, by the kind
 
     def __init__(self, values: NDArray[np.integer] | pa.Array, side: str = "row") -> None:
         if isinstance(values, pa.Array) and not pa.types.is_integer(values.type):
@@ -95,7 +96,8 @@ class Ids:
     @property
     def ids(self) -> NDArray[Any]:
         """All ids in order, (N,): int64 (or uint64), or an object array of ``str`` made by this call."""
-        return self._values if self.kind == "integer" else self._values.to_numpy(zero_copy_only=False)
+        values: NDArray[Any] = self._values
+        return values if self.kind == "integer" else self._values.to_numpy(zero_copy_only=False)
 
     def __len__(self) -> int:
         return len(self._values)
@@ -107,7 +109,7 @@ class Ids:
             return False
         return np.array_equal(self._values, other._values) if self.kind == "integer" else self._values == other._values
 
-    __hash__ = None  # compares by content, which may be large
+    __hash__ = None  # type: ignore[assignment]  # compares by content, which may be large
 
     def __repr__(self) -> str:
         first = ", ".join(repr(self.take(i)) for i in range(min(3, len(self))))

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -374,7 +375,7 @@ def _plain_name(name: Hashable) -> str:
 def _check_indices(matrix: Any, argument: str) -> None:
     """Raise where following the indices would leave the matrix: SciPy does not check them, and C code follows."""
     if matrix.format == "coo":
-        pairs = ((matrix.row, matrix.shape[0], "row"), (matrix.col, matrix.shape[1], "column"))
+        pairs = [(matrix.row, matrix.shape[0], "row"), (matrix.col, matrix.shape[1], "column")]
         if not len(matrix.row) == len(matrix.col) == len(matrix.data):
             raise DataError(f"{argument} is no valid COO matrix: row, col and data must have the same length")
     elif matrix.format in ("csr", "csc", "bsr"):
@@ -389,7 +390,7 @@ def _check_indices(matrix: Any, argument: str) -> None:
                 f"{argument} is no valid {matrix.format.upper()} matrix: indptr must have {n_major + 1} entries, "
                 f"rise from 0, and end at most at the {n_stored} stored entries"
             )
-        pairs = ((matrix.indices[: ptr[-1]], n_minor, minor),)
+        pairs = [(matrix.indices[: ptr[-1]], n_minor, minor)]
     else:
         return
     for index, n, what in pairs:
@@ -416,7 +417,8 @@ def _warn_repeats(n: int, what: str) -> None:
 
 def _warn(message: str) -> None:
     """Warn about the line of the user's that led here, however deep in the package this is."""
-    level, frame = 1, sys._getframe()
+    level = 1
+    frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith("wals_gpu."):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, ParameterWarning, stacklevel=level)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -95,8 +96,9 @@ def _arrays_per_entry(objective: Objective, dtype: np.dtype, values: tuple[float
     """Numbers that an objective keeps for each entry beside its value: found out with a matrix of two entries."""
     low, high = values if objective.accepts_negative else np.abs(values)
     sample = csr_matrix(([low, high], ([0, 1], [0, 1])), dtype=dtype)
-    params = objective.parameters().items()
-    plain = type(objective)(**{n: np.ones(2) if isinstance(value, np.ndarray) else value for n, value in params})
+    params = objective.parameters()
+    shortened: dict[str, Any] = {n: np.ones(2) if isinstance(p, np.ndarray) else p for n, p in params.items()}
+    plain = type(objective)(**shortened)
     terms = plain.bind(sample).user_terms(sample)
     arrays = [array for array in (terms.rhs, terms.gram) if array is not None and array.size == 2]
     return sum(not np.shares_memory(array, sample.data) for array in arrays)

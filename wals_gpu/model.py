@@ -27,7 +27,7 @@ from wals_gpu.objective import BoundObjective, Objective, make_objective
 from wals_gpu.persistence import load_folder, save_folder
 from wals_gpu.prior_steps import PriorSteps
 from wals_gpu.priors import FittedPrior, LinearPrior
-from wals_gpu.row_terms import column_counts
+from wals_gpu.row_terms import RowTerms, column_counts
 from wals_gpu.stored import StoredMatrix, StoredTerms, as_stored
 from wals_gpu.validation import Validation, hold_out
 
@@ -345,14 +345,14 @@ class WALS(Answers, NewItems):
             if self.user_prior is not None or self.item_prior is not None:
                 raise TypeError("stored interactions cannot be fitted with priors: give the table, or fit without")
             bound = train.bind(self.objective)
-            terms = [StoredTerms(bound, train, side) for side in ("user", "item")]
+            terms: list[Any] = [StoredTerms(bound, train, side) for side in ("user", "item")]
         else:
             bound = self._bind(train)
             terms = [bound.user_terms(train), bound.item_terms(self._backend.transpose(train))]
         users, items = self._start(data, warm_start)
         sides = (Side("user", terms[0], users, data.user_ids), Side("item", terms[1], items, data.item_ids))
         for side, prior in zip(sides, (self.user_prior, self.item_prior), strict=True):
-            if prior is not None:
+            if prior is not None and isinstance(side.terms, RowTerms):
                 raw = prior.rows_for(side.name, side.ids, side.terms.n_rows)
                 fitted = FittedPrior.begin(prior, raw, self.factors)
                 side.prior = PriorSteps(fitted, fitted.features(raw, self.dtype), side.terms, self._backend)
@@ -368,7 +368,7 @@ class WALS(Answers, NewItems):
         def told(record: FitRecord) -> bool | None:
             # New views each time: an answer may keep what it computed from read-only factors.
             self.user_factors, self.item_factors = _read_only(users), _read_only(items)
-            return callback(self, record)
+            return callback and callback(self, record)
 
         self.user_factors, self.item_factors = users, items
         self.user_ids, self.item_ids = data.user_ids, data.item_ids
@@ -418,14 +418,19 @@ class WALS(Answers, NewItems):
             or so, and reading a table are not in it.
         """
         shape = integer("n_users", n_users, 1, 2**31 - 1), integer("n_items", n_items, 1, 2**31 - 1)
-        size = {"factors": self.factors, "dtype": self.dtype, "objective": self.objective}
+        size: dict[str, Any] = {"factors": self.factors, "dtype": self.dtype, "objective": self.objective}
         if block_bytes is not None:
             size["block_bytes"] = integer("block_bytes", block_bytes, 1)
         return estimate_memory(shape, integer("n_entries", n_entries, 0), validation=bool(validation), **size)
 
     def _estimate(self, matrix: csr_matrix | StoredMatrix, validation: bool) -> MemoryEstimate:
         """The same for interactions that are here."""
-        size = {"factors": self.factors, "dtype": self.dtype, "objective": self.objective, "validation": validation}
+        size: Any = {
+            "factors": self.factors,
+            "dtype": self.dtype,
+            "objective": self.objective,
+            "validation": validation,
+        }
         if isinstance(matrix, StoredMatrix):
             return estimate_memory(matrix.shape, matrix.nnz, block_bytes=matrix.block_bytes, **size)
         values = (matrix.data.min(), matrix.data.max())
@@ -456,10 +461,13 @@ class WALS(Answers, NewItems):
     def _settings_of_fit(self, data: Interactions, watch: Validation | None, warm_start: bool) -> dict[str, Any]:
         """What a resumed fit must have in common with the one that it goes on with."""
         objective = {
-            name: hashlib.sha256(value).hexdigest() if isinstance(value, np.ndarray) else value
+            name: hashlib.sha256(value.data).hexdigest() if isinstance(value, np.ndarray) else value
             for name, value in self.objective.parameters().items()
         }
-        settings = {"data": fingerprint(data.matrix, data.user_ids, data.item_ids), "objective": self.objective.name}
+        settings: dict[str, Any] = {
+            "data": fingerprint(data.matrix, data.user_ids, data.item_ids),
+            "objective": self.objective.name,
+        }
         settings["stored data"] = isinstance(data.matrix, StoredMatrix)
         settings |= {f"{self.objective.name} {name}": value for name, value in objective.items()}
         settings |= {name: getattr(self, name) for name in _SETTINGS if name != "iterations"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class NewItems:
     _backend: Backend
     _bound: BoundObjective | None
     _seen: sparse.csr_matrix | None
+    _fitted: Callable[[], tuple[NDArray[np.floating], NDArray[np.floating]]]
 
     def project_items(self, items: Any) -> NDArray[np.floating]:
         """Prior means of items from their texts or embeddings, to be handed to :meth:`search`, for example.
@@ -87,7 +88,7 @@ class NewItems:
         _, item_factors = self._fitted()
         mean = self.project_items(items)
         prior, bound = self.item_prior_, self._bound
-        assert prior is not None and bound is not None
+        assert prior is not None and prior.mean is not None and bound is not None
         mode = prior.prior.cold if mode is None else mode
         if mode not in COLD_MODES:
             raise ValueError(f"mode must be one of {', '.join(COLD_MODES)}; got {mode!r}")
@@ -161,13 +162,15 @@ class NewItems:
         elif self.user_ids is None or self.item_ids is None:
             raise TypeError("interactions must be a matrix: the model was fitted on one, so it has no ids")
         else:
-            known = {"user_ids": self.user_ids, "item_ids": self.item_ids}
+            known: dict[str, Any] = {"user_ids": self.user_ids, "item_ids": self.item_ids}
             matrix = as_interactions(interactions, dtype=self.dtype, **known, **columns).matrix
         of_items = self._backend.transpose(matrix)
         rows = np.flatnonzero(np.diff(of_items.indptr))
         assert self._bound is not None
         bound = self._bound.met(rows, float(exposure))
-        mean = None if self.item_prior_ is None else self.item_prior_.mean[rows]
+        mean = None
+        if self.item_prior_ is not None and self.item_prior_.mean is not None:
+            mean = self.item_prior_.mean[rows]
         changed = item_factors.copy()
         changed[rows] = self._solve_items(bound, of_items[rows], rows, mean, rows)
         if self._seen is not None:
@@ -204,15 +207,15 @@ class NewItems:
             return None, np.arange(len(item_factors) + n)
         if ids is None:
             raise TypeError("ids must be given, one for each new item: the model knows its items by ids")
-        ids = list(ids)
-        if len(ids) != n:
-            raise DataError(f"ids must have one id for each of {n} items, got {len(ids)}")
-        known = np.flatnonzero(np.asarray(self.item_ids.find(ids)) >= 0) if n else []
-        if len(known):
-            raise DataError(f"ids must be new, but the model knows {len(known)} of them, such as {ids[known[0]]!r}")
+        new: list[Any] = list(ids)  # type: ignore[arg-type]  # what is no iterable says so itself
+        if len(new) != n:
+            raise DataError(f"ids must have one id for each of {n} items, got {len(new)}")
+        known = np.flatnonzero(np.asarray(self.item_ids.find(new)) >= 0).tolist() if n else []
+        if known:
+            raise DataError(f"ids must be new, but the model knows {len(known)} of them, such as {new[known[0]]!r}")
         old = self.item_ids.ids
         text = self.item_ids.kind == "string"
-        merged, row = Ids.encode(pa.array([*old, *ids], type=pa.large_string()) if text else _joined(old, ids), "item")
+        merged, row = Ids.encode(pa.array([*old, *new], type=pa.large_string()) if text else _joined(old, new), "item")
         if len(merged) < len(old) + n:
             raise DataError("ids must be distinct, got the same id for several items")
         return merged, row.astype(np.int64)

@@ -132,7 +132,7 @@ class Objective:
         """Weight of an unobserved pair (where `_learn` gives an item_background: a factor of it)."""
         return 1.0
 
-    def _learn(self, matrix: csr_matrix) -> dict[str, Floats | None]:
+    def _learn(self, matrix: csr_matrix) -> dict[str, Any]:
         """Fields of BoundObjective that come from the training matrix."""
         return {}
 
@@ -281,7 +281,8 @@ class Ials(Objective):
     def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> Floats:
         if self.nu == 0:
             return _ONE
-        return (np.diff(matrix.indptr) + self.unobserved_weight * n_other) ** self.nu
+        scale: Floats = (np.diff(matrix.indptr) + self.unobserved_weight * n_other) ** self.nu
+        return scale
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -333,7 +334,7 @@ class GoogleWals(Objective):
     def _unobserved_weight(self) -> float:
         return self.unobserved_weight
 
-    def _learn(self, matrix: csr_matrix) -> dict[str, Floats | None]:
+    def _learn(self, matrix: csr_matrix) -> dict[str, Any]:
         column_weights = self.column_weights
         for parameter, side, size in (
             ("row_weights", "user", matrix.shape[0]),
@@ -385,7 +386,7 @@ class Eals(Objective):
     name: ClassVar[str] = "eals"
     weights_missing_items: ClassVar[bool] = True
 
-    def _learn(self, matrix: csr_matrix) -> dict[str, Floats | None]:
+    def _learn(self, matrix: csr_matrix) -> dict[str, Any]:
         counts = column_counts(matrix)
         popularity = (counts / counts.max(initial=1.0)) ** self.exponent  # relative, so that no power overflows
         total = popularity.sum()
@@ -426,11 +427,11 @@ class Spark(Objective):
         return _positive(values, lowest)
 
     def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> Floats:
-        counts = np.diff(matrix.indptr).astype(np.float64)
-        if lowest > 0:
-            return counts
-        rows = row_of_entry(matrix, np.flatnonzero(matrix.data <= 0))
-        return counts - np.bincount(rows, minlength=len(counts))
+        counts: Floats = np.diff(matrix.indptr).astype(np.float64)
+        if lowest <= 0:
+            rows = row_of_entry(matrix, np.flatnonzero(matrix.data <= 0))
+            counts -= np.bincount(rows, minlength=len(counts))
+        return counts
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -465,7 +466,8 @@ class Explicit(Objective):
         return True
 
     def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> Floats:
-        return np.diff(matrix.indptr).astype(np.float64)
+        counts: Floats = np.diff(matrix.indptr).astype(np.float64)
+        return counts
 
 
 #: Every preset by its name.
@@ -610,7 +612,7 @@ class BoundObjective:
         -------
         BoundObjective
         """
-        changes = {}
+        changes: dict[str, Any] = {}
         for name, absent, n in (("user_background", users, self.n_users), ("item_background", items, self.n_items)):
             if absent is not None and absent.any():
                 present = getattr(self, name)
@@ -765,7 +767,9 @@ def _entry_coefficients(
     """
     lowest, highest = value_range
     data, size = matrix.data, matrix.data.size
-    rhs, gram, total = np.empty(0, data.dtype), np.empty(0, data.dtype), 0.0
+    rhs: NDArray[np.floating] = np.empty(0, data.dtype)
+    gram: NDArray[np.floating] | None = np.empty(0, data.dtype)
+    total = 0.0
     for start in range(0, size, CHUNK):
         entries = slice(start, min(start + CHUNK, size))
         values = np.array([lowest]) if lowest == highest else data[entries].astype(np.float64)

@@ -32,7 +32,7 @@ class Popularity:
 
     def recommend(
         self, users: ArrayLike, k: int = 10, *, filter_seen: bool = True, allow: csr_matrix | None = None
-    ) -> tuple[NDArray, NDArray]:
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Most popular items that the users do not have yet.
 
         Parameters
@@ -56,7 +56,7 @@ class Popularity:
 
     def recommend_for(
         self, interactions: Any, k: int = 10, *, filter_seen: bool = True, allow: csr_matrix | None = None
-    ) -> tuple[NDArray, NDArray]:
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         """The same for users given by their interactions (B, I), seen in training or not."""
         seen = canonical("interactions", interactions)
         if allow is not None:
@@ -76,7 +76,7 @@ class Popularity:
         ids = np.where(place < n_items, self._order[np.minimum(place, n_items - 1)], -1)
         return ids, np.where(ids >= 0, self.counts[ids], -np.inf)
 
-    def _from_lists(self, allow: csr_matrix, seen: csr_matrix | None, k: int) -> tuple[NDArray, NDArray]:
+    def _from_lists(self, allow: csr_matrix, seen: csr_matrix | None, k: int) -> tuple[NDArray[Any], NDArray[Any]]:
         allow = canonical("allow", allow)
         if seen is not None:
             allow = select(allow, ~contains(entry_keys(seen), entry_keys(allow)))

@@ -77,15 +77,19 @@ class Posterior:
         system = self._background[row] * self._gram + (met.T * self.terms.gram_values()[entries]) @ met
         system[np.diag_indices_from(system)] += self._ridge[row]
         try:
-            return cholesky(system, lower=True, check_finite=False)
+            factor: NDArray[np.float64] = cholesky(system, lower=True, check_finite=False)
         except np.linalg.LinAlgError:
             remedy = "its scores have no finite variance: increase the regularization"
             raise SingularSystemError(row, remedy, self._who(row)) from None
+        return factor
 
     def draw(self, row: int, noise: float, rng: np.random.Generator) -> NDArray[np.float64]:
         """A draw (D,) from N(0, noise^2 A^-1)."""
         standard = rng.standard_normal(self.other.shape[1])
-        return noise * solve_triangular(self.factor(row), standard, trans="T", lower=True, check_finite=False)
+        drawn: NDArray[np.float64] = solve_triangular(
+            self.factor(row), standard, trans="T", lower=True, check_finite=False
+        )
+        return noise * drawn
 
     def variances(self, row: int, items: NDArray[np.floating]) -> NDArray[np.float64]:
         """``y' A^-1 y`` of each of the items (n, D), as the squared length of ``L^-1 y``: never below 0."""

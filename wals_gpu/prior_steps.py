@@ -72,7 +72,7 @@ class PriorSteps:
         # Rows that are no part of the objective are their prior means. In the regression they would only slow it down.
         self._active = np.diff(terms.row_ptr) > 0 if prior.cold == "prior_mean" else np.ones(n, np.bool_)
         self._remaining, strength = fitted.ridges(terms)
-        self._base = strength / fitted.scale[0]
+        self._base: Floats = strength / fitted.scale[0]
         if not (self._base[self._active] > 0).all():
             raise ValueError(
                 "strength must be given: by default it is the ridge of the objective, which is 0 for some rows"
@@ -81,16 +81,18 @@ class PriorSteps:
 
         def gram(rows: slice) -> Floats:
             f = _with_one(features[rows].astype(np.float64), prior.intercept)
-            return (f.T * self._weight[rows]) @ f
+            product: Floats = (f.T * self._weight[rows]) @ f
+            return product
 
         self._gram = self._sum(gram)
-        self._mean = np.zeros((n, fitted.weights.shape[1]), features.dtype)
+        self._mean: NDArray[np.floating] = np.zeros((n, fitted.weights.shape[1]), features.dtype)
         self.refresh()
 
     @property
     def strength(self) -> Floats:
         """s of every row, (R,)."""
-        return self._base * self.fitted.scale[0]
+        strength: Floats = self._base * self.fitted.scale[0]
+        return strength
 
     def _set_scale(self) -> None:
         """Follow a change of the strength's scale."""
@@ -127,7 +129,8 @@ class PriorSteps:
         """What :attr:`terms` pull the rows to, (R, D)."""
         if not self._remaining.any():
             return self._mean
-        return self._mean * (self.strength / (self._remaining + self.strength)).astype(self._mean.dtype)[:, None]
+        shrunk: NDArray[np.floating] = (self.strength / (self._remaining + self.strength)).astype(self._mean.dtype)
+        return self._mean * shrunk[:, None]
 
     def penalty(self, factors: NDArray[np.floating]) -> float:
         """What the prior adds to the loss: all but the data part."""
@@ -280,7 +283,8 @@ class PriorSteps:
 
     def _sum(self, work: Callable[[slice], Floats]) -> Floats:
         """Sum over chunks of rows, in their order."""
-        return sum(self._results(work), start=np.float64(0))
+        total: Floats = sum(self._results(work), start=np.zeros(()))
+        return total
 
     def _results(self, work: Callable[[slice], Any]) -> Any:
         """The results of chunks of rows, in order; threads work on some chunks at a time, with one BLAS thread each."""
@@ -300,7 +304,8 @@ def _with_one(features: Floats, intercept: bool) -> Floats:
 
 
 def _row_dots(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
-    return np.einsum("ij,ij->i", a, b, dtype=np.float64)
+    dots: Floats = np.einsum("ij,ij->i", a, b, dtype=np.float64)
+    return dots
 
 
 def _take_rows(terms: RowTerms, rows: NDArray[np.integer]) -> RowTerms:

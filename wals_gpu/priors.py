@@ -193,7 +193,8 @@ class LinearPrior:
                 f"{side}_prior must have embeddings of every {side} of the interactions; {len(missing)} are missing, "
                 f"such as {', '.join(repr(one) for one in ids.take(missing[:3]).tolist())}"
             )
-        return self.embeddings[self._row_of_id[place]]
+        assert self._row_of_id is not None
+        return np.asarray(self.embeddings[self._row_of_id[place]])
 
     def left_over(self, ids: Ids) -> tuple[NDArray[Any], list[Any]]:
         """Embeddings and ids of what is not among `ids`: the rest of a catalogue, for :meth:`WALS.add_items`."""
@@ -293,7 +294,8 @@ class FittedPrior:
         if raw.shape[1] != wanted:
             raise DataError(f"embeddings must have shape (n, E={wanted}) as in the fit, got {raw.shape}")
         features = self.features(raw, np.float64)
-        return (features @ self.weights[:-1] + self.weights[-1]).astype(dtype, copy=False)
+        projected: NDArray[np.floating] = features @ self.weights[:-1] + self.weights[-1]
+        return projected.astype(dtype, copy=False)
 
     def encode(self, texts: Sequence[str | None]) -> NDArray[np.floating]:
         """Embeddings of texts, by the encoder that the prior was made with."""
@@ -309,7 +311,8 @@ class FittedPrior:
         self.prior.encoder = encoder  # models are loaded once
         # Texts that say nothing have the catalogue's mean, where it was kept.
         mean = self.center if self.prior.whitening is None else self.prior.whitening.mean_
-        return encoder.encode(list(texts), empty=mean)
+        encoded: NDArray[np.floating] = encoder.encode(list(texts), empty=mean)
+        return encoded
 
     def ridges(self, terms: RowTerms, rows: NDArray[np.integer] | None = None) -> tuple[Floats, Floats]:
         """What pulls rows towards 0 and what towards their prior means.

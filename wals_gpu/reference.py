@@ -120,7 +120,7 @@ def solve_rows_cg(
     other = np.asarray(other, np.float64)
     out = solve_rows(_only_empty_rows(terms), other, prior=prior)
     rotation = _rotation(terms, other)
-    for row in np.flatnonzero(np.diff(terms.row_ptr)):
+    for row in np.flatnonzero(np.diff(terms.row_ptr)).tolist():
         a, b = row_system(terms, row, other, prior=None if prior is None else np.asarray(prior)[row])
         a, b = rotation.T @ a @ rotation, rotation.T @ b
         z = rotation.T @ np.asarray(start, np.float64)[row]
@@ -164,7 +164,7 @@ def solve_rows_subspace(
     other = np.asarray(other, np.float64)
     out = solve_rows(terms, other, prior=prior)
     rotation = _rotation(terms, other)
-    for row in np.flatnonzero(np.diff(terms.row_ptr) > block):
+    for row in np.flatnonzero(np.diff(terms.row_ptr) > block).tolist():
         a, b = row_system(terms, row, other, prior=None if prior is None else np.asarray(prior)[row])
         a, b = rotation.T @ a @ rotation, rotation.T @ b
         z = rotation.T @ np.asarray(start, np.float64)[row]
@@ -271,9 +271,11 @@ def regress_prior(
     W : (D, E) float64
     b : (D,) float64
     """
-    f = np.hstack([np.asarray(features, np.float64), np.ones((len(features), 1))])[:, : None if intercept else -1]
+    f: NDArray[np.float64] = np.asarray(features, np.float64)
+    f = np.hstack([f, np.ones((len(f), 1))])[:, : None if intercept else -1]
     s = np.broadcast_to(strength, len(f)).astype(np.float64)
-    weights = np.linalg.solve((f.T * s) @ f + ridge * np.eye(f.shape[1]), (f.T * s) @ np.asarray(factors, np.float64)).T
+    moments = (f.T * s) @ np.asarray(factors, np.float64)
+    weights = np.asarray(np.linalg.solve((f.T * s) @ f + ridge * np.eye(f.shape[1]), moments).T, np.float64)
     return (weights[:, :-1], weights[:, -1]) if intercept else (weights, np.zeros(len(weights)))
 
 

@@ -339,6 +339,7 @@ class ExactIndex:
     def _answer_listed(
         self, queries: NDArray[np.floating], k: int, deny: csr_matrix | None, filters: Filters, part: slice
     ) -> Found:
+        assert filters.allow is not None
         listed = filters.allow[part]
         keep = filters.for_all()[listed.indices]
         if deny is not None:
@@ -391,7 +392,8 @@ def _is_list(value: Any) -> bool:
 
 
 def _row(matrix: csr_matrix, row: int) -> NDArray[np.integer]:
-    return matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]
+    indices: NDArray[np.integer] = matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]
+    return indices
 
 
 def _pattern(matrix: csr_matrix | None) -> csr_matrix | None:

@@ -300,7 +300,7 @@ def strong_generalisation_split(
     )
 
 
-def _per_row_holdout(matrix: csr_matrix, draws: NDArray, fraction: float) -> NDArray[np.bool_]:
+def _per_row_holdout(matrix: csr_matrix, draws: NDArray[Any], fraction: float) -> NDArray[np.bool_]:
     """Mask of the ``floor(fraction * n)`` entries with the smallest draws in each row."""
     order = np.lexsort((draws, entry_rows(matrix)))
     per_row = np.diff(matrix.indptr)
@@ -310,7 +310,7 @@ def _per_row_holdout(matrix: csr_matrix, draws: NDArray, fraction: float) -> NDA
     return held_out
 
 
-def _entry_times(given: Any, matrix: csr_matrix, timestamps: Any) -> NDArray:
+def _entry_times(given: Any, matrix: csr_matrix, timestamps: Any) -> NDArray[Any]:
     """Timestamps as an array (Z,) in the order of the entries of ``matrix``, the canonical form of ``given``."""
     if issparse(timestamps):
         times = canonical("timestamps", timestamps)
@@ -334,7 +334,8 @@ def _entry_times(given: Any, matrix: csr_matrix, timestamps: Any) -> NDArray:
         raise ValueError(f"timestamps must be numbers or datetime64, got dtype {times.dtype}")
     if missing := int(np.isnan(times).sum()):
         raise ValueError(f"timestamps must be there for every entry, {missing} of {times.size} are NaN or NaT")
-    return times
+    checked: NDArray[Any] = times
+    return checked
 
 
 def canonical(name: str, matrix: Any) -> csr_matrix:
@@ -362,14 +363,17 @@ def entry_rows(matrix: csr_matrix) -> NDArray[np.int64]:
 
 def entry_keys(matrix: csr_matrix) -> NDArray[np.int64]:
     """One number for each entry of a canonical matrix, ascending (Z,): equal for equal places."""
-    return entry_rows(matrix) * matrix.shape[1] + matrix.indices
+    keys: NDArray[np.int64] = entry_rows(matrix) * matrix.shape[1] + matrix.indices
+    return keys
 
 
-def contains(ascending: NDArray, wanted: NDArray) -> NDArray[np.bool_]:
+def contains(ascending: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.bool_]:
     """Which of ``wanted`` are in ``ascending``."""
     if not ascending.size:
         return np.zeros(wanted.shape, dtype=bool)
-    return ascending[np.minimum(np.searchsorted(ascending, wanted), ascending.size - 1)] == wanted
+    nearest: NDArray[Any] = ascending[np.minimum(np.searchsorted(ascending, wanted), ascending.size - 1)]
+    found: NDArray[np.bool_] = nearest == wanted
+    return found
 
 
 def check_fraction(name: str, value: float) -> None:

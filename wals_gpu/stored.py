@@ -193,7 +193,8 @@ def write_stored(
     Parameters
     ----------
     path : str or path
-        The folder; must not exist. It appears under this name once it is whole.
+        The folder; must not exist. It appears under this name once it is whole and on the disk. Who is killed leaves
+        no folder of this name, but what was written so far in one beside it, named ``.{name}.`` and eight letters.
     interactions : matrix (U, I), or (data, indices, indptr), or iterable of matrices
         Anything that :func:`wals_gpu.interactions.as_csr` takes; the three arrays of a CSR matrix, which may be
         ``np.memmap`` of any size; or consecutive blocks of rows, (R, I) each, such as a generator makes them.
@@ -235,10 +236,22 @@ def write_stored(
         noted = {"format": "wals_gpu interactions", "format_version": _VERSION, "shape": shape, "dtype": dtype.name}
         (work / "stored.json").write_text(json.dumps(noted) + "\n")
         work.chmod(0o777 & ~_umask())  # mkdtemp's is for the owner alone
+        for written in (*work.rglob("*"), work):
+            _to_disk(written)
         os.rename(work, folder)
+        _to_disk(folder.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return StoredMatrix(folder, block_bytes=block_bytes)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a power cut."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _umask() -> int:
@@ -338,11 +351,11 @@ def _write_items(folder: Path, users: StoredRows, max_entries: int) -> None:
         AppendedArray(folder / "data.npy", users.dtype) as data,
     ):
         for g in range(len(groups)):
-            file = folder / f"group-{g}"
-            if not file.exists():
+            group = folder / f"group-{g}"
+            if not group.exists():
                 continue
-            found = np.fromfile(file, entry)
-            file.unlink()
+            found = np.fromfile(group, entry)
+            group.unlink()
             order = np.argsort(found["item"], kind="stable")  # users of an item came in rising order
             indices.append(found["user"][order])
             data.append(found["value"][order])

@@ -153,7 +153,7 @@ def hold_out(
     train, test : (U, I) csr_matrix
     """
     if isinstance(validation, numbers.Real) and not isinstance(validation, bool):
-        if not 0 < validation < 1:
+        if not 0 < float(validation) < 1:
             raise ValueError(f"validation must be a share in (0, 1), or interactions; got {validation!r}")
         if isinstance(data.matrix, StoredMatrix):
             raise TypeError(
@@ -171,6 +171,7 @@ def hold_out(
     elif data.user_ids is None or data.item_ids is None:
         raise TypeError("validation must be a matrix or a share: the interactions are a matrix, so there are no ids")
     else:
-        known = {"user_ids": data.user_ids, "item_ids": data.item_ids, "unknown": "drop"}
-        test = as_interactions(validation, dtype=dtype, **known, **columns).matrix
+        test = as_interactions(
+            validation, dtype=dtype, user_ids=data.user_ids, item_ids=data.item_ids, unknown="drop", **columns
+        ).matrix
     return data.matrix, test

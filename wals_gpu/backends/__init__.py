@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.row_terms import RowTerms
+
+if TYPE_CHECKING:
+    from wals_gpu.stored import StoredTerms
 
 __all__ = ["Backend", "Spectrum", "make_backend"]
 
@@ -49,7 +52,7 @@ class Backend(Protocol):
         spectrum: Spectrum | None = None,
     ) -> float | None: ...
 
-    def spectrum(self, terms: RowTerms, other: NDArray[np.floating]) -> Spectrum: ...
+    def spectrum(self, terms: RowTerms | StoredTerms, other: NDArray[np.floating]) -> Spectrum: ...
 
     def empty_factors(self, n: int, factors: int, dtype: np.dtype) -> NDArray[np.floating]: ...
 

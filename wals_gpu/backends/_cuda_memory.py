@@ -22,7 +22,8 @@ SHARED_MEMORY = 163 << 10
 class Memory(Protocol):
     """Device memory: flat arrays of any kind that have ``len()`` and keep their memory while they live."""
 
-    stream: int
+    @property
+    def stream(self) -> int: ...
 
     def empty(self, n: int, dtype: type[np.generic] | np.dtype) -> Any: ...
 
@@ -75,7 +76,8 @@ class TorchMemory:
         return self.torch.as_tensor(array, device=self.device).contiguous().reshape(-1)
 
     def download(self, array: Any) -> NDArray[Any]:
-        return array.cpu().numpy()
+        host: NDArray[Any] = array.cpu().numpy()
+        return host
 
     def address(self, array: Any) -> int:
         return int(array.data_ptr())

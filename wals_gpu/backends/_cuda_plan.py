@@ -105,7 +105,10 @@ def plan_subspace(terms: RowTerms, block: int) -> tuple[NDArray[np.bool_], Numbe
 
 def slice_rows(row_ptr: NDArray[np.int64], numbers: Numbers, slice_entries: int, most_slots: int) -> list[SlicedRows]:
     """Batches of rows of at most `most_slots` slots (or a single row). How a row is cut depends on its length alone."""
-    batches, rows, slices, slots = [], [], [], 0
+    batches: list[SlicedRows] = []
+    rows: list[tuple[int, ...]] = []
+    slices: list[tuple[int, ...]] = []
+    slots = 0
     for row in numbers.tolist():
         begin, n = int(row_ptr[row]), int(row_ptr[row + 1] - row_ptr[row])
         parts = min(max(-(-n // slice_entries), 1), MOST_SLICES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from wals_gpu._blas import one_blas_thread
 from wals_gpu.backends import Spectrum
 from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.row_terms import RowTerms
+
+if TYPE_CHECKING:
+    from wals_gpu.stored import StoredTerms
 
 __all__ = ["CpuBackend", "available_threads"]
 
@@ -155,7 +159,7 @@ class CpuBackend:
         """Rotates both sides back to the basis they had when `basis` was made."""
         _cpu.rotate_together(factors, other, basis, np.ascontiguousarray(basis.T), True, self.num_threads)
 
-    def spectrum(self, terms: RowTerms, other: NDArray[np.floating]) -> Spectrum:
+    def spectrum(self, terms: RowTerms | StoredTerms, other: NDArray[np.floating]) -> Spectrum:
         """Eigenvalues and eigenvectors of the Gram matrix of `other`, weighted by ``terms.other_background``."""
         if not np.any(terms.background) or not np.any(terms.other_background):
             return Spectrum(np.zeros(other.shape[1]), None)
@@ -241,9 +245,9 @@ class CpuBackend:
         scores : (B, k)
             In the dtype of the items. The memory needed beyond this does not depend on B.
         """
-        lists = (None, None) if excluded is None else _pattern(excluded)
+        row_ptr, col_idx = (None, None) if excluded is None else _pattern(excluded)
         queries = np.ascontiguousarray(queries, items.dtype)
-        ids, scores, _ = _cpu.topk(queries, np.ascontiguousarray(items), k, *lists, self.num_threads)
+        ids, scores, _ = _cpu.topk(queries, np.ascontiguousarray(items), k, row_ptr, col_idx, self.num_threads)
         return ids, scores
 
     def topk_listed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,6 +17,9 @@ from wals_gpu.backends._cuda_memory import SHARED_MEMORY, Memory, TorchMemory, l
 from wals_gpu.backends._cuda_plan import gram_bounds, plan_cg, plan_exact, plan_subspace, slice_rows
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.row_terms import RowTerms
+
+if TYPE_CHECKING:
+    from wals_gpu.stored import StoredTerms
 
 __all__ = ["CudaBackend"]
 
@@ -318,7 +321,7 @@ class CudaBackend:
 
     # ------------------------------------------------------------------------------------- Gram matrices and losses
 
-    def spectrum(self, terms: RowTerms, other: NDArray[np.floating]) -> Spectrum:
+    def spectrum(self, terms: RowTerms | StoredTerms, other: NDArray[np.floating]) -> Spectrum:
         """As :meth:`.cpu.CpuBackend.spectrum`; the eigenproblem is solved on the host, in float64."""
         if not np.any(terms.background) or not np.any(terms.other_background):
             return Spectrum(np.zeros(other.shape[1]), None)

@@ -50,6 +50,7 @@ def load_debian_packages() -> DebianPackages:
     text = pc.utf8_trim_whitespace(pc.binary_join_element_wise(name, ": ", summary, ". ", description, ""))
     items = pa.table({"item_id": name, "summary": summary, "text": text})
     provenance = (folder / "debian_packages.md").read_text(encoding="utf-8")
+    assert interactions.item_ids is not None
     return DebianPackages(interactions, in_column_order(items, interactions.item_ids), provenance)
 
 

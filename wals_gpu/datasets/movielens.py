@@ -89,6 +89,7 @@ def load_movielens(path: str | os.PathLike[str], *, min_rating: float = 0.0) -> 
             "text": pa.array([_describe(title, genres) for _, title, genres in movies], pa.string()),
         }
     )
+    assert interactions.item_ids is not None
     return MovieLens(interactions, in_column_order(items, interactions.item_ids))
 
 

@@ -100,7 +100,7 @@ def _row_lengths(rng: np.random.Generator, n_users: int, n_items: int, n_entries
         middle = (low + high) / 2
         low, high = (middle, high) if np.clip(middle * raw, 1, n_items).sum() < n_entries else (low, middle)
     exact = np.clip(high * raw, 1, n_items)
-    lengths = np.floor(exact).astype(np.int64)
+    lengths: NDArray[np.int64] = np.floor(exact).astype(np.int64)
     # Largest remainders round up, so that the sum is exact.
     lengths[np.argsort(lengths - exact, kind="stable")[: n_entries - lengths.sum()]] += 1
     return lengths
@@ -117,7 +117,7 @@ def _draw_items(
     # Distributions are laid end to end, the k-th one in [k, k+1), so that one search serves all of them.
     mixture_ends = _laid_end_to_end(mixtures)
     topic_ends = _laid_end_to_end(topics)
-    keys = np.empty(0, np.int64)  # row * n_items + item, sorted
+    keys: NDArray[np.int64] = np.empty(0, np.int64)  # row * n_items + item, sorted
     wanted = lengths
     for _ in range(_REJECTION_ROUNDS):
         rows = np.repeat(np.arange(n_rows), wanted)
@@ -128,7 +128,7 @@ def _draw_items(
         keys = keys[np.diff(keys, prepend=-1) > 0]
         wanted = lengths - np.bincount(keys // n_items, minlength=n_rows)
         if not wanted.any():
-            return keys % n_items
+            return np.asarray(keys % n_items)
     late = [keys]
     row_ends = np.searchsorted(keys, np.arange(n_rows + 1) * n_items)
     for row in np.flatnonzero(wanted):
@@ -136,7 +136,7 @@ def _draw_items(
         scores = np.log(mixtures[row] @ topics) + rng.gumbel(size=n_items)
         scores[keys[row_ends[row] : row_ends[row + 1]] - row * n_items] = -np.inf
         late.append(row * n_items + np.argpartition(-scores, wanted[row] - 1)[: wanted[row]])
-    return np.sort(np.concatenate(late)) % n_items
+    return np.asarray(np.sort(np.concatenate(late)) % n_items)
 
 
 def _laid_end_to_end(distributions: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -103,7 +103,7 @@ class EmbeddingStore:
                 with open(fd, "r+b", buffering=0) as file:
                     file.truncate(count * size)
                     file.seek(count * size)
-                    left = memoryview(data).cast("B")
+                    left = data.data.cast("B")
                     while left:
                         left = left[file.write(left) :]
 
@@ -160,4 +160,4 @@ def _digests(texts: Sequence[str]) -> NDArray[np.bytes_]:
 def _checksums(digests: NDArray[np.bytes_], vectors: NDArray[np.float32]) -> NDArray[np.uint32]:
     """Sum of the words of key and vector, modulo 2^32."""
     words = np.frombuffer(digests.tobytes(), "<u4").reshape(len(digests), 4).sum(axis=1, dtype=np.uint32)
-    return words + vectors.view("<u4").sum(axis=1, dtype=np.uint32) + _CHECKSUM_START
+    return np.asarray(words + vectors.view("<u4").sum(axis=1, dtype=np.uint32) + _CHECKSUM_START)

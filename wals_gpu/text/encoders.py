@@ -340,7 +340,8 @@ def item_embeddings(source: Any, texts: Sequence[str | None], **encode: Any) -> 
     (n, E) float32 array
     """
     if not (isinstance(source, np.ndarray) or hasattr(source, "__array__")):
-        return as_encoder(source).encode(list(texts), **encode)
+        encoded: NDArray[np.float32] = as_encoder(source).encode(list(texts), **encode)
+        return encoded
     wanted = f"embeddings must be numbers of shape (n={len(texts)}, E), one row for each text; got"
     return _checked_vectors(
         source, len(texts), wanted, lambda row: f"embeddings must be finite, got NaN or infinity in row {row}"
@@ -356,7 +357,7 @@ def _checked_vectors(values: Any, n: int, wanted: str, not_finite: Callable[[int
     finite = np.isfinite(values).all(axis=1)
     if not finite.all():
         raise ValueError(not_finite(int(np.argmin(finite))))
-    return values
+    return np.asarray(values)
 
 
 def _as_texts(sentences: Any) -> tuple[list[str], bool]:
@@ -402,4 +403,5 @@ def _named(vectors: Any, out: Path) -> NDArray[np.float32]:
     with open(_unfinished(out), "rb") as file:
         os.fsync(file.fileno())
     os.replace(_unfinished(out), out)
-    return np.load(out, mmap_mode="r", allow_pickle=False)
+    mapped: NDArray[np.float32] = np.load(out, mmap_mode="r", allow_pickle=False)
+    return mapped

@@ -138,10 +138,10 @@ def fine_tune(
         raise ValueError(f"learning_rate must be > 0, got {learning_rate!r}")
     trained_layers = _trained_parameters(encoder.model, freeze_below)
     data = as_interactions(interactions, dtype=model.dtype, **columns)
-    if data.matrix.shape != (len(model.user_factors), len(texts)):
-        raise ValueError(
-            f"interactions must be those of the fit, {(len(model.user_factors), len(texts))}, got {data.matrix.shape}"
-        )
+    n_users = len(model._fitted()[0])
+    if data.matrix.shape != (n_users, len(texts)):
+        raise ValueError(f"interactions must be those of the fit, {(n_users, len(texts))}, got {data.matrix.shape}")
+    assert model._bound is not None
     terms = model._bound.item_terms(model._backend.transpose(data.matrix))
     known = np.diff(terms.row_ptr) > 0
     told = known & np.array([bool(text and text.strip()) for text in texts])
@@ -156,12 +156,13 @@ def fine_tune(
     done = []
     embeddings = encoder.encode(texts)
     for number in range(rounds):
-        loss = float(model.history_[-1].loss)
-        targets = model.item_factors.astype(np.float64)
+        loss = _last_loss(model)
+        users, items = model._fitted()
+        targets = items.astype(np.float64)
         strength = fitted.ridges(terms)[1]
         before = ((targets - fitted.project(embeddings)) ** 2).sum(axis=1)
         weights_before = {name: tensor.detach().clone() for name, tensor in encoder.model.state_dict().items()}
-        work.train(fitted, targets, _determined(terms, model.user_factors, strength), seed + number)
+        work.train(fitted, targets, _determined(terms, users, strength), seed + number)
         encoder.name = None  # what is saved under that name are other weights
         trained = encoder.encode(texts)
         after = ((targets - fitted.project(trained)) ** 2).sum(axis=1)
@@ -173,11 +174,12 @@ def fine_tune(
             embeddings = trained
         else:
             encoder.model.load_state_dict(weights_before)
+        assert model.item_prior is not None
         model.item_prior = _with_embeddings(model.item_prior, embeddings)
         _fit_further(model, data, iterations)
-        fitted = model.item_prior_
+        _, fitted = _checked_model(model, texts)
         trained_loss = loss - term_before + term_trained
-        after_all = float(model.history_[-1].loss)
+        after_all = _last_loss(model)
         terms_and_shares = (term_before, term_trained, heldout_before, heldout_trained)
         done.append(FineTuneRound(loss, trained_loss, after_all, *terms_and_shares, kept))
         if not kept:
@@ -204,7 +206,7 @@ class _Work:
 
         encoder = self.encoder
         rows = np.flatnonzero(self.items)
-        tokens = encoder.tokens([self.texts[row] for row in rows])
+        tokens = encoder.tokens([self.texts[row] or "" for row in rows])
         # In units of the weighted variance of the factors, so that a loss of 1 is what the mean factor gives.
         wanted = targets[rows]
         weight = weights[rows] / weights[rows].mean()
@@ -262,6 +264,11 @@ def network_head(encoder: TextEncoder, fitted: FittedPrior) -> Any:
         constants |= {"mean": whitening.mean_, "matrix": whitening.matrix_}
 
     class Head(torch.nn.Module):
+        weights: torch.Tensor
+        center: torch.Tensor | None
+        mean: torch.Tensor | None
+        matrix: torch.Tensor | None
+
         def __init__(self) -> None:
             super().__init__()
             self.network = encoder.model  # so that the Trainer finds its parameters
@@ -290,7 +297,7 @@ def _determined(terms: Any, users: NDArray[np.floating], strength: NDArray[np.fl
     own = np.bincount(np.repeat(np.arange(terms.n_rows), np.diff(terms.row_ptr)), entries, terms.n_rows)
     background = np.broadcast_to(terms.background, terms.n_rows) * float((terms.other_background * squares).sum())
     curvature = np.maximum(own + background, 0) / users.shape[1]
-    return strength * curvature / (curvature + strength)
+    return np.asarray(strength * curvature / (curvature + strength))
 
 
 def _trained_parameters(network: Any, freeze_below: int) -> list[Any]:
@@ -331,12 +338,18 @@ def _checked_model(model: WALS, texts: Sequence[str | None]) -> tuple[TextEncode
     return encoder, model.item_prior_
 
 
+def _last_loss(model: WALS) -> float:
+    loss = model.history_[-1].loss
+    assert loss is not None  # checked at the start
+    return loss
+
+
 def _with_embeddings(prior: LinearPrior, embeddings: NDArray[np.float32]) -> LinearPrior:
     """The prior with the same settings and other embeddings, one row for each item."""
     whitening = prior.whitening
     if whitening is not None:
         whitening = type(whitening)(whiten=whitening.whiten, components=whitening.components, epsilon=whitening.epsilon)
-    settings = {
+    settings: dict[str, Any] = {
         name: getattr(prior, name)
         for name in ("strength", "ridge", "shrinkage", "learn", "intercept", "normalize", "cold", "encoder")
     }

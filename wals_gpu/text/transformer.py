@@ -179,13 +179,15 @@ class TextEncoder(Encoder):
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token numbers of each text, at most `max_length`, without padding."""
-        return self.tokenizer(
+        encoded = self.tokenizer(
             list(texts),
             truncation=True,
             max_length=self.max_length,
             return_attention_mask=False,
             return_token_type_ids=False,
-        )["input_ids"]
+        )
+        tokens: list[list[int]] = encoded["input_ids"]
+        return tokens
 
     def padded(self, tokens: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """A batch for the model: ``input_ids`` (B, T), and ``attention_mask`` where there is padding."""

@@ -102,7 +102,7 @@ class Whitening:
         embeddings = _checked(embeddings)
         if embeddings.shape[1] != len(self.mean_):
             raise ValueError(f"embeddings must have E={len(self.mean_)} columns as in fit, got {embeddings.shape[1]}")
-        centred = embeddings.astype(np.float32) - self.mean_
+        centred: NDArray[np.float32] = embeddings.astype(np.float32) - self.mean_
         return centred if self.matrix_ is None else centred @ self.matrix_
 
     def fit_transform(self, embeddings: ArrayLike) -> NDArray[np.float32]:
