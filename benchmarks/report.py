@@ -117,6 +117,21 @@ def converge_table(result: dict) -> str:
     return table(["system", f"s until within {settings['within']:.1%}", "iterations"], rows) + caption(result, words)
 
 
+def threads_table(result: dict) -> str:
+    """Seconds per iteration, a column for each number of threads."""
+    counts = sorted({record["threads"] for record in result["records"]})
+    rows = []
+    for name in dict.fromkeys(record["system"] for record in result["records"]):
+        found = {r["threads"]: r for r in result["records"] if r["system"] == name and "error" not in r}
+        cells = [spread(found[count]["seconds_per_iteration"]) if count in found else "failed" for count in counts]
+        ends = [found[count]["seconds_per_iteration"]["median"] for count in (counts[0], counts[-1]) if count in found]
+        rows.append([name, *cells, f"{ends[0] / ends[1]:.2f}" if len(ends) == 2 else "-"])
+    settings = result["settings"]
+    header = ["system", *(f"{count} thread{'s' * (count > 1)}" for count in counts), "times as fast"]
+    words = f"s/iteration; {settings['set']} shape, {settings['factors']} factors, float32"
+    return table(header, rows) + caption(result, words)
+
+
 def topk_table(result: dict) -> str:
     header = ["system", "items", "users", "k", "seen left out", "s", "of ceiling"]
     rows, memory = [], []
@@ -286,6 +301,7 @@ TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark
     "fit-": fit_table,
     "accel": accel_table,
     "converge-": converge_table,
+    "threads-": threads_table,
     "ann": ann_table,
     "topk": topk_table,
     "rows": rows_table,
