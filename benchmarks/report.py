@@ -297,6 +297,24 @@ def finetune_table(result: dict) -> str:
     return table(header, rows) + f"\n{words}{chosen['freeze_below']}; {result['date']}.\n"
 
 
+def arrivals_table(result: dict) -> str:
+    """Recall@100 of new items over the interactions that have come, among themselves and among all items."""
+    cells: dict[tuple, dict[int, list[tuple[float, float]]]] = {}
+    for record in result["records"]:
+        arm = record["arm"] if record["arm"] == "no prior" else f"{record['arm']}, exposure {record['exposure']:g}"
+        found = record["new"]["recall@100"], record["all"]["recall@100"]
+        cells.setdefault((record["set"], arm), {}).setdefault(record["arrived"], []).append(found)
+    arrived = sorted({record["arrived"] for record in result["records"]})
+    rows = []
+    for (name, arm), by_count in cells.items():
+        means = [[sum(values) / len(values) for values in zip(*by_count[n], strict=True)] for n in arrived]
+        rows.append([f"{name}, {arm}", *(f"{new:.3f} / {among_all:.3f}" for new, among_all in means)])
+    words = "recall@100 among the new items / among all items; mean of "
+    words += f"{len(result['settings']['seeds'])} splits; {result['settings']['factors']} factors, "
+    header = ["set, arm", *(f"{n} interactions" for n in arrived)]
+    return table(header, rows) + f"\n{words}{result['settings']['model']}; {result['date']}.\n"
+
+
 TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark begins
     "fit-": fit_table,
     "accel": accel_table,
@@ -309,7 +327,8 @@ TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark
     "profile": profile_table,
     "ml1m-leave-one-out": leave_one_out_table,
     "encode": encode_table,
-    "finetune": finetune_table,
+    "finetune-": finetune_table,
+    "arrivals": arrivals_table,
 }
 
 
@@ -396,7 +415,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 where a table is stale")
     pages = [ROOT / "README.md", HERE / "README.md"]
-    pages += [ROOT / "docs" / f"{name}.md" for name in ("solvers", "retrieval", "migrate-from-implicit", "text")]
+    pages += [
+        ROOT / "docs" / f"{name}.md" for name in ("solvers", "retrieval", "migrate-from-implicit", "text", "priors")
+    ]
     parser.add_argument("files", nargs="*", type=Path, default=pages)
     args = parser.parse_args()
     stale = []

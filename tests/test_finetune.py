@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from wals_gpu import WALS
+from wals_gpu import WALS, reference
 from wals_gpu.errors import ModelFitError
 from wals_gpu.priors import LinearPrior
 from wals_gpu.text import TextEncoder, Whitening
@@ -52,24 +52,59 @@ def test_training_lowers_the_joint_objective(likes, encoder, settings):
     rounds = fine_tune(model, likes, TEXTS, rounds=2, epochs=8, learning_rate=3e-4, heldout=0.2)
     first = rounds[0]
     assert first.loss_before == begin
-    assert first.term_trained < 0.9 * first.term_before
-    assert np.isclose(first.loss_trained - begin, first.term_trained - first.term_before)
     assert first.kept and first.heldout_trained < first.heldout_before
+    assert first.items_trained < first.items_before
+    assert first.loss_trained < begin
     if not settings:  # otherwise the features' scale is learned anew in the next fit, and with it the objective
         assert first.loss_after < first.loss_trained
     assert rounds[-1].loss_after == model.history_[-1].loss < begin
     np.testing.assert_array_equal(model.item_prior.embeddings, encoder.encode(TEXTS))
 
 
-def test_the_terms_are_those_of_the_model(likes, encoder):
-    model = fitted(likes, encoder)
-    prior, factors = model.item_prior_, model.item_factors.astype(np.float64)
-    expected = 5.0 * ((factors - prior.project(encoder.encode(TEXTS))) ** 2).sum()
-    (only,) = fine_tune(model, likes, TEXTS, rounds=1, learning_rate=1e-4, heldout=0.0)
-    assert np.isclose(only.term_before, expected, rtol=1e-5)
-    trained = 5.0 * ((factors - prior.project(encoder.encode(TEXTS))) ** 2).sum()
-    assert np.isclose(only.term_trained, trained, rtol=1e-5)
-    assert np.isnan(only.heldout_before) and only.kept
+def test_losses_are_those_of_the_joint_objective(likes, encoder):
+    """Each figure against the dense formula over all pairs, with factors from dense systems, in float64."""
+    model = fitted(likes, encoder, shrinkage=0.5)
+    before = model.item_prior_
+    users, items = model.user_factors.astype(np.float64), model.item_factors.astype(np.float64)
+    user_terms, item_terms = model._bound.user_terms(likes), model._bound.item_terms(csr_matrix(likes.T))
+    towards_zero, strength = before.ridges(item_terms)
+
+    def objective(items, mean):
+        pairs = reference.loss(user_terms, users, items, towards_zero)
+        weights = float(np.sum(before.weights**2)) * model.item_prior.ridge
+        return pairs + float(strength @ ((items - mean) ** 2).sum(axis=1)) + weights
+
+    def best(mean):
+        factors = np.empty_like(items)
+        for row in range(90):
+            a, b = reference.row_system(item_terms, row, users)
+            a += (towards_zero[row] + strength[row] - item_terms.ridge[row]) * np.eye(4)
+            factors[row] = np.linalg.solve(a, b + strength[row] * mean[row])
+        return factors
+
+    assert np.isclose(model.history_[-1].loss, objective(items, before.mean), rtol=1e-5)
+    old = objective(best(before.mean), before.mean)
+    (only,) = fine_tune(model, likes, TEXTS, rounds=1, epochs=3, learning_rate=1e-3, heldout=0.25)
+    mean = before.project(encoder.encode(TEXTS))
+    new = objective(best(mean), mean)
+    assert np.isclose(only.loss_trained, new, rtol=1e-5)
+    change = only.items_trained + only.heldout_trained - only.items_before - only.heldout_before
+    assert np.isclose(change, new - old, rtol=1e-3)
+    assert 0 < only.heldout_before < only.items_before
+
+
+def test_the_regression_has_the_gradient_of_the_joint_objective(likes, encoder):
+    """Over the prior means, at the present ones, where every factor is at its best for them."""
+    from wals_gpu.text.finetune import _ItemsPart
+
+    model = fitted(likes, encoder, shrinkage=0.3)
+    mean = model.item_prior_.mean.astype(np.float64)
+    part = _ItemsPart(model, csr_matrix(likes.T), np.arange(90))
+    at_best = part.best(mean.astype(np.float32)).astype(np.float64)
+    targets, weights = part.regression(at_best, mean)
+    strength = model.item_prior_.ridges(model._bound.item_terms(csr_matrix(likes.T)))[1]
+    np.testing.assert_allclose(weights[:, None] * (targets - mean), strength[:, None] * (at_best - mean), rtol=1e-9)
+    assert (0 < weights).all() and (weights < strength).all()
 
 
 def test_the_network_head_is_the_prior(likes, encoder):

@@ -138,16 +138,23 @@ def test_interactions_refine_a_cold_item(shop):
 
 def test_exposure_says_how_many_could_have_met_an_item(shop):
     ids, embeddings, _taken, likes = shop
-    scores = []
-    for exposure in (0.0, 0.3, 1.0):
+    some = np.zeros((USERS, 1), bool)
+    some[[0, 3]] = True
+
+    def score(mode, exposure):
         model = fit(shop, [0])
-        model.add_items(embeddings[[0]], ids[[0]])
-        some = np.zeros((USERS, 1), bool)
-        some[[0, 3]] = True
+        model.add_items(embeddings[[0]], ids[[0]], mode=mode)
         model.update_items(table(some, ids[:1]), exposure=exposure)
-        assert model._bound.item_background is None or model._bound.item_background[0] == exposure
-        scores.append(model.predict(np.arange(USERS), ids[0])[likes == 0].mean())
+        assert model._bound.item_background is None or exposure in (None, model._bound.item_background[0])
+        return model.predict(np.arange(USERS), ids[0])[likes == 0].mean()
+
+    scores = [score("prior_mean", exposure) for exposure in (0.0, 0.3, 1.0)]
     assert scores[0] > scores[1] > scores[2]
+    # By default as the item came: met by nobody yet, or by all.
+    assert score("prior_mean", None) == scores[0]
+    assert score("map", None) == score("map", 1.0) == scores[2]
+    model = fit(shop, [0])
+    model.add_items(embeddings[[0]], ids[[0]])
     with pytest.raises(ValueError, match="exposure must be a number from 0 to 1, got 2"):
         model.update_items(table(some, ids[:1]), exposure=2)
 
@@ -205,6 +212,9 @@ def test_hybrid_is_the_recommended_configuration():
     settings = (model.factors, model.iterations, model.objective.name, model.objective.exponent)
     assert settings == (256, 20, "google_wals", 0.5)
     assert 0.01 <= model.objective.regularization <= 0.1
+    assert model.item_prior.strength == 3.0
+    assert WALS.hybrid(np.eye(2), None, prior={"strength": 0.5}).item_prior.strength == 0.5
+    assert WALS.hybrid(np.eye(2), None, objective="ials").item_prior.strength is None
     assert model.item_prior.embeddings.tolist() == [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
     other = WALS.hybrid(np.eye(2), None, factors=8, objective="ials", prior={"strength": 3.0}, random_state=5)
     assert (other.factors, other.objective.name, other.item_prior.strength, other.random_state) == (8, "ials", 3.0, 5)

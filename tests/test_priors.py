@@ -7,7 +7,10 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from wals_gpu import WALS, DataError, ModelFitError, ModelFormatError, reference
+from wals_gpu.evaluation import ranking_metrics
 from wals_gpu.priors import LinearPrior
+from wals_gpu.splits import cold_items_split, random_holdout
+from wals_gpu.tuning import tune_strength
 
 USERS, ITEMS, DIMENSION = 60, 43, 11
 
@@ -210,6 +213,43 @@ def test_the_loss_of_float32_is_that_of_its_factors(world):
     assert model.history_[-1].loss == pytest.approx(dense_loss(model, world), rel=1e-5)
 
 
+def test_without_a_ridge_on_b_the_loss_has_no_minimum(world):
+    """From a fit with one factor to spare: b longer and longer, the users' part along it shorter and shorter."""
+    model = make(world, {"strength": 2.0}, iterations=300, solver="cholesky").fit(world[0])
+    users, items, features, weights, b, strength, _ = parts(model, world)
+    active = np.diff(items.row_ptr) > 0
+    # Half the downhill direction of a constant that a user's scores of all items have in common.
+    x, y = np.c_[model.user_factors, np.zeros(USERS)], np.c_[model.item_factors, active]
+    taste = -0.5 * reference.gradient(users, x, y, np.zeros(ITEMS))[0][:, -1]
+
+    def loss(length, ridge_of_b):
+        """With b of that length along the spare factor, where the users have 0.02 taste / length."""
+        x = np.c_[model.user_factors, 0.02 * taste / length]
+        y = np.c_[model.item_factors, length * active]
+        w, long_b = np.r_[weights, np.zeros((1, DIMENSION))], np.r_[b, length]
+        y[~active] = features[~active] @ w.T + long_b
+        of_pairs = reference.loss(users, x, y, np.zeros(ITEMS))
+        of_ridges = model.item_prior.ridge * np.sum(w**2) + ridge_of_b * float(long_b @ long_b)
+        return of_pairs + reference.prior_loss(features, y, w, long_b, strength, 0.0) + of_ridges
+
+    lengths = 10.0 ** np.arange(0, 4)
+    free = [loss(length, 0.0) for length in lengths]
+    assert all(after < before for before, after in itertools.pairwise(free))
+    assert free[-1] < model.history_[-1].loss - model.item_prior.ridge * float(b @ b)
+    # With its ridge, the same path leads up again.
+    assert loss(lengths[-1], 1.0) > 1e3 * loss(lengths[0], 1.0)
+
+
+def test_the_ridge_of_b_hardly_moves_it(world):
+    """b is the mean of y - W e, short by ridge / (sum of strengths + ridge)."""
+    model = make(world, {"strength": 2.0}, iterations=20).fit(world[0])
+    _, _, features, weights, b, strength, _ = parts(model, world)
+    known = np.isin(np.arange(ITEMS), [5, 40], invert=True)
+    rest = (model.item_factors - features @ weights.T)[known].mean(axis=0)
+    total = strength[known].sum()
+    np.testing.assert_allclose(b, rest * total / (total + model.item_prior.ridge), rtol=1e-8)
+
+
 # ---------------------------------------------------------------------------------------------------- strength
 
 
@@ -237,6 +277,53 @@ def test_learned_strength_comes_to_rest_and_then_the_loss_falls(world):
         if before.item_strength == after.item_strength:
             assert after.loss <= before.loss * (1 + 1e-12)
     assert all(record.user_strength is None for record in history)
+
+
+def test_tuning_finds_the_strength_that_the_features_deserve(world):
+    matrix, embeddings, *_ = world
+    told = tune_strength(make(world, {}, iterations=8), matrix, (0.01, 1.0, 10.0), heldout=0.25, k=10)
+    assert sorted(trial.strength for trial in told) == [0.01, 1.0, 10.0]
+    scores = [(trial.warm * trial.cold) ** 0.5 for trial in told]
+    assert scores == sorted(scores, reverse=True) and scores[0] > scores[-1]
+    # Features that tell nothing: less of them is better for items that have interactions.
+    noise = np.random.default_rng(0).normal(size=embeddings.shape)
+    model = WALS(8, "ials", regularization=0.02, iterations=8, item_prior=LinearPrior(noise, ridge=0.01))
+    trials = tune_strength(model, matrix, (0.1, 100.0), cold_weight=0.0, heldout=0.25, k=10)
+    assert trials[0].strength == 0.1 and trials[0].warm > trials[1].warm
+    assert model.item_factors is None and model.item_prior.strength is None and model.compute_loss
+
+
+def test_tuning_measures_what_a_fit_on_its_split_gives(world):
+    """One trial done by hand."""
+    matrix = world[0]
+    (trial,) = tune_strength(make(world, {}, iterations=5), matrix, [2.0], heldout=0.2, k=5, random_state=3)
+    rest, cold_test, cold = cold_items_split(matrix, 0.2, 3)
+    train, warm_test = random_holdout(rest, 0.2, 3)
+    model = make(world, {"strength": 2.0}, iterations=5).fit(train)
+    scores = model.user_factors @ model.item_factors.T
+    warm = np.flatnonzero(train.getnnz(axis=0))
+    scores_of_warm = np.where(train.toarray() > 0, -np.inf, scores)[:, warm]
+    for got, of_items, test in (
+        (trial.warm, scores_of_warm, warm_test[:, warm]),
+        (trial.cold, scores[:, cold], cold_test[:, cold]),
+    ):
+        ids = np.argsort(-of_items, axis=1, kind="stable")[:, :5]
+        assert got == pytest.approx(ranking_metrics(ids, test, 5)["ndcg@5"])
+
+
+def test_what_cannot_be_tuned(world):
+    model = make(world, {})
+    for given, message in (
+        ({"strengths": []}, "strengths must be a sequence of numbers > 0, got \\[\\]"),
+        ({"strengths": [1.0, 0.0]}, "each of strengths must be a finite number > 0, got 0.0"),
+        ({"cold_weight": 1.5}, "cold_weight must be a number from 0 to 1, got 1.5"),
+        ({"heldout": 0.0}, r"heldout must lie in \(0, 1\), got 0.0"),
+        ({"k": 0}, "k must be an integer >= 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tune_strength(model, world[0], **given)
+    with pytest.raises(ModelFitError, match="needs a model with an item_prior"):
+        tune_strength(WALS(4), world[0])
 
 
 # ---------------------------------------------------------------------------------------------------- rows by id

@@ -18,6 +18,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu import PRESETS, WALS, make_objective, memory, reference
 from wals_gpu.backends import make_backend
+from wals_gpu.priors import LinearPrior
 from wals_gpu.row_terms import RowTerms
 from wals_gpu.stored import write_stored
 
@@ -304,8 +305,9 @@ def test_a_block_of_stored_rows_beyond_31_bits(tmp_path):
         {"objective": "google_wals", "factors": 20, "exponent": 0.5},
         {"objective": "ials", "factors": 50, "dtype": "float64"},
         {"objective": "eals", "factors": 64, "validation": True},
+        {"objective": "ials", "factors": 64, "embeddings": 384, "shrinkage": 0.5},
     ],
-    ids=lambda params: params["objective"],
+    ids=lambda params: f"{params['objective']} {params.get('embeddings', '')}".strip(),
 )
 def test_the_estimate_is_what_a_fit_takes(params):
     """Peak of the resident memory over a fit, in a process of its own."""
@@ -315,6 +317,7 @@ import numpy as np
 from pathlib import Path
 from scipy.sparse import csr_matrix
 from wals_gpu import WALS
+from wals_gpu.priors import LinearPrior
 
 params = {params!r}
 validation = params.pop("validation", False)
@@ -325,6 +328,9 @@ columns = np.sort((np.arange(n) * 2000 + rng.integers(0, 2000, (U, n))).astype(n
 values = rng.integers(1, 9, U * n).astype(dtype)
 matrix = csr_matrix((values, columns, np.arange(U + 1, dtype=np.int32) * n), shape=(U, I))
 held_out = csr_matrix((np.ones(1, dtype), ([0], [int(np.setdiff1d(np.arange(40), columns[:n])[0])])), shape=(U, I))
+if "embeddings" in params:
+    embeddings = rng.standard_normal((I, params.pop("embeddings")), dtype=np.float32)
+    params["item_prior"] = LinearPrior(embeddings, strength=1.0, shrinkage=params.pop("shrinkage", 0.0))
 model = WALS(iterations=2, num_threads=1, **params)
 WALS(iterations=1, num_threads=1, **params).fit(matrix[:100])  # what is loaded once
 estimate = model.estimate_memory(U, I, matrix.nnz, validation=validation)
@@ -342,7 +348,7 @@ print((resident("VmHWM") - before) * 1024 / (estimate.total - estimate.interacti
     if "clear_refs" in done.stderr:
         pytest.skip("the peak of the resident memory cannot be reset here")
     assert done.returncode == 0, done.stderr
-    assert 0.85 < float(done.stdout) < 1.1
+    assert 0.85 < float(done.stdout) < 1.1, done.stdout
 
 
 @pytest.mark.parametrize("objective", PRESETS)
@@ -376,6 +382,10 @@ def test_estimates_add_up_and_print():
     assert estimate.total == sum(vars(estimate).values())
     assert model.estimate_memory(136_677, 20_108, 10_000_000, validation=True).factors == 2 * estimate.factors
     assert model.estimate_memory(1000, 1000, 2**31).interactions == 2**31 * 12 + 8 * 2002  # SciPy's indices widen
+    with_prior = WALS(128, item_prior=LinearPrior(np.ones((20_108, 384), np.float32))).estimate_memory(
+        136_677, 20_108, 10_000_000
+    )
+    assert with_prior.priors > 20_108 * (384 + 128) * 4 and with_prior.total > estimate.total + with_prior.priors
     on_disk = model.estimate_memory(136_677, 20_108, 10**12, block_bytes=2**28)
     assert 2**28 < on_disk.total < 2**29 and not on_disk.transposed
     for arguments, error in (
@@ -402,6 +412,8 @@ def test_what_cannot_fit_is_refused_before_it_begins(monkeypatch, tmp_path):
                 model.fit(likes)
             with pytest.raises(MemoryError):
                 model.fit(write_stored(tmp_path / "s", likes))
+            with pytest.raises(MemoryError, match=r"coefficients 0.00, priors 0.00\), and"):
+                WALS(8, item_prior=LinearPrior(np.eye(50))).fit(likes)
             assert model.user_factors is before
         else:
             model.fit(likes)

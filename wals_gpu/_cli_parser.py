@@ -176,7 +176,7 @@ def make_parser() -> argparse.ArgumentParser:
     texts.add_argument("--items", metavar="FILE", type=Path, help="table of items with their texts")
     texts.add_argument("--encoder", metavar="NAME", help="folder of a transformers model, or its name on the hub")
     texts.add_argument("--text", metavar="COLUMNS", help="of the table, joined where several (default text)")
-    texts.add_argument("--strength", type=float, help="what a text is worth (default: the ridge of the objective)")
+    texts.add_argument("--strength", type=float, help="what a text is worth (default 3; with --objective its ridge)")
 
     recommend = command("recommend", "recommend items to users of a saved model", _RECOMMEND_HELP)
     recommend.add_argument("model", metavar="MODEL", type=Path, help="folder that 'wals-gpu fit' saved")

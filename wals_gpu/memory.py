@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from wals_gpu.objective import Objective
+
+if TYPE_CHECKING:
+    from wals_gpu.priors import LinearPrior
 
 __all__ = ["MemoryEstimate", "available_memory", "check_memory", "estimate_memory"]
 
@@ -30,6 +33,9 @@ class MemoryEstimate:
         Of both sides; with validation twice, for the best ones.
     working : int
         What a sweep needs beside: rotated copies, results of rows, a block of stored interactions.
+    priors : int
+        Features, prior means, and what the steps of the priors need; embeddings that are an array with a row for each
+        item (user) are not in it.
     """
 
     interactions: int
@@ -37,6 +43,7 @@ class MemoryEstimate:
     coefficients: int
     factors: int
     working: int
+    priors: int = 0
 
     @property
     def total(self) -> int:
@@ -58,6 +65,7 @@ def estimate_memory(
     validation: bool = False,
     block_bytes: int | None = None,
     values: tuple[float, float] = (1.0, 2.0),
+    priors: tuple[LinearPrior | None, LinearPrior | None] = (None, None),
 ) -> MemoryEstimate:
     """The memory of a fit, see :meth:`WALS.estimate_memory`.
 
@@ -76,10 +84,12 @@ def estimate_memory(
         Of stored interactions; None: they are in memory.
     values : (float, float), default (1.0, 2.0)
         Lowest and highest value. Where all are equal, some objectives need one coefficient for all.
+    priors : (LinearPrior or None, LinearPrior or None)
+        Of users and items.
     """
     rows, size = sum(shape), dtype.itemsize
     own = size * factors * rows
-    aligned = factors % 16 == 0 and block_bytes is None
+    aligned = factors % 16 == 0 and block_bytes is None and priors == (None, None)
     padded = -(-factors * size // 64) * 64
     rotated = 0 if aligned else padded * max(shape)  # a copy of the side that is not being solved
     # Per row: place in the order of work, status and part of the loss; ridge and background of some objectives.
@@ -89,7 +99,21 @@ def estimate_memory(
     index = 4 if n_entries < 2**31 else 8
     matrix = n_entries * (index + size) + 8 * (rows + 2)
     coefficients = 2 * n_entries * size * _arrays_per_entry(objective, dtype, values)
-    return MemoryEstimate(matrix, matrix, coefficients, own * (1 + validation), rotated + per_row)
+    of_priors = sum(
+        _bytes_of_prior(prior, n, n_entries, factors, size)
+        for prior, n in zip(priors, shape, strict=True)
+        if prior is not None
+    )
+    return MemoryEstimate(matrix, matrix, coefficients, own * (1 + validation), rotated + per_row, of_priors)
+
+
+def _bytes_of_prior(prior: LinearPrior, rows: int, n_entries: int, factors: int, size: int) -> int:
+    """What a prior of `rows` rows holds during a fit, and the larger of what its two large steps take beside."""
+    own, features, copied = prior.sizes()
+    held = rows * (size * (features + factors) + copied * own + 8 * 5) + 3 * 8 * (features + 1) ** 2
+    solving = 2 * size * factors * rows  # what rows are pulled to, and the same rotated
+    along = size * factors * rows + n_entries * (2 * size + 4)  # direction; scores of entries, present and changed
+    return held + max(solving, along)
 
 
 def _arrays_per_entry(objective: Objective, dtype: np.dtype, values: tuple[float, float]) -> int:
@@ -152,11 +176,13 @@ def check_memory(estimate: MemoryEstimate) -> None:
         Says how much is needed for what, how much there is, and what helps.
     """
     entries = estimate.transposed + estimate.coefficients
-    needed, available = estimate.factors + entries, available_memory()
+    needed, available = estimate.factors + entries + estimate.priors, available_memory()
     if available is not None and needed > available:
-        sizes = [f"{size / 2**30:.2f}" for size in (needed, estimate.factors, entries, available)]
+        parts = {"factors": estimate.factors, "transposed interactions and coefficients": entries}
+        if estimate.priors:
+            parts["priors"] = estimate.priors
+        of_what = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
         raise MemoryError(
-            "the fit needs {} GiB beside the interactions (factors {}, transposed interactions and coefficients {}), "
-            "and {} GiB are available; take fewer factors or float32, or keep the interactions on disk "
-            "(wals_gpu.stored)".format(*sizes)
+            f"the fit needs {needed / 2**30:.2f} GiB beside the interactions ({of_what}), and {available / 2**30:.2f} "
+            "GiB are available; take fewer factors or float32, or keep the interactions on disk (wals_gpu.stored)"
         )

@@ -187,7 +187,8 @@ class WALS(Answers, NewItems):
         **settings: Any,
     ) -> WALS:
         """A model of interactions and item texts in the recommended configuration: 256 factors, 20 iterations, Google's
-        WALS objective with weighting exponent 0.5, unobserved weight 0.01 and ridge 0.05, and a linear prior.
+        WALS objective with weighting exponent 0.5, unobserved weight 0.01 and ridge 0.05, and a linear prior of
+        strength 3.
 
         Parameters
         ----------
@@ -202,9 +203,9 @@ class WALS(Answers, NewItems):
         batch_size : int, default 32
             Texts in a batch, likewise.
         prior : mapping, optional
-            Settings of :class:`.LinearPrior`.
+            Settings of :class:`.LinearPrior`, in place of the recommended strength.
         **settings
-            Of :class:`WALS`, in place of the recommended ones. Those of the objective are used with
+            Of :class:`WALS`, in place of the recommended ones. Those of the objective, and the strength, are used with
             ``objective="google_wals"`` only.
 
         Returns
@@ -220,7 +221,14 @@ class WALS(Answers, NewItems):
         """
         from wals_gpu.text import as_encoder
 
+        recommended: dict[str, Any] = {"factors": 256, "objective": "google_wals", "iterations": 20}
         prior = dict(prior or {})
+        if settings.get("objective", "google_wals") == "google_wals":
+            recommended |= {"exponent": 0.5, "unobserved_weight": 0.01, "regularization": 0.05}
+            if "column_weights" in settings:
+                del recommended["exponent"]
+            # The ridge alone, as strength, leaves cold items far below what their texts could tell (docs/priors.md).
+            prior = {"strength": 3.0} | prior
         if encoder is None:
             if ids is not None:
                 items = (ids, items)
@@ -229,11 +237,6 @@ class WALS(Answers, NewItems):
             if isinstance(encoder, (str, PathLike)):
                 encoder = as_encoder(encoder, max_length=max_length, batch_size=batch_size)
             item_prior = LinearPrior.from_texts(items, encoder, ids=ids, **prior)
-        recommended: dict[str, Any] = {"factors": 256, "objective": "google_wals", "iterations": 20}
-        if settings.get("objective", "google_wals") == "google_wals":
-            recommended |= {"exponent": 0.5, "unobserved_weight": 0.01, "regularization": 0.05}
-            if "column_weights" in settings:
-                del recommended["exponent"]
         return cls(**(recommended | settings), item_prior=item_prior)
 
     def __repr__(self) -> str:
@@ -418,23 +421,22 @@ class WALS(Answers, NewItems):
             or so, and reading a table are not in it.
         """
         shape = integer("n_users", n_users, 1, 2**31 - 1), integer("n_items", n_items, 1, 2**31 - 1)
-        size: dict[str, Any] = {"factors": self.factors, "dtype": self.dtype, "objective": self.objective}
+        size = self._sizes()
         if block_bytes is not None:
             size["block_bytes"] = integer("block_bytes", block_bytes, 1)
         return estimate_memory(shape, integer("n_entries", n_entries, 0), validation=bool(validation), **size)
 
     def _estimate(self, matrix: csr_matrix | StoredMatrix, validation: bool) -> MemoryEstimate:
         """The same for interactions that are here."""
-        size: Any = {
-            "factors": self.factors,
-            "dtype": self.dtype,
-            "objective": self.objective,
-            "validation": validation,
-        }
+        size = self._sizes() | {"validation": validation}
         if isinstance(matrix, StoredMatrix):
             return estimate_memory(matrix.shape, matrix.nnz, block_bytes=matrix.block_bytes, **size)
         values = (matrix.data.min(), matrix.data.max())
         return estimate_memory(matrix.shape, matrix.nnz, values=values, **size)
+
+    def _sizes(self) -> dict[str, Any]:
+        priors = (self.user_prior, self.item_prior)
+        return {"factors": self.factors, "dtype": self.dtype, "objective": self.objective, "priors": priors}
 
     def plot_history(self, ax: Any = None) -> Any:
         """Draw the loss, and the validation metric with its best iteration, of the last `fit`; needs matplotlib.

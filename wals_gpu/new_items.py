@@ -126,16 +126,17 @@ class NewItems:
         self._bound, self.item_ids = grown, merged
         return new_rows if merged is None else merged.take(new_rows)
 
-    def update_items(self, interactions: Any, *, exposure: float = 1.0, **columns: Any) -> NDArray[Any]:
+    def update_items(self, interactions: Any, *, exposure: float | None = None, **columns: Any) -> NDArray[Any]:
         """Factors of some items from their interactions, everything else as it is.
 
         Parameters
         ----------
         interactions : matrix (U, I), or a table with ids that the model knows
             All that is known of the items that occur in it, not only what is new; other items stay as they are.
-        exposure : float from 0 to 1, default 1.0
-            How far users without an interaction count as users who did not want the item: the share of the
-            objective's weight of unobserved pairs. Of an item that only few could have met, less.
+        exposure : float from 0 to 1, optional
+            How far users without an interaction count as users who did not want the item: the share of the objective's
+            weight of unobserved pairs. Default: as it is, which is 1 for an item of the fit, or added with mode "map",
+            and 0 for one added as its prior mean, which hardly anybody can have met yet.
         **columns
             ``user_column``, ``item_column``, ``value_column`` of a table.
 
@@ -151,7 +152,7 @@ class NewItems:
         """
         user_factors, item_factors = self._fitted()
         number = isinstance(exposure, numbers.Real) and not isinstance(exposure, bool)
-        if not (number and math.isfinite(exposure) and 0 <= exposure <= 1):
+        if exposure is not None and not (number and math.isfinite(exposure) and 0 <= exposure <= 1):
             raise ValueError(f"exposure must be a number from 0 to 1, got {exposure!r}")
         if isinstance(interactions, Interactions) and interactions.item_ids is None:
             interactions = interactions.matrix
@@ -167,7 +168,7 @@ class NewItems:
         of_items = self._backend.transpose(matrix)
         rows = np.flatnonzero(np.diff(of_items.indptr))
         assert self._bound is not None
-        bound = self._bound.met(rows, float(exposure))
+        bound = self._bound if exposure is None else self._bound.met(rows, float(exposure))
         mean = None
         if self.item_prior_ is not None and self.item_prior_.mean is not None:
             mean = self.item_prior_.mean[rows]

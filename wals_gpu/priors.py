@@ -47,8 +47,8 @@ class LinearPrior:
         ``c |x|^2`` in its direction. Default: the row's ridge under the objective, which is thereby moved from 0 to
         the prior mean.
     ridge : float > 0, default 1.0
-        mu, of W and of b. (Were b free, the loss would have no minimum: the users' ridge can be avoided by ever smaller
-        user factors along an ever longer b.)
+        mu, of W and of b. (Were b free, the loss need not have a minimum: user factors could become ever smaller along
+        an ever longer b, and so avoid their ridge; docs/priors.md.)
     shrinkage : float >= 0, default 0.0
         Share of the row's ridge under the objective that stays, towards 0. More than a little of it takes from items
         what the text says of them.
@@ -195,6 +195,14 @@ class LinearPrior:
             )
         assert self._row_of_id is not None
         return np.asarray(self.embeddings[self._row_of_id[place]])
+
+    def sizes(self) -> tuple[int, int, int]:
+        """Bytes of an embedding, number of features, and copies of the embeddings that a fit makes: for estimates."""
+        if self.embeddings is None:
+            return 0, 0, 0
+        dimension = self.embeddings.shape[1]
+        features = dimension if self.whitening is None else self.whitening.components or dimension
+        return self.embeddings.itemsize * dimension, features, int(self._ids is not None)
 
     def left_over(self, ids: Ids) -> tuple[NDArray[Any], list[Any]]:
         """Embeddings and ids of what is not among `ids`: the rest of a catalogue, for :meth:`WALS.add_items`."""

@@ -4,8 +4,17 @@ The joint objective of a model with a :class:`wals_gpu.priors.LinearPrior` depen
 
     sum_i s_i |y_i - q_i|^2,    q_i = W z(f(text_i)) + b
 
-with z the prior's centring and scaling. WALS lowers the objective over factors, W and b; an epoch of the Hugging Face
-Trainer lowers this term over the weights of f. The two alternate.
+with z the prior's centring and scaling. WALS lowers the objective over factors, W and b; epochs of the Hugging Face
+Trainer lower it over the weights of f. The two alternate.
+
+Were the factors held still meanwhile, the encoder would get nowhere: y_i is tied to the q_i of the encoder as it was,
+the closer the fewer interactions there are. So what is lowered is the term with every factor at its best for the q_i
+that comes, ``min over y of data_i(y) + s_i |y - q_i|^2``. With the data's second derivative taken as h_i times the
+identity, that is a regression again::
+
+    s_i h_i / (h_i + s_i) |z_i - q_i|^2,    z_i = y_i + (s_i / h_i) (y_i - q_i)
+
+with y_i and q_i as they were when the round began: z_i is where the factor would be without its prior.
 """
 
 from __future__ import annotations
@@ -18,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from wals_gpu.errors import ModelFitError
 from wals_gpu.interactions import as_interactions
@@ -41,14 +51,15 @@ class FineTuneRound:
     loss_before : float
         The joint objective when it began.
     loss_trained : float
-        After the encoder's epochs, with factors, W and b as they were.
+        After the encoder's epochs, with every item's factor solved anew for its new prior mean; users, W and b as they
+        were.
     loss_after : float
         After the iterations of WALS that followed.
-    term_before, term_trained : float
-        The regression term alone, in ``loss_before`` and ``loss_trained``.
+    items_before, items_trained : float
+        The part of the objective that belongs to the items the encoder was trained on, their factors solved for the
+        prior means before and after.
     heldout_before, heldout_trained : float
-        Its mean over the items that were held out of training, as a share of what q = mean of y leaves: 1 says that
-        the text tells nothing of an item that the encoder was not trained on. NaN without such items.
+        The same of the items that were held out of training. 0 where there are none.
     kept : bool
         Whether the trained weights were kept; not where they made the held-out items worse.
     """
@@ -56,8 +67,8 @@ class FineTuneRound:
     loss_before: float
     loss_trained: float
     loss_after: float
-    term_before: float
-    term_trained: float
+    items_before: float
+    items_trained: float
     heldout_before: float
     heldout_trained: float
     kept: bool
@@ -124,7 +135,7 @@ def fine_tune(
     Notes
     -----
     Items weigh ``s_i h_i / (h_i + s_i)``, h_i the mean curvature of the data in the row of item i: close to s_i where
-    interactions determine the factor, 0 where the factor is no more than its prior mean.
+    interactions determine the factor, 0 where the factor is no more than its prior mean. Training is without dropout.
 
     The encoder's weights change in place; ``encoder.save_pretrained(folder)`` keeps them.
     """
@@ -136,55 +147,101 @@ def fine_tune(
         raise ValueError(f"heldout must be a share in [0, 1), got {heldout!r}")
     if not learning_rate > 0:
         raise ValueError(f"learning_rate must be > 0, got {learning_rate!r}")
-    trained_layers = _trained_parameters(encoder.model, freeze_below)
+    layers = _trained_parameters(encoder.model, freeze_below)
     data = as_interactions(interactions, dtype=model.dtype, **columns)
     n_users = len(model._fitted()[0])
     if data.matrix.shape != (n_users, len(texts)):
         raise ValueError(f"interactions must be those of the fit, {(n_users, len(texts))}, got {data.matrix.shape}")
-    assert model._bound is not None
-    terms = model._bound.item_terms(model._backend.transpose(data.matrix))
-    known = np.diff(terms.row_ptr) > 0
-    told = known & np.array([bool(text and text.strip()) for text in texts])
+    of_items = model._backend.transpose(data.matrix)
+    told = (np.diff(of_items.indptr) > 0) & np.array([bool(text and text.strip()) for text in texts])
     held = np.zeros(len(texts), np.bool_)
     rng = np.random.default_rng(seed)
     if heldout:
         held[rng.permutation(np.flatnonzero(told))[: round(heldout * told.sum())]] = True
     if not (told & ~held).any():
         raise ValueError("no item has a text and interactions, so there is nothing to train on")
-    work = _Work(encoder, list(texts), told & ~held, trained_layers, epochs, learning_rate, batch_size, show_progress)
+    groups = {"trained": np.flatnonzero(told & ~held), "held": np.flatnonzero(held), "rest": np.flatnonzero(~told)}
+    work = _Work(encoder, list(texts), groups["trained"], layers, epochs, learning_rate, batch_size, show_progress)
 
     done = []
     embeddings = encoder.encode(texts)
     for number in range(rounds):
-        loss = _last_loss(model)
-        users, items = model._fitted()
-        targets = items.astype(np.float64)
-        strength = fitted.ridges(terms)[1]
-        before = ((targets - fitted.project(embeddings)) ** 2).sum(axis=1)
+        parts = {name: _ItemsPart(model, of_items, rows) for name, rows in groups.items()}
+        loss, items = _last_loss(model), model._fitted()[1]
+        assert fitted.mean is not None
+        beside = loss - sum(part.loss(items[part.rows], fitted.mean[part.rows]) for part in parts.values())
+        best, before = _solved(parts, fitted.project(embeddings, model.dtype))
         weights_before = {name: tensor.detach().clone() for name, tensor in encoder.model.state_dict().items()}
-        work.train(fitted, targets, _determined(terms, users, strength), seed + number)
+        rows = groups["trained"]
+        work.train(fitted, *parts["trained"].regression(best[rows], fitted.project(embeddings)[rows]), seed + number)
         encoder.name = None  # what is saved under that name are other weights
         trained = encoder.encode(texts)
-        after = ((targets - fitted.project(trained)) ** 2).sum(axis=1)
-        spread = ((targets[held] - targets[known].mean(axis=0)) ** 2).sum() if heldout else np.nan
-        term_before, term_trained = (float(strength[known] @ each[known]) for each in (before, after))
-        heldout_before, heldout_trained = (float(each[held].sum() / spread) for each in (before, after))
-        kept = not heldout_trained > heldout_before
+        best_trained, after = _solved(parts, fitted.project(trained, model.dtype))
+        kept = not after["held"] > before["held"]
         if kept:
-            embeddings = trained
+            embeddings, best = trained, best_trained
         else:
             encoder.model.load_state_dict(weights_before)
-        assert model.item_prior is not None
-        model.item_prior = _with_embeddings(model.item_prior, embeddings)
+        model.item_prior = _with_embeddings(fitted, embeddings)
+        model.item_factors = best
         _fit_further(model, data, iterations)
         _, fitted = _checked_model(model, texts)
-        trained_loss = loss - term_before + term_trained
-        after_all = _last_loss(model)
-        terms_and_shares = (term_before, term_trained, heldout_before, heldout_trained)
-        done.append(FineTuneRound(loss, trained_loss, after_all, *terms_and_shares, kept))
+        losses = loss, beside + sum(after.values()), _last_loss(model)
+        of_items_trained, of_held = (before["trained"], after["trained"]), (before["held"], after["held"])
+        done.append(FineTuneRound(*losses, *of_items_trained, *of_held, kept))
         if not kept:
             break
     return done
+
+
+class _ItemsPart:
+    """The part of the joint objective that belongs to some items: their data and their prior, users fixed."""
+
+    def __init__(self, model: WALS, of_items: csr_matrix, rows: NDArray[np.integer]) -> None:
+        assert model._bound is not None and model.item_prior_ is not None and model.user_factors is not None
+        self.rows = rows
+        self._backend, self._prior, self._users = model._backend, model.item_prior_, model.user_factors
+        self._terms = model._bound.of_items(rows).item_terms(of_items[rows])
+        self._towards_zero, self._strength = self._prior.ridges(self._terms, rows)
+
+    def best(self, mean: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Factors (n, D) that make it least for prior means (n, D)."""
+        terms, target = self._prior.pulled(self._terms, mean, self.rows)
+        factors = np.zeros_like(target)
+        self._backend.solve_rows(terms, self._users, factors, prior=target)
+        return factors
+
+    def loss(self, factors: NDArray[np.floating], mean: NDArray[np.floating]) -> float:
+        """Its value."""
+        terms, target = self._prior.pulled(self._terms, mean, self.rows)
+        nothing = np.zeros(1, factors.dtype)
+        of_one_ridge = self._backend.loss(terms, factors, self._users, nothing, user_prior=target)
+        # Two squares are one square and what does not depend on the factor.
+        both = self._towards_zero * self._strength / (self._towards_zero + self._strength)
+        return of_one_ridge + float(both @ np.einsum("nd,nd->n", mean, mean, dtype=np.float64))
+
+    def regression(
+        self, best: NDArray[np.floating], mean: NDArray[np.floating]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """z (n, D) and weights (n,) of the regression that stands for it, at its best factors for prior means."""
+        squares = np.einsum("ud,ud->u", self._users, self._users, dtype=np.float64)
+        terms, n = self._terms, self._terms.n_rows
+        entries = terms.gram_values() * squares[terms.col_idx]
+        own = np.bincount(np.repeat(np.arange(n), np.diff(terms.row_ptr)), entries, n)
+        background = np.broadcast_to(terms.background, n) * float((terms.other_background * squares).sum())
+        curvature = np.maximum(own + background, 0) / self._users.shape[1] + self._towards_zero
+        curvature = np.maximum(curvature, 1e-9 * self._strength)  # of an item without any: it teaches nothing
+        pull = (best.astype(np.float64) - mean) * (self._strength / curvature)[:, None]
+        return best + pull, self._strength * curvature / (curvature + self._strength)
+
+
+def _solved(parts: dict[str, _ItemsPart], mean: NDArray[np.floating]) -> tuple[NDArray[np.floating], dict[str, float]]:
+    """All items' factors solved for prior means (I, D), and the loss of each part."""
+    factors, losses = np.empty_like(mean), {}
+    for name, part in parts.items():
+        factors[part.rows] = part.best(mean[part.rows])
+        losses[name] = part.loss(factors[part.rows], mean[part.rows])
+    return factors, losses
 
 
 @dataclass
@@ -193,24 +250,22 @@ class _Work:
 
     encoder: TextEncoder
     texts: list[str | None]
-    items: NDArray[np.bool_]  # to train on
+    rows: NDArray[np.integer]  # the items to train on
     parameters: list[Any]
     epochs: int
     learning_rate: float
     batch_size: int
     show_progress: bool
 
-    def train(self, fitted: FittedPrior, targets: NDArray[np.float64], weights: NDArray[np.float64], seed: int) -> None:
+    def train(self, fitted: FittedPrior, wanted: NDArray[np.float64], weights: NDArray[np.float64], seed: int) -> None:
         import torch
         from transformers import Trainer, TrainingArguments
 
         encoder = self.encoder
-        rows = np.flatnonzero(self.items)
-        tokens = encoder.tokens([self.texts[row] or "" for row in rows])
+        tokens = encoder.tokens([self.texts[row] or "" for row in self.rows])
         # In units of the weighted variance of the factors, so that a loss of 1 is what the mean factor gives.
-        wanted = targets[rows]
-        weight = weights[rows] / weights[rows].mean()
-        unit = float((weight[:, None] * (wanted - wanted.mean(axis=0)) ** 2).sum() / len(rows)) or 1.0
+        weight = weights / weights.mean()
+        unit = float((weight[:, None] * (wanted - wanted.mean(axis=0)) ** 2).sum() / len(weight)) or 1.0
         examples = [
             {"tokens": ids, "target": y, "weight": w}
             for ids, y, w in zip(tokens, wanted.astype(np.float32), (weight / unit).astype(np.float32), strict=True)
@@ -276,6 +331,10 @@ def network_head(encoder: TextEncoder, fitted: FittedPrior) -> Any:
                 tensor = None if value is None else torch.as_tensor(np.asarray(value, np.float32))
                 self.register_buffer(name, tensor, persistent=False)
 
+        def train(self, mode: bool = True) -> Head:
+            # Without dropout: it moves vectors further than an epoch does, and the regression is of those without it.
+            return super().train(False)
+
         def forward(self, batch: dict[str, Any], target: torch.Tensor, weight: torch.Tensor) -> dict[str, torch.Tensor]:
             vectors = encoder.pooled(batch)
             if self.mean is not None:
@@ -288,16 +347,6 @@ def network_head(encoder: TextEncoder, fitted: FittedPrior) -> Any:
             return {"loss": (weight * residual.square().sum(dim=1)).mean()}
 
     return Head()
-
-
-def _determined(terms: Any, users: NDArray[np.floating], strength: NDArray[np.float64]) -> NDArray[np.float64]:
-    """s h / (h + s) for every item, h the mean of the diagonal of its data's second derivative."""
-    squares = np.einsum("ud,ud->u", users, users, dtype=np.float64)
-    entries = terms.gram_values() * squares[terms.col_idx]
-    own = np.bincount(np.repeat(np.arange(terms.n_rows), np.diff(terms.row_ptr)), entries, terms.n_rows)
-    background = np.broadcast_to(terms.background, terms.n_rows) * float((terms.other_background * squares).sum())
-    curvature = np.maximum(own + background, 0) / users.shape[1]
-    return np.asarray(strength * curvature / (curvature + strength))
 
 
 def _trained_parameters(network: Any, freeze_below: int) -> list[Any]:
@@ -344,15 +393,15 @@ def _last_loss(model: WALS) -> float:
     return loss
 
 
-def _with_embeddings(prior: LinearPrior, embeddings: NDArray[np.float32]) -> LinearPrior:
+def _with_embeddings(fitted: FittedPrior, embeddings: NDArray[np.float32]) -> LinearPrior:
     """The prior with the same settings and other embeddings, one row for each item."""
-    whitening = prior.whitening
+    prior, whitening = fitted.prior, fitted.prior.whitening
     if whitening is not None:
         whitening = type(whitening)(whiten=whitening.whiten, components=whitening.components, epsilon=whitening.epsilon)
-    settings: dict[str, Any] = {
-        name: getattr(prior, name)
-        for name in ("strength", "ridge", "shrinkage", "learn", "intercept", "normalize", "cold", "encoder")
-    }
+    kept = ("strength", "ridge", "shrinkage", "learn", "intercept", "normalize", "cold", "encoder")
+    settings: dict[str, Any] = {name: getattr(prior, name) for name in kept}
+    if prior.strength is not None:
+        settings["strength"] = prior.strength * fitted.scale[0]  # a learned one goes on from where it is
     return LinearPrior(embeddings, whitening=whitening, **settings)
 
 
