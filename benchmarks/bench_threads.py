@@ -30,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.repeats, args.factors = 1, 32
-    args.budget = float("inf")
+    args.budget = 3600.0
 
     matrix = synthetic(*SHAPES[args.set], random_state=args.seed)
     cells = [(name, threads) for name in args.systems for threads in args.counts]
@@ -38,11 +38,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/matrix.npz"
         save_matrix(path, matrix)
-        for repeat, (name, args.threads) in interleave(cells, args.repeats, args.seed):
-            run = run_system(name, args, path, matrix, [])
-            runs[name, args.threads].append(run)
+        for repeat, (name, threads) in interleave(cells, args.repeats, args.seed):
+            run = run_system(name, argparse.Namespace(**(vars(args) | {"threads": threads})), path, matrix, [])
+            runs[name, threads].append(run)
             said = run.get("error") or f"{np.median(np.diff(run['elapsed'])):.3f} s/iteration"
-            print(repeat, name, args.threads, "threads", said, file=sys.stderr)
+            print(repeat, name, threads, "threads", said, file=sys.stderr)
     args.threads = max(args.counts)
     shared = {"shape": [*matrix.shape, int(matrix.nnz)], "factors": args.factors, "dtype": "float32", "device": "cpu"}
     records = []
