@@ -2,31 +2,26 @@
 
     .venv/bin/python benchmarks/bench_gpu.py            # benchmarks/gpu.sh builds and tests first
 
-One iteration is both half-sweeps, copies of the factors to and from the device included. "of_floor" is the time that an
-H100 needs at least for the same bytes and flops (FLOORS), over the time measured. `--dry-run` goes through the cases at
-a small size on the CPU and writes nothing. Writes results/gpu.json.
+Sets of the size of ML-20M and of the Million Song data. One iteration is both half-sweeps, from factors that stay on
+the device. "of_floor" is the time that an H100 needs at least for the same bytes and flops (gpu_floors.py), over that
+measured. What no time is left for is listed as left out. `--dry-run` goes through the cases at a small size on the CPU
+and writes nothing. Writes results/gpu.json.
 """
 
 import argparse
-import itertools
 import sys
+import time
 
 import numpy as np
 from common import median_seconds, write_result
+from gpu_floors import FACTORS, floors, topk_floor
 
 from wals_gpu import backends
 from wals_gpu.datasets import SHAPES, synthetic
 from wals_gpu.objective import make_objective
 
-FACTORS = (64, 128, 256, 512)
-#: On paper, H100 SXM, ms per iteration of 137k x 20k with 10 million entries: the largest of gather, Gram (three f16
-#: products) and Cholesky (primal, float32); gather with the rows kept; subspace blocks of 64. The dual form may do
-#: better than the first.
-FLOORS = {
-    "cholesky": (1.1, 2.2, 13.4, 106.0),
-    "cg": (1.1, 2.2, 4.4, 11.8),
-    "subspace": (1.4, 2.8, 5.6, 14.0),
-}
+SETS = ("ml-20m", "msd")
+SOLVERS = ("cholesky", "cg", "subspace")
 
 
 def solves(backend, matrix, factors: int) -> list[dict]:
@@ -35,17 +30,25 @@ def solves(backend, matrix, factors: int) -> list[dict]:
     x, y = (rng.normal(0, 0.1, (n, factors)).astype(np.float32) for n in matrix.shape)
     bound = make_objective("hu", alpha=10.0, regularization=10.0).bind(matrix)
     users, items = bound.user_terms(matrix), bound.item_terms(backend.transpose(matrix))
+    least = floors(*matrix.shape, matrix.nnz, factors)
     records = []
-    for solver, floors in FLOORS.items():
+    with backends.held(backend, x, y):
+        for solver in SOLVERS:
 
-        def iteration(how=solver):
-            backend.solve_rows(users, y, x, solver=how)
-            backend.solve_rows(items, x, y, solver=how)
+            def iteration(how=solver):
+                backend.solve_rows(users, y, x, solver=how)
+                backend.solve_rows(items, x, y, solver=how)
 
-        seconds = median_seconds(iteration, seconds=3.0)
-        floor = floors[FACTORS.index(factors)] / 1000 if factors in FACTORS else None
-        of_floor = floor and floor / seconds["median"]
-        records.append({"what": solver, "factors": factors, "seconds": seconds, "floor": floor, "of_floor": of_floor})
+            seconds = median_seconds(iteration, seconds=1.0, at_most=10)
+            records.append(
+                {
+                    "what": solver,
+                    "factors": factors,
+                    "seconds": seconds,
+                    "floor": least[solver],
+                    "of_floor": least[solver] / seconds["median"],
+                }
+            )
     return records
 
 
@@ -53,15 +56,20 @@ def retrieval(backend, shape: tuple[int, int], factors: int) -> list[dict]:
     """Seconds of the k best items for 4,096 users."""
     rng = np.random.default_rng(0)
     users, items = (rng.normal(size=(n, factors)).astype(np.float32) for n in (min(4096, shape[0]), shape[1]))
-    return [
-        {
-            "what": "topk",
-            "factors": factors,
-            "k": k,
-            "seconds": median_seconds(lambda k=k: backend.topk(users, items, k)),
-        }
-        for k in (10, 100, 1000)
-    ]
+    least, records = topk_floor(len(users), len(items), factors), []
+    for k in (10, 100, 1000):
+        seconds = median_seconds(lambda k=k: backend.topk(users, items, k))
+        records.append(
+            {
+                "what": "topk",
+                "factors": factors,
+                "k": k,
+                "seconds": seconds,
+                "floor": least,
+                "of_floor": least / seconds["median"],
+            }
+        )
+    return records
 
 
 def torch_cholesky(rows: int, factors: int, device: str) -> dict:
@@ -98,31 +106,37 @@ def implicit_fit(matrix, factors: int) -> dict:
     return {"what": "implicit gpu", "factors": factors, "seconds": {"median": (seconds[6] - seconds[1]) / 5}}
 
 
+def cases(backend, name: str, matrix, factors: int, device: str):
+    """(what, function that gives its records) of one set and number of factors."""
+    yield "solvers", lambda: solves(backend, matrix, factors)
+    yield "topk", lambda: retrieval(backend, matrix.shape, factors)
+    if name == SETS[0]:
+        yield "torch", lambda: [torch_cholesky(matrix.shape[0], factors, device)]
+        yield "implicit", lambda: [implicit_fit(matrix, factors)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--factors", type=int, nargs="+", default=list(FACTORS))
+    parser.add_argument("--seconds", type=float, default=220.0, help="no case is started later")
     parser.add_argument("--dry-run", action="store_true", help="every case, small and on the CPU; writes nothing")
     args = parser.parse_args()
     args.quick = False
-    shape = (300, 200, 3000) if args.dry_run else SHAPES["ml-20m"]
-    backend = backends.make_backend("cpu" if args.dry_run else "cuda")
     device = "cpu" if args.dry_run else "cuda"
-    matrix = synthetic(*shape, random_state=0)
-    records = []
-    for factors in args.factors:
-        wanted = 32 if args.dry_run else factors
-        cases = itertools.chain(
-            solves(backend, matrix, wanted),
-            retrieval(backend, matrix.shape, wanted),
-            [torch_cholesky(matrix.shape[0], wanted, device), implicit_fit(matrix, wanted)],
-        )
-        for record in cases:
-            print("tried, small" if args.dry_run else record, factors, record["what"], file=sys.stderr)
-            records.append(record)
-    if not args.dry_run:
-        import torch
-
-        write_result("gpu", args, records, device=torch.cuda.get_device_name(), set="ml-20m")
+    backend, started, records = backends.make_backend(device), time.perf_counter(), []
+    for name in args.sets:
+        matrix = synthetic(*((300, 200, 3000) if args.dry_run else SHAPES[name]), random_state=0)
+        for factors in args.factors:
+            for what, measure in cases(backend, name, matrix, 32 if args.dry_run else factors, device):
+                if time.perf_counter() - started > args.seconds:
+                    found = [{"what": what, "factors": factors, "left_out": f"{args.seconds:g} s were over"}]
+                else:
+                    found = measure()
+                records += [{"set": name, **record} for record in found]
+                print("tried, small" if args.dry_run else found, name, factors, what, file=sys.stderr)
+                if not args.dry_run:  # after each: a run that is cut off has the others
+                    write_result("gpu", args, records, device=backend._memory.torch.cuda.get_device_name())
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wals_gpu import reference
+from wals_gpu.backends import Backend
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.row_terms import RowTerms
@@ -161,12 +162,14 @@ def _(dtype, rng):
     return system(dtype, rng, normal(rng, 50_000), lengths=(50_000, 1), confidence=40)
 
 
-def solve(terms: RowTerms, other: NDArray[np.floating], solver: str) -> tuple[str | float, float]:
+def solve(
+    terms: RowTerms, other: NDArray[np.floating], solver: str, backend: Backend | None = None, calls: int = 41
+) -> tuple[str | float, float]:
     """The backward error, or the name of the error; and by how much a single call raised the loss of a row at most.
 
     The rise is relative to the sizes of what the loss is the difference of.
     """
-    backend, dtype = CpuBackend(2), other.dtype
+    backend, dtype = CpuBackend(2) if backend is None else backend, other.dtype
     start = (0.1 * np.random.default_rng(1).standard_normal((terms.n_rows, D))).astype(dtype)
     with np.errstate(all="ignore"):
         systems = [reference.row_system(terms, row, other) for row in range(terms.n_rows)]
@@ -179,7 +182,7 @@ def solve(terms: RowTerms, other: NDArray[np.floating], solver: str) -> tuple[st
         with np.errstate(all="ignore"):
             backend.solve_rows(terms, other, factors, **SOLVERS[solver])
             first = factors.copy()
-            for _ in range(0 if solver == "cholesky" else 40):
+            for _ in range(0 if solver == "cholesky" else calls - 1):
                 backend.solve_rows(terms, other, factors, **SOLVERS[solver])
     except (SingularSystemError, ModelFitError) as error:
         assert "regularization" in str(error)  # the remedy

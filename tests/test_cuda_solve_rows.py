@@ -7,11 +7,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from emulated_cuda import EmulatedMemory, emulated_backend
+from emulated_cuda import ON_DEVICE, EmulatedMemory, emulated_backend
+from hard_cases import CASES, SOLVERS, solve
+from test_hard_numbers import BOUNDS, SINGULAR
 from test_solve_rows import make_check, make_matrix, make_terms
 
 from wals_gpu import reference
-from wals_gpu.backends._cuda_plan import plan_cg, plan_exact, slice_rows
+from wals_gpu.backends._cuda_plan import plan_cg, plan_exact, plan_subspace, slice_rows
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.cuda import CudaBackend
 from wals_gpu.errors import ModelFitError, SingularSystemError
@@ -260,7 +262,7 @@ def test_conjugate_gradients_whatever_stays_in_shared_memory(monkeypatch):
     terms, other, start = problem(33, [0, 7, 60, 130])
     how = {"start": start, "solver": "cg", "schedules": SCHEDULES[-1:]}
     whole = run(terms, other, **how)
-    monkeypatch.setattr("wals_gpu.backends.cuda.plan_cg", lambda terms, staged: plan_cg(terms, (3, 40)))
+    monkeypatch.setattr("wals_gpu.backends.cuda.plan_cg", lambda terms, staged, giant: plan_cg(terms, (3, 40), giant))
     np.testing.assert_array_equal(run(terms, other, **how), whole)
 
 
@@ -272,6 +274,114 @@ def test_singular_rows_do_not_lead_conjugate_gradients_astray():
         a, b = reference.row_system(terms, r, other)
         assert np.linalg.norm(a @ x - b) < 1e-2 * np.linalg.norm(b)
         assert np.linalg.norm(x - start[r]) < 100
+
+
+# Giant rows in steps: summed in slices
+
+
+@pytest.fixture
+def small_slices(monkeypatch):
+    """Rows of more than 32 entries are giant, and cut by 16."""
+    for checked in () if ON_DEVICE else (False, True):
+        monkeypatch.setattr(emulated_backend(checked)._cuda, "SLICE_ENTRIES", 16)
+    monkeypatch.setattr(emulated_backend()._cuda, "SLICE_ENTRIES", 16)
+
+
+@pytest.mark.parametrize("how", [*STEPS, {"solver": "subspace", "block_size": 64}], ids=str)
+@pytest.mark.parametrize("d", [1, 20, 33, 70, 300])
+def test_giant_rows_take_the_steps_of_the_reference(d, how, small_slices):
+    terms, other, start = problem(d, [0, 5, 32, 33, 130, 47], "all", ridge=0.5)
+    terms.gram[:] = abs(terms.gram)
+    other *= np.float32(0.3)
+    assert list(plan_cg(terms, (10,), 32)[2]) == [4, 5, 3] and len(plan_subspace(terms, 16, 32)[2]) == 3
+    prior = start[::-1].copy()
+    solved = run(terms, other, start=start, prior=prior, **how)
+    if how["solver"] == "cg":
+        expected = reference.solve_rows_cg(terms, other, start, how["cg_steps"], prior=prior)
+    else:
+        expected = reference.solve_rows_subspace(terms, other, start, how["block_size"], prior=prior)
+    np.testing.assert_allclose(solved, expected, rtol=2e-4, atol=2e-4 * abs(expected).max())
+
+
+def test_giant_rows_of_conjugate_gradients_end_as_others_do(small_slices, monkeypatch):
+    """Each at its own step, by the tolerance; a coordinate that nothing acts on stays where it is."""
+    terms, other, start = problem(20, [40, 60, 130, 200], ridge=0.0, background=0.0)
+    other[:, 7] = 0
+    other[:100] *= np.float32(0.1)
+    how = {"start": start, "solver": "cg", "cg_steps": 40, "cg_tolerance": 0.05, "schedules": SCHEDULES[-1:]}
+    sliced = run(terms, other, **how)
+    monkeypatch.setattr(emulated_backend()._cuda, "SLICE_ENTRIES", 4096)
+    np.testing.assert_allclose(sliced, run(terms, other, **how), rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(sliced[:, 7], start[:, 7])
+    assert not np.allclose(sliced, run(terms, other, **{**how, "cg_tolerance": 0.0}), rtol=1e-3, atol=1e-4)
+
+
+def test_giant_rows_too_close_to_singular_for_steps_are_solved_in_float64(small_slices):
+    rng = np.random.default_rng(5)
+    other = (rng.normal(size=(100, 1)) * rng.normal(size=40) + 1e-3 * rng.normal(size=(100, 40))).astype(np.float32)
+    terms = make_terms([100, 90], 100, rng, np.float32, background=0.0, ridge=1e-2)
+    start = np.ones((2, 40), np.float32)
+    solved = run(terms, other, start=start, solver="subspace", block_size=32)
+    np.testing.assert_allclose(solved, reference.solve_rows(terms, other), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("how", STEPS[1:], ids=str)
+def test_a_giant_row_of_real_length(how):
+    terms, other, start = problem(5, [8193, 20])
+    solved = run(terms, other, start=start, schedules=SCHEDULES[1:], **how)
+    cpu = start.copy()
+    CpuBackend(1).solve_rows(terms, other, cpu, **how)
+    np.testing.assert_allclose(solved, cpu, rtol=1e-3, atol=1e-4 * abs(cpu).max())
+
+
+@pytest.mark.parametrize("how", [*STEPS, {"solver": "subspace", "block_size": 128}], ids=str)
+def test_checked_giant_steps(how, small_slices):
+    backend = emulated_backend(checked=True)
+    for d in (20, 150):
+        terms, other, start = problem(d, [3, 70, 140], "all")
+        plain = run(terms, other, start=start, prior=start, schedules=SCHEDULES[:1], **how)
+        checked = run(terms, other, start=start, prior=start, backend=backend, schedules=SCHEDULES[-1:], **how)
+        np.testing.assert_allclose(checked, plain, rtol=1e-4, atol=1e-5 * abs(plain).max())
+
+
+# Systems that break solvers: the results and errors of the CPU
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("title", CASES)
+def test_hard_case(title, solver):
+    """As test_hard_numbers.py asks of the CPU, with the same bounds."""
+    terms, other = CASES[title](np.dtype(np.float32), np.random.default_rng(3))
+    calls = 41 if len(other) < 1000 else 2
+    result, rise = solve(terms, other, solver, emulated_backend(), calls if solver == "subspace" else min(calls, 5))
+    if title in SINGULAR and solver != "cg":
+        assert result == "SingularSystemError"
+    else:
+        assert result <= BOUNDS[solver, "float32"]
+        assert rise <= 10 * np.finfo(np.float32).eps
+
+
+@pytest.mark.parametrize(("factors", "items"), [(11, 10), (33, 32), (64, 60)])
+def test_directions_without_data_are_not_filled_with_rounding(factors, items):
+    """Every row of it is named, as the CPU names it, and left as it was; the others are solved."""
+    rng = np.random.default_rng(factors)
+    y = rng.standard_normal((items, factors)).astype(np.float32)
+    one, ridge = np.ones(1, np.float32), np.array([1, 0, 1, 0], np.float32)
+    columns = np.tile(np.arange(items, dtype=np.int32), 4)
+    terms = RowTerms(np.arange(5) * items, columns, one, one, 0.0, one, ridge, one, 0.0)
+    for solver in ("cholesky", "subspace"):
+        found = []
+        for backend in (CpuBackend(1), emulated_backend()):
+            x = np.zeros((4, factors), np.float32)
+            with pytest.raises(SingularSystemError) as error:
+                backend.solve_rows(terms, y, x, solver=solver, block_size=16)
+            assert not x[[1, 3]].any() and x[[0, 2]].any()
+            found.append((str(error.value), x))
+        assert found[0][0] == found[1][0]
+        np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-3, atol=1e-3)
+    x = np.zeros((4, factors), np.float32)
+    emulated_backend().solve_rows(terms, y, x, solver="cg", cg_steps=20)
+    assert abs(x).max() < 100
 
 
 # Losses, and the mathematics of a fit

@@ -313,6 +313,22 @@ def test_exited_threads_can_be_allowed_at_barriers(module):
         np.testing.assert_array_equal(feature(module, "ExitEarly", np.ones(64)), [2] * 32 + [1] * 32)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES[::3], ids=str)
+@pytest.mark.parametrize("name", ["Memory", "Atomic", "Barrier", "Warp"])
+def test_a_kernel_that_hangs_is_ended_with_its_name_and_place(module, name, schedule):
+    module.configure(**schedule, seconds=0.05)
+    kernel = "SpinInWarp" if name == "Warp" else f"SpinOn{name}"
+    with pytest.raises(module.EmulatorError, match=rf"hang: .*{kernel}.* has not ended after 0.05 s; thread") as error:
+        feature(module, kernel, np.ones(64, np.uint32))
+    assert any(line in str(error.value) for line in lines("features.cu", f"spin {name.lower()}")), error.value
+    np.testing.assert_array_equal(feature(module, "Reverse", np.arange(64)), np.arange(64)[::-1])
+
+
+def test_seconds_have_to_be_some(module):
+    with pytest.raises(ValueError, match="seconds must be above 0, got 0"):
+        module.configure(seconds=0)
+
+
 def test_a_launch_works_after_one_that_failed(module):
     for name in ("Trap", "TwoLines", "Recursion", "ShuffleXor", "TooFar"):
         words = np.ones(64, np.uint32)

@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "solve_exact.cuh"
+#include "solve_giant.cuh"
 #include "solve_iterative.cuh"
 #include "topk.cuh"
 
@@ -20,12 +21,16 @@ void print_shape() {
     print("primal", Carver::bytes_of<PrimalMemory<S>>());
     print("dual", Carver::bytes_of<DualMemory<S>>(kDualFactors));
     print("subspace", Carver::bytes_of<PrimalMemory<S>>());
+    std::printf("subspace_slices_kernel<Shape<%d, %d>> %zu\n", S::kMost, S::kWarps,
+                Carver::bytes_of<PrimalMemory<S>>());
+    std::printf("subspace_join_kernel<Shape<%d, %d>> %zu\n", S::kMost, S::kWarps, Carver::bytes_of<PrimalMemory<S>>());
 }
 
 template <int Lanes, int Vectors>
 void print_cg() {
-    std::printf("solve_cg_kernel<RowShape<%d, %d>> %zu\n", Lanes, Vectors,
-                Carver::bytes_of<CgMemory<RowShape<Lanes, Vectors>>>(4 * Lanes * Vectors, 0));
+    for (const char* kernel : {"solve_cg", "cg_slices"})
+        std::printf("%s_kernel<RowShape<%d, %d>> %zu\n", kernel, Lanes, Vectors,
+                    Carver::bytes_of<CgMemory<RowShape<Lanes, Vectors>>>(4 * Lanes * Vectors, 0));
 }
 
 }  // namespace
@@ -45,6 +50,8 @@ int main() {
     std::printf("solve_diagonal_kernel %zu\n", Carver::bytes_of<DiagonalMemory>(kMost));
     std::printf("solve_slots_kernel %zu\n", Carver::bytes_of<SlotMemory>(kMost));
     std::printf("solve_wide_kernel %zu\n", Carver::bytes_of<WideMemory>(kMost));
+    std::printf("undetermined_kernel %zu\n", Carver::bytes_of<WideMemory>(kMost));
+    std::printf("cg_join_kernel %zu\n", Carver::bytes_of<CgVectors>(kMost));
     std::printf("gram_slices_kernel %zu\n", Carver::bytes_of<SliceMemory>());
     std::printf("topk_kernel %zu\n", Carver::bytes_of<TopkMemory>());
     std::printf("topk_sort_kernel %zu\n", kMostSorted * sizeof(Key));

@@ -27,7 +27,7 @@ from scipy.sparse import csr_matrix
 from tqdm.auto import tqdm
 
 from wals_gpu._implicit_ranking import chosen_columns, rank
-from wals_gpu.backends import Backend, Spectrum, make_backend
+from wals_gpu.backends import Backend, Spectrum, held, make_backend
 from wals_gpu.backends._cuda_memory import cuda_status
 from wals_gpu.errors import ModelFitError, ModelFormatError, SingularSystemError
 from wals_gpu.interactions import _warn
@@ -192,7 +192,7 @@ class CpuAlternatingLeastSquares:
 
         confidence = self.alpha * _absolute_sum(matrix) if self.calculate_training_loss else 0.0
         loss = None
-        with tqdm(total=self.iterations, disable=not show_progress) as progress:
+        with tqdm(total=self.iterations, disable=not show_progress) as progress, held(backend, users, items):
             for iteration in range(self.iterations):
                 started = time.perf_counter()
                 _solve(backend, user_terms, items, users, "user", cg_steps)
@@ -204,6 +204,7 @@ class CpuAlternatingLeastSquares:
                     log.info("iteration %d: loss %.4f", iteration, loss)
                 callback = callback or self.fit_callback
                 if callback:
+                    backend.fetch()
                     callback(iteration, time.perf_counter() - started, loss)
 
     def _start(self, shape: tuple[int, int]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from wals_gpu.backends import Backend
+from wals_gpu.backends import Backend, held
 from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.ids import Ids
 from wals_gpu.prior_steps import PriorSteps
@@ -205,6 +206,11 @@ class FitState:
             if side.prior is not None:
                 side.prior.refresh()
 
+    def held(self) -> AbstractContextManager[None]:
+        """The factors may be on the device alone while it lasts; priors read and write them on the host."""
+        sides = (self.users, self.items)
+        return held(self.backend, *(side.factors for side in sides if all(s.prior is None for s in sides)))
+
     def strengths(self) -> tuple[float | None, float | None]:
         """Mean strength of the priors of users and items."""
         users, items = (None if s.prior is None else float(s.prior.strength.mean()) for s in (self.users, self.items))
@@ -245,13 +251,16 @@ def run_fit(
         A progress bar with loss and metric.
     """
     try:
-        with tqdm(total=iterations, initial=len(history), disable=not show_progress, desc="WALS", unit="it") as bar:
+        bar = tqdm(total=iterations, initial=len(history), disable=not show_progress, desc="WALS", unit="it")
+        with bar, state.held():
             done = len(history) >= iterations or (validation is not None and validation.exhausted)
             while not done:
                 iteration = len(history) + 1
                 started = time.perf_counter()
                 loss = state.iterate()
                 seconds = time.perf_counter() - started
+                if validation is not None or callback is not None or checkpoint is not None:
+                    state.backend.fetch()
                 metric = None if validation is None else validation.after(iteration, state)
                 record = FitRecord(iteration, loss, seconds, metric, *state.strengths())
                 history.append(record)

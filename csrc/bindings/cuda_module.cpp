@@ -147,6 +147,13 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         },
         "rows"_a, "slices"_a, "n_slices"_a, "numbers"_a, "n"_a, "workspace"_a, "stream"_a, Release(),
         "Rows whose matrices are in the workspace.");
+    m.def(
+        "mark_undetermined",
+        [](const wals::RotatedRows& p, Address numbers, int64_t n, Address stream) {
+            wals::mark_undetermined(p, at<const int32_t>(numbers), n, at<void>(stream));
+        },
+        "rows"_a, "numbers"_a, "n"_a, "stream"_a, Release(),
+        "Gives rows with an undetermined coordinate their status.");
     m.def("wide_bytes", &wals::wide_bytes, "factors"_a);
     m.def(
         "solve_wide",
@@ -169,6 +176,28 @@ PYBIND11_MODULE(WALS_MODULE, m) {
             wals::solve_subspace(p, block, at<const int32_t>(numbers), n, at<float>(errors), at<void>(stream));
         },
         "rows"_a, "block"_a, "numbers"_a, "n"_a, "errors"_a, "stream"_a, Release(), "One pass of subspace steps.");
+
+    m.def("cg_slot_bytes", &wals::cg_slot_bytes, "factors"_a);
+    m.def(
+        "solve_cg_sliced",
+        [](const wals::RotatedRows& p, Address slices, int64_t n_slices, Address numbers, int64_t n, int steps,
+           double tolerance, Address workspace, Address stream) {
+            wals::solve_cg_sliced(p, at<const wals::GramSlice>(slices), n_slices, at<const wals::SlicedRow>(numbers), n,
+                                  steps, tolerance, at<void>(workspace), at<void>(stream));
+        },
+        "rows"_a, "slices"_a, "n_slices"_a, "numbers"_a, "n"_a, "steps"_a, "tolerance"_a, "workspace"_a, "stream"_a,
+        Release(), "Conjugate gradients on giant rows.");
+    m.def("subspace_slot_bytes", &wals::subspace_slot_bytes, "block"_a);
+    m.def(
+        "solve_subspace_sliced",
+        [](const wals::RotatedRows& p, int64_t block, Address slices, int64_t n_slices, Address numbers, int64_t n,
+           Address errors, Address workspace, Address stream) {
+            wals::solve_subspace_sliced(p, block, at<const wals::GramSlice>(slices), n_slices,
+                                        at<const wals::SlicedRow>(numbers), n, at<float>(errors), at<void>(workspace),
+                                        at<void>(stream));
+        },
+        "rows"_a, "block"_a, "slices"_a, "n_slices"_a, "numbers"_a, "n"_a, "errors"_a, "workspace"_a, "stream"_a,
+        Release(), "Subspace steps on giant rows.");
 
     m.def("topk_bytes", &wals::topk_bytes, "n_queries"_a, "n_items"_a, "k"_a);
     m.def(

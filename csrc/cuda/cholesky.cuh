@@ -1,6 +1,7 @@
 // Blocked Cholesky factorisation of a symmetric matrix in 16 x 16 tiles, and the two triangular solves.
 //
-// The matrix is its lower triangle of tiles, 256 floats each, in the order of tile_index; in shared or global memory.
+// The matrix is its lower triangle of tiles, 256 floats each, in the order of tile_index, a tile's elements in that of
+// tile_place; in shared or global memory.
 // Left-looking: a column of tiles is first reduced by all columns before it (tensor cores, float32-accurate as in
 // split.cuh; its sums stay in registers) and then eliminated. Finished tiles are kept as f16 pairs in fragment order,
 // in the place of their floats: they are read as often as the matrix has columns and never need a conversion again. The
@@ -56,7 +57,6 @@ __device__ __forceinline__ float2 tile_times(const Fragment& f, const float* y) 
 /// Barriers: after a column is reduced, and after it is eliminated; the last one is the function's end.
 template <int kWarps>
 __device__ __forceinline__ void factor(const Factor& m, const float* diagonal, float tolerance, float* v, int* bad) {
-    const int lane = lane_index();
     const float unscale = 1.0f / m.scale;
     for (int k = 0; k < m.n; ++k) {
         for (int i = k + warp_index(); k > 0 && i <= m.n; i += kWarps) {
@@ -69,6 +69,7 @@ __device__ __forceinline__ void factor(const Factor& m, const float* diagonal, f
                 }
                 sum.x = warp_reduce<4>(sum.x, Sum());
                 sum.y = warp_reduce<4>(sum.y, Sum());
+                const int lane = lane_index();
                 if (lane % 4 == 0) {
                     v[16 * k + lane / 4] -= sum.x * unscale;
                     v[16 * k + lane / 4 + 8] -= sum.y * unscale;
@@ -83,7 +84,7 @@ __device__ __forceinline__ void factor(const Factor& m, const float* diagonal, f
             for (int half = 0; half < 2; ++half)
 #pragma unroll
                 for (int r = 0; r < 4; r += 2) {
-                    float* const at = tile + 16 * sum_row(r) + sum_column(half, r);
+                    float* const at = tile + tile_place(sum_row(r), sum_column(half, r));
                     float2 x = ld<float2>(at);
                     x.x -= sum[half][r] * unscale * unscale;
                     x.y -= sum[half][r + 1] * unscale * unscale;
@@ -92,13 +93,13 @@ __device__ __forceinline__ void factor(const Factor& m, const float* diagonal, f
         }
         __syncthreads();
         for (int i = k + 1 + warp_index(); i <= m.n; i += kWarps) {
+            const int lane = opaque(lane_index());  // places in tiles would take a dozen registers
             const bool is_identity = i == m.n;
             float row[16];
-            const float* const from =
-                lane < 16 ? m.tile(k, k) + 16 * lane : m.tile(is_identity ? k : i, k) + 16 * (lane - 16);
+            const float* const from = m.tile(lane < 16 || is_identity ? k : i, k);
 #pragma unroll
             for (int c = 0; c < 16; c += 4) {
-                const float4 x = ld4(from + c);
+                const float4 x = ld4(from + tile_place(lane % 16, c));
                 row[c] = x.x, row[c + 1] = x.y, row[c + 2] = x.z, row[c + 3] = x.w;
             }
             if (is_identity && lane >= 16) {
@@ -123,13 +124,15 @@ __device__ __forceinline__ void factor(const Factor& m, const float* diagonal, f
             if (lane >= 16) {
 #pragma unroll
                 for (int c = 0; c < 16; c += 4)
-                    st4(inverse + 16 * (lane - 16) + c, make_float4(row[c], row[c + 1], row[c + 2], row[c + 3]));
+                    st4(inverse + tile_place(lane - 16, c), make_float4(row[c], row[c + 1], row[c + 2], row[c + 3]));
             }
             __syncwarp();
-            float y = 0;  // element lane % 16 of L(k, k)^-1 v_k; each half of the warp sums eight terms
-            const int first = lane / 16 * 8;
+            float y = 0;  // element lane % 16 of L(k, k)^-1 v_k; each half of the warp sums every other term
 #pragma unroll
-            for (int r = 0; r < 8; ++r) y += inverse[16 * (first + r) + lane % 16] * v[16 * k + first + r];
+            for (int pair = 0; pair < 8; ++pair) {
+                const int r = 2 * pair + lane / 16;
+                y += inverse[tile_place(r, lane % 16)] * v[16 * k + r];
+            }
             y += __shfl_xor_sync(kFullWarp, y, 16);
             __syncwarp();
             if (lane < 16) v[16 * k + lane] = y;
@@ -145,11 +148,13 @@ __device__ __forceinline__ void solve_transposed(const Factor& m, float* v, floa
     const int lane = lane_index();
     const float unscale = 1.0f / m.scale;
     for (int k = m.n - 1; k >= 0; --k) {
-        const float* const inverse = m.inverse + 256 * k + 16 * (lane % 16) + lane / 16 * 8;
-        const float* const y = v + 16 * k + lane / 16 * 8;
-        float x = 0;  // element lane % 16
+        float x = 0;  // element lane % 16; each half of the warp sums eight terms
 #pragma unroll
-        for (int c = 0; c < 8; ++c) x += inverse[c] * y[c];
+        for (int i = 0; i < 2; ++i) {
+            const int c = lane / 16 * 8 + 4 * i;
+            const float4 l = ld4(m.inverse + 256 * k + tile_place(lane % 16, c)), y = ld4(v + 16 * k + c);
+            x += l.x * y.x + l.y * y.y + l.z * y.z + l.w * y.w;
+        }
         x += __shfl_xor_sync(kFullWarp, x, 16);
         if (warp_index() == 0 && lane < 16) out[16 * k + lane] = x;
         const float near = __shfl_sync(kFullWarp, x, lane / 4) * unscale;

@@ -51,8 +51,9 @@ void gram(const float* y, int64_t n, int64_t D, Broadcast<float> weight, double*
     const int64_t slabs = gram_slabs(n, D);
     launch(gram_kernel, dim3(unsigned(gram_blocks(D)), unsigned(slabs)), kDenseThreads, 0, on, y, n, int(D), weight,
            partial);
-    launch(gram_sum_kernel, unsigned((D * D + kDenseThreads - 1) / kDenseThreads), kDenseThreads, 0, on,
-           static_cast<const double*>(partial), int(slabs), int(D), out);
+    const int64_t side = (D + kSumTile - 1) / kSumTile;
+    launch(gram_sum_kernel, unsigned(side * (side + 1) / 2), kDenseThreads, 0, on, static_cast<const double*>(partial),
+           int(slabs), int(D), out);
 }
 
 void rotate(const float* y, int64_t n, int64_t D, int64_t in_stride, const double* q, bool transposed, bool wide,

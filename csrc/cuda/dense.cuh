@@ -6,13 +6,19 @@
 namespace wals {
 
 constexpr int kDenseThreads = 256;
-constexpr int kDenseTile = 64;  // rows and columns of a block's result; a thread has 4 x 4 of them
+constexpr int kDenseTile = 64;  // rows and columns of a block's result
 constexpr int kDenseDepth = 16;
+
+/// A thread has rows row + i and columns column + 16 j, i and j below 4: a warp reads and writes neighbouring columns.
+struct DensePlace {
+    int row, column;
+    __device__ __forceinline__ DensePlace() : row(int(threadIdx.x) / 16 * 4), column(int(threadIdx.x) % 16) {}
+};
 
 /// partial (slabs, D, D) float64 = sum over a slab of rows of weight y y' (reference: Gram matrix), lower blocks of 64
 /// x 64. grid: (blocks on and below the diagonal, slabs). Barriers: each stage has one before and one after it is read.
 /// Cost: n D^2 flops in float64. Not yet run on a device.
-__global__ void __launch_bounds__(kDenseThreads)
+__global__ void __launch_bounds__(kDenseThreads, 2)
     gram_kernel(const float* y, int64_t n, int D, Broadcast<float> weight, double* partial) {
     STATIC_SMEM(left, float[kDenseDepth][kDenseTile]);
     STATIC_SMEM(right, float[kDenseDepth][kDenseTile]);
@@ -22,6 +28,7 @@ __global__ void __launch_bounds__(kDenseThreads)
     const int row0 = kDenseTile * block_row, column0 = kDenseTile * (int(blockIdx.x) - block_row * (block_row + 1) / 2);
     const int64_t begin = n * blockIdx.y / gridDim.y, end = n * (blockIdx.y + 1) / gridDim.y;
     const int t = int(threadIdx.x);
+    const DensePlace place;
     double acc[4][4] = {};
     for (int64_t k0 = begin; k0 < end; k0 += kDenseDepth) {
         if (t < kDenseDepth) weights[t] = k0 + t < end ? weight[k0 + t] : 0.0f;
@@ -32,13 +39,14 @@ __global__ void __launch_bounds__(kDenseThreads)
             right[k][j] = real && column0 + j < D ? y[(k0 + k) * D + column0 + j] : 0.0f;
         }
         __syncthreads();
-        const int row = t / 16 * 4, column = t % 16 * 4;
 #pragma unroll 2
         for (int k = 0; k < kDenseDepth; ++k) {
             double a[4], b[4];
             const double w = double(weights[k]);
+            const float4 l = ld4(&left[k][place.row]);
+            a[0] = w * double(l.x), a[1] = w * double(l.y), a[2] = w * double(l.z), a[3] = w * double(l.w);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) a[i] = w * double(left[k][row + i]), b[i] = double(right[k][column + i]);
+            for (int j = 0; j < 4; ++j) b[j] = double(right[k][place.column + 16 * j]);
 #pragma unroll
             for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -51,21 +59,30 @@ __global__ void __launch_bounds__(kDenseThreads)
     for (int i = 0; i < 4; ++i)
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-            const int r = row0 + t / 16 * 4 + i, c = column0 + t % 16 * 4 + j;
+            const int r = row0 + place.row + i, c = column0 + place.column + 16 * j;
             if (r < D && c <= r) out[int64_t{r} * D + c] = acc[i][j];
         }
 }
 
-/// out (D, D) = the slabs' sums in order, both triangles.
+constexpr int kSumTile = 16;
+
+/// out (D, D) = the slabs' sums in order, both triangles. grid: tiles on and below the diagonal; a tile goes through
+/// shared memory, so that its mirror image is written by rows, too.
 __global__ void __launch_bounds__(kDenseThreads) gram_sum_kernel(const double* partial, int slabs, int D, double* out) {
-    const int64_t i = int64_t{blockIdx.x} * kDenseThreads + threadIdx.x, size = int64_t{D} * D;
-    if (i >= size) return;
-    const int64_t r = i / D, c = i % D;
-    if (c > r) return;
+    STATIC_SMEM(tile, double[kSumTile][kSumTile + 1]);
+    int tile_row = 0;
+    while ((tile_row + 1) * (tile_row + 2) / 2 <= int(blockIdx.x)) ++tile_row;
+    const int tile_column = int(blockIdx.x) - tile_row * (tile_row + 1) / 2;
+    const int i = int(threadIdx.x) / kSumTile, j = int(threadIdx.x) % kSumTile;
+    const int64_t r = kSumTile * tile_row + i, c = kSumTile * tile_column + j;
+    const int64_t mirror_r = kSumTile * tile_column + i, mirror_c = kSumTile * tile_row + j;
     double sum = 0;
-    for (int s = 0; s < slabs; ++s) sum += partial[s * size + i];
-    out[i] = sum;
-    out[c * D + r] = sum;
+    if (r < D && c <= r)
+        for (int s = 0; s < slabs; ++s) sum += partial[s * int64_t{D} * D + r * D + c];
+    tile[i][j] = sum;
+    __syncthreads();
+    if (r < D && c <= r) out[r * D + c] = sum;
+    if (mirror_c < D && mirror_r < mirror_c) out[mirror_r * D + mirror_c] = tile[j][i];
 }
 
 /// A product's shape.
@@ -78,10 +95,13 @@ struct RotateShape {
 /// out (n, out_stride) = y (n, in_stride) Q, Q (D, D) float64; products and sums in C. q null: a copy.
 /// grid: (blocks of 64 rows, blocks of 64 columns); in and out must not overlap. Not yet run on a device.
 template <class C>
-__global__ void __launch_bounds__(kDenseThreads)
+__global__ void __launch_bounds__(kDenseThreads, sizeof(C) == 4 ? 3 : 2)
     rotate_kernel(RotateShape shape, const float* y, const double* q, float* out) {
-    STATIC_SMEM(left, float[kDenseDepth][kDenseTile]);
-    STATIC_SMEM(right, C[kDenseDepth][kDenseTile]);
+    // Tiles are written by columns: strides keep the 16 lanes of a column apart (those of `left` in pairs: it has rows
+    // of whole float4).
+    STATIC_SMEM(left, float[kDenseDepth][kDenseTile + 4]);
+    STATIC_SMEM(right, C[kDenseDepth][kDenseTile + 8 / int(sizeof(C))]);
+    const DensePlace place;
     const int t = int(threadIdx.x), D = shape.D, column0 = int(blockIdx.y) * kDenseTile;
     const int64_t row0 = int64_t{blockIdx.x} * kDenseTile;
     C acc[4][4] = {};
@@ -99,12 +119,13 @@ __global__ void __launch_bounds__(kDenseThreads)
             right[k][j] = k0 + k < D && column0 + j < D ? C(q[row * D + column]) : C(0);
         }
         __syncthreads();
-        const int row = t / 16 * 4, column = t % 16 * 4;
 #pragma unroll 4
         for (int k = 0; k < kDenseDepth; ++k) {
-            C a[4], b[4];
+            const float4 l = ld4(&left[k][place.row]);
+            const C a[4] = {C(l.x), C(l.y), C(l.z), C(l.w)};
+            C b[4];
 #pragma unroll
-            for (int i = 0; i < 4; ++i) a[i] = C(left[k][row + i]), b[i] = right[k][column + i];
+            for (int j = 0; j < 4; ++j) b[j] = right[k][place.column + 16 * j];
 #pragma unroll
             for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -114,11 +135,11 @@ __global__ void __launch_bounds__(kDenseThreads)
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        const int64_t r = row0 + t / 16 * 4 + i;
+        const int64_t r = row0 + place.row + i;
         if (r >= shape.n) continue;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-            const int c = column0 + t % 16 * 4 + j;
+            const int c = column0 + place.column + 16 * j;
             if (c >= shape.out_stride) continue;
             out[r * shape.out_stride + c] = c >= D ? 0.0f : q ? float(acc[i][j]) : y[r * shape.in_stride + c];
         }

@@ -5,7 +5,7 @@
 //  1. Dynamic shared memory comes from dynamic_smem() and is cut up by one Carver. Write the cutting once, as a
 //     struct whose constructor takes a Carver&: `Layout(carve, n)` in the kernel and
 //     `Carver::bytes_of<Layout>(n)` in the launcher then agree. The checked emulator knows each sub-array's extent.
-//  2. Static shared memory is declared by STATIC_SMEM(name, float[8][33]), never by __shared__.
+//  2. Static shared memory is declared by STATIC_SMEM(name, float[8][33]), never by __shared__; 16-byte aligned.
 //  3. Kernels are started by launch(kernel, grid, block, smem, stream, args...), never by <<<>>>. It throws.
 //  4. Inline PTX lives here alone; each wrapper has a twin of the same name in emulator/emulator.h.
 //  5. Raw warp intrinsics (__shfl_sync, __ballot_sync, ...), no cooperative groups. Vector loads are ld4, st4, ld<V>,
@@ -33,7 +33,7 @@ namespace wals {
 
 template <class T>
 using Declared = T;
-#define STATIC_SMEM(name, ...) __shared__::wals::Declared<__VA_ARGS__> name
+#define STATIC_SMEM(name, ...) __shared__ __align__(16)::wals::Declared<__VA_ARGS__> name
 
 __device__ __forceinline__ unsigned char* dynamic_smem() {
     extern __shared__ __align__(128) unsigned char wals_dynamic_smem[];
@@ -79,6 +79,13 @@ __device__ __forceinline__ V ld(const void* p) {
 template <class V>
 __device__ __forceinline__ void st(void* p, V v) {
     *reinterpret_cast<V*>(p) = v;
+}
+
+/// x itself, of which the compiler knows nothing: what depends on it is computed here, in each round of a loop, and not
+/// kept in registers from before.
+__device__ __forceinline__ int opaque(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
 }
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) {

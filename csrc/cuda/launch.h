@@ -68,12 +68,13 @@ void solve_exact(const RotatedRows& p, Form form, int size, const int32_t* rows,
 constexpr int64_t kSliceEntries = 4096;
 
 /// Rows of any length and any D: their sums in `workspace`, slot by slot. slices (n_slices), rows (n_rows): as
-/// gram_slices_kernel and solve_slots_kernel (solve_exact.cuh) read them.
-struct GramSlice;
-struct SlicedRow;
+/// problem.h has them.
 int64_t slot_bytes(int64_t D);
 void solve_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slices, const SlicedRow* rows,
                   int64_t n_rows, void* workspace, Stream stream);
+
+/// Gives rows that have an undetermined coordinate (see solve_exact.cuh) their status.
+void mark_undetermined(const RotatedRows& p, const int32_t* rows, int64_t n_rows, Stream stream);
 
 /// Rows in float64; workspace wide_bytes(D) for each.
 int64_t wide_bytes(int64_t D);
@@ -89,6 +90,15 @@ void solve_cg(const RotatedRows& p, const int32_t* rows, int64_t n_rows, int64_t
 /// errors (Z): workspace, an element for each entry of p.terms. block <= 256, a multiple of 16.
 void solve_subspace(const RotatedRows& p, int64_t block, const int32_t* rows, int64_t n_rows, float* errors,
                     Stream stream);
+
+// The same for giant rows, in slices (solve_giant.cu); workspace: so many bytes for each slot. Subspace steps want
+// p.status to be 0 before.
+int64_t cg_slot_bytes(int64_t D);
+void solve_cg_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slices, const SlicedRow* rows,
+                     int64_t n_rows, int steps, double tolerance, void* workspace, Stream stream);
+int64_t subspace_slot_bytes(int64_t block);
+void solve_subspace_sliced(const RotatedRows& p, int64_t block, const GramSlice* slices, int64_t n_slices,
+                           const SlicedRow* rows, int64_t n_rows, float* errors, void* workspace, Stream stream);
 
 // Retrieval (topk.cu): queries (B, padded D), items (n_items, padded D); ids and scores (B, k), padded with -1 and
 // -inf. min(k, n_items) <= most_results(). workspace: topk_bytes, 16-byte aligned.

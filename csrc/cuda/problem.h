@@ -33,4 +33,18 @@ struct RotatedRows {
 /// Status of a row: 0 solved, k > 0 pivot k lost more than its digits allow, -1 the solution is not finite.
 using RowStatus = int32_t;
 
+// Giant rows: blocks sum slices of a row into slots of a workspace, which are added in order.
+
+/// Entries [begin, end) of a row, summed by themselves into one slot of the workspace.
+struct GramSlice {
+    int64_t begin, end;
+    int32_t row, slot;
+    int32_t first_slot, unused;  // of the row
+};
+
+/// The slots of such a row.
+struct SlicedRow {
+    int32_t row, slot, n_slots, unused;
+};
+
 }  // namespace wals

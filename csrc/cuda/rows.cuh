@@ -99,7 +99,7 @@ __device__ __forceinline__ void store_matrix(const Tiles& tiles, float* out, flo
             else
                 d = v.y += d;
         }
-        st<float2>(out + 256 * tile_index(at.row, at.column) + 16 * i + j, v);
+        st<float2>(out + 256 * tile_index(at.row, at.column) + tile_place(i, j), v);
     });
 }
 
@@ -112,28 +112,46 @@ __device__ __forceinline__ float factor_scale(const float* diagonal, int n, floa
     return scale_for(sqrtf(block_reduce<kWarps>(most, Max(), scratch)));
 }
 
-/// The row's system over columns [first, first + count): m.diagonal holds B (1 on padding), constant(j) is added to the
-/// right-hand side. Returns the status; m.out is the solution. residual as in primal_gram.
-template <class S, class Constant>
-__device__ __forceinline__ int solve_primal(const RotatedRows& p, int64_t row, int first, int count,
-                                            const float* residual, const PrimalMemory<S>& m, Constant&& constant) {
+/// m.out = A^-1 m.rhs, which is used up, for the matrix in `tiles` (strips) with diagonal m.diagonal, of which the
+/// first `real` columns are no padding; *m.bad is 0. Returns the status.
+template <int kWarps, class Memory>
+__device__ __forceinline__ int solve_matrix(float* tiles, float* inverse, int strips, int real, const Memory& m) {
+    const Factor f{tiles, inverse, strips, factor_scale<kWarps>(m.diagonal, real, m.scratch)};
+    factor<kWarps>(f, m.diagonal, kPivotTolerance, m.rhs, m.bad);
+    solve_transposed<kWarps>(f, m.rhs, m.out);
+    return *m.bad;
+}
+
+/// Sums of a r r', times *m.scale squared, and of rho r (m.rhs) over entries [begin, end) of the row and columns
+/// [first, first + count); residual as in primal_gram.
+template <class S>
+__device__ __forceinline__ TriangleTiles<S> sum_primal(const RotatedRows& p, int64_t row, int64_t begin, int64_t end,
+                                                       int first, int count, const float* residual,
+                                                       const PrimalMemory<S>& m) {
     const int t = int(threadIdx.x), width = int(padded(count));
     float most = 0;
     for (int j = t; j < width; j += S::kThreads) most = fmaxf(most, p.column_max[first + j]);
     most = block_reduce<S::kWarps>(most, Max(), m.scratch);
     if (t == 0) *m.scale = scale_for(most * sqrtf(fabsf(p.gram_bound[row])));
     TriangleTiles<S> tiles(m.firsts, width / 16);
-    primal_gram<S>(p, p.terms.row_ptr[row], p.terms.row_ptr[row + 1], Columns(first, width), m.scale,
-                   p.gram_bound[row] < 0, residual, m.entries, PanelMemory<S, false>{m.region}, tiles, m.rhs);
+    primal_gram<S>(p, begin, end, Columns(first, width), m.scale, p.gram_bound[row] < 0, residual, m.entries,
+                   PanelMemory<S, false>{m.region}, tiles, m.rhs);
+    return tiles;
+}
+
+/// The row's system over columns [first, first + count): m.diagonal holds B (1 on padding), constant(j) is added to the
+/// right-hand side. Returns the status; m.out is the solution. residual as in primal_gram.
+template <class S, class Constant>
+__device__ __forceinline__ int solve_primal(const RotatedRows& p, int64_t row, int first, int count,
+                                            const float* residual, const PrimalMemory<S>& m, Constant&& constant) {
+    const int t = int(threadIdx.x), width = int(padded(count));
+    const TriangleTiles<S> tiles =
+        sum_primal(p, row, p.terms.row_ptr[row], p.terms.row_ptr[row + 1], first, count, residual, m);
     store_matrix(tiles, m.tiles(), 1.0f / *m.scale, 1.0f, m.diagonal);
     for (int j = t; j < width; j += S::kThreads) m.rhs[j] += constant(j);
     if (t == 0) *m.bad = 0;
     __syncthreads();
-    const Factor f{m.tiles(), m.inverse(), width / 16,
-                   factor_scale<S::kWarps>(m.diagonal, min(count, p.D - first), m.scratch)};
-    factor<S::kWarps>(f, m.diagonal, kPivotTolerance, m.rhs, m.bad);
-    solve_transposed<S::kWarps>(f, m.rhs, m.out);
-    return *m.bad;
+    return solve_matrix<S::kWarps>(m.tiles(), m.inverse(), width / 16, min(count, p.D - first), m);
 }
 
 }  // namespace wals

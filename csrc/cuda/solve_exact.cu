@@ -55,6 +55,12 @@ void solve_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slice
            slots);
 }
 
+void mark_undetermined(const RotatedRows& p, const int32_t* rows, int64_t n_rows, Stream stream) {
+    if (n_rows == 0) return;
+    launch(undetermined_kernel, unsigned(n_rows), kWideThreads, Carver::bytes_of<WideMemory>(p.P),
+           static_cast<cudaStream_t>(stream), p, rows);
+}
+
 int64_t wide_bytes(int64_t D) {
     return (D * D + D) * int64_t(sizeof(double));
 }

@@ -142,22 +142,14 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) solve_dual_kernel(Rot
         for (int i = t; i < n; i += S::kThreads) m.rhs[i] -= sign * unscale * m.out[i];
     if (t == 0) *m.bad = 0;
     __syncthreads();
-    const Factor f{m.tiles(), m.inverse(), strips, factor_scale<S::kWarps>(m.diagonal, 16 * strips, m.scratch)};
-    factor<S::kWarps>(f, m.diagonal, kPivotTolerance, m.rhs, m.bad);
-    solve_transposed<S::kWarps>(f, m.rhs, m.out);
+    const int status = solve_matrix<S::kWarps>(m.tiles(), m.inverse(), strips, 16 * strips, m);
     weighted_sum<S::kThreads>(
         p, begin, n, [&](int64_t i) { return unscale * m.entry_weight[i] * m.out[i]; }, m.tiles(),
         [&](int j, float sum) { shift[j] = m.base_scale[j] * (shift[j] + m.base_scale[j] * sum); });
-    finish_row<S::kWarps>(p, row, *m.bad, m.scratch, [&](int j) { return shift[j]; });
+    finish_row<S::kWarps>(p, row, status, m.scratch, [&](int j) { return shift[j]; });
 }
 
 // Rows that need more than one block, or more than shared memory: their matrices are in a workspace.
-
-/// Entries [begin, end) of a row, summed by themselves into one slot of the workspace.
-struct GramSlice {
-    int64_t begin, end;
-    int32_t row, slot;
-};
 
 /// A slot: the tiles of the matrix, the inverses of its diagonal tiles, the right-hand side.
 WALS_HOST_DEVICE constexpr int64_t slot_floats(int64_t P) {
@@ -208,7 +200,7 @@ __global__ void __launch_bounds__(SliceShape::kThreads, 1)
     tiles.for_each_pair([&](auto at, int i, int j, float x, float y) {
         const int row = row0 + at.row, column = on_diagonal ? column0 + at.column : column0 + at.column - 8;
         if (row >= strips || column > row) return;
-        st<float2>(slot + 256 * tile_index(row, column) + 16 * i + j,
+        st<float2>(slot + 256 * tile_index(row, column) + tile_place(i, j),
                    make_float2(x * unscale * unscale, y * unscale * unscale));
     });
     float* const rhs = slot + slot_floats(p.P) - p.P;
@@ -216,11 +208,6 @@ __global__ void __launch_bounds__(SliceShape::kThreads, 1)
         for (int j = int(threadIdx.x); j < 128 && 16 * row0 + j < p.P; j += SliceShape::kThreads)
             rhs[16 * row0 + j] = m.rhs[j];
 }
-
-/// A row's slots, the first of which becomes their sum.
-struct SlicedRow {
-    int32_t row, slot, n_slots, unused;
-};
 
 /// Adds the slots of each row in order. grid: (parts, rows).
 __global__ void __launch_bounds__(256) sum_slices_kernel(const SlicedRow* rows, int64_t slot_size, float* workspace) {
@@ -259,16 +246,14 @@ __global__ void __launch_bounds__(SliceShape::kThreads, 1)
     float* const inverse = slot + 256 * tile_index(strips, 0);
     const float* const rhs = inverse + 256 * strips;
     for (int j = int(threadIdx.x); j < p.P; j += SliceShape::kThreads) {
-        float& d = slot[256 * tile_index(j / 16, j / 16) + j % 16 * 17];
+        float& d = slot[256 * tile_index(j / 16, j / 16) + tile_place(j % 16, j % 16)];
         m.diagonal[j] = d += base_at(p, r.row, j);
         m.rhs[j] = rhs[j] + prior_pull(p, r.row, j);
     }
     if (threadIdx.x == 0) *m.bad = 0;
     __syncthreads();
-    const Factor f{slot, inverse, strips, factor_scale<kWarps>(m.diagonal, p.D, m.scratch)};
-    factor<kWarps>(f, m.diagonal, kPivotTolerance, m.rhs, m.bad);
-    solve_transposed<kWarps>(f, m.rhs, m.out);
-    finish_row<kWarps>(p, r.row, *m.bad, m.scratch, [&](int j) { return m.out[j]; });
+    const int status = solve_matrix<kWarps>(slot, inverse, strips, p.D, m);
+    finish_row<kWarps>(p, r.row, status, m.scratch, [&](int j) { return m.out[j]; });
 }
 
 constexpr int kWideThreads = 256;
@@ -285,6 +270,48 @@ struct WideMemory {
     }
 };
 
+/// The first coordinate, counted from 1, on which neither background and ridge nor entries act but for the rounding of
+/// the rotation, or 0: as in csrc/cpu/solve_exact.h, pivots do not show it. By a whole block; ends with a barrier.
+__device__ __forceinline__ int undetermined(const RotatedRows& p, int64_t row, const WideMemory& m) {
+    constexpr double kRounding = 1e-22;
+    const auto base = [&](int j) {
+        return double(p.terms.background[row]) * p.spectrum[j] + double(p.terms.ridge[row]);
+    };
+    const int64_t begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
+    if (begin == end || !(base(0) < 1e-14 * base(p.D - 1))) return 0;
+    for (int j = int(threadIdx.x); j < p.D; j += kWideThreads) {
+        double sum = base(j);
+        for (int64_t e = begin; e < end; ++e) {
+            const double r = double(p.table[int64_t{p.terms.col_idx[e]} * p.P + j]);
+            sum += fabs(double(p.terms.gram(e))) * r * r;
+        }
+        m.column[j] = sum;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        int found = 0;
+        double largest = 0;
+        for (int j = p.D - 1; j >= 0 && !found; --j) {  // the weakest at last
+            largest = fmax(largest, m.column[j]);
+            if (m.column[j] < kRounding * largest) found = j + 1;
+        }
+        *m.bad = found;
+    }
+    __syncthreads();
+    const int found = *m.bad;
+    __syncthreads();
+    return found;
+}
+
+/// Marks rows that have an undetermined coordinate, one block a row. Cost: the gather, n D floats.
+__global__ void __launch_bounds__(kWideThreads) undetermined_kernel(RotatedRows p, const int32_t* rows) {
+    Carver carve(dynamic_smem());
+    const WideMemory m(carve, p.P);
+    const int64_t row = rows[blockIdx.x];
+    const int found = undetermined(p, row, m);
+    if (threadIdx.x == 0 && found) p.status[row] = found;
+}
+
 /// Rows that float32 could not solve, in float64 from the float32 table: primal, unblocked, one block a row, its
 /// (D, D) matrix in the workspace. Slow, and meant for few rows. Status k: pivot k is not positive to float64's digits.
 __global__ void __launch_bounds__(kWideThreads)
@@ -295,6 +322,10 @@ __global__ void __launch_bounds__(kWideThreads)
     const int64_t row = rows[blockIdx.x], begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
     double* const a = workspace + blockIdx.x * (int64_t{D} * D + D);  // then (D): the diagonal before elimination
     double* const diagonal = a + int64_t{D} * D;
+    if (const int found = undetermined(p, row, m)) {
+        if (t == 0) p.status[row] = found;
+        return;
+    }
     for (int j = t; j < D; j += kWideThreads) {
         double sum = p.prior ? double(p.terms.ridge[row]) * double(p.prior[row * p.P + j]) : 0.0;
         for (int64_t e = begin; e < end; ++e)

@@ -18,19 +18,26 @@ struct RowShape {
     static constexpr int kBlocks = Vectors <= 2 ? 3 : 1;  // on an SM, as far as registers go
 };
 
-/// `staged` rows of the row's panel stay in shared memory from the first pass on; the others are read again.
-template <class S>
-struct CgMemory {
-    float *base, *residual, *direction, *product, *diagonal, *z, *parts, *scratch, *panel;
-    __host__ __device__ CgMemory(Carver& carve, int P, int staged) {
+/// Vectors of a row's system, (P) each.
+struct CgVectors {
+    float *base, *residual, *direction, *product, *diagonal, *z, *scratch;
+    __host__ __device__ CgVectors(Carver& carve, int P) {
         base = carve.take<float>(P);
         residual = carve.take<float>(P);
         direction = carve.take<float>(P);
         product = carve.take<float>(P);
         diagonal = carve.take<float>(P);
         z = carve.take<float>(P);
-        parts = carve.take<float>(size_t(S::kParts) * P);
         scratch = carve.take<float>(kCgWarps);
+    }
+};
+
+/// `staged` rows of the row's panel stay in shared memory from the first pass on; the others are read again.
+template <class S>
+struct CgMemory : CgVectors {
+    float *parts, *panel;
+    __host__ __device__ CgMemory(Carver& carve, int P, int staged) : CgVectors(carve, P) {
+        parts = carve.take<float>(size_t(S::kParts) * P);
         panel = carve.take<float>(size_t(staged) * P);
     }
 };
@@ -102,6 +109,95 @@ __device__ __forceinline__ void cg_pass(const RotatedRows& p, int64_t begin, int
     if constexpr (kResidual) add_to(square, m.diagonal);
 }
 
+/// What conjugate gradients do between their passes, by the whole block; the same thread has the same elements of all
+/// vectors. As csrc/cpu/solve_iterative.h, which the thresholds are from: in a singular system, following what is
+/// rounding would walk off along its null space.
+struct CgState {
+    float rho, enough;        // the preconditioned residual's square norm, and what is small enough of it
+    float by_data, by_ridge;  // a coordinate moves where its diagonal is above the first, or not above the second
+    float in_range;           // 0 where sums have left float32's range
+};
+
+class CgRow {
+    static constexpr float kRounding = 1e-6f, kVanishing = 1e-36f;
+    const RotatedRows& p_;
+    const CgVectors& m_;
+    const int64_t row_;
+
+    template <class F>
+    __device__ __forceinline__ void each(F&& f) const {
+        for (int j = int(threadIdx.x); j < p_.P; j += 32 * kCgWarps) f(j);
+    }
+    template <class Join, class F>
+    __device__ __forceinline__ float joined(Join join, F&& f) const {
+        float all = 0;
+        for (int j = int(threadIdx.x); j < p_.P; j += 32 * kCgWarps) all = join(all, f(j));
+        return block_reduce<kCgWarps>(all, join, m_.scratch);
+    }
+    __device__ __forceinline__ float preconditioned(int j) const {
+        const float d = m_.diagonal[j];
+        return d > state.by_data || d <= state.by_ridge ? m_.residual[j] / d : 0.0f;
+    }
+
+   public:
+    CgState state;
+
+    __device__ __forceinline__ CgRow(const RotatedRows& p, const CgVectors& m, int64_t row) : p_(p), m_(m), row_(row) {}
+
+    /// Residual and diagonal without the entries' part.
+    __device__ __forceinline__ void begin() const {
+        each([&](int j) {
+            m_.z[j] = p_.z[row_ * p_.P + j];
+            m_.base[j] = m_.diagonal[j] = base_at(p_, row_, j);
+            m_.residual[j] = prior_pull(p_, row_, j) - m_.base[j] * m_.z[j];
+        });
+    }
+    /// The first direction, once residual and diagonal are whole.
+    __device__ __forceinline__ void start(float tolerance) {
+        constexpr float kEpsilon = 1.1920929e-7f;
+        const float largest = joined(Max(), [&](int j) { return j < p_.D ? m_.diagonal[j] : 0.0f; });
+        // A coordinate keeps its value where the data say less of it than their rounding and there is no ridge, or one
+        // so small that rounding over ridge is a long way.
+        const float ridge = p_.terms.ridge[row_], rounding = 4 * kEpsilon * largest;
+        state.by_data = rounding;
+        state.by_ridge = 1000 * ridge > rounding ? 2 * ridge : -1.0f;
+        each([&](int j) { m_.direction[j] = preconditioned(j); });
+        state.rho = joined(Sum(), [&](int j) { return m_.residual[j] * m_.direction[j]; });
+        const float moves = joined(Max(), [&](int j) { return m_.direction[j] != 0 ? 1.0f : 0.0f; });
+        const float least = fmaxf(tolerance, kRounding);
+        state.enough = least * least * state.rho;
+        const bool finite = not_finite(state.rho + largest) == 0;
+        state.in_range = finite && (moves == 0 || state.rho > kVanishing) ? 1.0f : 0.0f;
+    }
+    __device__ __forceinline__ bool is_active() const { return state.rho > state.enough && state.rho > kVanishing; }
+    /// The product without the entries' part.
+    __device__ __forceinline__ void multiply_base() const {
+        each([&](int j) { m_.product[j] = m_.base[j] * m_.direction[j]; });
+    }
+    /// A step, once the product is whole; the row is not active any more where that would follow rounding.
+    __device__ __forceinline__ void advance() {
+        const float curvature = joined(Sum(), [&](int j) { return m_.direction[j] * m_.product[j]; });
+        const float size = joined(Sum(), [&](int j) { return m_.direction[j] * m_.direction[j] * m_.diagonal[j]; });
+        if (!(curvature > 10 * kRounding * size)) {
+            state.rho = 0;
+            return;
+        }
+        const float length = state.rho / curvature;
+        each([&](int j) {
+            m_.z[j] += length * m_.direction[j];
+            m_.residual[j] -= length * m_.product[j];
+        });
+        const float next = joined(Sum(), [&](int j) { return m_.residual[j] * preconditioned(j); });
+        const float keep = next / state.rho;
+        state.rho = next;
+        each([&](int j) { m_.direction[j] = preconditioned(j) + keep * m_.direction[j]; });
+    }
+    /// To p.z; a row whose sums left the range is marked, and solved exactly by solve_wide_kernel.
+    __device__ __forceinline__ void finish() const {
+        finish_row<kCgWarps>(p_, row_, state.in_range != 0 ? 0 : -1, m_.scratch, [&](int j) { return m_.z[j]; });
+    }
+};
+
 /// Preconditioned conjugate gradients on A z = b from and to p.z, one block a row (reference.solve_rows_cg). The
 /// preconditioner is the diagonal of A. A row ends after `steps`, or when its preconditioned residual has fallen to
 /// `tolerance` of its first norm. Dot products stay within the lanes of a table row; no barrier inside a pass.
@@ -110,52 +206,23 @@ __device__ __forceinline__ void cg_pass(const RotatedRows& p, int64_t begin, int
 template <class S>
 __global__ void __launch_bounds__(32 * kCgWarps, S::kBlocks)
     solve_cg_kernel(RotatedRows p, const int32_t* rows, int staged, int steps, float tolerance) {
-    // Below this the residual, or a direction's curvature, is rounding: following it in a singular system would walk
-    // off along its null space.
-    constexpr float kRounding = 1e-6f;
     Carver carve(dynamic_smem());
     const CgMemory<S> m(carve, p.P, staged);
     const int64_t row = rows[blockIdx.x], begin = p.terms.row_ptr[row];
-    const int n = int(p.terms.row_ptr[row + 1] - begin), P = p.P;
-    // The same thread has the same elements in both of these.
-    auto each = [&](auto&& f) {
-        for (int j = int(threadIdx.x); j < P; j += 32 * kCgWarps) f(j);
-    };
-    auto sum_of = [&](auto&& f) {
-        float sum = 0;
-        for (int j = int(threadIdx.x); j < P; j += 32 * kCgWarps) sum += f(j);
-        return block_reduce<kCgWarps>(sum, Sum(), m.scratch);
-    };
-    // A coordinate that nothing acts on (no ridge, no data) keeps its value.
-    auto preconditioned = [&](int j) { return m.diagonal[j] > 0 ? m.residual[j] / m.diagonal[j] : 0.0f; };
-    each([&](int j) {
-        m.z[j] = p.z[row * P + j];
-        m.base[j] = m.diagonal[j] = base_at(p, row, j);
-        m.residual[j] = prior_pull(p, row, j) - m.base[j] * m.z[j];
-    });
+    const int n = int(p.terms.row_ptr[row + 1] - begin);
+    CgRow cg(p, m, row);
+    cg.begin();
     __syncthreads();
     cg_pass<S, true>(p, begin, n, staged, m, m.z, m.residual);
-    each([&](int j) { m.direction[j] = preconditioned(j); });
-    float rho = sum_of([&](int j) { return m.residual[j] * m.direction[j]; });
-    const float least = fmaxf(tolerance, kRounding), enough = least * least * rho;
-    for (int step = 0; step < steps && rho > enough && rho > 1e-30f; ++step) {
-        each([&](int j) { m.product[j] = m.base[j] * m.direction[j]; });
+    cg.start(tolerance);
+    for (int step = 0; step < steps && cg.is_active(); ++step) {
+        cg.multiply_base();
         __syncthreads();
         cg_pass<S, false>(p, begin, n, staged, m, m.direction, m.product);
-        const float curvature = sum_of([&](int j) { return m.direction[j] * m.product[j]; });
-        const float size = sum_of([&](int j) { return m.direction[j] * m.direction[j] * m.diagonal[j]; });
-        if (!(curvature > 10 * kRounding * size)) break;
-        const float length = rho / curvature;
-        each([&](int j) {
-            m.z[j] += length * m.direction[j];
-            m.residual[j] -= length * m.product[j];
-        });
-        const float next = sum_of([&](int j) { return m.residual[j] * preconditioned(j); }), keep = next / rho;
-        rho = next;
-        each([&](int j) { m.direction[j] = preconditioned(j) + keep * m.direction[j]; });
+        cg.advance();
     }
     __syncthreads();
-    finish_row<kCgWarps>(p, row, 0, m.scratch, [&](int j) { return m.z[j]; });
+    cg.finish();
 }
 
 /// errors[e] = add(e, r . v) for the row's entries, r columns [first, first + width) of their table rows, v (width) in

@@ -64,15 +64,23 @@ __device__ __forceinline__ int sum_column(int half, int r) {
     return 8 * half + 2 * (lane_index() % 4) + r % 2;
 }
 
-/// A finished tile in fragment order, 1 KiB: every lane's four hi registers, then every lane's four lo registers.
+/// Place of element (row, column) in a 16 x 16 tile of floats, 1 KiB. Which group of four columns is where depends on
+/// the row: neither eight lanes that read a group of a row each, nor lanes that write a product, meet in a bank.
+__device__ __forceinline__ int tile_place(int row, int column) {
+    return 16 * row + (column ^ ((row & 2) << 2 | (row & 4)));
+}
+
+/// A finished tile: every lane's four hi registers, then every lane's four lo registers; lane 4 g + c where a tile of
+/// floats has columns 4 c to 4 c + 3 of row g.
 __device__ __forceinline__ Fragment load_fragment(const float* tile) {
-    const uint4 hi = ld<uint4>(tile + 4 * lane_index()), lo = ld<uint4>(tile + 128 + 4 * lane_index());
+    const float* const own = tile + tile_place(lane_index() / 4, lane_index() % 4 * 4);
+    const uint4 hi = ld<uint4>(own), lo = ld<uint4>(own + 128);
     return {{hi.x, hi.y, hi.z, hi.w}, {lo.x, lo.y, lo.z, lo.w}};
 }
 
 /// Place of the pair (row, 2 pair), (row, 2 pair + 1) in such a tile, in 32-bit words of its hi part.
 __device__ __forceinline__ int pair_place(int row, int pair) {
-    return 4 * (4 * (row % 8) + pair % 4) + row / 8 + 2 * (pair / 4);
+    return tile_place(row % 8, pair % 4 * 4) + row / 8 + 2 * (pair / 4);
 }
 
 }  // namespace wals

@@ -12,7 +12,7 @@ int sort_slabs(int64_t Z) {
 }
 int sort_passes(int64_t n_cols) {
     int passes = 1;
-    while (passes < 4 && n_cols - 1 >> 8 * passes) ++passes;
+    while (passes < 4 && (n_cols - 1) >> (8 * passes)) ++passes;
     return passes;
 }
 int64_t whole(int64_t bytes) {

@@ -138,6 +138,7 @@ T apply(T old, T value, Atomic op, T compare) {
 /// *p = change(*p); what it was.
 template <class T, class Change>
 T atomic(T* p, uintptr_t pc, Change change) {
+    look_at_watch(nullptr, pc);
     if (uintptr_t(p) % sizeof(T))
         fail("misaligned: " + thread_name(*engine.current) +
                  format(" has an atomic at %p, at %%0", static_cast<void*>(p)),

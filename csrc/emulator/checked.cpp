@@ -364,6 +364,7 @@ void check_access(const Lane& lane, uintptr_t p, size_t bytes, unsigned kind, ui
 void access(const void* p, size_t bytes, unsigned kind, uintptr_t pc) {
     const Lane* const lane = engine.current;
     if (!lane || in_stacks(p) || uintptr_t(p) - uintptr_t(&builtins) < sizeof builtins) return;
+    look_at_watch(nullptr, pc);
     check_access(*lane, uintptr_t(p), bytes, kind, pc);
 }
 

@@ -18,6 +18,7 @@ struct Config {
     bool allow_exited = false;    // barriers ignore exited threads, as chips do since sm_70
     bool strict = true;           // checked build: global memory must be registered
     bool profile = false;         // checked build: count bank conflicts and sectors
+    double seconds = 300;         // of processor time that a launch may take
 };
 void configure(const Config& config);
 const Config& configuration();

@@ -254,6 +254,10 @@ __forceinline__ void st(void* p, V v) {
     emu::write_vector(p, &v, sizeof v);
 }
 
+inline int opaque(int x) {
+    return x;
+}
+
 template <int N>
 __forceinline__ void cp_async(void* dst, const void* src, int valid = N, EMU_SITE) {
     static_assert(N == 4 || N == 8 || N == 16, "cp.async copies 4, 8 or 16 bytes");

@@ -205,6 +205,8 @@ std::string message(const std::vector<Finding>& findings) {
             const size_t at = line.find("%" + std::to_string(i));
             if (at != std::string::npos) line.replace(at, 2, source_line(f.pcs[i], /*callers=*/true));
         }
+        const size_t at = line.find("%k");
+        if (at != std::string::npos) line.replace(at, 2, kernel_name(engine.shape.kernel));
         text += (text.empty() ? "" : "\n") + line;
     }
     return text;
@@ -263,6 +265,7 @@ void configure(const Config& config) {
             format("resident_blocks must be 1 to %d, got %d", kMaxResident, config.resident_blocks));
     if (config.architecture != 80 && config.architecture != 90 && config.architecture != 100)
         throw std::invalid_argument(format("architecture must be 80, 90 or 100, got %d", config.architecture));
+    if (!(config.seconds > 0)) throw std::invalid_argument(format("seconds must be above 0, got %g", config.seconds));
     engine.config = config;
 }
 
@@ -298,6 +301,7 @@ void run(const Shape& shape, void (*entry)(void*), void* argument) {
 #endif
     {
         FaultHandler handler;
+        Watchdog watchdog(engine.config.seconds);
         run_blocks();
     }
     engine.current = nullptr;

@@ -1,6 +1,7 @@
 // What the parts of the engine share: the block being run, its warps and lanes, and the hooks of the checked build.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <utility>
@@ -101,7 +102,7 @@ struct Block {
 };
 
 struct Finding {
-    std::string text;  // %0 and %1 stand for the source lines of pcs
+    std::string text;  // %0 and %1 stand for the source lines of pcs, %k for the kernel
     uintptr_t pcs[2] = {0, 0};
 };
 
@@ -141,6 +142,7 @@ EMU_API void report(const std::string& text, uintptr_t pc, uintptr_t other_pc);
 EMU_API std::string thread_name(const Lane& lane);
 EMU_API std::string place(const Site& site);
 EMU_API std::string source_line(uintptr_t pc, bool callers);
+EMU_API std::string kernel_name(const void* kernel);
 EMU_API __attribute__((format(printf, 1, 2))) std::string format(const char* pattern, ...);
 
 // schedule.cpp
@@ -163,6 +165,27 @@ class EMU_API FaultHandler {
     FaultHandler();
     ~FaultHandler();
 };
+
+/// As long as it lives, and so many seconds of this thread's processor time have passed, a kernel is ended
+/// (watchdog.cpp).
+class EMU_API Watchdog {
+    struct State;
+    std::unique_ptr<State> state_;
+
+   public:
+    explicit Watchdog(double seconds);
+    ~Watchdog();
+};
+extern EMU_API std::atomic<bool> overdue;
+[[noreturn]] EMU_API void fail_overdue(const Site* site, uintptr_t pc);
+inline void look_at_watch(const Site* site, uintptr_t pc = 0) {
+    if (__builtin_expect(overdue.load(std::memory_order_relaxed), 0)) fail_overdue(site, pc);
+}
+
+/// In a signal handler: where the code was, 0 if that cannot be told; and has the fibre go on in `what`, on its own
+/// stack from the top, when the handler returns.
+EMU_API uintptr_t interrupted_at(void* state);
+EMU_API void go_on_in(void* state, const Lane& lane, void (*what)());
 
 inline bool in_arenas(const void* p) {
     return uintptr_t(p) - uintptr_t(engine.arenas) < kMaxResident * kArenaPitch;

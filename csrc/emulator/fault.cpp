@@ -41,28 +41,39 @@ void describe_fault(const Lane& lane, const void* address, uintptr_t pc) {
     fault.pcs[0] = engine.accessing ? engine.accessing : pc + 1;  // as if a call's return address
 }
 
-/// The fibre goes on in leave_after_fault, on its own stack from the top: the signal's mask and stack are left behind.
 void on_fault(int, siginfo_t* info, void* state) {
     const Lane* const lane = engine.current;
     if (!lane) {
         sigaction(SIGSEGV, &before_ours, nullptr);  // not ours: it happens again, under the old handler
         return;
     }
-    mcontext_t& machine = static_cast<ucontext_t*>(state)->uc_mcontext;
-    const char* const top =
-        engine.stacks + (size_t(lane->block->slot) * kMaxThreads + unsigned(lane->id) + 1) * kStackPitch;
-#if defined(__x86_64__)
-    describe_fault(*lane, info->si_addr, uintptr_t(machine.gregs[REG_RIP]));
-    machine.gregs[REG_RIP] = greg_t(uintptr_t(&leave_after_fault));
-    machine.gregs[REG_RSP] = greg_t(uintptr_t(top - 64 - 8));
-#else
-    describe_fault(*lane, info->si_addr, uintptr_t(machine.pc));
-    machine.pc = uintptr_t(&leave_after_fault);
-    machine.sp = uintptr_t(top - 64);
-#endif
+    describe_fault(*lane, info->si_addr, interrupted_at(state));
+    go_on_in(state, *lane, leave_after_fault);
 }
 
 }  // namespace
+
+uintptr_t interrupted_at(void* state) {
+    const mcontext_t& machine = static_cast<ucontext_t*>(state)->uc_mcontext;
+#if defined(__x86_64__)
+    return uintptr_t(machine.gregs[REG_RIP]);
+#else
+    return uintptr_t(machine.pc);
+#endif
+}
+
+void go_on_in(void* state, const Lane& lane, void (*what)()) {
+    mcontext_t& machine = static_cast<ucontext_t*>(state)->uc_mcontext;
+    const char* const top =
+        engine.stacks + (size_t(lane.block->slot) * kMaxThreads + unsigned(lane.id) + 1) * kStackPitch;
+#if defined(__x86_64__)
+    machine.gregs[REG_RIP] = greg_t(uintptr_t(what));
+    machine.gregs[REG_RSP] = greg_t(uintptr_t(top - 64 - 8));
+#else
+    machine.pc = uintptr_t(what);
+    machine.sp = uintptr_t(top - 64);
+#endif
+}
 
 FaultHandler::FaultHandler() : before_(new Before) {
     stack_t own = {};
@@ -86,6 +97,10 @@ FaultHandler::~FaultHandler() {
 struct FaultHandler::Before {};
 FaultHandler::FaultHandler() = default;
 FaultHandler::~FaultHandler() = default;
+uintptr_t interrupted_at(void*) {
+    return 0;
+}
+void go_on_in(void*, const Lane&, void (*)()) {}
 
 #endif
 

@@ -99,4 +99,21 @@ std::string source_line(uintptr_t pc, bool callers) {
     return found.empty() ? "an unknown line" : found;
 }
 
+/// "solve_cg_kernel<...>", without parameters.
+std::string kernel_name(const void* kernel) {
+    Dl_info image;
+    if (!dladdr(kernel, &image)) return "the kernel";
+    char command[1024], name[1024] = "";
+    snprintf(command, sizeof command, "addr2line -f -C -e '%s' 0x%zx 2>/dev/null", image.dli_fname,
+             size_t(uintptr_t(kernel) - uintptr_t(image.dli_fbase)));
+    FILE* const lines = popen(command, "r");
+    if (!lines || !fgets(name, sizeof name, lines)) name[0] = 0;
+    if (lines) pclose(lines);
+    std::string found = name;
+    const std::string unnamed = "(anonymous namespace)::";
+    for (size_t at; (at = found.find(unnamed)) != std::string::npos;) found.erase(at, unnamed.size());
+    found = found.substr(0, found.find_first_of("(\n"));
+    return found.empty() || found[0] == '?' ? "the kernel" : found;
+}
+
 }  // namespace emu

@@ -24,15 +24,17 @@ inline void bind_controls(pybind11::module_& m) {
     m.def(
         "configure",
         [](const std::string& order, unsigned long long seed, int resident_blocks, int architecture, bool eager_copies,
-           bool allow_exited, bool strict, bool profile) {
+           bool allow_exited, bool strict, bool profile, double seconds) {
             static const std::map<std::string, Order> orders{
                 {"forward", Order::kForward}, {"reverse", Order::kReverse}, {"random", Order::kRandom}};
             const auto o = orders.find(order);
             if (o == orders.end()) throw py::value_error("order must be forward, reverse or random, got " + order);
-            configure({o->second, seed, resident_blocks, architecture, eager_copies, allow_exited, strict, profile});
+            configure(
+                {o->second, seed, resident_blocks, architecture, eager_copies, allow_exited, strict, profile, seconds});
         },
         "order"_a = "forward", "seed"_a = 1, "resident_blocks"_a = 1, "architecture"_a = 80, "eager_copies"_a = false,
-        "allow_exited"_a = false, "strict"_a = true, "profile"_a = false, "How launches run from now on.");
+        "allow_exited"_a = false, "strict"_a = true, "profile"_a = false, "seconds"_a = 300.0,
+        "How launches run from now on.");
     m.def(
         "device_array",
         [](const py::array& a, const std::string& name) {

@@ -112,6 +112,7 @@ int barrier(int predicate, Vote result, const char* file, int line) {
     Lane& self = *engine.current;
     Block& block = *self.block;
     const Site site{"__syncthreads", file, line};
+    look_at_watch(&site);
     if (!block.waiting) block.barrier = &site;
     if (!same_place(*block.barrier, site))
         fail("divergent barrier: " + thread_name(self) + " in " + place(site) + " while " +
@@ -149,6 +150,7 @@ void collective(unsigned mask, Combine combine, void* record, const Site& site) 
     Lane& self = *engine.current;
     Warp& warp = *self.warp;
     const unsigned bit = 1u << (self.id & 31);
+    look_at_watch(&site);
     if (!(mask & bit))
         fail("divergent warp: " + thread_name(self) + format(" is not in its own mask 0x%08x, in ", mask) +
              place(site));

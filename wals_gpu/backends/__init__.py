@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -13,7 +15,7 @@ from wals_gpu.row_terms import RowTerms
 if TYPE_CHECKING:
     from wals_gpu.stored import StoredTerms
 
-__all__ = ["Backend", "Spectrum", "make_backend"]
+__all__ = ["Backend", "Spectrum", "held", "make_backend"]
 
 
 class Spectrum(NamedTuple):
@@ -92,6 +94,25 @@ class Backend(Protocol):
     ) -> NDArray[np.floating]: ...
 
     def transpose(self, matrix: csr_matrix) -> csr_matrix: ...
+
+    def hold(self, *factors: NDArray[np.floating]) -> None: ...
+
+    def fetch(self) -> None: ...
+
+    def release(self) -> None: ...
+
+
+@contextmanager
+def held(backend: Backend, *factors: NDArray[np.floating]) -> Iterator[None]:
+    """As long as it lasts, a device may keep these arrays in its own memory: solves and losses work on them there.
+
+    Meanwhile nobody else writes to the arrays, and who reads them calls ``backend.fetch()`` before.
+    """
+    backend.hold(*factors)
+    try:
+        yield
+    finally:
+        backend.release()
 
 
 def make_backend(device: str = "auto", num_threads: int = 0) -> Backend:

@@ -13,8 +13,10 @@ __all__ = ["Rows", "SlicedRows", "gram_bounds", "plan_cg", "plan_exact", "plan_s
 
 Numbers = NDArray[np.int32]
 
-#: As GramSlice and SlicedRow in csrc/cuda/solve_exact.cuh.
-SLICE = np.dtype([("begin", np.int64), ("end", np.int64), ("row", np.int32), ("slot", np.int32)])
+#: As GramSlice and SlicedRow in csrc/cuda/problem.h.
+SLICE = np.dtype(
+    [("begin", np.int64), ("end", np.int64)] + [(name, np.int32) for name in ("row", "slot", "first_slot", "unused")]
+)
 SLICED_ROW = np.dtype([("row", np.int32), ("slot", np.int32), ("n_slots", np.int32), ("unused", np.int32)])
 
 #: A row has at most so many slices; longer rows have longer slices.
@@ -79,28 +81,41 @@ def plan_exact(terms: RowTerms, factors: int, sizes: tuple[int, ...], giant: int
     return [rows for rows in plan if len(rows.numbers)]
 
 
-def plan_cg(terms: RowTerms, staged: tuple[int, ...]) -> tuple[Numbers, list[tuple[int, Numbers]]]:
-    """Rows without entries, and for conjugate gradients (table rows kept in shared memory, rows).
+def plan_cg(terms: RowTerms, staged: tuple[int, ...], giant: int) -> tuple[Numbers, list[tuple[int, Numbers]], Numbers]:
+    """Rows without entries, for conjugate gradients (table rows kept in shared memory, rows), and rows for slices.
 
     `staged` are the numbers of table rows that some sizes of shared memory hold, rising. A row gets the least that
     holds all of it. Of a row twice as long as the last, so little would stay that the other blocks on a processor gain
     more.
     """
     lengths = np.diff(terms.row_ptr)
+    one_block = lengths <= giant
     plan, lower = [], 0
     for most in staged:
-        plan.append((most, _longest_first((lengths > lower) & (lengths <= most), lengths)))
+        plan.append((most, _longest_first(one_block & (lengths > lower) & (lengths <= most), lengths)))
         lower = max(lower, most)
-    plan.append((staged[-1], _longest_first((lengths > lower) & (lengths <= 2 * lower), lengths)))
-    plan.append((0, _longest_first(lengths > 2 * lower, lengths)))
+    plan.append((staged[-1], _longest_first(one_block & (lengths > lower) & (lengths <= 2 * lower), lengths)))
+    plan.append((0, _longest_first(one_block & (lengths > 2 * lower), lengths)))
     plan = [(min(most, int(lengths[rows[0]])), rows) for most, rows in plan if len(rows)]
-    return _longest_first(lengths == 0, lengths), plan[::-1]
+    return _longest_first(lengths == 0, lengths), plan[::-1], _longest_first(~one_block, lengths)
 
 
-def plan_subspace(terms: RowTerms, block: int) -> tuple[NDArray[np.bool_], Numbers]:
-    """A mask of the rows that are solved exactly (no more entries than a block has factors), and the others."""
+def plan_subspace(terms: RowTerms, block: int, giant: int) -> tuple[NDArray[np.bool_], Numbers, Numbers]:
+    """A mask of the rows that are solved exactly (no more entries than a block has factors), the others, and rows for
+    slices."""
     lengths = np.diff(terms.row_ptr)
-    return lengths <= block, _longest_first(lengths > block, lengths)
+    steps = lengths > block
+    return (
+        ~steps,
+        _longest_first(steps & (lengths <= giant), lengths),
+        _longest_first(steps & (lengths > giant), lengths),
+    )
+
+
+def may_be_undetermined(terms: RowTerms, spectrum: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Rows with entries whose background and ridge leave a direction, the weakest, to the entries alone."""
+    weakest, strongest = (terms.background.astype(np.float64) * s + terms.ridge for s in spectrum[[0, -1]])
+    return (np.diff(terms.row_ptr) > 0) & ~(weakest >= 1e-14 * strongest)
 
 
 def slice_rows(row_ptr: NDArray[np.int64], numbers: Numbers, slice_entries: int, most_slots: int) -> list[SlicedRows]:
@@ -117,7 +132,7 @@ def slice_rows(row_ptr: NDArray[np.int64], numbers: Numbers, slice_entries: int,
             rows, slices, slots = [], [], 0
         rows.append((row, slots, parts, 0))
         for s in range(parts):
-            slices.append((begin + n * s // parts, begin + n * (s + 1) // parts, row, slots + s))
+            slices.append((begin + n * s // parts, begin + n * (s + 1) // parts, row, slots + s, slots, 0))
         slots += parts
     if rows:
         batches.append(SlicedRows(np.array(rows, SLICED_ROW), np.array(slices, SLICE), slots))

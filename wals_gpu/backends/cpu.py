@@ -159,6 +159,15 @@ class CpuBackend:
         """Rotates both sides back to the basis they had when `basis` was made."""
         _cpu.rotate_together(factors, other, basis, np.ascontiguousarray(basis.T), True, self.num_threads)
 
+    def hold(self, *factors: NDArray[np.floating]) -> None:
+        """Nothing: the arrays are where they are used."""
+
+    def fetch(self) -> None:
+        """Nothing: the arrays are up to date."""
+
+    def release(self) -> None:
+        """Nothing is held."""
+
     def spectrum(self, terms: RowTerms | StoredTerms, other: NDArray[np.floating]) -> Spectrum:
         """Eigenvalues and eigenvectors of the Gram matrix of `other`, weighted by ``terms.other_background``."""
         if not np.any(terms.background) or not np.any(terms.other_background):

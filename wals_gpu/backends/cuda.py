@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import ModuleType
@@ -14,7 +15,14 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.backends import Spectrum
 from wals_gpu.backends._cuda_memory import SHARED_MEMORY, Memory, TorchMemory, load_cuda
-from wals_gpu.backends._cuda_plan import gram_bounds, plan_cg, plan_exact, plan_subspace, slice_rows
+from wals_gpu.backends._cuda_plan import (
+    gram_bounds,
+    may_be_undetermined,
+    plan_cg,
+    plan_exact,
+    plan_subspace,
+    slice_rows,
+)
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.row_terms import RowTerms
 
@@ -31,6 +39,15 @@ SLOT_MEMORY = 1 << 28
 
 
 @dataclass
+class _Held:
+    """Factors of the caller in device memory, (n D)."""
+
+    host: NDArray[np.float32]
+    device: Any
+    is_ahead: bool = False  # of the host's
+
+
+@dataclass
 class _Terms:
     """The terms of some rows, in device memory."""
 
@@ -42,6 +59,7 @@ class _Terms:
     background: Any
     ridge: Any
     bound: Any
+    small: tuple[NDArray[np.floating], ...]  # background and ridge as they were
 
 
 class CudaBackend:
@@ -49,7 +67,7 @@ class CudaBackend:
 
     What it computes, its arguments and its errors are those of :class:`.cpu.CpuBackend`; results are equal to float32
     accuracy, and the same to the last bit each time. Arrays of the caller stay NumPy arrays; the terms of a matrix are
-    copied to the device once, factors on each call.
+    copied to the device once, factors on each call, or between :meth:`hold` and :meth:`release` not at all.
 
     Parameters
     ----------
@@ -70,6 +88,66 @@ class CudaBackend:
         self._limit = memory_limit
         self._on_device: WeakKeyDictionary[RowTerms, _Terms] = WeakKeyDictionary()
         self._host = CpuBackend()
+        self._held: list[_Held] = []
+
+    # ------------------------------------------------------------------------------------------ factors on the device
+
+    def hold(self, *factors: NDArray[np.floating]) -> None:
+        """Keep these arrays (C-ordered float32) in device memory until :meth:`release`, if all take less than a quarter
+        of it. Others, and views of whole rows of these, may be handed in meanwhile."""
+        self.release()
+        size = sum(array.nbytes for array in factors)
+        if size <= self._available() // 4 and all(a.flags.c_contiguous and a.dtype == np.float32 for a in factors):
+            self._held = [_Held(array, self._memory.upload(array)) for array in factors if array.size]
+
+    def fetch(self) -> None:
+        """Bring the held arrays up to date."""
+        for each in self._held:
+            if each.is_ahead:
+                each.host[...] = self._memory.download(each.device).reshape(each.host.shape)
+                each.is_ahead = False
+
+    def release(self) -> None:
+        """End :meth:`hold`; the arrays are up to date then."""
+        self.fetch()
+        self._held = []
+
+    def _available(self) -> int:
+        """Device memory for anything else."""
+        if self._limit is None:
+            return self._memory.free_bytes() * 9 // 10
+        return self._limit - sum(each.host.nbytes for each in self._held)
+
+    def _find_held(self, factors: Any) -> tuple[_Held, slice] | None:
+        """Held factors that have these as some of their rows, and where in them."""
+        if not isinstance(factors, np.ndarray) or not factors.flags.c_contiguous or factors.dtype != np.float32:
+            return None
+        for each in self._held:
+            first, rest = divmod(factors.ctypes.data - each.host.ctypes.data, 4)
+            if factors.shape[1:] == each.host.shape[1:] and not rest and 0 <= first <= each.host.size - factors.size:
+                return each, slice(first, first + factors.size)
+        return None
+
+    def _plain(self, factors: Any) -> Any:
+        """Factors (n, D) in device memory, flat."""
+        found = self._find_held(factors)
+        if found is not None:
+            return found[0].device[found[1]]
+        return self._memory.upload(np.asarray(factors, np.float32) if isinstance(factors, np.ndarray) else factors)
+
+    def _put(self, z: Any, side: _Side, factors: NDArray[np.floating], good: NDArray[np.bool_]) -> None:
+        """Rows of `factors` that are `good` become those of z in the caller's basis."""
+        found = self._find_held(factors)
+        if found is not None and good.all():
+            side.rotate_back(z, len(factors), found[0].device[found[1]])
+            found[0].is_ahead = True
+            return
+        out = self._memory.empty(factors.size, np.float32)
+        side.rotate_back(z, len(factors), out)
+        self.fetch()
+        factors[good] = self._memory.download(out).reshape(factors.shape)[good]
+        if found is not None:
+            found[0].device = self._memory.upload(found[0].host)
 
     # ---------------------------------------------------------------------------------------------------- row solves
 
@@ -99,7 +177,8 @@ class CudaBackend:
         self._check_factors(other)
         values, rotation = self.spectrum(terms, other) if spectrum is None else spectrum
         whole, table = terms, other
-        if terms.n_entries < len(other):  # few rows: only the factors that they meet are copied and rotated
+        if terms.n_entries < len(other) and self._find_held(other) is None:
+            # Few rows: only the factors that they meet are copied and rotated.
             met, place = np.unique(terms.col_idx, return_inverse=True)
             table, terms = other[met], replace(terms, col_idx=place.astype(np.int32))
         side = _Side(self, table, values, rotation)
@@ -131,11 +210,11 @@ class CudaBackend:
         solver, padded = how["solver"], side.padded
         z = memory.empty(n * padded, np.float32)
         if solver != "cholesky":
-            side.rotate(np.ascontiguousarray(factors, np.float32), n, z, wide=False)
+            side.rotate(self._plain(factors), n, z, wide=False)
         means = None
         if prior is not None:
             means = memory.empty(n * padded, np.float32)
-            side.rotate(np.ascontiguousarray(prior, np.float32), n, means, wide=True)
+            side.rotate(self._plain(prior), n, means, wide=True)
         status = memory.zeros(n, np.int32)
         rows = self._rows(terms, side, z, status, means)
         if solver == "cg":
@@ -144,13 +223,11 @@ class CudaBackend:
             self._start_subspace(rows, terms.host, side, how["block_size"])
         else:
             self._start_exact(rows, terms.host, side.factors, np.ones(n, bool))
+        if solver != "cg":
+            self._mark_undetermined(rows, terms.host, side)
         solved = self._solve_again(rows, status, side.factors)
         good = solved == 0
-        found = side.rotate_back(z, n)
-        if good.all():
-            factors[...] = found
-        else:
-            factors[good] = found[good]
+        self._put(z, side, factors, good)
         return solved, self._total(rows, n, wide=False) if return_loss and good.all() else 0.0
 
     def _start_exact(self, rows: Any, terms: RowTerms, factors: int, wanted: NDArray[np.bool_]) -> None:
@@ -164,39 +241,52 @@ class CudaBackend:
                 on_device = memory.upload(numbers)
                 cuda.solve_exact(rows, part.form, part.size, memory.address(on_device), len(numbers), memory.stream)
                 continue
-            slot = cuda.slot_bytes(factors)
-            for batch in slice_rows(terms.row_ptr, numbers, cuda.SLICE_ENTRIES, max(SLOT_MEMORY // slot, 1)):
-                slices, sliced = memory.upload(batch.slices), memory.upload(batch.rows)
-                workspace = memory.empty(batch.n_slots * slot, np.uint8)
-                cuda.solve_sliced(
-                    rows,
-                    memory.address(slices),
-                    len(batch.slices),
-                    memory.address(sliced),
-                    len(batch.rows),
-                    memory.address(workspace),
-                    memory.stream,
-                )
+            for batch, workspace in self._sliced(terms, numbers, cuda.slot_bytes(factors)):
+                cuda.solve_sliced(rows, *batch, workspace, memory.stream)
+
+    def _sliced(
+        self, terms: RowTerms, numbers: NDArray[np.int32], slot: int
+    ) -> Iterator[tuple[tuple[int, int, int, int], int]]:
+        """Batches of giant rows as the kernels take them (slices, how many, rows, how many), each with a workspace of
+        `slot` bytes for each slice."""
+        memory = self._memory
+        for batch in slice_rows(terms.row_ptr, numbers, self._cuda.SLICE_ENTRIES, max(SLOT_MEMORY // slot, 1)):
+            slices, sliced = memory.upload(batch.slices), memory.upload(batch.rows)
+            workspace = memory.empty(batch.n_slots * slot, np.uint8)
+            address = memory.address
+            yield (address(slices), len(batch.slices), address(sliced), len(batch.rows)), address(workspace)
 
     def _start_cg(self, rows: Any, terms: RowTerms, side: _Side, steps: int, tolerance: float) -> None:
         cuda, memory = self._cuda, self._memory
         staged = tuple(cuda.cg_staged_rows(side.factors, size) for size in PANEL_MEMORY)
-        empty, plan = plan_cg(terms, staged)
+        empty, plan, giant = plan_cg(terms, staged, 2 * cuda.SLICE_ENTRIES)
         if len(empty):
             on_device = memory.upload(empty)
             cuda.solve_exact(rows, "diagonal", 0, memory.address(on_device), len(empty), memory.stream)
         for most, numbers in plan:
             on_device = memory.upload(numbers)
             cuda.solve_cg(rows, memory.address(on_device), len(numbers), most, steps, tolerance, memory.stream)
+        for batch, workspace in self._sliced(terms, giant, cuda.cg_slot_bytes(side.factors)):
+            cuda.solve_cg_sliced(rows, *batch, steps, tolerance, workspace, memory.stream)
 
     def _start_subspace(self, rows: Any, terms: RowTerms, side: _Side, block: int) -> None:
         cuda, memory = self._cuda, self._memory
-        exact, others = plan_subspace(terms, block)
+        exact, others, giant = plan_subspace(terms, block, 2 * cuda.SLICE_ENTRIES)
         self._start_exact(rows, terms, side.factors, exact)
-        if len(others):
-            errors, on_device = memory.empty(terms.n_entries, np.float32), memory.upload(others)
-            address = memory.address(on_device)
-            cuda.solve_subspace(rows, block, address, len(others), memory.address(errors), memory.stream)
+        if not len(others) and not len(giant):
+            return
+        errors, on_device = memory.empty(terms.n_entries, np.float32), memory.upload(others)
+        of_errors = memory.address(errors)
+        cuda.solve_subspace(rows, block, memory.address(on_device), len(others), of_errors, memory.stream)
+        for batch, workspace in self._sliced(terms, giant, cuda.subspace_slot_bytes(block)):
+            cuda.solve_subspace_sliced(rows, block, *batch, of_errors, workspace, memory.stream)
+
+    def _mark_undetermined(self, rows: Any, terms: RowTerms, side: _Side) -> None:
+        """Starts the search for coordinates that nothing determines, in rows where there can be some."""
+        numbers = np.flatnonzero(may_be_undetermined(terms, side.values)).astype(np.int32)
+        if len(numbers):
+            on_device = self._memory.upload(numbers)
+            self._cuda.mark_undetermined(rows, self._memory.address(on_device), len(numbers), self._memory.stream)
 
     def _solve_again(self, rows: Any, status: Any, factors: int) -> NDArray[np.int32]:
         """Rows that float32 could not solve, in float64; the status of all rows."""
@@ -241,7 +331,9 @@ class CudaBackend:
 
     def _upload(self, terms: RowTerms) -> _Terms:
         kept = self._on_device.get(terms)
-        if kept is None:
+        # Terms are read-only; of what is small, a change is seen all the same.
+        small = (terms.background, terms.ridge)
+        if kept is None or not all(np.array_equal(a, b) for a, b in zip(kept.small, small, strict=True)):
             upload = self._memory.upload
             kept = _Terms(
                 replace(terms),  # another object: the cache must not keep its own key alive
@@ -252,6 +344,7 @@ class CudaBackend:
                 upload(terms.background),
                 upload(terms.ridge),
                 upload(gram_bounds(terms)[0]),
+                tuple(values.copy() for values in small),
             )
             self._on_device[terms] = kept
         return kept
@@ -276,7 +369,7 @@ class CudaBackend:
         """Consecutive rows that fit into device memory together."""
         n, factors = terms.n_rows, side.factors
         fixed, growing = self.estimate_memory(n, side.n, terms.n_entries, factors, solver=solver, prior=prior)
-        limit = self._memory.free_bytes() * 9 // 10 if self._limit is None else self._limit
+        limit = self._available()
         if terms in self._on_device or fixed + growing <= limit:
             return [slice(0, n)]
         if fixed >= limit:
@@ -331,7 +424,7 @@ class CudaBackend:
         cuda, memory = self._cuda, self._memory
         self._check_factors(factors)
         n, d = factors.shape
-        y, w, out = memory.upload(factors), memory.upload(weight.astype(np.float32)), memory.empty(d * d, np.float64)
+        y, w, out = self._plain(factors), memory.upload(weight.astype(np.float32)), memory.empty(d * d, np.float64)
         workspace = memory.empty(cuda.gram_bytes(n, d), np.uint8)
         cuda.gram(
             memory.address(y), n, d, self._values(w), memory.address(out), memory.address(workspace), memory.stream
@@ -356,7 +449,7 @@ class CudaBackend:
             terms = self._upload(user_terms if len(parts) == 1 else _some_rows(user_terms, rows))
             n = terms.host.n_rows
             x = memory.empty(max(n, 1) * side.padded, np.float32)
-            side.rotate(np.ascontiguousarray(user_factors[rows], np.float32), n, x, wide=False)
+            side.rotate(self._plain(user_factors[rows]), n, x, wide=False)
             total += self._total(self._rows(terms, side, x, None, None), n, wide=True)
         user_gram = self._gram(user_factors, user_terms.background)
         item_gram = self._gram(item_factors, user_terms.other_background)
@@ -388,7 +481,7 @@ class CudaBackend:
         if n == 0:
             return 0.0
         self._check_factors(factors)
-        x, weight = memory.upload(factors), memory.upload(ridge.astype(np.float32))
+        x, weight = self._plain(factors), memory.upload(ridge.astype(np.float32))
         means = None if prior is None else memory.upload(np.asarray(prior, np.float32))
         parts = memory.empty(n, np.float64)
         self._cuda.ridge_loss(
@@ -450,7 +543,7 @@ class CudaBackend:
             return np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)
         self._check_factors(items)
         table = self._padded(items)
-        limit = self._memory.free_bytes() * 9 // 10 if self._limit is None else self._limit
+        limit = self._available()
         each = max(cuda.topk_bytes(4096, n_items, k) // 4096 + 8 * cuda.padded(d) + 8 * k, 1)
         together = min(max(limit // 2 // each, 64), n)
         ids, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
@@ -492,9 +585,7 @@ class CudaBackend:
     def _padded(self, factors: Any) -> Any:
         """A copy on the device whose rows fill whole cache lines."""
         cuda, memory, (n, d) = self._cuda, self._memory, factors.shape
-        if isinstance(factors, np.ndarray):
-            factors = np.asarray(factors, np.float32)
-        plain, out = memory.upload(factors), memory.empty(n * cuda.padded(d), np.float32)
+        plain, out = self._plain(factors), memory.empty(n * cuda.padded(d), np.float32)
         cuda.rotate(memory.address(plain), n, d, d, 0, False, False, memory.address(out), cuda.padded(d), memory.stream)
         return out
 
@@ -523,26 +614,23 @@ class _Side:
     ) -> None:
         self.cuda, self.memory = backend._cuda, backend._memory
         memory, (self.n, self.factors) = self.memory, factors.shape
-        self.padded = self.cuda.padded(self.factors)
+        self.padded, self.values = self.cuda.padded(self.factors), values
         self.spectrum = None if values is None else memory.upload(np.ascontiguousarray(values, np.float64))
         self.rotation = None if rotation is None else memory.upload(np.ascontiguousarray(rotation, np.float64))
         self.table = memory.empty(max(self.n, 1) * self.padded, np.float32)
-        self.rotate(np.ascontiguousarray(factors, np.float32), self.n, self.table, wide=True)
+        self.rotate(backend._plain(factors), self.n, self.table, wide=True)
         self.column_max = memory.zeros(self.padded, np.float32)
         self.cuda.column_max(
             memory.address(self.table), self.n, self.factors, memory.address(self.column_max), memory.stream
         )
 
-    def rotate(self, rows: NDArray[np.float32], n: int, out: Any, *, wide: bool) -> None:
+    def rotate(self, rows: Any, n: int, out: Any, *, wide: bool) -> None:
         """out (n, padded D) = rows (n, D) in the basis, summed in float64 if `wide`."""
-        plain = self.memory.upload(rows)
-        self._product(plain, n, self.factors, False, wide, out, self.padded)
+        self._product(rows, n, self.factors, False, wide, out, self.padded)
 
-    def rotate_back(self, z: Any, n: int) -> NDArray[np.float32]:
-        """(n, D) on the host, from z (n, padded D) in the basis."""
-        out = self.memory.empty(n * self.factors, np.float32)
+    def rotate_back(self, z: Any, n: int, out: Any) -> None:
+        """out (n, D) = z (n, padded D) in the caller's basis."""
         self._product(z, n, self.padded, True, False, out, self.factors)
-        return self.memory.download(out).reshape(n, self.factors)
 
     def _product(
         self, rows: Any, n: int, in_stride: int, transposed: bool, wide: bool, out: Any, out_stride: int

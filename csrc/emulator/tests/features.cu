@@ -206,6 +206,27 @@ FEATURE(Recursion) {                                                            
     room[0] = char(x);                                                              // line: deep
     return room[0] == 1 ? Recursion{}(x, thread, in, out) + uint32_t(room[0]) : 0;  // line: deep
 }
+FEATURE(SpinOnMemory) {  // waits for what nobody writes
+    const volatile uint32_t* const flag = in;
+    while (flag[thread] == x) {  // line: spin memory
+    }
+    return 0;
+}
+FEATURE(SpinOnAtomic) {
+    while (atomicAdd(out + thread, 0u) == 0) {  // line: spin atomic
+    }
+    return x;
+}
+FEATURE(SpinOnBarrier) {
+    uint32_t sum = 0;
+    while (sum < x + 1) sum += uint32_t(__syncthreads_count(x == 0));  // line: spin barrier
+    return sum;
+}
+FEATURE(SpinInWarp) {
+    uint32_t sum = x;
+    while (sum != 0) sum = __ballot_sync(~0u, sum != 0);  // line: spin warp
+    return sum;
+}
 FEATURE(ExitEarly) {
     if (thread >= 32) {
         return 1;
@@ -379,6 +400,10 @@ const std::map<std::string, Kernel> kKernels{EACH(Shuffle),
                                              EACH(SharedTooFar),
                                              EACH(CarvedTooMuch),
                                              EACH(Recursion),
+                                             EACH(SpinOnMemory),
+                                             EACH(SpinOnAtomic),
+                                             EACH(SpinOnBarrier),
+                                             EACH(SpinInWarp),
                                              EACH(ExitEarly),
                                              EACH(TwoLines),
                                              EACH(OutsideMask),
