@@ -49,12 +49,6 @@ struct TopkProblem {
     int32_t* counts;                        // (B, segments)
 };
 
-/// Place of a bin in a histogram: lanes that read every eighth bin do not meet in a bank.
-constexpr int kHistogram = 256 + 8;
-__device__ __forceinline__ int bin_place(unsigned bin) {
-    return int(bin + bin / 32);
-}
-
 struct TopkMemory {
     static constexpr int kLines = kTopkQueries + kTopkItems, kStride = kDepth + 8, kScoreStride = kTopkItems + 4;
     static constexpr int kRaw = kLines * kDepth;
@@ -68,7 +62,7 @@ struct TopkMemory {
         scale = carve.take<float>(kLines);
         threshold = carve.take<float>(kTopkQueries);
         count = carve.take<int>(kTopkQueries);
-        histogram = carve.take<int>(kHistogram * kTopkWarps);
+        histogram = carve.take<int>(256 * kTopkWarps);
     }
     __device__ __forceinline__ Fragment fragment(int strip, int step) const {
         const int lane = lane_index();
@@ -80,8 +74,7 @@ struct TopkMemory {
     }
 };
 
-/// Cuts a list of n to its best k, in order; returns the score of the worst kept. By one warp; histogram (kHistogram,
-/// shared).
+/// Cuts a list of n to its best k, in order; returns the score of the worst kept. By one warp; histogram (256, shared).
 /// Radix selection: four passes find the k-th best score byte by byte, a fifth moves what is kept.
 __device__ __forceinline__ float keep_best(Key* list, int n, int k, int* histogram) {
     const int lane = lane_index();
@@ -89,17 +82,17 @@ __device__ __forceinline__ float keep_best(Key* list, int n, int k, int* histogr
     int left = k;  // of the keys that share the prefix, how many are kept
 #pragma unroll 1
     for (int shift = 24; shift >= 0; shift -= 8) {
-        for (int i = lane; i < kHistogram; i += 32) histogram[i] = 0;
+        for (int i = lane; i < 256; i += 32) histogram[i] = 0;
         __syncwarp();
         for (int i = lane; i < n; i += 32) {
             const unsigned key = unsigned(list[i] >> 32);
             if (shift == 24 || key >> (shift + 8) == prefix >> (shift + 8))
-                atomicAdd(histogram + bin_place(key >> shift & 255u), 1);
+                atomicAdd(histogram + (key >> shift & 255u), 1);
         }
         __syncwarp();
         // Lane l has bins 255 - 8 l and the seven below; `above` counts what is in better bins than its own.
         int own = 0;
-        for (int i = 0; i < 8; ++i) own += histogram[bin_place(255 - 8 * lane - i)];
+        for (int i = 0; i < 8; ++i) own += histogram[255 - 8 * lane - i];
         int above = own;
         for (int step = 1; step < 32; step *= 2) {
             const int other = __shfl_up_sync(kFullWarp, above, step);
@@ -109,7 +102,7 @@ __device__ __forceinline__ float keep_best(Key* list, int n, int k, int* histogr
         const unsigned here = __ballot_sync(kFullWarp, above < left && left <= above + own);
         int digit = 255 - 8 * lane;
         if (above < left && left <= above + own)
-            for (; above + histogram[bin_place(digit)] < left; --digit) above += histogram[bin_place(digit)];
+            for (; above + histogram[digit] < left; --digit) above += histogram[digit];
         const int source = __ffs(int(here)) - 1;
         left -= __shfl_sync(kFullWarp, above, source);
         prefix |= unsigned(__shfl_sync(kFullWarp, digit, source)) << shift;
@@ -249,7 +242,7 @@ __global__ void __launch_bounds__(kTopkThreads, 2) topk_kernel(TopkProblem p) {
                 count += __popc(mask);
                 __syncwarp();
                 if (count > capacity - 32) {
-                    threshold = keep_best(list, count, p.k, m.histogram + kHistogram * warp);
+                    threshold = keep_best(list, count, p.k, m.histogram + 256 * warp);
                     count = p.k;
                 }
             }
@@ -266,7 +259,7 @@ __global__ void __launch_bounds__(kTopkThreads, 2) topk_kernel(TopkProblem p) {
         if (query0 + q >= p.n_queries) break;
         int count = m.count[q];
         if (count > p.k) {
-            keep_best(p.lists + list_of(q) * capacity, count, p.k, m.histogram + kHistogram * warp);
+            keep_best(p.lists + list_of(q) * capacity, count, p.k, m.histogram + 256 * warp);
             count = p.k;
         }
         if (lane == 0) p.counts[list_of(q)] = count;
