@@ -126,6 +126,51 @@ def test_terms_are_copied_once_and_freed_with_their_owner():
     assert len(backend._on_device) == 0
 
 
+class CountingMemory(EmulatedMemory):
+    """Counts copies of as many numbers as one of the two factor arrays has."""
+
+    def __init__(self, module, sizes):
+        super().__init__(module)
+        self.sizes, self.up, self.down = sizes, 0, 0
+
+    def upload(self, array):
+        self.up += isinstance(array, np.ndarray) and array.dtype == np.float32 and array.size in self.sizes
+        return super().upload(array)
+
+    def empty(self, n, dtype):
+        before = self.up
+        array = super().empty(n, dtype)
+        self.up = before
+        return array
+
+    def download(self, array):
+        self.down += array.dtype == np.float32 and len(array) in self.sizes
+        return super().download(array)
+
+
+@pytest.mark.parametrize("make", [WALS, AlternatingLeastSquares])
+def test_factors_stay_on_the_device_during_a_fit(make, monkeypatch):
+    def copies(iterations, keeps=True, **options):
+        memory = CountingMemory(load("_emulated"), (40 * 13, 30 * 13))
+        backend = CudaBackend(load("_emulated"), memory)
+        if not keeps:
+            monkeypatch.setattr(backend, "_available", lambda: 4 * len(memory.sizes))
+            monkeypatch.setattr(backend, "_parts", lambda terms, *rest: [slice(0, terms.n_rows)])
+        for place in ("wals_gpu.model.make_backend", "wals_gpu.als.make_backend"):
+            monkeypatch.setattr(place, lambda *args, **kwargs: backend)
+        model = make(factors=13, iterations=iterations, random_state=0)
+        model.fit(interactions(), show_progress=False, **options)
+        return memory.up, memory.down, model.user_factors
+
+    assert copies(2)[:2] == copies(6)[:2] == (2, 2)
+    up, down, factors = copies(3, keeps=False)  # there is no room for them
+    assert up > 2 and down > 2
+    np.testing.assert_array_equal(factors, copies(3)[2])
+    kept = []
+    callback = {"callback": lambda *args: kept.append(args) or None}
+    assert copies(4, **callback)[:2] == (2, 2 * 4) and len(kept) == 4  # who looks on gets them
+
+
 # Without a device
 
 

@@ -17,7 +17,9 @@ import cuda_budgets  # noqa: E402
 
 from wals_gpu.backends._cuda_memory import SHARED_MEMORY  # noqa: E402
 
-TENSOR_CORES = re.compile(r"solve_(primal|dual|subspace|slots)_kernel|gram_slices_kernel|subspace_(slices|join)_kernel|topk_kernel")
+TENSOR_CORES = re.compile(
+    r"solve_(primal|dual|subspace|slots)_kernel|gram_slices_kernel|subspace_(slices|join)_kernel|topk_kernel"
+)
 ASYNC_COPIES = re.compile(r"solve_(primal|dual|subspace)_kernel|(gram|subspace)_slices_kernel|topk_kernel")
 
 

@@ -283,6 +283,7 @@ class CudaBackend:
 
     def _mark_undetermined(self, rows: Any, terms: RowTerms, side: _Side) -> None:
         """Starts the search for coordinates that nothing determines, in rows where there can be some."""
+        assert side.values is not None
         numbers = np.flatnonzero(may_be_undetermined(terms, side.values)).astype(np.int32)
         if len(numbers):
             on_device = self._memory.upload(numbers)
