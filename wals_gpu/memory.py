@@ -112,7 +112,8 @@ def _bytes_of_prior(prior: LinearPrior, rows: int, n_entries: int, factors: int,
     own, features, copied = prior.sizes()
     held = rows * (size * (features + factors) + copied * own + 8 * 5) + 3 * 8 * (features + 1) ** 2
     solving = 2 * size * factors * rows  # what rows are pulled to, and the same rotated
-    along = size * factors * rows + n_entries * (2 * size + 4)  # direction; scores of entries, present and changed
+    # Direction; of every entry its column, its scores, present and changed, and its Gram coefficient.
+    along = size * factors * rows + n_entries * (3 * size + 4)
     return held + max(solving, along)
 
 
