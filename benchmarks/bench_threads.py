@@ -11,8 +11,8 @@ import sys
 import tempfile
 
 import numpy as np
-from bench_fit import problem_arguments, run_system
-from common import default_threads, interleave, save_matrix, standard_arguments, summary, write_result
+from bench_fit import problem_arguments, record_of, run_system
+from common import default_threads, interleave, save_matrix, standard_arguments, write_result
 from systems import SYSTEMS
 
 from wals_gpu.datasets import SHAPES, synthetic
@@ -45,15 +45,8 @@ def main() -> None:
             print(repeat, name, threads, "threads", said, file=sys.stderr)
     args.threads = max(args.counts)
     shared = {"shape": [*matrix.shape, int(matrix.nnz)], "factors": args.factors, "dtype": "float32", "device": "cpu"}
-    records = []
-    for (name, threads), done in runs.items():
-        record = {"system": name, "threads": threads} | shared | {"seed": args.seed, "unit": "s/iteration"}
-        failed = [run["error"] for run in done if "error" in run]
-        if failed:
-            record["error"] = failed[0]
-        else:
-            record["seconds_per_iteration"] = summary(np.concatenate([np.diff(run["elapsed"]) for run in done]))
-        records.append(record)
+    shared |= {"seed": args.seed, "unit": "s/iteration"}
+    records = [record_of(name, done) | {"threads": threads} | shared for (name, threads), done in runs.items()]
     write_result(f"threads-{args.set}-{args.factors}", args, records)
 
 
