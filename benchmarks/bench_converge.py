@@ -18,7 +18,8 @@ from systems import SYSTEMS
 from wals_gpu.datasets import SHAPES, synthetic
 
 REFERENCE = "wals_gpu exact"
-OTHERS = ["wals_gpu CG", "wals_gpu subspace", "implicit CG", "irspack CG", "irspack Cholesky", "irspack iALS++"]
+OTHERS = ["wals_gpu CG, relaxed", "wals_gpu exact, relaxed", "wals_gpu CG", "wals_gpu subspace", "implicit CG"]
+OTHERS += ["irspack CG", "irspack Cholesky", "irspack iALS++"]
 
 
 def parse() -> argparse.Namespace:

@@ -89,7 +89,7 @@ class Stop(Exception):
     """Ends a fit that has no other way out of its callback."""
 
 
-def fit_wals_gpu(matrix, recorder, *, factors, iterations, alpha, ridge, threads, seed, solver):
+def fit_wals_gpu(matrix, recorder, *, factors, iterations, alpha, ridge, threads, seed, solver, over_relaxation=1.0):
     from wals_gpu import WALS
 
     model = WALS(
@@ -98,6 +98,7 @@ def fit_wals_gpu(matrix, recorder, *, factors, iterations, alpha, ridge, threads
         alpha=alpha,
         regularization=ridge,
         solver=solver,
+        over_relaxation=over_relaxation,
         iterations=iterations,
         compute_loss=False,
         init_scale=1.0,  # the loss is what is compared here, and from there it falls fastest
@@ -212,6 +213,10 @@ SYSTEMS = {
     "wals_gpu exact": System(fit_wals_gpu, "wals_gpu", "exact", {"solver": "cholesky"}),
     "wals_gpu CG": System(fit_wals_gpu, "wals_gpu", "cg", {"solver": "cg"}),
     "wals_gpu subspace": System(fit_wals_gpu, "wals_gpu", "subspace", {"solver": "subspace"}),
+    "wals_gpu exact, relaxed": System(
+        fit_wals_gpu, "wals_gpu", "exact", {"solver": "cholesky", "over_relaxation": 1.7}
+    ),
+    "wals_gpu CG, relaxed": System(fit_wals_gpu, "wals_gpu", "cg", {"solver": "cg", "over_relaxation": 1.7}),
     "implicit Cholesky": System(fit_implicit, "implicit.cpu.als", "exact", {"use_cg": False}, ONE_BLAS_THREAD),
     "implicit CG": System(fit_implicit, "implicit.cpu.als", "cg", {"use_cg": True}, ONE_BLAS_THREAD),
     "irspack Cholesky": System(fit_irspack, "irspack", "exact", {"solver": "CHOLESKY"}),

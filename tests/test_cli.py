@@ -466,6 +466,7 @@ def test_times_of_repeated_pairs_are_refused(run, tmp_path):
         ("fit PLAYS --out m --factors 0", "must be at least 1, got 0"),
         ("fit PLAYS --out m --factors ten", "invalid whole number value: 'ten'"),
         ("fit PLAYS --out m --solver magic", "solver must be one of"),
+        ("fit PLAYS --out m --over-relaxation 2", "over_relaxation must be a number from 1 to below 2, got 2.0"),
         ("fit PLAYS --out m --device abacus", "device must be"),
         ("fit PLAYS --out m --threads -1", "num_threads"),
         ("fit PLAYS --out m --user-column listener", "'listener' is not there"),

@@ -46,6 +46,7 @@ def arguments(**changes):
         "cg_steps": 3,
         "cg_tolerance": 0.0,
         "block": 64,
+        "relaxation": 1.0,
         "loss": None,
         "n_threads": 1,
     }

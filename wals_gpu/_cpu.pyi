@@ -53,6 +53,7 @@ def solve_rows(
     cg_steps: int,
     cg_tolerance: float,
     block: int,
+    relaxation: float,
     loss: NDArray[np.float64] | None,
     n_threads: int,
 ) -> NDArray[np.int32]:

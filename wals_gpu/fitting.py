@@ -91,20 +91,34 @@ class FitState:
     how : dict
         Arguments of :meth:`Backend.solve_rows` that say which solver.
     compute_loss : bool
+    over_relaxation : float, default 1
+        See :class:`.model.WALS`.
     """
 
-    def __init__(self, backend: Backend, users: Side, items: Side, how: dict[str, Any], compute_loss: bool) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        users: Side,
+        items: Side,
+        how: dict[str, Any],
+        compute_loss: bool,
+        over_relaxation: float = 1.0,
+    ) -> None:
         self.backend = backend
         self.users, self.items = users, items
         self.how = how
         self.compute_loss = compute_loss
+        self.over_relaxation = over_relaxation
         # Parts of a side are solved one by one, so that their factors cannot be rotated together; prior means are given
         # in the basis that the factors started in.
         moving = all(isinstance(side.terms, RowTerms) and side.prior is None for side in (users, items))
         self.basis = backend.moving_basis(users.factors, items.factors) if moving else None
 
-    def iterate(self) -> float | None:
-        """One iteration; the loss after it, if it is wanted."""
+    def iterate(self, iteration: int) -> float | None:
+        """Iteration number `iteration`, 1 for the first; the loss after it, if it is wanted."""
+        # The first leaves random factors behind, and the next ones are far from where the steps become linear and
+        # relaxation pays: it rises with them.
+        self.how["relaxation"] = 1.0 if iteration == 1 else min(self.over_relaxation, 1 + 0.1 * iteration)
         if self.users.prior is not None or self.items.prior is not None:
             return self._iterate_with_priors()
         self._sweep(self.users, self.items)
@@ -257,7 +271,7 @@ def run_fit(
             while not done:
                 iteration = len(history) + 1
                 started = time.perf_counter()
-                loss = state.iterate()
+                loss = state.iterate(iteration)
                 seconds = time.perf_counter() - started
                 if validation is not None or callback is not None or checkpoint is not None:
                     state.backend.fetch()

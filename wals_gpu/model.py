@@ -59,6 +59,10 @@ class WALS(Answers, NewItems):
     cg_steps : int, default 3
     block_size : int, default 64
         A multiple of 16.
+    over_relaxation : float, default 1.0
+        From 1 (none) to below 2. Above 1, rows go beyond what their solver gives, by a factor that rises by 0.1 an
+        iteration, from 1.2 in the second, up to this: 1.7 takes less than half the iterations to the same loss, and
+        the loss still falls in every sweep; see docs/solvers.md.
     dtype : {"float32", "float64"}, default "float32"
         Type of factors and coefficients.
     device : {"auto", "cpu"}, default "auto"
@@ -119,6 +123,7 @@ class WALS(Answers, NewItems):
         solver: str = "auto",
         cg_steps: int = 3,
         block_size: int = 64,
+        over_relaxation: float = 1.0,
         dtype: DTypeLike = "float32",
         device: str = "auto",
         num_threads: int = 0,
@@ -139,6 +144,10 @@ class WALS(Answers, NewItems):
         self.block_size = integer("block_size", block_size, 16)
         if self.block_size % 16:
             raise ValueError(f"block_size must be a multiple of 16, got {block_size}")
+        number = isinstance(over_relaxation, numbers.Real) and not isinstance(over_relaxation, bool)
+        if not (number and 1 <= over_relaxation < 2):
+            raise ValueError(f"over_relaxation must be a number from 1 to below 2, got {over_relaxation!r}")
+        self.over_relaxation = float(over_relaxation)
         try:
             self.dtype = np.dtype(dtype)
         except (TypeError, ValueError, SyntaxError):  # NumPy parses texts such as "f4, (2,3)f8"
@@ -361,7 +370,7 @@ class WALS(Answers, NewItems):
                 side.prior = PriorSteps(fitted, fitted.features(raw, self.dtype), side.terms, self._backend)
                 if warm_start:
                     side.prior.regress(side.factors)
-        state = FitState(self._backend, *sides, self._solver(), self.compute_loss)
+        state = FitState(self._backend, *sides, self._solver(), self.compute_loss, self.over_relaxation)
         checkpoint, history = None, []
         if checkpoint_dir is not None:
             settings = self._settings_of_fit(data, watch, warm_start)
@@ -648,7 +657,8 @@ class WALS(Answers, NewItems):
         return model
 
 
-_SETTINGS = ("factors", "iterations", "solver", "cg_steps", "block_size", "init_scale", "compute_loss")
+_OF_SOLVER = ("solver", "cg_steps", "block_size", "over_relaxation")
+_SETTINGS = ("factors", "iterations", *_OF_SOLVER, "init_scale", "compute_loss")
 
 
 def _read_only(array: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -142,7 +142,13 @@ def solve_rows_cg(
 
 
 def solve_rows_subspace(
-    terms: RowTerms, other: ArrayLike, start: ArrayLike, block: int, *, prior: ArrayLike | None = None
+    terms: RowTerms,
+    other: ArrayLike,
+    start: ArrayLike,
+    block: int,
+    *,
+    prior: ArrayLike | None = None,
+    relaxation: float = 1.0,
 ) -> NDArray[np.float64]:
     """One pass of subspace steps over every row, from `start` (iALS++, Rendle et al. 2021, "iALS++: Speeding up Matrix
     Factorization with Subspace Optimization").
@@ -156,13 +162,15 @@ def solve_rows_subspace(
         As for :func:`solve_rows`. Rows with at most `block` entries are solved exactly.
     start : (R, D)
     block : int
+    relaxation : float, default 1
+        Each block, and each row that is solved exactly, goes this many times the way; see :func:`relax`.
 
     Returns
     -------
     (R, D) float64
     """
     other = np.asarray(other, np.float64)
-    out = solve_rows(terms, other, prior=prior)
+    out = relax(terms, start, solve_rows(terms, other, prior=prior), relaxation)
     rotation = _rotation(terms, other)
     for row in np.flatnonzero(np.diff(terms.row_ptr) > block).tolist():
         a, b = row_system(terms, row, other, prior=None if prior is None else np.asarray(prior)[row])
@@ -170,8 +178,34 @@ def solve_rows_subspace(
         z = rotation.T @ np.asarray(start, np.float64)[row]
         for first in range(0, len(z), block):
             part = slice(first, first + block)
-            z[part] += np.linalg.solve(a[part, part], (b - a @ z)[part])
+            z[part] += relaxation * np.linalg.solve(a[part, part], (b - a @ z)[part])
         out[row] = rotation @ z
+    return out
+
+
+def relax(terms: RowTerms, start: ArrayLike, solved: ArrayLike, relaxation: float) -> NDArray[np.float64]:
+    """Rows with entries go `relaxation` times the way from `start` to `solved`, the others all of it.
+
+    Successive over-relaxation (Young 1954, "Iterative Methods for Solving Partial Difference Equations of Elliptic
+    Type") with each sweep of the alternating least squares as one of its block steps. Along that way the loss is a
+    parabola; where `solved` is its lowest point, as after an exact solve or conjugate gradients, it falls for each
+    factor between 0 and 2.
+
+    Parameters
+    ----------
+    terms : RowTerms
+        R rows.
+    start, solved : (R, D)
+    relaxation : float
+        Above 0 and below 2; 1 gives `solved`.
+
+    Returns
+    -------
+    (R, D) float64
+    """
+    start, solved = np.asarray(start, np.float64), np.asarray(solved, np.float64)
+    length = np.where(np.diff(terms.row_ptr) > 0, relaxation, 1.0)
+    out: NDArray[np.float64] = start + length[:, None] * (solved - start)
     return out
 
 

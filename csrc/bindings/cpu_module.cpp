@@ -182,7 +182,8 @@ const T* table_data(const Array<T>& table, int64_t rows, int64_t D) {
 py::array_t<int32_t> solve_rows(const py::object& terms, const py::array& table, const Array<double>& spectrum,
                                 const std::optional<Array<double>>& rotation, const std::optional<py::array>& prior,
                                 py::array factors, const std::string& solver, int cg_steps, double cg_tolerance,
-                                int64_t block, const std::optional<Array<double>>& loss, int n_threads) {
+                                int64_t block, double relaxation, const std::optional<Array<double>>& loss,
+                                int n_threads) {
     wals::Solver how;
     require(solver == "cholesky" || solver == "cg" || solver == "subspace", "unknown solver");
     how.kind = solver == "cg"         ? wals::Solver::kConjugateGradients
@@ -191,6 +192,8 @@ py::array_t<int32_t> solve_rows(const py::object& terms, const py::array& table,
     how.cg_steps = cg_steps;
     how.cg_tolerance = cg_tolerance;
     how.block = block;
+    how.relaxation = relaxation;
+    require(relaxation > 0 && relaxation < 2, "relaxation must be above 0 and below 2");
     require(block >= 16 && block % 16 == 0, "block must be a multiple of 16");
     return by_dtype(factors, [&](auto zero) {
         using T = decltype(zero);
@@ -404,7 +407,7 @@ PYBIND11_MODULE(_cpu, m) {
           "Rotates three arrays in place, other in float64 if wide_other; not interruptible.");
     m.def("solve_rows", &solve_rows, py::arg("terms"), py::arg("table"), py::arg("spectrum"), py::arg("rotation"),
           py::arg("prior"), py::arg("factors"), py::arg("solver"), py::arg("cg_steps"), py::arg("cg_tolerance"),
-          py::arg("block"), py::arg("loss"), py::arg("n_threads"),
+          py::arg("block"), py::arg("relaxation"), py::arg("loss"), py::arg("n_threads"),
           "Solves every row into factors (R, D), its part of the loss into loss (R,) if given; returns a status "
           "per row "
           "(0: solved).");

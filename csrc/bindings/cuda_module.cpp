@@ -30,7 +30,7 @@ wals::Broadcast<float> broadcast(const py::tuple& values) {
 wals::RotatedRows make_rows(int64_t n_rows, int64_t factors, Address row_ptr, Address col_idx, const py::tuple& rhs,
                             const py::tuple& gram, float gram_offset, const py::tuple& background,
                             const py::tuple& ridge, Address table, Address column_max, Address spectrum,
-                            Address gram_bound, Address prior, Address z, Address status) {
+                            Address gram_bound, Address prior, Address z, Address status, float relaxation) {
     wals::RotatedRows p;
     p.terms.n_rows = n_rows;
     p.terms.row_ptr = at<const int64_t>(row_ptr);
@@ -49,6 +49,7 @@ wals::RotatedRows make_rows(int64_t n_rows, int64_t factors, Address row_ptr, Ad
     p.prior = at<const float>(prior);
     p.z = at<float>(z);
     p.status = at<int32_t>(status);
+    p.relaxation = relaxation;
     return p;
 }
 
@@ -82,7 +83,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     py::class_<wals::RotatedRows>(m, "Rows", py::module_local(), "Rows to be solved; see cuda/problem.h.")
         .def(py::init(&make_rows), py::kw_only(), "n_rows"_a, "factors"_a, "row_ptr"_a, "col_idx"_a, "rhs"_a, "gram"_a,
              "gram_offset"_a, "background"_a, "ridge"_a, "table"_a, "column_max"_a, "spectrum"_a, "gram_bound"_a,
-             "prior"_a, "z"_a, "status"_a);
+             "prior"_a, "z"_a, "status"_a, "relaxation"_a);
 
     m.def("gram_bytes", &wals::gram_bytes, "n"_a, "factors"_a);
     m.def(
@@ -110,6 +111,12 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         },
         "table"_a, "n"_a, "factors"_a, "out"_a, "stream"_a, Release(),
         "Largest |value| of each column; out is 0 before.");
+    m.def(
+        "relax",
+        [](const wals::RotatedRows& p, Address rows, int64_t n, Address from, Address stream) {
+            wals::relax(p, at<const int32_t>(rows), n, at<const float>(from), at<void>(stream));
+        },
+        "rows"_a, "numbers"_a, "n"_a, "from_"_a, "stream"_a, Release(), "z = from + relaxation (z - from).");
     m.def(
         "row_loss",
         [](const wals::RotatedRows& p, bool wide, Address loss, Address stream) {

@@ -144,7 +144,7 @@ bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, R
         if (!done) return false;
         for (int64_t s = 1; s < slices; ++s)
             for (int64_t i = 0; i < size; ++i) sum[i] += sum[s * size + i];
-        k.solve_exact_from(problem, row, sum, workspace[0].data(), status);
+        k.solve_exact_from(problem, solver, row, sum, workspace[0].data(), status);
     }
 
     // Tasks: consecutive rows of `order`. Long rows go in groups where the solver gains from that.

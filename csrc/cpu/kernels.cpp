@@ -19,9 +19,10 @@ static int64_t workspace_bytes(int64_t D, int64_t longest) {
 
 /// Exact solve of one row into z, and its part of the loss where that is asked for.
 template <class T>
-static RowStatus solve_with_loss(const RotatedRows<T>& p, int64_t row, char* memory, const T* partial, T* z) {
+static RowStatus solve_with_loss(const RotatedRows<T>& p, int64_t row, char* memory, const T* partial, T* z,
+                                 const Relaxation<T>& relaxation) {
     double loss;
-    const RowStatus status = solve_row<T>(p, row, memory, partial, z, p.loss ? &loss : nullptr);
+    const RowStatus status = solve_row<T>(p, row, memory, partial, z, p.loss ? &loss : nullptr, relaxation);
     if (p.loss && status == 0) p.loss[row] = loss == loss ? loss : row_loss(p, row, z);
     return status;
 }
@@ -38,25 +39,26 @@ static void solve_rows(const RotatedRows<T>& p, const Solver& solver, const int6
     T* z = carve.take<T>(kRowsPerCall * P);
     T* present = carve.take<T>(kRowsPerCall * P);
     T* errors = carve.take<T>(longest);
-    if (solver.kind != Solver::kExact) rotate_in(p, rows, n, present);
+    const bool relaxed = solver.relaxation != 1;
+    if (solver.kind != Solver::kExact || relaxed) rotate_in(p, rows, n, present);
     int64_t solved[kRowsPerCall];
     int64_t m = 0;
     for (int64_t i = 0; i < n;) {
         T* const zi = z + m * P;
         int64_t done = 1;
+        const Relaxation<T> relaxation{relaxed ? present + i * P : nullptr, solver.relaxation};
         if (solver.kind == Solver::kExact || length(i) == 0) {
-            status[rows[i]] = solve_with_loss<T>(p, rows[i], carve.at, nullptr, zi);
+            status[rows[i]] = solve_with_loss<T>(p, rows[i], carve.at, nullptr, zi, relaxation);
         } else {
             // Long rows are neighbours in the order of work: as many as come next go through CG together.
             if (solver.kind == Solver::kConjugateGradients && is_long(i))
                 while (done < kLongRowsTogether && i + done < n && is_long(i + done)) ++done;
             for (int64_t j = 0; j < done * P; ++j) zi[j] = present[i * P + j];
             if (solver.kind == Solver::kSubspace) {
-                status[rows[i]] = solve_row_subspace<T>(p, rows[i], solver.block, carve.at, errors, zi);
+                status[rows[i]] = solve_row_subspace<T>(p, rows[i], solver.block, carve.at, errors, zi, relaxation);
                 if (p.loss && status[rows[i]] == 0) p.loss[rows[i]] = row_loss(p, rows[i], zi);
             } else {
-                solve_rows_cg<T>(p, rows + i, int(done), is_long(i), solver.cg_steps, solver.cg_tolerance, carve.at, zi,
-                                 status);
+                solve_rows_cg<T>(p, rows + i, int(done), is_long(i), solver, carve.at, present + i * P, zi, status);
             }
         }
         int64_t kept = 0;
@@ -94,11 +96,17 @@ static void exact_partial_rows(const RotatedRows<T>& p, int64_t begin, int64_t e
 }
 
 template <class T>
-static void solve_exact_from(const RotatedRows<T>& p, int64_t row, const T* partial, char* workspace,
-                             RowStatus* status) {
+static void solve_exact_from(const RotatedRows<T>& p, const Solver& solver, int64_t row, const T* partial,
+                             char* workspace, RowStatus* status) {
     Carver carve{workspace};
     T* z = carve.take<T>(padded<T>(p.D));
-    status[row] = solve_with_loss<T>(p, row, carve.at, partial, z);
+    Relaxation<T> relaxation;
+    if (solver.relaxation != 1) {
+        T* present = carve.take<T>(padded<T>(p.D));
+        rotate_in(p, &row, 1, present);
+        relaxation = {present, solver.relaxation};
+    }
+    status[row] = solve_with_loss<T>(p, row, carve.at, partial, z, relaxation);
     if (status[row] != 0) return;
     write_back(p, &row, 1, z);
 }

@@ -67,6 +67,7 @@ struct Solver {
     int cg_steps = 3;
     double cg_tolerance = 0;  // relative, of the preconditioned residual; 0: always cg_steps
     int64_t block = 64;       // coordinates of a subspace step
+    double relaxation = 1;    // a row with entries goes this many times the way to its solution, from where it was
 };
 
 template <class T>
@@ -80,8 +81,8 @@ struct KernelTable {
     /// Partial Gram matrices of one very long row: out (exact_partial_size) = sum over entries [begin, end).
     int64_t (*exact_partial_size)(int64_t D);
     void (*exact_partial)(const RotatedRows<T>& problem, int64_t begin, int64_t end, char* workspace, T* out);
-    void (*solve_exact_from)(const RotatedRows<T>& problem, int64_t row, const T* partial, char* workspace,
-                             RowStatus* status);
+    void (*solve_exact_from)(const RotatedRows<T>& problem, const Solver& solver, int64_t row, const T* partial,
+                             char* workspace, RowStatus* status);
     /// gram (D, D) float64, upper triangle += sum over rows [begin, end) of weight y y'.
     int64_t (*gram_workspace_bytes)(int64_t D);
     void (*gram)(const T* y, int64_t D, Broadcast<T> weight, int64_t begin, int64_t end, double* out, char* workspace);

@@ -177,6 +177,22 @@ static void pack_dual(const RotatedRows<T>& p, int64_t n, ExactWorkspace<C>& w, 
     }
 }
 
+/// Where a row was, and how many times the way from there to its solution it is to go; nowhere: to the solution.
+///
+/// Successive over-relaxation (Young 1954): the loss is a parabola along that way with its minimum at the solution, so
+/// it falls for every factor between 0 and 2.
+template <class T>
+struct Relaxation {
+    const T* from = nullptr;  // (padded D), rotated
+    double factor = 1;
+
+    template <class C>
+    void apply(C* z, int64_t D) const {
+        if (!from) return;
+        for (int64_t j = 0; j < D; ++j) z[j] = C(from[j]) + C(factor) * (z[j] - C(from[j]));
+    }
+};
+
 /// Number of positive and negative Gram coefficients among entries [begin, end).
 struct Signs {
     int64_t plus = 0, minus = 0;
@@ -229,11 +245,12 @@ constexpr C pivot_tolerance() {
 
 /// Solves the row's system restricted to `columns`, primal form, in place of w.rhs (which holds what is not a sum over
 /// entries). `partial`: the sums over entries, from exact_partial. `residual` as in pack_primal, indexed from the
-/// row's first entry. `energy`, if given: z' A z - 2 b' z at the solution z, from the factor of A, which the entries
+/// row's first entry. `energy`, if given: z' A z - 2 b' z at the result z, from the factor of A, which the entries
 /// need not be read again for.
 template <class C, class T>
 static RowStatus solve_primal(const RotatedRows<T>& p, int64_t row, ExactWorkspace<C>& w, Columns columns,
-                              const C* partial = nullptr, const T* residual = nullptr, double* energy = nullptr) {
+                              const C* partial = nullptr, const T* residual = nullptr, double* energy = nullptr,
+                              const Relaxation<T>& relaxation = {}) {
     const int64_t M = columns.M, K = panel_rows<C>(columns.count);
     const int64_t first = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
     int64_t begin = first;
@@ -265,6 +282,7 @@ static RowStatus solve_primal(const RotatedRows<T>& p, int64_t row, ExactWorkspa
     C* const b = w.dual;
     for (int64_t j = 0; energy && j < M; ++j) b[j] = w.rhs[j];
     solve_factored(panel, M, u_row, w.inverse, w.rhs, w.scratch);
+    relaxation.apply(w.rhs, p.D);
     if (energy) {
         *energy = factored_energy(panel, M, u_row, w.rhs);
         for (int64_t j = 0; j < M; ++j) *energy -= 2 * double(b[j]) * double(w.rhs[j]);
@@ -355,10 +373,11 @@ static RowStatus undetermined(const RotatedRows<T>& p, int64_t row, const ExactW
     return 0;
 }
 
-/// Solution of one row to w.rhs. `loss`, if given, gets the row's part of the loss where that is a by-product, or NaN.
+/// Solution of one row to w.rhs, relaxed if the row has entries. `loss`, if given, gets the row's part of the loss
+/// where that is a by-product, or NaN.
 template <class C, class T>
 static RowStatus solve_row_in(const RotatedRows<T>& p, int64_t row, ExactWorkspace<C>& w, const C* partial,
-                              double* loss) {
+                              double* loss, const Relaxation<T>& relaxation) {
     const RowShape<C> shape = prepare<C>(p, row, w);
     const int64_t n = shape.plus + shape.minus, D = p.D;
     if (loss) *loss = __builtin_nan("");
@@ -370,8 +389,13 @@ static RowStatus solve_row_in(const RotatedRows<T>& p, int64_t row, ExactWorkspa
     if (const RowStatus bad = undetermined(p, row, w)) return bad;
     const bool dual = !partial && n <= dual_limit(D) && (shape.plus == 0 || shape.minus == 0) &&
                       shape.base_min > C(1e-10) * shape.base_max;
-    if (dual) return solve_dual(p, row, w, shape);
-    const RowStatus status = solve_primal<C, T>(p, row, w, {0, D, round_up(D, kWidth<C>)}, partial, nullptr, loss);
+    if (dual) {
+        const RowStatus status = solve_dual(p, row, w, shape);
+        relaxation.apply(w.rhs, D);
+        return status;
+    }
+    const Columns all{0, D, round_up(D, kWidth<C>)};
+    const RowStatus status = solve_primal<C, T>(p, row, w, all, partial, nullptr, loss, relaxation);
     for (int64_t j = 0; loss && p.prior && j < D; ++j) {
         const double prior = double(p.prior[row * padded<T>(D) + j]);
         *loss += double(p.terms.ridge[row]) * prior * prior;
@@ -391,17 +415,17 @@ static RowStatus take_solution(const C* from, int64_t D, T* z) {
     return check == 0 ? 0 : -1;
 }
 
-/// Solves one row exactly into z (padded D). `loss` as for solve_row_in.
+/// Solves one row exactly into z (padded D). `loss` and `relaxation` as for solve_row_in.
 template <class T>
 static RowStatus solve_row(const RotatedRows<T>& p, int64_t row, char* memory, const T* partial, T* z,
-                           double* loss = nullptr) {
+                           double* loss = nullptr, const Relaxation<T>& relaxation = {}) {
     ExactWorkspace<T> w(memory, p.D);
-    RowStatus status = solve_row_in<T>(p, row, w, partial, loss);
+    RowStatus status = solve_row_in<T>(p, row, w, partial, loss, relaxation);
     if (status == 0) status = take_solution(w.rhs, p.D, z);
     if constexpr (sizeof(T) == 4) {
         if (status != 0) {
             ExactWorkspace<double> wide(memory, p.D);
-            status = solve_row_in<double>(p, row, wide, nullptr, loss);
+            status = solve_row_in<double>(p, row, wide, nullptr, loss, relaxation);
             if (status == 0) status = take_solution(wide.rhs, p.D, z);
         }
     }

@@ -222,10 +222,11 @@ static inline void pass_together(const RotatedRows<T>& p, CgRow<T>* const* rows,
 ///
 /// The preconditioner is the diagonal of A: in the rotated basis that is all of the background's share. A row stops
 /// after `steps`, or when its preconditioned residual has fallen to `tolerance` times its first norm. Cost: (steps + 1)
-/// passes of 4 n D flops, nothing of size D^2. are_long: see pass_together.
+/// passes of 4 n D flops, nothing of size D^2. are_long: see pass_together. `start`: what z holds at first, for the
+/// relaxation.
 template <class T>
-static void solve_rows_cg(const RotatedRows<T>& p, const int64_t* row_ids, int n, bool are_long, int steps,
-                          double tolerance, char* memory, T* z, RowStatus* status) {
+static void solve_rows_cg(const RotatedRows<T>& p, const int64_t* row_ids, int n, bool are_long, const Solver& solver,
+                          char* memory, const T* start, T* z, RowStatus* status) {
     constexpr int W = kWidth<T>;
     const int64_t D = p.D, M = round_up(D, W), P = padded<T>(D);
     CgRow<T>* rows[kLongRowsTogether];
@@ -246,7 +247,7 @@ static void solve_rows_cg(const RotatedRows<T>& p, const int64_t* row_ids, int n
     // Below these the residual, or a direction's curvature, is rounding. Following it in a singular system (no ridge,
     // fewer entries than factors) would walk off along its null space.
     constexpr double kRounding = sizeof(T) == 4 ? 1e-6 : 1e-15;
-    const double least = tolerance > kRounding ? tolerance : kRounding;
+    const double least = solver.cg_tolerance > kRounding ? solver.cg_tolerance : kRounding;
     constexpr double kEpsilon = sizeof(T) == 4 ? 0x1p-23 : 0x1p-52;
     constexpr double kVanishing = sizeof(T) == 4 ? 1e-36 : 1e-300;  // below it squares have few digits, or are zero
     for (int i = 0; i < n; ++i) {
@@ -276,7 +277,7 @@ static void solve_rows_cg(const RotatedRows<T>& p, const int64_t* row_ids, int n
         r.enough = least * least * double(r.rho);
         r.in_range = (r.rho + largest) * T(0) == 0 && (!moves || double(r.rho) > kVanishing);
     }
-    for (int step = 0; step < steps; ++step) {
+    for (int step = 0; step < solver.cg_steps; ++step) {
         for (int i = 0; i < n; ++i) {
             CgRow<T>& r = *rows[i];
             r.active = r.active && double(r.rho) > r.enough && double(r.rho) > kVanishing;
@@ -305,21 +306,25 @@ static void solve_rows_cg(const RotatedRows<T>& p, const int64_t* row_ids, int n
                       load(r.inverse_diagonal + j) * load(r.residual + j) + keep * load(r.direction + j));
         }
     }
+    auto relaxation = [&](int i) { return Relaxation<T>{start + i * P, solver.relaxation}; };
     int failed[kLongRowsTogether], n_failed = 0;
     for (int i = 0; i < n; ++i) {
         CgRow<T>& r = *rows[i];
         // Sums out of T's range leave NaN, infinity or a step that never was; the exact solve has a wider type.
         status[r.row] = r.in_range ? take_solution(r.z, D, r.z) : -1;
         if (status[r.row] != 0) failed[n_failed++] = i;
+        if (solver.relaxation != 1) relaxation(i).apply(r.z, D);
         if (!p.loss) continue;
-        // A step lowers the loss by rho^2 / curvature. Where that takes nearly all, what is left is mostly rounding.
-        const double loss = r.loss - r.fallen;
+        // A step lowers the loss by rho^2 / curvature, and as the last point has the lowest loss of all between start
+        // and steps, w times the way there takes w (2 - w) of it. Where that is nearly all, what is left is mostly
+        // rounding.
+        const double loss = r.loss - solver.relaxation * (2 - solver.relaxation) * r.fallen;
         p.loss[r.row] = r.fallen < 100 * (loss < 0 ? -loss : loss) ? loss : row_loss(p, r.row, r.z);
     }
     for (int f = 0; f < n_failed; ++f) {  // last: their workspace is that of all rows
         const int64_t row = row_ids[failed[f]];
         T* const zi = z + failed[f] * P;
-        status[row] = solve_row<T>(p, row, memory, nullptr, zi);
+        status[row] = solve_row<T>(p, row, memory, nullptr, zi, nullptr, relaxation(failed[f]));
         if (p.loss && status[row] == 0) p.loss[row] = row_loss(p, row, zi);
     }
 }
@@ -329,14 +334,16 @@ static void solve_rows_cg(const RotatedRows<T>& p, const int64_t* row_ids, int n
 ///
 /// The rotation takes the background's coupling between blocks away, so a block's gradient needs only the errors of the
 /// row's own entries, which are kept up to date. A row with no more entries than a block has columns is solved
-/// exactly: its dual form costs less. Cost: n D width + D width^2 / 3 + 6 n D flops.
+/// exactly: its dual form costs less. Relaxation is that of each block's step. Cost: n D width + D width^2 / 3 + 6 n D
+/// flops.
 template <class T>
-static RowStatus solve_row_subspace(const RotatedRows<T>& p, int64_t row, int64_t width, char* memory, T* errors,
-                                    T* z) {
+static RowStatus solve_row_subspace(const RotatedRows<T>& p, int64_t row, int64_t width, char* memory, T* errors, T* z,
+                                    const Relaxation<T>& relaxation) {
     constexpr int W = kWidth<T>;
     const int64_t P = padded<T>(p.D), M = round_up(p.D, W);
     const int64_t begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
-    if (end - begin <= width || width >= M) return solve_row<T>(p, row, memory, nullptr, z);
+    auto exactly = [&] { return solve_row<T>(p, row, memory, nullptr, z, nullptr, relaxation); };
+    if (end - begin <= width || width >= M) return exactly();
     ExactWorkspace<T> w(memory, p.D);
     T* const gradient = w.base_scale;
     start_row(p, row, z, w.base, gradient);
@@ -346,8 +353,8 @@ static RowStatus solve_row_subspace(const RotatedRows<T>& p, int64_t row, int64_
         const int64_t count = p.D - j0 < width ? p.D - j0 : width, m = round_up(count, W);
         for (int64_t j = 0; j < m; ++j) w.rhs[j] = gradient[j0 + j];
         if (solve_primal<T>(p, row, w, {j0, count, m}, nullptr, errors))
-            return solve_row<T>(p, row, memory, nullptr, z);  // near-singular: the exact solve has a wider fallback
-        for (int64_t j = 0; j < count; ++j) z[j0 + j] += w.rhs[j];
+            return exactly();  // near-singular: the exact solve has a wider fallback
+        for (int64_t j = 0; j < count; ++j) z[j0 + j] += w.rhs[j] *= T(relaxation.factor);
         if (j0 + width >= M) break;
         for (int64_t e = begin; e < end; ++e) {
             const T* r = p.table + p.terms.col_idx[e] * P + j0;
@@ -357,7 +364,7 @@ static RowStatus solve_row_subspace(const RotatedRows<T>& p, int64_t row, int64_
         }
     }
     const RowStatus status = take_solution(z, p.D, z);
-    return status == 0 ? 0 : solve_row<T>(p, row, memory, nullptr, z);
+    return status == 0 ? 0 : exactly();
 }
 
 }  // namespace WALS_ISA

@@ -72,6 +72,11 @@ void column_max(const float* table, int64_t n, int64_t D, float* out, Stream str
            static_cast<cudaStream_t>(stream), table, n, int(P), reinterpret_cast<unsigned*>(out));
 }
 
+void relax(const RotatedRows& p, const int32_t* rows, int64_t n_rows, const float* from, Stream stream) {
+    if (n_rows == 0) return;
+    launch(relax_kernel, unsigned(n_rows), 32, 0, static_cast<cudaStream_t>(stream), p, rows, from);
+}
+
 void row_loss(const RotatedRows& p, bool wide, double* loss, Stream stream) {
     if (p.terms.n_rows == 0) return;
     launch(wide ? row_loss_kernel<double> : row_loss_kernel<float>, unsigned(p.terms.n_rows), 32 * kLossWarps, 0,

@@ -208,6 +208,16 @@ __global__ void __launch_bounds__(32)
     if (threadIdx.x == 0) loss[row] = double(ridge[row]) * sum;
 }
 
+/// z = from + p.relaxation (z - from) in some rows, both (R, P); see Relaxation in csrc/cpu/solve_exact.h. One warp a
+/// row: 12 bytes a value and next to no flops, so bound by memory. Not yet run on a device.
+__global__ void __launch_bounds__(32) relax_kernel(RotatedRows p, const int32_t* rows, const float* from) {
+    const int64_t row = rows[blockIdx.x];
+    for (int j = int(threadIdx.x); j < p.P; j += 32) {
+        const float start = from[row * p.P + j];
+        p.z[row * p.P + j] = start + p.relaxation * (p.z[row * p.P + j] - start);
+    }
+}
+
 /// out (1) = sum of values (n), in an order that does not depend on the grid: one block.
 __global__ void __launch_bounds__(kDenseThreads) sum_kernel(const double* values, int64_t n, double* out) {
     STATIC_SMEM(sums, double[kDenseThreads / 32]);

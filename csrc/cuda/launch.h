@@ -44,6 +44,9 @@ void rotate(const float* y, int64_t n, int64_t D, int64_t in_stride, const doubl
 /// out (padded D), zero before: largest |value| of each column of table (n, padded D).
 void column_max(const float* table, int64_t n, int64_t D, float* out, Stream stream);
 
+/// p.z = from + p.relaxation (p.z - from) in rows (n_rows) int32; from (R, P).
+void relax(const RotatedRows& p, const int32_t* rows, int64_t n_rows, const float* from, Stream stream);
+
 /// loss (R) float64: each row's entries' part at x = p.z, y = p.table (stride p.P), dot products in float64 if `wide`;
 /// with p.spectrum the whole row's part but for its constant.
 void row_loss(const RotatedRows& p, bool wide, double* loss, Stream stream);

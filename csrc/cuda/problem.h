@@ -28,6 +28,7 @@ struct RotatedRows {
     const float* prior = nullptr;  // (R, P), rotated, or null for zero
     float* z = nullptr;            // (R, P): rotated solution; the iterative solvers start from it
     int32_t* status = nullptr;     // (R): see RowStatus
+    float relaxation = 1;          // how many times its way each block of a subspace step goes
 };
 
 /// Status of a row: 0 solved, k > 0 pivot k lost more than its digits allow, -1 the solution is not finite.

@@ -172,8 +172,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kMost <= 64 ? 3 : 1)
     }
     float* const step = SubspaceSlot(workspace, r.slot, width).step;
     for (int j = t; j < count; j += S::kThreads) {
-        z[first + j] += m.out[j];
-        step[j] = m.out[j];
+        step[j] = p.relaxation * m.out[j];
+        z[first + j] += step[j];
     }
     __syncthreads();
     if (first + width >= p.P) finish_row<S::kWarps>(p, r.row, 0, m.scratch, [&](int j) { return z[j]; });

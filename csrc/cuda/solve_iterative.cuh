@@ -268,9 +268,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kMost <= 64 ? 3 : 1)
             if (t == 0) p.status[row] = status;
             return;
         }
-        for (int j = t; j < count; j += S::kThreads) z[first + j] += m.out[j];
+        for (int j = t; j < count; j += S::kThreads) z[first + j] += p.relaxation * m.out[j];
         for_each_score<S::kWarps>(p, begin, end, first, count, m.out,
-                                  [&](int64_t e, float dot) { errors[e] -= p.terms.gram(e) * dot; });
+                                  [&](int64_t e, float dot) { errors[e] -= p.terms.gram(e) * (p.relaxation * dot); });
         __syncthreads();
     }
     finish_row<S::kWarps>(p, row, 0, m.scratch, [&](int j) { return z[j]; });

@@ -49,6 +49,7 @@ class Backend(Protocol):
         cg_steps: int = 3,
         cg_tolerance: float = 0.0,
         block_size: int = 64,
+        relaxation: float = 1.0,
         return_loss: bool = False,
         basis: NDArray[np.float64] | None = None,
         spectrum: Spectrum | None = None,

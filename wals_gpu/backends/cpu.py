@@ -56,6 +56,7 @@ class CpuBackend:
         cg_steps: int = 3,
         cg_tolerance: float = 0.0,
         block_size: int = 64,
+        relaxation: float = 1.0,
         return_loss: bool = False,
         basis: NDArray[np.float64] | None = None,
         spectrum: Spectrum | None = None,
@@ -80,6 +81,9 @@ class CpuBackend:
             "cg" ends early when the preconditioned residual has fallen to this part of its first norm.
         block_size : int, default 64
             Coordinates of a block of "subspace", a multiple of 16.
+        relaxation : float, default 1
+            Rows with entries go this many times the way from where they are to what the solver gives ("subspace": block
+            by block), see :func:`wals_gpu.reference.relax`; above 0 and below 2.
         return_loss : bool, default False
             Also evaluate the loss of the rows, while what it needs is in the cache.
         basis : (D, D) float64, optional
@@ -129,6 +133,7 @@ class CpuBackend:
             cg_steps,
             cg_tolerance,
             block_size,
+            relaxation,
             row_loss,
             self.num_threads,
         )

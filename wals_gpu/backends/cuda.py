@@ -162,6 +162,7 @@ class CudaBackend:
         cg_steps: int = 3,
         cg_tolerance: float = 0.0,
         block_size: int = 64,
+        relaxation: float = 1.0,
         return_loss: bool = False,
         basis: NDArray[np.float64] | None = None,
         spectrum: Spectrum | None = None,
@@ -174,6 +175,8 @@ class CudaBackend:
             raise ValueError(
                 f"block_size must be a multiple of 16 from 16 to {most} on a CUDA device, got {block_size}"
             )
+        if not 0 < relaxation < 2:
+            raise ValueError(f"relaxation must be above 0 and below 2, got {relaxation}")
         self._check_factors(other)
         values, rotation = self.spectrum(terms, other) if spectrum is None else spectrum
         whole, table = terms, other
@@ -184,7 +187,8 @@ class CudaBackend:
         side = _Side(self, table, values, rotation)
         status, loss = np.empty(terms.n_rows, np.int32), 0.0
         how = {"solver": solver, "cg_steps": cg_steps, "cg_tolerance": cg_tolerance, "block_size": block_size}
-        parts = self._parts(terms, side, prior is not None, solver)
+        how["relaxation"] = relaxation
+        parts = self._parts(terms, side, prior is not None, solver, relaxation != 1)
         for rows in parts:
             on_device = self._upload(whole if len(parts) == 1 and terms is whole else _some_rows(terms, rows))
             solved, part_loss = self._solve_part(
@@ -211,22 +215,33 @@ class CudaBackend:
         z = memory.empty(n * padded, np.float32)
         if solver != "cholesky":
             side.rotate(self._plain(factors), n, z, wide=False)
+        start = None
+        if how["relaxation"] != 1:
+            start = memory.empty(n * padded, np.float32)
+            side.rotate(self._plain(factors), n, start, wide=False)
         means = None
         if prior is not None:
             means = memory.empty(n * padded, np.float32)
             side.rotate(self._plain(prior), n, means, wide=True)
         status = memory.zeros(n, np.int32)
-        rows = self._rows(terms, side, z, status, means)
+        rows = self._rows(terms, side, z, status, means, how["relaxation"])
+        of_whole_rows = np.diff(terms.host.row_ptr) > 0  # those that the relaxation is applied to when they are solved
         if solver == "cg":
             self._start_cg(rows, terms.host, side, how["cg_steps"], how["cg_tolerance"])
         elif solver == "subspace" and how["block_size"] < side.factors:
-            self._start_subspace(rows, terms.host, side, how["block_size"])
+            of_whole_rows &= self._start_subspace(rows, terms.host, side, how["block_size"])
         else:
             self._start_exact(rows, terms.host, side.factors, np.ones(n, bool))
         if solver != "cg":
             self._mark_undetermined(rows, terms.host, side)
-        solved = self._solve_again(rows, status, side.factors)
+        again, solved = self._solve_again(rows, status, side.factors)
         good = solved == 0
+        if start is not None:
+            of_whole_rows[again] = True
+            numbers = np.flatnonzero(of_whole_rows).astype(np.int32)
+            if len(numbers):
+                on_device = memory.upload(numbers)
+                self._cuda.relax(rows, memory.address(on_device), len(numbers), memory.address(start), memory.stream)
         self._put(z, side, factors, good)
         return solved, self._total(rows, n, wide=False) if return_loss and good.all() else 0.0
 
@@ -269,17 +284,19 @@ class CudaBackend:
         for batch, workspace in self._sliced(terms, giant, cuda.cg_slot_bytes(side.factors)):
             cuda.solve_cg_sliced(rows, *batch, steps, tolerance, workspace, memory.stream)
 
-    def _start_subspace(self, rows: Any, terms: RowTerms, side: _Side, block: int) -> None:
+    def _start_subspace(self, rows: Any, terms: RowTerms, side: _Side, block: int) -> NDArray[np.bool_]:
+        """Starts subspace steps, and exact solves of short rows; a mask of the latter."""
         cuda, memory = self._cuda, self._memory
         exact, others, giant = plan_subspace(terms, block, 2 * cuda.SLICE_ENTRIES)
         self._start_exact(rows, terms, side.factors, exact)
         if not len(others) and not len(giant):
-            return
+            return exact
         errors, on_device = memory.empty(terms.n_entries, np.float32), memory.upload(others)
         of_errors = memory.address(errors)
         cuda.solve_subspace(rows, block, memory.address(on_device), len(others), of_errors, memory.stream)
         for batch, workspace in self._sliced(terms, giant, cuda.subspace_slot_bytes(block)):
             cuda.solve_subspace_sliced(rows, block, *batch, of_errors, workspace, memory.stream)
+        return exact
 
     def _mark_undetermined(self, rows: Any, terms: RowTerms, side: _Side) -> None:
         """Starts the search for coordinates that nothing determines, in rows where there can be some."""
@@ -289,22 +306,22 @@ class CudaBackend:
             on_device = self._memory.upload(numbers)
             self._cuda.mark_undetermined(rows, self._memory.address(on_device), len(numbers), self._memory.stream)
 
-    def _solve_again(self, rows: Any, status: Any, factors: int) -> NDArray[np.int32]:
-        """Rows that float32 could not solve, in float64; the status of all rows."""
+    def _solve_again(self, rows: Any, status: Any, factors: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Solves rows that float32 could not, in float64: which they were, and the status of all rows."""
         cuda, memory = self._cuda, self._memory
         found = memory.download(status)
         bad = np.flatnonzero(found).astype(np.int32)
         if not len(bad):
-            return found
+            return bad, found
         together = max(SLOT_MEMORY // cuda.wide_bytes(factors), 1)
         workspace = memory.empty(min(together, len(bad)) * cuda.wide_bytes(factors), np.uint8)
         for first in range(0, len(bad), together):
             numbers = bad[first : first + together]
             on_device = memory.upload(numbers)
             cuda.solve_wide(rows, memory.address(on_device), len(numbers), memory.address(workspace), memory.stream)
-        return memory.download(status)
+        return bad, memory.download(status)
 
-    def _rows(self, terms: _Terms, side: _Side, z: Any, status: Any, prior: Any) -> Any:
+    def _rows(self, terms: _Terms, side: _Side, z: Any, status: Any, prior: Any, relaxation: float = 1.0) -> Any:
         """The problem as the kernels take it; `side` gives the table and, if it has one, the spectrum."""
         address = self._memory.address
         return self._cuda.Rows(
@@ -324,6 +341,7 @@ class CudaBackend:
             prior=0 if prior is None else address(prior),
             z=address(z),
             status=0 if status is None else address(status),
+            relaxation=relaxation,
         )
 
     def _values(self, array: Any) -> tuple[int, int]:
@@ -353,7 +371,15 @@ class CudaBackend:
     # ------------------------------------------------------------------------------------------------------- memory
 
     def estimate_memory(
-        self, n_rows: int, n_other: int, n_entries: int, factors: int, *, solver: str = "cholesky", prior: bool = False
+        self,
+        n_rows: int,
+        n_other: int,
+        n_entries: int,
+        factors: int,
+        *,
+        solver: str = "cholesky",
+        prior: bool = False,
+        relaxed: bool = False,
     ) -> tuple[int, int]:
         """Device memory of a solve, in bytes: what must be there at once, and what grows with the rows.
 
@@ -362,14 +388,15 @@ class CudaBackend:
         padded = self._cuda.padded(factors)
         fixed = 4 * n_other * (factors + padded) + self._cuda.gram_bytes(n_other, factors) + 24 * factors**2
         fixed += SLOT_MEMORY + max(self._cuda.slot_bytes(factors), self._cuda.wide_bytes(factors))
-        row = 4 * (factors + padded) + (4 * (factors + padded) if prior else 0) + 40
+        row = 4 * (factors + padded) + (4 * (factors + padded) if prior else 0) + (4 * padded if relaxed else 0) + 40
         entry = 12 + (4 if solver == "subspace" else 0)
         return fixed, n_rows * row + n_entries * entry
 
-    def _parts(self, terms: RowTerms, side: _Side, prior: bool, solver: str) -> list[slice]:
+    def _parts(self, terms: RowTerms, side: _Side, prior: bool, solver: str, relaxed: bool = False) -> list[slice]:
         """Consecutive rows that fit into device memory together."""
         n, factors = terms.n_rows, side.factors
-        fixed, growing = self.estimate_memory(n, side.n, terms.n_entries, factors, solver=solver, prior=prior)
+        how: dict[str, Any] = {"solver": solver, "prior": prior, "relaxed": relaxed}
+        fixed, growing = self.estimate_memory(n, side.n, terms.n_entries, factors, **how)
         limit = self._available()
         if terms in self._on_device or fixed + growing <= limit:
             return [slice(0, n)]
@@ -378,7 +405,7 @@ class CudaBackend:
                 f"a solve with {side.n} x {factors} factors of the other side takes {fixed} bytes of device memory "
                 f"besides its rows; {limit} may be used"
             )
-        row, entry = self.estimate_memory(1, 0, 0, factors, solver=solver, prior=prior)[1], 16
+        row, entry = self.estimate_memory(1, 0, 0, factors, **how)[1], 16
         cost = np.arange(n + 1) * row + terms.row_ptr * entry
         starts = [0]
         while starts[-1] < n:
