@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -110,3 +111,31 @@ def test_an_excess_is_told():
 )
 def test_blocks_of_a_processor(architecture, threads, registers, shared, blocks):
     assert cuda_budgets.blocks_per_processor(architecture, threads, registers, shared) == blocks
+
+
+def test_the_documentation_has_these_figures():
+    """docs/gpu.md: occupancy from the budgets, floors as benchmarks/gpu_floors.py prints them."""
+    page = (ROOT / "docs" / "gpu.md").read_text().splitlines()
+    printed = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "gpu_floors.py"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert [line for line in page if line.startswith(("| ml-20m |", "| msd |"))] == printed[2:]
+
+    budgets = cuda_budgets.read()
+    kernels = {
+        "primal, D <= 32": "solve_primal_kernel<Shape<32, 2>>",
+        "primal, D <= 64": "solve_primal_kernel<Shape<64, 4>>",
+        "primal, D <= 128": "solve_primal_kernel<Shape<128, 8>>",
+        "primal, D <= 256": "solve_primal_kernel<Shape<256, 12>>",
+        "CG, D <= 128": "solve_cg_kernel<RowShape<32, 4>>",
+        "CG, D <= 256": "solve_cg_kernel<RowShape<32, 8>>",
+        "subspace, blocks of 64": "solve_subspace_kernel<Shape<64, 4>>",
+        "top-k": "topk_kernel",
+    }
+    first = next(i for i, line in enumerate(page) if line.startswith("| kernel | threads |")) + 2
+    for line, (name, kernel) in zip(page[first : first + len(kernels)], kernels.items(), strict=True):
+        f = budgets[kernel]["sm_90"]
+        kib = f"{f['shared'] / 1024:.3g}" if f["shared"] >= 100 << 10 else f"{f['shared'] / 1024:.1f}"
+        warps = f["blocks"] * f["threads"] // 32
+        cells = [name, f["threads"], f["registers"], f"{kib} KiB", f["blocks"], warps, f["hmma"], f["ldgsts"]]
+        assert line == "| " + " | ".join("-" if cell == 0 else str(cell) for cell in cells) + " |"
