@@ -11,9 +11,9 @@ import sys
 
 import ceiling
 from common import interleave, rounded, run_worker, standard_arguments, summary, write_result
-from systems import ONE_BLAS_THREAD
+from systems import ONE_BLAS_THREAD, newest_kernels
 
-ENV = {"wals_gpu": {}, "implicit": ONE_BLAS_THREAD, "faiss": {}}
+ENV = {"wals_gpu": {}, "implicit": ONE_BLAS_THREAD, "faiss": newest_kernels()}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ elsewhere and a constant ridge:
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -204,6 +205,18 @@ def fit_cmfrec(matrix, recorder, *, factors, iterations, alpha, ridge, threads, 
     model = run(last)
     recorder.elapsed = list(np.linspace(first, recorder.fit_seconds(), last))
     return model.A_, model.B_
+
+
+def newest_kernels() -> dict[str, str]:
+    """Has OpenBLAS take its kernels for what this processor can do.
+
+    An OpenBLAS older than the processor may not know its name: the one in faiss's wheel, of 2021, takes a processor of
+    the Zen 5 generation for one without AVX.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    kernels = {"avx512bw": "SkylakeX", "avx2": "Haswell"}
+    return next(({"OPENBLAS_CORETYPE": name} for flag, name in kernels.items() if flag in flags), {})
 
 
 # implicit threads over rows and calls BLAS within a row: BLAS threads would only be in the way.
