@@ -32,13 +32,28 @@ struct Count {
 template <class T, int NV>
 using Tile = Vec<T>[kTileRows<T>][NV];
 
+/// Rows of a table that are packed next, given by their indices, to be fetched to L2 a cache line at a time.
+struct Upcoming {
+    const int32_t *at = nullptr, *end = nullptr;
+    const char* table = nullptr;
+    int64_t stride = 0, bytes = 0, line = 0;  // of a row: distance, what is fetched of it, what has been
+    void fetch_line() {
+        __builtin_prefetch(table + *at * stride + line, /*write=*/0, /*locality=*/2);
+        line += 64;
+        if (line >= bytes) {
+            line = 0;
+            ++at;
+        }
+    }
+};
+
 /// acc[r][v] += (or -=) sum over k of left[k][r] * right[v][k], k in [begin, end).
 ///
 /// The one loop that nearly all flops are spent in. Kept out of line: inlined into factor_tile, GCC 12 spills
-/// accumulators inside the loop (a third of the whole solve's time).
-template <class T, int NV, bool kSubtract>
+/// accumulators inside the loop (a third of the whole solve's time). kFetch: with a line of `next` for every k.
+template <class T, int NV, bool kSubtract, bool kFetch = false>
 static __attribute__((noinline)) void accumulate(Tile<T, NV>& sum, const T* left, const T* const* right, int64_t begin,
-                                                 int64_t end) {
+                                                 int64_t end, Upcoming* next = nullptr) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
     if (begin >= end) return;
     Tile<T, NV> acc;
@@ -50,7 +65,11 @@ static __attribute__((noinline)) void accumulate(Tile<T, NV>& sum, const T* left
     const T* r1 = right[NV > 1 ? 1 : 0] + begin * W;
     const T* r2 = right[NV > 2 ? 2 : 0] + begin * W;
     const T* l = left + begin * W;
+    Upcoming fetch;
+    if constexpr (kFetch) fetch = *next;
     for (int64_t k = begin; k < end; ++k, l += W, r0 += W, r1 += W, r2 += W) {
+        if constexpr (kFetch)
+            if (fetch.at != fetch.end) fetch.fetch_line();
         Vec<T> b[NV];
         b[0] = load(r0);
         if constexpr (NV > 1) b[1] = load(r1);
@@ -71,6 +90,18 @@ static __attribute__((noinline)) void accumulate(Tile<T, NV>& sum, const T* left
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
         for (int v = 0; v < NV; ++v) sum[r][v] = acc[r][v];
+    if constexpr (kFetch) *next = fetch;
+}
+
+/// The same without subtraction; where memory has time, in the largest tile, it fetches what is left of `next`.
+template <class T, int NV>
+static inline __attribute__((always_inline)) void accumulate_fetching(Tile<T, NV>& sum, const T* left,
+                                                                      const T* const* right, int64_t end,
+                                                                      Upcoming* next) {
+    if (NV == 3 && next && next->at != next->end)
+        accumulate<T, NV, false, true>(sum, left, right, 0, end, next);
+    else
+        accumulate<T, NV, false>(sum, left, right, 0, end);
 }
 
 /// What is left of one R x R diagonal block A = L D L' for the tiles beside it (U = D^1/2 L').
@@ -142,7 +173,8 @@ static inline __attribute__((always_inline)) int factor_diagonal(Tile<T, NV>& ac
 template <class T, int NV, bool kFirst>
 static inline __attribute__((always_inline)) int factor_tile(const Panel<T>& panel, int64_t n_plus, int64_t u_row,
                                                              int64_t i0, int64_t j, const T* diagonal,
-                                                             const Panel<T>* start, DiagonalBlock<T>& d, T tolerance) {
+                                                             const Panel<T>* start, DiagonalBlock<T>& d, T tolerance,
+                                                             Upcoming* next) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
     const int lane = int(i0 % W);
     Tile<T, NV> acc;
@@ -154,7 +186,7 @@ static inline __attribute__((always_inline)) int factor_tile(const Panel<T>& pan
 #pragma GCC unroll 4
         for (int v = 0; v < NV; ++v) acc[r][v] = start ? load(start->block(j + v) + (i0 + r) * W) : Vec<T>{};
     const T* left = panel.block(i0 / W) + lane;
-    accumulate<T, NV, false>(acc, left, right, 0, n_plus);
+    accumulate_fetching<T, NV>(acc, left, right, n_plus, next);
 
     int bad = 0;
     if constexpr (kFirst) {
@@ -189,7 +221,7 @@ static inline __attribute__((always_inline)) int factor_tile(const Panel<T>& pan
 /// rows, or null) is the part of A summed earlier. Returns 0, or 1-based, the first pivot not above tolerance * A_ii.
 template <class T>
 static inline int factor(const Panel<T>& panel, int64_t n, int64_t n_plus, int64_t n_minus, const T* diagonal,
-                         const Panel<T>* start, T* inverse, T tolerance) {
+                         const Panel<T>* start, T* inverse, T tolerance, Upcoming* next = nullptr) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
     const int64_t blocks = round_up(n, W) / W, u_row = n_plus + n_minus;
     DiagonalBlock<T> d;
@@ -197,7 +229,7 @@ static inline int factor(const Panel<T>& panel, int64_t n, int64_t n_plus, int64
         int64_t j = i0 / W;
         int bad;
 #define WALS_FACTOR_TILE(NV, kFirst) \
-    factor_tile<T, NV, kFirst>(panel, n_plus, u_row, i0, j, diagonal, start, d, tolerance)
+    factor_tile<T, NV, kFirst>(panel, n_plus, u_row, i0, j, diagonal, start, d, tolerance, next)
         if (blocks - j >= 3) {
             bad = WALS_FACTOR_TILE(3, true);
             j += 3;
@@ -226,7 +258,8 @@ static inline int factor(const Panel<T>& panel, int64_t n, int64_t n_plus, int64
 
 /// out += sum of p p' over panel rows [0, n_plus) - sum over [n_plus, n_rows): tiles on and right of the diagonal.
 template <class T>
-static inline void add_gram(const Panel<T>& panel, int64_t M, int64_t n_plus, int64_t n_rows, const Panel<T>& out) {
+static inline void add_gram(const Panel<T>& panel, int64_t M, int64_t n_plus, int64_t n_rows, const Panel<T>& out,
+                            Upcoming* next = nullptr) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
     const int64_t blocks = M / W;
     auto tile = [&](auto nv, int64_t i0, int64_t j) {
@@ -240,7 +273,7 @@ static inline void add_gram(const Panel<T>& panel, int64_t M, int64_t n_plus, in
             for (int r = 0; r < R; ++r) acc[r][v] = load(out.block(j + v) + (i0 + r) * W);
         }
         const T* left = panel.block(i0 / W) + i0 % W;
-        accumulate<T, NV, false>(acc, left, right, 0, n_plus);
+        accumulate_fetching<T, NV>(acc, left, right, n_plus, next);
         accumulate<T, NV, true>(acc, left, right, n_plus, n_rows);
 #pragma GCC unroll 4
         for (int v = 0; v < NV; ++v)
