@@ -143,19 +143,24 @@ static inline __attribute__((always_inline)) int factor_diagonal(Tile<T, NV>& ac
     int bad = 0;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-        store(d.multiple[r], acc[r][0]);
-        pivot[r] = d.multiple[r][lane + r];
+        T row[kWidth<T>] __attribute__((aligned(WALS_VECTOR_BYTES)));
+        store(row, acc[r][0]);
+        pivot[r] = shuffle2<T>(acc[r][0], acc[r][0], Index<T>{} + typename IndexOf<T>::scalar(lane + r))[0];
         if (!(pivot[r] > tolerance * magnitude[r]) && !bad) bad = r + 1;
-        // 1 / pivot overflows for a denormal pivot: float32 rows are solved again in float64 then, which divides.
-        if constexpr (sizeof(T) == 4)
-            store(d.multiple[r], acc[r][0] * splat(T(1) / pivot[r]));
-        else
-            store(d.multiple[r], acc[r][0] / splat(pivot[r]));
+        Vec<T> multiple[NV];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v)
+            // 1 / pivot overflows for a denormal pivot: float32 rows are solved again in float64 then, which divides.
+            if constexpr (sizeof(T) == 4)
+                multiple[v] = acc[r][v] * splat(T(1) / pivot[r]);
+            else
+                multiple[v] = acc[r][v] / splat(pivot[r]);
+        store(d.multiple[r], multiple[0]);
 #pragma GCC unroll 16
         for (int s = r + 1; s < R; ++s) {
-            const Vec<T> l = splat(d.multiple[r][lane + s]);
+            const Vec<T> l = splat(row[lane + s]);
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) acc[s][v] -= l * acc[r][v];
+            for (int v = 0; v < NV; ++v) acc[s][v] -= l * multiple[v];
         }
     }
     for (int r = 0; r < R; ++r) d.inverse[r] = T(1) / square_root(pivot[r]);
