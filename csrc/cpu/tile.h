@@ -47,20 +47,11 @@ struct Upcoming {
     }
 };
 
-/// acc[r][v] += (or -=) sum over k of left[k][r] * right[v][k], k in [begin, end).
-///
-/// The one loop that nearly all flops are spent in. Kept out of line: inlined into factor_tile, GCC 12 spills
-/// accumulators inside the loop (a third of the whole solve's time). kFetch: with a line of `next` for every k.
-template <class T, int NV, bool kSubtract, bool kFetch = false>
-static __attribute__((noinline)) void accumulate(Tile<T, NV>& sum, const T* left, const T* const* right, int64_t begin,
-                                                 int64_t end, Upcoming* next = nullptr) {
+/// Adds (or subtracts) left[k][r] * right[v][k], k in [begin, end), in registers. kFetch: a line of `next` for every k.
+template <class T, int NV, bool kSubtract, bool kFetch>
+static inline __attribute__((always_inline)) void accumulate(Tile<T, NV>& acc, const T* left, const T* const* right,
+                                                             int64_t begin, int64_t end, Upcoming* next) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
-    if (begin >= end) return;
-    Tile<T, NV> acc;
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) acc[r][v] = sum[r][v];
     const T* r0 = right[0] + begin * W;
     const T* r1 = right[NV > 1 ? 1 : 0] + begin * W;
     const T* r2 = right[NV > 2 ? 2 : 0] + begin * W;
@@ -86,22 +77,62 @@ static __attribute__((noinline)) void accumulate(Tile<T, NV>& sum, const T* left
             }
         }
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) sum[r][v] = acc[r][v];
     if constexpr (kFetch) *next = fetch;
 }
 
-/// The same without subtraction; where memory has time, in the largest tile, it fetches what is left of `next`.
+/// What a tile of A starts from: rows of an earlier sum, W apart, or null; for the tile of the diagonal its elements,
+/// added at lane.., and where to put the rows that hold them before anything is subtracted.
 template <class T, int NV>
-static inline __attribute__((always_inline)) void accumulate_fetching(Tile<T, NV>& sum, const T* left,
-                                                                      const T* const* right, int64_t end,
-                                                                      Upcoming* next) {
+struct TileStart {
+    const T* rows[NV] = {};
+    const T* diagonal = nullptr;
+    int lane = 0;
+    T (*before)[kWidth<T>] = nullptr;
+};
+
+/// out[v][r] = start + sum over k in [0, n_plus) of left[k][r] * right[v][k] - sum over k in [n_plus, n_rows).
+///
+/// The loops that nearly all flops are spent in. Kept out of line: inlined into factor_tile, GCC 12 spills
+/// accumulators inside the loops (a third of the whole solve's time).
+template <class T, int NV, bool kFetch>
+static __attribute__((noinline)) void sum_tile(T* const* out, const T* left, const T* const* right, int64_t n_plus,
+                                               int64_t n_rows, const TileStart<T, NV>& start, Upcoming* next) {
+    constexpr int W = kWidth<T>, R = kTileRows<T>;
+    Tile<T, NV> acc;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) acc[r][v] = Vec<T>{};
+    if (start.rows[0])
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) acc[r][v] = load(start.rows[v] + r * W);
+    if (start.diagonal) {
+        const Index<T> column = lane_index<T>() - typename IndexOf<T>::scalar(start.lane);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+            acc[r][0] += column == typename IndexOf<T>::scalar(r) ? splat(start.diagonal[r]) : Vec<T>{};
+    }
+    accumulate<T, NV, false, kFetch>(acc, left, right, 0, n_plus, next);
+    if (start.before)
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) store(start.before[r], acc[r][0]);
+    accumulate<T, NV, true, false>(acc, left, right, n_plus, n_rows, nullptr);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) store(out[v] + r * W, acc[r][v]);
+}
+
+/// The same; where memory has time, in the largest tile, it fetches what is left of `next`.
+template <class T, int NV>
+static inline void sum_tile(T* const* out, const T* left, const T* const* right, int64_t n_plus, int64_t n_rows,
+                            const TileStart<T, NV>& start, Upcoming* next) {
     if (NV == 3 && next && next->at != next->end)
-        accumulate<T, NV, false, true>(sum, left, right, 0, end, next);
+        sum_tile<T, NV, true>(out, left, right, n_plus, n_rows, start, next);
     else
-        accumulate<T, NV, false>(sum, left, right, 0, end);
+        sum_tile<T, NV, false>(out, left, right, n_plus, n_rows, start, nullptr);
 }
 
 /// What is left of one R x R diagonal block A = L D L' for the tiles beside it (U = D^1/2 L').
@@ -182,40 +213,40 @@ static inline __attribute__((always_inline)) int factor_tile(const Panel<T>& pan
                                                              Upcoming* next) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
     const int lane = int(i0 % W);
-    Tile<T, NV> acc;
     const T* right[NV];
+    T* out[NV];
+    TileStart<T, NV> from;
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) right[v] = panel.block(j + v);
+    for (int v = 0; v < NV; ++v) {
+        right[v] = panel.block(j + v);
+        out[v] = panel.block(j + v) + (u_row + i0) * W;
+        if (start) from.rows[v] = start->block(j + v) + i0 * W;
+    }
+    T before[R][W] __attribute__((aligned(WALS_VECTOR_BYTES)));
+    if constexpr (kFirst) {
+        from.diagonal = diagonal + i0;
+        from.lane = lane;
+        from.before = before;
+    }
+    sum_tile<T, NV>(out, panel.block(i0 / W) + lane, right, n_plus, u_row + i0, from, next);
+
+    Tile<T, NV> acc;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) acc[r][v] = start ? load(start->block(j + v) + (i0 + r) * W) : Vec<T>{};
-    const T* left = panel.block(i0 / W) + lane;
-    accumulate_fetching<T, NV>(acc, left, right, n_plus, next);
-
+        for (int v = 0; v < NV; ++v) acc[r][v] = load(out[v] + r * W);
     int bad = 0;
     if constexpr (kFirst) {
-        const Index<T> column = lane_index<T>();
-        T magnitude[R], row[R][W] __attribute__((aligned(WALS_VECTOR_BYTES)));
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            const Vec<T> on = splat(diagonal[i0 + r]);
-            acc[r][0] += column == typename IndexOf<T>::scalar(lane + r) ? on : Vec<T>{};
-            store(row[r], acc[r][0]);
-            magnitude[r] = row[r][lane + r];  // of A before elimination: the scale a pivot is judged by
-        }
-        accumulate<T, NV, true>(acc, left, right, n_plus, u_row + i0);
+        T magnitude[R];
+        for (int r = 0; r < R; ++r) magnitude[r] = before[r][lane + r];  // the scale a pivot is judged by
         bad = factor_diagonal<T, NV>(acc, d, magnitude, lane, tolerance);
     } else {
-        accumulate<T, NV, true>(acc, left, right, n_plus, u_row + i0);
         eliminate<T, NV>(acc, d, lane);
     }
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) {
-        T* out = panel.block(j + v) + (u_row + i0) * W;
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) store(out + r * W, acc[r][v]);
-    }
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) store(out[v] + r * W, acc[r][v]);
     return bad;
 }
 
@@ -269,21 +300,15 @@ static inline void add_gram(const Panel<T>& panel, int64_t M, int64_t n_plus, in
     const int64_t blocks = M / W;
     auto tile = [&](auto nv, int64_t i0, int64_t j) {
         constexpr int NV = decltype(nv)::value;
-        Tile<T, NV> acc;
         const T* right[NV];
+        T* sums[NV];
+        TileStart<T, NV> from;
 #pragma GCC unroll 4
         for (int v = 0; v < NV; ++v) {
             right[v] = panel.block(j + v);
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) acc[r][v] = load(out.block(j + v) + (i0 + r) * W);
+            from.rows[v] = sums[v] = out.block(j + v) + i0 * W;
         }
-        const T* left = panel.block(i0 / W) + i0 % W;
-        accumulate_fetching<T, NV>(acc, left, right, n_plus, next);
-        accumulate<T, NV, true>(acc, left, right, n_plus, n_rows);
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v)
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) store(out.block(j + v) + (i0 + r) * W, acc[r][v]);
+        sum_tile<T, NV>(sums, panel.block(i0 / W) + i0 % W, right, n_plus, n_rows, from, next);
     };
     for (int64_t i0 = 0; i0 < M; i0 += R) {
         int64_t j = i0 / W;
