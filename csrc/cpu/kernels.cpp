@@ -89,9 +89,11 @@ static void exact_partial_rows(const RotatedRows<T>& p, int64_t begin, int64_t e
     for (; begin < end; begin += K) {
         const int64_t stop = end - begin < K ? end : begin + K;
         const Signs s = count_signs(p.terms, begin, stop);
+        const Columns columns{0, p.D, M};
         Panel<T> panel{w.panel, s.plus + s.minus};
-        pack_primal(p, begin, stop, {0, p.D, M}, panel, s.plus, out + M * M);
-        add_gram(panel, M, s.plus, s.plus + s.minus, Panel<T>{out, M});
+        pack_primal(p, begin, stop, columns, panel, s.plus, out + M * M);
+        Upcoming next = upcoming<T>(p, stop, end, columns);
+        add_gram(panel, M, s.plus, s.plus + s.minus, Panel<T>{out, M}, &next);
     }
 }
 

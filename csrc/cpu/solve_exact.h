@@ -95,6 +95,19 @@ struct Columns {
     int64_t first, count, M;
 };
 
+/// What to fetch of entries [begin, end), of a panel's worth at most.
+template <class C, class T>
+static Upcoming upcoming(const RotatedRows<T>& p, int64_t begin, int64_t end, Columns columns) {
+    const int64_t K = panel_rows<C>(columns.count);
+    Upcoming next;
+    next.at = p.terms.col_idx + begin;
+    next.end = p.terms.col_idx + (end - begin < K ? end : begin + K);
+    next.table = reinterpret_cast<const char*>(p.table + columns.first);
+    next.stride = padded<T>(p.D) * int64_t(sizeof(T));
+    next.bytes = columns.count * int64_t(sizeof(T));
+    return next;
+}
+
 /// Primal panel of entries [begin, end): positive coefficients first, then negative ones; rhs += P' rho of all.
 /// rho: the entries' right-hand coefficients, or where `residual` is given, that (indexed from `begin`).
 template <class C, class T>
@@ -270,7 +283,8 @@ static RowStatus solve_primal(const RotatedRows<T>& p, int64_t row, ExactWorkspa
         const Signs s = count_signs(p.terms, begin, begin + K);
         Panel<C> panel{w.panel, s.plus + s.minus};
         pack_primal(p, begin, begin + K, columns, panel, s.plus, w.rhs, rest());
-        add_gram(panel, M, s.plus, s.plus + s.minus, start);
+        Upcoming next = upcoming<C>(p, begin + K, end, columns);
+        add_gram(panel, M, s.plus, s.plus + s.minus, start, &next);
     }
     const Signs s = count_signs(p.terms, begin, end);
     const int64_t u_row = s.plus + s.minus;

@@ -32,25 +32,35 @@ struct Count {
 template <class T, int NV>
 using Tile = Vec<T>[kTileRows<T>][NV];
 
-/// acc[r][v] += (or -=) sum over k of left[k][r] * right[v][k], k in [begin, end).
-///
-/// The one loop that nearly all flops are spent in. Kept out of line: inlined into factor_tile, GCC 12 spills
-/// accumulators inside the loop (a third of the whole solve's time).
-template <class T, int NV, bool kSubtract>
-static __attribute__((noinline)) void accumulate(Tile<T, NV>& sum, const T* left, const T* const* right, int64_t begin,
-                                                 int64_t end) {
+/// Rows of a table that are packed next, given by their indices, to be fetched to L2 a cache line at a time.
+struct Upcoming {
+    const int32_t *at = nullptr, *end = nullptr;
+    const char* table = nullptr;
+    int64_t stride = 0, bytes = 0, line = 0;  // of a row: distance, what is fetched of it, what has been
+    void fetch_line() {
+        __builtin_prefetch(table + *at * stride + line, /*write=*/0, /*locality=*/2);
+        line += 64;
+        if (line >= bytes) {
+            line = 0;
+            ++at;
+        }
+    }
+};
+
+/// Adds (or subtracts) left[k][r] * right[v][k], k in [begin, end), in registers. kFetch: a line of `next` for every k.
+template <class T, int NV, bool kSubtract, bool kFetch>
+static inline __attribute__((always_inline)) void accumulate(Tile<T, NV>& acc, const T* left, const T* const* right,
+                                                             int64_t begin, int64_t end, Upcoming* next) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
-    if (begin >= end) return;
-    Tile<T, NV> acc;
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) acc[r][v] = sum[r][v];
     const T* r0 = right[0] + begin * W;
     const T* r1 = right[NV > 1 ? 1 : 0] + begin * W;
     const T* r2 = right[NV > 2 ? 2 : 0] + begin * W;
     const T* l = left + begin * W;
+    Upcoming fetch;
+    if constexpr (kFetch) fetch = *next;
     for (int64_t k = begin; k < end; ++k, l += W, r0 += W, r1 += W, r2 += W) {
+        if constexpr (kFetch)
+            if (fetch.at != fetch.end) fetch.fetch_line();
         Vec<T> b[NV];
         b[0] = load(r0);
         if constexpr (NV > 1) b[1] = load(r1);
@@ -67,10 +77,62 @@ static __attribute__((noinline)) void accumulate(Tile<T, NV>& sum, const T* left
             }
         }
     }
+    if constexpr (kFetch) *next = fetch;
+}
+
+/// What a tile of A starts from: rows of an earlier sum, W apart, or null; for the tile of the diagonal its elements,
+/// added at lane.., and where to put the rows that hold them before anything is subtracted.
+template <class T, int NV>
+struct TileStart {
+    const T* rows[NV] = {};
+    const T* diagonal = nullptr;
+    int lane = 0;
+    T (*before)[kWidth<T>] = nullptr;
+};
+
+/// out[v][r] = start + sum over k in [0, n_plus) of left[k][r] * right[v][k] - sum over k in [n_plus, n_rows).
+///
+/// The loops that nearly all flops are spent in. Kept out of line: inlined into factor_tile, GCC 12 spills
+/// accumulators inside the loops (a third of the whole solve's time).
+template <class T, int NV, bool kFetch>
+static __attribute__((noinline)) void sum_tile(T* const* out, const T* left, const T* const* right, int64_t n_plus,
+                                               int64_t n_rows, const TileStart<T, NV>& start, Upcoming* next) {
+    constexpr int W = kWidth<T>, R = kTileRows<T>;
+    Tile<T, NV> acc;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) sum[r][v] = acc[r][v];
+        for (int v = 0; v < NV; ++v) acc[r][v] = Vec<T>{};
+    if (start.rows[0])
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) acc[r][v] = load(start.rows[v] + r * W);
+    if (start.diagonal) {
+        const Index<T> column = lane_index<T>() - typename IndexOf<T>::scalar(start.lane);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+            acc[r][0] += column == typename IndexOf<T>::scalar(r) ? splat(start.diagonal[r]) : Vec<T>{};
+    }
+    accumulate<T, NV, false, kFetch>(acc, left, right, 0, n_plus, next);
+    if (start.before)
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) store(start.before[r], acc[r][0]);
+    accumulate<T, NV, true, false>(acc, left, right, n_plus, n_rows, nullptr);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) store(out[v] + r * W, acc[r][v]);
+}
+
+/// The same; where memory has time, in the largest tile, it fetches what is left of `next`.
+template <class T, int NV>
+static inline void sum_tile(T* const* out, const T* left, const T* const* right, int64_t n_plus, int64_t n_rows,
+                            const TileStart<T, NV>& start, Upcoming* next) {
+    if (NV == 3 && next && next->at != next->end)
+        sum_tile<T, NV, true>(out, left, right, n_plus, n_rows, start, next);
+    else
+        sum_tile<T, NV, false>(out, left, right, n_plus, n_rows, start, nullptr);
 }
 
 /// What is left of one R x R diagonal block A = L D L' for the tiles beside it (U = D^1/2 L').
@@ -112,19 +174,24 @@ static inline __attribute__((always_inline)) int factor_diagonal(Tile<T, NV>& ac
     int bad = 0;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-        store(d.multiple[r], acc[r][0]);
-        pivot[r] = d.multiple[r][lane + r];
+        T row[kWidth<T>] __attribute__((aligned(WALS_VECTOR_BYTES)));
+        store(row, acc[r][0]);
+        pivot[r] = shuffle2<T>(acc[r][0], acc[r][0], Index<T>{} + typename IndexOf<T>::scalar(lane + r))[0];
         if (!(pivot[r] > tolerance * magnitude[r]) && !bad) bad = r + 1;
-        // 1 / pivot overflows for a denormal pivot: float32 rows are solved again in float64 then, which divides.
-        if constexpr (sizeof(T) == 4)
-            store(d.multiple[r], acc[r][0] * splat(T(1) / pivot[r]));
-        else
-            store(d.multiple[r], acc[r][0] / splat(pivot[r]));
+        Vec<T> multiple[NV];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v)
+            // 1 / pivot overflows for a denormal pivot: float32 rows are solved again in float64 then, which divides.
+            if constexpr (sizeof(T) == 4)
+                multiple[v] = acc[r][v] * splat(T(1) / pivot[r]);
+            else
+                multiple[v] = acc[r][v] / splat(pivot[r]);
+        store(d.multiple[r], multiple[0]);
 #pragma GCC unroll 16
         for (int s = r + 1; s < R; ++s) {
-            const Vec<T> l = splat(d.multiple[r][lane + s]);
+            const Vec<T> l = splat(row[lane + s]);
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) acc[s][v] -= l * acc[r][v];
+            for (int v = 0; v < NV; ++v) acc[s][v] -= l * multiple[v];
         }
     }
     for (int r = 0; r < R; ++r) d.inverse[r] = T(1) / square_root(pivot[r]);
@@ -142,43 +209,44 @@ static inline __attribute__((always_inline)) int factor_diagonal(Tile<T, NV>& ac
 template <class T, int NV, bool kFirst>
 static inline __attribute__((always_inline)) int factor_tile(const Panel<T>& panel, int64_t n_plus, int64_t u_row,
                                                              int64_t i0, int64_t j, const T* diagonal,
-                                                             const Panel<T>* start, DiagonalBlock<T>& d, T tolerance) {
+                                                             const Panel<T>* start, DiagonalBlock<T>& d, T tolerance,
+                                                             Upcoming* next) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
     const int lane = int(i0 % W);
-    Tile<T, NV> acc;
     const T* right[NV];
+    T* out[NV];
+    TileStart<T, NV> from;
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) right[v] = panel.block(j + v);
+    for (int v = 0; v < NV; ++v) {
+        right[v] = panel.block(j + v);
+        out[v] = panel.block(j + v) + (u_row + i0) * W;
+        if (start) from.rows[v] = start->block(j + v) + i0 * W;
+    }
+    T before[R][W] __attribute__((aligned(WALS_VECTOR_BYTES)));
+    if constexpr (kFirst) {
+        from.diagonal = diagonal + i0;
+        from.lane = lane;
+        from.before = before;
+    }
+    sum_tile<T, NV>(out, panel.block(i0 / W) + lane, right, n_plus, u_row + i0, from, next);
+
+    Tile<T, NV> acc;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) acc[r][v] = start ? load(start->block(j + v) + (i0 + r) * W) : Vec<T>{};
-    const T* left = panel.block(i0 / W) + lane;
-    accumulate<T, NV, false>(acc, left, right, 0, n_plus);
-
+        for (int v = 0; v < NV; ++v) acc[r][v] = load(out[v] + r * W);
     int bad = 0;
     if constexpr (kFirst) {
-        const Index<T> column = lane_index<T>();
-        T magnitude[R], row[R][W] __attribute__((aligned(WALS_VECTOR_BYTES)));
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            const Vec<T> on = splat(diagonal[i0 + r]);
-            acc[r][0] += column == typename IndexOf<T>::scalar(lane + r) ? on : Vec<T>{};
-            store(row[r], acc[r][0]);
-            magnitude[r] = row[r][lane + r];  // of A before elimination: the scale a pivot is judged by
-        }
-        accumulate<T, NV, true>(acc, left, right, n_plus, u_row + i0);
+        T magnitude[R];
+        for (int r = 0; r < R; ++r) magnitude[r] = before[r][lane + r];  // the scale a pivot is judged by
         bad = factor_diagonal<T, NV>(acc, d, magnitude, lane, tolerance);
     } else {
-        accumulate<T, NV, true>(acc, left, right, n_plus, u_row + i0);
         eliminate<T, NV>(acc, d, lane);
     }
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) {
-        T* out = panel.block(j + v) + (u_row + i0) * W;
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) store(out + r * W, acc[r][v]);
-    }
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) store(out[v] + r * W, acc[r][v]);
     return bad;
 }
 
@@ -189,7 +257,7 @@ static inline __attribute__((always_inline)) int factor_tile(const Panel<T>& pan
 /// rows, or null) is the part of A summed earlier. Returns 0, or 1-based, the first pivot not above tolerance * A_ii.
 template <class T>
 static inline int factor(const Panel<T>& panel, int64_t n, int64_t n_plus, int64_t n_minus, const T* diagonal,
-                         const Panel<T>* start, T* inverse, T tolerance) {
+                         const Panel<T>* start, T* inverse, T tolerance, Upcoming* next = nullptr) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
     const int64_t blocks = round_up(n, W) / W, u_row = n_plus + n_minus;
     DiagonalBlock<T> d;
@@ -197,7 +265,7 @@ static inline int factor(const Panel<T>& panel, int64_t n, int64_t n_plus, int64
         int64_t j = i0 / W;
         int bad;
 #define WALS_FACTOR_TILE(NV, kFirst) \
-    factor_tile<T, NV, kFirst>(panel, n_plus, u_row, i0, j, diagonal, start, d, tolerance)
+    factor_tile<T, NV, kFirst>(panel, n_plus, u_row, i0, j, diagonal, start, d, tolerance, next)
         if (blocks - j >= 3) {
             bad = WALS_FACTOR_TILE(3, true);
             j += 3;
@@ -226,26 +294,21 @@ static inline int factor(const Panel<T>& panel, int64_t n, int64_t n_plus, int64
 
 /// out += sum of p p' over panel rows [0, n_plus) - sum over [n_plus, n_rows): tiles on and right of the diagonal.
 template <class T>
-static inline void add_gram(const Panel<T>& panel, int64_t M, int64_t n_plus, int64_t n_rows, const Panel<T>& out) {
+static inline void add_gram(const Panel<T>& panel, int64_t M, int64_t n_plus, int64_t n_rows, const Panel<T>& out,
+                            Upcoming* next = nullptr) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
     const int64_t blocks = M / W;
     auto tile = [&](auto nv, int64_t i0, int64_t j) {
         constexpr int NV = decltype(nv)::value;
-        Tile<T, NV> acc;
         const T* right[NV];
+        T* sums[NV];
+        TileStart<T, NV> from;
 #pragma GCC unroll 4
         for (int v = 0; v < NV; ++v) {
             right[v] = panel.block(j + v);
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) acc[r][v] = load(out.block(j + v) + (i0 + r) * W);
+            from.rows[v] = sums[v] = out.block(j + v) + i0 * W;
         }
-        const T* left = panel.block(i0 / W) + i0 % W;
-        accumulate<T, NV, false>(acc, left, right, 0, n_plus);
-        accumulate<T, NV, true>(acc, left, right, n_plus, n_rows);
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v)
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) store(out.block(j + v) + (i0 + r) * W, acc[r][v]);
+        sum_tile<T, NV>(sums, panel.block(i0 / W) + i0 % W, right, n_plus, n_rows, from, next);
     };
     for (int64_t i0 = 0; i0 < M; i0 += R) {
         int64_t j = i0 / W;
