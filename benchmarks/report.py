@@ -18,7 +18,7 @@ from pathlib import Path
 from common import HERE, RESULTS
 
 ROOT = HERE.parent
-MARKED = re.compile(r"(<!-- table:([\w-]+) -->\n).*?(<!-- /table:\2 -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- table:([\w/-]+) -->\n).*?(<!-- /table:\2 -->)", re.DOTALL)
 
 
 def number(value: float) -> str:
@@ -349,8 +349,9 @@ def make_table(name: str) -> str:
     if (RESULTS / f"{name}.json").exists():
         result = load(name)
         return next(make for kind, make in TABLES.items() if result["benchmark"].startswith(kind))(result)
-    ranks = [path.stem for path in RESULTS.glob(f"{name}-*.json") if re.fullmatch(rf"{name}-\d+", path.stem)]
-    return ranks_table([load(stem) for stem in ranks]) if ranks else f"Not measured yet: no results/{name}.json.\n"
+    found = (path.relative_to(RESULTS).with_suffix("").as_posix() for path in RESULTS.glob(f"{name}-*.json"))
+    ranks = [each for each in found if re.fullmatch(rf"{name}-\d+", each)]
+    return ranks_table([load(each) for each in ranks]) if ranks else f"Not measured yet: no results/{name}.json.\n"
 
 
 def plot(name: str, path: Path) -> None:

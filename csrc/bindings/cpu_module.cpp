@@ -71,12 +71,15 @@ struct Terms {
         for (int64_t r = 0; r < view.n_rows; ++r) ordered &= view.row_ptr[r] <= view.row_ptr[r + 1];
         const int64_t Z = view.row_ptr[view.n_rows];
         require(ordered && col_idx.size() == Z, "terms.row_ptr and terms.col_idx do not fit");
-        uint32_t largest = 0;  // a negative index turns into a huge one
+        // The sign of c or of n - 1 - c tells an index outside; sums of signs take half the time of a largest index.
+        const auto last = uint32_t(n_other < (int64_t{1} << 31) ? n_other - 1 : (int64_t{1} << 31) - 1);
+        uint32_t signs = 0;
         for (int64_t e = 0; e < Z; ++e) {
-            const uint32_t c = uint32_t(view.col_idx[e]);
-            largest = c > largest ? c : largest;
+            const auto c = uint32_t(view.col_idx[e]);
+            signs |= c | (last - c);
         }
-        require(Z == 0 || int64_t(largest) < n_other, "terms.col_idx has an index outside the other side's factors");
+        require(Z == 0 || (n_other > 0 && signs >> 31 == 0),
+                "terms.col_idx has an index outside the other side's factors");
         view.rhs = broadcast(rhs, Z);
         if (!terms.attr("gram").is_none()) {
             gram = Array<T>(terms.attr("gram"));
