@@ -308,12 +308,12 @@ static RowStatus solve_primal(const RotatedRows<T>& p, int64_t row, ExactWorkspa
     const int64_t u_row = s.plus + s.minus;
     Panel<C> panel{w.panel, u_row + M};
     pack_primal(p, begin, end, columns, panel, s, w.scale, w.rhs, rest());
-    const int bad = factor<C>(panel, columns.count, s.plus, s.minus, w.base + columns.first, started ? &start : nullptr,
-                              w.inverse, pivot_tolerance<C>());
-    if (bad) return bad;
     C* const b = w.dual;
     for (int64_t j = 0; energy && j < M; ++j) b[j] = w.rhs[j];
-    solve_factored(panel, M, u_row, w.inverse, w.rhs, w.scratch);
+    const int bad = factor<C>(panel, columns.count, s.plus, s.minus, w.base + columns.first, started ? &start : nullptr,
+                              w.inverse, pivot_tolerance<C>(), w.rhs);
+    if (bad) return bad;
+    back_substitute(panel, M, u_row, w.inverse, w.rhs, w.scratch);
     if (energy) {
         *energy = factored_energy(panel, M, u_row, w.rhs);
         for (int64_t j = 0; j < M; ++j) *energy -= 2 * double(b[j]) * double(w.rhs[j]);
@@ -356,9 +356,9 @@ static RowStatus solve_dual(const RotatedRows<T>& p, int64_t row, ExactWorkspace
     C* const ones = w.base;  // base is not needed below
     for (int64_t i = 0; i < M; ++i) ones[i] = 1;
     const int64_t n_plus = sign > 0 ? MD : 0;
-    const int bad = factor<C>(panel, n, n_plus, MD - n_plus, ones, nullptr, w.inverse, pivot_tolerance<C>());
+    const int bad = factor<C>(panel, n, n_plus, MD - n_plus, ones, nullptr, w.inverse, pivot_tolerance<C>(), t);
     if (bad) return bad;
-    solve_factored(panel, M, MD, w.inverse, t, w.scratch);
+    back_substitute(panel, M, MD, w.inverse, t, w.scratch);
     for (int64_t i = 0; i < n; ++i) w.scale[i] *= t[i];
     // z = base_scale o (shift + base_scale o sum of scale r); the table rows are still in L2.
     auto combine = [&](auto nv, int64_t j0) {
