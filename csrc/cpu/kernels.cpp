@@ -91,7 +91,7 @@ static void exact_partial_rows(const RotatedRows<T>& p, int64_t begin, int64_t e
         const Signs s = count_signs(p.terms, begin, stop);
         const Columns columns{0, p.D, M};
         Panel<T> panel{w.panel, s.plus + s.minus};
-        pack_primal(p, begin, stop, columns, panel, s.plus, out + M * M);
+        pack_primal(p, begin, stop, columns, panel, s, w.scale, out + M * M);
         Upcoming next = upcoming<T>(p, stop, end, columns);
         add_gram(panel, M, s.plus, s.plus + s.minus, Panel<T>{out, M}, &next);
     }

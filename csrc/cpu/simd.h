@@ -53,6 +53,13 @@ static inline double square_root(double x) {
     return __builtin_sqrt(x);
 }
 
+static inline float absolute(float x) {
+    return __builtin_fabsf(x);
+}
+static inline double absolute(double x) {
+    return __builtin_fabs(x);
+}
+
 static constexpr int64_t round_up(int64_t n, int64_t multiple) {
     return (n + multiple - 1) / multiple * multiple;
 }

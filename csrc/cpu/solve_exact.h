@@ -108,41 +108,91 @@ static Upcoming upcoming(const RotatedRows<T>& p, int64_t begin, int64_t end, Co
     return next;
 }
 
+/// Number of positive and negative Gram coefficients.
+struct Signs {
+    int64_t plus = 0, minus = 0;
+};
+
+/// The Gram coefficients of entries from `begin` on, less `offset`, where they lie side by side; or null.
+template <class T>
+static inline const T* gram_side_by_side(const RowTerms<T>& terms, int64_t begin, T* offset) {
+    const Broadcast<T>& a = terms.gram_array.data ? terms.gram_array : terms.rhs;
+    *offset = terms.gram_array.data ? T(0) : terms.gram_offset;
+    return a.stride == 1 ? a.data + begin : nullptr;
+}
+
+template <class T>
+static Signs count_signs(const RowTerms<T>& terms, int64_t begin, int64_t end) {
+    constexpr int W = kWidth<T>;
+    Signs s;
+    T offset;
+    if (const T* a = gram_side_by_side(terms, begin, &offset)) {
+        Index<T> plus{}, minus{};
+        for (; begin + W <= end; begin += W, a += W) {
+            const Vec<T> v = loadu(a) + splat(offset);
+            plus -= v > Vec<T>{};
+            minus -= v < Vec<T>{};
+        }
+        for (int l = 0; l < W; ++l) {
+            s.plus += plus[l];
+            s.minus += minus[l];
+        }
+    }
+    for (; begin < end; ++begin) {
+        const T a = terms.gram(begin);
+        s.plus += a > 0;
+        s.minus += a < 0;
+    }
+    return s;
+}
+
+/// scale[i] = sqrt|a| of entry begin + i.
+template <class C, class T>
+static void scale_entries(const RowTerms<T>& terms, int64_t begin, int64_t end, C* scale) {
+    T offset;
+    if (const T* a = gram_side_by_side(terms, begin, &offset))
+        for (int64_t i = 0; i < end - begin; ++i) scale[i] = square_root(absolute(C(a[i] + offset)));
+    else
+        for (int64_t i = 0; i < end - begin; ++i) scale[i] = square_root(absolute(C(terms.gram(begin + i))));
+}
+
 /// Primal panel of entries [begin, end): positive coefficients first, then negative ones; rhs += P' rho of all.
-/// rho: the entries' right-hand coefficients, or where `residual` is given, that (indexed from `begin`).
+/// rho: the entries' right-hand coefficients, or where `residual` is given, that (indexed from `begin`). `scale` gets
+/// sqrt|a| of the entries.
 template <class C, class T>
 static void pack_primal(const RotatedRows<T>& p, int64_t begin, int64_t end, Columns columns, Panel<C> panel,
-                        int64_t n_plus, C* rhs, const T* residual = nullptr) {
-    constexpr int W = kWidth<C>, kTogether = 4;
-    const int64_t P = padded<T>(p.D), M = columns.M;
-    int64_t plus = 0, minus = n_plus;
+                        Signs signs, C* scale, C* rhs, const T* residual = nullptr) {
+    constexpr int W = kWidth<C>, kTogether = 4, kAhead = 6, kLine = 64 / int(sizeof(T));
+    const int64_t P = padded<T>(p.D), M = columns.M, last = p.terms.row_ptr[p.terms.n_rows] - 1;
+    const Broadcast<T> rho = residual ? Broadcast<T>{residual, 1}
+                                      : Broadcast<T>{p.terms.rhs.data + begin * p.terms.rhs.stride, p.terms.rhs.stride};
+    const bool all_plus = signs.plus == end - begin;
+    scale_entries(p.terms, begin, end, scale);
+    int64_t plus = 0, minus = signs.plus;
     auto table_row = [&](int64_t e) { return p.table + p.terms.col_idx[e] * P + columns.first; };
-    auto rho_of = [&](int64_t e) { return C(residual ? residual[e - begin] : p.terms.rhs[e]); };
+    auto positive = [&](int64_t e) { return all_plus || p.terms.gram(e) > 0; };
     for (int64_t e = begin; e < end;) {
-        for (int64_t ahead = e + 6; ahead < e + 6 + kTogether && ahead < end; ++ahead)
-            prefetch_row(table_row(ahead), M);
-        C a[kTogether], rho[kTogether];
-        int together = 0;  // entries with a > 0 go four at a time: neighbours in the panel, one pass over rhs
-        for (; together < kTogether && e + together < end; ++together) {
-            a[together] = C(p.terms.gram(e + together));
-            rho[together] = rho_of(e + together);
-            if (!(a[together] > 0)) break;
-        }
-        if (together == kTogether) {
+        // Entries with a > 0 go four at a time: neighbours in the panel, one pass over rhs.
+        if (e + kTogether <= end && positive(e) && positive(e + 1) && positive(e + 2) && positive(e + 3)) {
             C* out = panel.data + plus * W;
-            const T* row[kTogether];
-            Vec<C> scale[kTogether], weight[kTogether];
+            const T *row[kTogether], *ahead[kTogether];
+            Vec<C> by[kTogether], weight[kTogether];
+#pragma GCC unroll 4
             for (int i = 0; i < kTogether; ++i) {
                 row[i] = table_row(e + i);
-                scale[i] = splat(square_root(a[i]));
-                weight[i] = splat(rho[i]);
+                by[i] = splat(scale[e + i - begin]);
+                weight[i] = splat(C(rho[e + i - begin]));
+                // Beyond the last entry lie those of the next row, which mostly is solved next.
+                const int64_t f = e + i + kAhead;
+                ahead[i] = table_row(f < last ? f : last);
             }
             for (int64_t j = 0; j < M; j += W, out += panel.capacity * W) {
                 Vec<C> sum = load(rhs + j);
 #pragma GCC unroll 4
                 for (int i = 0; i < kTogether; ++i) {
+                    if (W >= kLine || j % kLine == 0) __builtin_prefetch(ahead[i] + j);
                     const Vec<C> r = load_as<C>(row[i] + j);
-                    store(out + i * W, scale[i] * r);
+                    store(out + i * W, by[i] * r);
                     sum += weight[i] * r;
                 }
                 store(rhs + j, sum);
@@ -151,14 +201,14 @@ static void pack_primal(const RotatedRows<T>& p, int64_t begin, int64_t end, Col
             e += kTogether;
             continue;
         }
-        const C a0 = C(p.terms.gram(e));
-        const Vec<C> weight = splat(rho_of(e)), scale = splat(square_root(a0 > 0 ? a0 : -a0));
+        const T a = p.terms.gram(e);
+        const Vec<C> weight = splat(C(rho[e - begin])), by = splat(scale[e - begin]);
         const T* row = table_row(e++);
-        C* out = a0 == 0 ? nullptr : panel.data + (a0 > 0 ? plus++ : minus++) * W;
+        C* out = a > 0 ? panel.data + plus++ * W : a < 0 ? panel.data + minus++ * W : nullptr;
         for (int64_t j = 0; j < M; j += W) {
             const Vec<C> r = load_as<C>(row + j);
             store(rhs + j, load(rhs + j) + weight * r);
-            if (out) store(out + j * panel.capacity, scale * r);
+            if (out) store(out + j * panel.capacity, by * r);
         }
     }
 }
@@ -205,21 +255,6 @@ struct Relaxation {
         for (int64_t j = 0; j < D; ++j) z[j] = C(from[j]) + C(factor) * (z[j] - C(from[j]));
     }
 };
-
-/// Number of positive and negative Gram coefficients among entries [begin, end).
-struct Signs {
-    int64_t plus = 0, minus = 0;
-};
-template <class T>
-static Signs count_signs(const RowTerms<T>& terms, int64_t begin, int64_t end) {
-    Signs s;
-    for (int64_t e = begin; e < end; ++e) {
-        const T a = terms.gram(e);
-        s.plus += a > 0;
-        s.minus += a < 0;
-    }
-    return s;
-}
 
 /// How one row is made up.
 template <class C>
@@ -282,20 +317,20 @@ static RowStatus solve_primal(const RotatedRows<T>& p, int64_t row, ExactWorkspa
         started = true;
         const Signs s = count_signs(p.terms, begin, begin + K);
         Panel<C> panel{w.panel, s.plus + s.minus};
-        pack_primal(p, begin, begin + K, columns, panel, s.plus, w.rhs, rest());
+        pack_primal(p, begin, begin + K, columns, panel, s, w.scale, w.rhs, rest());
         Upcoming next = upcoming<C>(p, begin + K, end, columns);
         add_gram(panel, M, s.plus, s.plus + s.minus, start, &next);
     }
     const Signs s = count_signs(p.terms, begin, end);
     const int64_t u_row = s.plus + s.minus;
     Panel<C> panel{w.panel, u_row + M};
-    pack_primal(p, begin, end, columns, panel, s.plus, w.rhs, rest());
-    const int bad = factor<C>(panel, columns.count, s.plus, s.minus, w.base + columns.first, started ? &start : nullptr,
-                              w.inverse, pivot_tolerance<C>());
-    if (bad) return bad;
+    pack_primal(p, begin, end, columns, panel, s, w.scale, w.rhs, rest());
     C* const b = w.dual;
     for (int64_t j = 0; energy && j < M; ++j) b[j] = w.rhs[j];
-    solve_factored(panel, M, u_row, w.inverse, w.rhs, w.scratch);
+    const int bad = factor<C>(panel, columns.count, s.plus, s.minus, w.base + columns.first, started ? &start : nullptr,
+                              w.inverse, pivot_tolerance<C>(), w.rhs);
+    if (bad) return bad;
+    back_substitute(panel, M, u_row, w.inverse, w.rhs, w.scratch);
     relaxation.apply(w.rhs, p.D);
     if (energy) {
         *energy = factored_energy(panel, M, u_row, w.rhs);
@@ -339,9 +374,9 @@ static RowStatus solve_dual(const RotatedRows<T>& p, int64_t row, ExactWorkspace
     C* const ones = w.base;  // base is not needed below
     for (int64_t i = 0; i < M; ++i) ones[i] = 1;
     const int64_t n_plus = sign > 0 ? MD : 0;
-    const int bad = factor<C>(panel, n, n_plus, MD - n_plus, ones, nullptr, w.inverse, pivot_tolerance<C>());
+    const int bad = factor<C>(panel, n, n_plus, MD - n_plus, ones, nullptr, w.inverse, pivot_tolerance<C>(), t);
     if (bad) return bad;
-    solve_factored(panel, M, MD, w.inverse, t, w.scratch);
+    back_substitute(panel, M, MD, w.inverse, t, w.scratch);
     for (int64_t i = 0; i < n; ++i) w.scale[i] *= t[i];
     // z = base_scale o (shift + base_scale o sum of scale r); the table rows are still in L2.
     auto combine = [&](auto nv, int64_t j0) {

@@ -160,6 +160,12 @@ static inline __attribute__((always_inline)) void eliminate(Tile<T, NV>& acc, co
         for (int v = 0; v < NV; ++v) acc[r][v] *= splat(d.inverse[r]);
 }
 
+/// to[i] = 1 / sqrt(from[i]), N of them.
+template <class T, int N>
+static inline void inverse_square_roots(const T* from, T* to) {
+    for (int i = 0; i < N; ++i) to[i] = T(1) / square_root(from[i]);
+}
+
 /// The same for the tile whose first vector holds the block, at lanes `lane`.., making `d` on the way; returns the
 /// 1-based index of the first pivot not above tolerance * magnitude, or 0.
 ///
@@ -170,11 +176,12 @@ static inline __attribute__((always_inline)) int factor_diagonal(Tile<T, NV>& ac
                                                                  const T (&magnitude)[kTileRows<T>], int lane,
                                                                  T tolerance) {
     constexpr int R = kTileRows<T>;
-    T pivot[R];
+    constexpr int W = kWidth<T>;
+    T pivot[W] __attribute__((aligned(WALS_VECTOR_BYTES)));
     int bad = 0;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-        T row[kWidth<T>] __attribute__((aligned(WALS_VECTOR_BYTES)));
+        T row[W] __attribute__((aligned(WALS_VECTOR_BYTES)));
         store(row, acc[r][0]);
         pivot[r] = shuffle2<T>(acc[r][0], acc[r][0], Index<T>{} + typename IndexOf<T>::scalar(lane + r))[0];
         if (!(pivot[r] > tolerance * magnitude[r]) && !bad) bad = r + 1;
@@ -194,7 +201,7 @@ static inline __attribute__((always_inline)) int factor_diagonal(Tile<T, NV>& ac
             for (int v = 0; v < NV; ++v) acc[s][v] -= l * multiple[v];
         }
     }
-    for (int r = 0; r < R; ++r) d.inverse[r] = T(1) / square_root(pivot[r]);
+    inverse_square_roots<T, R>(pivot, d.inverse);
     const Index<T> column = lane_index<T>();
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -205,12 +212,45 @@ static inline __attribute__((always_inline)) int factor_diagonal(Tile<T, NV>& ac
     return bad;
 }
 
+/// What rows i0.. of U, in the tile, do to x in U^-T x: its lanes' elements of x, then what the others have left.
+/// kFirst: the tile holds the diagonal block, and x[i0].. is still to be solved.
+template <class T, int NV, bool kFirst>
+static inline __attribute__((always_inline)) void eliminate_right_side(const Tile<T, NV>& acc,
+                                                                       const DiagonalBlock<T>& d, int lane, int64_t i0,
+                                                                       T* xj, T* x) {
+    constexpr int W = kWidth<T>, R = kTileRows<T>;
+    Vec<T> left[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) left[v] = load(xj + v * W);
+    if constexpr (kFirst) {
+        const Index<T> column = lane_index<T>() - typename IndexOf<T>::scalar(lane);
+        Vec<T> solved{};
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            const Vec<T> xr = shuffle2<T>(left[0], left[0], Index<T>{} + typename IndexOf<T>::scalar(lane + r));
+            const Vec<T> inverse = splat(d.inverse[r]), v_r = xr * inverse;
+            left[0] -= xr * (inverse * acc[r][0]);  // the next one waits for this
+#pragma GCC unroll 4
+            for (int v = 1; v < NV; ++v) left[v] -= v_r * acc[r][v];
+            solved = column == typename IndexOf<T>::scalar(r) ? v_r : solved;
+        }
+        left[0] = (column >= 0) & (column < R) ? solved : left[0];
+    } else {
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) left[v] -= splat(x[i0 + r]) * acc[r][v];
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) store(xj + v * W, left[v]);
+}
+
 /// One tile of `factor`: rows i0.. of U, columns of the vectors from block j on. kFirst: holds the diagonal block.
 template <class T, int NV, bool kFirst>
 static inline __attribute__((always_inline)) int factor_tile(const Panel<T>& panel, int64_t n_plus, int64_t u_row,
                                                              int64_t i0, int64_t j, const T* diagonal,
                                                              const Panel<T>* start, DiagonalBlock<T>& d, T tolerance,
-                                                             Upcoming* next) {
+                                                             T* x, Upcoming* next) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
     const int lane = int(i0 % W);
     const T* right[NV];
@@ -243,6 +283,7 @@ static inline __attribute__((always_inline)) int factor_tile(const Panel<T>& pan
     } else {
         eliminate<T, NV>(acc, d, lane);
     }
+    eliminate_right_side<T, NV, kFirst>(acc, d, lane, i0, x + j * W, x);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -254,10 +295,11 @@ static inline __attribute__((always_inline)) int factor_tile(const Panel<T>& pan
 /// M); its upper Cholesky factor goes to rows n_plus + n_minus .. of the panel, 1 / its diagonal to `inverse`.
 ///
 /// M is n rounded up to whole vectors: callers pad with columns of zeros and a diagonal of 1. `start` (same layout, M
-/// rows, or null) is the part of A summed earlier. Returns 0, or 1-based, the first pivot not above tolerance * A_ii.
+/// rows, or null) is the part of A summed earlier. x (M) becomes U^-T x on the way. Returns 0, or 1-based, the first
+/// pivot not above tolerance * A_ii.
 template <class T>
 static inline int factor(const Panel<T>& panel, int64_t n, int64_t n_plus, int64_t n_minus, const T* diagonal,
-                         const Panel<T>* start, T* inverse, T tolerance, Upcoming* next = nullptr) {
+                         const Panel<T>* start, T* inverse, T tolerance, T* x, Upcoming* next = nullptr) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
     const int64_t blocks = round_up(n, W) / W, u_row = n_plus + n_minus;
     DiagonalBlock<T> d;
@@ -265,7 +307,7 @@ static inline int factor(const Panel<T>& panel, int64_t n, int64_t n_plus, int64
         int64_t j = i0 / W;
         int bad;
 #define WALS_FACTOR_TILE(NV, kFirst) \
-    factor_tile<T, NV, kFirst>(panel, n_plus, u_row, i0, j, diagonal, start, d, tolerance, next)
+    factor_tile<T, NV, kFirst>(panel, n_plus, u_row, i0, j, diagonal, start, d, tolerance, x, next)
         if (blocks - j >= 3) {
             bad = WALS_FACTOR_TILE(3, true);
             j += 3;
@@ -318,56 +360,39 @@ static inline void add_gram(const Panel<T>& panel, int64_t M, int64_t n_plus, in
     }
 }
 
-/// x = U^-1 U^-T x for the factor stored at panel rows u_row.. ; x is (M), 64-byte aligned; scratch is (W * W).
+/// x = U^-1 x for the factor stored at panel rows u_row.. ; x is (M), 64-byte aligned; scratch is (W * W).
 template <class T>
-static inline void solve_factored(const Panel<T>& panel, int64_t M, int64_t u_row, const T* inverse, T* x, T* scratch) {
+static inline void back_substitute(const Panel<T>& panel, int64_t M, int64_t u_row, const T* inverse, T* x,
+                                   T* scratch) {
     constexpr int W = kWidth<T>;
     const int64_t blocks = M / W;
     const Index<T> lane = lane_index<T>();
-    for (int64_t b = 0; b < blocks; ++b) {  // forward: U' v = x
-        const T* u = panel.block(b) + u_row * W;
-        Vec<T> s0 = load(x + b * W), s1{}, s2{}, s3{};
-        for (int64_t k = 0; k < b * W; k += 4) {  // W is at least 2; blocks of 2 pair up below
-            s0 -= splat(x[k]) * load(u + k * W);
-            s1 -= splat(x[k + 1]) * load(u + (k + 1) * W);
-            if (W >= 4 || k + 2 < b * W) {
-                s2 -= splat(x[k + 2]) * load(u + (k + 2) * W);
-                s3 -= splat(x[k + 3]) * load(u + (k + 3) * W);
-            }
-        }
-        s0 = (s0 + s1) + (s2 + s3);
-        u += b * W * W;
-#pragma GCC unroll 4
-        for (int k = 0; k < W; ++k) {
-            const T inv = inverse[b * W + k];
-            const Vec<T> v = shuffle2<T>(s0, s0, Index<T>{} + typename IndexOf<T>::scalar(k));
-            s0 -= v * (splat(inv) * load(u + k * W));
-            x[b * W + k] = v[0] * inv;
-        }
-    }
-    for (int64_t b = blocks - 1; b >= 0; --b) {  // backward: U x = v
-        const T* u = panel.block(b) + u_row * W;
+    for (int64_t b = blocks - 1; b >= 0; --b) {
         Vec<T> m[W];
 #pragma GCC unroll 16
-        for (int k = 0; k < W; ++k) m[k] = load(u + (b * W + k) * W);
+        for (int k = 0; k < W; ++k) m[k] = load(panel.block(b) + (u_row + b * W + k) * W);
         transpose<T>(m);  // m[k] lane i = U[i, k]
 #pragma GCC unroll 16
-        for (int k = 0; k < W; ++k) store(scratch + k * W, m[k]);
-        Vec<T> s = load(x + b * W), solved{};
+        for (int k = 0; k < W; ++k) store(scratch + k * W, m[k] * splat(inverse[b * W + k]));
+        Vec<T> s = load(x + b * W);
+        if (b + 1 < blocks) {  // less what the solved blocks take
+            Vec<T> rows[W] = {};
+            for (int64_t c = b + 1; c < blocks; ++c) {
+                const T* u = panel.block(c) + (u_row + b * W) * W;
+                const Vec<T> xc = load(x + c * W);
+#pragma GCC unroll 16
+                for (int i = 0; i < W; ++i) rows[i] += load(u + i * W) * xc;
+            }
+            s -= sum_each<T, W>(rows);
+        }
+        Vec<T> solved{};
 #pragma GCC unroll 4
         for (int k = W - 1; k >= 0; --k) {
-            const T inv = inverse[b * W + k];
-            const Vec<T> v = shuffle2<T>(s, s, Index<T>{} + typename IndexOf<T>::scalar(k)) * splat(inv);
+            const Vec<T> v = shuffle2<T>(s, s, Index<T>{} + typename IndexOf<T>::scalar(k));
             s -= v * load(scratch + k * W);
             solved = lane == typename IndexOf<T>::scalar(k) ? v : solved;
         }
-        store(x + b * W, solved);
-        for (int64_t k = 0; k < b * W; k += W) {  // what the solved block takes from the rows above
-            Vec<T> rows[W];
-#pragma GCC unroll 16
-            for (int i = 0; i < W; ++i) rows[i] = load(u + (k + i) * W) * solved;
-            store(x + k, load(x + k) - sum_each<T, W>(rows));
-        }
+        store(x + b * W, solved * load(inverse + b * W));
     }
 }
 
