@@ -145,7 +145,7 @@ def test_loss_of_the_rows_comes_with_the_solve(isa, objective, parameters, dtype
 @pytest.mark.parametrize("solver", ["cholesky", "cg"])
 @pytest.mark.parametrize("factors", [64, 256])
 def test_long_rows(isa, solver, factors):
-    """Rows that do not fit the cache: conjugate gradients pass them together, in blocks of the table."""
+    """Rows that do not fit the cache, and results that do not depend on threads."""
     rng = np.random.default_rng(factors)
     columns, lengths = 12_000, [9000, 0, 5000, 3, 11_000, 4500, 700, 12_000]
     row_ptr = np.concatenate([[0], np.cumsum(lengths)])
@@ -165,6 +165,49 @@ def test_long_rows(isa, solver, factors):
     for other_x, other_loss in results[1:]:
         np.testing.assert_array_equal(x, other_x)
         assert row_loss == other_loss
+
+
+def test_few_steps_on_copied_rows(isa):
+    """Long rows of float32 are copied in half the bytes for the products of few steps (csrc/cpu/row_copy.h).
+
+    The steps differ from the reference's by the copy's rounding and lower the loss as far, also where only a part of a
+    row is copied (the longest), and the exact solution stays.
+    """
+    rng = np.random.default_rng(0)
+    factors, columns, lengths = 260, 10_000, [600, 9_500, 3, 2_000]
+    row_ptr = np.concatenate([[0], np.cumsum(lengths)])
+    col_idx = np.concatenate([np.sort(rng.choice(columns, n, replace=False)) for n in lengths]).astype(np.int32)
+    one = np.ones(1, np.float32)
+    rhs = (rng.random(len(col_idx)) + 0.4).astype(np.float32)  # with a Gram coefficient of -0.1 at least
+    terms = RowTerms(row_ptr, col_idx, rhs, None, -0.5, 0.2 * one, 3 * one, one, 0.0)
+    other, start = (rng.standard_normal((n, factors)).astype(np.float32) for n in (columns, len(lengths)))
+    other *= np.arange(1, factors + 1) ** -0.5
+    other[:, ::37] = 0
+    exact = np.zeros_like(start)
+    CpuBackend(1).solve_rows(terms, other, exact)
+    lowest, first = _row_losses(terms, other, exact, None), _row_losses(terms, other, start, None)
+    x = start.copy()
+    row_loss = CpuBackend(1).solve_rows(terms, other, x, solver="cg", cg_steps=3, return_loss=True)
+    expected = reference.solve_rows_cg(terms, other, start, 3)
+    after = _row_losses(terms, other, x, None)
+    assert np.abs(x - expected).max() < 5e-3 * np.abs(expected).max()
+    assert np.all(after - lowest < _row_losses(terms, other, expected, None) - lowest + 1e-4 * (first - lowest))
+    assert row_loss == pytest.approx(after.sum(), rel=1e-5)
+    x2 = start.copy()
+    CpuBackend(3).solve_rows(terms, other, x2, solver="cg", cg_steps=3)
+    np.testing.assert_array_equal(x, x2)
+    for _ in range(3):
+        before = after
+        CpuBackend(1).solve_rows(terms, other, x, solver="cg", cg_steps=3)
+        after = _row_losses(terms, other, x, None)
+        assert np.all(after <= before + 1e-6 * np.abs(lowest))
+    assert np.all(after < lowest + 1e-3 * (first - lowest))
+    stays = exact.copy()
+    CpuBackend(1).solve_rows(terms, other, stays, solver="cg", cg_steps=3)
+    assert np.abs(stays - exact).max() < 1e-4 * np.abs(exact).max()
+    assert np.all(_row_losses(terms, other, stays, None) <= lowest + 1e-6 * np.abs(lowest))
+    CpuBackend(1).solve_rows(terms, other, x, solver="cg", cg_steps=100)
+    assert np.abs(x - exact).max() < 1e-4 * np.abs(exact).max()
 
 
 def test_cg_survives_singular_systems():

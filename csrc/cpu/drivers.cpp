@@ -147,14 +147,8 @@ bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, R
         k.solve_exact_from(problem, solver, row, sum, workspace[0].data(), status);
     }
 
-    // Tasks: consecutive rows of `order`. Long rows go in groups where the solver gains from that.
-    int64_t n_long = 0;
-    if (solver.kind == Solver::kConjugateGradients)
-        while (n_long < n_rows && length(order[size_t(n_long)]) > long_row) ++n_long;
-    const int64_t together = std::clamp<int64_t>(n_long / (4 * n_threads), 1, kLongRowsTogether);
+    // Tasks: consecutive rows of `order`.
     std::vector<int64_t> task_begin;
-    for (int64_t i = 0; i < n_long; i += together) task_begin.push_back(i);
-    first = std::max(first, n_long);
     int64_t work = 0;
     for (int64_t i = first; i < n_rows; ++i) {
         const int64_t cost = (length(order[size_t(i)]) + 4) * D;

@@ -13,7 +13,7 @@ template <class T>
 static int64_t workspace_bytes(int64_t D, int64_t longest) {
     int64_t bytes = ExactWorkspace<T>::bytes(D);
     if (ExactWorkspace<double>::bytes(D) > bytes) bytes = ExactWorkspace<double>::bytes(D);
-    if (kLongRowsTogether * CgRow<T>::bytes(D) > bytes) bytes = kLongRowsTogether * CgRow<T>::bytes(D);
+    if (CgWorkspace<T>::bytes(D, longest) > bytes) bytes = CgWorkspace<T>::bytes(D, longest);
     return bytes + round_up((2 * kRowsPerCall * padded<T>(D) + longest) * int64_t(sizeof(T)), 64) + 256;
 }
 
@@ -32,7 +32,6 @@ static void solve_rows(const RotatedRows<T>& p, const Solver& solver, const int6
                        RowStatus* status) {
     const int64_t P = padded<T>(p.D);
     auto length = [&](int64_t i) { return p.terms.row_ptr[rows[i] + 1] - p.terms.row_ptr[rows[i]]; };
-    auto is_long = [&](int64_t i) { return length(i) > kLongRowBytes / (P * int64_t(sizeof(T))); };
     int64_t longest = 0;
     for (int64_t i = 0; i < n; ++i) longest = length(i) > longest ? length(i) : longest;
     Carver carve{workspace};
@@ -43,33 +42,22 @@ static void solve_rows(const RotatedRows<T>& p, const Solver& solver, const int6
     if (solver.kind != Solver::kExact || relaxed) rotate_in(p, rows, n, present);
     int64_t solved[kRowsPerCall];
     int64_t m = 0;
-    for (int64_t i = 0; i < n;) {
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t row = rows[i];
         T* const zi = z + m * P;
-        int64_t done = 1;
         const Relaxation<T> relaxation{relaxed ? present + i * P : nullptr, solver.relaxation};
         if (solver.kind == Solver::kExact || length(i) == 0) {
-            status[rows[i]] = solve_with_loss<T>(p, rows[i], carve.at, nullptr, zi, relaxation);
+            status[row] = solve_with_loss<T>(p, row, carve.at, nullptr, zi, relaxation);
         } else {
-            // Long rows are neighbours in the order of work: as many as come next go through CG together.
-            if (solver.kind == Solver::kConjugateGradients && is_long(i))
-                while (done < kLongRowsTogether && i + done < n && is_long(i + done)) ++done;
-            for (int64_t j = 0; j < done * P; ++j) zi[j] = present[i * P + j];
+            for (int64_t j = 0; j < P; ++j) zi[j] = present[i * P + j];
             if (solver.kind == Solver::kSubspace) {
-                status[rows[i]] = solve_row_subspace<T>(p, rows[i], solver.block, carve.at, errors, zi, relaxation);
-                if (p.loss && status[rows[i]] == 0) p.loss[rows[i]] = row_loss(p, rows[i], zi);
+                status[row] = solve_row_subspace<T>(p, row, solver.block, carve.at, errors, zi, relaxation);
+                if (p.loss && status[row] == 0) p.loss[row] = row_loss(p, row, zi);
             } else {
-                solve_rows_cg<T>(p, rows + i, int(done), is_long(i), solver, carve.at, present + i * P, zi, status);
+                status[row] = solve_row_cg<T>(p, row, solver, carve.at, zi, relaxation);
             }
         }
-        int64_t kept = 0;
-        for (int64_t k = 0; k < done; ++k) {
-            if (status[rows[i + k]] != 0) continue;
-            if (kept != k)
-                for (int64_t j = 0; j < P; ++j) zi[kept * P + j] = zi[k * P + j];
-            solved[m + kept++] = rows[i + k];
-        }
-        m += kept;
-        i += done;
+        if (status[row] == 0) solved[m++] = row;
     }
     write_back(p, solved, m, z);
 }

@@ -3,8 +3,7 @@
 // direction, or over a block of coordinates.
 #pragma once
 
-#include <new>
-
+#include "row_copy.h"
 #include "solve_exact.h"
 
 namespace wals {
@@ -22,12 +21,21 @@ enum class Pass {
     kLoss,      // returns the sum of a (r . v)^2 - 2 rho (r . v), added up in float64
 };
 
-/// One group of panel_pass: entries [e, e + count), count = G if kFull, else at most G.
-template <class T, Pass kPass, int G, bool kFull>
+/// One group of panel_pass: entries [e, e + count), count = G if kFull, else at most G. With kFetch it asks for the
+/// rows `coming` as well, a line of each after a line of work: a whole row's lines at once would wait for each other
+/// (CG on long rows takes a fifth longer).
+template <class T, Pass kPass, int G, bool kFull, bool kFetch = false>
 static inline __attribute__((always_inline)) double panel_group(const RotatedRows<T>& p, int64_t e, int count,
-                                                                const T* v, T* out, T* diagonal) {
+                                                                const T* v, T* out, T* diagonal,
+                                                                const T* const* coming = nullptr) {
     constexpr int W = kWidth<T>;
+    constexpr bool kUpdates = kPass == Pass::kResidual || kPass == Pass::kProduct;
     const int64_t P = padded<T>(p.D), M = round_up(p.D, W);
+    auto fetch_lines = [&](int64_t j) {
+        if (j % (64 / int64_t(sizeof(T))) != 0) return;
+#pragma GCC unroll 8
+        for (int i = 0; i < G; ++i) __builtin_prefetch(coming[i] + j);
+    };
     const T* row[G];
 #pragma GCC unroll 8
     for (int i = 0; i < G; ++i)  // the last group repeats its first entry with weight 0
@@ -36,6 +44,7 @@ static inline __attribute__((always_inline)) double panel_group(const RotatedRow
 #pragma GCC unroll 8
     for (int i = 0; i < G; ++i) sum[i] = Vec<T>{};
     for (int64_t j = 0; j < M; j += W) {
+        if constexpr (kFetch && !kUpdates) fetch_lines(j);
         const Vec<T> x = load(v + j);
 #pragma GCC unroll 8
         for (int i = 0; i < G; ++i) sum[i] += x * load(row[i] + j);
@@ -66,6 +75,7 @@ static inline __attribute__((always_inline)) double panel_group(const RotatedRow
     }
     if constexpr (kPass == Pass::kErrors) return 0;
     for (int64_t j = 0; j < M; j += W) {
+        if constexpr (kFetch) fetch_lines(j);
         Vec<T> s0 = load(out + j), s1{}, d{};
 #pragma GCC unroll 8
         for (int i = 0; i < G; i += 2) {
@@ -80,21 +90,36 @@ static inline __attribute__((always_inline)) double panel_group(const RotatedRow
     return double(loss);
 }
 
+/// Groups between asking for an entry's table row and taking it: fewer come late, more push others out of L1.
+constexpr int kGroupsAhead = 2;
+
 /// One pass over entries of a row, a Gram and rho right-hand coefficients, r rows of the table. The table rows are read
-/// where they lie; `fetch` asks for those that are not in the cache ahead of time (where they are it costs 15 %).
+/// where they lie; `fetch` asks for those that are not in the nearest cache ahead of time (where they are it costs a
+/// third). copy: where copies of them go (row_copy.h), or null.
 template <class T, Pass kPass>
 static inline double panel_pass(const RotatedRows<T>& p, int64_t begin, int64_t end, bool fetch, const T* v, T* out,
-                                T* diagonal) {
+                                T* diagonal, T* copy = nullptr) {
     constexpr int G = kGroup<T>;
-    const int64_t P = padded<T>(p.D);
+    const int64_t P = padded<T>(p.D), stride = copy_stride<T>(p.D);
+    auto copy_rows = [&](int64_t from, int64_t to) {
+        if constexpr (kHasCopy<T> && kPass == Pass::kResidual)
+            for (; copy && from < to; ++from, copy += stride) copy_row(p.table + p.terms.col_idx[from] * P, p.D, copy);
+    };
     auto errors = [&](int64_t e) { return kPass == Pass::kErrors ? out + (e - begin) : out; };
     double loss = 0;
     int64_t e = begin;
     for (; e + G <= end; e += G) {
-        if (fetch)
-            for (int64_t ahead = e + 2 * G; ahead < e + 3 * G && ahead < end; ++ahead)
-                prefetch_row(p.table + p.terms.col_idx[ahead] * P, P);
-        loss += panel_group<T, kPass, G, true>(p, e, G, v, errors(e), diagonal);
+        const int64_t ahead = e + kGroupsAhead * G;
+        if (fetch && ahead + G <= end) {
+            const T* coming[G];
+            for (int i = 0; i < G; ++i) coming[i] = p.table + p.terms.col_idx[ahead + i] * P;
+            loss += panel_group<T, kPass, G, true, true>(p, e, G, v, errors(e), diagonal, coming);
+        } else {
+            for (int64_t last = ahead; fetch && last < end; ++last)
+                prefetch_row(p.table + p.terms.col_idx[last] * P, P);
+            loss += panel_group<T, kPass, G, true>(p, e, G, v, errors(e), diagonal);
+        }
+        copy_rows(e, e + G);
     }
     // What is left goes in a group of half the size if it fits: blocks of a long row end in one each.
     constexpr int H = G >= 4 ? G / 2 : G;
@@ -103,7 +128,65 @@ static inline double panel_pass(const RotatedRows<T>& p, int64_t begin, int64_t 
         loss += panel_group<T, kPass, G, false>(p, e, rest, v, errors(e), diagonal);
     else if (rest > 0)
         loss += panel_group<T, kPass, H, false>(p, e, rest, v, errors(e), diagonal);
+    copy_rows(e, end);
     return loss;
+}
+
+/// panel_group for a product with copied rows, the first of them at `copy`.
+template <int G, bool kFull>
+static inline __attribute__((always_inline)) void copied_group(const RotatedRows<float>& p, int64_t e, int count,
+                                                               const float* copy, const float* v, float* out) {
+    constexpr int W = kWidth<float>;
+    const int64_t stride = copy_stride<float>(p.D);
+    const float* row[G];
+    Vec<float> sum[G];
+#pragma GCC unroll 8
+    for (int i = 0; i < G; ++i) {
+        row[i] = kFull || i < count ? copy + i * stride : copy;
+        sum[i] = Vec<float>{};
+    }
+    for (int64_t j = 0; j < stride; j += W) {
+        const Vec<float> x = load(v + 2 * j), y = load(v + 2 * j + W);
+#pragma GCC unroll 8
+        for (int i = 0; i < G; ++i) {
+            const Vec<float> word = load(row[i] + j);
+            sum[i] += y * second_of_pair(word);
+            sum[i] += x * first_of_pair(word);
+        }
+    }
+    float dots[W] __attribute__((aligned(WALS_VECTOR_BYTES)));
+    store(dots, sum_each<float, G>(sum));
+    Vec<float> weight[G];
+#pragma GCC unroll 8
+    for (int i = 0; i < G; ++i) weight[i] = splat(kFull || i < count ? p.terms.gram(e + i) * dots[i] : 0.0f);
+    for (int64_t j = 0; j < stride; j += W) {
+        Vec<float> x0 = load(out + 2 * j), y0 = load(out + 2 * j + W), x1{}, y1{};
+#pragma GCC unroll 8
+        for (int i = 0; i < G; i += 2) {
+            const Vec<float> word0 = load(row[i] + j), word1 = load(row[i + 1] + j);
+            x0 += weight[i] * first_of_pair(word0);
+            y0 += weight[i] * second_of_pair(word0);
+            x1 += weight[i + 1] * first_of_pair(word1);
+            y1 += weight[i + 1] * second_of_pair(word1);
+        }
+        store(out + 2 * j, x0 + x1);
+        store(out + 2 * j + W, y0 + y1);
+    }
+}
+
+/// out += sum of a (r . v) r over entries [begin, end) from the copies of their rows; v and out have whole pairs of
+/// vectors.
+static inline void copied_product(const RotatedRows<float>& p, int64_t begin, int64_t end, const float* copy,
+                                  const float* v, float* out) {
+    constexpr int G = kGroup<float>, H = G >= 4 ? G / 2 : G;
+    const int64_t stride = copy_stride<float>(p.D);
+    int64_t e = begin;
+    for (; e + G <= end; e += G, copy += G * stride) copied_group<G, true>(p, e, G, copy, v, out);
+    const int rest = int(end - e);
+    if (rest > H)
+        copied_group<G, false>(p, e, rest, copy, v, out);
+    else if (rest > 0)
+        copied_group<H, false>(p, e, rest, copy, v, out);
 }
 
 /// What a row adds to the loss apart from its entries: g z' diag(spectrum) z + lambda |z - prior|^2.
@@ -123,7 +206,7 @@ static inline double background_loss(const RotatedRows<T>& p, int64_t row, const
 template <class T>
 static inline double row_loss(const RotatedRows<T>& p, int64_t row, const T* z) {
     const int64_t begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
-    const bool fetch = (end - begin) * padded<T>(p.D) * int64_t(sizeof(T)) > kLongRowBytes;
+    const bool fetch = (end - begin) * padded<T>(p.D) * int64_t(sizeof(T)) > kNearRowBytes;
     return background_loss(p, row, z) + panel_pass<T, Pass::kLoss>(p, begin, end, fetch, z, nullptr, nullptr);
 }
 
@@ -148,18 +231,13 @@ static inline void start_row(const RotatedRows<T>& p, int64_t row, const T* z, T
         for (int64_t j = 0; j < D; ++j) residual[j] += T(lambda) * prior[j];
 }
 
-/// State of one row.
+/// Workspace of conjugate gradients.
 template <class T>
-struct CgRow {
-    T *base, *residual, *direction, *product, *diagonal, *inverse_diagonal, *z;
-    int64_t row, begin, end, at;
-    T rho;
-    double enough, loss;  // of the start; what the steps took from it is in `fallen`
-    double fallen;
-    bool active, in_range;
+struct CgWorkspace {
+    T *base, *residual, *direction, *product, *diagonal, *inverse_diagonal, *copy;
 
-    CgRow(char* memory, int64_t D) {
-        const int64_t P = padded<T>(D);
+    CgWorkspace(char* memory, int64_t D, int64_t longest) {
+        const int64_t P = round_up(padded<T>(D), 2 * kWidth<T>);  // pairs of vectors: see row_copy.h
         Carver carve{memory};
         base = carve.take<T>(P);
         residual = carve.take<T>(P);
@@ -167,166 +245,113 @@ struct CgRow {
         product = carve.take<T>(P);
         diagonal = carve.take<T>(P);
         inverse_diagonal = carve.take<T>(P);
-        memory_end = carve.at;
+        const int64_t most = copied_entries<T>(D);
+        copy = carve.take<T>((longest < most ? longest : most) * copy_stride<T>(D));
+        end = carve.at;
     }
-    char* memory_end;
-    static int64_t bytes(int64_t D) {
-        return int64_t(CgRow(nullptr, D).memory_end - static_cast<char*>(nullptr)) + round_up(sizeof(CgRow), 64);
+    char* end;
+    static int64_t bytes(int64_t D, int64_t longest) {
+        return int64_t(CgWorkspace(nullptr, D, longest).end - static_cast<char*>(nullptr));
     }
 };
 
-/// panel_pass over all entries of the active rows; the product pass reads the direction, the others z.
+/// Preconditioned conjugate gradients on A z = b, from and to z (padded D); defined by reference.solve_rows_cg.
 ///
-/// Long rows go over a block of the table at a time, which stays in L2 while each of them takes its entries from it;
-/// alone, each would fetch its share of the whole table from memory in every pass. Sums are split at the blocks'
-/// limits also for a single long row, so that the result does not depend on which rows are together.
-template <class T, Pass kPass>
-static inline void pass_together(const RotatedRows<T>& p, CgRow<T>* const* rows, int n, bool are_long) {
-    const int64_t block = kLongRowBytes / (padded<T>(p.D) * int64_t(sizeof(T)));
-    auto one = [&](CgRow<T>& r, int64_t begin, int64_t end, bool fetch) {
-        if constexpr (kPass == Pass::kProduct)
-            panel_pass<T, kPass>(p, begin, end, fetch, r.direction, r.product, nullptr);
-        else
-            r.loss += panel_pass<T, kPass>(p, begin, end, fetch, r.z, r.residual, r.diagonal);
-    };
-    if (!are_long) {
-        for (int i = 0; i < n; ++i)
-            if (rows[i]->active) one(*rows[i], rows[i]->begin, rows[i]->end, kPass == Pass::kResidual);
-        return;
-    }
-    int64_t n_columns = 0;
-    for (int i = 0; i < n; ++i) {
-        const int64_t columns = p.terms.col_idx[rows[i]->end - 1] + 1;
-        n_columns = columns > n_columns ? columns : n_columns;
-    }
-    for (int i = 0; i < n; ++i) rows[i]->at = rows[i]->begin;
-    for (int64_t limit = block; limit < n_columns + block; limit += block)
-        for (int i = 0; i < n; ++i) {
-            CgRow<T>& r = *rows[i];
-            if (!r.active) continue;
-            int64_t low = r.at, high = r.end;  // first entry at or beyond the limit
-            while (low < high) {
-                const int64_t middle = (low + high) / 2;
-                if (p.terms.col_idx[middle] < limit)
-                    low = middle + 1;
-                else
-                    high = middle;
-            }
-            one(r, r.at, low, true);
-            r.at = low;
-        }
-}
-
-/// Preconditioned conjugate gradients on A z = b for n rows, from and to z (n, padded D); defined by
-/// reference.solve_rows_cg.
-///
-/// The preconditioner is the diagonal of A: in the rotated basis that is all of the background's share. A row stops
-/// after `steps`, or when its preconditioned residual has fallen to `tolerance` times its first norm. Cost: (steps + 1)
-/// passes of 4 n D flops, nothing of size D^2. are_long: see pass_together. `start`: what z holds at first, for the
-/// relaxation.
+/// The preconditioner is the diagonal of A: in the rotated basis that is all of the background's share. The row stops
+/// after solver.cg_steps, or when its preconditioned residual has fallen to solver.cg_tolerance times its first norm.
+/// Cost: (steps + 1) passes of 4 n D flops, nothing of size D^2.
 template <class T>
-static void solve_rows_cg(const RotatedRows<T>& p, const int64_t* row_ids, int n, bool are_long, const Solver& solver,
-                          char* memory, const T* start, T* z, RowStatus* status) {
+static RowStatus solve_row_cg(const RotatedRows<T>& p, int64_t row, const Solver& solver, char* memory, T* z,
+                              const Relaxation<T>& relaxation) {
     constexpr int W = kWidth<T>;
-    const int64_t D = p.D, M = round_up(D, W), P = padded<T>(D);
-    CgRow<T>* rows[kLongRowsTogether];
-    for (int i = 0; i < n; ++i) {
-        char* place = memory + i * CgRow<T>::bytes(D);
-        CgRow<T>& r = *(rows[i] = new (place) CgRow<T>(place + round_up(sizeof(CgRow<T>), 64), D));
-        r.row = row_ids[i];
-        r.begin = p.terms.row_ptr[r.row];
-        r.end = p.terms.row_ptr[r.row + 1];
-        r.z = z + i * P;
-        r.active = true;
-        r.loss = p.loss ? background_loss(p, r.row, r.z) : 0;
-        r.fallen = 0;
-        start_row(p, r.row, r.z, r.base, r.residual);
-        for (int64_t j = 0; j < M; ++j) r.diagonal[j] = r.base[j];
+    const int64_t D = p.D, M = round_up(D, W);
+    const int64_t begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
+    const int64_t row_bytes = (end - begin) * padded<T>(D) * int64_t(sizeof(T));
+    const bool is_far = row_bytes > kNearRowBytes;
+    CgWorkspace<T> w(memory, D, end - begin);
+    // Entries [begin, copied) are read from the table once, the others in every pass.
+    int64_t copied = begin;
+    if (kHasCopy<T> && solver.cg_steps <= kCopySteps && row_bytes > kCopyFromBytes &&
+        count_signs(p.terms, begin, end).minus == 0) {
+        const int64_t most = copied_entries<T>(D);
+        copied = end - begin < most ? end : begin + most;
     }
-    pass_together<T, Pass::kResidual>(p, rows, n, are_long);
+    double loss = p.loss ? background_loss(p, row, z) : 0, fallen = 0;  // fallen: what the steps took from the loss
+    start_row(p, row, z, w.base, w.residual);
+    for (int64_t j = 0; j < M; ++j) w.diagonal[j] = w.base[j];
+    loss += panel_pass<T, Pass::kResidual>(p, begin, copied, /*fetch=*/true, z, w.residual, w.diagonal, w.copy);
+    loss += panel_pass<T, Pass::kResidual>(p, copied, end, /*fetch=*/true, z, w.residual, w.diagonal);
+    if (copied > begin && !copy_lowers_loss(w.base, w.diagonal, D, relaxation.factor)) copied = begin;
     // Below these the residual, or a direction's curvature, is rounding. Following it in a singular system (no ridge,
     // fewer entries than factors) would walk off along its null space.
     constexpr double kRounding = sizeof(T) == 4 ? 1e-6 : 1e-15;
     const double least = solver.cg_tolerance > kRounding ? solver.cg_tolerance : kRounding;
     constexpr double kEpsilon = sizeof(T) == 4 ? 0x1p-23 : 0x1p-52;
     constexpr double kVanishing = sizeof(T) == 4 ? 1e-36 : 1e-300;  // below it squares have few digits, or are zero
-    for (int i = 0; i < n; ++i) {
-        CgRow<T>& r = *rows[i];
-        Vec<T> most{};
-        int64_t j = 0;
-        for (; j + W <= D; j += W) most = load(r.diagonal + j) > most ? load(r.diagonal + j) : most;
-        T largest = 0;
-        for (int l = 0; l < W; ++l) largest = most[l] > largest ? most[l] : largest;
-        for (; j < D; ++j) largest = r.diagonal[j] > largest ? r.diagonal[j] : largest;
-        // A coordinate keeps its value where the data say less of it than their rounding and there is no ridge, or one
-        // so small that rounding over ridge is a long way.
-        const T ridge = p.terms.ridge[r.row], rounding = T(4 * kEpsilon) * largest;
-        const Vec<T> by_data = splat(rounding), by_ridge = splat(1000 * ridge > rounding ? 2 * ridge : T(-1));
-        Index<T> any{};
-        for (j = 0; j < M; j += W) {
-            const Vec<T> diagonal = load(r.diagonal + j);
-            const Vec<T> inverse = (diagonal > by_data) | (diagonal <= by_ridge) ? splat(T(1)) / diagonal : Vec<T>{};
-            const Vec<T> direction = inverse * load(r.residual + j);
-            any |= direction != Vec<T>{};
-            store(r.inverse_diagonal + j, inverse);
-            store(r.direction + j, direction);
-        }
-        bool moves = false;
-        for (int l = 0; l < W; ++l) moves |= any[l] != 0;
-        r.rho = dot(r.residual, r.direction, M);
-        r.enough = least * least * double(r.rho);
-        r.in_range = (r.rho + largest) * T(0) == 0 && (!moves || double(r.rho) > kVanishing);
+    Vec<T> most{};
+    int64_t j = 0;
+    for (; j + W <= D; j += W) most = load(w.diagonal + j) > most ? load(w.diagonal + j) : most;
+    T largest = 0;
+    for (int l = 0; l < W; ++l) largest = most[l] > largest ? most[l] : largest;
+    for (; j < D; ++j) largest = w.diagonal[j] > largest ? w.diagonal[j] : largest;
+    // A coordinate keeps its value where the data say less of it than their rounding and there is no ridge, or one
+    // so small that rounding over ridge is a long way.
+    const T ridge = p.terms.ridge[row], rounding = T(4 * kEpsilon) * largest;
+    const Vec<T> by_data = splat(rounding), by_ridge = splat(1000 * ridge > rounding ? 2 * ridge : T(-1));
+    Index<T> any{};
+    for (j = 0; j < M; j += W) {
+        const Vec<T> diagonal = load(w.diagonal + j);
+        const Vec<T> inverse = (diagonal > by_data) | (diagonal <= by_ridge) ? splat(T(1)) / diagonal : Vec<T>{};
+        const Vec<T> direction = inverse * load(w.residual + j);
+        any |= direction != Vec<T>{};
+        store(w.inverse_diagonal + j, inverse);
+        store(w.direction + j, direction);
     }
+    if (round_up(D, 2 * W) > M) {
+        store(w.direction + M, Vec<T>{});
+        store(w.product + M, Vec<T>{});
+    }
+    bool moves = false;
+    for (int l = 0; l < W; ++l) moves |= any[l] != 0;
+    T rho = dot(w.residual, w.direction, M);
+    const double enough = least * least * double(rho);
+    const bool in_range = (rho + largest) * T(0) == 0 && (!moves || double(rho) > kVanishing);
     for (int step = 0; step < solver.cg_steps; ++step) {
-        for (int i = 0; i < n; ++i) {
-            CgRow<T>& r = *rows[i];
-            r.active = r.active && double(r.rho) > r.enough && double(r.rho) > kVanishing;
-            for (int64_t j = 0; j < M; j += W) store(r.product + j, load(r.base + j) * load(r.direction + j));
+        if (!(double(rho) > enough && double(rho) > kVanishing)) break;
+        for (j = 0; j < M; j += W) store(w.product + j, load(w.base + j) * load(w.direction + j));
+        if constexpr (kHasCopy<T>) copied_product(p, begin, copied, w.copy, w.direction, w.product);
+        panel_pass<T, Pass::kProduct>(p, copied, end, is_far, w.direction, w.product, nullptr);
+        const T curvature = dot(w.direction, w.product, M);
+        if (!(double(curvature) > 10 * kRounding * double(dot(w.direction, w.direction, M, w.diagonal)))) break;
+        const Vec<T> length = splat(rho / curvature);
+        fallen += double(rho) / double(curvature) * double(rho);
+        for (j = 0; j < M; j += W) {
+            store(z + j, load(z + j) + length * load(w.direction + j));
+            store(w.residual + j, load(w.residual + j) - length * load(w.product + j));
         }
-        pass_together<T, Pass::kProduct>(p, rows, n, are_long);
-        for (int i = 0; i < n; ++i) {
-            CgRow<T>& r = *rows[i];
-            if (!r.active) continue;
-            const T curvature = dot(r.direction, r.product, M);
-            if (!(double(curvature) > 10 * kRounding * double(dot(r.direction, r.direction, M, r.diagonal)))) {
-                r.active = false;
-                continue;
-            }
-            const Vec<T> length = splat(r.rho / curvature);
-            r.fallen += double(r.rho) / double(curvature) * double(r.rho);
-            for (int64_t j = 0; j < M; j += W) {
-                store(r.z + j, load(r.z + j) + length * load(r.direction + j));
-                store(r.residual + j, load(r.residual + j) - length * load(r.product + j));
-            }
-            const T next = dot(r.residual, r.residual, M, r.inverse_diagonal);
-            const Vec<T> keep = splat(next / r.rho);
-            r.rho = next;
-            for (int64_t j = 0; j < M; j += W)
-                store(r.direction + j,
-                      load(r.inverse_diagonal + j) * load(r.residual + j) + keep * load(r.direction + j));
-        }
+        const T next = dot(w.residual, w.residual, M, w.inverse_diagonal);
+        const Vec<T> keep = splat(next / rho);
+        rho = next;
+        for (j = 0; j < M; j += W)
+            store(w.direction + j, load(w.inverse_diagonal + j) * load(w.residual + j) + keep * load(w.direction + j));
     }
-    auto relaxation = [&](int i) { return Relaxation<T>{start + i * P, solver.relaxation}; };
-    int failed[kLongRowsTogether], n_failed = 0;
-    for (int i = 0; i < n; ++i) {
-        CgRow<T>& r = *rows[i];
-        // Sums out of T's range leave NaN, infinity or a step that never was; the exact solve has a wider type.
-        status[r.row] = r.in_range ? take_solution(r.z, D, r.z) : -1;
-        if (status[r.row] != 0) failed[n_failed++] = i;
-        if (solver.relaxation != 1) relaxation(i).apply(r.z, D);
-        if (!p.loss) continue;
+    // Sums out of T's range leave NaN, infinity or a step that never was; the exact solve has a wider type.
+    RowStatus status = in_range ? take_solution(z, D, z) : -1;
+    if (status != 0) {
+        status = solve_row<T>(p, row, memory, nullptr, z, nullptr, relaxation);
+        if (p.loss && status == 0) p.loss[row] = row_loss(p, row, z);
+        return status;
+    }
+    relaxation.apply(z, D);
+    if (p.loss) {
         // A step lowers the loss by rho^2 / curvature, and as the last point has the lowest loss of all between start
         // and steps, w times the way there takes w (2 - w) of it. Where that is nearly all, what is left is mostly
-        // rounding.
-        const double loss = r.loss - solver.relaxation * (2 - solver.relaxation) * r.fallen;
-        p.loss[r.row] = r.fallen < 100 * (loss < 0 ? -loss : loss) ? loss : row_loss(p, r.row, r.z);
+        // rounding: that of T, or of the copy, whose curvatures have about four digits.
+        fallen *= relaxation.factor * (2 - relaxation.factor);
+        const double left = loss - fallen, enough_left = copied > begin ? 0.01 : 100;
+        p.loss[row] = fallen < enough_left * (left < 0 ? -left : left) ? left : row_loss(p, row, z);
     }
-    for (int f = 0; f < n_failed; ++f) {  // last: their workspace is that of all rows
-        const int64_t row = row_ids[failed[f]];
-        T* const zi = z + failed[f] * P;
-        status[row] = solve_row<T>(p, row, memory, nullptr, zi, nullptr, relaxation(failed[f]));
-        if (p.loss && status[row] == 0) p.loss[row] = row_loss(p, row, zi);
-    }
+    return status;
 }
 
 /// One pass of subspace steps (iALS++, Rendle et al. 2021) from z (padded D), in place: block after block of `width`
