@@ -162,10 +162,12 @@ static void scale_entries(const RowTerms<T>& terms, int64_t begin, int64_t end, 
 template <class C, class T>
 static void pack_primal(const RotatedRows<T>& p, int64_t begin, int64_t end, Columns columns, Panel<C> panel,
                         Signs signs, C* scale, C* rhs, const T* residual = nullptr) {
-    constexpr int W = kWidth<C>, kTogether = 4, kAhead = 6, kLine = 64 / int(sizeof(T));
+    constexpr int W = kWidth<C>, kTogether = 4, kLine = 64 / int(sizeof(T));
     const int64_t P = padded<T>(p.D), M = columns.M, last = p.terms.row_ptr[p.terms.n_rows] - 1;
     const Broadcast<T> rho = residual ? Broadcast<T>{residual, 1}
                                       : Broadcast<T>{p.terms.rhs.data + begin * p.terms.rhs.stride, p.terms.rhs.stride};
+    const int64_t near = 4096 / (M * int64_t(sizeof(T)));  // rows that do not crowd L1
+    const int64_t distance = near < 6 ? 6 : near < 16 ? near : 16;
     const bool all_plus = signs.plus == end - begin;
     scale_entries(p.terms, begin, end, scale);
     int64_t plus = 0, minus = signs.plus;
@@ -183,7 +185,7 @@ static void pack_primal(const RotatedRows<T>& p, int64_t begin, int64_t end, Col
                 by[i] = splat(scale[e + i - begin]);
                 weight[i] = splat(C(rho[e + i - begin]));
                 // Beyond the last entry lie those of the next row, which mostly is solved next.
-                const int64_t f = e + i + kAhead;
+                const int64_t f = e + i + distance;
                 ahead[i] = table_row(f < last ? f : last);
             }
             for (int64_t j = 0; j < M; j += W, out += panel.capacity * W) {
