@@ -4,8 +4,7 @@ Every function takes the training matrix, whose values it may change, and a Reco
 and returns the user and the item factors. How each comes to confidence 1 + alpha v on stored entries, weight 1
 elsewhere and a constant ridge:
 
-- wals_gpu: objective "hu".
-- implicit: its confidence is the value itself, so it gets 1 + alpha v.
+- wals_gpu (objective "implicit") and implicit: the confidence is the value itself, so they get 1 + alpha v.
 - irspack: loss_type "ORIGINAL", alpha0 = 1, nu = 0 (which makes the ridge constant) and the values alpha v.
 - cmfrec: CMF_implicit with alpha.
 """
@@ -93,10 +92,11 @@ class Stop(Exception):
 def fit_wals_gpu(matrix, recorder, *, factors, iterations, alpha, ridge, threads, seed, solver, over_relaxation=1.0):
     from wals_gpu import WALS
 
+    matrix.data = 1 + np.float32(alpha) * matrix.data
     model = WALS(
         factors=factors,
-        objective="hu",
-        alpha=alpha,
+        objective="implicit",
+        alpha=1.0,
         regularization=ridge,
         solver=solver,
         over_relaxation=over_relaxation,
