@@ -97,9 +97,8 @@ def ranks_table(results: list[dict]) -> str:
     ranks = [result["settings"]["factors"] for result in results]
     rows = [[name, *(cells.get(rank, "-") for rank in ranks)] for name, cells in found.items()]
     words = "s/iteration and fraction of the ceiling"
-    return table(["system", *(f"D = {rank}" for rank in ranks)], rows) + caption(
-        max(results, key=lambda result: len(result["records"])), words
-    )
+    fullest = max(results, key=lambda result: len(result["records"]))  # has the versions of all systems
+    return table(["system", *(f"D = {rank}" for rank in ranks)], rows) + caption(fullest, words)
 
 
 def converge_table(result: dict) -> str:

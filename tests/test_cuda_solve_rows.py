@@ -10,6 +10,7 @@ import pytest
 from emulated_cuda import ON_DEVICE, EmulatedMemory, emulated_backend
 from hard_cases import CASES, SOLVERS, solve
 from test_hard_numbers import BOUNDS, SINGULAR
+from test_solve_iterative import solve_by_reference
 from test_solve_rows import make_check, make_matrix, make_terms
 
 from wals_gpu import reference
@@ -229,10 +230,7 @@ def test_steps_are_those_of_the_reference(d, how):
         rng = np.random.default_rng(d)
         other, prior, start = (rng.normal(size=(n, d)).astype(np.float32) * 0.3 for n in (150, 9, 9))
         solved = run(terms, other, start=start, prior=prior, schedules=SCHEDULES[1:], **how)
-        if how["solver"] == "cg":
-            expected = reference.solve_rows_cg(terms, other, start, how["cg_steps"], prior=prior)
-        else:
-            expected = reference.solve_rows_subspace(terms, other, start, how["block_size"], prior=prior)
+        expected = solve_by_reference(terms, other, start, prior=prior, **how)
         np.testing.assert_allclose(solved, expected, rtol=2e-4, atol=2e-4 * abs(expected).max())
         losses = [reference.row_system(terms, r, other, prior=prior[r]) for r in range(9)]
         for r, (a, b) in enumerate(losses):
@@ -296,10 +294,7 @@ def test_giant_rows_take_the_steps_of_the_reference(d, how, small_slices):
     assert list(plan_cg(terms, (10,), 32)[2]) == [4, 5, 3] and len(plan_subspace(terms, 16, 32)[2]) == 3
     prior = start[::-1].copy()
     solved = run(terms, other, start=start, prior=prior, **how)
-    if how["solver"] == "cg":
-        expected = reference.solve_rows_cg(terms, other, start, how["cg_steps"], prior=prior)
-    else:
-        expected = reference.solve_rows_subspace(terms, other, start, how["block_size"], prior=prior)
+    expected = solve_by_reference(terms, other, start, prior=prior, **how)
     np.testing.assert_allclose(solved, expected, rtol=2e-4, atol=2e-4 * abs(expected).max())
 
 
@@ -329,10 +324,7 @@ def test_giant_rows_too_close_to_singular_for_steps_are_solved_in_float64(small_
 def test_a_giant_row_of_real_length(how):
     terms, other, start = problem(5, [8193, 20])
     solved = run(terms, other, start=start, schedules=SCHEDULES[1:], **how)
-    if how["solver"] == "cg":
-        expected = reference.solve_rows_cg(terms, other, start, how["cg_steps"])
-    else:
-        expected = reference.solve_rows_subspace(terms, other, start, how["block_size"])
+    expected = solve_by_reference(terms, other, start, **how)
     np.testing.assert_allclose(solved, expected, rtol=1e-3, atol=1e-4 * abs(expected).max())
 
 

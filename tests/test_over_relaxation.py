@@ -9,7 +9,7 @@ import pytest
 from emulated_cuda import emulated_backend
 from scipy.sparse import csr_matrix
 from test_checkpoints import Stop, interrupt_at, make_likes, same_course
-from test_solve_iterative import OBJECTIVES, STEPS, _problem, _row_losses
+from test_solve_iterative import OBJECTIVES, STEPS, _problem, _row_losses, solve_by_reference
 
 from wals_gpu import WALS, reference
 from wals_gpu.backends.cpu import CpuBackend
@@ -18,16 +18,6 @@ from wals_gpu.priors import LinearPrior
 from wals_gpu.row_terms import RowTerms
 
 SOLVERS = [{"solver": "cholesky"}, *STEPS]
-
-
-def relaxed_by_reference(terms, other, start, prior, how, relaxation):
-    if how["solver"] == "subspace":
-        return reference.solve_rows_subspace(terms, other, start, how["block_size"], prior=prior, relaxation=relaxation)
-    if how["solver"] == "cg":
-        solved = reference.solve_rows_cg(terms, other, start, how["cg_steps"], prior=prior)
-    else:
-        solved = reference.solve_rows(terms, other, prior=prior)
-    return reference.relax(terms, start, solved, relaxation)
 
 
 @pytest.mark.parametrize(("objective", "parameters"), OBJECTIVES)
@@ -40,7 +30,7 @@ def test_rows_go_as_far_as_the_reference_says(isa, objective, parameters, factor
         for relaxation in (0.5, 1.7):
             got = start.copy()
             CpuBackend(2).solve_rows(terms, other, got, prior=prior, relaxation=relaxation, **how)
-            expected = relaxed_by_reference(terms, other, start, prior, how, relaxation)
+            expected = solve_by_reference(terms, other, start, prior=prior, relaxation=relaxation, **how)
             np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-9)
             empty = np.diff(terms.row_ptr) == 0
             exact = reference.solve_rows(terms, other, prior=prior)
@@ -121,7 +111,7 @@ def test_cuda_rows_go_as_far_as_the_reference_says(how, d):
     for given in (None, prior):
         got = start.copy()
         loss = backend.solve_rows(terms, other, got, prior=given, relaxation=1.7, return_loss=True, **how)
-        expected = relaxed_by_reference(terms, other, start, given, how, 1.7)
+        expected = solve_by_reference(terms, other, start, prior=given, relaxation=1.7, **how)
         np.testing.assert_allclose(got, expected, rtol=5e-4, atol=5e-4 * abs(expected).max())
         cpu = start.copy()
         wanted = CpuBackend(1).solve_rows(terms, other, cpu, prior=given, relaxation=1.7, return_loss=True, **how)

@@ -45,6 +45,19 @@ def _problem(objective: str, parameters: dict, factors: int, dtype: type, *, sig
     return terms, other, prior, start
 
 
+def solve_by_reference(
+    terms, other, start, *, prior=None, relaxation=1.0, solver="cholesky", cg_steps=3, block_size=64
+):
+    """What the reference makes of the arguments of Backend.solve_rows."""
+    if solver == "subspace":
+        return reference.solve_rows_subspace(terms, other, start, block_size, prior=prior, relaxation=relaxation)
+    if solver == "cg":
+        solved = reference.solve_rows_cg(terms, other, start, cg_steps, prior=prior)
+    else:
+        solved = reference.solve_rows(terms, other, prior=prior)
+    return solved if relaxation == 1 else reference.relax(terms, start, solved, relaxation)
+
+
 def _row_losses(terms: RowTerms, other, factors, prior) -> np.ndarray:
     """x'Ax - 2b'x of each row: the loss but for a constant."""
     losses = []
@@ -63,10 +76,7 @@ def test_steps_are_those_of_the_reference(isa, objective, parameters, factors, w
     for steps in STEPS:
         got = start.copy()
         CpuBackend(2).solve_rows(terms, other, got, prior=prior, **steps)
-        if steps["solver"] == "cg":
-            expected = reference.solve_rows_cg(terms, other, start, steps["cg_steps"], prior=prior)
-        else:
-            expected = reference.solve_rows_subspace(terms, other, start, steps["block_size"], prior=prior)
+        expected = solve_by_reference(terms, other, start, prior=prior, **steps)
         np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-10)
 
 
@@ -218,7 +228,7 @@ def test_few_steps_on_copied_rows(isa, relaxation):
     lowest, first = _row_losses(terms, other, exact, None), _row_losses(terms, other, start, None)
     x = start.copy()
     row_loss = CpuBackend(1).solve_rows(terms, other, x, return_loss=True, **how)
-    expected = reference.relax(terms, start, reference.solve_rows_cg(terms, other, start, 3), relaxation)
+    expected = solve_by_reference(terms, other, start, **how)
     after = _row_losses(terms, other, x, None)
     assert np.abs(x - expected).max() < 7e-3 * np.abs(expected).max()
     allowed = 1e-4 if relaxation == 1 else 5e-4  # beyond the lowest point of a step the rounding counts more

@@ -657,8 +657,16 @@ class WALS(Answers, NewItems):
         return model
 
 
-_OF_SOLVER = ("solver", "cg_steps", "block_size", "over_relaxation")
-_SETTINGS = ("factors", "iterations", *_OF_SOLVER, "init_scale", "compute_loss")
+_SETTINGS = (
+    "factors",
+    "iterations",
+    "solver",
+    "cg_steps",
+    "block_size",
+    "over_relaxation",
+    "init_scale",
+    "compute_loss",
+)
 
 
 def _read_only(array: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -225,20 +225,20 @@ class CudaBackend:
             side.rotate(self._plain(prior), n, means, wide=True)
         status = memory.zeros(n, np.int32)
         rows = self._rows(terms, side, z, status, means, how["relaxation"])
-        of_whole_rows = np.diff(terms.host.row_ptr) > 0  # those that the relaxation is applied to when they are solved
+        whole = np.ones(n, bool)  # rows whose solution is relaxed as a whole, not in steps by the kernel
         if solver == "cg":
             self._start_cg(rows, terms.host, side, how["cg_steps"], how["cg_tolerance"])
         elif solver == "subspace" and how["block_size"] < side.factors:
-            of_whole_rows &= self._start_subspace(rows, terms.host, side, how["block_size"])
+            whole = self._start_subspace(rows, terms.host, side, how["block_size"])
         else:
-            self._start_exact(rows, terms.host, side.factors, np.ones(n, bool))
+            self._start_exact(rows, terms.host, side.factors, whole)
         if solver != "cg":
             self._mark_undetermined(rows, terms.host, side)
         again, solved = self._solve_again(rows, status, side.factors)
         good = solved == 0
         if start is not None:
-            of_whole_rows[again] = True
-            numbers = np.flatnonzero(of_whole_rows).astype(np.int32)
+            whole[again] = True
+            numbers = np.flatnonzero(whole & (np.diff(terms.host.row_ptr) > 0)).astype(np.int32)
             if len(numbers):
                 on_device = memory.upload(numbers)
                 self._cuda.relax(rows, memory.address(on_device), len(numbers), memory.address(start), memory.stream)
