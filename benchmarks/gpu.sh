@@ -17,7 +17,7 @@ on_device() {
     echo "+ $*"
     [ -n "$dry" ] || "$@" || { echo "failed: $*" >&2 && failed=1; }
 }
-tests=(tests/test_cuda_solve_rows.py tests/test_cuda_retrieval.py tests/test_cuda_backend.py)
+tests=(tests/cuda/test_cuda_solve_rows.py tests/cuda/test_cuda_retrieval.py tests/cuda/test_cuda_backend.py)
 
 on_device env WALS_GPU_CUDA=1 "$python" setup.py build_ext --inplace
 on_device "$python" -c 'import wals_gpu; ok, why = wals_gpu.cuda_status(); assert ok, why'

@@ -33,12 +33,12 @@ export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
 export OPENBLAS_NUM_THREADS=1 PYTHONMALLOC=malloc PYTHONFAULTHANDLER=1
 cd "$place"
 if [ $# -eq 0 ]; then
-    set -- tests/test_native.py tests/test_solve_rows.py tests/test_solve_iterative.py tests/test_topk.py \
-        tests/test_hard_numbers.py tests/test_concurrency.py
+    set -- tests/backends/test_native.py tests/backends/test_solve_rows.py tests/backends/test_solve_iterative.py tests/backends/test_topk.py \
+        tests/backends/test_hard_numbers.py tests/whole/test_concurrency.py
     # Counts on a row being solved within a fifth of a second; with sanitizers it takes longer.
-    set -- "$@" --deselect tests/test_native.py::test_a_signal_ends_a_run_of_rows_that_threads_share
+    set -- "$@" --deselect tests/backends/test_native.py::test_a_signal_ends_a_run_of_rows_that_threads_share
     # Its operator new ends the process where there is no memory, and its shadow needs the address space that is limited.
     [[ $sanitizers != *thread* ]] ||
-        set -- "$@" --deselect tests/test_concurrency.py::test_memory_that_runs_out_is_a_memory_error
+        set -- "$@" --deselect tests/whole/test_concurrency.py::test_memory_that_runs_out_is_a_memory_error
 fi
 exec "$python" -m pytest -q -p no:cacheprovider "$@"

@@ -5,7 +5,8 @@ The main entry is :class:`WALS`; ``wals-gpu --help`` is the command line.
 
 from importlib.metadata import PackageNotFoundError, version
 
-from wals_gpu.backends._cuda_memory import cuda_status
+from wals_gpu.backends.cuda_memory import cuda_status
+from wals_gpu.data.interactions import Interactions, as_interactions, read_interactions
 from wals_gpu.errors import (
     CheckpointError,
     DataError,
@@ -14,9 +15,9 @@ from wals_gpu.errors import (
     ParameterWarning,
     SingularSystemError,
 )
-from wals_gpu.interactions import Interactions, as_interactions, read_interactions
-from wals_gpu.model import WALS, FitRecord
-from wals_gpu.objective import PRESETS, make_objective
+from wals_gpu.model.wals import WALS
+from wals_gpu.objective.presets import PRESETS, make_objective
+from wals_gpu.training.state import FitRecord
 
 try:
     __version__ = version("wals_gpu")

@@ -2,6 +2,6 @@
 
 import sys
 
-from wals_gpu.cli import main
+from wals_gpu.cli.entry import main
 
 sys.exit(main())

@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu import WALS, DataError, ModelFitError, ModelFormatError, SingularSystemError, read_interactions
 from wals_gpu.als import AlternatingLeastSquares
-from wals_gpu.persistence import _canonical, _parse
+from wals_gpu.data.files import _canonical, _parse
 
 DATA = csr_matrix(np.array([[1, 0, 2, 0, 1], [0, 1, 0, 3, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 2]], np.float32))
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu import _cpu
-from wals_gpu._blas import one_blas_thread
-from wals_gpu.backends import Spectrum
+from wals_gpu.backends.blas import one_blas_thread
+from wals_gpu.backends.host import Spectrum
 from wals_gpu.errors import ModelFitError, SingularSystemError
-from wals_gpu.row_terms import RowTerms
+from wals_gpu.objective.terms import RowTerms
 
 if TYPE_CHECKING:
-    from wals_gpu.stored import StoredTerms
+    from wals_gpu.data.stored import StoredTerms
 
 __all__ = ["CpuBackend", "available_threads"]
 

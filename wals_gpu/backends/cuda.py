@@ -1,4 +1,4 @@
-"""The CUDA backend: NumPy arrays in and out, device memory of :mod:`._cuda_memory`, native kernels in between."""
+"""The CUDA backend: NumPy arrays in and out, device memory of :mod:`.cuda_memory`, native kernels in between."""
 
 from __future__ import annotations
 
@@ -13,21 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.backends import Spectrum
-from wals_gpu.backends._cuda_memory import SHARED_MEMORY, Memory, TorchMemory, load_cuda
-from wals_gpu.backends._cuda_plan import (
-    gram_bounds,
-    may_be_undetermined,
-    plan_cg,
-    plan_exact,
-    plan_subspace,
-    slice_rows,
-)
 from wals_gpu.backends.cpu import CpuBackend
-from wals_gpu.row_terms import RowTerms
+from wals_gpu.backends.cuda_memory import SHARED_MEMORY, Memory, TorchMemory, load_cuda
+from wals_gpu.backends.cuda_plan import gram_bounds, may_be_undetermined, plan_cg, plan_exact, plan_subspace, slice_rows
+from wals_gpu.backends.host import Spectrum
+from wals_gpu.objective.terms import RowTerms
 
 if TYPE_CHECKING:
-    from wals_gpu.stored import StoredTerms
+    from wals_gpu.data.stored import StoredTerms
 
 __all__ = ["CudaBackend"]
 
@@ -72,8 +65,8 @@ class CudaBackend:
     Parameters
     ----------
     module, memory : optional
-        Kernels and memory in place of the device's; by default those of :func:`._cuda_memory.load_cuda` and
-        :class:`._cuda_memory.TorchMemory`.
+        Kernels and memory in place of the device's; by default those of :func:`.cuda_memory.load_cuda` and
+        :class:`.cuda_memory.TorchMemory`.
     memory_limit : int, optional
         Device memory to use, in bytes; by default what is free. Rows that do not fit together are solved in parts.
     """

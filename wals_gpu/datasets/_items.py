@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from wals_gpu.interactions import Ids
+from wals_gpu.data.ids import Ids
 
 
 def in_column_order(items: pa.Table, item_ids: Ids) -> pa.Table:

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.datasets._items import in_column_order
-from wals_gpu.interactions import Interactions, as_interactions
 
 
 @dataclass(frozen=True)

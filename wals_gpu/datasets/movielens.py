@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.datasets._items import in_column_order
 from wals_gpu.errors import DataError
-from wals_gpu.interactions import Interactions, as_interactions
 
 # Ratings file of each form, and the file of titles that lies beside it.
 _FORMS = {"ratings.csv": "movies.csv", "ratings.dat": "movies.dat", "u.data": "u.item"}

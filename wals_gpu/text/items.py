@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from wals_gpu.data.interactions import ITEM_COLUMNS
 from wals_gpu.errors import DataError
-from wals_gpu.interactions import ITEM_COLUMNS
 
 __all__ = ["read_item_texts", "write_embeddings"]
 

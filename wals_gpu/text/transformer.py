@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.text.encoders import Encoder
+from wals_gpu.text.encoder import Encoder
 
 if TYPE_CHECKING:
     import torch

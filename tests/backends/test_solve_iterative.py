@@ -1,0 +1,275 @@
+"""Conjugate gradients and subspace steps: as the reference defines them, and never raising the loss."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+from scipy.sparse import random as sparse_random
+
+from wals_gpu import WALS, reference
+from wals_gpu.backends.cpu import CpuBackend
+from wals_gpu.objective.presets import make_objective
+from wals_gpu.objective.terms import RowTerms
+
+ITEMS = 210
+OBJECTIVES = [
+    ("implicit", {"alpha": 2.0}),
+    ("implicit", {"alpha": 0.5}),
+    ("hu", {}),
+    ("ials", {}),
+    ("eals", {}),
+    ("explicit", {"regularization": 1.0}),
+]
+STEPS = [{"solver": "cg", "cg_steps": 1}, {"solver": "cg", "cg_steps": 3}, {"solver": "subspace", "block_size": 16}]
+
+
+def _problem(objective: str, parameters: dict, factors: int, dtype: type, *, signs: bool = False):
+    """30 rows: an empty one, a full one, one of a single entry, the rest random; factors, priors and start values."""
+    rng = np.random.default_rng(factors)
+    matrix = sparse_random(30, ITEMS, density=0.25, random_state=1).tolil()
+    matrix[3] = 0
+    matrix[5] = 1
+    matrix[6] = 0
+    matrix[6, 7] = 1
+    matrix = csr_matrix(matrix, dtype=dtype)
+    matrix.data = np.ceil(matrix.data * 4).astype(dtype)
+    matrix.sort_indices()
+    if signs:
+        matrix.data[::7] *= -1
+        matrix.data[::5] = 0.5
+    terms = make_objective(objective, **parameters).bind(matrix).user_terms(matrix)
+    other, prior, start = (rng.standard_normal((n, factors)).astype(dtype) * 0.3 for n in (ITEMS, 30, 30))
+    return terms, other, prior, start
+
+
+def solve_by_reference(
+    terms, other, start, *, prior=None, relaxation=1.0, solver="cholesky", cg_steps=3, block_size=64
+):
+    """What the reference makes of the arguments of Backend.solve_rows."""
+    if solver == "subspace":
+        return reference.solve_rows_subspace(terms, other, start, block_size, prior=prior, relaxation=relaxation)
+    if solver == "cg":
+        solved = reference.solve_rows_cg(terms, other, start, cg_steps, prior=prior)
+    else:
+        solved = reference.solve_rows(terms, other, prior=prior)
+    return solved if relaxation == 1 else reference.relax(terms, start, solved, relaxation)
+
+
+def _row_losses(terms: RowTerms, other, factors, prior) -> np.ndarray:
+    """x'Ax - 2b'x of each row: the loss but for a constant."""
+    losses = []
+    for row, x in enumerate(factors.astype(np.float64)):
+        a, b = reference.row_system(terms, row, other, prior=None if prior is None else prior[row])
+        losses.append(x @ a @ x - 2 * b @ x)
+    return np.array(losses)
+
+
+@pytest.mark.parametrize(("objective", "parameters"), OBJECTIVES)
+@pytest.mark.parametrize("factors", [1, 5, 16, 33, 70])
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_steps_are_those_of_the_reference(isa, objective, parameters, factors, with_prior):
+    terms, other, prior, start = _problem(objective, parameters, factors, np.float64)
+    prior = prior if with_prior else None
+    for steps in STEPS:
+        got = start.copy()
+        CpuBackend(2).solve_rows(terms, other, got, prior=prior, **steps)
+        expected = solve_by_reference(terms, other, start, prior=prior, **steps)
+        np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(("objective", "parameters"), OBJECTIVES)
+@pytest.mark.parametrize("factors", [7, 64, 130])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_row_loss_ever_rises(isa, objective, parameters, factors, dtype):
+    terms, other, prior, start = _problem(objective, parameters, factors, dtype, signs=objective == "implicit")
+    backend = CpuBackend(2)
+    exact = np.zeros_like(start)
+    backend.solve_rows(terms, other, exact, prior=prior)
+    lowest = _row_losses(terms, other, exact, prior)
+    slack = 1e-5 if dtype == np.float32 else 1e-10
+    for steps in STEPS:
+        x = start.copy()
+        before = _row_losses(terms, other, x, prior)
+        scale = np.abs(before) + np.abs(lowest)
+        for _ in range(3):
+            backend.solve_rows(terms, other, x, prior=prior, **steps)
+            after = _row_losses(terms, other, x, prior)
+            assert np.all(after <= before + slack * scale)
+            assert np.all(after >= lowest - slack * scale)
+            before = after
+        assert after.sum() < _row_losses(terms, other, start, prior).sum()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_many_cg_steps_reach_the_exact_solution(isa, dtype):
+    terms, other, prior, x = _problem("hu", {"regularization": 1.0}, 65, dtype)
+    exact = np.zeros_like(x)
+    CpuBackend(1).solve_rows(terms, other, exact, prior=prior)
+    CpuBackend(1).solve_rows(terms, other, x, prior=prior, solver="cg", cg_steps=200)
+    error = np.abs(x - exact).max() / np.abs(exact).max()
+    assert error < (1e-4 if dtype == np.float32 else 1e-10)
+
+
+def test_tolerance_ends_cg_early():
+    terms, other, _, start = _problem("hu", {}, 33, np.float64)
+    loose, all_steps, one = start.copy(), start.copy(), start.copy()
+    backend = CpuBackend(1)
+    backend.solve_rows(terms, other, loose, solver="cg", cg_steps=50, cg_tolerance=0.9)
+    backend.solve_rows(terms, other, all_steps, solver="cg", cg_steps=50)
+    backend.solve_rows(terms, other, one, solver="cg", cg_steps=1)
+    assert not np.allclose(loose, all_steps)
+    assert np.any(np.all(loose == one, axis=1))
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_threads_do_not_change_a_bit(steps):
+    terms, other, _, start = _problem("hu", {}, 48, np.float32)
+    results = []
+    for threads in (1, 2, 5):
+        x = start.copy()
+        CpuBackend(threads).solve_rows(terms, other, x, **steps)
+        results.append(x)
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize(("objective", "parameters"), OBJECTIVES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("steps", [{"solver": "cholesky"}, *STEPS])
+def test_loss_of_the_rows_comes_with_the_solve(isa, objective, parameters, dtype, steps):
+    """It is the loss at the factors that were written, without constant and without the other side's ridge."""
+    for factors in (5, 33):
+        terms, other, prior, x = _problem(objective, parameters, factors, dtype)
+        backend = CpuBackend(2)
+        for given in (None, prior):
+            got = backend.solve_rows(terms, other, x, prior=given, return_loss=True, **steps)
+            expected = backend.loss(terms, x, other, np.zeros(1, dtype), user_prior=given) - terms.target_square
+            tolerance = 1e-6 if dtype == np.float32 else 1e-12
+            assert got == pytest.approx(expected, rel=tolerance, abs=tolerance * terms.target_square)
+    assert backend.solve_rows(terms, other, x, **steps) is None
+
+
+@pytest.mark.parametrize("solver", ["cholesky", "cg"])
+@pytest.mark.parametrize("factors", [64, 256])
+def test_long_rows(isa, solver, factors):
+    """Rows that do not fit the cache, and results that do not depend on threads."""
+    rng = np.random.default_rng(factors)
+    columns, lengths = 12_000, [9000, 0, 5000, 3, 11_000, 4500, 700, 12_000]
+    row_ptr = np.concatenate([[0], np.cumsum(lengths)])
+    col_idx = np.concatenate([np.sort(rng.choice(columns, n, replace=False)) for n in lengths]).astype(np.int32)
+    one = np.ones(1)
+    terms = RowTerms(row_ptr, col_idx, rng.random(len(col_idx)) + 1, None, -0.5, 0.1 * one, 3 * one, one, 0.0)
+    other, start = rng.standard_normal((columns, factors)), rng.standard_normal((len(lengths), factors))
+    expected = reference.solve_rows(terms, other)
+    results = []
+    for threads in (1, 2, 5):
+        x = start.copy()
+        row_loss = CpuBackend(threads).solve_rows(terms, other, x, solver=solver, cg_steps=40, return_loss=True)
+        results.append((x, row_loss))
+    x, row_loss = results[0]
+    np.testing.assert_allclose(x, expected, rtol=1e-7, atol=1e-9)
+    assert row_loss == pytest.approx(CpuBackend(1).loss(terms, x, other, np.zeros(1)), rel=1e-12)
+    for other_x, other_loss in results[1:]:
+        np.testing.assert_array_equal(x, other_x)
+        assert row_loss == other_loss
+
+
+LONG_ROWS = [600, 9_500, 3, 2_000]
+
+
+def _long_rows(*, lowest: float = 0.1, ridge: float = 10.0, dtype: type = np.float32):
+    """Long rows, a part of the longest beyond what is copied; `lowest`: of the Gram coefficients."""
+    rng = np.random.default_rng(0)
+    factors, columns = 260, 10_000
+    row_ptr = np.concatenate([[0], np.cumsum(LONG_ROWS)])
+    col_idx = np.concatenate([np.sort(rng.choice(columns, n, replace=False)) for n in LONG_ROWS]).astype(np.int32)
+    one = np.ones(1, dtype)
+    rhs = (rng.random(len(col_idx)) + 0.5 + lowest).astype(dtype)
+    terms = RowTerms(row_ptr, col_idx, rhs, None, -0.5, 0.2 * one, dtype(ridge) * one, one, 0.0)
+    other, start = (rng.standard_normal((n, factors)).astype(dtype) for n in (columns, len(LONG_ROWS)))
+    other *= (np.arange(1, factors + 1) ** -0.5).astype(dtype)
+    other[:, ::37] = 0
+    return terms, other, start
+
+
+@pytest.mark.parametrize(
+    ("case", "steps", "copied"),
+    [
+        ({}, 3, True),
+        ({}, 4, True),
+        ({}, 5, False),  # many steps are for more digits than the copy has
+        ({"lowest": -0.1}, 3, False),  # some coefficients are negative
+        ({"ridge": 0.05}, 3, False),  # nothing but the ridge holds some directions, and it is too weak to be sure
+        ({"dtype": np.float64}, 3, False),
+    ],
+    ids=str,
+)
+def test_which_rows_are_copied(isa, case, steps, copied):
+    """The steps on a copy (csrc/cpu/row_copy.h) differ from the reference's by its rounding, others by that of T."""
+    terms, other, start = _long_rows(**case)
+    expected = reference.solve_rows_cg(terms, other, start, steps)
+    CpuBackend(2).solve_rows(terms, other, start, solver="cg", cg_steps=steps)
+    error = np.abs(start - expected).max(axis=1) / np.abs(expected).max(axis=1)
+    assert error[2] < 2e-5  # the short row
+    long = error[[0, 1, 3]]
+    assert np.all(long > 2e-4) and np.all(long < 7e-3) if copied else np.all(long < 5e-5)
+
+
+@pytest.mark.parametrize("relaxation", [1.0, 1.7])
+def test_few_steps_on_copied_rows(isa, relaxation):
+    """They lower the loss as far as the reference's, never raise it, and leave the exact solution where it is."""
+    terms, other, start = _long_rows()
+    how = {"solver": "cg", "cg_steps": 3, "relaxation": relaxation}
+    exact = np.zeros_like(start)
+    CpuBackend(1).solve_rows(terms, other, exact)
+    lowest, first = _row_losses(terms, other, exact, None), _row_losses(terms, other, start, None)
+    x = start.copy()
+    row_loss = CpuBackend(1).solve_rows(terms, other, x, return_loss=True, **how)
+    expected = solve_by_reference(terms, other, start, **how)
+    after = _row_losses(terms, other, x, None)
+    assert np.abs(x - expected).max() < 7e-3 * np.abs(expected).max()
+    allowed = 1e-4 if relaxation == 1 else 5e-4  # beyond the lowest point of a step the rounding counts more
+    assert np.all(after - lowest < _row_losses(terms, other, expected, None) - lowest + allowed * (first - lowest))
+    assert row_loss == pytest.approx(after.sum(), rel=1e-5)
+    x2 = start.copy()
+    CpuBackend(3).solve_rows(terms, other, x2, **how)
+    np.testing.assert_array_equal(x, x2)
+    for _ in range(3 if relaxation == 1 else 12):
+        before = after
+        CpuBackend(1).solve_rows(terms, other, x, **how)
+        after = _row_losses(terms, other, x, None)
+        assert np.all(after <= before + 1e-6 * np.abs(lowest))
+    assert np.all(after < lowest + 1e-3 * (first - lowest))
+    stays = exact.copy()
+    CpuBackend(1).solve_rows(terms, other, stays, **how)
+    assert np.abs(stays - exact).max() < 1e-4 * np.abs(exact).max()
+    assert np.all(_row_losses(terms, other, stays, None) <= lowest + 1e-6 * np.abs(lowest))
+    CpuBackend(1).solve_rows(terms, other, x, solver="cg", cg_steps=100)
+    assert np.abs(x - exact).max() < 1e-4 * np.abs(exact).max()
+
+
+def test_cg_survives_singular_systems():
+    """No ridge and fewer entries than factors: there are many minimisers, and CG finds one without dividing by zero."""
+    matrix = csr_matrix(np.kron(np.eye(3), np.ones((2, 2))).astype(np.float32))
+    terms = make_objective("explicit", regularization=0.0).bind(matrix).user_terms(matrix)
+    other = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
+    x = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
+    for _ in range(5):  # also from where it has converged
+        CpuBackend(1).solve_rows(terms, other, x, solver="cg", cg_steps=20)
+        np.testing.assert_allclose((x @ other.T)[matrix.nonzero()], 1, atol=1e-4)
+    assert np.abs(x).max() < 20
+
+
+@pytest.mark.parametrize("solver", ["cg", "subspace"])
+def test_fit_converges_to_the_loss_of_the_exact_solver(solver):
+    matrix = sparse_random(120, 90, density=0.1, format="csr", random_state=3)
+    matrix.data[:] = 1
+    options = {"factors": 24, "objective": "hu", "alpha": 5.0, "regularization": 2.0, "dtype": "float64"}
+    exact = WALS(**options, iterations=200, solver="cholesky").fit(matrix).history_[-1].loss
+    model = WALS(**options, iterations=200, solver=solver, block_size=16).fit(matrix)
+    losses = [record.loss for record in model.history_]
+    assert all(b <= a * (1 + 1e-12) for a, b in pairwise(losses))
+    assert losses[-1] == pytest.approx(exact, rel=1e-3)

@@ -1,0 +1,216 @@
+"""device="cuda" where there is a device (the emulator, torch as owner of its memory), and where there is none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from emulated import load
+from emulated_cuda import ON_DEVICE, EmulatedMemory, emulated_backend
+from scipy.sparse import random as sparse_random
+
+import wals_gpu
+from wals_gpu import WALS, backends
+from wals_gpu.als import AlternatingLeastSquares
+from wals_gpu.backends import cuda_memory
+from wals_gpu.backends.cuda import CudaBackend
+from wals_gpu.backends.cuda_memory import TorchMemory, load_cuda
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+HAS_CUDA, WHY_NOT = wals_gpu.cuda_status()
+without_cuda = pytest.mark.skipif(HAS_CUDA, reason="there is a CUDA device here")
+
+
+class HostTorchMemory(TorchMemory):
+    """TorchMemory with tensors on the CPU, where the emulated kernels can reach them."""
+
+    stream = 0
+
+    def __init__(self):
+        self.torch, self.device = torch, torch.device("cpu")
+
+    def free_bytes(self):
+        return 1 << 40
+
+
+def parts(owner="emulated"):
+    """Kernels and memory: the emulator's, with torch or the emulator as owner of the memory, or the device's."""
+    if ON_DEVICE:
+        return load_cuda(), TorchMemory()
+    module = load("_emulated")
+    module.configure()
+    return module, HostTorchMemory() if owner == "torch" else EmulatedMemory(module)
+
+
+@pytest.fixture(params=["torch"] if ON_DEVICE else ["torch", "emulated"])
+def on_device(request, monkeypatch):
+    """Models ask for device="cuda" and get the backend over the emulator, or over the device."""
+
+    def make(device="auto", num_threads=0):
+        return CudaBackend(*parts(request.param)) if device == "cuda" else real(device, num_threads)
+
+    real = backends.make_backend
+    for place in ("wals_gpu.model.wals.make_backend", "wals_gpu.compat.als.make_backend"):
+        monkeypatch.setattr(place, make)
+    monkeypatch.setattr("wals_gpu.compat.als.cuda_status", lambda: (True, ""))
+
+
+def interactions():
+    matrix = sparse_random(40, 30, density=0.2, format="csr", dtype=np.float32, random_state=1)
+    matrix.data[:] = 1
+    return matrix
+
+
+@pytest.mark.parametrize("solver", ["cholesky", "cg", "subspace"])
+def test_a_model_on_the_device_is_the_model_on_the_cpu(on_device, solver):
+    models = []
+    for device in ("cpu", "cuda"):
+        model = WALS(
+            factors=20, solver=solver, block_size=16, iterations=3, compute_loss=True, random_state=0, device=device
+        )
+        models.append(model.fit(interactions(), show_progress=False))
+    losses = [[record.loss for record in model.history_] for model in models]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    assert losses[1] == sorted(losses[1], reverse=True)
+    scores = [model.user_factors @ model.item_factors.T for model in models]
+    np.testing.assert_allclose(scores[1], scores[0], atol=2e-3)
+    found = [model.recommend(np.arange(40), k=5) for model in models]
+    np.testing.assert_allclose(found[1][1], found[0][1], atol=2e-3)
+
+
+def test_implicits_model_moves_to_the_device_and_back(on_device):
+    model = AlternatingLeastSquares(factors=8, iterations=2, random_state=0)
+    model.fit(interactions(), show_progress=False)
+    moved = AlternatingLeastSquares(factors=8, iterations=2, random_state=0).to_gpu()
+    moved.fit(interactions(), show_progress=False)
+    np.testing.assert_allclose(moved.user_factors, model.user_factors, atol=2e-3)
+    direct = AlternatingLeastSquares(factors=8, iterations=2, random_state=0, use_gpu=True)
+    direct.fit(interactions(), show_progress=False)
+    np.testing.assert_array_equal(direct.item_factors, moved.item_factors)
+    assert moved._device == "cuda" and moved.to_cpu()._device == "cpu"
+    assert model.to_cpu().__dict__.keys() == model.__dict__.keys()
+    ids, _ = moved.recommend(3, interactions()[3], N=4)
+    np.testing.assert_array_equal(ids, moved.to_cpu().recommend(3, interactions()[3], N=4)[0])
+    with pytest.raises(ValueError, match="dtype must be float32 on a GPU, got float64"):
+        AlternatingLeastSquares(dtype=np.float64).to_gpu()
+
+
+@pytest.mark.skipif(ON_DEVICE, reason="compares two runs of the emulator")
+def test_tensors_are_used_where_they_lie():
+    memory = HostTorchMemory()
+    tensor = torch.arange(12.0).reshape(3, 4)
+    assert memory.address(memory.upload(tensor)) == tensor.data_ptr()
+    backend = CudaBackend(load("_emulated"), memory)
+    items = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    ids, scores = backend.topk(items[:5], items, 3)
+    expected = emulated_backend().topk(items[:5].numpy(), items.numpy(), 3)
+    np.testing.assert_array_equal(ids, expected[0])
+    np.testing.assert_array_equal(scores, expected[1])
+
+
+def test_read_only_arrays_and_records_go_to_the_device():
+    memory, fixed = HostTorchMemory(), np.arange(5, dtype=np.int64)
+    fixed.flags.writeable = False
+    np.testing.assert_array_equal(memory.download(memory.upload(fixed)), fixed)
+    records = np.array([(1, 2), (3, 4)], [("a", np.int64), ("b", np.int32)])
+    np.testing.assert_array_equal(memory.download(memory.upload(records)), records.view(np.uint8))
+
+
+def test_terms_are_copied_once_and_freed_with_their_owner():
+    from test_cuda_solve_rows import problem
+
+    backend = CudaBackend(*parts())
+    terms, other, start = problem(8, [3, 50])
+    backend.solve_rows(terms, other, start)
+    kept = backend._on_device[terms]
+    backend.solve_rows(terms, other, start)
+    assert backend._on_device[terms] is kept and len(backend._on_device) == 1
+    del terms, kept
+    assert len(backend._on_device) == 0
+
+
+class Counting:
+    """Memory that counts copies of as many numbers as one of the two factor arrays has."""
+
+    def __init__(self, memory, sizes):
+        self.memory, self.sizes, self.up, self.down = memory, sizes, 0, 0
+
+    def __getattr__(self, name):
+        return getattr(self.memory, name)
+
+    def upload(self, array):
+        self.up += isinstance(array, np.ndarray) and array.dtype == np.float32 and array.size in self.sizes
+        return self.memory.upload(array)
+
+    def download(self, array):
+        result = self.memory.download(array)
+        self.down += result.dtype == np.float32 and result.size in self.sizes
+        return result
+
+
+@pytest.mark.parametrize("make", [WALS, AlternatingLeastSquares])
+def test_factors_stay_on_the_device_during_a_fit(make, monkeypatch):
+    def copies(iterations, keeps=True, **options):
+        module, memory = parts()
+        memory = Counting(memory, (40 * 13, 30 * 13))
+        backend = CudaBackend(module, memory)
+        if not keeps:
+            monkeypatch.setattr(backend, "hold", lambda *factors: None)
+        for place in ("wals_gpu.model.wals.make_backend", "wals_gpu.compat.als.make_backend"):
+            monkeypatch.setattr(place, lambda *args, **kwargs: backend)
+        model = make(factors=13, iterations=iterations, random_state=0)
+        model.fit(interactions(), show_progress=False, **options)
+        return memory.up, memory.down, model.user_factors
+
+    assert copies(2)[:2] == copies(6)[:2] == (2, 2)
+    up, down, factors = copies(3, keeps=False)
+    assert up > 2 and down > 2
+    np.testing.assert_array_equal(factors, copies(3)[2])
+    kept = []
+    callback = {"callback": lambda *args: kept.append(args) or None}
+    assert copies(4, **callback)[:2] == (2, 2 * 4) and len(kept) == 4  # who looks on gets them
+
+
+# Without a device
+
+
+@without_cuda
+def test_the_device_is_refused_with_the_reason():
+    with pytest.raises(RuntimeError) as refused:
+        WALS(device="cuda")
+    assert str(refused.value) == WHY_NOT
+    assert "CUDA" in WHY_NOT
+    with pytest.raises(ValueError, match="No CUDA extension has been built, can't train on GPU"):
+        AlternatingLeastSquares().to_gpu()
+    assert WALS(device="auto")._backend.name == "cpu"
+
+
+def test_each_reason_is_told(monkeypatch):
+    class Module:
+        count, why = 0, "CUDA driver version is insufficient"
+
+        def devices(self):
+            return self.count, self.why
+
+    real, module = cuda_memory.importlib.import_module, Module()
+    found = {"wals_gpu._cuda": ImportError("no file"), "torch": ImportError("no torch")}
+
+    def import_module(name):
+        if isinstance(found.get(name), ImportError):
+            raise found[name]
+        return found.get(name) or real(name)
+
+    monkeypatch.setattr(cuda_memory.importlib, "import_module", import_module)
+    assert "this build has no CUDA kernels (no file)" in wals_gpu.cuda_status()[1]
+    found["wals_gpu._cuda"] = module
+    assert wals_gpu.cuda_status() == (False, "no CUDA device can be used: CUDA driver version is insufficient")
+    module.count = 1
+    assert "torch, which owns the device memory, is not installed" in wals_gpu.cuda_status()[1]
+
+
+def test_the_package_does_not_import_torch():
+    code = "import sys, wals_gpu; wals_gpu.cuda_status; assert not {'torch', 'wals_gpu._cuda'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,61 @@
+"""The CUDA backend over the emulated kernels: device memory is the emulator's, which knows the bounds of each array.
+
+With WALS_GPU_TEST_DEVICE=cuda it is the real backend on the device instead; what only an emulator can do is skipped.
+"""
+
+import functools
+import os
+
+import numpy as np
+import pytest
+from emulated import load
+
+from wals_gpu.backends.cuda import CudaBackend
+from wals_gpu.backends.cuda_memory import TorchMemory, load_cuda
+
+ON_DEVICE = os.environ.get("WALS_GPU_TEST_DEVICE") == "cuda"
+
+
+class EmulatedMemory:
+    """Device memory as NumPy arrays; what is not initialised is NaN."""
+
+    stream = 0
+
+    def __init__(self, module):
+        self.module = module
+
+    def empty(self, n, dtype):
+        return self.upload(np.full(n * np.dtype(dtype).itemsize, 0xFF, np.uint8).view(dtype))
+
+    def zeros(self, n, dtype):
+        return self.upload(np.zeros(n, dtype))
+
+    def upload(self, array):
+        return self.module.device_array(np.ascontiguousarray(array).reshape(-1), "array")
+
+    def download(self, array):
+        return np.array(array)
+
+    def address(self, array):
+        return array.ctypes.data
+
+    def free_bytes(self):
+        return 1 << 40
+
+
+@functools.cache
+def emulated_backend(checked=False, memory_limit=None):
+    if ON_DEVICE and checked:
+        pytest.skip("only the emulator checks accesses")
+    if ON_DEVICE:
+        module = load_cuda()
+        module.configure = lambda **schedule: None  # a device has its own
+    else:
+        module = load("_emulated_checked" if checked else "_emulated")
+    return CudaBackend(module, EmulatedMemory(module), memory_limit)
+
+
+if ON_DEVICE:
+
+    def EmulatedMemory(module):
+        return TorchMemory()

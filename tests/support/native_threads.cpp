@@ -1,0 +1,128 @@
+// A program of its own, for sanitizers: every native call from several threads, each result bit by bit that of one.
+//
+// Built with the kernels of the baseline instruction set alone, which takes seconds; make sanitize has the others.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <random>
+
+#include "../../csrc/cpu/drivers.h"
+
+namespace {
+
+constexpr int64_t kRows = 300, kOther = 500, kGiant = 70000;  // the last row is so long that threads share it
+
+template <class T>
+struct World {
+    int64_t D, padded = wals::padded<T>(D);
+    std::mt19937 random{7};
+    std::vector<int64_t> row_ptr{0};
+    std::vector<int32_t> col_idx;
+    std::vector<T> rhs, other, queries, factors;
+    std::vector<double> spectrum, rotation;
+
+    explicit World(int64_t factors_) : D(factors_) {
+        for (int64_t row = 0; row < kRows; ++row) {
+            const int64_t step = row == kRows - 1 ? 0 : 1 + int64_t(random() % 97);
+            if (step)
+                for (int64_t i = random() % 3; i < kOther && row % 50; i += step) col_idx.push_back(int32_t(i));
+            else
+                for (int64_t i = 0; i < kGiant; ++i) col_idx.push_back(int32_t(i * kOther / kGiant));
+            row_ptr.push_back(int64_t(col_idx.size()));
+        }
+        std::normal_distribution<T> normal;
+        auto fill = [&](std::vector<T>& array, int64_t n, T scale) {
+            array.resize(size_t(n));
+            for (T& value : array) value = normal(random) * scale;
+        };
+        fill(rhs, int64_t(col_idx.size()), T(1));
+        for (T& value : rhs) value = 1 + std::abs(value);
+        fill(other, kOther * padded, T(0.1));
+        for (int64_t i = 0; i < kOther; ++i)
+            for (int64_t d = D; d < padded; ++d) other[size_t(i * padded + d)] = 0;
+        fill(queries, kRows * D, T(1));
+        fill(factors, kRows * D, T(0.1));
+        rotation.assign(size_t(D * D), 0.0);
+        for (int64_t d = 0; d < D; ++d) {
+            spectrum.push_back(0.1 * double(d));
+            rotation[size_t(d * D + (d + 1) % D)] = 1;
+        }
+    }
+
+    /// All that the calls compute, one after the other.
+    std::vector<double> results(int n_threads) {
+        std::vector<double> out;
+        auto keep = [&](const auto& array) { out.insert(out.end(), array.begin(), array.end()); };
+        const T one = 1, ridge = T(0.3);
+        wals::RotatedRows<T> problem;
+        problem.terms.n_rows = kRows;
+        problem.terms.row_ptr = row_ptr.data();
+        problem.terms.col_idx = col_idx.data();
+        problem.terms.rhs = {rhs.data(), 1};
+        problem.terms.background = {&one, 0};
+        problem.terms.ridge = {&ridge, 0};
+        problem.D = D;
+        problem.table = other.data();
+        problem.spectrum = spectrum.data();
+        problem.factor_stride = D;
+        for (auto kind : {wals::Solver::kExact, wals::Solver::kConjugateGradients, wals::Solver::kSubspace})
+            for (const double* q : {static_cast<const double*>(nullptr), static_cast<const double*>(rotation.data())}) {
+                std::vector<T> x = factors;
+                std::vector<double> loss(kRows);
+                std::vector<wals::RowStatus> status(kRows);
+                problem.factors = x.data();
+                problem.loss = loss.data();
+                wals::Solver solver;
+                solver.kind = kind;
+                solver.block = 16;
+                wals::solve_rows<T>(problem, solver, q, status.data(), n_threads, {});
+                keep(x), keep(loss), keep(status);
+            }
+
+        std::vector<double> gram(size_t(D * D)), totals(2);
+        std::vector<T> rotated(size_t(kRows * padded)), items(size_t(kOther * D));
+        for (int64_t i = 0; i < kOther; ++i)
+            for (int64_t d = 0; d < D; ++d) items[size_t(i * D + d)] = other[size_t(i * padded + d)];
+        wals::gram<T>(items.data(), kOther, D, {&one, 0}, gram.data(), n_threads, {});
+        for (bool wide : {false, true}) {
+            const wals::RotationSpace space(D, n_threads);
+            wals::rotate<T>(factors.data(), kRows, D, rotation.data(), wide, rotated.data(), n_threads, space, {});
+            keep(rotated);
+        }
+        wals::entry_loss<T>(problem.terms, factors.data(), items.data(), D, &totals[0], n_threads, {});
+        wals::ridge_loss<T>(factors.data(), nullptr, kRows, D, {&ridge, 0}, &totals[1], n_threads, {});
+        keep(gram), keep(totals);
+
+        const int64_t k = 20, asked = kRows - 1;  // rows without an item twice
+        std::vector<int32_t> ids(size_t(asked * k));
+        std::vector<T> scores(size_t(asked * k));
+        std::vector<T> entries(rhs.size() - size_t(kGiant));
+        int64_t scored = 0;
+        for (const int64_t* excluded :
+             {static_cast<const int64_t*>(nullptr), static_cast<const int64_t*>(row_ptr.data())}) {
+            wals::topk<T>(queries.data(), asked, items.data(), kOther, D, k, true, excluded, col_idx.data(), ids.data(),
+                          scores.data(), &scored, n_threads, {});
+            keep(ids), keep(scores);
+        }
+        wals::topk_listed<T>(queries.data(), asked, items.data(), D, k, row_ptr.data(), col_idx.data(), ids.data(),
+                             scores.data(), n_threads, {});
+        wals::score_entries<T>(queries.data(), asked, items.data(), D, row_ptr.data(), col_idx.data(), entries.data(),
+                               n_threads, {});
+        keep(ids), keep(scores), keep(entries);
+        return out;
+    }
+};
+
+template <class T>
+bool same(int64_t D) {
+    World<T> world(D);
+    const std::vector<double> wanted = world.results(1);
+    if (std::any_of(wanted.begin(), wanted.end(), [](double value) { return std::isnan(value); })) return false;
+    return world.results(4) == wanted;
+}
+
+}  // namespace
+
+int main() {
+    std::printf("%d of 4 the same\n", same<float>(96) + same<float>(7) + same<double>(64) + same<double>(17));
+}

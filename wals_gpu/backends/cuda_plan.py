@@ -1,0 +1,145 @@
+"""Which kernel solves which row of a matrix: decided once, from the lengths and Gram coefficients of the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wals_gpu.objective.terms import RowTerms
+
+__all__ = ["Rows", "SlicedRows", "gram_bounds", "plan_cg", "plan_exact", "plan_subspace", "slice_rows"]
+
+Numbers = NDArray[np.int32]
+
+#: As GramSlice and SlicedRow in csrc/cuda/problem.h.
+SLICE = np.dtype(
+    [("begin", np.int64), ("end", np.int64)] + [(name, np.int32) for name in ("row", "slot", "first_slot", "unused")]
+)
+SLICED_ROW = np.dtype([("row", np.int32), ("slot", np.int32), ("n_slots", np.int32), ("unused", np.int32)])
+
+#: A row has at most so many slices; longer rows have longer slices.
+MOST_SLICES = 64
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that one kernel solves, the longest first, so that none is left alone at the end.
+
+    `form` is "diagonal", "primal", "dual" or "sliced"; `size` the kernel's (see ``_cuda.SIZES``), 0 where it has none.
+    """
+
+    form: str
+    size: int
+    numbers: Numbers
+
+
+@dataclass(frozen=True)
+class SlicedRows:
+    """Rows whose sums are in a workspace of `n_slots` slots, as the kernels read them."""
+
+    rows: NDArray[np.void]
+    slices: NDArray[np.void]
+    n_slots: int
+
+
+def gram_bounds(terms: RowTerms) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Largest |Gram coefficient| of each row, negative where one of them is below 0; whether a row has both signs;
+    whether all its coefficients are 0."""
+    n = terms.n_rows
+    low, high = np.zeros(n, np.float32), np.zeros(n, np.float32)
+    gram, filled = terms.gram_values(), np.flatnonzero(np.diff(terms.row_ptr))
+    if len(filled):
+        starts = terms.row_ptr[filled]
+        low[filled] = np.minimum(np.minimum.reduceat(gram, starts), 0)
+        high[filled] = np.maximum(np.maximum.reduceat(gram, starts), 0)
+    bound = np.maximum(high, -low)
+    return np.where(low < 0, -bound, bound), (low < 0) & (high > 0), bound == 0
+
+
+def plan_exact(terms: RowTerms, factors: int, sizes: tuple[int, ...], giant: int) -> list[Rows]:
+    """Exact solves of all rows.
+
+    A diagonal system where no coefficient counts; the dual form where the entries are fewer than the factors, of one
+    sign, and fit a block; else the primal form, in one block or, where the row is longer than `giant` or has too many
+    factors for one, in slices.
+    """
+    lengths = np.diff(terms.row_ptr)
+    _, mixed, diagonal = gram_bounds(terms)
+    dual = ~diagonal & ~mixed & (lengths <= min(sizes[-1], factors * 7 // 8))
+    primal = ~diagonal & ~dual
+    sliced = primal & ((lengths > giant) | (factors > sizes[-1]))
+    plan = [Rows("diagonal", 0, _longest_first(diagonal, lengths))]
+    lower = 0
+    for size in sizes:
+        plan.append(Rows("dual", size, _longest_first(dual & (lengths > lower) & (lengths <= size), lengths)))
+        if lower < factors <= size:
+            plan.append(Rows("primal", size, _longest_first(primal & ~sliced, lengths)))
+        lower = size
+    plan.append(Rows("sliced", 0, _longest_first(sliced, lengths)))
+    return [rows for rows in plan if len(rows.numbers)]
+
+
+def plan_cg(terms: RowTerms, staged: tuple[int, ...], giant: int) -> tuple[Numbers, list[tuple[int, Numbers]], Numbers]:
+    """Rows without entries, for conjugate gradients (table rows kept in shared memory, rows), and rows for slices.
+
+    `staged` are the numbers of table rows that some sizes of shared memory hold, rising. A row gets the least that
+    holds all of it. Of a row twice as long as the last, so little would stay that the other blocks on a processor gain
+    more.
+    """
+    lengths = np.diff(terms.row_ptr)
+    one_block = lengths <= giant
+    plan, lower = [], 0
+    for most in staged:
+        plan.append((most, _longest_first(one_block & (lengths > lower) & (lengths <= most), lengths)))
+        lower = max(lower, most)
+    plan.append((staged[-1], _longest_first(one_block & (lengths > lower) & (lengths <= 2 * lower), lengths)))
+    plan.append((0, _longest_first(one_block & (lengths > 2 * lower), lengths)))
+    plan = [(min(most, int(lengths[rows[0]])), rows) for most, rows in plan if len(rows)]
+    return _longest_first(lengths == 0, lengths), plan[::-1], _longest_first(~one_block, lengths)
+
+
+def plan_subspace(terms: RowTerms, block: int, giant: int) -> tuple[NDArray[np.bool_], Numbers, Numbers]:
+    """A mask of the rows that are solved exactly (no more entries than a block has factors), the others, and rows for
+    slices."""
+    lengths = np.diff(terms.row_ptr)
+    steps = lengths > block
+    return (
+        ~steps,
+        _longest_first(steps & (lengths <= giant), lengths),
+        _longest_first(steps & (lengths > giant), lengths),
+    )
+
+
+def may_be_undetermined(terms: RowTerms, spectrum: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Rows with entries whose background and ridge leave a direction, the weakest, to the entries alone."""
+    weakest, strongest = (terms.background.astype(np.float64) * s + terms.ridge for s in spectrum[[0, -1]])
+    found: NDArray[np.bool_] = (np.diff(terms.row_ptr) > 0) & ~(weakest >= 1e-14 * strongest)
+    return found
+
+
+def slice_rows(row_ptr: NDArray[np.int64], numbers: Numbers, slice_entries: int, most_slots: int) -> list[SlicedRows]:
+    """Batches of rows of at most `most_slots` slots (or a single row). How a row is cut depends on its length alone."""
+    batches: list[SlicedRows] = []
+    rows: list[tuple[int, ...]] = []
+    slices: list[tuple[int, ...]] = []
+    slots = 0
+    for row in numbers.tolist():
+        begin, n = int(row_ptr[row]), int(row_ptr[row + 1] - row_ptr[row])
+        parts = min(max(-(-n // slice_entries), 1), MOST_SLICES)
+        if rows and slots + parts > most_slots:
+            batches.append(SlicedRows(np.array(rows, SLICED_ROW), np.array(slices, SLICE), slots))
+            rows, slices, slots = [], [], 0
+        rows.append((row, slots, parts, 0))
+        for s in range(parts):
+            slices.append((begin + n * s // parts, begin + n * (s + 1) // parts, row, slots + s, slots, 0))
+        slots += parts
+    if rows:
+        batches.append(SlicedRows(np.array(rows, SLICED_ROW), np.array(slices, SLICE), slots))
+    return batches
+
+
+def _longest_first(mask: NDArray[np.bool_], lengths: NDArray[np.int64]) -> Numbers:
+    rows = np.flatnonzero(mask)
+    return rows[np.argsort(-lengths[rows], kind="stable")].astype(np.int32)

@@ -1,0 +1,7 @@
+"""Users' data, checked once on its way in: tables, matrices, ids, interactions on disk, and the files of models."""
+
+from wals_gpu.data.csr import as_csr
+from wals_gpu.data.ids import Ids
+from wals_gpu.data.interactions import Interactions, as_interactions, read_interactions
+
+__all__ = ["Ids", "Interactions", "as_csr", "as_interactions", "read_interactions"]

@@ -1,0 +1,371 @@
+"""A fitted model on disk: a folder with one safetensors file and one JSON file, no pickles; and npz files of implicit.
+
+``model.json`` names the tensor file, ``model-<first 16 digits of its SHA-256>.safetensors``, with its size and hash.
+A save writes a new tensor file beside the old one and then replaces ``model.json`` in one rename: at every instant the
+folder holds either the earlier model or the new one, whole. What is no longer named is removed after that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import stat
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from wals_gpu.errors import ModelFormatError
+
+__all__ = ["load_folder", "load_npz", "remove_folder", "save_folder"]
+
+FORMAT_VERSION = 1
+
+_JSON = "model.json"
+_TENSOR_FILE = re.compile(r"model-[0-9a-f]{16}\.safetensors")
+_TEMPORARY = re.compile(r"\.model-[0-9a-f]{16}\.tmp")
+_DTYPES = {
+    **{f"float{n}": f"F{n}" for n in (16, 32, 64)},
+    **{f"int{n}": f"I{n}" for n in (8, 16, 32, 64)},
+    **{f"uint{n}": f"U{n}" for n in (8, 16, 32, 64)},
+    "bool": "BOOL",
+}
+_BLOCK = 1 << 20
+_JSON_LIMIT = 1 << 26  # nothing in model.json grows with the data; parsed, a byte of JSON may take fifty
+_MOST_COMPRESSION = 100  # an array of factors gives up a tenth of its size; beyond this an archive is made to deceive
+
+
+def save_folder(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any]) -> None:
+    """Save named arrays and JSON-able metadata in a folder, in place of what an earlier save left there.
+
+    Parameters
+    ----------
+    path : str or path
+        Folder; made if it does not exist. Files in it that no save made are left alone.
+    tensors : mapping of str to array
+        Of float16/32/64, (u)int8/16/32/64 or bool, any shape.
+    metadata : mapping
+        Strings, finite numbers, bools, None, lists and dicts of them.
+
+    Raises
+    ------
+    TypeError
+        If an array or the metadata is of another kind.
+    ValueError
+        If the metadata hold NaN or infinity, or are larger than 64 MiB.
+    OSError
+        If a file cannot be written; the model that was there before is left as it was.
+
+    Notes
+    -----
+    Data reach the disk (fsync) before the name does, so this holds for a killed process and for a power cut.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, np.ndarray) or tensor.dtype.name not in _DTYPES:
+            got = getattr(tensor, "dtype", type(tensor).__name__)
+            raise TypeError(f"tensors[{name!r}] must be an array of numbers or bools, got {got}")
+    metadata_text = _canonical(dict(metadata))
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _exclusive(folder) as folder_fd:
+        try:
+            entry = _write_tensors(folder, tensors)
+            os.fsync(folder_fd)
+            document = {
+                "format": "wals_gpu",
+                "format_version": FORMAT_VERSION,
+                "versions": {name: _version(name) for name in ("wals_gpu", "numpy", "safetensors")},
+                "tensors": entry,
+                "metadata_sha256": hashlib.sha256(metadata_text.encode()).hexdigest(),
+                "metadata": json.loads(metadata_text),
+            }
+            text = (json.dumps(document, indent=1) + "\n").encode()
+            if len(text) > _JSON_LIMIT:
+                raise ValueError(f"metadata must fit into {_JSON_LIMIT} bytes of JSON, got {len(text)}")
+            with _replacing(folder) as (file, rename):
+                file.write(text)
+                rename(_JSON)
+            os.fsync(folder_fd)
+        finally:
+            _remove_leftovers(folder)
+
+
+def load_folder(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Load what :func:`save_folder` saved, after checking every byte of it against its hash.
+
+    Parameters
+    ----------
+    path : str or path
+        The folder.
+
+    Returns
+    -------
+    tensors : dict of str to array
+        New, writable arrays.
+    metadata : dict
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    ModelFormatError
+        If it holds no model, a damaged one, or one of a newer format; the message names the file and what is wrong.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise FileNotFoundError(f"no model folder at {folder}")
+    while True:
+        text = _read_json(folder)
+        document = _parse(text, folder / _JSON)
+        try:
+            return _read_tensors(folder, document["tensors"]), document["metadata"]
+        except FileNotFoundError as error:
+            if _read_json(folder) == text:
+                raise ModelFormatError(f"{error.filename} is missing: {folder} is not a whole model") from error
+            # A save of another process removed the file between the two reads: take the new model.
+
+
+def load_npz(file: str | os.PathLike[str] | IO[bytes], names: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Arrays of a file that ``numpy.savez`` wrote, as implicit does, without believing what it says of their sizes.
+
+    Parameters
+    ----------
+    file : str, path or binary file that can seek
+    names : collection of str
+        The arrays to read, where they are there; others are not looked at.
+
+    Returns
+    -------
+    dict of str to array
+        New, writable arrays.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ModelFormatError
+        If it is no npz file, is damaged, or holds Python objects, which are never unpickled.
+    """
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(open(file, "rb")) if isinstance(file, (str, os.PathLike)) else file
+        try:
+            archive = stack.enter_context(zipfile.ZipFile(source))
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            return {name: _read_npy(archive, members[name]) for name in names if name in members}
+        except ModelFormatError as error:
+            raise ModelFormatError(f"{file} is damaged: {error}") from None
+        except MemoryError:
+            raise
+        except (
+            Exception
+        ) as error:  # zipfile and NumPy's parser of headers raise whatever comes up; zlib.error, TokenError
+            raise ModelFormatError(f"{file} is damaged, or no npz file: {error!r}") from error
+
+
+def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    """The array of one member; no more memory than the archive has bytes, times what compression can explain."""
+    name = info.filename
+    if info.file_size > _MOST_COMPRESSION * max(info.compress_size, 1):
+        raise ModelFormatError(f"{name} says that {info.compress_size} bytes hold {info.file_size}")
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version not in ((1, 0), (2, 0)):
+            raise ModelFormatError(f"{name} has the npy version {version}; 1.0 and 2.0 are known")
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read_header(member)
+        if dtype.kind not in "biufU":
+            raise ModelFormatError(f"{name} holds {dtype}, not numbers or text; Python objects (pickles) are not read")
+        size = math.prod(shape) * dtype.itemsize
+        if size != info.file_size - member.tell():
+            raise ModelFormatError(f"{name} says that it has the shape {shape} in {info.file_size} bytes")
+        content = bytearray(member.read(size))
+        if len(content) != size:
+            raise ModelFormatError(f"{name} ends early")
+    return np.ndarray(shape, dtype, content, order="F" if fortran_order else "C")
+
+
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """Remove what :func:`save_folder` wrote, and the folder if nothing else is in it.
+
+    Parameters
+    ----------
+    path : str or path
+        A folder that holds a model; one that is not there is fine.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be removed.
+    """
+    folder = Path(path)
+    if not (folder / _JSON).exists():
+        return
+    with _exclusive(folder):
+        (folder / _JSON).unlink()  # first: what is left by a kill in between is no model
+        for entry in list(folder.iterdir()):
+            if _TENSOR_FILE.fullmatch(entry.name) or _TEMPORARY.fullmatch(entry.name):
+                entry.unlink()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _write_tensors(folder: Path, tensors: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Write the tensor file under its final name; its entry for ``model.json``.
+
+    Written here and not by safetensors: it is hashed on the way, no second copy is held in memory, the file gets
+    the permissions that the umask asks for, and a full disk is an OSError.
+    """
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in tensors.items():
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype.name],
+            "shape": list(tensor.shape),
+            "data_offsets": [end, end := end + tensor.nbytes],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
+    digest = hashlib.sha256()
+    with _replacing(folder) as (file, rename):
+        for part in _parts(text, tensors):
+            digest.update(part)
+            file.write(part)
+        size = file.tell()
+        name = f"model-{digest.hexdigest()[:16]}.safetensors"
+        rename(name)
+    return {"file": name, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def _parts(header: bytes, tensors: Mapping[str, NDArray[Any]]) -> Iterator[Any]:
+    yield len(header).to_bytes(8, "little")
+    yield header
+    for tensor in tensors.values():
+        little = np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<"))
+        yield little.reshape(-1).view(np.uint8).data
+
+
+@contextlib.contextmanager
+def _replacing(folder: Path) -> Iterator[tuple[BinaryIO, Any]]:
+    """A new file and the call that gives it its name, for good and in one step."""
+    temporary = folder / f".model-{secrets.token_hex(8)}.tmp"
+    with open(temporary, "xb") as file:
+
+        def rename(name: str) -> None:
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, folder / name)
+
+        yield file, rename
+
+
+@contextlib.contextmanager
+def _exclusive(folder: Path) -> Iterator[int]:
+    """The folder's descriptor, locked: a second save waits, since each removes the files of the one before."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks: there, savers must not meet
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what ``model.json`` does not name, of this save or of one that was killed; failing is harmless."""
+    with contextlib.suppress(OSError, ModelFormatError):
+        named = _parse(_read_json(folder), folder / _JSON)["tensors"]["file"] if (folder / _JSON).exists() else None
+        for entry in list(folder.iterdir()):
+            stale = _TENSOR_FILE.fullmatch(entry.name) and entry.name != named
+            if stale or _TEMPORARY.fullmatch(entry.name):
+                entry.unlink()
+
+
+def _read_json(folder: Path) -> bytes:
+    try:
+        with _open_file(folder / _JSON) as file:
+            if os.fstat(file.fileno()).st_size > _JSON_LIMIT:
+                raise ModelFormatError(f"{folder / _JSON} is damaged: larger than {_JSON_LIMIT} bytes")
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ModelFormatError(f"{folder} is not a model folder: it has no {_JSON}") from error
+
+
+def _open_file(path: Path) -> BinaryIO:
+    """Open a file to read, and nothing else: a pipe or a device in its place could block for ever, or never end."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ModelFormatError(f"{path} is damaged: it is not a file")
+    return os.fdopen(fd, "rb")
+
+
+def _parse(text: bytes, path: Path) -> dict[str, Any]:
+    """The document in ``model.json``, every field of it checked."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelFormatError(f"{path} is damaged: not JSON ({error})") from error
+    if not isinstance(document, dict) or document.get("format") != "wals_gpu":
+        raise ModelFormatError(f"{path} does not describe a wals_gpu model")
+    found = document.get("format_version")
+    if type(found) is int and found > FORMAT_VERSION:
+        raise ModelFormatError(
+            f"{path} has format version {found}, written by a newer wals_gpu; this one reads up to {FORMAT_VERSION}"
+        )
+    if type(found) is not int or found < 1:
+        raise ModelFormatError(f"{path} is damaged: format_version must be a positive integer, got {found!r}")
+    entry, metadata = document.get("tensors"), document.get("metadata")
+    if not isinstance(entry, dict) or not isinstance(metadata, dict):
+        raise ModelFormatError(f"{path} is damaged: it must hold the objects 'tensors' and 'metadata'")
+    name, size, digest = entry.get("file"), entry.get("bytes"), entry.get("sha256")
+    if not isinstance(name, str) or not _TENSOR_FILE.fullmatch(name):
+        raise ModelFormatError(f"{path} is damaged: {name!r:.80} is no name of a tensor file")
+    if type(size) is not int or not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ModelFormatError(f"{path} is damaged: the size and SHA-256 of {name} are not there")
+    try:
+        digest = hashlib.sha256(_canonical(metadata).encode()).hexdigest()
+    except (ValueError, RecursionError) as error:  # NaN, infinity
+        raise ModelFormatError(f"{path} is damaged: {error}") from error
+    if digest != document.get("metadata_sha256"):
+        raise ModelFormatError(f"{path} is damaged: the metadata do not have the SHA-256 noted with them")
+    return document
+
+
+def _read_tensors(folder: Path, entry: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    path = folder / entry["file"]
+    digest = hashlib.sha256()
+    with _open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != entry["bytes"]:
+            raise ModelFormatError(f"{path} is damaged: {size} bytes, saved with {entry['bytes']}")
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    if digest.hexdigest() != entry["sha256"]:
+        raise ModelFormatError(f"{path} is damaged: its content does not have the SHA-256 noted in {_JSON}")
+    try:
+        return safetensors.numpy.load_file(path)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ModelFormatError(f"{path} is damaged: {error}") from error
+
+
+def _canonical(metadata: dict[str, Any]) -> str:
+    return json.dumps(metadata, sort_keys=True, allow_nan=False, ensure_ascii=True)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,301 @@
+"""The id map of one side of the matrix: from the user's own ids to row numbers and back."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
+
+from wals_gpu.errors import ModelFormatError
+
+# A bisection step in Python costs about as much as hashing this many ids does in Arrow.
+_BISECT_RATIO = 64
+
+
+class Ids:
+    """Distinct ids in increasing order; the position of an id is its row (or column) number in the matrix.
+
+    Parameters
+    ----------
+    values : integer array or Arrow string array, (N,)
+        Strictly increasing: integers by value, strings by code point. Use :meth:`encode` for values in any order.
+    side : str
+        What the ids name ("user", "item"); used in error messages only.
+
+    Raises
+    ------
+    ValueError
+        If ``values`` are not strictly increasing, or hold nulls.
+    TypeError
+        If ``values`` are neither integers nor strings.
+
+    Notes
+    -----
+    Integers are kept as int64, or as uint64 where one of them exceeds 2**63 - 1. Strings are kept as one Arrow
+    buffer: a million ids cost their own bytes and 8 more each, not a Python object each.
+    """
+
+    __slots__ = ("_values", "side")
+    _values: Any  # NumPy's array or Arrow's, by the kind
+
+    def __init__(self, values: NDArray[np.integer] | pa.Array, side: str = "row") -> None:
+        if isinstance(values, pa.Array) and not pa.types.is_integer(values.type):
+            if not is_string(values.type):
+                raise TypeError(f"{side} ids must be integers or strings, got {values.type}")
+            values = values.cast(pa.large_string())
+            increasing = pc.all(pc.greater(values[1:], values[:-1]), min_count=0).as_py()
+            if values.null_count or not increasing:
+                raise ValueError(f"{side} ids must be strictly increasing strings without nulls")
+        else:
+            values = np.asarray(values)
+            if values.ndim != 1 or values.dtype.kind not in "iu":
+                raise TypeError(f"{side} ids must be a 1-D array of integers, got {values.ndim}-D {values.dtype}")
+            large = values.dtype.kind == "u" and values.size and int(values.max()) > np.iinfo(np.int64).max
+            values = values.astype(np.uint64 if large else np.int64)
+            if not np.all(values[1:] > values[:-1]):
+                raise ValueError(f"{side} ids must be strictly increasing")
+            values.flags.writeable = False
+        self._values = values
+        self.side = side
+
+    @classmethod
+    def encode(cls, values: pa.Array, side: str = "row") -> tuple[Ids, NDArray[np.int32]]:
+        """The distinct values as ids, and the position of each value among them.
+
+        Parameters
+        ----------
+        values : Arrow array of integers or strings, (N,), without nulls
+            In any order, repeats allowed.
+        side : str
+            What the ids name.
+
+        Returns
+        -------
+        ids : Ids
+        position : int32 array, (N,)
+        """
+        if pa.types.is_integer(values.type):
+            distinct, position = np.unique(values.to_numpy(zero_copy_only=False), return_inverse=True)
+            return cls(distinct, side), position.astype(np.int32, copy=False)
+        encoded = values.cast(pa.large_string()).dictionary_encode()
+        order = pc.sort_indices(encoded.dictionary)
+        rank = np.empty(len(order), np.int32)
+        rank[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
+        return cls(encoded.dictionary.take(order), side), rank[encoded.indices.to_numpy()]
+
+    @property
+    def kind(self) -> str:
+        """``"integer"`` or ``"string"``."""
+        return "integer" if isinstance(self._values, np.ndarray) else "string"
+
+    @property
+    def ids(self) -> NDArray[Any]:
+        """All ids in order, (N,): int64 (or uint64), or an object array of ``str`` made by this call."""
+        values: NDArray[Any] = self._values
+        return values if self.kind == "integer" else self._values.to_numpy(zero_copy_only=False)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Ids):
+            return NotImplemented
+        if self.kind != other.kind:
+            return False
+        return np.array_equal(self._values, other._values) if self.kind == "integer" else self._values == other._values
+
+    __hash__ = None  # type: ignore[assignment]  # compares by content, which may be large
+
+    def __repr__(self) -> str:
+        first = ", ".join(repr(self.take(i)) for i in range(min(3, len(self))))
+        return f"Ids({len(self)} {self.side} ids, {self.kind}: {first}{', ...' if len(self) > 3 else ''})"
+
+    def find(self, values: ArrayLike) -> Any:
+        """Position of each id, -1 where there is no such id.
+
+        Parameters
+        ----------
+        values : an id, or an array, list, Series or Arrow array of ids, of any shape
+            Of the kind of these ids.
+
+        Returns
+        -------
+        int64 array of the shape of ``values`` (a NumPy integer for a single id)
+
+        Raises
+        ------
+        TypeError
+            If a value is not an integer (bool and float are not), or not a string, as these ids are.
+        """
+        return self._find_integers(values) if self.kind == "integer" else self._find_strings(values)
+
+    def index_of(self, values: ArrayLike) -> Any:
+        """Position of each id, as :meth:`find`, but an unknown id is an error.
+
+        Raises
+        ------
+        KeyError
+            If an id is unknown; the message names the first unknown ones.
+        TypeError
+            As :meth:`find`.
+        """
+        index = self.find(values)
+        missing = np.ravel(index) < 0
+        if missing.any():
+            unknown = np.asarray(values, dtype=object).ravel()[missing]
+            shown = ", ".join(repr(_plain(v)) for v in unknown[:3])
+            raise KeyError(f"unknown {self.side} id: {shown}" + (f" and {len(unknown) - 3} more" * (len(unknown) > 3)))
+        return index
+
+    def take(self, index: ArrayLike) -> Any:
+        """The ids at the given positions.
+
+        Parameters
+        ----------
+        index : int array of any shape
+            Positions in [0, N), or -1 for "none".
+
+        Returns
+        -------
+        array of the shape of ``index``
+            int64 (or uint64) for integer ids; an object array of ``str`` for string ids. Where ``index`` holds
+            a -1, an object array with ``None`` in these places. A single position gives a single id.
+
+        Raises
+        ------
+        IndexError
+            If a position is not in [-1, N).
+        """
+        index = np.asarray(index)
+        if index.size and index.dtype.kind not in "iu":
+            raise TypeError(f"index must be integers, got {index.dtype}")
+        if index.size and not (-1 <= index.min() and index.max() < len(self)):
+            raise IndexError(f"index must be in [-1, {len(self)}) for {len(self)} {self.side} ids, got {_worst(index)}")
+        flat = index.ravel().astype(np.int64)
+        none = flat < 0
+        if self.kind == "string":
+            taken = self._values.take(pa.array(flat, mask=none)).to_numpy(zero_copy_only=False)
+        elif none.any():
+            taken = np.full(flat.size, None, dtype=object)
+            taken[~none] = self._values[flat[~none]]
+        else:
+            taken = self._values[flat]
+        return taken.reshape(index.shape) if index.ndim else _plain(taken[0])
+
+    def to_arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """Plain arrays to save: ``name`` for integers, ``name.offsets`` and ``name.utf8`` for strings."""
+        if self.kind == "integer":
+            return {name: self._values}
+        _, offsets, utf8 = self._values.buffers()
+        offsets = np.frombuffer(offsets, np.int64)[self._values.offset :][: len(self) + 1]
+        utf8 = np.frombuffer(utf8, np.uint8) if utf8 else np.empty(0, np.uint8)
+        return {f"{name}.offsets": offsets - offsets[0], f"{name}.utf8": utf8[offsets[0] : offsets[-1]]}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str, side: str) -> Ids | None:
+        """The ids that :meth:`to_arrays` wrote under ``name``; ``None`` where there are none.
+
+        Raises
+        ------
+        ModelFormatError
+            If the arrays are not what :meth:`to_arrays` writes.
+        """
+        try:
+            if name in arrays:
+                return cls(arrays[name], side)
+            if f"{name}.offsets" not in arrays and f"{name}.utf8" not in arrays:
+                return None
+            offsets, utf8 = arrays[f"{name}.offsets"], arrays[f"{name}.utf8"]
+            if offsets.dtype != np.int64 or utf8.dtype != np.uint8 or offsets.ndim != 1 or utf8.ndim != 1:
+                raise ValueError("offsets must be 1-D int64 and text 1-D uint8")
+            if not offsets.size or offsets[0] != 0 or offsets[-1] != utf8.size or np.any(np.diff(offsets) < 0):
+                raise ValueError("offsets do not fit the text")
+            buffers = [None, pa.py_buffer(np.ascontiguousarray(offsets)), pa.py_buffer(np.ascontiguousarray(utf8))]
+            values = pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, buffers)
+            values.validate(full=True)
+            return cls(values, side)
+        except (KeyError, ValueError, TypeError) as error:
+            raise ModelFormatError(f"{side} ids {name!r} are damaged: {error}") from error
+
+    def _find_integers(self, values: ArrayLike) -> Any:
+        query = np.asarray(values)
+        known = np.ones(query.shape, bool)
+        if query.dtype.kind not in "iu":
+            # Python ints beyond 64 bits, nullable Series, and everything that is an error.
+            objects = np.asarray(values, dtype=object)
+            for value in objects.flat:
+                if not isinstance(value, (int, np.integer)) or isinstance(value, (bool, np.bool_)):
+                    raise TypeError(f"{self.side} ids are integers, got {type(value).__name__} {value!r}")
+            limits = np.iinfo(self._values.dtype)
+            known = ((objects >= limits.min) & (objects <= limits.max)).astype(bool)
+            query = np.where(known, objects, 0).astype(self._values.dtype)
+        elif query.dtype.kind != self._values.dtype.kind:
+            known = query >= 0 if query.dtype.kind == "i" else query <= np.uint64(np.iinfo(np.int64).max)
+            query = np.where(known, query, 0).astype(self._values.dtype)
+        index = np.searchsorted(self._values, query)
+        index_in = np.minimum(index, len(self) - 1)
+        found = known & (self._values[index_in] == query) if len(self) else np.zeros(query.shape, bool)
+        return np.where(found, index, -1).astype(np.int64)[()]
+
+    def _find_strings(self, values: ArrayLike) -> Any:
+        query = np.asarray(values, dtype=object)
+        try:
+            texts = pa.array(query.ravel(), type=pa.large_string())
+        except (pa.ArrowException, TypeError) as error:
+            raise TypeError(f"{self.side} ids are strings, got {values!r:.60}") from error
+        if texts.null_count:
+            raise TypeError(f"{self.side} ids are strings, got None")
+        if len(texts) * _BISECT_RATIO < len(self):
+            index = np.array([self._bisect(text) for text in query.flat], np.int64)
+        else:
+            index = pc.fill_null(pc.index_in(texts, value_set=self._values), -1).to_numpy(zero_copy_only=False)
+        return index.astype(np.int64).reshape(query.shape)[()]
+
+    def _bisect(self, text: str) -> int:
+        # UTF-8 bytes, by which Arrow sorts, and Python strings have the same order: by code point.
+        at = bisect_left(range(len(self)), text, key=lambda i: self._values[i].as_py())
+        return at if at < len(self) and self._values[at].as_py() == text else -1
+
+
+def is_string(kind: pa.DataType) -> bool:
+    """Whether an Arrow type is one of texts."""
+    view = getattr(pa.types, "is_string_view", lambda _: False)  # absent from older pyarrow
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or view(kind)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _worst(index: NDArray[np.integer]) -> int:
+    return int(index.min()) if index.min() < -1 else int(index.max())
+
+
+def row_numbers(asked: ArrayLike, ids: Ids | None, n: int, side: str, name: str = "") -> tuple[NDArray[np.int64], bool]:
+    """Row numbers (B,) of ids, or of row numbers where there are no `ids`, and whether it was a single one.
+
+    Raises
+    ------
+    KeyError, IndexError
+        An id, or a row number, that is unknown.
+    TypeError, ValueError
+        Something else than an id or a 1-D list of ids.
+    """
+    name = name or f"{side}s"
+    if ids is not None:
+        index = np.asarray(ids.index_of(asked))
+    else:
+        index = np.asarray(asked)
+        if index.size and index.dtype.kind not in "iu":
+            raise TypeError(f"{name} must be row numbers (integers), got {index.dtype}")
+        if index.size and not (0 <= index.min() and index.max() < n):
+            bad = index[(index < 0) | (index >= n)].flat[0]
+            raise IndexError(f"{name} must be in [0, {n}), got {bad}")
+    if index.ndim > 1:
+        raise ValueError(f"{name} must be one id or a 1-D list of ids, got shape {index.shape}")
+    return np.atleast_1d(index).astype(np.int64), index.ndim == 0

@@ -1,0 +1,31 @@
+"""Ranking metrics (defined in :mod:`.metrics`), splits, the popularity baseline, and :func:`evaluate`."""
+
+from wals_gpu.evaluation.metrics import Estimate, bootstrap_interval, ranking_metrics
+from wals_gpu.evaluation.popularity import Popularity
+from wals_gpu.evaluation.report import Cohort, EvaluationReport, evaluate
+from wals_gpu.evaluation.splits import (
+    StrongSplit,
+    cold_items_split,
+    leave_one_out,
+    random_holdout,
+    sample_negatives,
+    strong_generalisation_split,
+    temporal_split,
+)
+
+__all__ = [
+    "Cohort",
+    "Estimate",
+    "EvaluationReport",
+    "Popularity",
+    "StrongSplit",
+    "bootstrap_interval",
+    "cold_items_split",
+    "evaluate",
+    "leave_one_out",
+    "random_holdout",
+    "ranking_metrics",
+    "sample_negatives",
+    "strong_generalisation_split",
+    "temporal_split",
+]

@@ -1,0 +1,262 @@
+"""Ranking metrics and their definitions.
+
+Shape letters: U users, I items, B rows of a batch, K results per row, V evaluated users, M metrics.
+
+Metrics are computed per user and averaged over the users that have at least one relevant test item: a stored value
+above 0. The others are left out and counted. With ``hit(r)`` = 1 where the item at rank r (from 1) is relevant and
+``n`` the number of the user's relevant items:
+
+====================  ===============================================================================================
+``recall@k``          sum of hit(r), r <= k, over ``min(k, n)``: Recall@k of Liang et al., "Variational Autoencoders for
+                      Collaborative Filtering" (2018), where a full list of hits is 1 even if ``n > k``
+``plain_recall@k``    sum of hit(r), r <= k, over ``n``
+``precision@k``       sum of hit(r), r <= k, over ``k``
+``hit_rate@k``        1 if any hit(r), r <= k, else 0
+``ndcg@k``            sum of hit(r) / log2(r + 1), r <= k, over the same sum for ``min(k, n)`` hits in front
+``map@k``             sum of hit(r) * precision@r, r <= k, over ``min(k, n)`` (benfred/implicit's)
+``mrr@k``             1 / rank of the first hit within k, 0 without one
+``novelty@k``         mean of -log2(p_i) over the recommended items, p_i = share of the training users who have item
+                      i, at least one of them (the self-information of Zhou et al. 2010)
+``coverage@k``        share of the I items that appear in any list
+``gini@k``            Gini index of how often each of the I items is recommended: 0 all alike, near 1 always the same
+====================  ===============================================================================================
+
+An id of -1 (fewer than K items were left) takes its rank and is a miss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_matrix
+
+from wals_gpu.data.csr import canonical, contains, entry_keys, select
+from wals_gpu.evaluation.splits import check_fraction
+
+__all__ = [
+    "Estimate",
+    "bootstrap_interval",
+    "check_ids",
+    "check_ks",
+    "list_metrics",
+    "ranking_metrics",
+    "recommendation_counts",
+    "relevant_entries",
+    "row_metrics",
+    "surprise_of",
+]
+
+
+def ranking_metrics(
+    ids: ArrayLike, test: Any, ks: int | Sequence[int] = (20, 100), *, train: Any | None = None
+) -> dict[str, float]:
+    """Mean ranking metrics of lists of recommendations; the module's text defines each.
+
+    Parameters
+    ----------
+    ids : (B, K) array of int
+        Recommended column numbers, best first; -1 for none. Row b belongs to row b of ``test``.
+    test : (B, I) sparse matrix or Interactions
+        The relevant items: entries with a value above 0.
+    ks : int or sequence of int, default (20, 100)
+        Lengths at which to cut the lists; none longer than K.
+    train : (U, I) sparse matrix or Interactions, optional
+        Training data, for ``novelty@k`` only.
+
+    Returns
+    -------
+    dict of str to float
+        For each k the metrics of the module's table, and ``users`` (averaged over) and ``users_left_out`` (no
+        relevant item).
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an id is not in [-1, I), an item appears twice in a row, or no row has a relevant item.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> test = csr_matrix(np.array([[0, 1, 0, 1]]))  # items 1 and 3 are relevant
+    >>> metrics = ranking_metrics([[1, 0, 3]], test, ks=3)
+    >>> metrics["recall@3"], round(metrics["map@3"], 4)
+    (1.0, 0.8333)
+    """
+    test = relevant_entries(test)
+    ids = check_ids(ids, test.shape)
+    ks = check_ks(ks, ids.shape[1])
+    rows = np.flatnonzero(np.diff(test.indptr))
+    if rows.size == 0:
+        raise ValueError("test has no row with a value above 0, so there is nothing to measure")
+    surprise = None if train is None else surprise_of(relevant_entries(train, "train"), test.shape[1])
+    per_user = row_metrics(ids[rows], test[rows], ks, surprise)
+    counts = recommendation_counts(ids[rows], ks, test.shape[1])
+    return {
+        **{name: float(values.mean()) for name, values in per_user.items()},
+        **list_metrics(counts),
+        "users": rows.size,
+        "users_left_out": test.shape[0] - rows.size,
+    }
+
+
+def row_metrics(
+    ids: NDArray[Any], test: csr_matrix, ks: Sequence[int], surprise: NDArray[Any] | None
+) -> dict[str, NDArray[np.float64]]:
+    """Per-user metrics (B,) of rows that all have a relevant item; ids (B, K) and test (B, I) are checked."""
+    rows, k_max = np.arange(ids.shape[0])[:, None], max(ks)
+    ids = ids[:, :k_max]
+    # One sorted key per entry of the test matrix turns membership of all B * K pairs into binary searches.
+    hit = (contains(entry_keys(test), rows * test.shape[1] + ids) & (ids >= 0)).astype(np.float64)
+
+    n_test = np.diff(test.indptr)
+    rank = np.arange(1, k_max + 1)
+    discount = 1.0 / np.log2(rank + 1)
+    hits = hit.cumsum(axis=1)
+    dcg = (hit * discount).cumsum(axis=1)
+    ideal = discount.cumsum()
+    precision_sum = (hit * hits / rank).cumsum(axis=1)
+    first = np.where(hit.any(axis=1), 1.0 + hit.argmax(axis=1), np.inf)
+    if surprise is not None:
+        news = np.where(ids >= 0, surprise[ids], 0.0).cumsum(axis=1)
+        filled = np.maximum((ids >= 0).cumsum(axis=1), 1)
+
+    metrics = {}
+    for k in ks:
+        possible, h = np.minimum(k, n_test), hits[:, k - 1]
+        metrics[f"recall@{k}"] = h / possible
+        metrics[f"plain_recall@{k}"] = h / n_test
+        metrics[f"precision@{k}"] = h / k
+        metrics[f"hit_rate@{k}"] = np.minimum(h, 1.0)
+        metrics[f"ndcg@{k}"] = dcg[:, k - 1] / ideal[possible - 1]
+        metrics[f"map@{k}"] = precision_sum[:, k - 1] / possible
+        metrics[f"mrr@{k}"] = np.where(first <= k, 1.0 / first, 0.0)
+        if surprise is not None:
+            metrics[f"novelty@{k}"] = news[:, k - 1] / filled[:, k - 1]
+    return metrics
+
+
+def surprise_of(train: csr_matrix, n_items: int) -> NDArray[np.float64]:
+    """-log2 of the share of training users who have each item (I,)."""
+    if train.shape[1] != n_items:
+        raise ValueError(f"train must have as many columns as test (I={n_items}), got shape {train.shape}")
+    users = np.bincount(train.indices, minlength=n_items)
+    surprise: NDArray[np.float64] = np.log2(max(train.shape[0], 1) / np.maximum(users, 1))
+    return surprise
+
+
+def recommendation_counts(ids: NDArray[Any], ks: Sequence[int], n_items: int) -> dict[int, NDArray[np.int64]]:
+    """For each k, how often each of the I items appears in the first k places."""
+    counts = {}
+    for k in ks:
+        top = ids[:, :k]
+        counts[k] = np.bincount(top[top >= 0], minlength=n_items)
+    return counts
+
+
+def list_metrics(counts: Mapping[int, NDArray[Any]]) -> dict[str, float]:
+    """``coverage@k`` and ``gini@k`` from how often each item was recommended in lists of length k."""
+    metrics = {}
+    for k, c in counts.items():
+        n, total = c.size, c.sum()
+        metrics[f"coverage@{k}"] = float(np.count_nonzero(c) / n)
+        weighted = (np.arange(1, n + 1) * np.sort(c)).sum()
+        metrics[f"gini@{k}"] = float(2 * weighted / (n * total) - (n + 1) / n) if total else math.nan
+    return metrics
+
+
+class Estimate(NamedTuple):
+    """A mean over users with the ends of its confidence interval (``None`` where a metric is not a mean over users)."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        interval = "" if self.low is None else f" [{self.low:.4f}, {self.high:.4f}]"
+        return f"{self.value:.4f}{interval}"
+
+
+def bootstrap_interval(
+    values: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = 1000,
+    random_state: int | np.random.Generator = 0,
+) -> Estimate | list[Estimate]:
+    """Mean over users with a percentile bootstrap interval: resample the users, take the mean, look at the quantiles.
+
+    The interval answers "how much would this number move with other users of the same kind?". It does not cover the
+    choice of the split or of the seed. For the difference of two models, give the difference of their per-user
+    values.
+
+    Parameters
+    ----------
+    values : (V,) or (V, M) array of float
+        One value per user; with M columns, M metrics resampled together.
+    confidence : float, default 0.95
+        Share of the resampled means inside the interval, in (0, 1).
+    n_resamples : int, default 1000
+        Number of resamples.
+    random_state : int or numpy.random.Generator, default 0
+        Seed.
+
+    Returns
+    -------
+    Estimate or list of Estimate
+        One for a vector, M for a matrix.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim not in (1, 2) or values.shape[0] == 0:
+        raise ValueError(f"values must have shape (V,) or (V, M) with V > 0, got {values.shape}")
+    check_fraction("confidence", confidence)
+    if n_resamples < 1:
+        raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
+    table = values.reshape(values.shape[0], -1)
+    n_users = table.shape[0]
+    rng = np.random.default_rng(random_state)
+    means = np.empty((n_resamples, table.shape[1]))
+    for sample in range(n_resamples):
+        times_drawn = np.bincount(rng.integers(0, n_users, n_users), minlength=n_users)
+        means[sample] = times_drawn @ table / n_users
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(means, [tail, 1.0 - tail], axis=0)
+    estimates = [Estimate(*map(float, each)) for each in zip(table.mean(axis=0), low, high, strict=True)]
+    return estimates if values.ndim == 2 else estimates[0]
+
+
+def relevant_entries(matrix: Any, name: str = "test") -> csr_matrix:
+    """Only the entries with a value above 0."""
+    matrix = canonical(name, matrix)
+    positive = matrix.data > 0
+    return matrix if positive.all() else select(matrix, positive)
+
+
+def check_ks(ks: int | Sequence[int], longest: int | None) -> list[int]:
+    """List lengths as a sorted list of different numbers, each at most `longest`."""
+    ks = sorted({int(k) for k in np.atleast_1d(ks)})
+    if not ks or ks[0] < 1:
+        raise ValueError(f"ks must be list lengths of at least 1, got {ks}")
+    if longest is not None and ks[-1] > longest:
+        raise ValueError(f"ks must not exceed the length of the lists, K={longest}, got {ks[-1]}")
+    return ks
+
+
+def check_ids(ids: ArrayLike, shape: tuple[int, int]) -> NDArray[np.int64]:
+    """Ids (B, K) as int64, in [-1, I), no item twice in a row: a repeated hit would count twice."""
+    ids = np.asarray(ids)
+    if ids.ndim != 2 or ids.shape[0] != shape[0] or ids.dtype.kind not in "iu":
+        raise ValueError(f"ids must be integers of shape (B={shape[0]}, K), got {ids.dtype} of shape {ids.shape}")
+    if ids.size and not (-1 <= ids.min() and ids.max() < shape[1]):
+        raise ValueError(f"ids must lie in [-1, {shape[1]}), got values from {ids.min()} to {ids.max()}")
+    ids = ids.astype(np.int64)
+    in_order = np.sort(ids, axis=1)
+    twice = ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)).any(axis=1)
+    if twice.any():
+        row = int(np.flatnonzero(twice)[0])
+        raise ValueError(f"ids must not name an item twice in a row; row {row} does: {ids[row].tolist()}")
+    return ids

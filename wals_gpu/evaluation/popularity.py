@@ -1,0 +1,89 @@
+"""The baseline that every model has to beat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_matrix
+
+from wals_gpu.data.csr import canonical, contains, entry_keys, entry_rows, select
+
+__all__ = ["Popularity"]
+
+
+class Popularity:
+    """The baseline that every model has to beat: the items that most training users have, for everybody.
+
+    Parameters
+    ----------
+    train : (U, I) sparse matrix or Interactions
+        An item's popularity is the number of users with a value above 0. Equal popularity: the lower column first.
+    """
+
+    def __init__(self, train: Any) -> None:
+        self._train = canonical("train", train)
+        liked = self._train.indices[self._train.data > 0]
+        self.counts = np.bincount(liked, minlength=self._train.shape[1])  # (I,)
+        self._order = np.argsort(-self.counts, kind="stable")
+        self._rank = np.empty_like(self._order)
+        self._rank[self._order] = np.arange(self._order.size)
+
+    def recommend(
+        self, users: ArrayLike, k: int = 10, *, filter_seen: bool = True, allow: csr_matrix | None = None
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Most popular items that the users do not have yet.
+
+        Parameters
+        ----------
+        users : (B,) array of int
+            Row numbers of the training matrix.
+        k : int, default 10
+            List length; where fewer items are left, id -1 and score ``-inf``.
+        filter_seen : bool, default True
+            Leave out what the user has an entry for.
+        allow : (B, I) csr_matrix, optional
+            The only items that each user may get.
+
+        Returns
+        -------
+        ids : (B, k) int64 array
+        scores : (B, k) float64 array
+            The number of training users who have the item.
+        """
+        return self.recommend_for(self._train[np.asarray(users)], k, filter_seen=filter_seen, allow=allow)
+
+    def recommend_for(
+        self, interactions: Any, k: int = 10, *, filter_seen: bool = True, allow: csr_matrix | None = None
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The same for users given by their interactions (B, I), seen in training or not."""
+        seen = canonical("interactions", interactions)
+        if allow is not None:
+            return self._from_lists(allow, seen if filter_seen else None, k)
+        n_rows, n_items = seen.shape
+        # With a row's seen ranks sorted, s_0 < s_1 < ..., the j-th unseen rank is j + #{m : s_m - m <= j}.
+        skipped = np.zeros((n_rows, k), dtype=np.int64)
+        if filter_seen and seen.nnz:
+            rows = entry_rows(seen)
+            ranks = self._rank[seen.indices]
+            ranks = ranks[np.lexsort((ranks, rows))]
+            before = ranks - (np.arange(seen.nnz) - np.repeat(seen.indptr[:-1], np.diff(seen.indptr)))
+            inside = before < k
+            np.add.at(skipped, (rows[inside], before[inside]), 1)
+            skipped = skipped.cumsum(axis=1)
+        place = np.arange(k) + skipped
+        ids = np.where(place < n_items, self._order[np.minimum(place, n_items - 1)], -1)
+        return ids, np.where(ids >= 0, self.counts[ids], -np.inf)
+
+    def _from_lists(self, allow: csr_matrix, seen: csr_matrix | None, k: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        allow = canonical("allow", allow)
+        if seen is not None:
+            allow = select(allow, ~contains(entry_keys(seen), entry_keys(allow)))
+        rows = entry_rows(allow)
+        order = np.lexsort((self._rank[allow.indices], rows))
+        place = np.arange(allow.nnz) - np.repeat(allow.indptr[:-1], np.diff(allow.indptr))
+        ids = np.full((allow.shape[0], k), -1, np.int64)
+        best = place < k
+        ids[rows[best], place[best]] = allow.indices[order][best]
+        return ids, np.where(ids >= 0, self.counts[ids], -np.inf)

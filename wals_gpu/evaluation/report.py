@@ -1,0 +1,276 @@
+"""``evaluate``: what a model recommends, measured beside popularity, with intervals and cohorts of users."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from wals_gpu.checks import integer
+from wals_gpu.data.csr import canonical, contains, entry_keys, entry_rows, select
+from wals_gpu.evaluation.metrics import (
+    Estimate,
+    bootstrap_interval,
+    check_ids,
+    check_ks,
+    list_metrics,
+    recommendation_counts,
+    relevant_entries,
+    row_metrics,
+    surprise_of,
+)
+from wals_gpu.evaluation.popularity import Popularity
+from wals_gpu.tables import format_table
+
+__all__ = ["Cohort", "EvaluationReport", "Recommender", "evaluate"]
+
+
+class Recommender(Protocol):
+    """What :func:`evaluate` needs of a model: WALS, :class:`Popularity`, or anything of your own."""
+
+    def recommend(self, users: Any, k: int = 10, *, filter_seen: bool = True) -> tuple[NDArray[Any], NDArray[Any]]: ...
+
+    def recommend_for(
+        self, interactions: Any, k: int = 10, *, filter_seen: bool = True
+    ) -> tuple[NDArray[Any], NDArray[Any]]: ...
+
+
+class Cohort(NamedTuple):
+    """Metrics of a part of the test data: lists of the whole evaluation, relevant items of the cohort only."""
+
+    users: int  # with a relevant item in it
+    entries: int  # relevant items
+    results: dict[str, dict[str, Estimate]]  # as of EvaluationReport, means over users only
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What :func:`evaluate` found; ``print(report)`` shows a table.
+
+    Attributes
+    ----------
+    results : dict of str to dict of str to Estimate
+        ``results[model name][metric name]``.
+    per_user : dict of str to dict of str to (V,) array
+        The same metrics per evaluated user, for paired comparisons.
+    users : (V,) int64 array
+        Rows of ``test`` that were evaluated.
+    users_left_out : int
+        Rows of ``test`` without a relevant item.
+    seconds : dict of str to float
+        Time each model took to recommend.
+    cohorts : dict of str to Cohort
+        "cold users", "few-shot users", "warm users" and the same of items, as far as there are test entries of them;
+        empty without ``few_shot``.
+    """
+
+    results: dict[str, dict[str, Estimate]]
+    per_user: dict[str, dict[str, NDArray[np.float64]]]
+    users: NDArray[np.int64]
+    users_left_out: int
+    seconds: dict[str, float]
+    cohorts: dict[str, Cohort] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the per-user values, as plain Python numbers for JSON."""
+        return {
+            "users": int(self.users.size),
+            "users_left_out": self.users_left_out,
+            "seconds": self.seconds,
+            "results": _plain_results(self.results),
+            "cohorts": {
+                name: {"users": cohort.users, "entries": cohort.entries, "results": _plain_results(cohort.results)}
+                for name, cohort in self.cohorts.items()
+            },
+        }
+
+    def __str__(self) -> str:
+        names = list(self.results)
+        metrics = self.results[names[0]]
+        rows: list[list[Any]] = [[metric, *(self.results[name][metric] for name in names)] for metric in metrics]
+        left_out = f"; {self.users_left_out} left out, without a test item" if self.users_left_out else ""
+        text = f"{format_table(['metric', *names], rows)}\n{self.users.size} users evaluated{left_out}"
+        if not self.cohorts:
+            return text
+        shown = [metric for metric in metrics if metric.startswith(("recall@", "ndcg@"))][:2]
+        header = ["cohort", "users", "entries", *(f"{name} {metric}" for metric in shown for name in names)]
+        rows = [
+            [cohort, found.users, found.entries, *(found.results[name][m] for m in shown for name in names)]
+            for cohort, found in self.cohorts.items()
+        ]
+        return f"{text}\n\n{format_table(header, rows)}"
+
+
+def _plain_results(results: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
+    return {
+        name: {metric: {"value": e.value, "low": e.low, "high": e.high} for metric, e in metrics.items()}
+        for name, metrics in results.items()
+    }
+
+
+def evaluate(
+    model: Recommender,
+    train: Any,
+    test: Any,
+    ks: int | Sequence[int] = (20, 100),
+    *,
+    fold_in: Any | None = None,
+    filter_seen: bool = True,
+    candidates: Any | None = None,
+    few_shot: int | None = None,
+    baseline: bool = True,
+    confidence: float = 0.95,
+    n_resamples: int = 1000,
+    random_state: int | np.random.Generator = 0,
+    batch_size: int = 2048,
+) -> EvaluationReport:
+    """Recommend to every user with a test item and measure, with the popularity baseline beside.
+
+    Parameters
+    ----------
+    model : WALS or any Recommender
+        A fitted model.
+    train : (U, I) sparse matrix or Interactions
+        What the model was fitted on.
+    test : (U, I), or (H, I) with ``fold_in``
+        The held-out items; values above 0 are relevant.
+    ks : int or sequence of int, default (20, 100)
+        List lengths.
+    fold_in : (H, I) sparse matrix, optional
+        For :func:`strong_generalisation_split`: the users to recommend to, by their known interactions
+        (``model.recommend_for``). Default: row b of ``test`` is training user b (``model.recommend``).
+    filter_seen : bool, default True
+        Do not recommend what the user already has.
+    candidates : sparse matrix of the shape of ``test``, optional
+        Rank only the stored entries of each user's row, such as those of :func:`sample_negatives`; the model must take
+        ``allow=``. Default: all items.
+    few_shot : int, optional
+        Also measure by how much is known: of users and of items with no training entry (cold), up to this many
+        (few-shot), and more (warm). In a cohort of items, only these are relevant; the lists stay the same.
+    baseline : bool, default True
+        Measure :class:`Popularity` of ``train`` too.
+    confidence, n_resamples, random_state
+        See :func:`bootstrap_interval`; 0 resamples for no intervals.
+    batch_size : int, default 2048
+        Users per call of the model; bounds memory at ``batch_size * max(ks)`` ids.
+
+    Returns
+    -------
+    EvaluationReport
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, no user has a test item, or (with ``filter_seen``) test items are among the seen ones,
+        where no model could find them.
+    """
+    train, test = canonical("train", train), relevant_entries(test)
+    known = train if fold_in is None else canonical("fold_in", fold_in)
+    expected = (known.shape[0], train.shape[1])
+    if test.shape != expected or known.shape != expected:
+        what = "train" if fold_in is None else "fold_in and the columns of train"
+        raise ValueError(f"test must have shape {expected} as {what}, got {test.shape}")
+    factors = getattr(model, "user_factors", None)
+    if fold_in is None and factors is not None and len(factors) != train.shape[0]:
+        raise ValueError(f"model was fitted on {len(factors)} users, but train has {train.shape[0]} rows")
+    if filter_seen and (both := int(contains(entry_keys(known), entry_keys(test)).sum())):
+        raise ValueError(
+            f"{both} test entries are among the user's seen items, which filter_seen=True never recommends; "
+            "use disjoint data or filter_seen=False"
+        )
+    ks = check_ks(ks, None)
+    users = np.flatnonzero(np.diff(test.indptr))
+    if users.size == 0:
+        raise ValueError("test has no user with a value above 0, so there is nothing to measure")
+    surprise = surprise_of(relevant_entries(train, "train"), train.shape[1])
+    if candidates is not None:
+        candidates = canonical("candidates", candidates)
+        if candidates.shape != test.shape:
+            raise ValueError(f"candidates must have the shape of test, {test.shape}, got {candidates.shape}")
+    parts_of_test = {} if few_shot is None else _cohorts(known, train, test, integer("few_shot", few_shot, 1))
+    cohorts = {
+        name: Cohort(int((np.diff(part.indptr) > 0).sum()), part.nnz, {}) for name, part in parts_of_test.items()
+    }
+
+    def estimates(table: dict[str, NDArray[np.float64]]) -> dict[str, Estimate]:
+        if not n_resamples:
+            return {metric: Estimate(float(values.mean()), None, None) for metric, values in table.items()}
+        columns = np.column_stack(list(table.values()))
+        resampled: Any = bootstrap_interval(
+            columns, confidence=confidence, n_resamples=n_resamples, random_state=random_state
+        )
+        return dict(zip(table, resampled, strict=True))
+
+    results, per_user, seconds = {}, {}, {}
+    models = {_name_of(model): model} | ({"popularity": Popularity(train)} if baseline else {})
+    for name, each in models.items():
+        parts, counts, seconds[name] = [], {k: np.zeros(train.shape[1], dtype=np.int64) for k in ks}, 0.0
+        cohort_parts: dict[str, list[dict[str, NDArray[np.float64]]]] = {cohort: [] for cohort in cohorts}
+        for start in range(0, users.size, batch_size):
+            batch = users[start : start + batch_size]
+            began = time.perf_counter()
+            options = {} if candidates is None else {"allow": candidates[batch]}
+            ids = _recommend(each, batch, None if fold_in is None else known, max(ks), filter_seen, **options)
+            seconds[name] += time.perf_counter() - began
+            ids = check_ids(ids, (batch.size, train.shape[1]))
+            parts.append(row_metrics(ids, test[batch], ks, surprise))
+            for k, c in recommendation_counts(ids, ks, train.shape[1]).items():
+                counts[k] += c
+            for cohort, relevant in parts_of_test.items():
+                relevant = relevant[batch]
+                rows = np.flatnonzero(np.diff(relevant.indptr))
+                cohort_parts[cohort].append(row_metrics(ids[rows], relevant[rows], ks, None))
+        per_user[name] = _joined(parts)
+        results[name] = estimates(per_user[name])
+        for cohort, found in cohort_parts.items():
+            cohorts[cohort].results[name] = estimates(_joined(found))
+        results[name] |= {metric: Estimate(value, None, None) for metric, value in list_metrics(counts).items()}
+        results[name] = dict(sorted(results[name].items(), key=lambda each: int(each[0].split("@")[1])))  # by k
+    return EvaluationReport(results, per_user, users, test.shape[0] - users.size, seconds, cohorts)
+
+
+def _joined(parts: list[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
+    return {metric: np.concatenate([part[metric] for part in parts]) for metric in parts[0]}
+
+
+def _cohorts(known: csr_matrix, train: csr_matrix, test: csr_matrix, few: int) -> dict[str, csr_matrix]:
+    """The entries of `test` that belong to each cohort, of which there are some."""
+    of_user = np.diff(known.indptr)[entry_rows(test)]
+    of_item = np.bincount(train.indices, minlength=train.shape[1])[test.indices]
+    found = {}
+    for side, n in (("users", of_user), ("items", of_item)):
+        for name, mask in (("cold", n == 0), ("few-shot", (n > 0) & (n <= few)), ("warm", n > few)):
+            if mask.any():
+                found[f"{name} {side}"] = select(test, mask)
+    return found
+
+
+def _recommend(
+    model: Recommender, rows: NDArray[Any], known: csr_matrix | None, k: int, filter_seen: bool, **options: Any
+) -> NDArray[Any]:
+    """Column numbers for training users, or for rows that are known by their interactions.
+
+    A model that was fitted on a table takes and gives the ids of that table.
+    """
+    user_ids, item_ids = getattr(model, "user_ids", None), getattr(model, "item_ids", None)
+    if known is None:
+        users = rows if user_ids is None else user_ids.take(rows)
+        ids, _ = model.recommend(users, k, filter_seen=filter_seen, **options)
+    else:
+        ids, _ = model.recommend_for(known[rows], k, filter_seen=filter_seen, **options)
+    if item_ids is None:
+        return ids
+    named: NDArray[Any] = np.asarray(ids, dtype=object)
+    columns = np.full(named.shape, -1, dtype=np.int64)
+    there = named != np.array(None)  # None: no item was left
+    columns[there] = item_ids.index_of(named[there])
+    return columns
+
+
+def _name_of(model: Recommender) -> str:
+    return type(model).__name__.lower()

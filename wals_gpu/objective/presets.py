@@ -1,0 +1,423 @@
+"""The presets: each system is the one formula of :mod:`.bound`, filled in. Nothing else knows systems by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_matrix
+
+from wals_gpu.errors import ModelFormatError
+from wals_gpu.objective.bound import ONE, BoundObjective, Objective, checked_number, number_field
+from wals_gpu.objective.terms import Floats, column_counts, row_of_entry
+
+__all__ = [
+    "PRESETS",
+    "Eals",
+    "Explicit",
+    "GoogleWals",
+    "Hu",
+    "Ials",
+    "Implicit",
+    "Spark",
+    "bound_from_arrays",
+    "make_objective",
+]
+
+
+def _positive(values: Floats, lowest: float) -> Floats:
+    """1 where a value is above zero, else 0; a single 1 where all are."""
+    return ONE if lowest > 0 else (values > 0).astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Implicit(Objective):
+    """The objective of the ``implicit`` library's AlternatingLeastSquares.
+
+    Confidence ``|alpha v|`` (not ``1 + alpha v``), target 1 for v > 0 and 0 otherwise, unobserved weight 1, constant
+    ridge. A stored zero has confidence 0: the pair is left out, while an absent pair has weight 1. A negative value is
+    a confident "no".
+
+    Parameters
+    ----------
+    alpha : float, default 1.0
+        Factor of the values.
+    regularization : float, default 0.01
+    """
+
+    alpha: float = number_field(1.0)
+
+    name: ClassVar[str] = "implicit"
+    accepts_negative: ClassVar[bool] = True
+
+    def _confidence(self, values: Floats, weights: Floats) -> Floats:
+        return np.abs(self.alpha * values)
+
+    def _target(self, values: Floats, lowest: float) -> Floats:
+        # The target of a stored zero is immaterial, its confidence is 0.
+        return ONE if lowest >= 0 else _positive(values, lowest)
+
+    def _rhs_is_value(self, lowest: float) -> bool:
+        return self.alpha == 1 and lowest >= 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Hu(Objective):
+    """Hu, Koren, Volinsky, "Collaborative Filtering for Implicit Feedback Datasets" (ICDM 2008), and its power form.
+
+    Target 1 for v > 0 and 0 for v = 0, unobserved weight 1, constant ridge, and the confidence
+
+    - ``"linear"``: ``1 + alpha v``
+    - ``"log"``: ``1 + alpha log(1 + v / epsilon)``
+    - ``"power"``: ``1 + alpha v^exponent``
+
+    so that a stored zero is the same as an absent pair. Negative values are refused.
+
+    Parameters
+    ----------
+    alpha : float, default 40.0
+    weighting : {"linear", "log", "power"}, default "linear"
+    epsilon : float > 0, default 1.0
+        Scale of the values under ``"log"``; refused with the others.
+    exponent : float > 0, default 0.5
+        Weighting exponent under ``"power"``; refused with the others.
+    regularization : float, default 10.0
+        The paper names no value; it found alpha = 40 to work well.
+    """
+
+    regularization: float = number_field(10.0)
+    alpha: float = number_field(40.0)
+    weighting: str = "linear"
+    epsilon: float = number_field(1.0, positive=True)
+    exponent: float = number_field(0.5, positive=True)
+
+    name: ClassVar[str] = "hu"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weighting not in ("linear", "log", "power"):
+            raise ValueError(f"weighting must be 'linear', 'log' or 'power', got {self.weighting!r}")
+        for parameter, weighting in (("epsilon", "log"), ("exponent", "power")):
+            if self.weighting != weighting and getattr(self, parameter) != getattr(Hu, parameter):
+                raise ValueError(
+                    f"{parameter} has a meaning only with weighting={weighting!r}, got weighting={self.weighting!r}"
+                )
+
+    def _confidence(self, values: Floats, weights: Floats) -> Floats:
+        if self.weighting == "log":
+            values = np.log1p(values / self.epsilon)
+        elif self.weighting == "power":
+            values = values**self.exponent
+        return 1 + self.alpha * values
+
+    def _target(self, values: Floats, lowest: float) -> Floats:
+        return _positive(values, lowest)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Ials(Objective):
+    """iALS with frequency-scaled ridge: Rendle et al., "Revisiting the Performance of iALS" (RecSys 2022), also iALS++.
+
+    The paper adds ``unobserved_weight (x.y)^2`` over *all* pairs to ``(1 - x.y)^2`` over the observed ones. Up to a
+    constant that is confidence ``1 + unobserved_weight`` with target ``1 / (1 + unobserved_weight)``. A user with n
+    entries has the ridge ``regularization (n + unobserved_weight I)^nu``, an item
+    ``regularization (n + unobserved_weight U)^nu``. Every stored entry counts as observed and its value is not used;
+    negative values are refused.
+
+    Parameters
+    ----------
+    unobserved_weight : float, default 0.1
+        alpha_0 in the paper.
+    nu : float, default 1.0
+        Exponent of the frequency scaling: 0 gives every row the same ridge.
+    regularization : float, default 0.003
+        Small, as it is multiplied by the scale above.
+    """
+
+    regularization: float = number_field(0.003)
+    unobserved_weight: float = number_field(0.1)
+    nu: float = number_field(1.0)
+
+    name: ClassVar[str] = "ials"
+
+    @property
+    def _unobserved_weight(self) -> float:
+        return self.unobserved_weight
+
+    def _confidence(self, values: Floats, weights: Floats) -> Floats:
+        return ONE + self.unobserved_weight
+
+    def _target(self, values: Floats, lowest: float) -> Floats:
+        return ONE / (1 + self.unobserved_weight)
+
+    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> Floats:
+        if self.nu == 0:
+            return ONE
+        scale: Floats = (np.diff(matrix.indptr) + self.unobserved_weight * n_other) ** self.nu
+        return scale
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GoogleWals(Objective):
+    """The objective of Google's ``WALSModel`` (TensorFlow), with the column weights of its recommendation tutorial.
+
+    Confidence ``unobserved_weight + R_u C_i``, target the value itself, constant ridge. The column weight is
+    ``C_i = factor w_i`` where w_i is `column_weights`, or ``n_i^-exponent`` with n_i the number of users that have item
+    i in training, or 1 if neither is given. An item that nobody has counts as n_i = 1; its weight first matters when a
+    new user brings it. Values may be negative; a stored zero is an observed zero.
+
+    Parameters
+    ----------
+    unobserved_weight : float, default 0.1
+    row_weights : float or (U,) array of numbers >= 0, optional
+        R, by default 1. Users unseen in training (``fold_in=True``) have weight 1. (``WALSModel`` gives every pair
+        `unobserved_weight` when it has no weights; here that is ``row_weights=0``.)
+    column_weights : float or (I,) array of numbers >= 0, optional
+        w.
+    exponent : float, optional
+        Weighting exponent; not together with `column_weights`.
+    factor : float, default 1.0
+    regularization : float, default 1.0
+        ``WALSModel`` has none unless asked for.
+    """
+
+    regularization: float = number_field(1.0)
+    unobserved_weight: float = number_field(0.1)
+    row_weights: ArrayLike | None = None
+    column_weights: ArrayLike | None = None
+    exponent: float | None = None
+    factor: float = number_field(1.0)
+
+    name: ClassVar[str] = "google_wals"
+    accepts_negative: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for parameter in ("row_weights", "column_weights"):
+            object.__setattr__(self, parameter, _checked_weights(parameter, getattr(self, parameter)))
+        if self.exponent is not None:
+            object.__setattr__(self, "exponent", checked_number(self, "exponent", False))
+            if self.column_weights is not None:
+                raise ValueError(
+                    "column_weights and exponent were both given; the exponent computes column weights, so give one"
+                )
+
+    @property
+    def _unobserved_weight(self) -> float:
+        return self.unobserved_weight
+
+    def learn(self, matrix: csr_matrix) -> dict[str, Any]:
+        """Row and column weights of the right number; column weights by the popularity exponent."""
+        column_weights = self.column_weights
+        for parameter, side, size in (
+            ("row_weights", "user", matrix.shape[0]),
+            ("column_weights", "item", matrix.shape[1]),
+        ):
+            weights = getattr(self, parameter)
+            if isinstance(weights, np.ndarray) and len(weights) != size:
+                raise ValueError(f"{parameter} must have {size} weights, one for each {side}, got {len(weights)}")
+        if self.exponent is not None:
+            column_weights = np.maximum(column_counts(matrix), 1.0) ** -self.exponent
+        return {
+            "user_weights": np.atleast_1d(1.0 if self.row_weights is None else self.row_weights),
+            "item_weights": self.factor * np.atleast_1d(1.0 if column_weights is None else column_weights),
+        }
+
+    def _confidence(self, values: Floats, weights: Floats) -> Floats:
+        return self.unobserved_weight + weights
+
+    def _target(self, values: Floats, lowest: float) -> Floats:
+        return values
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Eals(Objective):
+    """eALS, which weights missing data by popularity.
+
+    He et al., "Fast Matrix Factorization for Online Recommendation with Implicit Feedback" (SIGIR 2016). Constant
+    confidence, target 1, constant ridge. An unobserved pair with item i has weight
+    ``missing_weight n_i^exponent / sum_j n_j^exponent``, where n_i is the number of users that have i in training: a
+    popular item that a user does not have was more likely seen and left. With exponent > 0, items that nobody has get
+    weight 0. Every stored entry counts as observed and its value is not used; negative values are refused.
+
+    Parameters
+    ----------
+    confidence : float, default 1.0
+        Weight of an observed entry.
+    missing_weight : float, default 512.0
+        c_0, the weight of missing data summed over all items. Tune it: a good value grows with the number of items.
+    exponent : float, default 0.4
+        alpha in the paper; 0 is a uniform weight.
+    regularization : float, default 1.0
+    """
+
+    regularization: float = number_field(1.0)
+    confidence: float = number_field(1.0)
+    missing_weight: float = number_field(512.0)
+    exponent: float = number_field(0.4)
+
+    name: ClassVar[str] = "eals"
+    weights_missing_items: ClassVar[bool] = True
+
+    def learn(self, matrix: csr_matrix) -> dict[str, Any]:
+        """The background of each item, by its popularity."""
+        counts = column_counts(matrix)
+        popularity = (counts / counts.max(initial=1.0)) ** self.exponent  # relative, so that no power overflows
+        total = popularity.sum()
+        return {"item_background": popularity * (self.missing_weight / total if total else 0.0)}
+
+    def _confidence(self, values: Floats, weights: Floats) -> Floats:
+        return ONE * self.confidence
+
+    def _target(self, values: Floats, lowest: float) -> Floats:
+        return ONE
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Spark(Objective):
+    """Spark ML's ALS with ``implicitPrefs=True``.
+
+    Confidence ``1 + alpha |v|``, target 1 for v > 0 and 0 otherwise, unobserved weight 1. The ridge is
+    ``regularization n`` where n counts only the row's values above zero, as Spark does. A row that has nothing but
+    negative values therefore has no ridge.
+
+    Parameters
+    ----------
+    alpha : float, default 1.0
+    regularization : float, default 0.1
+        ``regParam``.
+    """
+
+    regularization: float = number_field(0.1)
+    alpha: float = number_field(1.0)
+
+    name: ClassVar[str] = "spark"
+    accepts_negative: ClassVar[bool] = True
+
+    def _confidence(self, values: Floats, weights: Floats) -> Floats:
+        return 1 + self.alpha * np.abs(values)
+
+    def _target(self, values: Floats, lowest: float) -> Floats:
+        return _positive(values, lowest)
+
+    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> Floats:
+        counts: Floats = np.diff(matrix.indptr).astype(np.float64)
+        if lowest <= 0:
+            rows = row_of_entry(matrix, np.flatnonzero(matrix.data <= 0))
+            counts -= np.bincount(rows, minlength=len(counts))
+        return counts
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Explicit(Objective):
+    """Explicit ratings, ALS-WR.
+
+    Zhou et al., "Large-Scale Parallel Collaborative Filtering for the Netflix Prize" (AAIM 2008); also Spark ML's ALS
+    without ``implicitPrefs``. Confidence 1, target the value itself, unobserved pairs have no weight, ridge
+    ``regularization n`` with n the number of the row's entries. Values may be negative; a stored zero is a rating of 0.
+
+    Parameters
+    ----------
+    regularization : float, default 0.1
+    """
+
+    regularization: float = number_field(0.1)
+
+    name: ClassVar[str] = "explicit"
+    accepts_negative: ClassVar[bool] = True
+
+    @property
+    def _unobserved_weight(self) -> float:
+        return 0.0
+
+    def _confidence(self, values: Floats, weights: Floats) -> Floats:
+        return ONE
+
+    def _target(self, values: Floats, lowest: float) -> Floats:
+        return values
+
+    def _rhs_is_value(self, lowest: float) -> bool:
+        return True
+
+    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> Floats:
+        counts: Floats = np.diff(matrix.indptr).astype(np.float64)
+        return counts
+
+
+#: Every preset by its name.
+PRESETS: dict[str, type[Objective]] = {c.name: c for c in (Implicit, Hu, Ials, GoogleWals, Eals, Spark, Explicit)}
+
+
+def make_objective(objective: str | Objective = "implicit", **params: Any) -> Objective:
+    """An objective from the name of a preset and its parameters.
+
+    Parameters
+    ----------
+    objective : str or Objective
+        A key of :data:`PRESETS`, or a ready objective, which is returned as it is.
+    **params
+        Parameters of the preset.
+
+    Returns
+    -------
+    Objective
+
+    Raises
+    ------
+    ValueError
+        No such preset, or a parameter is out of range.
+    TypeError
+        The preset has no such parameter, or parameters were given beside a ready objective.
+    """
+    if isinstance(objective, Objective):
+        if params:
+            raise TypeError(
+                f"objective is already a {type(objective).__name__}; set {', '.join(params)} when you make it"
+            )
+        return objective
+    if not isinstance(objective, str) or objective not in PRESETS:
+        raise ValueError(f"objective must be an Objective or one of {', '.join(PRESETS)}, got {objective!r}")
+    preset = PRESETS[objective]
+    accepted = [f.name for f in dataclasses.fields(preset)]
+    unknown = [name for name in params if name not in accepted]
+    if unknown:
+        raise TypeError(f"objective {objective!r} has no parameter {', '.join(unknown)}; it has {', '.join(accepted)}")
+    return preset(**params)
+
+
+def _checked_weights(parameter: str, value: Any) -> float | Floats | None:
+    if value is None:
+        return None
+    message = f"{parameter} must be one number or a 1-D array of finite numbers >= 0, got {value!r}"
+    try:
+        weights = np.array(value, np.float64)  # a copy, as an objective does not change
+    except (TypeError, ValueError):
+        raise TypeError(message) from None
+    if weights.ndim > 1 or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(message)
+    if weights.ndim == 0:
+        return float(weights)
+    weights.flags.writeable = False
+    return weights
+
+
+def bound_from_arrays(arrays: dict[str, Floats], params: dict[str, Any]) -> BoundObjective:
+    """The inverse of :meth:`BoundObjective.to_arrays`.
+
+    Raises
+    ------
+    ModelFormatError
+        The arrays and params do not describe an objective.
+    """
+    try:
+        parts: dict[str, dict[str, Floats]] = {"learned": {}, "parameter": {}}
+        for key, array in arrays.items():
+            part, name = key.split(".", 1)
+            parts[part][name] = array
+        objective = make_objective(params["objective"], **params["parameters"], **parts["parameter"])
+        return BoundObjective(objective, params["n_users"], params["n_items"], **parts["learned"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFormatError(f"the saved objective cannot be read: {error!r}") from error

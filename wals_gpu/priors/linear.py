@@ -1,0 +1,468 @@
+"""Linear priors: what is known of an item (or user) beside its interactions, as the mean of its factor.
+
+Item i has features e_i (E), its text's embedding for example. The prior mean of its factor is linear in them,
+``q_i = W e_i + b``, and W and b are part of the objective, which has for this side, in place of ``ridge_i |y_i|^2``::
+
+    sum_i [ shrinkage ridge_i |y_i|^2  +  s_i |y_i - W e_i - b|^2 ]  +  mu (|W|^2 + |b|^2)
+
+See docs/priors.md. :class:`LinearPrior` is what a user configures, :class:`FittedPrior` what a fit learned for it; the
+steps in between are in :mod:`wals_gpu.prior_steps`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from wals_gpu.checks import number
+from wals_gpu.data.ids import Ids
+from wals_gpu.errors import DataError, ModelFitError
+from wals_gpu.objective.terms import Floats, RowTerms
+
+__all__ = ["FittedPrior", "LinearPrior"]
+
+COLD_MODES = ("prior_mean", "map")
+LEARN = ("none", "empirical_bayes")
+
+# Rows of features handled at a time where a copy of them is made.
+_ROWS = 1 << 14
+
+
+class LinearPrior:
+    """A prior mean for factors that is linear in given features, for ``WALS(item_prior=...)`` or ``user_prior=...``.
+
+    Parameters
+    ----------
+    embeddings : (R, E) array, or mapping of id to (E,) array, or pair (ids, (n, E) array)
+        Features. An array has one row for each item (user) of the matrix, in its order. With ids, rows are found by id;
+        what the interactions do not have is left out.
+    strength : float or (R,) array of numbers > 0, optional
+        s, what the features of a row are worth in the units of the loss: an observation of confidence c is worth
+        ``c |x|^2`` in its direction. Default: the row's ridge under the objective, which is thereby moved from 0 to
+        the prior mean.
+    ridge : float > 0, default 1.0
+        mu, of W and of b. (Were b free, the loss need not have a minimum: user factors could become ever smaller along
+        an ever longer b, and so avoid their ridge; docs/priors.md.)
+    shrinkage : float >= 0, default 0.0
+        Share of the row's ridge under the objective that stays, towards 0. More than a little of it takes from items
+        what the text says of them.
+    learn : {"none", "empirical_bayes"}, default "none"
+        "empirical_bayes": `strength` is where it starts, and after every iteration it is multiplied by what makes the
+        factors' spread about their prior means what it should be (docs/priors.md).
+    intercept : bool, default True
+        Whether there is a b.
+    normalize : bool, default True
+        Centre the features on their mean over the rows, and scale each row to length 1. Language models put most of a
+        vector's length into a direction that all texts share, and `ridge` would have another meaning with each model.
+    cold : {"prior_mean", "map"}, default "prior_mean"
+        What a row without interactions is. "prior_mean": unknown to all, so it is no part of the objective and its
+        factor is q. "map": known to all and taken by nobody, a row like all others; its factor is the minimum of the
+        loss, which is shorter than q, most so in the directions that the other side occupies.
+    whitening : Whitening, optional
+        Applied before anything else; fitted on `embeddings` if it is not yet.
+    encoder : optional
+        Gave the embeddings; kept with the model, so that it can be asked for those of new texts. See
+        :func:`wals_gpu.text.as_encoder`, and :meth:`from_texts`.
+
+    Raises
+    ------
+    TypeError, ValueError, DataError
+        A parameter is of the wrong kind, shape or range, or embeddings are not finite; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> from wals_gpu import WALS
+    >>> data = csr_matrix([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0]])
+    >>> kinds = np.array([[1.0, 0], [1, 0], [0, 1], [0, 1]])  # nobody has the last item; it is one like the third
+    >>> model = WALS(2, "hu", alpha=10, regularization=1, item_prior=LinearPrior(kinds, ridge=0.1)).fit(data)
+    >>> bool(model.predict(2, 3) > 10 * model.predict(0, 3))
+    True
+    """
+
+    def __init__(
+        self,
+        embeddings: Any,
+        *,
+        strength: ArrayLike | None = None,
+        ridge: float = 1.0,
+        shrinkage: float = 0.0,
+        learn: str = "none",
+        intercept: bool = True,
+        normalize: bool = True,
+        cold: str = "prior_mean",
+        whitening: Any = None,
+        encoder: Any = None,
+    ) -> None:
+        self.embeddings: NDArray[Any] | None
+        self.embeddings, self._ids, self._row_of_id = _read_embeddings(embeddings)
+        self.strength = _checked_strength(strength)
+        self.ridge = number("ridge", ridge, positive=True)
+        self.shrinkage = number("shrinkage", shrinkage)
+        if learn not in LEARN:
+            raise ValueError(f"learn must be one of {', '.join(LEARN)}; got {learn!r}")
+        self.learn = learn
+        self.intercept = bool(intercept)
+        self.normalize = bool(normalize)
+        if cold not in COLD_MODES:
+            raise ValueError(f"cold must be one of {', '.join(COLD_MODES)}; got {cold!r}")
+        self.cold = cold
+        if whitening is not None and not (hasattr(whitening, "transform") and hasattr(whitening, "to_arrays")):
+            raise TypeError(f"whitening must be a wals_gpu.text.Whitening, got {type(whitening).__name__}")
+        self.whitening = whitening
+        self.encoder = encoder
+
+    @classmethod
+    def from_texts(cls, texts: Any, encoder: Any = "roberta-base", *, ids: Any = None, **settings: Any) -> LinearPrior:
+        """A prior from texts, encoded here.
+
+        Parameters
+        ----------
+        texts : sequence of str or None, or mapping of id to text
+            One for each row of the matrix, or for each of `ids`.
+        encoder : default "roberta-base"
+            Whatever :func:`wals_gpu.text.as_encoder` takes.
+        ids : sequence, optional
+            Of the texts.
+        **settings
+            As for the class.
+
+        Returns
+        -------
+        LinearPrior
+        """
+        from wals_gpu.text.encoders import as_encoder
+
+        if isinstance(texts, Mapping):
+            if ids is not None:
+                raise ValueError("ids must not be given with a mapping of id to text")
+            ids, texts = list(texts), list(texts.values())
+        encoder = as_encoder(encoder)
+        embeddings = encoder.encode(texts)
+        return cls(embeddings if ids is None else (ids, embeddings), encoder=encoder, **settings)
+
+    def __repr__(self) -> str:
+        shape = "not with the model" if self.embeddings is None else f"{self.embeddings.shape}"
+        return f"LinearPrior(embeddings {shape}, strength={self.strength!r}, ridge={self.ridge:g})"
+
+    def rows_for(self, side: str, ids: Ids | None, n_rows: int) -> NDArray[Any]:
+        """Embeddings (R, E) of the rows of a fit.
+
+        Parameters
+        ----------
+        side : {"item", "user"}
+            For error messages.
+        ids : Ids or None
+            Of the rows.
+        n_rows : int
+            R.
+
+        Raises
+        ------
+        DataError
+            They are not those of these rows: another number of them, or ids without an embedding.
+        """
+        if isinstance(self.strength, np.ndarray) and len(self.strength) != n_rows:
+            raise DataError(f"strength of {side}_prior must have shape ({n_rows},), got {self.strength.shape}")
+        if self.embeddings is None:
+            raise ValueError(
+                f"a saved model has no embeddings of its {side}_prior: set its {side}_prior to a new LinearPrior first"
+            )
+        if self._ids is None:
+            if len(self.embeddings) != n_rows:
+                raise DataError(
+                    f"embeddings of {side}_prior must have one row for each of the {n_rows} {side}s, got shape "
+                    f"{self.embeddings.shape}"
+                )
+            return self.embeddings
+        if ids is None:
+            raise DataError(f"{side}_prior has ids, but the interactions are a matrix, without any: give it an array")
+        if self._ids.kind != ids.kind:
+            raise DataError(f"{side}_prior has {self._ids.kind} ids, the interactions have {ids.kind}s")
+        place = self._ids.find(ids.ids)
+        missing = np.flatnonzero(place < 0)
+        if len(missing):
+            raise DataError(
+                f"{side}_prior must have embeddings of every {side} of the interactions; {len(missing)} are missing, "
+                f"such as {', '.join(repr(one) for one in ids.take(missing[:3]).tolist())}"
+            )
+        assert self._row_of_id is not None
+        return np.asarray(self.embeddings[self._row_of_id[place]])
+
+    def sizes(self) -> tuple[int, int, int]:
+        """Bytes of an embedding, number of features, and copies of the embeddings that a fit makes: for estimates."""
+        if self.embeddings is None:
+            return 0, 0, 0
+        dimension = self.embeddings.shape[1]
+        features = dimension if self.whitening is None else self.whitening.components or dimension
+        return self.embeddings.itemsize * dimension, features, int(self._ids is not None)
+
+    def left_over(self, ids: Ids) -> tuple[NDArray[Any], list[Any]]:
+        """Embeddings and ids of what is not among `ids`: the rest of a catalogue, for :meth:`WALS.add_items`."""
+        if self.embeddings is None or self._ids is None or self._row_of_id is None:
+            return np.empty((0, 0)), []
+        rest = np.flatnonzero(ids.find(self._ids.ids) < 0)
+        return self.embeddings[self._row_of_id[rest]], self._ids.take(rest).tolist()
+
+    def fingerprint(self) -> str:
+        """A digest of the embeddings and all settings that a fit depends on."""
+        digest = hashlib.sha256(repr([self.strength, *(getattr(self, name) for name in _SETTINGS)]).encode())
+        whitening = self.whitening
+        if whitening is not None:
+            digest.update(repr([whitening.whiten, whitening.components, whitening.epsilon]).encode())
+        for array in (self.embeddings, self.strength):
+            if isinstance(array, np.ndarray):
+                for start in range(0, len(array), _ROWS):
+                    digest.update(np.ascontiguousarray(array[start : start + _ROWS]).data)
+        return digest.hexdigest()
+
+
+class FittedPrior:
+    """What a fit learned: the map from features to prior means.
+
+    Parameters
+    ----------
+    prior : LinearPrior
+        The settings.
+    weights : (E+1, D) float64
+        W in the first E rows (transposed, ``q = e W + b``) and b in the last. Filled in by the fit.
+    scale : (1,) float64
+        What empirical Bayes multiplied the strength by.
+    center : (E,) float32 or None
+        Mean of the features, with ``normalize``.
+
+    Attributes
+    ----------
+    mean : (R, D) array or None
+        Prior means of the rows of the model, after the fit.
+    """
+
+    def __init__(self, prior: LinearPrior, weights: Floats, scale: Floats, center: NDArray[np.float32] | None) -> None:
+        self.prior = prior
+        self.weights = weights
+        self.scale = scale
+        self.center = center
+        self.mean: NDArray[np.floating] | None = None
+
+    @classmethod
+    def begin(cls, prior: LinearPrior, raw: NDArray[Any], factors: int) -> FittedPrior:
+        """Learn from the embeddings (R, E) of a fit all that does not depend on factors; W = 0 and b = 0."""
+        whitening = prior.whitening
+        if whitening is not None and whitening.mean_ is None:
+            whitening.fit(raw)
+        first = raw[:1] if whitening is None else whitening.transform(raw[:1])
+        center = None
+        if prior.normalize:
+            total = np.zeros(first.shape[1])
+            for start in range(0, len(raw), _ROWS):
+                block = raw[start : start + _ROWS]
+                total += (block if whitening is None else whitening.transform(block)).sum(axis=0, dtype=np.float64)
+            center = (total / len(raw)).astype(np.float32)
+        return cls(prior, np.zeros((first.shape[1] + 1, factors)), np.ones(1), center)
+
+    def features(self, raw: NDArray[Any], dtype: DTypeLike) -> NDArray[np.floating]:
+        """Features (n, E) of embeddings: whitened, centred and scaled to length 1, as the settings say."""
+        out = np.empty((len(raw), len(self.weights) - 1), dtype)
+        for start in range(0, len(raw), _ROWS):
+            block = raw[start : start + _ROWS]
+            if self.prior.whitening is not None:
+                block = self.prior.whitening.transform(block)
+            if self.center is not None:
+                block = block.astype(np.float64) - self.center
+                length = np.linalg.norm(block, axis=1, keepdims=True)
+                # What differs from the mean by rounding only (an empty text has the mean) says nothing of the row.
+                known = length > 1e-6 * (np.linalg.norm(self.center) + np.finfo(np.float64).tiny)
+                block = np.divide(block, length, out=np.zeros_like(block), where=known)
+            out[start : start + _ROWS] = block
+        return out
+
+    def project(self, embeddings: Any, dtype: DTypeLike = np.float64) -> NDArray[np.floating]:
+        """Prior means of rows from their embeddings.
+
+        Parameters
+        ----------
+        embeddings : (n, E) array
+        dtype : dtype, default float64
+
+        Returns
+        -------
+        (n, D) array
+        """
+        raw = _checked_embeddings(embeddings)
+        wanted = len(self.weights) - 1
+        if self.prior.whitening is not None:
+            wanted = len(self.prior.whitening.mean_)
+        if raw.shape[1] != wanted:
+            raise DataError(f"embeddings must have shape (n, E={wanted}) as in the fit, got {raw.shape}")
+        features = self.features(raw, np.float64)
+        projected: NDArray[np.floating] = features @ self.weights[:-1] + self.weights[-1]
+        return projected.astype(dtype, copy=False)
+
+    def encode(self, texts: Sequence[str | None]) -> NDArray[np.floating]:
+        """Embeddings of texts, by the encoder that the prior was made with."""
+        if self.prior.encoder is None:
+            raise ModelFitError(
+                "the prior was made from embeddings, without an encoder: give embeddings, or set its "
+                "encoder= to what they were made with"
+            )
+        from wals_gpu.text.encoders import as_encoder, encoder_from_config
+
+        encoder = self.prior.encoder
+        encoder = encoder_from_config(encoder) if isinstance(encoder, dict) else as_encoder(encoder)
+        self.prior.encoder = encoder  # models are loaded once
+        # Texts that say nothing have the catalogue's mean, where it was kept.
+        mean = self.center if self.prior.whitening is None else self.prior.whitening.mean_
+        encoded: NDArray[np.floating] = encoder.encode(list(texts), empty=mean)
+        return encoded
+
+    def ridges(self, terms: RowTerms, rows: NDArray[np.integer] | None = None) -> tuple[Floats, Floats]:
+        """What pulls rows towards 0 and what towards their prior means.
+
+        Parameters
+        ----------
+        terms : RowTerms
+            Of n rows, under the objective alone.
+        rows : (n,) int, optional
+            Their numbers in the fit, where these are not all of its rows; -1 for one that was not there. For a strength
+            that was given for each row: rows that were not there have the mean.
+
+        Returns
+        -------
+        towards_zero, strength : (n,) float64
+        """
+        ridge = np.broadcast_to(terms.ridge, terms.n_rows).astype(np.float64)
+        base = ridge if self.prior.strength is None else self.prior.strength
+        if isinstance(base, np.ndarray) and self.prior.strength is not None and rows is not None:
+            base = np.where(rows >= 0, base[rows], base.mean())
+        met = True if self.prior.cold == "map" else np.diff(terms.row_ptr) > 0
+        return self.prior.shrinkage * ridge * met, np.broadcast_to(base * self.scale[0], terms.n_rows)
+
+    def pulled(
+        self, terms: RowTerms, mean: NDArray[np.floating], rows: NDArray[np.integer] | None = None
+    ) -> tuple[RowTerms, NDArray[np.floating]]:
+        """Both pulls as one: terms whose ridge is their sum, and what it pulls to, (n, D); `mean` are prior means."""
+        towards_zero, strength = self.ridges(terms, rows)
+        total = towards_zero + strength
+        share = (strength / total)[:, None] if towards_zero.any() else 1.0
+        dtype = mean.dtype
+        return replace(terms, ridge=total.astype(dtype)), np.asarray(mean * share, dtype)
+
+    # ------------------------------------------------------------------------------------------------ files
+
+    def to_arrays(self, name: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """What :meth:`from_arrays` needs: arrays, their names beginning with `name`, and settings that fit into JSON.
+
+        The encoder is saved where it can be described; a function can not, and a loaded model then takes embeddings.
+        """
+        prior = self.prior
+        arrays: dict[str, NDArray[Any]] = {f"{name}/weights": self.weights, f"{name}/scale": self.scale}
+        if self.center is not None:
+            arrays[f"{name}/center"] = self.center
+        if self.mean is not None:
+            arrays[f"{name}/mean"] = self.mean
+        if isinstance(prior.strength, np.ndarray):
+            arrays[f"{name}/strength"] = prior.strength
+        if prior.whitening is not None:
+            arrays |= prior.whitening.to_arrays(f"{name}/whitening")
+        settings: dict[str, Any] = {key: getattr(prior, key) for key in _SETTINGS}
+        settings["strength"] = None if isinstance(prior.strength, np.ndarray) else prior.strength
+        encoder = prior.encoder
+        if encoder is not None and not isinstance(encoder, dict):
+            from wals_gpu.text.encoders import as_encoder
+
+            try:
+                encoder = as_encoder(encoder).to_config()
+            except (NotImplementedError, TypeError, ValueError):
+                encoder = None
+        return arrays, settings | {"encoder": encoder}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str, settings: Mapping[str, Any]) -> FittedPrior:
+        """The prior that :meth:`to_arrays` described; ValueError, TypeError or KeyError where it did not."""
+        settings = dict(settings)
+        if f"{name}/strength" in arrays:
+            settings["strength"] = arrays[f"{name}/strength"]
+        if f"{name}/whitening.mean" in arrays:
+            from wals_gpu.text.whitening import Whitening
+
+            settings["whitening"] = Whitening.from_arrays(arrays, f"{name}/whitening")
+        prior = LinearPrior(None, **settings)
+        weights, scale, center = arrays[f"{name}/weights"], arrays[f"{name}/scale"], arrays.get(f"{name}/center")
+        if weights.ndim != 2 or weights.dtype != np.float64 or scale.shape != (1,) or scale.dtype != np.float64:
+            raise ValueError(f"{name}: weights must be float64 (E+1, D) and scale (1,)")
+        if (center is not None) != prior.normalize or (center is not None and center.shape != (len(weights) - 1,)):
+            raise ValueError(f"{name}: center must have one number for each of {len(weights) - 1} features")
+        for key in ("weights", "scale", "center", "mean"):
+            if f"{name}/{key}" in arrays and not np.isfinite(arrays[f"{name}/{key}"]).all():
+                raise ValueError(f"{name}/{key} must be finite")
+        fitted = cls(prior, weights, scale, center)
+        fitted.mean = arrays.get(f"{name}/mean")
+        return fitted
+
+
+_SETTINGS = ("ridge", "shrinkage", "learn", "intercept", "normalize", "cold")
+
+
+def _read_embeddings(given: Any) -> tuple[NDArray[Any] | None, Ids | None, NDArray[np.int64] | None]:
+    """Embeddings (n, E), and where they come with ids: these in order, and the row of each."""
+    if given is None:
+        return None, None, None
+    if isinstance(given, Mapping):
+        lengths = {np.shape(vector) for vector in given.values()}
+        if len(lengths) != 1 or len(next(iter(lengths))) != 1:
+            raise DataError(f"embeddings must be a vector (E,) for every id, all of one length; got shapes {lengths}")
+        given = list(given), np.array(list(given.values()))
+    if not (isinstance(given, tuple) and len(given) == 2):
+        return _checked_embeddings(given), None, None
+    embeddings = _checked_embeddings(given[1])
+    try:
+        values = pa.array(given[0])
+    except (pa.ArrowException, TypeError) as error:
+        raise DataError(f"ids of embeddings must be integers or strings: {error}") from error
+    if len(values) != len(embeddings):
+        raise DataError(f"embeddings must have one row for each of {len(values)} ids, got shape {embeddings.shape}")
+    if values.null_count or not (pa.types.is_integer(values.type) or pa.types.is_string(values.type)):
+        raise DataError(f"ids of embeddings must be integers or strings, none missing; got {values.type}")
+    ids, place = Ids.encode(values, "embedded")
+    if len(ids) < len(values):
+        raise DataError(f"ids of embeddings must be distinct: {len(values) - len(ids)} of {len(values)} are repeats")
+    row_of_id = np.empty(len(ids), np.int64)
+    row_of_id[place] = np.arange(len(ids))
+    return embeddings, ids, row_of_id
+
+
+def _checked_embeddings(given: Any) -> NDArray[Any]:
+    try:
+        embeddings = np.asarray(given)
+    except ValueError as error:  # rows of several lengths
+        raise DataError(f"embeddings must be an array (n, E): {error}") from error
+    if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiub" or not embeddings.shape[1]:
+        raise DataError(f"embeddings must be an array (n, E) of numbers, got {embeddings.dtype} {embeddings.shape}")
+    for start in range(0, len(embeddings), _ROWS):
+        finite = np.isfinite(embeddings[start : start + _ROWS]).all(axis=1)
+        if not finite.all():
+            row = start + int(np.argmin(finite))
+            raise DataError(f"embeddings must be finite, got NaN or infinity in row {row}")
+    return embeddings
+
+
+def _checked_strength(value: Any) -> float | Floats | None:
+    if value is None:
+        return None
+    message = f"strength must be a finite number > 0, or an array (R,) of them, got {value!r}"
+    if isinstance(value, (bool, str)):
+        raise TypeError(message)
+    try:
+        strength = np.array(value, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(message) from None
+    if strength.ndim > 1 or not strength.size or not (np.isfinite(strength).all() and (strength > 0).all()):
+        raise ValueError(message)
+    return float(strength) if strength.ndim == 0 else strength

@@ -1,0 +1,325 @@
+"""The steps of a fit that a linear prior adds: what its rows are solved with, and how its W and b follow.
+
+With the other side fixed, the part of the objective that a prior changes is, for the rows of its side (see
+:mod:`wals_gpu.priors`)::
+
+    data(Y) + sum_i [ r_i |y_i|^2 + s_i |y_i - q_i|^2 ] + mu (|W|^2 + |b|^2),    q_i = W e_i + b
+
+Three steps lower it in turn. None ever raises it.
+
+1. Rows: both squares are one, ``(r + s) |y - s/(r+s) q|^2`` and what does not depend on y, so the solvers need no more
+   than a ridge and a prior mean.
+2. Along: W and b move, and every y_i with its q_i, so that ``y_i - q_i`` stays; by exact line search.
+3. Regression: W and b in closed form, y fixed. One (E+1) x (E+1) Cholesky factor serves all columns and iterations.
+
+Rows and regression alone would do, and be slow where the prior is strong: each y_i is then tied to a q_i that is tied
+to the y's. Step 2 changes both together, and the same loss takes fewer iterations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse import csr_matrix
+
+from wals_gpu.backends.blas import one_blas_thread
+from wals_gpu.backends.devices import Backend
+from wals_gpu.objective.terms import CHUNK, Floats, RowTerms
+from wals_gpu.priors.linear import FittedPrior
+
+__all__ = ["PriorSteps"]
+
+# Rows of features in one product. The products are in the type of the factors, their sum over chunks is in float64 and
+# in order: it depends neither on the number of threads, nor does its precision on the number of rows.
+_ROWS = 4096
+# Rows that the trace of empirical Bayes is estimated from, with one vector of random signs each: the relative error
+# is below sqrt(2 / (rows D)), and the rows are a small part of a sweep.
+_TRACE_ROWS = 2048
+# A learned strength moves only where it moves by more than this part of itself: so it comes to rest, and the loss of
+# later iterations is that of one objective.
+_STRENGTH_STEP = 0.01
+
+
+class PriorSteps:
+    """A prior in a fit.
+
+    Parameters
+    ----------
+    fitted : FittedPrior
+        Its weights and scale are written.
+    features : (R, E) array
+        In the type of the factors.
+    terms : RowTerms
+        Of the R rows, under the objective alone.
+    backend : Backend
+
+    Attributes
+    ----------
+    terms : RowTerms
+        What the rows are solved with, towards :meth:`target`.
+    """
+
+    def __init__(self, fitted: FittedPrior, features: NDArray[np.floating], terms: RowTerms, backend: Backend) -> None:
+        prior, n = fitted.prior, len(features)
+        self.fitted = fitted
+        self._features, self._terms, self._backend = features, terms, backend
+        # Rows that are no part of the objective are their prior means. In the regression they would only slow it down.
+        self._active = np.diff(terms.row_ptr) > 0 if prior.cold == "prior_mean" else np.ones(n, np.bool_)
+        self._remaining, strength = fitted.ridges(terms)
+        self._base: Floats = strength / fitted.scale[0]
+        if not (self._base[self._active] > 0).all():
+            raise ValueError(
+                "strength must be given: by default it is the ridge of the objective, which is 0 for some rows"
+            )
+        self._weight = self._base * self._active
+
+        def gram(rows: slice) -> Floats:
+            f = _with_one(features[rows].astype(np.float64), prior.intercept)
+            product: Floats = (f.T * self._weight[rows]) @ f
+            return product
+
+        self._gram = self._sum(gram)
+        self._mean: NDArray[np.floating] = np.zeros((n, fitted.weights.shape[1]), features.dtype)
+        self.refresh()
+
+    @property
+    def strength(self) -> Floats:
+        """s of every row, (R,)."""
+        strength: Floats = self._base * self.fitted.scale[0]
+        return strength
+
+    def _set_scale(self) -> None:
+        """Follow a change of the strength's scale."""
+        prior = self.fitted.prior
+        ridge = (self._remaining + self.strength).astype(self._features.dtype)
+        self.terms = replace(self._terms, ridge=ridge)
+        self._factor = cho_factor(self.fitted.scale[0] * self._gram + prior.ridge * np.eye(len(self._gram)), lower=True)
+
+    def finish(self) -> None:
+        """Leave the prior means with the fitted prior."""
+        self._project()
+        self.fitted.mean = self._mean
+
+    def scale_by(self, factor: float) -> None:
+        """Follow factors that were multiplied by a number."""
+        self.fitted.weights *= factor
+        self._project()  # not scaled: means depend on nothing but the weights, as a resumed fit has only those
+
+    def refresh(self) -> None:
+        """Follow a change of weights and scale from elsewhere."""
+        self._set_scale()
+        self._project()
+
+    def _project(self) -> None:
+        weights = self.fitted.weights.astype(self._features.dtype)
+
+        def mean(rows: slice) -> None:
+            np.matmul(self._features[rows], weights[:-1], out=self._mean[rows])
+            self._mean[rows] += weights[-1]
+
+        self._over_rows(mean)
+
+    def target(self) -> NDArray[np.floating]:
+        """What :attr:`terms` pull the rows to, (R, D)."""
+        if not self._remaining.any():
+            return self._mean
+        shrunk: NDArray[np.floating] = (self.strength / (self._remaining + self.strength)).astype(self._mean.dtype)
+        return self._mean * shrunk[:, None]
+
+    def penalty(self, factors: NDArray[np.floating]) -> float:
+        """What the prior adds to the loss: all but the data part."""
+        ridges = ((self._remaining, None), (self.strength, self._mean))
+        of_rows = sum(self._backend.ridge_loss(factors, ridge.astype(factors.dtype), mean) for ridge, mean in ridges)
+        return of_rows + self.fitted.prior.ridge * float(np.vdot(self.fitted.weights, self.fitted.weights))
+
+    def update(self, factors: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+        """Steps 2 and 3, after the rows were solved; `factors` move along.
+
+        Returns
+        -------
+        float
+            The change of the loss's data part.
+        """
+        weights = self.fitted.weights
+        downhill = self._downhill(factors)
+        change, step = self._along(cho_solve(self._factor, downhill), factors, other)
+        weights += step
+        # The residuals of all rows are what they were, so the regression needs no second pass over the rows.
+        weights += cho_solve(self._factor, downhill - self.fitted.prior.ridge * step)
+        self._project()
+        factors[~self._active] = self._mean[~self._active]
+        return change
+
+    def regress(self, factors: NDArray[np.floating]) -> None:
+        """Step 3 alone, for factors that are there already when the fit begins."""
+        self.fitted.weights += cho_solve(self._factor, self._downhill(factors))
+        self._project()
+
+    def _downhill(self, factors: NDArray[np.floating]) -> Floats:
+        """Half the negative gradient of the prior's part over the weights; at solved rows, of the whole loss."""
+        pull = (self._weight * self.fitted.scale[0]).astype(factors.dtype)[:, None]
+
+        def towards(rows: slice) -> Floats:
+            residual = pull[rows] * (factors[rows] - self._mean[rows])
+            return np.vstack([self._features[rows].T @ residual, residual.sum(axis=0)]).astype(np.float64)
+
+        downhill = self._sum(towards) - self.fitted.prior.ridge * self.fitted.weights
+        if not self.fitted.prior.intercept:
+            downhill[-1] = 0
+        return downhill
+
+    def _along(
+        self, regression: Floats, factors: NDArray[np.floating], other: NDArray[np.floating]
+    ) -> tuple[float, Floats]:
+        """Step 2; the change of the data part, and what is added to the weights.
+
+        The direction is the regression's own, times ``s A^-1`` on the side of the factors, with A the mean of the
+        rows' matrices: what a Newton step would add to the regression if all rows had the same matrix.
+        """
+        terms, weights = self._terms, self.fitted.weights
+        n_active = int(self._active.sum())
+        background = np.broadcast_to(terms.background, terms.n_rows).astype(np.float64)
+        per_other = np.bincount(terms.col_idx, terms.gram_values(), len(other)) / n_active
+        per_other += background[self._active].mean() * terms.other_background
+        mean_terms = replace(
+            terms, background=np.ones(1), other_background=np.maximum(per_other, 0).astype(other.dtype)
+        )
+        values, vectors = self._backend.spectrum(mean_terms, other)
+        values = values + self._remaining.sum() / n_active
+        if vectors is None or values[-1] <= 0:
+            return 0.0, np.zeros_like(weights)
+        inverse = 1 / np.maximum(values, 1e-6 * values[-1])
+        step = ((regression @ vectors) * inverse) @ vectors.T * (self.strength[self._active].mean())
+
+        # f(a) = data(Y + a V) + sum r |y + a v|^2 + mu |W + a P|^2 is a parabola in a; s |y - q|^2 does not change.
+        direction = np.empty_like(factors)
+        in_dtype = step.astype(factors.dtype)
+
+        def move(rows: slice) -> None:
+            np.matmul(self._features[rows], in_dtype[:-1], out=direction[rows])
+            direction[rows] += in_dtype[-1]
+
+        self._over_rows(move)
+        slope, curvature = self._entries_part(factors, direction, other)
+        values, vectors = self._backend.spectrum(terms, other)
+        other_gram = None if vectors is None else ((vectors * values) @ vectors.T).astype(factors.dtype)
+
+        def of_rows(rows: slice) -> Floats:
+            y, v = factors[rows], direction[rows]
+            r = self._remaining[rows]
+            parts = np.array([r @ _row_dots(y, v), r @ _row_dots(v, v), 0, 0])
+            if other_gram is not None:
+                product = v @ other_gram
+                parts[2:] = background[rows] @ _row_dots(y, product), background[rows] @ _row_dots(v, product)
+            return parts
+
+        ridge_slope, ridge_curvature, background_slope, background_curvature = self._sum(of_rows)
+        slope, curvature = slope + background_slope, curvature + background_curvature
+        ridge_slope += self.fitted.prior.ridge * float(np.sum(weights * step))
+        ridge_curvature += self.fitted.prior.ridge * float(np.sum(step**2))
+        if not curvature + ridge_curvature > 0:
+            return 0.0, np.zeros_like(weights)
+        length = -(slope + ridge_slope) / (curvature + ridge_curvature)
+        direction *= direction.dtype.type(length)
+        factors += direction
+        return 2 * length * slope + length**2 * curvature, length * step
+
+    def _entries_part(
+        self, factors: NDArray[np.floating], direction: NDArray[np.floating], other: NDArray[np.floating]
+    ) -> tuple[float, float]:
+        """Sums over the entries of ``(gram x.y - rhs) x.v`` and of ``gram (x.v)^2``."""
+        terms = self._terms
+        row_ptr = terms.row_ptr.astype(np.int32) if terms.n_entries <= np.iinfo(np.int32).max else terms.row_ptr
+        listed = csr_matrix((terms.col_idx, terms.col_idx, row_ptr), shape=(terms.n_rows, len(other)))
+        present = self._backend.score_entries(factors, other, listed)
+        change = self._backend.score_entries(direction, other, listed)
+        gram, rhs = terms.gram_values(), terms.rhs_values()
+        slope = curvature = 0.0
+        for start in range(0, terms.n_entries, CHUNK):
+            z = slice(start, start + CHUNK)
+            v = change[z].astype(np.float64)
+            weighted = gram[z] * v
+            slope += float(weighted @ present[z] - rhs[z] @ v)
+            curvature += float(weighted @ v)
+        return slope, curvature
+
+    def learn(self, factors: NDArray[np.floating], other: NDArray[np.floating]) -> None:
+        """Empirical Bayes: the strength that factors ask for, ``1/s = mean over rows of (|y - q|^2 + tr A^-1) / D``.
+
+        That is the M step for a normal prior with variance 1/s, with exp(-loss / 2) as the likelihood. The trace is
+        Hutchinson's estimate, v' A^-1 v with random signs v, of some of the rows: one exact solve more. Rows and signs
+        are the same each time, so the strength comes to rest.
+        """
+        if self.fitted.prior.learn == "none" or not self.fitted.weights.any():
+            return
+        active = np.flatnonzero(self._active)
+        rng = np.random.default_rng(len(active))
+        rows = np.sort(rng.choice(active, min(_TRACE_ROWS, len(active)), replace=False))
+        signs = rng.choice(np.array([-1, 1], factors.dtype), (len(rows), factors.shape[1]))
+        some = _take_rows(self.terms, rows)
+        solved = np.zeros_like(signs)
+        # With right-hand coefficients of 0, a row's solution is A^-1 (ridge x prior mean).
+        self._backend.solve_rows(some, other, solved, prior=signs / some.ridge[:, None])
+        traces = _row_dots(signs, solved)
+
+        def spread(rows: slice) -> Floats:
+            difference = factors[rows] - self._mean[rows]
+            return np.array(self._weight[rows] @ _row_dots(difference, difference))
+
+        inverse = (float(self._sum(spread)) / len(active) + np.mean(self._base[rows] * traces)) / factors.shape[1]
+        if abs(np.log(1 / inverse / self.fitted.scale[0])) > _STRENGTH_STEP:
+            self.fitted.scale[0] = 1 / inverse
+            self._set_scale()
+
+    def _over_rows(self, work: Callable[[slice], Any]) -> None:
+        for _ in self._results(work):
+            pass
+
+    def _sum(self, work: Callable[[slice], Floats]) -> Floats:
+        """Sum over chunks of rows, in their order."""
+        total: Floats = sum(self._results(work), start=np.zeros(()))
+        return total
+
+    def _results(self, work: Callable[[slice], Any]) -> Any:
+        """The results of chunks of rows, in order; threads work on some chunks at a time, with one BLAS thread each."""
+        n, threads = len(self._features), getattr(self._backend, "num_threads", 1)
+        chunks = [slice(start, min(start + _ROWS, n)) for start in range(0, n, _ROWS)]
+        if len(chunks) == 1:
+            yield work(chunks[0])
+            return
+        with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
+            for first in range(0, len(chunks), 2 * threads):  # so that few results wait to be summed
+                yield from pool.map(work, chunks[first : first + 2 * threads])
+
+
+def _with_one(features: Floats, intercept: bool) -> Floats:
+    """Features with one more column, of ones, or of zeros without an intercept."""
+    return np.hstack([features, np.full((len(features), 1), float(intercept))])
+
+
+def _row_dots(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
+    dots: Floats = np.einsum("ij,ij->i", a, b, dtype=np.float64)
+    return dots
+
+
+def _take_rows(terms: RowTerms, rows: NDArray[np.integer]) -> RowTerms:
+    """The matrices of some rows, with right-hand coefficients of 0."""
+    lengths = np.diff(terms.row_ptr)[rows]
+    row_ptr = np.concatenate([[0], np.cumsum(lengths)])
+    entries = np.arange(row_ptr[-1]) + np.repeat(terms.row_ptr[rows] - row_ptr[:-1], lengths)
+    return replace(
+        terms,
+        row_ptr=row_ptr,
+        col_idx=terms.col_idx[entries],
+        rhs=np.zeros(1, terms.rhs.dtype),
+        gram=terms.gram_values()[entries],
+        background=terms.background[rows] if len(terms.background) > 1 else terms.background,
+        ridge=terms.ridge[rows],
+        target_square=0.0,
+    )

@@ -1,0 +1,122 @@
+"""What a row's own system tells beside its solution: how certain its scores are, and what each of its entries adds.
+
+The loss of a row, everything else fixed, is ``(x - m)' A (x - m)`` and a constant, with A of :class:`.RowTerms`. Read
+as a Gaussian likelihood in which an observation of confidence c has variance ``noise^2 / c`` and the ridge is a prior
+of variance ``noise^2 / ridge``, that is the posterior ``x ~ N(m, noise^2 A^-1)``: the score of an item y has the
+variance ``noise^2 y' A^-1 y``. Directions that the row's entries say little about are uncertain, and the more so the
+smaller the background and the ridge. Upper confidence bounds on it are LinUCB (Li et al., WWW 2010), draws from it
+Thompson sampling for linear bandits (Agrawal and Goyal, ICML 2013).
+
+Shapes: R rows, n items, D factors. Everything is float64: the systems may be badly conditioned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+
+from wals_gpu.backends.host import Spectrum
+from wals_gpu.errors import SingularSystemError
+from wals_gpu.objective.terms import RowTerms
+
+__all__ = ["Posterior"]
+
+#: Items whose variances are computed at a time: 8 MiB at 128 factors.
+ITEMS = 8192
+
+
+class Posterior:
+    """Posterior covariances of rows.
+
+    Parameters
+    ----------
+    terms : RowTerms
+        R rows.
+    other : (n_other, D)
+        Factors of the other side.
+    spectrum : Spectrum
+        ``backend.spectrum(terms, other)``.
+    who : callable
+        Name of a row, for errors.
+    prior : (R, D), optional
+        Prior means of the rows.
+    """
+
+    def __init__(
+        self,
+        terms: RowTerms,
+        other: NDArray[np.floating],
+        spectrum: Spectrum,
+        who: Callable[[int], str],
+        prior: NDArray[np.floating] | None = None,
+    ) -> None:
+        self.terms = terms
+        self.other = other
+        self.prior = prior
+        self._who = who
+        values, vectors = spectrum
+        self._gram = np.diag(values) if vectors is None else (vectors * values) @ vectors.T
+        self._background = np.broadcast_to(terms.background, terms.n_rows)
+        self._ridge = np.broadcast_to(terms.ridge, terms.n_rows)
+
+    def factor(self, row: int) -> NDArray[np.float64]:
+        """L (D, D), lower, with ``A = L L'``.
+
+        Raises
+        ------
+        SingularSystemError
+            A is not positive definite: the row leaves some direction free, whose variance has no bound.
+        """
+        entries, met = self._entries(row)
+        system = self._background[row] * self._gram + (met.T * self.terms.gram_values()[entries]) @ met
+        system[np.diag_indices_from(system)] += self._ridge[row]
+        try:
+            factor: NDArray[np.float64] = cholesky(system, lower=True, check_finite=False)
+        except np.linalg.LinAlgError:
+            remedy = "its scores have no finite variance: increase the regularization"
+            raise SingularSystemError(row, remedy, self._who(row)) from None
+        return factor
+
+    def draw(self, row: int, noise: float, rng: np.random.Generator) -> NDArray[np.float64]:
+        """A draw (D,) from N(0, noise^2 A^-1)."""
+        standard = rng.standard_normal(self.other.shape[1])
+        drawn: NDArray[np.float64] = solve_triangular(
+            self.factor(row), standard, trans="T", lower=True, check_finite=False
+        )
+        return noise * drawn
+
+    def variances(self, row: int, items: NDArray[np.floating]) -> NDArray[np.float64]:
+        """``y' A^-1 y`` of each of the items (n, D), as the squared length of ``L^-1 y``: never below 0."""
+        factor = self.factor(row)
+        out = np.empty(len(items))
+        for start in range(0, len(items), ITEMS):
+            part = slice(start, start + ITEMS)
+            out[part] = (solve_triangular(factor, items[part].T, lower=True, check_finite=False) ** 2).sum(axis=0)
+        return out
+
+    def contributions(
+        self, row: int, item: NDArray[np.floating]
+    ) -> tuple[NDArray[np.int32], NDArray[np.float64], float]:
+        """What each entry of a row adds to ``y' A^-1 b``, the score of the item y (D,) with exactly solved factors.
+
+        ``b`` is a sum over the entries and the prior, and so is the score (Hu, Koren, Volinsky 2008, section 5).
+
+        Returns
+        -------
+        columns : (n,) int32
+            The row's entries.
+        contributions : (n,)
+        from_prior : float
+        """
+        entries, met = self._entries(row)
+        weighted = cho_solve((self.factor(row), True), item.astype(np.float64), check_finite=False)
+        from_prior = 0.0 if self.prior is None else float(self._ridge[row] * (self.prior[row] @ weighted))
+        return self.terms.col_idx[entries], self.terms.rhs_values()[entries] * (met @ weighted), from_prior
+
+    def _entries(self, row: int) -> tuple[slice, NDArray[np.float64]]:
+        """Where the entries of a row stand, and the factors (n, D) that they meet."""
+        entries = slice(self.terms.row_ptr[row], self.terms.row_ptr[row + 1])
+        return entries, self.other[self.terms.col_idx[entries]].astype(np.float64)

@@ -1,0 +1,1 @@
+"""A fit: its loop, validation, checkpoints, and the memory it takes."""

@@ -1,0 +1,163 @@
+"""Checkpoints of a fit: what the next iteration depends on, in a folder that is whole at every instant."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from wals_gpu.data.files import load_folder, remove_folder, save_folder
+from wals_gpu.data.ids import Ids
+from wals_gpu.errors import CheckpointError, ModelFormatError
+from wals_gpu.objective.terms import CHUNK
+from wals_gpu.training.state import FitRecord, FitState
+from wals_gpu.training.validation import Validation
+
+__all__ = ["Checkpoint", "fingerprint"]
+
+_KIND = "checkpoint of WALS.fit"
+
+
+class Checkpoint:
+    """The checkpoint of one fit, in a folder as :mod:`wals_gpu.persistence` writes them.
+
+    Parameters
+    ----------
+    path : str or path
+        The folder; made by the first :meth:`save`.
+    every : int
+        Iterations from one checkpoint to the next.
+    settings : mapping
+        What a fit must share with the one that wrote the checkpoint, by the name to call it by; can be written as JSON.
+    """
+
+    def __init__(self, path: str | PathLike[str], every: int, settings: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.every = every
+        self.settings = dict(settings)
+
+    def save(self, state: FitState, history: list[FitRecord], validation: Validation | None) -> None:
+        """Replace the checkpoint.
+
+        Raises
+        ------
+        OSError
+            It cannot be written; the one that was there before is left as it was.
+        """
+        tensors = {f"present/{name}": array for name, array in state.arrays().items()}
+        noted = None
+        if validation is not None:
+            best, noted = validation.progress()
+            if validation.best_iteration != len(history):  # else they are the present ones
+                tensors |= {f"best/{name}": array for name, array in best.items()}
+        metadata = {
+            "model": _KIND,
+            "settings": self.settings,
+            "history": [dataclasses.asdict(record) for record in history],
+            "validation": noted,
+        }
+        try:
+            save_folder(self.path, tensors, metadata)
+        except OSError as error:
+            left = "; an earlier checkpoint in it is whole" if self.exists() else ""
+            text = (
+                f"the checkpoint after iteration {len(history)} could not be written: {error.strerror or error}{left}"
+            )
+            raise OSError(error.errno, text, str(self.path)) from error
+
+    def exists(self) -> bool:
+        """Whether the folder holds a checkpoint, or a saved model."""
+        return (self.path / "model.json").exists()
+
+    def begin(
+        self, state: FitState, iterations: int, validation: Validation | None, *, resume: bool
+    ) -> list[FitRecord]:
+        """Write the first checkpoint, before hours are spent that could not be saved; or with `resume` bring the fit to
+        where an earlier one was written.
+
+        Returns
+        -------
+        list of FitRecord
+            The iterations that the fit has behind it.
+
+        Raises
+        ------
+        CheckpointError
+            There is one and `resume` is false; or it is of a fit of other data or settings, has more than `iterations`
+            behind it, or is no checkpoint.
+        ModelFormatError
+            It is damaged.
+        OSError
+            It cannot be written.
+        """
+        if not self.exists():
+            self.save(state, [], validation)
+            return []
+        if not resume:
+            raise CheckpointError(
+                f"{self.path} holds a checkpoint, or a model: go on from a checkpoint (resume=True, or --resume), or "
+                "give another folder"
+            )
+        tensors, metadata = load_folder(self.path)
+        if metadata.get("model") != _KIND:
+            raise CheckpointError(f"{self.path} holds no checkpoint but a {metadata.get('model')} model")
+        try:
+            self._compare(metadata["settings"])
+            history = [FitRecord(**record) for record in metadata["history"]]
+            if len(history) > iterations:
+                raise CheckpointError(f"{self.path} has {len(history)} iterations behind it, more than {iterations}")
+            state.restore(_under("present/", tensors))
+            if validation is not None:
+                noted = metadata["validation"]
+                best = _under("best/", tensors)
+                if noted["best_iteration"] == len(history) > 0:
+                    best = _under("present/", tensors)
+                validation.resume(best, noted)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise ModelFormatError(f"{self.path} holds no checkpoint that this version can read: {error!r}") from error
+        return history
+
+    def remove(self) -> None:
+        """Remove the checkpoint; other files in the folder stay."""
+        remove_folder(self.path)
+
+    def _compare(self, saved: Mapping[str, Any]) -> None:
+        names = [name for name in {**self.settings, **saved} if self.settings.get(name) != saved.get(name)]
+        if names:
+            parts = [
+                f"other {name}"
+                if isinstance(saved.get(name), str) and len(saved[name]) == 64
+                else f"{name} = {saved.get(name)!r} there, {self.settings.get(name)!r} here"
+                for name in names
+            ]
+            raise CheckpointError(
+                f"{self.path} holds the checkpoint of another fit: {'; '.join(parts)}. Resume with what it was begun "
+                "with, or give another folder"
+            )
+
+
+def fingerprint(matrix: csr_matrix, *ids: Ids | None) -> str:
+    """SHA-256 of the content of a matrix and of the ids of its sides; the type of index arrays does not matter."""
+    digest = hashlib.sha256(repr((matrix.shape, matrix.dtype.name)).encode())
+    for array, dtype in ((matrix.indptr, np.int64), (matrix.indices, np.int32), (matrix.data, matrix.dtype)):
+        for start in range(0, len(array), CHUNK):
+            digest.update(np.ascontiguousarray(array[start : start + CHUNK], dtype).data)
+    for side in ids:
+        arrays = {} if side is None else side.to_arrays("ids")
+        for name, array in arrays.items():
+            digest.update(repr((name, array.shape, array.dtype.name)).encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _under(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}

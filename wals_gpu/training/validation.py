@@ -1,0 +1,178 @@
+"""Validation while fitting: a ranking metric on held-out interactions, early stopping, and the best factors kept."""
+
+from __future__ import annotations
+
+import numbers
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from wals_gpu.data.csr import contains, entry_keys
+from wals_gpu.data.interactions import Interactions, as_interactions
+from wals_gpu.data.stored import StoredMatrix
+from wals_gpu.errors import DataError
+from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
+from wals_gpu.evaluation.splits import random_holdout
+from wals_gpu.training.state import FitState
+
+__all__ = ["METRICS", "Validation", "hold_out"]
+
+#: Of :mod:`wals_gpu.evaluation`, those that are means over users and better when higher.
+METRICS = ("recall", "plain_recall", "precision", "hit_rate", "ndcg", "map", "mrr")
+
+_USERS_PER_BATCH = 2048
+
+
+class Validation:
+    """A metric measured every few iterations, and the factors that it was best with.
+
+    Parameters
+    ----------
+    train : (U, I) csr_matrix
+        What is learned from; not recommended.
+    test : (U, I) csr_matrix
+        What is to be found: values above 0. Users without any are left out.
+    metric : str
+        Name and list length, such as "ndcg@10"; see :mod:`wals_gpu.evaluation` for the definitions.
+    every : int
+        Iterations from one measurement to the next.
+    patience : int or None
+        Measurements in a row without a new best after which the fit is over; None: it goes on.
+
+    Attributes
+    ----------
+    best_score : float or None
+    best_iteration : int or None
+        The first iteration with that score; None before the first measurement.
+    """
+
+    def __init__(self, train: csr_matrix, test: csr_matrix, metric: str, every: int, patience: int | None) -> None:
+        match = re.fullmatch(rf"({'|'.join(METRICS)})@([1-9][0-9]*)", metric) if isinstance(metric, str) else None
+        if match is None:
+            raise ValueError(f"metric must be one of {', '.join(METRICS)} with a list length (ndcg@10), got {metric!r}")
+        self.metric, self._k = metric, int(match[2])
+        self.every, self.patience = every, patience
+        if test.shape != train.shape:
+            raise DataError(f"validation must have the shape of the interactions, {train.shape}, got {test.shape}")
+        self.train, self.test = train, relevant_entries(test, "validation")
+        self._users = np.flatnonzero(np.diff(self.test.indptr))
+        if not len(self._users):
+            raise DataError("validation has no value above 0, so there is nothing to measure")
+        if both := sum(int(contains(entry_keys(train[b]), entry_keys(self.test[b])).sum()) for b in self._batches()):
+            raise DataError(
+                f"{both} entries of validation are in the interactions too: what a user has is not recommended, so "
+                "they could not be found; hold them out"
+            )
+        self.best_score: float | None = None
+        self.best_iteration: int | None = None
+        self._since_best = 0
+        self._best: dict[str, NDArray[Any]] = {}
+
+    def _batches(self) -> Iterator[NDArray[np.int64]]:
+        for start in range(0, len(self._users), _USERS_PER_BATCH):
+            yield self._users[start : start + _USERS_PER_BATCH]
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether patience has run out."""
+        return self.patience is not None and self._since_best >= self.patience
+
+    def measure(self, state: FitState) -> float:
+        """The metric with the present factors; those may be rotated, as scores are the same."""
+        users, items = state.users.factors, state.items.factors
+        values = []
+        for batch in self._batches():
+            ids, _ = state.backend.topk(users[batch], items, self._k, self.train[batch])
+            values.append(row_metrics(ids, self.test[batch], [self._k], None)[self.metric])
+        return float(np.concatenate(values).mean())
+
+    def after(self, iteration: int, state: FitState) -> float | None:
+        """The metric after an iteration, if it is one to measure; a new best is kept."""
+        if iteration % self.every:
+            return None
+        score = self.measure(state)
+        if self.best_score is None or score > self.best_score:
+            self.best_score, self.best_iteration, self._since_best = score, iteration, 0
+            for name, array in state.arrays().items():
+                if name in self._best:
+                    np.copyto(self._best[name], array)
+                else:
+                    self._best[name] = array.copy()
+        else:
+            self._since_best += 1
+        return score
+
+    def restore_best(self, state: FitState) -> None:
+        """Put the best factors in place of the present ones."""
+        if self._best:
+            state.restore(self._best)
+
+    # ------------------------------------------------------------------------------------------ for checkpoints
+
+    def progress(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """The best factors, and what else :meth:`resume` needs; the second can be written as JSON."""
+        return self._best, {
+            "best_score": self.best_score,
+            "best_iteration": self.best_iteration,
+            "since_best": self._since_best,
+        }
+
+    def resume(self, best: Mapping[str, NDArray[Any]], noted: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`progress` gave."""
+        self._best = dict(best)
+        self.best_score, self.best_iteration = noted["best_score"], noted["best_iteration"]
+        self._since_best = noted["since_best"]
+
+
+def hold_out(
+    data: Interactions,
+    validation: Any,
+    random_state: int | np.random.Generator | None,
+    dtype: np.dtype[Any],
+    columns: Mapping[str, Any],
+) -> tuple[csr_matrix, csr_matrix]:
+    """What to train on and what to validate with.
+
+    Parameters
+    ----------
+    data : Interactions
+    validation : float, or matrix, table or Interactions
+        A share of the entries of `data` to hold out, or interactions that are not in `data`. Rows of a table that name
+        a user or an item unknown to `data` are dropped, with a warning.
+    random_state : int, Generator or None
+        Seed for a share.
+    dtype : dtype
+    columns : mapping
+        ``user_column``, ``item_column``, ``value_column`` of a table.
+
+    Returns
+    -------
+    train, test : (U, I) csr_matrix
+    """
+    if isinstance(validation, numbers.Real) and not isinstance(validation, bool):
+        if not 0 < float(validation) < 1:
+            raise ValueError(f"validation must be a share in (0, 1), or interactions; got {validation!r}")
+        if isinstance(data.matrix, StoredMatrix):
+            raise TypeError(
+                "validation must be a matrix: stored interactions are not split; hold some out as you write"
+            )
+        if not isinstance(random_state, np.random.Generator):
+            random_state = np.random.default_rng(None if random_state is None else [random_state, 1])
+        train, test = random_holdout(data.matrix, float(validation), random_state)
+        if not train.nnz or not test.nnz:
+            raise DataError(f"validation={validation} of {data.matrix.nnz} entries leaves none on one of the two sides")
+        return train, test
+    is_table = not (isinstance(validation, (Interactions, np.ndarray)) or hasattr(validation, "tocsr"))
+    if not is_table:
+        test = as_interactions(validation, user_ids=data.user_ids, item_ids=data.item_ids, dtype=dtype).matrix
+    elif data.user_ids is None or data.item_ids is None:
+        raise TypeError("validation must be a matrix or a share: the interactions are a matrix, so there are no ids")
+    else:
+        test = as_interactions(
+            validation, dtype=dtype, user_ids=data.user_ids, item_ids=data.item_ids, unknown="drop", **columns
+        ).matrix
+    return data.matrix, test
