@@ -7,6 +7,7 @@ import contextlib
 import numpy as np
 import pytest
 from hard_cases import CASES, SOLVERS, backward_error, solve
+from solving import solve_rows
 
 from wals_gpu import WALS, ModelFitError, SingularSystemError
 from wals_gpu.backends.cpu import CpuBackend
@@ -81,9 +82,9 @@ def test_directions_without_data_are_not_filled_with_rounding(factors, items, dt
     terms = RowTerms(np.array([0, items]), every, one, one, 0.0, one, 0 * one, one, 0.0)
     for solver in ("cholesky", "subspace"):
         with pytest.raises(SingularSystemError):
-            CpuBackend(1).solve_rows(terms, y, np.zeros((1, factors), dtype), solver=solver, block_size=16)
+            solve_rows(CpuBackend(1), terms, y, np.zeros((1, factors), dtype), solver=solver, block_size=16)
     x = np.zeros((1, factors), dtype)
-    CpuBackend(1).solve_rows(terms, y, x, solver="cg", cg_steps=20)
+    solve_rows(CpuBackend(1), terms, y, x, solver="cg", cg_steps=20)
     assert abs(x).max() < 100  # 1e14 with rounding followed
 
 

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix, random_array
+from solving import solve_rows
 
 from wals_gpu import _cpu
 from wals_gpu.backends import make_backend
@@ -192,7 +193,7 @@ def test_a_signal_ends_a_run_of_rows_that_threads_share():
     try:
         with pytest.raises(Ended):
             signal.setitimer(signal.ITIMER_REAL, 0.2)
-            CpuBackend(2).solve_rows(terms, other, factors)
+            solve_rows(CpuBackend(2), terms, other, factors)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -357,7 +358,7 @@ def test_rotate_together(dtype, wide, isa):
     for array in arrays:
         array[:] = rng.standard_normal(array.shape)
     q = np.linalg.qr(rng.standard_normal((48, 48)))[0]
-    basis = backend.moving_basis(*arrays)
+    basis = backend.session(*arrays, may_move=True).basis
     expected = [array.astype(np.float64) @ q for array in arrays]
     _cpu.rotate_together(*arrays, basis, q, wide, 2)
     for got, want in zip(arrays, expected, strict=True):
@@ -374,4 +375,4 @@ def test_rotate_together_refuses_what_it_cannot_do_in_place():
     for basis in (np.eye(32), np.eye(15)):
         with pytest.raises(ValueError):
             _cpu.rotate_together(good, good.copy(), basis, np.eye(16), True, 1)
-    assert CpuBackend(1).moving_basis(np.zeros((3, 15)), np.zeros((3, 15))) is None
+    assert CpuBackend(1).session(np.zeros((3, 15)), np.zeros((3, 15)), may_move=True).basis is None

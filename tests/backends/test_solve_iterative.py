@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 from scipy.sparse import random as sparse_random
+from solving import solve_rows
 
 from wals_gpu import WALS, reference
 from wals_gpu.backends.cpu import CpuBackend
@@ -75,7 +76,7 @@ def test_steps_are_those_of_the_reference(isa, objective, parameters, factors, w
     prior = prior if with_prior else None
     for steps in STEPS:
         got = start.copy()
-        CpuBackend(2).solve_rows(terms, other, got, prior=prior, **steps)
+        solve_rows(CpuBackend(2), terms, other, got, prior=prior, **steps)
         expected = solve_by_reference(terms, other, start, prior=prior, **steps)
         np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-10)
 
@@ -87,7 +88,7 @@ def test_no_row_loss_ever_rises(isa, objective, parameters, factors, dtype):
     terms, other, prior, start = _problem(objective, parameters, factors, dtype, signs=objective == "implicit")
     backend = CpuBackend(2)
     exact = np.zeros_like(start)
-    backend.solve_rows(terms, other, exact, prior=prior)
+    solve_rows(backend, terms, other, exact, prior=prior)
     lowest = _row_losses(terms, other, exact, prior)
     slack = 1e-5 if dtype == np.float32 else 1e-10
     for steps in STEPS:
@@ -95,7 +96,7 @@ def test_no_row_loss_ever_rises(isa, objective, parameters, factors, dtype):
         before = _row_losses(terms, other, x, prior)
         scale = np.abs(before) + np.abs(lowest)
         for _ in range(3):
-            backend.solve_rows(terms, other, x, prior=prior, **steps)
+            solve_rows(backend, terms, other, x, prior=prior, **steps)
             after = _row_losses(terms, other, x, prior)
             assert np.all(after <= before + slack * scale)
             assert np.all(after >= lowest - slack * scale)
@@ -107,8 +108,8 @@ def test_no_row_loss_ever_rises(isa, objective, parameters, factors, dtype):
 def test_many_cg_steps_reach_the_exact_solution(isa, dtype):
     terms, other, prior, x = _problem("hu", {"regularization": 1.0}, 65, dtype)
     exact = np.zeros_like(x)
-    CpuBackend(1).solve_rows(terms, other, exact, prior=prior)
-    CpuBackend(1).solve_rows(terms, other, x, prior=prior, solver="cg", cg_steps=200)
+    solve_rows(CpuBackend(1), terms, other, exact, prior=prior)
+    solve_rows(CpuBackend(1), terms, other, x, prior=prior, solver="cg", cg_steps=200)
     error = np.abs(x - exact).max() / np.abs(exact).max()
     assert error < (1e-4 if dtype == np.float32 else 1e-10)
 
@@ -117,9 +118,9 @@ def test_tolerance_ends_cg_early():
     terms, other, _, start = _problem("hu", {}, 33, np.float64)
     loose, all_steps, one = start.copy(), start.copy(), start.copy()
     backend = CpuBackend(1)
-    backend.solve_rows(terms, other, loose, solver="cg", cg_steps=50, cg_tolerance=0.9)
-    backend.solve_rows(terms, other, all_steps, solver="cg", cg_steps=50)
-    backend.solve_rows(terms, other, one, solver="cg", cg_steps=1)
+    solve_rows(backend, terms, other, loose, solver="cg", cg_steps=50, cg_tolerance=0.9)
+    solve_rows(backend, terms, other, all_steps, solver="cg", cg_steps=50)
+    solve_rows(backend, terms, other, one, solver="cg", cg_steps=1)
     assert not np.allclose(loose, all_steps)
     assert np.any(np.all(loose == one, axis=1))
 
@@ -130,7 +131,7 @@ def test_threads_do_not_change_a_bit(steps):
     results = []
     for threads in (1, 2, 5):
         x = start.copy()
-        CpuBackend(threads).solve_rows(terms, other, x, **steps)
+        solve_rows(CpuBackend(threads), terms, other, x, **steps)
         results.append(x)
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
@@ -145,11 +146,11 @@ def test_loss_of_the_rows_comes_with_the_solve(isa, objective, parameters, dtype
         terms, other, prior, x = _problem(objective, parameters, factors, dtype)
         backend = CpuBackend(2)
         for given in (None, prior):
-            got = backend.solve_rows(terms, other, x, prior=given, return_loss=True, **steps)
+            got = solve_rows(backend, terms, other, x, prior=given, return_loss=True, **steps)
             expected = backend.loss(terms, x, other, np.zeros(1, dtype), user_prior=given) - terms.target_square
             tolerance = 1e-6 if dtype == np.float32 else 1e-12
             assert got == pytest.approx(expected, rel=tolerance, abs=tolerance * terms.target_square)
-    assert backend.solve_rows(terms, other, x, **steps) is None
+    assert solve_rows(backend, terms, other, x, **steps) is None
 
 
 @pytest.mark.parametrize("solver", ["cholesky", "cg"])
@@ -167,7 +168,7 @@ def test_long_rows(isa, solver, factors):
     results = []
     for threads in (1, 2, 5):
         x = start.copy()
-        row_loss = CpuBackend(threads).solve_rows(terms, other, x, solver=solver, cg_steps=40, return_loss=True)
+        row_loss = solve_rows(CpuBackend(threads), terms, other, x, solver=solver, cg_steps=40, return_loss=True)
         results.append((x, row_loss))
     x, row_loss = results[0]
     np.testing.assert_allclose(x, expected, rtol=1e-7, atol=1e-9)
@@ -211,7 +212,7 @@ def test_which_rows_are_copied(isa, case, steps, copied):
     """The steps on a copy (csrc/cpu/row_copy.h) differ from the reference's by its rounding, others by that of T."""
     terms, other, start = _long_rows(**case)
     expected = reference.solve_rows_cg(terms, other, start, steps)
-    CpuBackend(2).solve_rows(terms, other, start, solver="cg", cg_steps=steps)
+    solve_rows(CpuBackend(2), terms, other, start, solver="cg", cg_steps=steps)
     error = np.abs(start - expected).max(axis=1) / np.abs(expected).max(axis=1)
     assert error[2] < 2e-5  # the short row
     long = error[[0, 1, 3]]
@@ -224,10 +225,10 @@ def test_few_steps_on_copied_rows(isa, relaxation):
     terms, other, start = _long_rows()
     how = {"solver": "cg", "cg_steps": 3, "relaxation": relaxation}
     exact = np.zeros_like(start)
-    CpuBackend(1).solve_rows(terms, other, exact)
+    solve_rows(CpuBackend(1), terms, other, exact)
     lowest, first = _row_losses(terms, other, exact, None), _row_losses(terms, other, start, None)
     x = start.copy()
-    row_loss = CpuBackend(1).solve_rows(terms, other, x, return_loss=True, **how)
+    row_loss = solve_rows(CpuBackend(1), terms, other, x, return_loss=True, **how)
     expected = solve_by_reference(terms, other, start, **how)
     after = _row_losses(terms, other, x, None)
     assert np.abs(x - expected).max() < 7e-3 * np.abs(expected).max()
@@ -235,19 +236,19 @@ def test_few_steps_on_copied_rows(isa, relaxation):
     assert np.all(after - lowest < _row_losses(terms, other, expected, None) - lowest + allowed * (first - lowest))
     assert row_loss == pytest.approx(after.sum(), rel=1e-5)
     x2 = start.copy()
-    CpuBackend(3).solve_rows(terms, other, x2, **how)
+    solve_rows(CpuBackend(3), terms, other, x2, **how)
     np.testing.assert_array_equal(x, x2)
     for _ in range(3 if relaxation == 1 else 12):
         before = after
-        CpuBackend(1).solve_rows(terms, other, x, **how)
+        solve_rows(CpuBackend(1), terms, other, x, **how)
         after = _row_losses(terms, other, x, None)
         assert np.all(after <= before + 1e-6 * np.abs(lowest))
     assert np.all(after < lowest + 1e-3 * (first - lowest))
     stays = exact.copy()
-    CpuBackend(1).solve_rows(terms, other, stays, **how)
+    solve_rows(CpuBackend(1), terms, other, stays, **how)
     assert np.abs(stays - exact).max() < 1e-4 * np.abs(exact).max()
     assert np.all(_row_losses(terms, other, stays, None) <= lowest + 1e-6 * np.abs(lowest))
-    CpuBackend(1).solve_rows(terms, other, x, solver="cg", cg_steps=100)
+    solve_rows(CpuBackend(1), terms, other, x, solver="cg", cg_steps=100)
     assert np.abs(x - exact).max() < 1e-4 * np.abs(exact).max()
 
 
@@ -258,7 +259,7 @@ def test_cg_survives_singular_systems():
     other = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
     x = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
     for _ in range(5):  # also from where it has converged
-        CpuBackend(1).solve_rows(terms, other, x, solver="cg", cg_steps=20)
+        solve_rows(CpuBackend(1), terms, other, x, solver="cg", cg_steps=20)
         np.testing.assert_allclose((x @ other.T)[matrix.nonzero()], 1, atol=1e-4)
     assert np.abs(x).max() < 20
 

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.sparse import random as sparse_random
+from solving import solve_rows
 
 from wals_gpu import _cpu, reference
 from wals_gpu.backends.cpu import CpuBackend
@@ -140,7 +141,7 @@ def make_check(terms, other, prior=None):
 
 def solve(terms, other, *, prior=None, backend=BACKEND):
     factors = np.full((terms.n_rows, other.shape[1]), np.nan, other.dtype)  # every number must be written
-    backend.solve_rows(terms, other, factors, prior=prior)
+    solve_rows(backend, terms, other, factors, prior=prior)
     return factors
 
 
@@ -379,7 +380,7 @@ def test_singular_system_names_the_first_such_row(n, dtype, isa):
     terms.ridge[[2, 4]] = 0
     factors = np.full((5, 50), 7, dtype)
     with pytest.raises(SingularSystemError, match="row 2 is not positive definite; increase the reg") as info:
-        BACKEND.solve_rows(terms, other, factors)
+        solve_rows(BACKEND, terms, other, factors)
     assert info.value.row == 2
     # The other rows are solved, those two left alone.
     assert (factors[[2, 4]] == 7).all()
@@ -448,9 +449,9 @@ def test_no_half_sweep_raises_the_loss(name, with_prior, dtype):
     user_prior, item_prior = (user_prior, item_prior) if with_prior else (None, None)
     losses = []
     for _ in range(40):
-        BACKEND.solve_rows(users, y, x, prior=user_prior)
+        solve_rows(BACKEND, users, y, x, prior=user_prior)
         losses.append(BACKEND.loss(users, x, y, items.ridge, user_prior=user_prior, item_prior=item_prior))
-        BACKEND.solve_rows(items, x, y, prior=item_prior)
+        solve_rows(BACKEND, items, x, y, prior=item_prior)
         losses.append(BACKEND.loss(users, x, y, items.ridge, user_prior=user_prior, item_prior=item_prior))
     assert losses[-1] < 0.9 * losses[0]
     # float64: rounding of the sum. float32: a solution that is off by eps lies higher by eps^2 times the curvature.
@@ -465,8 +466,8 @@ def test_gradient_is_zero_where_the_sweeps_end(name):
     priors = {"user_prior": user_prior, "item_prior": item_prior}
     start = max(abs(g).max() for g in reference.gradient(users, x, y, items.ridge, **priors))
     for _ in range(800):
-        BACKEND.solve_rows(users, y, x, prior=user_prior)
-        BACKEND.solve_rows(items, x, y, prior=item_prior)
+        solve_rows(BACKEND, users, y, x, prior=user_prior)
+        solve_rows(BACKEND, items, x, y, prior=item_prior)
     gx, gy = reference.gradient(users, x, y, items.ridge, **priors)
     assert max(abs(gx).max(), abs(gy).max()) < 1e-9 * start
 
@@ -482,7 +483,7 @@ def test_a_spectrum_of_before_and_few_rows_change_nothing(name):
     backend = CpuBackend(2)
     spectrum = backend.spectrum(terms, other)
     many, few = np.empty((30, 20), np.float32), np.empty((4, 20), np.float32)
-    backend.solve_rows(terms, other, many)
+    solve_rows(backend, terms, other, many)
     row_terms = replace(
         terms,
         row_ptr=terms.row_ptr[:5],
@@ -492,11 +493,11 @@ def test_a_spectrum_of_before_and_few_rows_change_nothing(name):
         ridge=terms.ridge if len(terms.ridge) == 1 else terms.ridge[:4],
     )
     assert 0 < row_terms.n_entries < 200
-    backend.solve_rows(row_terms, other, few)
+    solve_rows(backend, row_terms, other, few)
     np.testing.assert_array_equal(few, many[:4])
     few[:] = 0
-    backend.solve_rows(row_terms, other, few, spectrum=spectrum)
+    solve_rows(backend, row_terms, other, few, spectrum=spectrum)
     np.testing.assert_array_equal(few, many[:4])
     if spectrum.vectors is not None:  # it is really used
-        backend.solve_rows(row_terms, other, few, spectrum=spectrum._replace(values=2 * spectrum.values))
+        solve_rows(backend, row_terms, other, few, spectrum=spectrum._replace(values=2 * spectrum.values))
         assert abs(few - many[:4]).max() > 1e-3

@@ -10,6 +10,7 @@ import pytest
 from emulated import load
 from emulated_cuda import ON_DEVICE, EmulatedMemory, emulated_backend
 from scipy.sparse import random as sparse_random
+from solving import solve_rows
 
 import wals_gpu
 from wals_gpu import WALS, backends
@@ -124,9 +125,9 @@ def test_terms_are_copied_once_and_freed_with_their_owner():
 
     backend = CudaBackend(*parts())
     terms, other, start = problem(8, [3, 50])
-    backend.solve_rows(terms, other, start)
+    solve_rows(backend, terms, other, start)
     kept = backend._on_device[terms]
-    backend.solve_rows(terms, other, start)
+    solve_rows(backend, terms, other, start)
     assert backend._on_device[terms] is kept and len(backend._on_device) == 1
     del terms, kept
     assert len(backend._on_device) == 0
@@ -158,7 +159,8 @@ def test_factors_stay_on_the_device_during_a_fit(make, monkeypatch):
         memory = Counting(memory, (40 * 13, 30 * 13))
         backend = CudaBackend(module, memory)
         if not keeps:
-            monkeypatch.setattr(backend, "hold", lambda *factors: None)
+            keeping = backend.session
+            monkeypatch.setattr(backend, "session", lambda *sides, **_: keeping(*sides, is_shared=True))
         for place in ("wals_gpu.model.wals.make_backend", "wals_gpu.compat.als.make_backend"):
             monkeypatch.setattr(place, lambda *args, **kwargs: backend)
         model = make(factors=13, iterations=iterations, random_state=0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from emulated import ROOT
 from emulated_cuda import emulated_backend
+from solving import solve_rows
 from test_cuda_solve_rows import problem
 
 # Source text of an access, the space it is in, and wavefronts or sectors over the least possible. The profiler counts 8
@@ -43,8 +44,8 @@ def profile():
     backend._cuda.configure(profile=True)
     for lengths, d in (([20, 35, 60], 64), ([100, 150], 64)):
         terms, other, start = problem(d, lengths)
-        backend.solve_rows(terms, other, np.zeros((len(lengths), d), np.float32))
-        backend.solve_rows(terms, other, start, solver="cg")
+        solve_rows(backend, terms, other, np.zeros((len(lengths), d), np.float32))
+        solve_rows(backend, terms, other, start, solver="cg")
     rng = np.random.default_rng(0)
     queries, items = (rng.normal(size=(n, 64)).astype(np.float32) for n in (70, 600))
     backend.topk(queries, items, 10)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from emulated_cuda import ON_DEVICE, EmulatedMemory, emulated_backend
 from hard_cases import CASES, SOLVERS, solve
+from solving import solve_rows
 from test_hard_numbers import BOUNDS, SINGULAR
 from test_solve_iterative import solve_by_reference
 from test_solve_rows import make_check, make_matrix, make_terms
@@ -17,6 +18,7 @@ from wals_gpu import reference
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.cuda import CudaBackend
 from wals_gpu.backends.cuda_plan import plan_cg, plan_exact, plan_subspace, slice_rows
+from wals_gpu.backends.solve import SolveOptions, SolveSizes
 from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.objective.presets import PRESETS, make_objective
 from wals_gpu.objective.terms import RowTerms
@@ -36,7 +38,7 @@ def run(terms, other, *, start=None, prior=None, backend=None, schedules=SCHEDUL
     for schedule in schedules:
         backend._cuda.configure(**schedule)
         x = np.full((terms.n_rows, other.shape[1]), np.nan, np.float32) if start is None else start.copy()
-        backend.solve_rows(terms, other, x, prior=prior, **how)
+        solve_rows(backend, terms, other, x, prior=prior, **how)
         results.append(x)
     backend._cuda.configure()
     assert all(x.tobytes() == results[0].tobytes() for x in results)
@@ -174,7 +176,7 @@ def test_singular_system_names_the_first_such_row(n):
     other = rng.normal(size=(40, 50)).astype(np.float32)
     factors = np.full((5, 50), 7, np.float32)
     with pytest.raises(SingularSystemError, match="row 2 is not positive definite; increase the reg"):
-        emulated_backend().solve_rows(terms, other, factors)
+        solve_rows(emulated_backend(), terms, other, factors)
     assert (factors[[2, 4]] == 7).all()
     assert (factors[[0, 1, 3]] != 7).all()
 
@@ -185,7 +187,7 @@ def test_factors_that_are_no_numbers(bad):
         terms, other, _ = problem(20, [3, 30], background=background)
         other[terms.col_idx[0], 5] = bad
         with pytest.raises(ModelFitError, match=r"NaN or infinity|not finite"):
-            emulated_backend().solve_rows(terms, other, np.zeros((2, 20), np.float32))
+            solve_rows(emulated_backend(), terms, other, np.zeros((2, 20), np.float32))
 
 
 def test_rows_without_entries_or_weights():
@@ -244,7 +246,7 @@ def test_steps_with_many_factors(d, how):
     terms, other, start = problem(d, [1, 140], "plus")
     solved = run(terms, other, start=start, schedules=SCHEDULES[-1:], **how)
     cpu = start.copy()
-    CpuBackend(1).solve_rows(terms, other, cpu, **how)
+    solve_rows(CpuBackend(1), terms, other, cpu, **how)
     np.testing.assert_allclose(solved, cpu, rtol=1e-3, atol=1e-4 * abs(cpu).max())
 
 
@@ -368,13 +370,13 @@ def test_directions_without_data_are_not_filled_with_rounding(factors, items):
         for backend in (CpuBackend(1), emulated_backend()):
             x = np.zeros((4, factors), np.float32)
             with pytest.raises(SingularSystemError) as error:
-                backend.solve_rows(terms, y, x, solver=solver, block_size=16)
+                solve_rows(backend, terms, y, x, solver=solver, block_size=16)
             assert not x[[1, 3]].any() and x[[0, 2]].any()
             found.append((str(error.value), x))
         assert found[0][0] == found[1][0]
         np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-3, atol=1e-3)
     x = np.zeros((4, factors), np.float32)
-    emulated_backend().solve_rows(terms, y, x, solver="cg", cg_steps=20)
+    solve_rows(emulated_backend(), terms, y, x, solver="cg", cg_steps=20)
     assert abs(x).max() < 100
 
 
@@ -392,7 +394,7 @@ def test_loss_is_the_definitions(name, d):
     for priors in ({}, {"user_prior": user_prior, "item_prior": item_prior}):
         expected = reference.loss(users, x, y, items.ridge, **priors)
         assert abs(backend.loss(users, x, y, items.ridge, **priors) - expected) <= 1e-12 * abs(expected) * d
-    got = backend.solve_rows(users, y, x, return_loss=True)
+    got = solve_rows(backend, users, y, x, return_loss=True)
     assert users.target_square + got + backend.ridge_loss(y, items.ridge) == pytest.approx(
         reference.loss(users, x, y, items.ridge), rel=1e-5
     )
@@ -407,9 +409,9 @@ def test_no_half_sweep_raises_the_loss_and_the_gradient_vanishes():
     start = max(abs(g).max() for g in reference.gradient(users, x, y, items.ridge))
     losses = []
     for _ in range(40):
-        backend.solve_rows(users, y, x)
+        solve_rows(backend, users, y, x)
         losses.append(backend.loss(users, x, y, items.ridge))
-        backend.solve_rows(items, x, y)
+        solve_rows(backend, items, x, y)
         losses.append(backend.loss(users, x, y, items.ridge))
     assert all(b <= a * (1 + 1e-7) for a, b in pairwise(losses))
     assert max(abs(g).max() for g in reference.gradient(users, x, y, items.ridge)) < 1e-3 * start
@@ -425,15 +427,15 @@ def test_parts_give_the_bits_of_the_whole(how):
     whole = run(terms, other, start=start, prior=prior, schedules=SCHEDULES[:1], **how)
     module = emulated_backend()._cuda
     one = CudaBackend(module, EmulatedMemory(module))
-    fixed, growing = one.estimate_memory(9, len(other), terms.n_entries, 33, prior=True)
+    _, fixed, growing = one.memory_of(SolveSizes(9, len(other), terms.n_entries, 33, has_prior=True))
     parts = CudaBackend(module, EmulatedMemory(module), fixed + growing // 2)
     side = type("Side", (), {"n": len(other), "factors": 33})
-    assert len(parts._parts(terms, side, True, "cholesky")) >= 3
+    assert len(parts._parts(terms, side, True, SolveOptions())) >= 3
     np.testing.assert_array_equal(
         run(terms, other, start=start, prior=prior, backend=parts, schedules=SCHEDULES[:1], **how), whole
     )
     x, y = start.copy(), start.copy()
-    losses = [b.solve_rows(terms, other, f, return_loss=True, **how) for b, f in ((one, x), (parts, y))]
+    losses = [solve_rows(b, terms, other, f, return_loss=True, **how) for b, f in ((one, x), (parts, y))]
     assert losses[1] == pytest.approx(losses[0], rel=1e-12)
     assert parts.loss(terms, x, other, terms.ridge[:1]) == pytest.approx(
         one.loss(terms, x, other, terms.ridge[:1]), rel=1e-12
@@ -443,29 +445,26 @@ def test_parts_give_the_bits_of_the_whole(how):
 def test_what_can_never_fit_is_refused_with_numbers():
     terms, other, start = problem(33, [4, 3000])
     module = emulated_backend()._cuda
-    fixed, _ = emulated_backend().estimate_memory(0, len(other), 0, 33)
+    fixed = emulated_backend().memory_of(SolveSizes(0, len(other), 0, 33)).fixed
     small = CudaBackend(module, EmulatedMemory(module), fixed - 1)
     with pytest.raises(MemoryError, match=rf"3000 x 33 factors of the other side takes {fixed} bytes"):
-        small.solve_rows(terms, other, start)
+        solve_rows(small, terms, other, start)
     small = CudaBackend(module, EmulatedMemory(module), fixed + 10_000)
     with pytest.raises(MemoryError, match=r"row 1 with 3000 entries does not fit into 10000 bytes"):
-        small.solve_rows(terms, other, start)
+        solve_rows(small, terms, other, start)
 
 
 def test_arguments_that_the_device_lacks_are_refused():
     backend = emulated_backend()
     terms, other, start = problem(33, [4, 30])
     with pytest.raises(ValueError, match=r"float32, got factors of dtype float64"):
-        backend.solve_rows(terms, other.astype(np.float64), start)
+        solve_rows(backend, terms, other.astype(np.float64), start)
     with pytest.raises(ValueError, match=r"float32, got factors of dtype float64"):
         backend.empty_factors(3, 4, np.dtype(np.float64))
     with pytest.raises(ValueError, match=r"1 to 1024 factors, got 1025"):
         backend.empty_factors(3, 1025, np.dtype(np.float32))
-    for block in (0, 8, 24, 272):
-        with pytest.raises(ValueError, match=rf"block_size must be a multiple of 16 from 16 to 256 .* got {block}"):
-            backend.solve_rows(terms, other, start, solver="subspace", block_size=block)
-    with pytest.raises(ValueError, match="solver must be"):
-        backend.solve_rows(terms, other, start, solver="lu")
+    with pytest.raises(ValueError, match=r"block_size must be a multiple of 16 from 16 to 256 .* got 272"):
+        solve_rows(backend, terms, other, start, solver="subspace", block_size=272)
 
 
 # The checked build: races, bounds, uninitialised memory, copies in flight, divergent barriers

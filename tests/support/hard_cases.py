@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from solving import solve_rows
 
 from wals_gpu import reference
 from wals_gpu.backends import Backend
@@ -180,10 +181,10 @@ def solve(
     factors = start.copy()
     try:
         with np.errstate(all="ignore"):
-            backend.solve_rows(terms, other, factors, **SOLVERS[solver])
+            solve_rows(backend, terms, other, factors, **SOLVERS[solver])
             first = factors.copy()
             for _ in range(0 if solver == "cholesky" else calls - 1):
-                backend.solve_rows(terms, other, factors, **SOLVERS[solver])
+                solve_rows(backend, terms, other, factors, **SOLVERS[solver])
     except (SingularSystemError, ModelFitError) as error:
         assert "regularization" in str(error)  # the remedy
         return type(error).__name__, 0.0

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from emulated_cuda import emulated_backend
 from scipy.sparse import csr_matrix
+from solving import solve_rows
 from test_checkpoints import Stop, interrupt_at, make_likes, same_course
 from test_solve_iterative import OBJECTIVES, STEPS, _problem, _row_losses, solve_by_reference
 
 from wals_gpu import WALS, reference
 from wals_gpu.backends.cpu import CpuBackend
+from wals_gpu.backends.solve import SolveSizes
 from wals_gpu.objective.presets import make_objective
 from wals_gpu.objective.terms import RowTerms
 from wals_gpu.priors.linear import LinearPrior
@@ -29,7 +32,7 @@ def test_rows_go_as_far_as_the_reference_says(isa, objective, parameters, factor
     for how in SOLVERS:
         for relaxation in (0.5, 1.7):
             got = start.copy()
-            CpuBackend(2).solve_rows(terms, other, got, prior=prior, relaxation=relaxation, **how)
+            solve_rows(CpuBackend(2), terms, other, got, prior=prior, relaxation=relaxation, **how)
             expected = solve_by_reference(terms, other, start, prior=prior, relaxation=relaxation, **how)
             np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-9)
             empty = np.diff(terms.row_ptr) == 0
@@ -50,8 +53,8 @@ def test_the_loss_is_that_of_what_was_written_and_never_rises(isa, objective, pa
                 before = _row_losses(terms, other, x, prior)
                 size = np.abs(before) + terms.target_square / len(before)
                 for _ in range(3):
-                    got = CpuBackend(2).solve_rows(
-                        terms, other, x, prior=prior, relaxation=relaxation, return_loss=True, **how
+                    got = solve_rows(
+                        CpuBackend(2), terms, other, x, prior=prior, relaxation=relaxation, return_loss=True, **how
                     )
                     after = _row_losses(terms, other, x, prior)
                     constant = (terms.ridge.astype(float) * (prior.astype(float) ** 2).sum(axis=1)).sum()
@@ -74,8 +77,8 @@ def test_giant_rows_and_long_ones_with_any_number_of_threads(isa, solver, factor
     results = []
     for threads in (1, 2, 5):
         x = start.copy()
-        loss = CpuBackend(threads).solve_rows(
-            terms, other, x, solver=solver, cg_steps=40, relaxation=1.6, return_loss=True
+        loss = solve_rows(
+            CpuBackend(threads), terms, other, x, solver=solver, cg_steps=40, relaxation=1.6, return_loss=True
         )
         results.append((x, loss))
     np.testing.assert_allclose(results[0][0], expected, rtol=1e-7, atol=1e-9)
@@ -97,8 +100,8 @@ def test_rows_that_float32_cannot_solve_are_relaxed_too():
         other = np.ascontiguousarray(left * np.logspace(0, -3, 8), np.float32)
         start = rng.standard_normal((1, 8)).astype(np.float32)
         solved, relaxed = start.copy(), start.copy()
-        CpuBackend(1).solve_rows(terms, other, solved, **how)
-        CpuBackend(1).solve_rows(terms, other, relaxed, relaxation=1.5, **how)
+        solve_rows(CpuBackend(1), terms, other, solved, **how)
+        solve_rows(CpuBackend(1), terms, other, relaxed, relaxation=1.5, **how)
         expected = reference.relax(terms, start, solved, 1.5)
         np.testing.assert_allclose(relaxed, expected, rtol=1e-5, atol=1e-5 * abs(expected).max())
 
@@ -110,20 +113,21 @@ def test_cuda_rows_go_as_far_as_the_reference_says(how, d):
     terms, other, prior, start = _problem("implicit", {"alpha": 2.0}, d, np.float32)
     for given in (None, prior):
         got = start.copy()
-        loss = backend.solve_rows(terms, other, got, prior=given, relaxation=1.7, return_loss=True, **how)
+        loss = solve_rows(backend, terms, other, got, prior=given, relaxation=1.7, return_loss=True, **how)
         expected = solve_by_reference(terms, other, start, prior=given, relaxation=1.7, **how)
         np.testing.assert_allclose(got, expected, rtol=5e-4, atol=5e-4 * abs(expected).max())
         cpu = start.copy()
-        wanted = CpuBackend(1).solve_rows(terms, other, cpu, prior=given, relaxation=1.7, return_loss=True, **how)
+        wanted = solve_rows(CpuBackend(1), terms, other, cpu, prior=given, relaxation=1.7, return_loss=True, **how)
         assert loss == pytest.approx(wanted, rel=1e-4, abs=1e-4 * terms.target_square)
-    assert backend.estimate_memory(100, 50, 900, d, relaxed=True)[1] > backend.estimate_memory(100, 50, 900, d)[1]
+    sizes = SolveSizes(100, 50, 900, d)
+    assert backend.memory_of(replace(sizes, is_relaxed=True)).growing > backend.memory_of(sizes).growing
 
 
 def test_cuda_relaxation_out_of_range():
     terms, other, _, start = _problem("hu", {}, 5, np.float32)
     for relaxation in (0.0, 2.0, float("nan")):
         with pytest.raises(ValueError, match=r"relaxation must be above 0 and below 2, got"):
-            emulated_backend().solve_rows(terms, other, start, relaxation=relaxation)
+            solve_rows(emulated_backend(), terms, other, start, relaxation=relaxation)
 
 
 # The fit

@@ -15,9 +15,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
+from solving import solve_rows
 
 from wals_gpu import PRESETS, WALS, make_objective, reference
-from wals_gpu.backends import make_backend
+from wals_gpu.backends import SolveOptions, make_backend
 from wals_gpu.data.stored import write_stored
 from wals_gpu.objective.terms import RowTerms
 from wals_gpu.priors.linear import LinearPrior
@@ -113,10 +114,10 @@ def test_rows_times_factors_beyond_31_bits(solver, D, background):
             other_background=np.ones(1, np.float32),
             target_square=1.0,
         )
-        loss = backend.solve_rows(terms, other, factors, return_loss=True, **how)
+        loss = solve_rows(backend, terms, other, factors, return_loss=True, **how)
         few = replace(terms, row_ptr=np.array([0, 2, 4, 6]), ridge=terms.ridge[-3:])
         wanted = start.copy()
-        wanted_loss = backend.solve_rows(few, other, wanted, return_loss=True, **how)
+        wanted_loss = solve_rows(backend, few, other, wanted, return_loss=True, **how)
         assert np.array_equal(factors[-3:], wanted) and wanted.any()
         assert loss == pytest.approx(wanted_loss, rel=1e-12)
         assert not factors[: repeated.piece // D].any()
@@ -148,12 +149,15 @@ def test_other_side_beyond_31_bits(solver):
             target_square=4.0,
         )
         backend = make_backend("cpu", 2)
-        got, wanted = (rounded(np.full((2, D), 0.01)) for _ in range(2))
-        # Not through `rotate`, which copies the other side: as in a fit, where it is rotated in place.
-        basis = np.eye(D)
-        backend.solve_rows(terms, other, got, basis=basis, **how)
+        got, wanted = backend.empty_factors(2, D, np.dtype(np.float32)), rounded(np.full((2, D), 0.01))
+        got[...] = wanted
+        # In a session that may move, as a fit has one: single solves copy the other side. It is not closed, which would
+        # rotate all of it.
+        session = backend.session(got, other, may_move=True)
+        assert session.basis is not None
+        session.solve("user", terms, SolveOptions(**how))
         few = replace(terms, col_idx=np.searchsorted(columns, terms.col_idx).astype(np.int32))
-        backend.solve_rows(few, np.ascontiguousarray(other[columns]), wanted, **how)
+        solve_rows(backend, few, np.ascontiguousarray(other[columns]), wanted, **how)
         assert np.array_equal(got, wanted) and wanted.any()
 
 
@@ -190,15 +194,15 @@ def test_more_than_31_bits_of_entries():
         )
         backend = make_backend("cpu", 2)
         got, wanted = (np.full((rows, D), 0.1, np.float32) for rows in (n + 3, 4))
-        loss = backend.solve_rows(terms, other, got, solver="cg", cg_steps=1, return_loss=True)
+        loss = solve_rows(backend, terms, other, got, solver="cg", cg_steps=1, return_loss=True)
         parts = np.zeros(4)
         for row in range(4):
             one = slice(few.row_ptr[row], few.row_ptr[row + 1])
             alone = replace(
                 few, row_ptr=np.array([0, one.stop - one.start]), col_idx=few.col_idx[one], rhs=few.rhs[one]
             )
-            parts[row] = backend.solve_rows(
-                alone, other, wanted[row : row + 1], solver="cg", cg_steps=1, return_loss=True
+            parts[row] = solve_rows(
+                backend, alone, other, wanted[row : row + 1], solver="cg", cg_steps=1, return_loss=True
             )
         assert np.array_equal(got[-3:], wanted[1:]) and len(np.unique(wanted)) == 4
         assert (got[:-3] == wanted[0]).all()
@@ -367,9 +371,8 @@ def test_coefficients_per_entry_are_those_of_the_terms(objective):
         terms = objective.bind(matrix).user_terms(matrix)
         arrays = [array for array in (terms.rhs, terms.gram) if array is not None and len(array) == matrix.nnz]
         wanted = sum(not np.shares_memory(array, matrix.data) for array in arrays)
-        estimate = memory.estimate_memory(
-            (30, 20), 600, factors=4, dtype=np.dtype("float32"), objective=objective, values=values
-        )
+        sizes = memory.FitSizes((30, 20), 600, 4, np.dtype("float32"), objective, values=values)
+        estimate = memory.estimate_memory(sizes, make_backend("cpu"))
         assert estimate.coefficients == 2 * 600 * 4 * wanted
 
 
@@ -380,7 +383,7 @@ def test_estimates_add_up_and_print():
     assert estimate.transposed == estimate.interactions == 10_000_000 * 8 + 8 * (136_677 + 20_108 + 2)
     lines = str(estimate).splitlines()
     assert lines[3].split() == ["factors", "76.6", "MiB"] and lines[-1].split()[0] == "total"
-    assert estimate.total == sum(vars(estimate).values())
+    assert estimate.total == sum(vars(estimate).values()) and estimate.device == 0
     assert model.estimate_memory(136_677, 20_108, 10_000_000, validation=True).factors == 2 * estimate.factors
     assert model.estimate_memory(1000, 1000, 2**31).interactions == 2**31 * 12 + 8 * 2002  # SciPy's indices widen
     with_prior = WALS(128, item_prior=LinearPrior(np.ones((20_108, 384), np.float32))).estimate_memory(

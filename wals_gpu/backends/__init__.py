@@ -1,6 +1,8 @@
 """Devices behind one interface; nothing outside this package branches on the device."""
 
-from wals_gpu.backends.devices import Backend, held, make_backend
+from wals_gpu.backends.devices import make_backend
 from wals_gpu.backends.host import Spectrum
+from wals_gpu.backends.session import Backend, Session
+from wals_gpu.backends.solve import SolveOptions
 
-__all__ = ["Backend", "Spectrum", "held", "make_backend"]
+__all__ = ["Backend", "Session", "SolveOptions", "Spectrum", "make_backend"]

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu import _cpu
-from wals_gpu.backends.blas import one_blas_thread
-from wals_gpu.backends.host import Spectrum
-from wals_gpu.errors import ModelFitError, SingularSystemError
-from wals_gpu.objective.terms import RowTerms
+from wals_gpu.backends.host import Spectrum, check_status, decompose, has_background, no_spectrum
+from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
+from wals_gpu.errors import SingularSystemError
+from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
 
-if TYPE_CHECKING:
-    from wals_gpu.data.stored import StoredTerms
-
-__all__ = ["CpuBackend", "available_threads"]
-
-_REMEDY = "scale the values down, increase the regularization, or use dtype='float64'"
+__all__ = ["CpuBackend", "CpuSession", "available_threads"]
 
 
 def available_threads() -> int:
@@ -45,20 +41,25 @@ class CpuBackend:
     def __init__(self, num_threads: int = 0) -> None:
         self.num_threads = num_threads or available_threads()
 
+    def check(
+        self,
+        *,
+        factors: int | None = None,
+        dtype: np.dtype | None = None,
+        options: SolveOptions | None = None,
+        k: int | None = None,
+    ) -> None:
+        """The CPU refuses nothing."""
+
     def solve_rows(
         self,
         terms: RowTerms,
         other: NDArray[np.floating],
         factors: NDArray[np.floating],
+        options: SolveOptions = EXACT,
         *,
         prior: NDArray[np.floating] | None = None,
-        solver: str = "cholesky",
-        cg_steps: int = 3,
-        cg_tolerance: float = 0.0,
-        block_size: int = 64,
-        relaxation: float = 1.0,
         return_loss: bool = False,
-        basis: NDArray[np.float64] | None = None,
         spectrum: Spectrum | None = None,
     ) -> float | None:
         """Solve every row of `terms` into `factors`, see :func:`wals_gpu.reference.solve_rows`.
@@ -71,27 +72,15 @@ class CpuBackend:
             Factors of the other side, C-ordered float32 or float64.
         factors : (R, D)
             Written; iterative solvers start from it. Rows that could not be solved are left as they were.
+        options : SolveOptions, optional
+            By default exact.
         prior : (R, D), optional
             Prior means.
-        solver : {"cholesky", "cg", "subspace"}
-            Exact; conjugate gradients; one pass of exact steps over blocks of coordinates (iALS++).
-        cg_steps : int, default 3
-            Steps of "cg" at most.
-        cg_tolerance : float, default 0
-            "cg" ends early when the preconditioned residual has fallen to this part of its first norm.
-        block_size : int, default 64
-            Coordinates of a block of "subspace", a multiple of 16.
-        relaxation : float, default 1
-            Rows with entries go this many times the way from where they are to what the solver gives ("subspace": block
-            by block), see :func:`wals_gpu.reference.relax`; above 0 and below 2.
         return_loss : bool, default False
             Also evaluate the loss of the rows, while what it needs is in the cache.
-        basis : (D, D) float64, optional
-            From :meth:`moving_basis`. Both factor arrays may then be rotated in place, the loss is the same in any
-            basis, and `basis` keeps count; it saves a rotated copy of `other`. Not with priors.
         spectrum : Spectrum, optional
             ``self.spectrum(terms, other)``, from an earlier call with the same `other`. Few rows are then solved in
-            time that does not depend on the size of `other`. Not with `basis`, which changes `other`.
+            time that does not depend on the size of `other`.
 
         Returns
         -------
@@ -107,38 +96,68 @@ class CpuBackend:
             The solution of a row is not finite: input values or ridges are out of the range of the dtype.
         """
         values, rotation = self.spectrum(terms, other) if spectrum is None else spectrum
-        if basis is None:
-            table = other
-            if terms.n_entries < len(other):  # few rows: only the factors that they meet are rotated
-                met, place = np.unique(terms.col_idx, return_inverse=True)
-                table, terms = other[met], replace(terms, col_idx=place.astype(np.int32))
-            table = _cpu.rotate(table, rotation, self.num_threads)
-        else:
-            if rotation is not None:
-                # What the row systems are built from is rotated in float64 for the exact solvers: that keeps the
-                # digits of weak directions. CG stops short of them.
-                _cpu.rotate_together(factors, other, basis, rotation, solver != "cg", self.num_threads)
-            table, rotation = other, None
+        table, rotated_terms = other, terms
+        if terms.n_entries < len(other):  # few rows: only the factors that they meet are rotated
+            met, place = np.unique(terms.col_idx, return_inverse=True)
+            table, rotated_terms = other[met], replace(terms, col_idx=place.astype(np.int32))
+        table = _cpu.rotate(table, rotation, self.num_threads)
         if prior is not None:
             prior = _cpu.rotate(np.ascontiguousarray(prior, other.dtype), rotation, self.num_threads)
+        spectrum = Spectrum(values, rotation)
+        status, loss = self._solve(rotated_terms, table, spectrum, factors, options, prior, return_loss)
+        check_status(status, other)
+        return loss
+
+    def _solve(
+        self,
+        terms: RowTerms,
+        table: NDArray[np.floating],
+        spectrum: Spectrum,
+        factors: NDArray[np.floating],
+        options: SolveOptions,
+        prior: NDArray[np.floating] | None,
+        return_loss: bool,
+    ) -> tuple[NDArray[np.int32], float | None]:
+        """The status of each row, and the loss; `table` and `prior` are in the basis of the spectrum, and so are the
+        factors where this has no vectors."""
         row_loss = np.zeros(terms.n_rows) if return_loss else None
         status = _cpu.solve_rows(
             terms,
             table,
-            values,
-            rotation,
+            spectrum.values,
+            spectrum.vectors,
             prior,
             factors,
-            solver,
-            cg_steps,
-            cg_tolerance,
-            block_size,
-            relaxation,
+            options.solver,
+            options.cg_steps,
+            options.cg_tolerance,
+            options.block_size,
+            options.relaxation,
             row_loss,
             self.num_threads,
         )
-        self._check(status, other)
-        return None if row_loss is None else float(row_loss.sum())
+        return status, None if row_loss is None else float(row_loss.sum())
+
+    def session(
+        self,
+        users: NDArray[np.floating],
+        items: NDArray[np.floating],
+        *,
+        may_move: bool = False,
+        is_shared: bool = False,
+    ) -> CpuSession:
+        """See :meth:`.session.Backend.session`."""
+        return CpuSession(self, users, items, may_move)
+
+    def memory_of(self, sizes: SolveSizes) -> SolveMemory:
+        """Bytes that solving a side takes beside its factors and terms."""
+        padded = -(-sizes.factors * sizes.itemsize // 64) * 64
+        rotated = 0 if self._moves(sizes.factors) and sizes.is_moving else padded * sizes.n_other
+        return SolveMemory(rotated + (8 + 4 + 8) * sizes.n_rows)  # of a row: place in the order of work, status, loss
+
+    @staticmethod
+    def _moves(factors: int) -> bool:
+        return factors % 16 == 0
 
     def empty_factors(self, n: int, factors: int, dtype: np.dtype) -> NDArray[np.floating]:
         """An (n, D) array, not initialised, that starts on a cache line."""
@@ -146,63 +165,11 @@ class CpuBackend:
         start = -memory.ctypes.data % 64
         return memory[start : start + n * factors * dtype.itemsize].view(dtype).reshape(n, factors)
 
-    def moving_basis(self, factors: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64] | None:
-        """Starts a series of solves that leave both sides in whatever basis suits the last of them.
-
-        Returns
-        -------
-        (D, D) float64 or None
-            To be handed to every :meth:`solve_rows`, and in the end to :meth:`restore_basis`. None where the arrays do
-            not allow it: D is no multiple of 16, or they are not from :meth:`empty_factors`.
-        """
-        aligned = all(array.ctypes.data % 64 == 0 and array.flags.c_contiguous for array in (factors, other))
-        return np.eye(factors.shape[1]) if aligned and factors.shape[1] % 16 == 0 else None
-
-    def restore_basis(
-        self, factors: NDArray[np.floating], other: NDArray[np.floating], basis: NDArray[np.float64]
-    ) -> None:
-        """Rotates both sides back to the basis they had when `basis` was made."""
-        _cpu.rotate_together(factors, other, basis, np.ascontiguousarray(basis.T), True, self.num_threads)
-
-    def hold(self, *factors: NDArray[np.floating]) -> None:
-        """Nothing: the arrays are where they are used."""
-
-    def fetch(self) -> None:
-        """Nothing: the arrays are up to date."""
-
-    def release(self) -> None:
-        """Nothing is held."""
-
-    def spectrum(self, terms: RowTerms | StoredTerms, other: NDArray[np.floating]) -> Spectrum:
+    def spectrum(self, terms: SideTerms, other: NDArray[np.floating]) -> Spectrum:
         """Eigenvalues and eigenvectors of the Gram matrix of `other`, weighted by ``terms.other_background``."""
-        if not np.any(terms.background) or not np.any(terms.other_background):
-            return Spectrum(np.zeros(other.shape[1]), None)
-        return self.decompose(_cpu.gram(other, terms.other_background, self.num_threads))
-
-    @staticmethod
-    def decompose(gram: NDArray[np.float64]) -> Spectrum:
-        """Eigenvalues and eigenvectors of a Gram matrix (D, D)."""
-        if not np.isfinite(gram).all():
-            raise ModelFitError(f"NaN or infinity encountered in the factors or their Gram matrix; {_REMEDY}")
-        # One BLAS thread: a D x D problem gains little from more, and OpenBLAS's threads go on spinning for up to
-        # 30 ms after it, on the processors that the row solves are about to use.
-        with one_blas_thread():
-            values, vectors = np.linalg.eigh(gram)
-        # Eigenvalues that are rounding become 0, so that a solver can see where nothing is known.
-        rounding = len(values) * np.finfo(np.float64).eps * values[-1]
-        return Spectrum(np.where(values > rounding, values, 0.0), vectors)
-
-    @staticmethod
-    def _check(status: NDArray[np.int32], other: NDArray[np.floating]) -> None:
-        bad = np.flatnonzero(status)
-        if not len(bad):
-            return
-        if not np.isfinite(other).all():
-            raise ModelFitError(f"NaN or infinity encountered in the factors; {_REMEDY}")
-        row = int(bad[0])
-        if status[row] > 0:
-            raise SingularSystemError(row)
-        raise ModelFitError(f"the solution of row {row} is not finite ({len(bad)} such rows); {_REMEDY}")
+        if not has_background(terms):
+            return no_spectrum(other.shape[1])
+        return decompose(_cpu.gram(other, terms.other_background, self.num_threads))
 
     def loss(
         self,
@@ -291,6 +258,108 @@ class CpuBackend:
         """The dot product of each stored entry's query and item, (Z,), with the bits of :meth:`topk`."""
         queries = np.ascontiguousarray(queries, items.dtype)
         return _cpu.score_entries(queries, np.ascontiguousarray(items), *_pattern(listed), self.num_threads)
+
+
+class CpuSession:
+    """See :class:`.session.Session`. The arrays are the caller's own, solved in place.
+
+    With `may_move` both sides are rotated together into the basis of each solve, and stay there: the loss is the same
+    in any basis, and a rotated copy of the other side is saved. `basis` keeps count of it: (D, D) float64, or None
+    where the arrays do not allow it, as D is no multiple of 16, or they are not from :meth:`CpuBackend.empty_factors`.
+    """
+
+    def __init__(
+        self, backend: CpuBackend, users: NDArray[np.floating], items: NDArray[np.floating], may_move: bool
+    ) -> None:
+        self._backend = backend
+        self._sides = {"user": users, "item": items}
+        allows = all(array.ctypes.data % 64 == 0 and array.flags.c_contiguous for array in (users, items))
+        moves = may_move and allows and backend._moves(users.shape[1])
+        self.basis: NDArray[np.float64] | None = np.eye(users.shape[1]) if moves else None
+
+    def solve(
+        self,
+        side: str,
+        terms: SideTerms,
+        options: SolveOptions,
+        prior: NDArray[np.floating] | None = None,
+        *,
+        return_loss: bool = False,
+    ) -> float | None:
+        """See :meth:`.session.Session.solve`."""
+        own, other, total = self._sides[side], self._sides[other_side(side)], 0.0
+        spectrum = self._backend.spectrum(terms, other)
+        for rows, part in terms.parts():
+            try:
+                if self.basis is None:
+                    means = None if prior is None else prior[rows]
+                    loss = self._backend.solve_rows(
+                        part, other, own[rows], options, prior=means, return_loss=return_loss, spectrum=spectrum
+                    )
+                else:
+                    loss = self._solve_moving(part, own, other, spectrum, options, return_loss)
+            except SingularSystemError as error:
+                raise SingularSystemError(rows.start + error.row, error.remedy) from error
+            total += loss or 0.0
+            del part  # before the next part is read
+        return total if return_loss else None
+
+    def _solve_moving(
+        self,
+        terms: RowTerms,
+        own: NDArray[np.floating],
+        other: NDArray[np.floating],
+        spectrum: Spectrum,
+        options: SolveOptions,
+        return_loss: bool,
+    ) -> float | None:
+        if spectrum.vectors is not None and self.basis is not None:
+            # What the row systems are built from is rotated in float64 for the exact solvers: that keeps the
+            # digits of weak directions. CG stops short of them.
+            wide = options.solver != "cg"
+            _cpu.rotate_together(own, other, self.basis, spectrum.vectors, wide, self._backend.num_threads)
+        in_basis = Spectrum(spectrum.values, None)
+        status, loss = self._backend._solve(terms, other, in_basis, own, options, None, return_loss)
+        check_status(status, other)
+        return loss
+
+    def loss(self, user_terms: RowTerms, item_ridge: NDArray[np.floating]) -> float:
+        """See :meth:`.session.Session.loss`."""
+        return self._backend.loss(user_terms, self._sides["user"], self._sides["item"], item_ridge)
+
+    def ridge_loss(self, side: str, ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None) -> float:
+        """See :meth:`.session.Session.ridge_loss`."""
+        return self._backend.ridge_loss(self._sides[side], ridge, prior)
+
+    def factors(self, side: str) -> NDArray[np.floating]:
+        """See :meth:`.session.Session.factors`."""
+        return self._sides[side]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See :meth:`.session.Session.arrays`."""
+        arrays: dict[str, NDArray[Any]] = {f"{side}_factors": array for side, array in self._sides.items()}
+        return arrays if self.basis is None else arrays | {"basis": self.basis}
+
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """See :meth:`.session.Session.restore`."""
+        for name, array in self.arrays().items():
+            np.copyto(array, arrays[name])
+
+    def close(self) -> None:
+        """See :meth:`.session.Session.close`."""
+        if self.basis is not None:
+            users, items = self._sides["user"], self._sides["item"]
+            back = np.ascontiguousarray(self.basis.T)
+            _cpu.rotate_together(users, items, self.basis, back, True, self._backend.num_threads)
+            self.basis = None
+
+    def __enter__(self) -> CpuSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def _pattern(matrix: csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from types import ModuleType, TracebackType
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,13 +16,12 @@ from scipy.sparse import csr_matrix
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.cuda_memory import SHARED_MEMORY, Memory, TorchMemory, load_cuda
 from wals_gpu.backends.cuda_plan import gram_bounds, may_be_undetermined, plan_cg, plan_exact, plan_subspace, slice_rows
-from wals_gpu.backends.host import Spectrum
-from wals_gpu.objective.terms import RowTerms
+from wals_gpu.backends.host import Spectrum, check_status, decompose, has_background, no_spectrum
+from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
+from wals_gpu.errors import SingularSystemError
+from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
 
-if TYPE_CHECKING:
-    from wals_gpu.data.stored import StoredTerms
-
-__all__ = ["CudaBackend"]
+__all__ = ["CudaBackend", "CudaSession"]
 
 #: Sizes of shared memory that conjugate gradients keep a row's panel in: 5, 2 and 1 blocks on a processor.
 PANEL_MEMORY = (32 << 10, 80 << 10, SHARED_MEMORY)
@@ -31,13 +30,49 @@ PANEL_MEMORY = (32 << 10, 80 << 10, SHARED_MEMORY)
 SLOT_MEMORY = 1 << 28
 
 
-@dataclass
-class _Held:
-    """Factors of the caller in device memory, (n D)."""
+class _Factors:
+    """Factors (n, D) of the caller, and where a session keeps them, their copy in device memory."""
 
-    host: NDArray[np.float32]
-    device: Any
-    is_ahead: bool = False  # of the host's
+    def __init__(self, memory: Memory, host: Any, *, is_kept: bool = False) -> None:
+        self._memory, self.host = memory, host
+        self._device = memory.upload(host) if is_kept and host.size else None
+        self._is_ahead = False  # of the host's
+
+    @property
+    def is_kept(self) -> bool:
+        return self._device is not None
+
+    def plain(self, rows: slice | None = None) -> Any:
+        """Some rows, by default all, in device memory, flat."""
+        if self._device is not None:
+            width = self.host.shape[1]
+            return self._device if rows is None else self._device[rows.start * width : rows.stop * width]
+        host = self.host if rows is None else self.host[rows]
+        return self._memory.upload(np.asarray(host, np.float32) if isinstance(host, np.ndarray) else host)
+
+    def put(self, rows: slice, z: Any, side: _Side, good: NDArray[np.bool_]) -> None:
+        """The rows that are `good` become those of z in the caller's basis."""
+        n, width = rows.stop - rows.start, self.host.shape[1]
+        if self._device is not None and good.all():
+            side.rotate_back(z, n, self._device[rows.start * width : rows.stop * width])
+            self._is_ahead = True
+            return
+        out = self._memory.empty(n * width, np.float32)
+        side.rotate_back(z, n, out)
+        self.fetch()
+        self.host[rows][good] = self._memory.download(out).reshape(n, width)[good]
+        self.refresh()
+
+    def fetch(self) -> None:
+        """Bring the caller's array up to date."""
+        if self._is_ahead:
+            self.host[...] = self._memory.download(self._device).reshape(self.host.shape)
+            self._is_ahead = False
+
+    def refresh(self) -> None:
+        """Follow a change of the caller's array."""
+        if self._device is not None:
+            self._device, self._is_ahead = self._memory.upload(self.host), False
 
 
 @dataclass
@@ -60,7 +95,7 @@ class CudaBackend:
 
     What it computes, its arguments and its errors are those of :class:`.cpu.CpuBackend`; results are equal to float32
     accuracy, and the same to the last bit each time. Arrays of the caller stay NumPy arrays; the terms of a matrix are
-    copied to the device once, factors on each call, or between :meth:`hold` and :meth:`release` not at all.
+    copied to the device once, factors on each call, or in a :meth:`session` once.
 
     Parameters
     ----------
@@ -81,66 +116,56 @@ class CudaBackend:
         self._limit = memory_limit
         self._on_device: WeakKeyDictionary[RowTerms, _Terms] = WeakKeyDictionary()
         self._host = CpuBackend()
-        self._held: list[_Held] = []
+        self._kept_bytes = 0  # of factors that sessions keep
 
-    # ------------------------------------------------------------------------------------------ factors on the device
+    def check(
+        self,
+        *,
+        factors: int | None = None,
+        dtype: np.dtype | None = None,
+        options: SolveOptions | None = None,
+        k: int | None = None,
+    ) -> None:
+        """Refuse what the kernels cannot do.
 
-    def hold(self, *factors: NDArray[np.floating]) -> None:
-        """Keep these arrays (C-ordered float32) in device memory until :meth:`release`, if all take less than a quarter
-        of it. Others, and views of whole rows of these, may be handed in meanwhile."""
-        self.release()
-        size = sum(array.nbytes for array in factors)
-        if size <= self._available() // 4 and all(a.flags.c_contiguous and a.dtype == np.float32 for a in factors):
-            self._held = [_Held(array, self._memory.upload(array)) for array in factors if array.size]
+        Raises
+        ------
+        ValueError
+            Another dtype than float32, more factors than the kernels take, blocks of "subspace" that are too large for
+            them, or more results than a search can give.
+        """
+        limits = self._cuda
+        if dtype is not None and dtype != np.float32:
+            raise ValueError(f"dtype must be float32 on a CUDA device (device='cuda'), got {dtype}")
+        if factors is not None and not 1 <= factors <= limits.MOST_FACTORS:
+            raise ValueError(f"factors must be from 1 to {limits.MOST_FACTORS} on a CUDA device, got {factors}")
+        if options is not None and options.solver == "subspace" and options.block_size > limits.SIZES[-1]:
+            most, got = limits.SIZES[-1], options.block_size
+            raise ValueError(f"block_size must be a multiple of 16 from 16 to {most} on a CUDA device, got {got}")
+        if k is not None and k > limits.MOST_RESULTS:
+            raise ValueError(f"k must be at most {limits.MOST_RESULTS} on a CUDA device, got {k}")
 
-    def fetch(self) -> None:
-        """Bring the held arrays up to date."""
-        for each in self._held:
-            if each.is_ahead:
-                each.host[...] = self._memory.download(each.device).reshape(each.host.shape)
-                each.is_ahead = False
-
-    def release(self) -> None:
-        """End :meth:`hold`; the arrays are up to date then."""
-        self.fetch()
-        self._held = []
+    def session(
+        self,
+        users: NDArray[np.floating],
+        items: NDArray[np.floating],
+        *,
+        may_move: bool = False,
+        is_shared: bool = False,
+    ) -> CudaSession:
+        """See :meth:`.session.Backend.session`. Factors stay in device memory if those of both sides take less than a
+        quarter of it."""
+        return CudaSession(self, users, items, is_shared)
 
     def _available(self) -> int:
-        """Device memory for anything else."""
+        """Device memory for anything but the factors of sessions."""
         if self._limit is None:
             return self._memory.free_bytes() * 9 // 10
-        return self._limit - sum(each.host.nbytes for each in self._held)
-
-    def _find_held(self, factors: Any) -> tuple[_Held, slice] | None:
-        """Held factors that have these as some of their rows, and where in them."""
-        if not isinstance(factors, np.ndarray) or not factors.flags.c_contiguous or factors.dtype != np.float32:
-            return None
-        for each in self._held:
-            first, rest = divmod(factors.ctypes.data - each.host.ctypes.data, 4)
-            if factors.shape[1:] == each.host.shape[1:] and not rest and 0 <= first <= each.host.size - factors.size:
-                return each, slice(first, first + factors.size)
-        return None
+        return self._limit - self._kept_bytes
 
     def _plain(self, factors: Any) -> Any:
         """Factors (n, D) in device memory, flat."""
-        found = self._find_held(factors)
-        if found is not None:
-            return found[0].device[found[1]]
-        return self._memory.upload(np.asarray(factors, np.float32) if isinstance(factors, np.ndarray) else factors)
-
-    def _put(self, z: Any, side: _Side, factors: NDArray[np.floating], good: NDArray[np.bool_]) -> None:
-        """Rows of `factors` that are `good` become those of z in the caller's basis."""
-        found = self._find_held(factors)
-        if found is not None and good.all():
-            side.rotate_back(z, len(factors), found[0].device[found[1]])
-            found[0].is_ahead = True
-            return
-        out = self._memory.empty(factors.size, np.float32)
-        side.rotate_back(z, len(factors), out)
-        self.fetch()
-        factors[good] = self._memory.download(out).reshape(factors.shape)[good]
-        if found is not None:
-            found[0].device = self._memory.upload(found[0].host)
+        return _Factors(self._memory, factors).plain()
 
     # ---------------------------------------------------------------------------------------------------- row solves
 
@@ -149,94 +174,100 @@ class CudaBackend:
         terms: RowTerms,
         other: NDArray[np.floating],
         factors: NDArray[np.floating],
+        options: SolveOptions = EXACT,
         *,
         prior: NDArray[np.floating] | None = None,
-        solver: str = "cholesky",
-        cg_steps: int = 3,
-        cg_tolerance: float = 0.0,
-        block_size: int = 64,
-        relaxation: float = 1.0,
         return_loss: bool = False,
-        basis: NDArray[np.float64] | None = None,
         spectrum: Spectrum | None = None,
     ) -> float | None:
-        """As :meth:`.cpu.CpuBackend.solve_rows`. `basis` is not used; `block_size` is at most 256."""
-        if solver not in ("cholesky", "cg", "subspace"):
-            raise ValueError(f"solver must be 'cholesky', 'cg' or 'subspace', got {solver!r}")
-        if solver == "subspace" and (block_size < 16 or block_size % 16 or block_size > self._cuda.SIZES[-1]):
-            most = self._cuda.SIZES[-1]
-            raise ValueError(
-                f"block_size must be a multiple of 16 from 16 to {most} on a CUDA device, got {block_size}"
-            )
-        if not 0 < relaxation < 2:
-            raise ValueError(f"relaxation must be above 0 and below 2, got {relaxation}")
+        """As :meth:`.cpu.CpuBackend.solve_rows`, in float32; see :meth:`check`."""
+        self.check(options=options)
         self._check_factors(other)
-        values, rotation = self.spectrum(terms, other) if spectrum is None else spectrum
+        spectrum = self.spectrum(terms, other) if spectrum is None else spectrum
+        of_other, own = _Factors(self._memory, other), _Factors(self._memory, factors)
+        return self._solve(terms, of_other, own, slice(0, terms.n_rows), spectrum, options, prior, return_loss)
+
+    def _solve(
+        self,
+        terms: RowTerms,
+        other: _Factors,
+        own: _Factors,
+        at: slice,
+        spectrum: Spectrum,
+        options: SolveOptions,
+        prior: NDArray[np.floating] | None,
+        return_loss: bool,
+    ) -> float | None:
+        """Solve the rows `at` of a side, which have these terms and prior means; the loss."""
         whole, table = terms, other
-        if terms.n_entries < len(other) and self._find_held(other) is None:
+        if terms.n_entries < len(other.host) and not other.is_kept:
             # Few rows: only the factors that they meet are copied and rotated.
             met, place = np.unique(terms.col_idx, return_inverse=True)
-            table, terms = other[met], replace(terms, col_idx=place.astype(np.int32))
-        side = _Side(self, table, values, rotation)
+            table = _Factors(self._memory, other.host[met])
+            terms = replace(terms, col_idx=place.astype(np.int32))
+        side = _Side(self, table, spectrum)
         status, loss = np.empty(terms.n_rows, np.int32), 0.0
-        how = {"solver": solver, "cg_steps": cg_steps, "cg_tolerance": cg_tolerance, "block_size": block_size}
-        how["relaxation"] = relaxation
-        parts = self._parts(terms, side, prior is not None, solver, relaxation != 1)
+        parts = self._parts(terms, side, prior is not None, options)
         for rows in parts:
             on_device = self._upload(whole if len(parts) == 1 and terms is whole else _some_rows(terms, rows))
-            solved, part_loss = self._solve_part(
-                on_device, side, factors[rows], None if prior is None else prior[rows], how, return_loss
-            )
-            status[rows], loss = solved, loss + part_loss
-        CpuBackend._check(status, other)
+            target = _Target(own, slice(at.start + rows.start, at.start + rows.stop))
+            means = None if prior is None else prior[rows]
+            status[rows], part_loss = self._solve_part(on_device, side, target, means, options, return_loss)
+            loss += part_loss
+        check_status(status, other.host)
         return loss if return_loss else None
 
     def _solve_part(
         self,
         terms: _Terms,
         side: _Side,
-        factors: NDArray[np.floating],
+        target: _Target,
         prior: NDArray[np.floating] | None,
-        how: dict[str, Any],
+        options: SolveOptions,
         return_loss: bool,
     ) -> tuple[NDArray[np.int32], float]:
-        """Solves some rows into `factors`, a view of the caller's; their status and their part of the loss."""
+        """Solves some rows into their place; their status and their part of the loss."""
         memory, n = self._memory, terms.host.n_rows
         if n == 0:
             return np.zeros(0, np.int32), 0.0
-        solver, padded = how["solver"], side.padded
+        padded = side.padded
         z = memory.empty(n * padded, np.float32)
-        if solver != "cholesky":
-            side.rotate(self._plain(factors), n, z, wide=False)
+        if options.solver != "cholesky":
+            side.rotate(target.plain(), n, z, wide=False)
         start = None
-        if how["relaxation"] != 1:
+        if options.relaxation != 1:
             start = memory.empty(n * padded, np.float32)
-            side.rotate(self._plain(factors), n, start, wide=False)
+            side.rotate(target.plain(), n, start, wide=False)
         means = None
         if prior is not None:
             means = memory.empty(n * padded, np.float32)
             side.rotate(self._plain(prior), n, means, wide=True)
         status = memory.zeros(n, np.int32)
-        rows = self._rows(terms, side, z, status, means, how["relaxation"])
+        rows = self._rows(terms, side, z, status, means, options.relaxation)
         whole = np.ones(n, bool)  # rows whose solution is relaxed as a whole, not in steps by the kernel
-        if solver == "cg":
-            self._start_cg(rows, terms.host, side, how["cg_steps"], how["cg_tolerance"])
-        elif solver == "subspace" and how["block_size"] < side.factors:
-            whole = self._start_subspace(rows, terms.host, side, how["block_size"])
+        if options.solver == "cg":
+            self._start_cg(rows, terms.host, side, options.cg_steps, options.cg_tolerance)
+        elif options.solver == "subspace" and options.block_size < side.factors:
+            whole = self._start_subspace(rows, terms.host, side, options.block_size)
         else:
             self._start_exact(rows, terms.host, side.factors, whole)
-        if solver != "cg":
+        if options.solver != "cg":
             self._mark_undetermined(rows, terms.host, side)
         again, solved = self._solve_again(rows, status, side.factors)
         good = solved == 0
         if start is not None:
             whole[again] = True
-            numbers = np.flatnonzero(whole & (np.diff(terms.host.row_ptr) > 0)).astype(np.int32)
-            if len(numbers):
-                on_device = memory.upload(numbers)
-                self._cuda.relax(rows, memory.address(on_device), len(numbers), memory.address(start), memory.stream)
-        self._put(z, side, factors, good)
+            self._relax(rows, terms.host, whole, start)
+        target.put(z, side, good)
         return solved, self._total(rows, n, wide=False) if return_loss and good.all() else 0.0
+
+    def _relax(self, rows: Any, terms: RowTerms, whole: NDArray[np.bool_], start: Any) -> None:
+        """Starts the relaxation of rows with entries that were solved as a whole."""
+        numbers = np.flatnonzero(whole & (np.diff(terms.row_ptr) > 0)).astype(np.int32)
+        if len(numbers):
+            on_device = self._memory.upload(numbers)
+            address = self._memory.address
+            self._cuda.relax(rows, address(on_device), len(numbers), address(start), self._memory.stream)
 
     def _start_exact(self, rows: Any, terms: RowTerms, factors: int, wanted: NDArray[np.bool_]) -> None:
         """Starts the kernels that solve the `wanted` rows exactly."""
@@ -363,42 +394,32 @@ class CudaBackend:
 
     # ------------------------------------------------------------------------------------------------------- memory
 
-    def estimate_memory(
-        self,
-        n_rows: int,
-        n_other: int,
-        n_entries: int,
-        factors: int,
-        *,
-        solver: str = "cholesky",
-        prior: bool = False,
-        relaxed: bool = False,
-    ) -> tuple[int, int]:
-        """Device memory of a solve, in bytes: what must be there at once, and what grows with the rows.
+    def memory_of(self, sizes: SolveSizes) -> SolveMemory:
+        """Bytes of a solve: on the device what must be there at once, and what grows with the rows.
 
         Rows are solved in parts where both together exceed the limit; the first alone has to fit.
         """
-        padded = self._cuda.padded(factors)
-        fixed = 4 * n_other * (factors + padded) + self._cuda.gram_bytes(n_other, factors) + 24 * factors**2
-        fixed += SLOT_MEMORY + max(self._cuda.slot_bytes(factors), self._cuda.wide_bytes(factors))
-        row = 4 * (factors + padded) + (4 * (factors + padded) if prior else 0) + (4 * padded if relaxed else 0) + 40
-        entry = 12 + (4 if solver == "subspace" else 0)
-        return fixed, n_rows * row + n_entries * entry
+        d, padded = sizes.factors, self._cuda.padded(sizes.factors)
+        fixed = 4 * sizes.n_other * (d + padded) + self._cuda.gram_bytes(sizes.n_other, d) + 24 * d**2
+        fixed += SLOT_MEMORY + max(self._cuda.slot_bytes(d), self._cuda.wide_bytes(d))
+        row = 4 * (d + padded) + (4 * (d + padded) if sizes.has_prior else 0) + (4 * padded if sizes.is_relaxed else 0)
+        entry = 12 + (4 if sizes.solver == "subspace" else 0)
+        return SolveMemory(4 * sizes.n_rows, fixed, sizes.n_rows * (row + 40) + sizes.n_entries * entry)
 
-    def _parts(self, terms: RowTerms, side: _Side, prior: bool, solver: str, relaxed: bool = False) -> list[slice]:
+    def _parts(self, terms: RowTerms, side: _Side, has_prior: bool, options: SolveOptions) -> list[slice]:
         """Consecutive rows that fit into device memory together."""
-        n, factors = terms.n_rows, side.factors
-        how: dict[str, Any] = {"solver": solver, "prior": prior, "relaxed": relaxed}
-        fixed, growing = self.estimate_memory(n, side.n, terms.n_entries, factors, **how)
+        n, is_relaxed = terms.n_rows, options.relaxation != 1
+        sizes = SolveSizes(n, side.n, terms.n_entries, side.factors, 4, options.solver, has_prior, is_relaxed)
+        _, fixed, growing = self.memory_of(sizes)
         limit = self._available()
         if terms in self._on_device or fixed + growing <= limit:
             return [slice(0, n)]
         if fixed >= limit:
             raise MemoryError(
-                f"a solve with {side.n} x {factors} factors of the other side takes {fixed} bytes of device memory "
-                f"besides its rows; {limit} may be used"
+                f"a solve with {side.n} x {side.factors} factors of the other side takes {fixed} bytes of device "
+                f"memory besides its rows; {limit} may be used"
             )
-        row, entry = self.estimate_memory(1, 0, 0, factors, **how)[1], 16
+        row, entry = self.memory_of(replace(sizes, n_rows=1, n_other=0, n_entries=0)).growing, 16
         cost = np.arange(n + 1) * row + terms.row_ptr * entry
         starts = [0]
         while starts[-1] < n:
@@ -424,28 +445,22 @@ class CudaBackend:
         if not 1 <= factors.shape[1] <= self._cuda.MOST_FACTORS:
             raise ValueError(f"device='cuda' takes 1 to {self._cuda.MOST_FACTORS} factors, got {factors.shape[1]}")
 
-    def moving_basis(self, factors: NDArray[np.floating], other: NDArray[np.floating]) -> None:
-        """None: rotations cost next to nothing on a device, and the caller's factors stay in their own basis."""
-
-    def restore_basis(
-        self, factors: NDArray[np.floating], other: NDArray[np.floating], basis: NDArray[np.float64]
-    ) -> None:
-        """Not called: there is no moving basis."""
-        raise ValueError("device='cuda' has no moving basis")
-
     # ------------------------------------------------------------------------------------- Gram matrices and losses
 
-    def spectrum(self, terms: RowTerms | StoredTerms, other: NDArray[np.floating]) -> Spectrum:
+    def spectrum(self, terms: SideTerms, other: NDArray[np.floating]) -> Spectrum:
         """As :meth:`.cpu.CpuBackend.spectrum`; the eigenproblem is solved on the host, in float64."""
-        if not np.any(terms.background) or not np.any(terms.other_background):
-            return Spectrum(np.zeros(other.shape[1]), None)
-        return self._host.decompose(self._gram(other, terms.other_background))
+        return self._spectrum(terms, _Factors(self._memory, other))
 
-    def _gram(self, factors: NDArray[np.floating], weight: NDArray[np.floating]) -> NDArray[np.float64]:
+    def _spectrum(self, terms: SideTerms, other: _Factors) -> Spectrum:
+        if not has_background(terms):
+            return no_spectrum(other.host.shape[1])
+        return decompose(self._gram(other, terms.other_background))
+
+    def _gram(self, factors: _Factors, weight: NDArray[np.floating]) -> NDArray[np.float64]:
         cuda, memory = self._cuda, self._memory
-        self._check_factors(factors)
-        n, d = factors.shape
-        y, w, out = self._plain(factors), memory.upload(weight.astype(np.float32)), memory.empty(d * d, np.float64)
+        self._check_factors(factors.host)
+        n, d = factors.host.shape
+        y, w, out = factors.plain(), memory.upload(weight.astype(np.float32)), memory.empty(d * d, np.float64)
         workspace = memory.empty(cuda.gram_bytes(n, d), np.uint8)
         cuda.gram(
             memory.address(y), n, d, self._values(w), memory.address(out), memory.address(workspace), memory.stream
@@ -463,23 +478,27 @@ class CudaBackend:
         item_prior: NDArray[np.floating] | None = None,
     ) -> float:
         """As :meth:`.cpu.CpuBackend.loss`, dot products and sums in float64."""
+        users, items = _Factors(self._memory, user_factors), _Factors(self._memory, item_factors)
+        return (
+            self._data_loss(user_terms, users, items)
+            + self._ridge_loss(users, user_terms.ridge, user_prior)
+            + self._ridge_loss(items, item_ridge, item_prior)
+        )
+
+    def _data_loss(self, user_terms: RowTerms, users: _Factors, items: _Factors) -> float:
+        """The loss but for its ridges."""
         memory, total = self._memory, user_terms.target_square
-        side = _Side(self, item_factors, None, None)
-        parts = self._parts(user_terms, side, False, "cholesky")
+        side = _Side(self, items, None)
+        parts = self._parts(user_terms, side, False, EXACT)
         for rows in parts:
             terms = self._upload(user_terms if len(parts) == 1 else _some_rows(user_terms, rows))
             n = terms.host.n_rows
             x = memory.empty(max(n, 1) * side.padded, np.float32)
-            side.rotate(self._plain(user_factors[rows]), n, x, wide=False)
+            side.rotate(users.plain(rows), n, x, wide=False)
             total += self._total(self._rows(terms, side, x, None, None), n, wide=True)
-        user_gram = self._gram(user_factors, user_terms.background)
-        item_gram = self._gram(item_factors, user_terms.other_background)
-        return (
-            total
-            + float(np.vdot(user_gram, item_gram))
-            + self.ridge_loss(user_factors, user_terms.ridge, user_prior)
-            + self.ridge_loss(item_factors, item_ridge, item_prior)
-        )
+        user_gram = self._gram(users, user_terms.background)
+        item_gram = self._gram(items, user_terms.other_background)
+        return total + float(np.vdot(user_gram, item_gram))
 
     def _total(self, rows: Any, n: int, *, wide: bool) -> float:
         """Sum of the rows' parts of the loss."""
@@ -498,11 +517,16 @@ class CudaBackend:
         self, factors: NDArray[np.floating], ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None
     ) -> float:
         """Sum over rows of ``ridge |x - prior|^2``, in float64; `ridge` is (R,) or (1,)."""
-        memory, (n, d) = self._memory, factors.shape
+        return self._ridge_loss(_Factors(self._memory, factors), ridge, prior)
+
+    def _ridge_loss(
+        self, factors: _Factors, ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None
+    ) -> float:
+        memory, (n, d) = self._memory, factors.host.shape
         if n == 0:
             return 0.0
-        self._check_factors(factors)
-        x, weight = self._plain(factors), memory.upload(ridge.astype(np.float32))
+        self._check_factors(factors.host)
+        x, weight = factors.plain(), memory.upload(ridge.astype(np.float32))
         means = None if prior is None else memory.upload(np.asarray(prior, np.float32))
         parts = memory.empty(n, np.float64)
         self._cuda.ridge_loss(
@@ -559,7 +583,7 @@ class CudaBackend:
         cuda, (n, d), n_items = self._cuda, queries.shape, items.shape[0]
         kept = min(k, n_items)
         if kept > cuda.MOST_RESULTS:
-            raise ValueError(f"k must be at most {cuda.MOST_RESULTS} on a CUDA device, got {k}")
+            self.check(k=k)
         if n == 0 or kept == 0:
             return np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)
         self._check_factors(items)
@@ -623,23 +647,119 @@ class CudaBackend:
         return self._host.score_entries(queries, items, listed)
 
 
-class _Side:
-    """The other side's factors on the device, in the basis of its spectrum (values None: as they are)."""
+class CudaSession:
+    """See :class:`.session.Session`. Factors stay in device memory where they fit and nobody else writes to them; they
+    stay in the basis that they began in: rotations cost next to nothing on a device."""
 
     def __init__(
-        self,
-        backend: CudaBackend,
-        factors: NDArray[np.floating],
-        values: NDArray[np.float64] | None,
-        rotation: NDArray[np.float64] | None,
+        self, backend: CudaBackend, users: NDArray[np.floating], items: NDArray[np.floating], is_shared: bool
     ) -> None:
+        self._backend, memory = backend, backend._memory
+        fit = users.nbytes + items.nbytes <= backend._available() // 4
+        plain = all(array.flags.c_contiguous and array.dtype == np.float32 for array in (users, items))
+        is_kept = fit and plain and not is_shared
+        self._sides = {
+            "user": _Factors(memory, users, is_kept=is_kept),
+            "item": _Factors(memory, items, is_kept=is_kept),
+        }
+        self._kept_bytes = users.nbytes + items.nbytes if is_kept else 0
+        backend._kept_bytes += self._kept_bytes
+
+    def solve(
+        self,
+        side: str,
+        terms: SideTerms,
+        options: SolveOptions,
+        prior: NDArray[np.floating] | None = None,
+        *,
+        return_loss: bool = False,
+    ) -> float | None:
+        """See :meth:`.session.Session.solve`."""
+        backend, own, other = self._backend, self._sides[side], self._sides[other_side(side)]
+        backend.check(options=options)
+        backend._check_factors(other.host)
+        spectrum, total = backend._spectrum(terms, other), 0.0
+        for rows, part in terms.parts():
+            try:
+                means = None if prior is None else prior[rows]
+                total += backend._solve(part, other, own, rows, spectrum, options, means, return_loss) or 0.0
+            except SingularSystemError as error:
+                raise SingularSystemError(rows.start + error.row, error.remedy) from error
+            del part  # before the next part is read
+        return total if return_loss else None
+
+    def loss(self, user_terms: RowTerms, item_ridge: NDArray[np.floating]) -> float:
+        """See :meth:`.session.Session.loss`."""
+        data = self._backend._data_loss(user_terms, self._sides["user"], self._sides["item"])
+        return data + self.ridge_loss("user", user_terms.ridge) + self.ridge_loss("item", item_ridge)
+
+    def ridge_loss(self, side: str, ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None) -> float:
+        """See :meth:`.session.Session.ridge_loss`."""
+        return self._backend._ridge_loss(self._sides[side], ridge, prior)
+
+    def factors(self, side: str) -> NDArray[np.floating]:
+        """See :meth:`.session.Session.factors`."""
+        self._sides[side].fetch()
+        factors: NDArray[np.floating] = self._sides[side].host
+        return factors
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See :meth:`.session.Session.arrays`."""
+        return {f"{side}_factors": self.factors(side) for side in self._sides}
+
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """See :meth:`.session.Session.restore`."""
+        for name, array in self.arrays().items():
+            np.copyto(array, arrays[name])
+        for factors in self._sides.values():
+            factors.refresh()
+
+    def close(self) -> None:
+        """See :meth:`.session.Session.close`."""
+        for side, factors in self._sides.items():
+            factors.fetch()
+            self._sides[side] = _Factors(self._backend._memory, factors.host)
+        self._backend._kept_bytes -= self._kept_bytes
+        self._kept_bytes = 0
+
+    def __enter__(self) -> CudaSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Some rows of a side, to be solved."""
+
+    factors: _Factors
+    rows: slice
+
+    def plain(self) -> Any:
+        """What they are before, in device memory, flat."""
+        return self.factors.plain(self.rows)
+
+    def put(self, z: Any, side: _Side, good: NDArray[np.bool_]) -> None:
+        """The rows that are `good` become those of z."""
+        self.factors.put(self.rows, z, side, good)
+
+
+class _Side:
+    """The other side's factors on the device, in the basis of its spectrum (None: as they are)."""
+
+    def __init__(self, backend: CudaBackend, factors: _Factors, spectrum: Spectrum | None) -> None:
         self.cuda, self.memory = backend._cuda, backend._memory
-        memory, (self.n, self.factors) = self.memory, factors.shape
-        self.padded, self.values = self.cuda.padded(self.factors), values
-        self.spectrum = None if values is None else memory.upload(np.ascontiguousarray(values, np.float64))
+        memory, (self.n, self.factors) = self.memory, factors.host.shape
+        self.padded = self.cuda.padded(self.factors)
+        self.values = None if spectrum is None else np.ascontiguousarray(spectrum.values, np.float64)
+        self.spectrum = None if self.values is None else memory.upload(self.values)
+        rotation = None if spectrum is None else spectrum.vectors
         self.rotation = None if rotation is None else memory.upload(np.ascontiguousarray(rotation, np.float64))
         self.table = memory.empty(max(self.n, 1) * self.padded, np.float32)
-        self.rotate(backend._plain(factors), self.n, self.table, wide=True)
+        self.rotate(factors.plain(), self.n, self.table, wide=True)
         self.column_max = memory.zeros(self.padded, np.float32)
         self.cuda.column_max(
             memory.address(self.table), self.n, self.factors, memory.address(self.column_max), memory.stream

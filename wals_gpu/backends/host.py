@@ -1,4 +1,4 @@
-"""What every backend does on the host."""
+"""What every backend does on the host: the eigenproblem of a Gram matrix, and errors from the status of rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Spectrum"]
+from wals_gpu.backends.blas import one_blas_thread
+from wals_gpu.errors import ModelFitError, SingularSystemError
+from wals_gpu.objective.terms import SideTerms
+
+__all__ = ["Spectrum", "check_status", "decompose", "has_background", "no_spectrum"]
+
+_REMEDY = "scale the values down, increase the regularization, or use dtype='float64'"
 
 
 class Spectrum(NamedTuple):
@@ -23,3 +29,47 @@ class Spectrum(NamedTuple):
 
     values: NDArray[np.float64]
     vectors: NDArray[np.float64] | None
+
+
+def has_background(terms: SideTerms) -> bool:
+    """Whether unobserved pairs weigh anything, so that the Gram matrix of the other side is wanted."""
+    return bool(np.any(terms.background) and np.any(terms.other_background))
+
+
+def no_spectrum(factors: int) -> Spectrum:
+    """That of a Gram matrix (D, D) of zeros."""
+    return Spectrum(np.zeros(factors), None)
+
+
+def decompose(gram: NDArray[np.float64]) -> Spectrum:
+    """Eigenvalues and eigenvectors of a Gram matrix (D, D)."""
+    if not np.isfinite(gram).all():
+        raise ModelFitError(f"NaN or infinity encountered in the factors or their Gram matrix; {_REMEDY}")
+    # One BLAS thread: a D x D problem gains little from more, and OpenBLAS's threads go on spinning for up to
+    # 30 ms after it, on the processors that the row solves are about to use.
+    with one_blas_thread():
+        values, vectors = np.linalg.eigh(gram)
+    # Eigenvalues that are rounding become 0, so that a solver can see where nothing is known.
+    rounding = len(values) * np.finfo(np.float64).eps * values[-1]
+    return Spectrum(np.where(values > rounding, values, 0.0), vectors)
+
+
+def check_status(status: NDArray[np.int32], other: NDArray[np.floating]) -> None:
+    """Raise for rows that could not be solved, given their status: 0, above 0 where singular, below where not finite.
+
+    Raises
+    ------
+    SingularSystemError
+        The system of a row is singular to working precision.
+    ModelFitError
+        The solution of a row is not finite, or the other side's factors are not.
+    """
+    bad = np.flatnonzero(status)
+    if not len(bad):
+        return
+    if not np.isfinite(other).all():
+        raise ModelFitError(f"NaN or infinity encountered in the factors; {_REMEDY}")
+    row = int(bad[0])
+    if status[row] > 0:
+        raise SingularSystemError(row)
+    raise ModelFitError(f"the solution of row {row} is not finite ({len(bad)} such rows); {_REMEDY}")

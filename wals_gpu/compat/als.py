@@ -27,8 +27,10 @@ from scipy.sparse import csr_matrix
 from tqdm.auto import tqdm
 
 from wals_gpu.backends.cuda_memory import cuda_status
-from wals_gpu.backends.devices import Backend, held, make_backend
+from wals_gpu.backends.devices import make_backend
 from wals_gpu.backends.host import Spectrum
+from wals_gpu.backends.session import Backend
+from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.checks import warn
 from wals_gpu.compat.ranking import chosen_columns, rank
 from wals_gpu.data.files import load_npz
@@ -189,25 +191,28 @@ class CpuAlternatingLeastSquares:
         user_terms = self._terms(matrix, "user")
         item_terms = self._terms(backend.transpose(matrix), "item")
         users, items = self.user_factors, self.item_factors = self._start(matrix.shape)
-        cg_steps = self.cg_steps if self.use_cg else None
+        options = _options(self.cg_steps if self.use_cg else None)
         self._user_norms = self._item_norms = self._XtX = self._YtY = None
         self._user_spectrum = self._item_spectrum = None
 
         confidence = self.alpha * _absolute_sum(matrix) if self.calculate_training_loss else 0.0
         loss = None
-        with tqdm(total=self.iterations, disable=not show_progress) as progress, held(backend, users, items):
+        progress = tqdm(total=self.iterations, disable=not show_progress)
+        with progress, backend.session(users, items) as session:
             for iteration in range(self.iterations):
                 started = time.perf_counter()
-                _solve(backend, user_terms, items, users, "user", cg_steps)
-                _solve(backend, item_terms, users, items, "item", cg_steps)
+                for side, terms in (("user", user_terms), ("item", item_terms)):
+                    with _implicits_words(side):
+                        session.solve(side, terms, options)
                 progress.update(1)
                 if self.calculate_training_loss:
-                    loss = _mean_loss(backend, user_terms, users, items, confidence)
+                    total = session.loss(user_terms, user_terms.ridge)
+                    loss = _mean_loss(total, user_terms, len(items), confidence)
                     progress.set_postfix({"loss": loss})
                     log.info("iteration %d: loss %.4f", iteration, loss)
                 callback = callback or self.fit_callback
                 if callback:
-                    backend.fetch()
+                    session.factors("user"), session.factors("item")  # the model's own arrays, brought up to date
                     callback(iteration, time.perf_counter() - started, loss)
 
     def _start(self, shape: tuple[int, int]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -837,19 +842,18 @@ def calculate_loss(
     matrix = _csr(Cui, "Cui", len(Y))
     _check_rows(matrix, X)
     terms = _terms(matrix, "user", X.dtype, 1.0, regularization)
-    return _mean_loss(make_backend("cpu", num_threads), terms, X, Y, _absolute_sum(matrix))
+    total = make_backend("cpu", num_threads).loss(terms, X, Y, terms.ridge)
+    return _mean_loss(total, terms, len(Y), _absolute_sum(matrix))
 
 
 def _absolute_sum(matrix: csr_matrix) -> float:
     return float(np.abs(matrix.data).sum(dtype=np.float64))
 
 
-def _mean_loss(
-    backend: Backend, terms: RowTerms, users: NDArray[np.floating], items: NDArray[np.floating], confidence: float
-) -> float:
-    """The loss as implicit counts it; `confidence` is the sum of all |c|."""
-    total = backend.loss(terms, users, items, terms.ridge) + confidence - terms.target_square
-    weight = confidence + len(users) * len(items) - terms.n_entries
+def _mean_loss(total: float, terms: RowTerms, n_items: int, confidence: float) -> float:
+    """The loss as implicit counts it, from the sum `total`; `confidence` is the sum of all |c|."""
+    total = total + confidence - terms.target_square
+    weight = confidence + terms.n_rows * n_items - terms.n_entries
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.float64(total) / weight)
 
@@ -882,9 +886,12 @@ def _solve(
     spectrum: Spectrum | None = None,
 ) -> None:
     """Solve rows in place, with errors in implicit's words."""
-    how = {"solver": "cholesky"} if cg_steps is None else {"solver": "cg", "cg_steps": cg_steps}
     with _implicits_words(side):
-        backend.solve_rows(terms, other, factors, spectrum=spectrum, **how)
+        backend.solve_rows(terms, other, factors, _options(cg_steps), spectrum=spectrum)
+
+
+def _options(cg_steps: int | None) -> SolveOptions:
+    return SolveOptions() if cg_steps is None else SolveOptions("cg", cg_steps)
 
 
 @contextlib.contextmanager

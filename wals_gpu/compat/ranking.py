@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.backends.devices import Backend
+from wals_gpu.backends.session import Backend
 
 __all__ = ["chosen_columns", "rank"]
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.backends.devices import Backend
 from wals_gpu.backends.host import Spectrum
+from wals_gpu.backends.session import Backend
 from wals_gpu.checks import integer
 from wals_gpu.data.csr import as_csr
 from wals_gpu.data.ids import Ids, row_numbers

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from wals_gpu.backends.devices import Backend
+from wals_gpu.backends.session import Backend
 from wals_gpu.data.csr import as_csr
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions, as_interactions

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import numbers
 from collections.abc import Callable, Mapping
 from os import PathLike
@@ -13,30 +12,26 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.backends.devices import Backend, make_backend
+from wals_gpu.backends.devices import make_backend
+from wals_gpu.backends.session import Backend
+from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.checks import integer
 from wals_gpu.data.files import load_folder, save_folder
 from wals_gpu.data.ids import Ids
-from wals_gpu.data.interactions import Interactions, as_interactions
-from wals_gpu.data.stored import StoredMatrix, StoredTerms, as_stored
 from wals_gpu.errors import ModelFormatError
 from wals_gpu.model.answers import Answers
 from wals_gpu.model.new_items import NewItems
 from wals_gpu.model.plot import plot_history
 from wals_gpu.objective.bound import BoundObjective, Objective
 from wals_gpu.objective.presets import bound_from_arrays, make_objective
-from wals_gpu.objective.terms import RowTerms, column_counts
 from wals_gpu.priors.linear import FittedPrior, LinearPrior
-from wals_gpu.priors.steps import PriorSteps
-from wals_gpu.training.checkpoints import Checkpoint, fingerprint
-from wals_gpu.training.loop import run_fit
-from wals_gpu.training.memory import MemoryEstimate, check_memory, estimate_memory
-from wals_gpu.training.state import FitRecord, FitState, Side
-from wals_gpu.training.validation import Validation, hold_out
+from wals_gpu.training.fitted import Fitted
+from wals_gpu.training.loop import Run
+from wals_gpu.training.memory import MemoryEstimate, estimate_memory
+from wals_gpu.training.plan import FitSettings, HoldOut, Saving, make_plan
+from wals_gpu.training.state import FitRecord
 
 __all__ = ["WALS", "FitRecord"]
-
-SOLVERS = ("auto", "cholesky", "cg", "subspace")
 
 
 class WALS(Answers, NewItems):
@@ -68,7 +63,9 @@ class WALS(Answers, NewItems):
         the loss still falls in every sweep; see docs/solvers.md.
     dtype : {"float32", "float64"}, default "float32"
         Type of factors and coefficients.
-    device : {"auto", "cpu"}, default "auto"
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        "auto": the CPU. "cuda": the current CUDA device, in float32, where there is one that can be used
+        (:func:`wals_gpu.cuda_status` tells, and why not).
     num_threads : int, default 0
         0: all processors that this process may use. Results do not depend on it.
     random_state : int, Generator or None, default 0
@@ -140,13 +137,8 @@ class WALS(Answers, NewItems):
         self.factors = integer("factors", factors, 1, 1024)
         self.objective = make_objective(objective, **objective_params)
         self.iterations = integer("iterations", iterations, 0)
-        if solver not in SOLVERS:
-            raise ValueError(f"solver must be one of {', '.join(SOLVERS)}; got {solver!r}")
-        self.solver = solver
-        self.cg_steps = integer("cg_steps", cg_steps, 1)
-        self.block_size = integer("block_size", block_size, 16)
-        if self.block_size % 16:
-            raise ValueError(f"block_size must be a multiple of 16, got {block_size}")
+        options = SolveOptions.choose(solver, self.factors, cg_steps=cg_steps, block_size=block_size)
+        self.solver, self.cg_steps, self.block_size = solver, options.cg_steps, options.block_size
         number = isinstance(over_relaxation, numbers.Real) and not isinstance(over_relaxation, bool)
         if not (number and 1 <= over_relaxation < 2):
             raise ValueError(f"over_relaxation must be a number from 1 to below 2, got {over_relaxation!r}")
@@ -173,6 +165,7 @@ class WALS(Answers, NewItems):
         self.item_prior = item_prior
         self.user_prior = user_prior
         self._backend: Backend = make_backend(device, self.num_threads)
+        self._settings().check_device()
 
         self.user_factors: NDArray[np.floating] | None = None
         self.item_factors: NDArray[np.floating] | None = None
@@ -335,76 +328,53 @@ class WALS(Answers, NewItems):
         """
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable, got {callback!r}")
-        if validation is None and (metric, validate_every, patience) != ("ndcg@10", 1, None):
-            raise ValueError("metric, validate_every and patience need validation: a share, or held-out interactions")
-        if checkpoint_dir is None and (checkpoint_every != 1 or resume):
-            raise ValueError("checkpoint_every and resume need checkpoint_dir")
-        shared = isinstance(validation, numbers.Real)
-        if shared and checkpoint_dir is not None and not isinstance(self.random_state, int):
-            raise ValueError(
-                "checkpoint_dir with a share as validation needs an integer as random_state: a resumed fit has to hold "
-                "out the same entries"
-            )
-        validate_every = integer("validate_every", validate_every, 1, max(self.iterations, 1))
-        patience = None if patience is None else integer("patience", patience, 1)
-        checkpoint_every = integer("checkpoint_every", checkpoint_every, 1)
-        data = as_stored(interactions, self.dtype, columns)
-        if data is None:
-            data = as_interactions(interactions, dtype=self.dtype, **columns)
-        train, watch = data.matrix, None
-        if validation is not None:
-            train, test = hold_out(data, validation, self.random_state, self.dtype, columns)
-            watch = Validation(train, test, metric, validate_every, patience)
-        check_memory(self._estimate(train, watch is not None))
-        if isinstance(train, StoredMatrix):
-            if self.user_prior is not None or self.item_prior is not None:
-                raise TypeError("stored interactions cannot be fitted with priors: give the table, or fit without")
-            bound = train.bind(self.objective)
-            terms: list[Any] = [StoredTerms(bound, train, side) for side in ("user", "item")]
-        else:
-            bound = self._bind(train)
-            terms = [bound.user_terms(train), bound.item_terms(self._backend.transpose(train))]
-        users, items = self._start(data, warm_start)
-        sides = (Side("user", terms[0], users, data.user_ids), Side("item", terms[1], items, data.item_ids))
-        for side, prior in zip(sides, (self.user_prior, self.item_prior), strict=True):
-            if prior is not None and isinstance(side.terms, RowTerms):
-                raw = prior.rows_for(side.name, side.ids, side.terms.n_rows)
-                fitted = FittedPrior.begin(prior, raw, self.factors)
-                side.prior = PriorSteps(fitted, fitted.features(raw, self.dtype), side.terms, self._backend)
-                if warm_start:
-                    side.prior.regress(side.factors)
-        state = FitState(self._backend, *sides, self._solver(), self.compute_loss, self.over_relaxation)
-        checkpoint, history = None, []
-        if checkpoint_dir is not None:
-            settings = self._settings_of_fit(data, watch, warm_start)
-            checkpoint = Checkpoint(checkpoint_dir, checkpoint_every, settings)
-            history = checkpoint.begin(state, self.iterations, watch, resume=bool(resume))
-
-        def told(record: FitRecord) -> bool | None:
-            # New views each time: an answer may keep what it computed from read-only factors.
-            self.user_factors, self.item_factors = _read_only(users), _read_only(items)
-            return callback and callback(self, record)
-
-        self.user_factors, self.item_factors = users, items
-        self.user_ids, self.item_ids = data.user_ids, data.item_ids
-        self._bound, self._seen, self.history_ = bound, train, history
-        self.user_prior_, self.item_prior_ = (None if s.prior is None else s.prior.fitted for s in sides)
-        self.validation_metric_ = None if watch is None else metric
-        try:
-            run_fit(
-                state,
-                self.iterations,
-                history,
-                validation=watch,
-                checkpoint=checkpoint,
-                callback=None if callback is None else told,
-                show_progress=show_progress,
-            )
-        finally:
-            self.user_factors, self.item_factors = users, items
-            items.flags.writeable = False  # answers may keep what they computed from it
-            self.best_iteration_ = None if watch is None else watch.best_iteration
+        holding = HoldOut(validation, metric, validate_every, patience)
+        saving = Saving(checkpoint_dir, checkpoint_every, resume)
+        start = self._snapshot() if warm_start and self.user_factors is not None else None
+        plan = make_plan(self._settings(), interactions, columns, holding, saving, start, warm_start=warm_start)
+        with Run(plan, self._take) as run:
+            run.iterate(None if callback is None else self._announcer(callback), show_progress)
         return self
+
+    def _settings(self) -> FitSettings:
+        """What fits depend on beside their data."""
+        options = SolveOptions.choose(self.solver, self.factors, cg_steps=self.cg_steps, block_size=self.block_size)
+        return FitSettings(
+            self.factors,
+            self.objective,
+            self.iterations,
+            options,
+            self.over_relaxation,
+            self.dtype,
+            self.random_state,
+            self.init_scale,
+            self.compute_loss,
+            self.user_prior,
+            self.item_prior,
+            self._backend,
+        )
+
+    def _take(self, run: Run) -> None:
+        """Become the model of a fit, which has begun or ended."""
+        self._become(run.fitted)
+        self.history_, self.validation_metric_, self.best_iteration_ = run.history, run.metric, run.best_iteration
+
+    def _become(self, fitted: Fitted) -> None:
+        self.user_factors, self.item_factors = fitted.user_factors, fitted.item_factors
+        self.user_ids, self.item_ids = fitted.user_ids, fitted.item_ids
+        self.user_prior_, self.item_prior_ = fitted.user_prior, fitted.item_prior
+        self._bound, self._seen = fitted.bound, fitted.seen
+
+    def _announcer(self, callback: Callable[[WALS, FitRecord], bool | None]) -> Callable[[FitRecord], bool | None]:
+        """What calls the user's callback with the model of the moment."""
+
+        def announce(record: FitRecord) -> bool | None:
+            # New views each time: an answer may keep what it computed from read-only factors.
+            users, items = self._fitted()
+            self.user_factors, self.item_factors = _read_only(users), _read_only(items)
+            return callback(self, record)
+
+        return announce
 
     def estimate_memory(
         self,
@@ -433,22 +403,11 @@ class WALS(Answers, NewItems):
             or so, and reading a table are not in it.
         """
         shape = integer("n_users", n_users, 1, 2**31 - 1), integer("n_items", n_items, 1, 2**31 - 1)
-        size = self._sizes()
+        more: dict[str, Any] = {"validation": bool(validation)}
         if block_bytes is not None:
-            size["block_bytes"] = integer("block_bytes", block_bytes, 1)
-        return estimate_memory(shape, integer("n_entries", n_entries, 0), validation=bool(validation), **size)
-
-    def _estimate(self, matrix: csr_matrix | StoredMatrix, validation: bool) -> MemoryEstimate:
-        """The same for interactions that are here."""
-        size = self._sizes() | {"validation": validation}
-        if isinstance(matrix, StoredMatrix):
-            return estimate_memory(matrix.shape, matrix.nnz, block_bytes=matrix.block_bytes, **size)
-        values = (matrix.data.min(), matrix.data.max())
-        return estimate_memory(matrix.shape, matrix.nnz, values=values, **size)
-
-    def _sizes(self) -> dict[str, Any]:
-        priors = (self.user_prior, self.item_prior)
-        return {"factors": self.factors, "dtype": self.dtype, "objective": self.objective, "priors": priors}
+            more["block_bytes"] = integer("block_bytes", block_bytes, 1)
+        sizes = self._settings().sizes(shape, integer("n_entries", n_entries, 0), **more)
+        return estimate_memory(sizes, self._backend)
 
     def plot_history(self, ax: Any = None) -> Any:
         """Draw the loss, and the validation metric with its best iteration, of the last `fit`; needs matplotlib.
@@ -472,74 +431,20 @@ class WALS(Answers, NewItems):
         """
         return plot_history(self.history_, self.validation_metric_, self.best_iteration_, ax)
 
-    def _settings_of_fit(self, data: Interactions, watch: Validation | None, warm_start: bool) -> dict[str, Any]:
-        """What a resumed fit must have in common with the one that it goes on with."""
-        objective = {
-            name: hashlib.sha256(value.data).hexdigest() if isinstance(value, np.ndarray) else value
-            for name, value in self.objective.parameters().items()
-        }
-        settings: dict[str, Any] = {
-            "data": fingerprint(data.matrix, data.user_ids, data.item_ids),
-            "objective": self.objective.name,
-        }
-        settings["stored data"] = isinstance(data.matrix, StoredMatrix)
-        settings |= {f"{self.objective.name} {name}": value for name, value in objective.items()}
-        settings |= {name: getattr(self, name) for name in _SETTINGS if name != "iterations"}
-        seed = self.random_state if isinstance(self.random_state, int) else type(self.random_state).__name__
-        settings |= {"dtype": self.dtype.name, "random_state": seed, "warm_start": bool(warm_start), **self._solver()}
-        for name, prior in (("item_prior", self.item_prior), ("user_prior", self.user_prior)):
-            if prior is not None:
-                settings[name] = prior.fingerprint()
-        if watch is not None:
-            settings |= {name: getattr(watch, name) for name in ("metric", "every", "patience")}
-            settings |= {"validation data": fingerprint(watch.test)}
-        return settings
-
-    def _bind(self, matrix: csr_matrix) -> BoundObjective:
-        """The objective, without the background of rows that nobody can have met yet by the setting of their prior."""
-        unmet = {}
-        if self.user_prior is not None and self.user_prior.cold == "prior_mean":
-            unmet["users"] = np.diff(matrix.indptr) == 0
-        if self.item_prior is not None and self.item_prior.cold == "prior_mean":
-            unmet["items"] = column_counts(matrix) == 0
-        return self.objective.bind(matrix).without_background(**unmet)
-
-    def _solver(self) -> dict[str, Any]:
-        """Solver arguments of Backend.solve_rows."""
-        solver = self.solver
-        if solver == "auto":
-            solver = "cholesky" if self.factors <= 64 else "cg"
-        return {"solver": solver, "cg_steps": self.cg_steps, "block_size": self.block_size}
-
-    def _start(self, data: Interactions, warm_start: bool) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        """Start values of both sides: random, or where `warm_start` finds the id, the present ones."""
-        rng = self.random_state
-        if not isinstance(rng, np.random.Generator):
-            rng = np.random.default_rng(rng)
-        deviation = self.dtype.type(self.init_scale / np.sqrt(self.factors))
-        drawn = []
-        sides = ((data.user_ids, self.user_ids, self.user_factors), (data.item_ids, self.item_ids, self.item_factors))
-        for rows, (ids, old_ids, old) in zip(data.matrix.shape, sides, strict=True):
-            new = self._backend.empty_factors(rows, self.factors, self.dtype)
-            rng.standard_normal(dtype=self.dtype, out=new)
-            new *= deviation
-            if warm_start and old is not None:
-                if (ids is None) != (old_ids is None):
-                    raise ValueError(
-                        "warm_start: the new interactions have ids and the earlier ones none, or the reverse"
-                    )
-                if ids is None or old_ids is None:
-                    n = min(rows, len(old))
-                    new[:n] = old[:n]
-                else:
-                    if ids.kind != old_ids.kind:
-                        raise ValueError(
-                            f"warm_start: {ids.side} ids are {ids.kind}s, the earlier ones {old_ids.kind}s"
-                        )
-                    place = old_ids.find(ids.ids)
-                    new[place >= 0] = old[place[place >= 0]]
-            drawn.append(new)
-        return drawn[0], drawn[1]
+    def _snapshot(self) -> Fitted:
+        """What answers are computed from, as it is now."""
+        users, items = self._fitted()
+        return Fitted(
+            self._backend,
+            users,
+            items,
+            self.user_ids,
+            self.item_ids,
+            self._bound,
+            self._seen,
+            self.user_prior_,
+            self.item_prior_,
+        )
 
     # ------------------------------------------------------------------------------------------------ files
 

@@ -5,18 +5,51 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-__all__ = ["RowTerms", "check_matrix", "column_counts", "entry_error", "product_at", "row_of_entry"]
+__all__ = [
+    "RowTerms",
+    "SideTerms",
+    "check_matrix",
+    "column_counts",
+    "entry_error",
+    "other_side",
+    "product_at",
+    "row_of_entry",
+]
 
 Floats = NDArray[np.float64]
 
 #: Entries worked on at a time. What is computed in float64 for float32 data stays in the cache, and no 64-bit array of
 #: the size of the data ever exists beside it.
 CHUNK = 1 << 16
+
+
+class SideTerms(Protocol):
+    """The terms of all rows of a side: :class:`RowTerms`, or blocks of interactions on disk, read one at a time."""
+
+    @property
+    def background(self) -> NDArray[np.floating]:
+        """``g`` of each row, (R,) or (1,)."""
+
+    @property
+    def ridge(self) -> NDArray[np.floating]:
+        """``lambda`` of each row, (R,) or (1,)."""
+
+    @property
+    def other_background(self) -> NDArray[np.floating]:
+        """``h`` of each column, (n_other,) or (1,)."""
+
+    @property
+    def target_square(self) -> float:
+        """Sum of ``c t^2`` over the entries."""
+
+    def parts(self) -> Iterator[tuple[slice, RowTerms]]:
+        """The rows in the pieces to solve them in, each with its terms."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +129,7 @@ def check_matrix(matrix: csr_matrix, side: str, n_columns: int | None) -> tuple[
     if matrix.dtype not in (np.float32, np.float64):
         raise TypeError(f"matrix must hold float32 or float64, got {matrix.dtype}; convert it with astype('float32')")
     if n_columns is not None and matrix.shape[1] != n_columns:
-        columns = f"{n_columns} columns, one for each training {_other(side)}"
+        columns = f"{n_columns} columns, one for each training {other_side(side)}"
         raise ValueError(f"matrix must have {columns}, got shape {matrix.shape}")
     if not matrix.has_canonical_format:
         raise ValueError("matrix must have sorted indices without duplicates; call its sum_duplicates() first")
@@ -115,10 +148,13 @@ def entry_error(wanted: str, matrix: csr_matrix, side: str, bad: NDArray[np.bool
     """An error that names the first of the entries that are `bad`, a mask of shape (Z,)."""
     where = np.flatnonzero(bad)
     row, column, value = row_of_entry(matrix, where[0]), matrix.indices[where[0]], matrix.data[where[0]]
-    return ValueError(f"{wanted}, got {value} for {side} {row}, {_other(side)} {column} ({len(where)} such entries)")
+    return ValueError(
+        f"{wanted}, got {value} for {side} {row}, {other_side(side)} {column} ({len(where)} such entries)"
+    )
 
 
-def _other(side: str) -> str:
+def other_side(side: str) -> str:
+    """ "item" for "user", and the reverse."""
     return "item" if side == "user" else "user"
 
 

@@ -29,7 +29,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.blas import one_blas_thread
-from wals_gpu.backends.devices import Backend
+from wals_gpu.backends.session import Backend
 from wals_gpu.objective.terms import CHUNK, Floats, RowTerms
 from wals_gpu.priors.linear import FittedPrior
 

@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix, issparse
 from tqdm.auto import tqdm
 
-from wals_gpu.backends.devices import Backend, make_backend
+from wals_gpu.backends.devices import make_backend
+from wals_gpu.backends.session import Backend
 from wals_gpu.checks import integer
 from wals_gpu.data.csr import contains, entry_keys, select
 from wals_gpu.data.ids import Ids, row_numbers

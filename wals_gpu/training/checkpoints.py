@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.data.files import load_folder, remove_folder, save_folder
+from wals_gpu.data.files import load_folder, save_folder
 from wals_gpu.data.ids import Ids
 from wals_gpu.errors import CheckpointError, ModelFormatError
 from wals_gpu.objective.terms import CHUNK
@@ -52,16 +52,16 @@ class Checkpoint:
             It cannot be written; the one that was there before is left as it was.
         """
         tensors = {f"present/{name}": array for name, array in state.arrays().items()}
-        noted = None
+        progress = None
         if validation is not None:
-            best, noted = validation.progress()
+            best, progress = validation.progress()
             if validation.best_iteration != len(history):  # else they are the present ones
                 tensors |= {f"best/{name}": array for name, array in best.items()}
         metadata = {
             "model": _KIND,
             "settings": self.settings,
             "history": [dataclasses.asdict(record) for record in history],
-            "validation": noted,
+            "validation": progress,
         }
         try:
             save_folder(self.path, tensors, metadata)
@@ -115,20 +115,16 @@ class Checkpoint:
                 raise CheckpointError(f"{self.path} has {len(history)} iterations behind it, more than {iterations}")
             state.restore(_under("present/", tensors))
             if validation is not None:
-                noted = metadata["validation"]
+                progress = metadata["validation"]
                 best = _under("best/", tensors)
-                if noted["best_iteration"] == len(history) > 0:
+                if progress["best_iteration"] == len(history) > 0:
                     best = _under("present/", tensors)
-                validation.resume(best, noted)
+                validation.resume(best, progress)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise
             raise ModelFormatError(f"{self.path} holds no checkpoint that this version can read: {error!r}") from error
         return history
-
-    def remove(self) -> None:
-        """Remove the checkpoint; other files in the folder stay."""
-        remove_folder(self.path)
 
     def _compare(self, saved: Mapping[str, Any]) -> None:
         names = [name for name in {**self.settings, **saved} if self.settings.get(name) != saved.get(name)]

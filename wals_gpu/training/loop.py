@@ -1,67 +1,135 @@
-"""The fit loop: iterations until there are enough, with validation, checkpoints and a callback between them."""
+"""A fit: iterations until there are enough, with validation, checkpoints and a callback between them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import TracebackType
 
 from tqdm.auto import tqdm
 
-from wals_gpu.training.checkpoints import Checkpoint
+from wals_gpu.objective.terms import RowTerms
+from wals_gpu.training.fitted import Fitted
+from wals_gpu.training.plan import Plan
 from wals_gpu.training.state import FitRecord, FitState
-from wals_gpu.training.validation import Validation
 
-__all__ = ["run_fit"]
+__all__ = ["Run"]
 
 
-def run_fit(
-    state: FitState,
-    iterations: int,
-    history: list[FitRecord],
-    *,
-    validation: Validation | None = None,
-    checkpoint: Checkpoint | None = None,
-    callback: Callable[[FitRecord], bool | None] | None = None,
-    show_progress: bool = False,
-) -> None:
-    """Iterate until `iterations` are in the history, patience runs out, or the callback asks for the end.
+class Run:
+    """A fit under way, from ``with Run(plan, publish) as run`` to the end of that block, however it is left.
+
+    At its beginning a session of both sides is opened, and a checkpoint resumed, or the first one written. At its end
+    the factors are the best ones, or without validation the last ones, and the session is closed.
 
     Parameters
     ----------
-    state : FitState
-        Has the best factors in the end, or without validation the last ones, and is finished, whatever ends the fit.
-    iterations : int
+    plan : Plan
+    publish : callable
+        Gets the run, once it has begun (an earlier fit is gone then) and once it has ended.
+
+    Attributes
+    ----------
+    fitted : Fitted
+        The arrays that are being solved: right at the end, and in a callback, where they may be rotated.
     history : list of FitRecord
-        Of the iterations that the state has behind it; grows.
-    validation, checkpoint, callback
-        Are told of every iteration, in this order; a true result of the callback ends the fit.
-    show_progress : bool
-        A progress bar with loss and metric.
+        Of the iterations that are behind; grows.
+
+    Raises
+    ------
+    CheckpointError, ModelFormatError, OSError
+        On entering: the checkpoint is of another fit, damaged, in the way, or cannot be written.
     """
-    try:
-        bar = tqdm(total=iterations, initial=len(history), disable=not show_progress, desc="WALS", unit="it")
-        with bar, state.held():
+
+    def __init__(self, plan: Plan, publish: Callable[[Run], None]) -> None:
+        self._plan, self._publish = plan, publish
+        self.history: list[FitRecord] = []
+        users, items = plan.users, plan.items
+        priors = (None if side.prior is None else side.prior.fitted for side in (users, items))
+        self.fitted = Fitted(
+            plan.settings.backend, users.factors, items.factors, users.ids, items.ids, plan.bound, plan.train, *priors
+        )
+
+    def __enter__(self) -> Run:
+        plan, settings = self._plan, self._plan.settings
+        has_prior = any(side.prior is not None for side in (plan.users, plan.items))
+        # Parts of a side are solved one by one, so that their factors cannot be rotated together; prior means are given
+        # in the basis that the factors started in, and priors write to the factors.
+        in_one_part = all(isinstance(side.terms, RowTerms) for side in (plan.users, plan.items))
+        session = settings.backend.session(
+            plan.users.factors, plan.items.factors, may_move=in_one_part and not has_prior, is_shared=has_prior
+        )
+        self._state = FitState(
+            session, plan.users, plan.items, settings.options, settings.compute_loss, settings.over_relaxation
+        )
+        if plan.checkpoint is not None:
+            try:
+                self.history = plan.checkpoint.begin(
+                    self._state, settings.iterations, plan.validation, resume=plan.resume
+                )
+            except BaseException:
+                session.close()
+                raise
+        self._publish(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._plan.validation is not None:
+            self._plan.validation.restore_best(self._state)
+        self._state.finish()
+        self.fitted.item_factors.flags.writeable = False  # answers may keep what they computed from it
+        self._publish(self)
+
+    @property
+    def best_iteration(self) -> int | None:
+        """The iteration that the factors are from, with validation."""
+        return None if self._plan.validation is None else self._plan.validation.best_iteration
+
+    @property
+    def metric(self) -> str | None:
+        """What the fit is validated with."""
+        return None if self._plan.validation is None else self._plan.validation.metric
+
+    def iterate(self, callback: Callable[[FitRecord], bool | None] | None = None, show_progress: bool = False) -> None:
+        """Iterate until there are enough in the history, patience runs out, or the callback asks for the end.
+
+        Parameters
+        ----------
+        callback : callable, optional
+            Gets the record of each iteration, after validation and before its checkpoint; a true result ends the fit.
+        show_progress : bool, default False
+            A progress bar with loss and metric.
+        """
+        plan, history, state = self._plan, self.history, self._state
+        iterations, validation = plan.settings.iterations, plan.validation
+        with tqdm(total=iterations, initial=len(history), disable=not show_progress, desc="WALS", unit="it") as bar:
             done = len(history) >= iterations or (validation is not None and validation.exhausted)
             while not done:
-                iteration = len(history) + 1
-                started = time.perf_counter()
-                loss = state.iterate(iteration)
-                seconds = time.perf_counter() - started
-                if validation is not None or callback is not None or checkpoint is not None:
-                    state.backend.fetch()
-                metric = None if validation is None else validation.after(iteration, state)
-                record = FitRecord(iteration, loss, seconds, metric, *state.strengths())
+                record = self._one_iteration(len(history) + 1)
                 history.append(record)
-                shown = {} if loss is None else {"loss": f"{loss:.6g}"}
-                if validation is not None and validation.best_score is not None:
-                    shown[f"best {validation.metric}"] = f"{validation.best_score:.4f}"
-                bar.set_postfix(shown, refresh=False)
+                bar.set_postfix(self._progress(record), refresh=False)
                 bar.update()
-                done = iteration == iterations or (validation is not None and validation.exhausted)
-                done |= callback is not None and bool(callback(record))
-                if checkpoint is not None and (done or iteration % checkpoint.every == 0):
-                    checkpoint.save(state, history, validation)
-    finally:
-        if validation is not None:
-            validation.restore_best(state)
-        state.finish()
+                done = record.iteration == iterations or (validation is not None and validation.exhausted)
+                if callback is not None:
+                    state.session.factors("user"), state.session.factors("item")  # brought up to date
+                    done |= bool(callback(record))
+                if plan.checkpoint is not None and (done or record.iteration % plan.checkpoint.every == 0):
+                    plan.checkpoint.save(state, history, validation)
+
+    def _one_iteration(self, iteration: int) -> FitRecord:
+        validation, state = self._plan.validation, self._state
+        started = time.perf_counter()
+        loss = state.iterate(iteration)
+        seconds = time.perf_counter() - started
+        metric = None if validation is None else validation.after(iteration, state)
+        return FitRecord(iteration, loss, seconds, metric, *state.strengths())
+
+    def _progress(self, record: FitRecord) -> dict[str, str]:
+        """What the progress bar shows beside the number of iterations."""
+        shown = {} if record.loss is None else {"loss": f"{record.loss:.6g}"}
+        validation = self._plan.validation
+        if validation is not None and validation.best_score is not None:
+            shown[f"best {validation.metric}"] = f"{validation.best_score:.4f}"
+        return shown

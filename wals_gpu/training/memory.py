@@ -1,20 +1,20 @@
-"""How much memory a fit takes, and whether there is as much."""
+"""How much memory a fit takes, and whether there is as much: adds what each part says of itself, and compares."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from wals_gpu.backends.session import Backend
+from wals_gpu.backends.solve import EXACT, SolveOptions, SolveSizes
 from wals_gpu.objective.bound import Objective
+from wals_gpu.priors.linear import LinearPrior
 
-if TYPE_CHECKING:
-    from wals_gpu.priors.linear import LinearPrior
-
-__all__ = ["MemoryEstimate", "available_memory", "check_memory", "estimate_memory"]
+__all__ = ["FitSizes", "MemoryEstimate", "available_memory", "check_memory", "estimate_memory"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class MemoryEstimate:
     priors : int
         Features, prior means, and what the steps of the priors need; embeddings that are an array with a row for each
         item (user) are not in it.
+    device : int
+        Memory of the device for a sweep in one part; rows that do not fit together are solved in parts. 0 on the CPU.
     """
 
     interactions: int
@@ -44,30 +46,24 @@ class MemoryEstimate:
     factors: int
     working: int
     priors: int = 0
+    device: int = 0
 
     @property
     def total(self) -> int:
-        """All together."""
-        return sum(getattr(self, field.name) for field in fields(self))
+        """All of the host's memory together."""
+        return sum(getattr(self, field.name) for field in fields(self) if field.name != "device")
 
     def __str__(self) -> str:
-        rows = [(field.name, getattr(self, field.name)) for field in fields(self)] + [("total", self.total)]
+        names = [field.name for field in fields(self) if field.name != "device"] + ["total"]
+        rows = [(name, getattr(self, name)) for name in names]
+        if self.device:
+            rows.append(("on device", self.device))
         return "\n".join(f"{name:<13}{size / 2**20:>12,.1f} MiB" for name, size in rows)
 
 
-def estimate_memory(
-    shape: tuple[int, int],
-    n_entries: int,
-    *,
-    factors: int,
-    dtype: np.dtype,
-    objective: Objective,
-    validation: bool = False,
-    block_bytes: int | None = None,
-    values: tuple[float, float] = (1.0, 2.0),
-    priors: tuple[LinearPrior | None, LinearPrior | None] = (None, None),
-) -> MemoryEstimate:
-    """The memory of a fit, see :meth:`WALS.estimate_memory`.
+@dataclass(frozen=True)
+class FitSizes:
+    """What the memory of a fit depends on.
 
     Parameters
     ----------
@@ -79,32 +75,59 @@ def estimate_memory(
         D.
     dtype : dtype
     objective : Objective
+    options : SolveOptions
+    priors : (LinearPrior or None, LinearPrior or None)
+        Of users and items.
     validation : bool, default False
     block_bytes : int, optional
         Of stored interactions; None: they are in memory.
     values : (float, float), default (1.0, 2.0)
         Lowest and highest value. Where all are equal, some objectives need one coefficient for all.
-    priors : (LinearPrior or None, LinearPrior or None)
-        Of users and items.
     """
-    rows, size = sum(shape), dtype.itemsize
-    own = size * factors * rows
-    aligned = factors % 16 == 0 and block_bytes is None and priors == (None, None)
-    padded = -(-factors * size // 64) * 64
-    rotated = 0 if aligned else padded * max(shape)  # a copy of the side that is not being solved
-    # Per row: place in the order of work, status and part of the loss; ridge and background of some objectives.
-    per_row = (8 + 4 + 8) * max(shape) + 2 * size * rows
-    if block_bytes is not None:
-        return MemoryEstimate(8 * (rows + 2), 0, 0, own * (1 + validation), rotated + per_row + block_bytes)
+
+    shape: tuple[int, int]
+    n_entries: int
+    factors: int
+    dtype: np.dtype
+    objective: Objective
+    options: SolveOptions = EXACT
+    priors: tuple[LinearPrior | None, LinearPrior | None] = (None, None)
+    validation: bool = False
+    block_bytes: int | None = None
+    values: tuple[float, float] = (1.0, 2.0)
+
+    def of_side(self, side: int) -> SolveSizes:
+        """Of a solve of the users (0) or the items (1)."""
+        return SolveSizes(
+            self.shape[side],
+            self.shape[1 - side],
+            self.n_entries,
+            self.factors,
+            self.dtype.itemsize,
+            self.options.solver,
+            has_prior=self.priors[side] is not None,
+            is_moving=self.block_bytes is None and self.priors == (None, None),
+        )
+
+
+def estimate_memory(sizes: FitSizes, backend: Backend) -> MemoryEstimate:
+    """The memory of a fit on a device, see :meth:`wals_gpu.WALS.estimate_memory`."""
+    rows, size, n_entries = sum(sizes.shape), sizes.dtype.itemsize, sizes.n_entries
+    solves = [backend.memory_of(sizes.of_side(side)) for side in (0, 1)]
+    of_factors = size * sizes.factors * rows * (1 + sizes.validation)
+    working = max(solve.host for solve in solves) + 2 * size * rows  # ridge and background of some objectives
+    device = max(solve.fixed + solve.growing for solve in solves)
+    if sizes.block_bytes is not None:
+        return MemoryEstimate(8 * (rows + 2), 0, 0, of_factors, working + sizes.block_bytes, device=device)
     index = 4 if n_entries < 2**31 else 8
     matrix = n_entries * (index + size) + 8 * (rows + 2)
-    coefficients = 2 * n_entries * size * _arrays_per_entry(objective, dtype, values)
+    coefficients = 2 * n_entries * size * _arrays_per_entry(sizes)
     of_priors = sum(
-        _bytes_of_prior(prior, n, n_entries, factors, size)
-        for prior, n in zip(priors, shape, strict=True)
+        _bytes_of_prior(prior, n, n_entries, sizes.factors, size)
+        for prior, n in zip(sizes.priors, sizes.shape, strict=True)
         if prior is not None
     )
-    return MemoryEstimate(matrix, matrix, coefficients, own * (1 + validation), rotated + per_row, of_priors)
+    return MemoryEstimate(matrix, matrix, coefficients, of_factors, working, of_priors, device)
 
 
 def _bytes_of_prior(prior: LinearPrior, rows: int, n_entries: int, factors: int, size: int) -> int:
@@ -117,10 +140,11 @@ def _bytes_of_prior(prior: LinearPrior, rows: int, n_entries: int, factors: int,
     return held + max(solving, along)
 
 
-def _arrays_per_entry(objective: Objective, dtype: np.dtype, values: tuple[float, float]) -> int:
+def _arrays_per_entry(sizes: FitSizes) -> int:
     """Numbers that an objective keeps for each entry beside its value: found out with a matrix of two entries."""
-    low, high = values if objective.accepts_negative else np.abs(values)
-    sample = csr_matrix(([low, high], ([0, 1], [0, 1])), dtype=dtype)
+    objective = sizes.objective
+    low, high = sizes.values if objective.accepts_negative else np.abs(sizes.values)
+    sample = csr_matrix(([low, high], ([0, 1], [0, 1])), dtype=sizes.dtype)
     params = objective.parameters()
     shortened: dict[str, Any] = {n: np.ones(2) if isinstance(p, np.ndarray) else p for n, p in params.items()}
     plain = type(objective)(**shortened)

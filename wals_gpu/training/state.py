@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.backends.devices import Backend, held
+from wals_gpu.backends.session import Session
+from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.data.ids import Ids
-from wals_gpu.data.stored import StoredTerms
 from wals_gpu.errors import ModelFitError, SingularSystemError
-from wals_gpu.objective.terms import RowTerms
+from wals_gpu.objective.terms import SideTerms
 from wals_gpu.priors.steps import PriorSteps
 
 __all__ = ["FitRecord", "FitState", "Side"]
@@ -55,7 +54,7 @@ class Side:
     Parameters
     ----------
     name : {"user", "item"}
-    terms : RowTerms or StoredTerms
+    terms : SideTerms
         Of its R rows.
     factors : (R, D) array
         Start values; written by the fit.
@@ -66,68 +65,66 @@ class Side:
     """
 
     name: str
-    terms: RowTerms | StoredTerms
+    terms: SideTerms
     factors: NDArray[np.floating]
     ids: Ids | None = None
     prior: PriorSteps | None = None
 
+    def name_of(self, row: int) -> str:
+        """A row in the user's words, such as "user 3 (id 'ann')"."""
+        return f"{self.name} {row}" if self.ids is None else f"{self.name} {row} (id {self.ids.take(row)!r})"
+
 
 class FitState:
-    """Two sides that are solved in turn.
-
-    Until :meth:`finish`, both sides may be in a basis other than the one they started in, the same for both, that suits
-    the solver: their dot products, norms and loss are those of the final model, single coordinates are not.
+    """Two sides that are solved in turn, in an open session.
 
     Parameters
     ----------
-    backend : Backend
+    session : Session
+        Of the factors of both sides.
     users, items : Side
-    how : dict
-        Arguments of :meth:`Backend.solve_rows` that say which solver.
+    options : SolveOptions
     compute_loss : bool
     over_relaxation : float, default 1
-        See :class:`.model.WALS`.
+        See :class:`wals_gpu.WALS`.
     """
 
     def __init__(
         self,
-        backend: Backend,
+        session: Session,
         users: Side,
         items: Side,
-        how: dict[str, Any],
+        options: SolveOptions,
         compute_loss: bool,
         over_relaxation: float = 1.0,
     ) -> None:
-        self.backend = backend
+        self.session = session
         self.users, self.items = users, items
-        self.how = how
+        self.options = options
         self.compute_loss = compute_loss
         self.over_relaxation = over_relaxation
-        # Parts of a side are solved one by one, so that their factors cannot be rotated together; prior means are given
-        # in the basis that the factors started in.
-        moving = all(isinstance(side.terms, RowTerms) and side.prior is None for side in (users, items))
-        self.basis = backend.moving_basis(users.factors, items.factors) if moving else None
 
     def iterate(self, iteration: int) -> float | None:
         """Iteration number `iteration`, 1 for the first; the loss after it, if it is wanted."""
         # The first leaves random factors behind, and the next ones are far from where the steps become linear and
         # relaxation pays: it rises with them.
-        self.how["relaxation"] = 1.0 if iteration == 1 else min(self.over_relaxation, 1 + 0.1 * iteration)
+        relaxation = 1.0 if iteration == 1 else min(self.over_relaxation, 1 + 0.1 * iteration)
+        options = self.options.relaxed(relaxation)
         if self.users.prior is not None or self.items.prior is not None:
-            return self._iterate_with_priors()
-        self._sweep(self.users, self.items)
-        item_loss = self._sweep(self.items, self.users, return_loss=self.compute_loss)
+            return self._iterate_with_priors(options)
+        self._sweep(self.users, self.users.terms, options)
+        item_loss = self._sweep(self.items, self.items.terms, options, return_loss=self.compute_loss)
         if item_loss is None:
             return None
         # The constant, and the ridge of the side that was not solved last.
         return self.users.terms.target_square + item_loss + self._penalty(self.users)
 
-    def _iterate_with_priors(self) -> float | None:
+    def _iterate_with_priors(self, options: SolveOptions) -> float | None:
         for side, other in ((self.users, self.items), (self.items, self.users)):
             if side.prior is not None:
                 side.prior.learn(side.factors, other.factors)
-        self._sweep_with_prior(self.users, self.items)
-        data = self._sweep_with_prior(self.items, self.users, return_loss=self.compute_loss)
+        self._sweep_with_prior(self.users, self.items, options)
+        data = self._sweep_with_prior(self.items, self.users, options, return_loss=self.compute_loss)
         penalty = self._balance()
         return None if data is None else self.users.terms.target_square + data + penalty
 
@@ -152,55 +149,45 @@ class FitState:
         """What the loss has beside the data part for one side: its ridge, or its prior."""
         if side.prior is not None:
             return side.prior.penalty(side.factors)
-        return self.backend.ridge_loss(side.factors, side.terms.ridge)
+        return self.session.ridge_loss(side.name, side.terms.ridge)
 
-    def _sweep_with_prior(self, side: Side, other: Side, *, return_loss: bool = False) -> float | None:
+    def _sweep_with_prior(
+        self, side: Side, other: Side, options: SolveOptions, *, return_loss: bool = False
+    ) -> float | None:
         """Solve the rows of a side, let its prior follow, if it has one; with `return_loss`, the data part."""
         terms = side.terms if side.prior is None else side.prior.terms
         target = None if side.prior is None else side.prior.target()
-        loss = self._sweep(side, other, terms, target, return_loss=return_loss)
+        loss = self._sweep(side, terms, options, target, return_loss=return_loss)
         if loss is not None:
-            loss -= self.backend.ridge_loss(side.factors, terms.ridge, target)
+            loss -= self.session.ridge_loss(side.name, terms.ridge, target)
         change = 0.0 if side.prior is None else side.prior.update(side.factors, other.factors)
         return None if loss is None else loss + change
 
     def _sweep(
         self,
         side: Side,
-        other: Side,
-        terms: RowTerms | StoredTerms | None = None,
+        terms: SideTerms,
+        options: SolveOptions,
         target: NDArray[np.floating] | None = None,
         *,
         return_loss: bool = False,
     ) -> float | None:
-        """Solve the rows of a side, by default with its own terms and no prior means."""
-        terms = side.terms if terms is None else terms
-        how = self.how | {"return_loss": return_loss, "basis": self.basis}
-        first, total = 0, 0.0
+        """Solve the rows of a side, with these terms and prior means; errors name rows in the user's words."""
         try:
-            if self.basis is None:
-                how["spectrum"] = self.backend.spectrum(terms, other.factors)
-            for rows, part in terms.parts():
-                first = rows.start
-                prior = None if target is None else target[rows]
-                total += self.backend.solve_rows(part, other.factors, side.factors[rows], prior=prior, **how) or 0.0
-                del part  # before the next part is read
+            return self.session.solve(side.name, terms, options, target, return_loss=return_loss)
         except SingularSystemError as error:
-            row = first + error.row
-            who = f"{side.name} {row}" if side.ids is None else f"{side.name} {row} (id {side.ids.take(row)!r})"
-            raise SingularSystemError(row, error.remedy, who) from error
+            raise SingularSystemError(error.row, error.remedy, side.name_of(error.row)) from error
         except ModelFitError as error:
             raise ModelFitError(f"{side.name}s: {error}") from error
-        return total if return_loss else None
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All that the next iteration depends on, by name; not copied."""
-        arrays = {"user_factors": self.users.factors, "item_factors": self.items.factors}
+        arrays = self.session.arrays()
         for side in (self.users, self.items):
             if side.prior is not None:
                 fitted = side.prior.fitted
                 arrays |= {f"{side.name}_prior.weights": fitted.weights, f"{side.name}_prior.scale": fitted.scale}
-        return arrays if self.basis is None else arrays | {"basis": self.basis}
+        return arrays
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Go back to what :meth:`arrays` gave once; ValueError where that was of another fit."""
@@ -208,16 +195,13 @@ class FitState:
         wanted, got = ({n: (a.shape, a.dtype.name) for n, a in each.items()} for each in (own, arrays))
         if wanted != got:
             raise ValueError(f"the state of a fit must be {wanted}, got {got}")
-        for name, array in own.items():
-            np.copyto(array, arrays[name])
+        self.session.restore(dict(arrays))
         for side in (self.users, self.items):
             if side.prior is not None:
+                fitted = side.prior.fitted
+                np.copyto(fitted.weights, arrays[f"{side.name}_prior.weights"])
+                np.copyto(fitted.scale, arrays[f"{side.name}_prior.scale"])
                 side.prior.refresh()
-
-    def held(self) -> AbstractContextManager[None]:
-        """The factors may be on the device alone while it lasts; priors read and write them on the host."""
-        sides = (self.users, self.items)
-        return held(self.backend, *(side.factors for side in sides if all(s.prior is None for s in sides)))
 
     def strengths(self) -> tuple[float | None, float | None]:
         """Mean strength of the priors of users and items."""
@@ -225,10 +209,8 @@ class FitState:
         return users, items
 
     def finish(self) -> None:
-        """Bring both sides back to the basis they started in."""
-        if self.basis is not None:
-            self.backend.restore_basis(self.users.factors, self.items.factors, self.basis)
-            self.basis = None
+        """Close the session: the factors are the caller's again, in the basis that they began in."""
+        self.session.close()
         for side in (self.users, self.items):
             if side.prior is not None:
                 side.prior.finish()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu.backends.session import Backend
 from wals_gpu.data.csr import contains, entry_keys
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.data.stored import StoredMatrix
@@ -19,7 +20,7 @@ from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
 from wals_gpu.evaluation.splits import random_holdout
 from wals_gpu.training.state import FitState
 
-__all__ = ["METRICS", "Validation", "hold_out"]
+__all__ = ["METRICS", "Validation", "hold_out", "parse_metric"]
 
 #: Of :mod:`wals_gpu.evaluation`, those that are means over users and better when higher.
 METRICS = ("recall", "plain_recall", "precision", "hit_rate", "ndcg", "map", "mrr")
@@ -27,11 +28,21 @@ METRICS = ("recall", "plain_recall", "precision", "hit_rate", "ndcg", "map", "mr
 _USERS_PER_BATCH = 2048
 
 
+def parse_metric(metric: str) -> tuple[str, int]:
+    """Name and list length of a metric such as "ndcg@10"; ValueError where it is none."""
+    match = re.fullmatch(rf"({'|'.join(METRICS)})@([1-9][0-9]*)", metric) if isinstance(metric, str) else None
+    if match is None:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)} with a list length (ndcg@10), got {metric!r}")
+    return match[1], int(match[2])
+
+
 class Validation:
     """A metric measured every few iterations, and the factors that it was best with.
 
     Parameters
     ----------
+    backend : Backend
+        What searches are done on.
     train : (U, I) csr_matrix
         What is learned from; not recommended.
     test : (U, I) csr_matrix
@@ -50,11 +61,17 @@ class Validation:
         The first iteration with that score; None before the first measurement.
     """
 
-    def __init__(self, train: csr_matrix, test: csr_matrix, metric: str, every: int, patience: int | None) -> None:
-        match = re.fullmatch(rf"({'|'.join(METRICS)})@([1-9][0-9]*)", metric) if isinstance(metric, str) else None
-        if match is None:
-            raise ValueError(f"metric must be one of {', '.join(METRICS)} with a list length (ndcg@10), got {metric!r}")
-        self.metric, self._k = metric, int(match[2])
+    def __init__(
+        self,
+        backend: Backend,
+        train: csr_matrix,
+        test: csr_matrix,
+        metric: str,
+        every: int = 1,
+        patience: int | None = None,
+    ) -> None:
+        self._k = parse_metric(metric)[1]
+        self.metric, self._backend = metric, backend
         self.every, self.patience = every, patience
         if test.shape != train.shape:
             raise DataError(f"validation must have the shape of the interactions, {train.shape}, got {test.shape}")
@@ -83,10 +100,10 @@ class Validation:
 
     def measure(self, state: FitState) -> float:
         """The metric with the present factors; those may be rotated, as scores are the same."""
-        users, items = state.users.factors, state.items.factors
+        users, items = state.session.factors("user"), state.session.factors("item")
         values = []
         for batch in self._batches():
-            ids, _ = state.backend.topk(users[batch], items, self._k, self.train[batch])
+            ids, _ = self._backend.topk(users[batch], items, self._k, self.train[batch])
             values.append(row_metrics(ids, self.test[batch], [self._k], None)[self.metric])
         return float(np.concatenate(values).mean())
 
@@ -121,11 +138,11 @@ class Validation:
             "since_best": self._since_best,
         }
 
-    def resume(self, best: Mapping[str, NDArray[Any]], noted: Mapping[str, Any]) -> None:
+    def resume(self, best: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any]) -> None:
         """Go on from what :meth:`progress` gave."""
         self._best = dict(best)
-        self.best_score, self.best_iteration = noted["best_score"], noted["best_iteration"]
-        self._since_best = noted["since_best"]
+        self.best_score, self.best_iteration = metadata["best_score"], metadata["best_iteration"]
+        self._since_best = metadata["since_best"]
 
 
 def hold_out(

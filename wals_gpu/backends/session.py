@@ -1,0 +1,144 @@
+"""What every device does: single solves and searches, and sessions, in which both sides are solved in turn."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from wals_gpu.backends.host import Spectrum
+from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
+from wals_gpu.objective.terms import RowTerms, SideTerms
+
+__all__ = ["Backend", "Session"]
+
+
+class Session(Protocol):
+    """Factors of both sides while they are solved in turn; :meth:`Backend.session` opens one.
+
+    The arrays that it was opened with are the caller's, and right again once it is closed. Meanwhile they may be behind
+    what a device has, and in another basis than they began in, the same for both sides: :meth:`factors` brings them up
+    to date, and dot products, norms and losses are those of the final factors, single coordinates are not.
+    """
+
+    def solve(
+        self,
+        side: str,
+        terms: SideTerms,
+        options: SolveOptions,
+        prior: NDArray[np.floating] | None = None,
+        *,
+        return_loss: bool = False,
+    ) -> float | None:
+        """Solve the rows of `side` ("user" or "item"), given the other; as :meth:`Backend.solve_rows` otherwise."""
+
+    def loss(self, user_terms: RowTerms, item_ridge: NDArray[np.floating]) -> float:
+        """As :meth:`Backend.loss` of the present factors, without prior means."""
+
+    def ridge_loss(self, side: str, ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None) -> float:
+        """As :meth:`Backend.ridge_loss` of the present factors of a side."""
+
+    def factors(self, side: str) -> NDArray[np.floating]:
+        """The caller's array of a side, up to date until the next solve; only to be read."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All that the next solve depends on, by name, up to date; not copied. :meth:`restore` takes it back."""
+
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Go back to what :meth:`arrays` gave once, or what a copy of it holds."""
+
+    def close(self) -> None:
+        """Leave the factors with the caller, up to date and in the basis that they began in; once is enough."""
+
+    def __enter__(self) -> Session: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Backend(Protocol):
+    """What every device does, as :mod:`wals_gpu.reference` defines it; :class:`.cpu.CpuBackend` documents the rest."""
+
+    name: str
+
+    def check(
+        self,
+        *,
+        factors: int | None = None,
+        dtype: np.dtype | None = None,
+        options: SolveOptions | None = None,
+        k: int | None = None,
+    ) -> None:
+        """Refuse, with a ValueError that names it, what this device cannot do."""
+
+    def session(
+        self,
+        users: NDArray[np.floating],
+        items: NDArray[np.floating],
+        *,
+        may_move: bool = False,
+        is_shared: bool = False,
+    ) -> Session:
+        """Open a session.
+
+        Parameters
+        ----------
+        users, items : (U, D) and (I, D)
+            C-ordered, best from :meth:`empty_factors`. Solved in place.
+        may_move : bool, default False
+            Both sides may be left in whatever basis suits the solver, until the session is closed. Not where a side is
+            solved in parts, nor with prior means, which are given in the basis that the factors began in.
+        is_shared : bool, default False
+            The caller writes to the arrays too, between the solves: a device keeps no copies of them.
+        """
+
+    def solve_rows(
+        self,
+        terms: RowTerms,
+        other: NDArray[np.floating],
+        factors: NDArray[np.floating],
+        options: SolveOptions = EXACT,
+        *,
+        prior: NDArray[np.floating] | None = None,
+        return_loss: bool = False,
+        spectrum: Spectrum | None = None,
+    ) -> float | None: ...
+
+    def spectrum(self, terms: SideTerms, other: NDArray[np.floating]) -> Spectrum: ...
+
+    def memory_of(self, sizes: SolveSizes) -> SolveMemory: ...
+
+    def empty_factors(self, n: int, factors: int, dtype: np.dtype) -> NDArray[np.floating]: ...
+
+    def loss(
+        self,
+        user_terms: RowTerms,
+        user_factors: NDArray[np.floating],
+        item_factors: NDArray[np.floating],
+        item_ridge: NDArray[np.floating],
+        *,
+        user_prior: NDArray[np.floating] | None = None,
+        item_prior: NDArray[np.floating] | None = None,
+    ) -> float: ...
+
+    def ridge_loss(
+        self, factors: NDArray[np.floating], ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None
+    ) -> float: ...
+
+    def topk(
+        self, queries: NDArray[np.floating], items: NDArray[np.floating], k: int, excluded: csr_matrix | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.floating]]: ...
+
+    def topk_listed(
+        self, queries: NDArray[np.floating], items: NDArray[np.floating], k: int, listed: csr_matrix
+    ) -> tuple[NDArray[np.int32], NDArray[np.floating]]: ...
+
+    def score_entries(
+        self, queries: NDArray[np.floating], items: NDArray[np.floating], listed: csr_matrix
+    ) -> NDArray[np.floating]: ...
+
+    def transpose(self, matrix: csr_matrix) -> csr_matrix: ...

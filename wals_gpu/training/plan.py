@@ -1,0 +1,301 @@
+"""What a fit decides before it begins: data, objective, start values, what to watch and where to save."""
+
+from __future__ import annotations
+
+import hashlib
+import numbers
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wals_gpu.backends.session import Backend
+from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.checks import integer
+from wals_gpu.data.ids import Ids
+from wals_gpu.data.interactions import Interactions, as_interactions
+from wals_gpu.data.stored import StoredMatrix, StoredTerms, as_stored
+from wals_gpu.objective.bound import BoundObjective, Objective
+from wals_gpu.objective.terms import RowTerms, SideTerms, column_counts
+from wals_gpu.priors.linear import FittedPrior, LinearPrior
+from wals_gpu.priors.steps import PriorSteps
+from wals_gpu.training.checkpoints import Checkpoint, fingerprint
+from wals_gpu.training.fitted import Fitted
+from wals_gpu.training.memory import FitSizes, check_memory, estimate_memory
+from wals_gpu.training.state import Side
+from wals_gpu.training.validation import Validation, hold_out, parse_metric
+
+__all__ = ["FitSettings", "HoldOut", "Plan", "Saving", "make_plan"]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What a model says of its fits; :class:`wals_gpu.WALS` documents each."""
+
+    factors: int
+    objective: Objective
+    iterations: int
+    options: SolveOptions
+    over_relaxation: float
+    dtype: np.dtype
+    random_state: int | np.random.Generator | None
+    init_scale: float
+    compute_loss: bool
+    user_prior: LinearPrior | None
+    item_prior: LinearPrior | None
+    backend: Backend
+
+    def check_device(self) -> None:
+        """Refuse, with a ValueError, what the device cannot do."""
+        self.backend.check(factors=self.factors, dtype=self.dtype, options=self.options)
+
+    def sizes(self, shape: tuple[int, int], n_entries: int, **more: Any) -> FitSizes:
+        """Of a fit of interactions of a size; `more` are other fields of FitSizes."""
+        priors = (self.user_prior, self.item_prior)
+        return FitSizes(shape, n_entries, self.factors, self.dtype, self.objective, self.options, priors, **more)
+
+    def to_compare(self) -> dict[str, Any]:
+        """What a resumed fit must have in common with the one that it goes on with; can be written as JSON."""
+        name = self.objective.name
+        of_objective = {
+            f"{name} {parameter}": hashlib.sha256(value.data).hexdigest() if isinstance(value, np.ndarray) else value
+            for parameter, value in self.objective.parameters().items()
+        }
+        solving = asdict(self.options)
+        return {
+            "objective": name,
+            **of_objective,
+            "factors": self.factors,
+            **{option: solving[option] for option in ("solver", "cg_steps", "block_size")},
+            "over_relaxation": self.over_relaxation,
+            "init_scale": self.init_scale,
+            "compute_loss": self.compute_loss,
+            "dtype": self.dtype.name,
+            "random_state": (
+                self.random_state if isinstance(self.random_state, int) else type(self.random_state).__name__
+            ),
+            **{
+                side: prior.fingerprint()
+                for side, prior in (("item_prior", self.item_prior), ("user_prior", self.user_prior))
+                if prior is not None
+            },
+        }
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """What to validate a fit with; :meth:`wals_gpu.WALS.fit` documents each, `validation` None: nothing."""
+
+    validation: Any = None
+    metric: str = "ndcg@10"
+    every: int = 1
+    patience: int | None = None
+
+    def check(self, settings: FitSettings) -> None:
+        """TypeError or ValueError where something has no meaning, or cannot be done on the device."""
+        if self.validation is None:
+            if (self.metric, self.every, self.patience) != ("ndcg@10", 1, None):
+                message = "metric, validate_every and patience need validation: a share, or held-out interactions"
+                raise ValueError(message)
+            return
+        integer("validate_every", self.every, 1, max(settings.iterations, 1))
+        if self.patience is not None:
+            integer("patience", self.patience, 1)
+        settings.backend.check(k=parse_metric(self.metric)[1])
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where to write checkpoints of a fit; :meth:`wals_gpu.WALS.fit` documents each, `folder` None: nowhere."""
+
+    folder: str | PathLike[str] | None = None
+    every: int = 1
+    resume: bool = False
+
+    def check(self, settings: FitSettings, holding: HoldOut) -> None:
+        """TypeError or ValueError where something has no meaning, or a fit could not be resumed."""
+        if self.folder is None and (self.every != 1 or self.resume):
+            raise ValueError("checkpoint_every and resume need checkpoint_dir")
+        is_share = isinstance(holding.validation, numbers.Real)
+        if self.folder is not None and is_share and not isinstance(settings.random_state, int):
+            raise ValueError(
+                "checkpoint_dir with a share as validation needs an integer as random_state: a resumed fit has to hold "
+                "out the same entries"
+            )
+        integer("checkpoint_every", self.every, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A fit that can begin: nothing of it has changed the model yet.
+
+    Parameters
+    ----------
+    settings : FitSettings
+    train : (U, I) csr_matrix or StoredMatrix
+    bound : BoundObjective
+        The objective of `train`.
+    users, items : Side
+        With start values.
+    validation : Validation, optional
+    checkpoint : Checkpoint, optional
+    resume : bool, default False
+        Whether to go on from the checkpoint that is there.
+    """
+
+    settings: FitSettings
+    train: Any
+    bound: BoundObjective
+    users: Side
+    items: Side
+    validation: Validation | None = None
+    checkpoint: Checkpoint | None = None
+    resume: bool = False
+
+
+def make_plan(
+    settings: FitSettings,
+    interactions: Any,
+    columns: Mapping[str, Any],
+    holding: HoldOut,
+    saving: Saving,
+    start: Fitted | None = None,
+    *,
+    warm_start: bool = False,
+) -> Plan:
+    """Read and check all that a fit needs.
+
+    Parameters
+    ----------
+    settings : FitSettings
+    interactions : matrix (U, I), DataFrame, Arrow table, path, Interactions or StoredMatrix
+    columns : mapping
+        ``user_column``, ``item_column``, ``value_column`` of a table.
+    holding : HoldOut
+    saving : Saving
+    start : Fitted, optional
+        Factors to start from, matched by id, or by row number without ids; other rows start at random.
+    warm_start : bool, default False
+        Whether `start` was wanted: a fit can be resumed with the same answer only.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    DataError, TypeError, ValueError
+        Something cannot be used.
+    MemoryError
+        The fit cannot have the memory that it needs.
+    """
+    settings.check_device()
+    holding.check(settings)
+    saving.check(settings, holding)
+    data = as_stored(interactions, settings.dtype, columns)
+    if data is None:
+        data = as_interactions(interactions, dtype=settings.dtype, **columns)
+    train, validation = data.matrix, None
+    if holding.validation is not None:
+        train, test = hold_out(data, holding.validation, settings.random_state, settings.dtype, columns)
+        validation = Validation(settings.backend, train, test, holding.metric, holding.every, holding.patience)
+    check_memory(estimate_memory(_sizes_of(settings, train, validation is not None), settings.backend))
+    bound, terms = _bind(settings, train)
+    factors = _start_values(settings, data, start)
+    of_users = Side("user", terms[0], factors[0], data.user_ids)
+    of_items = Side("item", terms[1], factors[1], data.item_ids)
+    for side, prior in ((of_users, settings.user_prior), (of_items, settings.item_prior)):
+        if prior is not None:
+            side.prior = _begin_prior(settings, side, prior, warm_start)
+    checkpoint = None
+    if saving.folder is not None:
+        compared = _to_compare(settings, data, validation, warm_start)
+        checkpoint = Checkpoint(saving.folder, saving.every, compared)
+    return Plan(settings, train, bound, of_users, of_items, validation, checkpoint, bool(saving.resume))
+
+
+def _sizes_of(settings: FitSettings, train: Any, validation: bool) -> FitSizes:
+    if isinstance(train, StoredMatrix):
+        return settings.sizes(train.shape, train.nnz, validation=validation, block_bytes=train.block_bytes)
+    values = (train.data.min(), train.data.max())
+    return settings.sizes(train.shape, train.nnz, validation=validation, values=values)
+
+
+def _bind(settings: FitSettings, train: Any) -> tuple[BoundObjective, tuple[SideTerms, SideTerms]]:
+    """The objective of the training matrix, and the terms of users and items."""
+    if isinstance(train, StoredMatrix):
+        if settings.user_prior is not None or settings.item_prior is not None:
+            raise TypeError("stored interactions cannot be fitted with priors: give the table, or fit without")
+        bound = train.bind(settings.objective)
+        return bound, (StoredTerms(bound, train, "user"), StoredTerms(bound, train, "item"))
+    # Without the background of rows that nobody can have met yet by the setting of their prior.
+    unmet = {}
+    if settings.user_prior is not None and settings.user_prior.cold == "prior_mean":
+        unmet["users"] = np.diff(train.indptr) == 0
+    if settings.item_prior is not None and settings.item_prior.cold == "prior_mean":
+        unmet["items"] = column_counts(train) == 0
+    bound = settings.objective.bind(train).without_background(**unmet)
+    return bound, (bound.user_terms(train), bound.item_terms(settings.backend.transpose(train)))
+
+
+def _begin_prior(settings: FitSettings, side: Side, prior: LinearPrior, warm_start: bool) -> PriorSteps:
+    assert isinstance(side.terms, RowTerms)  # priors on stored interactions were refused before
+    raw = prior.rows_for(side.name, side.ids, len(side.factors))
+    fitted = FittedPrior.begin(prior, raw, settings.factors)
+    steps = PriorSteps(fitted, fitted.features(raw, settings.dtype), side.terms, settings.backend)
+    if warm_start:
+        steps.regress(side.factors)
+    return steps
+
+
+def _start_values(
+    settings: FitSettings, data: Interactions, start: Fitted | None
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Of both sides: random, or where `start` has the id, its factors."""
+    rng = settings.random_state
+    if not isinstance(rng, np.random.Generator):
+        rng = np.random.default_rng(rng)
+    deviation = settings.dtype.type(settings.init_scale / np.sqrt(settings.factors))
+    drawn = []
+    for side, rows in zip(("user", "item"), data.matrix.shape, strict=True):
+        new = settings.backend.empty_factors(rows, settings.factors, settings.dtype)
+        rng.standard_normal(dtype=settings.dtype, out=new)
+        new *= deviation
+        if start is not None:
+            old, old_ids = getattr(start, f"{side}_factors"), getattr(start, f"{side}_ids")
+            _take_over(new, getattr(data, f"{side}_ids"), old, old_ids)
+        drawn.append(new)
+    return drawn[0], drawn[1]
+
+
+def _take_over(new: NDArray[np.floating], ids: Ids | None, old: NDArray[np.floating], old_ids: Ids | None) -> None:
+    """Write the old factors of a side where their rows are now."""
+    if (ids is None) != (old_ids is None):
+        raise ValueError("warm_start: the new interactions have ids and the earlier ones none, or the reverse")
+    if ids is None or old_ids is None:
+        n = min(len(new), len(old))
+        new[:n] = old[:n]
+        return
+    if ids.kind != old_ids.kind:
+        raise ValueError(f"warm_start: {ids.side} ids are {ids.kind}s, the earlier ones {old_ids.kind}s")
+    place = old_ids.find(ids.ids)
+    new[place >= 0] = old[place[place >= 0]]
+
+
+def _to_compare(
+    settings: FitSettings, data: Interactions, validation: Validation | None, warm_start: bool
+) -> dict[str, Any]:
+    """What a resumed fit must have in common with the one that it goes on with."""
+    compared = {
+        "data": fingerprint(data.matrix, data.user_ids, data.item_ids),
+        "stored data": isinstance(data.matrix, StoredMatrix),
+        **settings.to_compare(),
+        "warm_start": bool(warm_start),
+    }
+    if validation is not None:
+        compared |= {name: getattr(validation, name) for name in ("metric", "every", "patience")}
+        compared |= {"validation data": fingerprint(validation.test)}
+    return compared
