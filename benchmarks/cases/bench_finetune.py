@@ -1,6 +1,6 @@
 """Does fine-tuning the encoder help items to come?
 
-    python benchmarks/bench_finetune.py DATA_FOLDER [--set debian] [--cache FOLDER]
+    python benchmarks/cases/bench_finetune.py DATA_FOLDER [--set debian] [--cache FOLDER]
 
 The splits, cohorts and settings of bench_text.py. A model with a text prior is fitted; then the encoder is trained on
 its factors, in rounds of an epoch and a few iterations of WALS (wals_gpu.text.finetune). Cold items are no part of
@@ -14,10 +14,11 @@ import time
 import warnings
 from pathlib import Path
 
+import _path  # noqa: F401
 import torch
-from bench_text import PRIOR, SETTINGS, cohorts, load, make_split, text_arguments, told
-from common import rounded, write_result
 
+from lib.common import rounded, write_result
+from lib.texts import PRIOR, SETTINGS, cohorts, load, make_split, text_arguments, told
 from wals_gpu import WALS
 from wals_gpu.backends import make_backend
 from wals_gpu.priors import LinearPrior

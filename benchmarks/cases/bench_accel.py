@@ -1,6 +1,6 @@
 """One program written for implicit, run unchanged with implicit and through `python -m wals_gpu.accel`.
 
-    .venv/bin/python benchmarks/bench_accel.py                # about a minute and a half
+    .venv/bin/python benchmarks/cases/bench_accel.py                # about a minute and a half
 
 The program is implicit_script.py: fit, recommend to all users, evaluate. Each run is a fresh process, the two ways
 interleaved, both with one BLAS thread, as implicit asks for. Writes results/accel.json; needs implicit alone.
@@ -11,10 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import default_threads, interleave, rounded, run_worker, summary, write_result
+import _path  # noqa: F401
 from scipy.sparse import save_npz
-from systems import ONE_BLAS_THREAD
 
+from lib.common import default_threads, interleave, rounded, run_worker, summary, write_result
+from lib.systems import ONE_BLAS_THREAD
 from wals_gpu.datasets import SHAPES, synthetic
 
 WAYS = {"implicit": [], "wals_gpu": ["-m", "wals_gpu.accel"]}

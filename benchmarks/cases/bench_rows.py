@@ -1,6 +1,6 @@
 """Microseconds per row over row length and rank: short rows, giant rows, tiny and odd ranks.
 
-    .venv-peers/bin/python benchmarks/bench_rows.py
+    .venv-peers/bin/python benchmarks/cases/bench_rows.py
 
 A measurement is a half-sweep over equal rows, less one over a single short row: what all rows share (the Gram matrix
 of the other side and what a system does with it) is told apart. The fraction of the ceiling counts the rows' own flops.
@@ -10,9 +10,11 @@ Exact answers are checked by their residual in float64 before they are timed. Wr
 import argparse
 import sys
 
-import ceiling
-from common import interleave, rounded, run_worker, standard_arguments, summary, write_result
-from systems import ONE_BLAS_THREAD
+import _path  # noqa: F401
+
+from lib import ceiling
+from lib.common import interleave, rounded, run_worker, standard_arguments, summary, write_result
+from lib.systems import ONE_BLAS_THREAD
 
 ENV = {
     "wals_gpu exact": {},

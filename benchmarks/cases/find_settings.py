@@ -1,6 +1,6 @@
 """Seconds per iteration of every peer under different settings: how the ones in systems.py were chosen.
 
-    .venv-peers/bin/python benchmarks/find_settings.py
+    .venv-peers/bin/python benchmarks/cases/find_settings.py
 
 Runs one set and rank with each combination of BLAS threads, OpenBLAS instruction set and solver options that a peer
 has, interleaved. Writes results/settings.json; `used` marks the settings of systems.py.
@@ -10,10 +10,11 @@ import argparse
 import sys
 import tempfile
 
+import _path  # noqa: F401
 import numpy as np
-from common import interleave, run_worker, save_matrix, standard_arguments, summary, write_result
-from systems import SYSTEMS
 
+from lib.common import interleave, run_worker, save_matrix, standard_arguments, summary, write_result
+from lib.systems import SYSTEMS
 from wals_gpu.datasets import SHAPES, synthetic
 
 

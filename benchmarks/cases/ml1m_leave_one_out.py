@@ -1,6 +1,6 @@
 """Leave-one-out on MovieLens 1M as in Neural Collaborative Filtering: the published figures of iALS at 64 factors.
 
-    .venv/bin/python benchmarks/ml1m_leave_one_out.py DATA_FOLDER
+    .venv/bin/python benchmarks/cases/ml1m_leave_one_out.py DATA_FOLDER
 
 DATA_FOLDER holds two Parquet files that this project may not distribute (make them from the ml-1m files of the Neural
 Collaborative Filtering repository):
@@ -19,11 +19,12 @@ import argparse
 import sys
 from pathlib import Path
 
+import _path  # noqa: F401
 import numpy as np
 import pyarrow.parquet as pq
-from common import default_threads, rounded, summary, write_result
 from scipy.sparse import csr_matrix
 
+from lib.common import default_threads, rounded, summary, write_result
 from wals_gpu import WALS
 
 PUBLISHED = {"HR@10": 0.722, "NDCG@10": 0.445}

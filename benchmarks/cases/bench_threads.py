@@ -1,6 +1,6 @@
 """Seconds per iteration over the number of threads, for wals_gpu's solvers and implicit's CG.
 
-    .venv-peers/bin/python benchmarks/bench_threads.py ml-20m --factors 128
+    .venv-peers/bin/python benchmarks/cases/bench_threads.py ml-20m --factors 128
 
 Fits of three iterations, interleaved over systems and thread counts; the first iteration, which has the preparation in
 it, does not count. Writes results/threads-<set>-<factors>.json.
@@ -10,11 +10,12 @@ import argparse
 import sys
 import tempfile
 
+import _path  # noqa: F401
 import numpy as np
-from bench_fit import problem_arguments, record_of, run_system
-from common import default_threads, interleave, save_matrix, standard_arguments, write_result
-from systems import SYSTEMS
 
+from lib.common import default_threads, interleave, save_matrix, standard_arguments, write_result
+from lib.fits import problem_arguments, record_of, run_system
+from lib.systems import SYSTEMS
 from wals_gpu.datasets import SHAPES, synthetic
 
 

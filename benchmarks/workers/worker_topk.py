@@ -8,8 +8,9 @@ import sys
 import warnings
 
 import numpy as np
-from common import median_seconds, peak_rss_mib, reset_peak, threadpools
 from scipy.sparse import csr_matrix
+
+from lib.common import median_seconds, peak_rss_mib, reset_peak, threadpools
 
 SEEN = 50  # items per user to leave out
 

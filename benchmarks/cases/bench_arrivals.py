@@ -1,6 +1,6 @@
 """What is a new item's factor worth, from its text alone and as its interactions come in?
 
-    python benchmarks/bench_arrivals.py DATA_FOLDER [--sets citeulike-a ...] [--cache FOLDER]
+    python benchmarks/cases/bench_arrivals.py DATA_FOLDER [--sets citeulike-a ...] [--cache FOLDER]
 
 A fifth of the items is not there when the model is fitted (bench_text.py's settings and text prior). Then they are
 added, `add_items`, and get the first 1, 3 and 5 of their interactions, in random order, by `update_items`, everything
@@ -12,11 +12,12 @@ import argparse
 import sys
 import warnings
 
+import _path  # noqa: F401
 import numpy as np
-from bench_text import PRIOR, SETTINGS, load, make_encoder, measure, text_arguments, told
-from common import write_result
 from scipy.sparse import csr_matrix
 
+from lib.common import write_result
+from lib.texts import PRIOR, SETTINGS, load, make_encoder, measure, text_arguments, told
 from wals_gpu import WALS
 from wals_gpu.backends import make_backend
 from wals_gpu.evaluation import cold_items_split

@@ -6,48 +6,13 @@ for, then the fit. Prints and writes the sizes on disk, the limit, and the peak 
 
 import argparse
 import json
-import resource
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import numpy as np
-from common import peak_rss_mib, reset_peak, run_worker, write_result
-from scipy.sparse import csr_matrix
+import _path  # noqa: F401
 
-from wals_gpu import WALS
-from wals_gpu.stored import StoredMatrix, write_stored
-
-
-def blocks(n_users: int, n_items: int, per_user: int, seed: int, rows: int = 20_000):
-    """Users who each have one item of every `n_items / per_user` consecutive ones."""
-    width = n_items // per_user
-    for begin in range(0, n_users, rows):
-        rng = np.random.default_rng([seed, begin])
-        n = min(rows, n_users - begin)
-        columns = (np.arange(per_user) * width + rng.integers(0, width, (n, per_user))).astype(np.int32)
-        values = rng.integers(1, 6, n * per_user).astype(np.float32)
-        yield csr_matrix((values, columns.ravel(), np.arange(n + 1) * per_user), shape=(n, n_items))
-
-
-def step(spec: dict) -> dict:
-    """One step in this process: its seconds and memory."""
-    limit = spec["limit_mib"] << 20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    block_bytes = spec["block_mib"] << 20
-    reset_peak()
-    started = time.perf_counter()
-    record = {}
-    if spec["step"] == "write":
-        data = blocks(*spec["shape"], spec["per_user"], spec["seed"])
-        write_stored(spec["folder"], data, block_bytes=block_bytes)
-    else:
-        model = WALS(spec["factors"], "hu", iterations=spec["iterations"], num_threads=spec["threads"])
-        model.fit(StoredMatrix(spec["folder"], block_bytes=block_bytes))
-        record["losses"] = [each.loss for each in model.history_]
-        record["seconds_per_iteration"] = float(np.median([each.seconds for each in model.history_]))
-    return {"seconds": time.perf_counter() - started, "peak_rss_mib": peak_rss_mib()} | record
+from lib.common import run_worker, write_result
 
 
 def main() -> None:
@@ -69,7 +34,7 @@ def main() -> None:
         spec = vars(args) | {"shape": [args.users, args.items], "folder": f"{folder}/interactions"}
         records = []
         for name in ("write", "fit"):
-            records.append({"step": name} | run_worker("bench_stored.py", spec | {"step": name}, timeout=36_000))
+            records.append({"step": name} | run_worker("worker_stored.py", spec | {"step": name}, timeout=36_000))
             print(json.dumps(records[-1]), file=sys.stderr)
         disk = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / 2**20
     shared = {
@@ -88,7 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
-        print(json.dumps(step(json.loads(sys.argv[1]))))
-    else:
-        main()
+    main()

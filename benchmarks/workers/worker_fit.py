@@ -6,9 +6,10 @@ import sys
 import warnings
 
 import numpy as np
-from common import load_matrix, peak_rss_mib, reset_peak, threadpools
-from loss import row_residuals
-from systems import SYSTEMS, Recorder
+
+from lib.common import load_matrix, peak_rss_mib, reset_peak, threadpools
+from lib.loss import row_residuals
+from lib.systems import SYSTEMS, Recorder
 
 
 def last_side_residual(matrix, user_factors, item_factors, fit, rows: int = 50) -> float:

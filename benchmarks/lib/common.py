@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
+BENCHMARKS = Path(__file__).resolve().parents[1]
+RESULTS = BENCHMARKS / "results"
 # Set on some machines for OpenBLAS's sake; they would choose its kernels for it.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 PACKAGES = (
@@ -70,7 +70,7 @@ def run_worker(
     Parameters
     ----------
     script : str
-        File beside this one.
+        File in workers/.
     spec : dict or list of str
         A dict is its only argument, in JSON; a list holds its arguments.
     env : dict, optional
@@ -86,8 +86,11 @@ def run_worker(
         `{"error": last line of stderr}` when the process failed: one system less, not a run lost.
     """
     environment = {k: v for k, v in os.environ.items() if k not in UNSET} | (env or {})
+    # a worker finds `lib` as report.py does
+    paths = [str(BENCHMARKS), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     arguments = spec if isinstance(spec, list) else [json.dumps(spec)]
-    command = [sys.executable, *through, str(HERE / script), *arguments]
+    command = [sys.executable, *through, str(BENCHMARKS / "workers" / script), *arguments]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -175,7 +178,7 @@ def machine() -> dict:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    describe = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude=*"]
+    describe = ["git", "-C", str(BENCHMARKS), "describe", "--always", "--dirty", "--exclude=*"]
     commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
     return {"machine": facts, "versions": versions, "commit": commit}
 

@@ -1,6 +1,6 @@
 """Exact top-k: seconds and memory of wals_gpu, implicit's `recommend` and faiss IndexFlatIP.
 
-    .venv-peers/bin/python benchmarks/bench_topk.py
+    .venv-peers/bin/python benchmarks/cases/bench_topk.py
 
 Answers are checked against a full sort of float64 scores before they are timed. Memory is what one call takes beyond
 its inputs (for faiss: its index) and its answer, for some users and for four times as many. Writes results/topk.json.
@@ -9,9 +9,11 @@ its inputs (for faiss: its index) and its answer, for some users and for four ti
 import argparse
 import sys
 
-import ceiling
-from common import interleave, rounded, run_worker, standard_arguments, summary, write_result
-from systems import ONE_BLAS_THREAD, newest_kernels
+import _path  # noqa: F401
+
+from lib import ceiling
+from lib.common import interleave, rounded, run_worker, standard_arguments, summary, write_result
+from lib.systems import ONE_BLAS_THREAD, newest_kernels
 
 ENV = {"wals_gpu": {}, "implicit": ONE_BLAS_THREAD, "faiss": newest_kernels()}
 

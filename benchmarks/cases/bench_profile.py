@@ -1,6 +1,6 @@
 """Where the time of a fit goes: solving rows, and everything else.
 
-    .venv-peers/bin/python benchmarks/bench_profile.py
+    .venv-peers/bin/python benchmarks/cases/bench_profile.py
 
 Fits WALS with a clock around each part, once per solver, with the loss of every iteration. "loss" is the difference
 between the row solves of a fit with and of one without it, plus the ridge terms. Writes results/profile.json.
@@ -12,9 +12,10 @@ import time
 from collections import defaultdict
 from contextlib import contextmanager
 
+import _path  # noqa: F401
 import numpy as np
-from common import standard_arguments, write_result
 
+from lib.common import standard_arguments, write_result
 from wals_gpu import WALS, _cpu, model
 from wals_gpu.backends import cpu
 from wals_gpu.datasets import SHAPES, synthetic

@@ -1,6 +1,6 @@
 """A program as users of implicit write it, which bench_accel.py runs with implicit and, unchanged, with wals_gpu.accel.
 
-    python benchmarks/implicit_script.py RATINGS.npz [cholesky]
+    python benchmarks/workers/implicit_script.py RATINGS.npz [cholesky]
 
 Prints one JSON object: seconds of its parts, and how well it ranks.
 """

@@ -1,6 +1,6 @@
 """Row solves and top-k on a CUDA device, against torch's batched Cholesky and implicit's GPU path.
 
-    .venv/bin/python benchmarks/bench_gpu.py            # benchmarks/gpu.sh builds and tests first
+    .venv/bin/python benchmarks/cases/bench_gpu.py            # benchmarks/gpu.sh builds and tests first
 
 Sets of the size of ML-20M and of the Million Song data. One iteration is both half-sweeps, from factors that stay on
 the device. "of_floor" is the time that an H100 needs at least for the same bytes and flops (gpu_floors.py), over that
@@ -12,10 +12,11 @@ import argparse
 import sys
 import time
 
+import _path  # noqa: F401
 import numpy as np
-from common import median_seconds, write_result
-from gpu_floors import FACTORS, floors, topk_floor
 
+from lib.common import median_seconds, write_result
+from lib.gpu_floors import FACTORS, floors, topk_floor
 from wals_gpu import backends
 from wals_gpu.datasets import SHAPES, synthetic
 from wals_gpu.objective import make_objective
