@@ -13,11 +13,10 @@ import sys
 import tempfile
 
 import _path  # noqa: F401
-import numpy as np
 
 from lib import ceiling
 from lib.common import interleave, rounded, save_matrix, standard_arguments, write_result
-from lib.fits import problem_arguments, record_of, run_system
+from lib.fits import line_of, problem_arguments, record_of, run_system
 from lib.systems import SYSTEMS
 from wals_gpu.datasets import SHAPES, synthetic
 
@@ -62,8 +61,7 @@ def main() -> None:
                 continue
             run = run_system(name, args, path, matrix, args.checkpoints if repeat == 0 else [])
             runs[name].append(run)
-            said = run.get("error") or f"{np.median(np.diff(run['elapsed'])):.3f} s/iteration"
-            print(repeat, name, said, file=sys.stderr)
+            print(repeat, name, line_of(run), file=sys.stderr)
 
     top, gflop = ceiling.best_gflops(gemms), ceiling.iteration_gflop(matrix, args.factors)
     shared = {
@@ -76,8 +74,8 @@ def main() -> None:
         "unit": "s/iteration",
     }
     records = []
-    for name, done in runs.items():
-        record = record_of(name, done) | shared
+    for name, own_runs in runs.items():
+        record = record_of(name, own_runs) | shared
         if "error" not in record:
             record["fraction_of_ceiling"] = rounded(gflop / record["seconds_per_iteration"]["median"] / top)
         records.append(record)

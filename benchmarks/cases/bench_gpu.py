@@ -36,9 +36,9 @@ def solves(backend, matrix, factors: int) -> list[dict]:
     with backends.held(backend, x, y):
         for solver in SOLVERS:
 
-            def iteration(how=solver):
-                backend.solve_rows(users, y, x, solver=how)
-                backend.solve_rows(items, x, y, solver=how)
+            def iteration(solver=solver):
+                backend.solve_rows(users, y, x, solver=solver)
+                backend.solve_rows(items, x, y, solver=solver)
 
             seconds = median_seconds(iteration, seconds=1.0, at_most=10)
             records.append(
@@ -125,17 +125,17 @@ def main() -> None:
     args = parser.parse_args()
     args.quick = False
     device = "cpu" if args.dry_run else "cuda"
-    backend, started, records = backends.make_backend(device), time.perf_counter(), []
+    backend, start, records = backends.make_backend(device), time.perf_counter(), []
     for name in args.sets:
         matrix = synthetic(*((300, 200, 3000) if args.dry_run else SHAPES[name]), random_state=0)
         for factors in args.factors:
             for what, measure in cases(backend, name, matrix, 32 if args.dry_run else factors, device):
-                if time.perf_counter() - started > args.seconds:
-                    found = [{"what": what, "factors": factors, "left_out": f"{args.seconds:g} s were over"}]
+                if time.perf_counter() - start > args.seconds:
+                    new = [{"what": what, "factors": factors, "left_out": f"{args.seconds:g} s were over"}]
                 else:
-                    found = measure()
-                records += [{"set": name, **record} for record in found]
-                print("tried, small" if args.dry_run else found, name, factors, what, file=sys.stderr)
+                    new = measure()
+                records += [{"set": name, **record} for record in new]
+                print("tried, small" if args.dry_run else new, name, factors, what, file=sys.stderr)
                 if not args.dry_run:  # after each: a run that is cut off has the others
                     write_result("gpu", args, records, device=backend._memory.torch.cuda.get_device_name())
 

@@ -1,7 +1,7 @@
 """A fit on interactions that stay on disk, in an address space that is smaller than they are.
 
-Each step runs in a process of its own under RLIMIT_AS: writing the folder from blocks that are made as they are asked
-for, then the fit. Prints and writes the sizes on disk, the limit, and the peak of the resident memory of each step.
+Each step runs in a process of its own under RLIMIT_AS: writing the folder from blocks that are made one at a time,
+then the fit. Prints and writes the sizes on disk, the limit, and the peak of the resident memory of each step.
 """
 
 import argparse

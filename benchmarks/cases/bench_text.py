@@ -26,7 +26,7 @@ import _path  # noqa: F401
 import numpy as np
 
 from lib.common import rounded, write_result
-from lib.texts import PRIOR, SETTINGS, Split, cohorts, load, make_encoder, make_split, text_arguments, told
+from lib.texts import PRIOR, SETTINGS, Split, cohorts, load, make_encoder, make_split, settings_of, text_arguments
 from wals_gpu import WALS
 from wals_gpu.backends import make_backend
 from wals_gpu.priors import LinearPrior
@@ -39,9 +39,9 @@ def popularity(split: Split) -> dict:
     counts = np.bincount(split.train.indices, minlength=split.train.shape[1])[split.warm]
     ones = np.ones((split.train.shape[0], 1), np.float32)
     backend = make_backend("cpu")
-    found = cohorts(backend, ones, counts[:, None].astype(np.float32), None, split)
+    metrics = cohorts(backend, ones, counts[:, None].astype(np.float32), None, split)
     order = np.random.default_rng(0).permutation(len(split.cold))  # random scores, one order for all
-    return found | {"cold": cohorts(backend, ones, counts[:, None], order[:, None], split)["cold"]}
+    return metrics | {"cold": cohorts(backend, ones, counts[:, None], order[:, None], split)["cold"]}
 
 
 def normalized(embeddings: np.ndarray) -> np.ndarray:
@@ -80,17 +80,17 @@ def run_arm(arm: str, embeddings: np.ndarray, split: Split, settings: dict, seed
         item_prior=prior,
         **settings,
     )
-    began = time.perf_counter()
+    start = time.perf_counter()
     model.fit(split.train)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     users, items = model.user_factors, model.item_factors
     cold = None if prior is None else items[split.cold]
-    found = [{"arm": arm, "seconds": rounded(seconds), **cohorts(backend, users, items[split.warm], cold, split)}]
+    arms = [{"arm": arm, "seconds": rounded(seconds), **cohorts(backend, users, items[split.warm], cold, split)}]
     if arm == "none":
         cold = ridge_after(model, normalized(embeddings), split)
         after = cohorts(backend, users, items[split.warm], cold, split)
-        found.append({"arm": "ridge after", "seconds": rounded(seconds), "cold": after["cold"]})
-    return found
+        arms.append({"arm": "ridge after", "seconds": rounded(seconds), "cold": after["cold"]})
+    return arms
 
 
 def run_irspack(embeddings: np.ndarray, split: Split, settings: dict, ridge: float, seed: int, args, backend) -> dict:
@@ -109,15 +109,15 @@ def run_irspack(embeddings: np.ndarray, split: Split, settings: dict, ridge: flo
         item_features=features[split.warm],
         lambda_item_feature=ridge,
     )
-    began = time.perf_counter()
+    start = time.perf_counter()
     model.start_learning()
     for _ in range(args.iterations):
         model.run_epoch()
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     cold = model.trainer.transform_item_feature(features[split.cold])
     users, items = model.get_user_embedding(), model.get_item_embedding()
-    found = cohorts(backend, np.ascontiguousarray(users, np.float32), items, cold, split)
-    return {"arm": "irspack", "seconds": rounded(seconds), "feature_ridge": ridge, **found}
+    metrics = cohorts(backend, np.ascontiguousarray(users, np.float32), items, cold, split)
+    return {"arm": "irspack", "seconds": rounded(seconds), "feature_ridge": ridge, **metrics}
 
 
 def main() -> None:
@@ -140,26 +140,26 @@ def main() -> None:
         ridge = None
         if "irspack" in args.arms:
             split = make_split(matrix, 100)
-            tried = [
+            trials = [
                 run_irspack(embeddings, split, settings, ridge, 100, args, backend) for ridge in (1.0, 10.0, 100.0, 1e3)
             ]
-            ridge = max(tried, key=lambda record: record["cold"]["recall@100"])["feature_ridge"]
+            ridge = max(trials, key=lambda record: record["cold"]["recall@100"])["feature_ridge"]
         for seed in args.seeds:
             split = make_split(matrix, seed)
             about = {"set": name, "seed": seed, "cold_items": len(split.cold), "settings": settings}
-            found = [{"arm": "popularity", **popularity(split)}]
+            arms = [{"arm": "popularity", **popularity(split)}]
             for arm in args.arms:
                 if arm == "irspack":
-                    found.append(run_irspack(embeddings, split, settings, ridge, seed, args, backend))
+                    arms.append(run_irspack(embeddings, split, settings, ridge, seed, args, backend))
                 else:
-                    found += run_arm(arm, embeddings, split, settings, seed, args, backend)
-            for record in found:
+                    arms += run_arm(arm, embeddings, split, settings, seed, args, backend)
+            for record in arms:
                 records.append(about | record)
                 line = {key: value["recall@100"] for key, value in record.items() if isinstance(value, dict)}
                 print(name, seed, record["arm"], line, record.get("seconds", ""), file=sys.stderr, flush=True)
             # After every seed, so that a run that is stopped has those before. Nothing of this machine's paths.
-            done = told(args, encoder_name, args.seeds[: args.seeds.index(seed) + 1], sets=[name])
-            write_result(f"text-{name}", done, records, dimension=int(embeddings.shape[1]))
+            result_settings = settings_of(args, encoder_name, args.seeds[: args.seeds.index(seed) + 1], sets=[name])
+            write_result(f"text-{name}", result_settings, records, dimension=int(embeddings.shape[1]))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ import sys
 import tempfile
 
 import _path  # noqa: F401
-import numpy as np
 
 from lib.common import default_threads, interleave, save_matrix, standard_arguments, write_result
-from lib.fits import problem_arguments, record_of, run_system
+from lib.fits import line_of, problem_arguments, record_of, run_system
 from lib.systems import SYSTEMS
 from wals_gpu.datasets import SHAPES, synthetic
 
@@ -42,12 +41,11 @@ def main() -> None:
         for repeat, (name, threads) in interleave(cells, args.repeats, args.seed):
             run = run_system(name, argparse.Namespace(**(vars(args) | {"threads": threads})), path, matrix, [])
             runs[name, threads].append(run)
-            said = run.get("error") or f"{np.median(np.diff(run['elapsed'])):.3f} s/iteration"
-            print(repeat, name, threads, "threads", said, file=sys.stderr)
+            print(repeat, name, threads, "threads", line_of(run), file=sys.stderr)
     args.threads = max(args.counts)
     shared = {"shape": [*matrix.shape, int(matrix.nnz)], "factors": args.factors, "dtype": "float32", "device": "cpu"}
     shared |= {"seed": args.seed, "unit": "s/iteration"}
-    records = [record_of(name, done) | {"threads": threads} | shared for (name, threads), done in runs.items()]
+    records = [record_of(name, own_runs) | {"threads": threads} | shared for (name, threads), own_runs in runs.items()]
     write_result(f"threads-{args.set}-{args.factors}", args, records)
 
 

@@ -76,7 +76,7 @@ def main() -> None:
     if args.quick:
         args.seeds = 1
     train, candidates = load(args.data_folder)
-    args.data_folder = args.data_folder.name  # the result tells nothing of this machine's paths
+    args.data_folder = args.data_folder.name  # the result holds none of this machine's paths
 
     # Ranking by popularity, for comparison.
     popularity = metrics(np.bincount(train.indices, minlength=train.shape[1])[candidates])
@@ -96,11 +96,11 @@ def main() -> None:
             random_state=seed,
         )
         model.fit(train)
-        found = metrics(np.einsum("ud,ucd->uc", model.user_factors, model.item_factors[candidates]))
+        accuracy = metrics(np.einsum("ud,ucd->uc", model.user_factors, model.item_factors[candidates]))
         seconds = sum(record.seconds for record in model.history_)
-        print(seed, {name: round(value, 4) for name, value in found.items()}, f"{seconds:.2f} s", file=sys.stderr)
+        print(seed, {name: round(value, 4) for name, value in accuracy.items()}, f"{seconds:.2f} s", file=sys.stderr)
         shape = {"shape": [*train.shape, int(train.nnz)], "factors": args.factors, "dtype": "float32"}
-        records.append({"seed": seed, **found, "fit_seconds": rounded(seconds), **shape, "threads": args.threads})
+        records.append({"seed": seed, **accuracy, "fit_seconds": rounded(seconds), **shape, "threads": args.threads})
     mean = {name: rounded(float(np.mean([record[name] for record in records]))) for name in PUBLISHED}
     seconds = summary([record["fit_seconds"] for record in records])
     more = {"mean": mean, "published": PUBLISHED, "popularity": popularity, "fit_seconds": seconds}

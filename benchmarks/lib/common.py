@@ -92,13 +92,13 @@ def run_worker(
     arguments = spec if isinstance(spec, list) else [json.dumps(spec)]
     command = [sys.executable, *through, str(BENCHMARKS / "workers" / script), *arguments]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         return {"error": f"stopped after {timeout:g} s"}
-    if done.returncode:
-        last_words = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+    if process.returncode:
+        last_words = process.stderr.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
         return {"error": last_words[0]}
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(process.stdout.strip().splitlines()[-1])
 
 
 def interleave(names: list, repeats: int, seed: int):
@@ -165,8 +165,8 @@ def machine() -> dict:
             [part.strip() for part in line.split(":", 1)] for line in cpuinfo.read_text().splitlines() if ":" in line
         )
         facts["processor"] = fields.get("model name", facts["processor"])
-        wanted = "avx2 fma avx512f avx512_bf16 avx512_fp16 amx_tile".split()
-        facts["instruction_sets"] = [flag for flag in wanted if flag in fields.get("flags", "").split()]
+        relevant = "avx2 fma avx512f avx512_bf16 avx512_fp16 amx_tile".split()
+        facts["instruction_sets"] = [flag for flag in relevant if flag in fields.get("flags", "").split()]
     if hasattr(os, "sysconf"):
         facts["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     facts["system"] = f"{platform.system()} {platform.release().split('-')[0]}"

@@ -37,19 +37,24 @@ def run_system(name: str, args: argparse.Namespace, path: str, matrix, checkpoin
         run["losses"] = []
         for iteration in checkpoints:
             if iteration <= len(run["elapsed"]):
-                kept = np.load(f"{folder}/{iteration}.npz")
-                factors = kept["user_factors"], kept["item_factors"]
+                saved = np.load(f"{folder}/{iteration}.npz")
+                factors = saved["user_factors"], saved["item_factors"]
                 loss = hu_loss(matrix, *factors, alpha=args.alpha, ridge=args.ridge, threads=args.threads)
                 seconds = rounded(run["elapsed"][iteration - 1])
                 run["losses"].append({"iteration": iteration, "seconds": seconds, "loss": rounded(loss, 8)})
     return run
 
 
+def line_of(run: dict) -> str:
+    """A fit in a few words: its error, or the median seconds of its iterations but the first."""
+    return run.get("error") or f"{np.median(np.diff(run['elapsed'])):.3f} s/iteration"
+
+
 def record_of(name: str, runs: list[dict]) -> dict:
     """One record from all repeats of a system."""
-    failed = [run["error"] for run in runs if "error" in run]
-    if failed:
-        return {"system": name, "error": failed[0]}
+    errors = [run["error"] for run in runs if "error" in run]
+    if errors:
+        return {"system": name, "error": errors[0]}
     first, last = runs[0], runs[-1]
     return {
         "system": name,

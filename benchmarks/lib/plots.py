@@ -37,16 +37,16 @@ def plot(name: str, path: Path) -> None:
 def plot_text(result: dict, path: Path) -> None:
     """Recall@100 of the arms of bench_text.py: a panel for each cohort, a group of bars for each set."""
     matplotlib.rcParams["svg.hashsalt"] = "text"
-    found = means(result)
-    arms = list(dict.fromkeys(arm for of_set in found.values() for arm in of_set))
+    by_set = means(result)
+    arms = list(dict.fromkeys(arm for of_set in by_set.values() for arm in of_set))
     figure, panels = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
     for axes, cohort in zip(panels, ("warm", "few-shot", "cold"), strict=True):
         for place, arm in enumerate(arms):
-            at = [(x, of_set.get(arm, {}).get(f"{cohort} recall@100")) for x, of_set in enumerate(found.values())]
+            at = [(x, of_set.get(arm, {}).get(f"{cohort} recall@100")) for x, of_set in enumerate(by_set.values())]
             at = [(x + (place - len(arms) / 2) * 0.11, value) for x, value in at if value is not None]
             if at:
                 axes.bar(*zip(*at, strict=True), width=0.1, color=f"C{place}", label=arm)
-        axes.set_xticks(range(len(found)), [name.replace("-2014", "") for name in found], fontsize=8)
+        axes.set_xticks(range(len(by_set)), [name.replace("-2014", "") for name in by_set], fontsize=8)
         axes.set_title(f"{cohort} items")
         axes.grid(alpha=0.3, axis="y")
     panels[0].set_ylabel("recall@100")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lib.common import RESULTS
 
@@ -27,15 +27,23 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def caption(result: dict, *more: str) -> str:
-    """One line on the machine, the versions and the date."""
-    machine, versions = result["machine"], result["versions"]
-    names = ("wals_gpu", "implicit", "irspack", "cmfrec", "faiss-cpu", "hnswlib", "usearch")
-    wanted = {record["system"].split()[0].replace("faiss", "faiss-cpu") for record in result["records"]}
-    peers = ", ".join(f"{name} {versions[name]}" for name in names if name in versions and name in wanted)
-    threads = result["settings"]["threads"]
-    parts = [*more, f"{machine['processor']}, {threads} threads", peers, result["date"]]
-    return "\n" + "; ".join(part for part in parts if part) + f".{busy_words(machine)}\n"
+def caption(result: dict, *words: str, packages: Sequence[str] | None = None) -> str:
+    """The line below a table of times: machine, versions (of the systems measured unless named), date."""
+    if packages is None:
+        measured = {record["system"].split()[0].replace("faiss", "faiss-cpu") for record in result["records"]}
+        names = ("wals_gpu", "implicit", "irspack", "cmfrec", "faiss-cpu", "hnswlib", "usearch")
+        packages = [name for name in names if name in measured]
+    machine = f"{result['machine']['processor']}, {result['settings']['threads']} threads"
+    return plain_caption(result, *words, machine, versions(result, packages)) + busy_words(result["machine"]) + "\n"
+
+
+def plain_caption(result: dict, *words: str) -> str:
+    """The line below a table without times: `words` and the date."""
+    return "\n" + "; ".join(word for word in (*words, result["date"]) if word) + "."
+
+
+def versions(result: dict, packages: Sequence[str]) -> str:
+    return ", ".join(f"{name} {result['versions'][name]}" for name in packages if name in result["versions"])
 
 
 def busy_words(machine: dict) -> str:
@@ -74,14 +82,14 @@ def fit_table(result: dict) -> str:
 def ranks_table(results: list[dict]) -> str:
     """Seconds per iteration of every system, a column for each rank measured on the set."""
     results = sorted(results, key=lambda result: result["settings"]["factors"])
-    found: dict[str, dict[int, str]] = {}
+    cells_of: dict[str, dict[int, str]] = {}
     for result in results:
         for record in result["records"]:
             if "error" not in record:
                 text = f"{spread(record['seconds_per_iteration'])}, {record['fraction_of_ceiling']:.0%}"
-                found.setdefault(record["system"], {})[record["factors"]] = text
+                cells_of.setdefault(record["system"], {})[record["factors"]] = text
     ranks = [result["settings"]["factors"] for result in results]
-    rows = [[name, *(cells.get(rank, "-") for rank in ranks)] for name, cells in found.items()]
+    rows = [[name, *(cells.get(rank, "-") for rank in ranks)] for name, cells in cells_of.items()]
     words = "s/iteration and fraction of the ceiling"
     fullest = max(results, key=lambda result: len(result["records"]))  # has the versions of all systems
     return table(["system", *(f"D = {rank}" for rank in ranks)], rows) + caption(fullest, words)
@@ -109,9 +117,10 @@ def threads_table(result: dict) -> str:
     counts = sorted({record["threads"] for record in result["records"]})
     rows = []
     for name in dict.fromkeys(record["system"] for record in result["records"]):
-        found = {r["threads"]: r for r in result["records"] if r["system"] == name and "error" not in r}
-        cells = [spread(found[count]["seconds_per_iteration"]) if count in found else "failed" for count in counts]
-        ends = [found[count]["seconds_per_iteration"]["median"] for count in (counts[0], counts[-1]) if count in found]
+        own = [record for record in result["records"] if record["system"] == name and "error" not in record]
+        seconds = {record["threads"]: record["seconds_per_iteration"] for record in own}
+        cells = [spread(seconds[count]) if count in seconds else "failed" for count in counts]
+        ends = [seconds[count]["median"] for count in (counts[0], counts[-1]) if count in seconds]
         rows.append([name, *cells, f"{ends[0] / ends[1]:.2f}" if len(ends) == 2 else "-"])
     settings = result["settings"]
     header = ["system", *(f"{count} thread{'s' * (count > 1)}" for count in counts), "times as fast"]
@@ -195,10 +204,8 @@ def leave_one_out_table(result: dict) -> str:
         [*columns[0], *(f"{columns[1][name]:.4f}" for name in names), spread(result["fit_seconds"])],
         ["popularity", *(f"{result['popularity'][name]:.4f}" for name in names), ""],
     ]
-    machine = f"{result['machine']['processor']}, {result['settings']['threads']} threads"
     words = f"{result['settings']['factors']} factors, {result['settings']['iterations']} iterations"
-    end = f"\n{words}; {machine}; {result['date']}.{busy_words(result['machine'])}\n"
-    return table(["", *names, "fit, s"], rows) + end
+    return table(["", *names, "fit, s"], rows) + caption(result, words, packages=())
 
 
 def accel_table(result: dict) -> str:
@@ -218,28 +225,27 @@ def accel_table(result: dict) -> str:
 
 def ann_table(result: dict) -> str:
     """Recall: a line for each library, set of items and number of candidates."""
-    found: dict[tuple, dict[str, float]] = {}
+    cells_of: dict[tuple, dict[str, float]] = {}
     for record in result["records"]:
         key = (record["items"], record["system"], record["ef_search"])
-        found.setdefault(key, {})[record["vectors"]] = record["recall_at_10"]
+        cells_of.setdefault(key, {})[record["vectors"]] = record["recall_at_10"]
     kinds = ["dot product", "longer vectors"]
-    rows = [[*key[:2], str(key[2]), *(f"{cells[kind]:.1%}" for kind in kinds)] for key, cells in found.items()]
-    versions = {name: result["versions"][name] for name in ("faiss-cpu", "hnswlib", "usearch")}
-    peers = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return table(["items", "library", "candidates", *kinds], rows) + f"\nRecall@10; {peers}; {result['date']}.\n"
+    rows = [[*key[:2], str(key[2]), *(f"{cells[kind]:.1%}" for kind in kinds)] for key, cells in cells_of.items()]
+    peers = versions(result, ("faiss-cpu", "hnswlib", "usearch"))
+    return table(["items", "library", "candidates", *kinds], rows) + plain_caption(result, "Recall@10", peers) + "\n"
 
 
 def means(result: dict) -> dict[str, dict[str, dict[str, float]]]:
     """Of bench_text.py: set -> arm -> "cohort metric" -> mean over the seeds."""
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    values_of: dict[str, dict[str, dict[str, list[float]]]] = {}
     for record in result["records"]:
-        cells = found.setdefault(record["set"], {}).setdefault(record["arm"], {})
+        cells = values_of.setdefault(record["set"], {}).setdefault(record["arm"], {})
         for cohort in ("warm", "few-shot", "cold"):
             for metric, value in record.get(cohort, {}).items():
                 cells.setdefault(f"{cohort} {metric}", []).append(value)
     return {
         name: {arm: {key: sum(v) / len(v) for key, v in cells.items()} for arm, cells in arms.items()}
-        for name, arms in found.items()
+        for name, arms in values_of.items()
     }
 
 
@@ -253,9 +259,7 @@ def text_table(result: dict) -> str:
             rows.append([f"{name}, {arm}", *(f"{cells[key]:.4f}" if key in cells else "-" for key in columns)])
     seeds = len(result["settings"]["seeds"])
     words = f"mean of {seeds} splits; {result['settings']['factors']} factors, {result['settings']['model']}"
-    irspack = f"irspack {result['versions']['irspack']}" if "irspack" in result["versions"] else ""
-    end = "; ".join(part for part in (words, irspack, result["date"]) if part)
-    return table(["set, arm", *columns], rows) + f"\n{end}.\n"
+    return table(["set, arm", *columns], rows) + plain_caption(result, words, versions(result, ["irspack"])) + "\n"
 
 
 def encode_table(result: dict) -> str:
@@ -265,23 +269,22 @@ def encode_table(result: dict) -> str:
         sizes = [f"{record['texts']:,} {record['kind']}", number(record["tokens"]), spread(record["seconds"])]
         difference = f"{record['largest_difference']:.1e}"
         rows.append([record["system"], *sizes, number(record["texts_per_second"]), difference])
-    versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "sentence-transformers"))
-    machine = f"{result['machine']['processor']}, {result['settings']['threads']} threads"
     words = f"{result['settings']['model']}, at most {result['settings']['max_length']} tokens"
-    return table(header, rows) + f"\n{words}; {machine}; {versions}; {result['date']}.{busy_words(result['machine'])}\n"
+    return table(header, rows) + caption(result, words, packages=("torch", "sentence-transformers"))
 
 
 def finetune_table(result: dict) -> str:
     header = ["arm", "joint loss", "warm recall@20", "few-shot recall@100", "cold recall@100", "cold ndcg@100"]
-    wanted = (("warm", "recall@20"), ("few-shot", "recall@100"), ("cold", "recall@100"), ("cold", "ndcg@100"))
+    columns = (("warm", "recall@20"), ("few-shot", "recall@100"), ("cold", "recall@100"), ("cold", "ndcg@100"))
     rows = []
     for record in result["records"]:
-        cells = [f"{record[cohort][metric]:.4f}" if cohort in record else "-" for cohort, metric in wanted]
+        cells = [f"{record[cohort][metric]:.4f}" if cohort in record else "-" for cohort, metric in columns]
         rows.append([f"{record['arm']}, seed {record['seed']}", f"{record['loss']:.6g}", *cells])
-    chosen = result["settings"]
-    words = f"{chosen['set']}, {chosen['model']}, {chosen['rounds']} rounds of {chosen['epochs']} epoch and "
-    words += f"{chosen['more_iterations']} iterations, rate {chosen['learning_rate']:g}, layers from "
-    return table(header, rows) + f"\n{words}{chosen['freeze_below']}; {result['date']}.\n"
+    settings = result["settings"]
+    words = f"{settings['set']}, {settings['model']}, {settings['rounds']} rounds of {settings['epochs']} epoch and "
+    words += f"{settings['more_iterations']} iterations, rate {settings['learning_rate']:g}, "
+    words += f"layers from {settings['freeze_below']}"
+    return table(header, rows) + plain_caption(result, words) + "\n"
 
 
 def arrivals_table(result: dict) -> str:
@@ -289,8 +292,8 @@ def arrivals_table(result: dict) -> str:
     cells: dict[tuple, dict[int, list[tuple[float, float]]]] = {}
     for record in result["records"]:
         arm = record["arm"] if record["arm"] == "no prior" else f"{record['arm']}, exposure {record['exposure']:g}"
-        found = record["new"]["recall@100"], record["all"]["recall@100"]
-        cells.setdefault((record["set"], arm), {}).setdefault(record["arrived"], []).append(found)
+        recalls = record["new"]["recall@100"], record["all"]["recall@100"]
+        cells.setdefault((record["set"], arm), {}).setdefault(record["arrived"], []).append(recalls)
     arrived = sorted({record["arrived"] for record in result["records"]})
     rows = []
     for (name, arm), by_count in cells.items():
@@ -298,8 +301,9 @@ def arrivals_table(result: dict) -> str:
         rows.append([f"{name}, {arm}", *(f"{new:.3f} / {among_all:.3f}" for new, among_all in means)])
     words = "recall@100 among the new items / among all items; mean of "
     words += f"{len(result['settings']['seeds'])} splits; {result['settings']['factors']} factors, "
-    header = ["set, arm", *(f"{n} interactions" for n in arrived)]
-    return table(header, rows) + f"\n{words}{result['settings']['model']}; {result['date']}.\n"
+    words += result["settings"]["model"]
+    header = ["set, arm", *(f"{n} interaction{'s' * (n != 1)}" for n in arrived)]
+    return table(header, rows) + plain_caption(result, words) + "\n"
 
 
 TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark begins
@@ -325,8 +329,8 @@ def load(name: str) -> dict:
 
 def load_text() -> dict | None:
     """All results of bench_text.py, one file for each set, as one."""
-    found = [load(path.stem) for path in sorted(RESULTS.glob("text-*.json")) if not path.stem.endswith("quick")]
-    return {**found[-1], "records": [record for each in found for record in each["records"]]} if found else None
+    results = [load(path.stem) for path in sorted(RESULTS.glob("text-*.json")) if not path.stem.endswith("quick")]
+    return {**results[-1], "records": [record for each in results for record in each["records"]]} if results else None
 
 
 def make_table(name: str) -> str:
@@ -336,6 +340,6 @@ def make_table(name: str) -> str:
     if (RESULTS / f"{name}.json").exists():
         result = load(name)
         return next(make for kind, make in TABLES.items() if result["benchmark"].startswith(kind))(result)
-    found = (path.relative_to(RESULTS).with_suffix("").as_posix() for path in RESULTS.glob(f"{name}-*.json"))
-    ranks = [each for each in found if re.fullmatch(rf"{name}-\d+", each)]
+    names = (path.relative_to(RESULTS).with_suffix("").as_posix() for path in RESULTS.glob(f"{name}-*.json"))
+    ranks = [each for each in names if re.fullmatch(rf"{name}-\d+", each)]
     return ranks_table([load(each) for each in ranks]) if ranks else f"Not measured yet: no results/{name}.json.\n"

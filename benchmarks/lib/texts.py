@@ -84,19 +84,19 @@ def cohorts(backend, users: np.ndarray, warm: np.ndarray, cold: np.ndarray | Non
     """Metrics of each cohort from the factors of users, warm and cold items."""
     seen = split.train[:, split.warm]
     ids, _ = backend.topk(users, np.ascontiguousarray(warm, np.float32), max(KS), seen)
-    found = {"warm": measure(ids, split.warm_test)}
+    metrics = {"warm": measure(ids, split.warm_test)}
     if split.few_test.nnz:
-        found["few-shot"] = measure(ids, split.few_test)
+        metrics["few-shot"] = measure(ids, split.few_test)
     if cold is not None:
         ids, _ = backend.topk(users, np.ascontiguousarray(cold, np.float32), max(KS), None)
-        found["cold"] = measure(ids, split.cold_test)
-    return found
+        metrics["cold"] = measure(ids, split.cold_test)
+    return metrics
 
 
 def measure(ids: np.ndarray, test: csr_matrix) -> dict[str, float]:
-    found = ranking_metrics(ids, test, KS)
-    wanted = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in KS]
-    return {name: rounded(found[name]) for name in [*wanted, "users"]}
+    metrics = ranking_metrics(ids, test, KS)
+    names = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in KS]
+    return {name: rounded(metrics[name]) for name in [*names, "users"]}
 
 
 def make_encoder(args) -> tuple[TextEncoder, str]:
@@ -120,7 +120,7 @@ def text_arguments(parser: argparse.ArgumentParser, quick: str) -> None:
     parser.add_argument("--quick", action="store_true", help=quick)
 
 
-def told(args: argparse.Namespace, model: str, seeds: list[int], **more) -> argparse.Namespace:
+def settings_of(args: argparse.Namespace, model: str, seeds: list[int], **more) -> argparse.Namespace:
     """The settings of a result of the seeds that are done, without this machine's paths."""
     changes = {"data_folder": args.data_folder.name, "model": model, "cache": None, "seeds": seeds}
     return argparse.Namespace(**(vars(args) | changes | more))

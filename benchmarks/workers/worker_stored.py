@@ -30,7 +30,7 @@ def step(spec: dict) -> dict:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     block_bytes = spec["block_mib"] << 20
     reset_peak()
-    started = time.perf_counter()
+    start = time.perf_counter()
     record = {}
     if spec["step"] == "write":
         data = blocks(*spec["shape"], spec["per_user"], spec["seed"])
@@ -40,7 +40,7 @@ def step(spec: dict) -> dict:
         model.fit(StoredMatrix(spec["folder"], block_bytes=block_bytes))
         record["losses"] = [each.loss for each in model.history_]
         record["seconds_per_iteration"] = float(np.median([each.seconds for each in model.history_]))
-    return {"seconds": time.perf_counter() - started, "peak_rss_mib": peak_rss_mib()} | record
+    return {"seconds": time.perf_counter() - start, "peak_rss_mib": peak_rss_mib()} | record
 
 
 if __name__ == "__main__":

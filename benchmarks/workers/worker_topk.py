@@ -1,6 +1,6 @@
 """Top-k of one system in this process; started by bench_topk.py. Prints one JSON object.
 
-`mode` "time" checks every answer, then times it; "memory" answers once and tells what memory that took.
+`mode` "time" checks every answer, then times it; "memory" answers once and measures the memory of that.
 """
 
 import json
