@@ -178,9 +178,13 @@ def machine() -> dict:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    describe = ["git", "-C", str(BENCHMARKS), "describe", "--always", "--dirty", "--exclude=*"]
-    commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
-    return {"machine": facts, "versions": versions, "commit": commit}
+    return {"machine": facts, "versions": versions, "commit": commit_of(BENCHMARKS)}
+
+
+def commit_of(folder: Path) -> str:
+    """Commit of the checkout that `folder` is in, "-dirty" at its end where files differ from it; "" without git."""
+    describe = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(describe, capture_output=True, text=True).stdout.strip()
 
 
 def save_matrix(path, matrix: csr_matrix) -> None:

@@ -66,7 +66,7 @@ def record_of(name: str, runs: list[dict]) -> dict:
         "fit_seconds": summary([run["fit_seconds"] for run in runs]),
         "fit_mib": last["peak_rss_mib"] - last["peak_rss_before_fit_mib"],
         "process_mib": last["peak_rss_mib"],
-        "losses": first["losses"],
+        "losses": first.get("losses", []),
         "largest_residual": last.get("largest_residual"),
         "options": SYSTEMS[name].options,
         "env": SYSTEMS[name].env,

@@ -128,6 +128,26 @@ def threads_table(result: dict) -> str:
     return table(header, rows) + caption(result, words)
 
 
+def compare_trees_table(result: dict) -> str:
+    """Two source trees of wals_gpu: seconds per iteration, ratios of times, distance of the factors."""
+    rows = []
+    for of_case in result["comparisons"]:
+        case = of_case["system"], of_case["factors"]
+        by_tree = {r["tree"]: r for r in result["records"] if (r["system"], r["factors"]) == case}
+        seconds = [spread(by_tree[name]["seconds_per_iteration"]) for name in result["trees"]]
+        ratios = [
+            "{median:.3f} ({q25:.3f}-{q75:.3f})".format(**of_case[key]) for key in ("iteration_ratio", "fit_ratio")
+        ]
+        apart = of_case["largest_difference"]
+        factors = f"{apart:.1e} apart" if apart else "the same bits"
+        rows.append([f"{case[0]}, D = {case[1]}", *seconds, *ratios, factors])
+    header = ["system", "before, s/iteration", "after, s/iteration", "ratio", "ratio of whole fits", "factors"]
+    commits = ", ".join(f"{name} {tree['commit'] or 'without git'}" for name, tree in result["trees"].items())
+    settings = result["settings"]
+    words = f"{settings['set']} shape, {settings['iterations']} iterations, repeats: {settings['repeats']}"
+    return table(header, rows) + caption(result, words, commits)
+
+
 def topk_table(result: dict) -> str:
     header = ["system", "items", "users", "k", "seen left out", "s", "of ceiling"]
     rows, memory = [], []
@@ -311,6 +331,7 @@ TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark
     "accel": accel_table,
     "converge-": converge_table,
     "threads-": threads_table,
+    "compare-trees": compare_trees_table,
     "ann": ann_table,
     "topk": topk_table,
     "rows": rows_table,
