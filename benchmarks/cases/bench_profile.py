@@ -16,13 +16,14 @@ import _path  # noqa: F401
 import numpy as np
 
 from lib.common import standard_arguments, write_result
-from wals_gpu import WALS, _cpu, model
+from wals_gpu import WALS, _cpu
 from wals_gpu.backends import cpu
 from wals_gpu.datasets import SHAPES, synthetic
+from wals_gpu.model import wals
 from wals_gpu.objective import BoundObjective, Objective
 
 PARTS = [  # (label, owner, attribute)
-    ("check input", model, "as_interactions"),
+    ("check input", wals, "as_interactions"),
     ("coefficients", Objective, "bind"),
     ("coefficients", BoundObjective, "_terms"),
     ("transpose", _cpu, "transpose"),
