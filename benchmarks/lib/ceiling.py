@@ -1,7 +1,8 @@
 """The ceiling every time is set against: SGEMM of this machine, and the flops an exact sweep needs."""
 
 import numpy as np
-from common import run_worker
+
+from lib.common import run_worker
 
 SIZE = 3072  # large enough for a library's full rate, three matrices of 36 MiB
 

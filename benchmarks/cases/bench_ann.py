@@ -1,6 +1,6 @@
 """Recall of approximate indexes, with the dot product itself and with vectors made longer for a metric.
 
-    .venv/bin/python benchmarks/bench_ann.py
+    .venv/bin/python benchmarks/cases/bench_ann.py
 
 Items are the factors of a model of the embedded Debian data, and random vectors whose norms differ much. "Longer
 vectors" have one more coordinate that gives all items the same norm (Bachrach et al., RecSys 2014): there the nearest
@@ -11,9 +11,10 @@ results/ann.json; runs without the peers. No times are taken.
 import argparse
 import sys
 
+import _path  # noqa: F401
 import numpy as np
-from common import default_threads, rounded, write_result
 
+from lib.common import default_threads, rounded, write_result
 from wals_gpu import WALS
 from wals_gpu.ann import AnnIndex
 from wals_gpu.datasets import load_debian_packages

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
+BENCHMARKS = Path(__file__).resolve().parents[1]
+RESULTS = BENCHMARKS / "results"
 # Set on some machines for OpenBLAS's sake; they would choose its kernels for it.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 PACKAGES = (
@@ -70,7 +70,7 @@ def run_worker(
     Parameters
     ----------
     script : str
-        File beside this one.
+        File in workers/.
     spec : dict or list of str
         A dict is its only argument, in JSON; a list holds its arguments.
     env : dict, optional
@@ -86,16 +86,19 @@ def run_worker(
         `{"error": last line of stderr}` when the process failed: one system less, not a run lost.
     """
     environment = {k: v for k, v in os.environ.items() if k not in UNSET} | (env or {})
+    # a worker finds `lib` as report.py does
+    paths = [str(BENCHMARKS), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     arguments = spec if isinstance(spec, list) else [json.dumps(spec)]
-    command = [sys.executable, *through, str(HERE / script), *arguments]
+    command = [sys.executable, *through, str(BENCHMARKS / "workers" / script), *arguments]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         return {"error": f"stopped after {timeout:g} s"}
-    if done.returncode:
-        last_words = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+    if process.returncode:
+        last_words = process.stderr.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
         return {"error": last_words[0]}
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(process.stdout.strip().splitlines()[-1])
 
 
 def interleave(names: list, repeats: int, seed: int):
@@ -162,8 +165,8 @@ def machine() -> dict:
             [part.strip() for part in line.split(":", 1)] for line in cpuinfo.read_text().splitlines() if ":" in line
         )
         facts["processor"] = fields.get("model name", facts["processor"])
-        wanted = "avx2 fma avx512f avx512_bf16 avx512_fp16 amx_tile".split()
-        facts["instruction_sets"] = [flag for flag in wanted if flag in fields.get("flags", "").split()]
+        relevant = "avx2 fma avx512f avx512_bf16 avx512_fp16 amx_tile".split()
+        facts["instruction_sets"] = [flag for flag in relevant if flag in fields.get("flags", "").split()]
     if hasattr(os, "sysconf"):
         facts["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     facts["system"] = f"{platform.system()} {platform.release().split('-')[0]}"
@@ -175,9 +178,13 @@ def machine() -> dict:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    describe = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude=*"]
-    commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
-    return {"machine": facts, "versions": versions, "commit": commit}
+    return {"machine": facts, "versions": versions, "commit": commit_of(BENCHMARKS)}
+
+
+def commit_of(folder: Path) -> str:
+    """Commit of the checkout that `folder` is in, "-dirty" at its end where files differ from it; "" without git."""
+    describe = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(describe, capture_output=True, text=True).stdout.strip()
 
 
 def save_matrix(path, matrix: csr_matrix) -> None:

@@ -1,6 +1,6 @@
 """Seconds per iteration, fit time, memory and loss of wals_gpu and the systems it is compared with.
 
-    .venv-peers/bin/python benchmarks/bench_fit.py ml-20m --factors 128
+    .venv-peers/bin/python benchmarks/cases/bench_fit.py ml-20m --factors 128
 
 Every fit runs in a process of its own, the systems interleaved, SGEMM measured in every round. The first round also
 keeps the factors of a few iterations and computes their loss here, in float64, for the plot of loss against seconds.
@@ -12,24 +12,16 @@ import argparse
 import sys
 import tempfile
 
-import ceiling
-import numpy as np
-from common import interleave, rounded, run_worker, save_matrix, standard_arguments, summary, write_result
-from loss import hu_loss
-from systems import SYSTEMS
+import _path  # noqa: F401
 
+from lib import ceiling
+from lib.common import interleave, rounded, save_matrix, standard_arguments, write_result
+from lib.fits import line_of, problem_arguments, record_of, run_system
+from lib.systems import SYSTEMS
 from wals_gpu.datasets import SHAPES, synthetic
 
 # An iteration with over-relaxation takes as long as one without.
 PLAIN = [name for name, system in SYSTEMS.items() if "over_relaxation" not in system.options]
-
-
-def problem_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is fitted: see systems.py."""
-    parser.add_argument("set", choices=SHAPES)
-    parser.add_argument("--factors", type=int, default=128)
-    parser.add_argument("--alpha", type=float, default=10.0, help="slope of the confidence")
-    parser.add_argument("--ridge", type=float, default=10.0)
 
 
 def parse() -> argparse.Namespace:
@@ -47,59 +39,9 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def run_system(name: str, args: argparse.Namespace, path: str, matrix, checkpoints: list[int]) -> dict:
-    """One fit in a process of its own, and the loss of what it kept at the checkpoints."""
-    keys = ("factors", "iterations", "alpha", "ridge", "threads", "seed")
-    with tempfile.TemporaryDirectory() as folder:
-        spec = {
-            "system": name,
-            "data": path,
-            "folder": folder,
-            "budget": args.budget,
-            "checkpoints": checkpoints,
-            "fit": {key: getattr(args, key) for key in keys},
-        }
-        run = run_worker("worker_fit.py", spec, SYSTEMS[name].env)
-        if "error" in run:
-            return run
-        run["losses"] = []
-        for iteration in checkpoints:
-            if iteration <= len(run["elapsed"]):
-                kept = np.load(f"{folder}/{iteration}.npz")
-                factors = kept["user_factors"], kept["item_factors"]
-                loss = hu_loss(matrix, *factors, alpha=args.alpha, ridge=args.ridge, threads=args.threads)
-                seconds = rounded(run["elapsed"][iteration - 1])
-                run["losses"].append({"iteration": iteration, "seconds": seconds, "loss": rounded(loss, 8)})
-    return run
-
-
 def too_slow(run: dict, budget: float) -> bool:
     """Whether a fit was over the budget after the second iteration already."""
     return "error" in run or run["elapsed"][1] > budget
-
-
-def record_of(name: str, runs: list[dict]) -> dict:
-    """One record from all repeats of a system."""
-    failed = [run["error"] for run in runs if "error" in run]
-    if failed:
-        return {"system": name, "error": failed[0]}
-    first, last = runs[0], runs[-1]
-    return {
-        "system": name,
-        "kind": SYSTEMS[name].kind,
-        # over all iterations of all repeats but each fit's first, which has the preparation in it
-        "seconds_per_iteration": summary(np.concatenate([np.diff(run["elapsed"]) for run in runs])),
-        "repeats": len(runs),
-        "iterations": len(first["elapsed"]),
-        "fit_seconds": summary([run["fit_seconds"] for run in runs]),
-        "fit_mib": last["peak_rss_mib"] - last["peak_rss_before_fit_mib"],
-        "process_mib": last["peak_rss_mib"],
-        "losses": first["losses"],
-        "largest_residual": last.get("largest_residual"),
-        "options": SYSTEMS[name].options,
-        "env": SYSTEMS[name].env,
-        "threadpools": last["threadpools"],
-    }
 
 
 def main() -> None:
@@ -119,8 +61,7 @@ def main() -> None:
                 continue
             run = run_system(name, args, path, matrix, args.checkpoints if repeat == 0 else [])
             runs[name].append(run)
-            said = run.get("error") or f"{np.median(np.diff(run['elapsed'])):.3f} s/iteration"
-            print(repeat, name, said, file=sys.stderr)
+            print(repeat, name, line_of(run), file=sys.stderr)
 
     top, gflop = ceiling.best_gflops(gemms), ceiling.iteration_gflop(matrix, args.factors)
     shared = {
@@ -133,8 +74,8 @@ def main() -> None:
         "unit": "s/iteration",
     }
     records = []
-    for name, done in runs.items():
-        record = record_of(name, done) | shared
+    for name, own_runs in runs.items():
+        record = record_of(name, own_runs) | shared
         if "error" not in record:
             record["fraction_of_ceiling"] = rounded(gflop / record["seconds_per_iteration"]["median"] / top)
         records.append(record)

@@ -1,4 +1,4 @@
-"""One fit of one system in this process; started by bench_fit.py. Prints one JSON object."""
+"""One fit of one system in this process; started by bench_fit.py and others. Prints one JSON object."""
 
 import importlib
 import json
@@ -6,9 +6,10 @@ import sys
 import warnings
 
 import numpy as np
-from common import load_matrix, peak_rss_mib, reset_peak, threadpools
-from loss import row_residuals
-from systems import SYSTEMS, Recorder
+
+from lib.common import load_matrix, peak_rss_mib, reset_peak, threadpools
+from lib.loss import row_residuals
+from lib.systems import SYSTEMS, Recorder
 
 
 def last_side_residual(matrix, user_factors, item_factors, fit, rows: int = 50) -> float:
@@ -27,7 +28,7 @@ def main() -> None:
     spec = json.loads(sys.argv[1])
     warnings.simplefilter("ignore")
     system = SYSTEMS[spec["system"]]
-    importlib.import_module(system.module)
+    module = importlib.import_module(system.module)
     matrix = load_matrix(spec["data"])
     recorder = Recorder(spec["checkpoints"], spec["folder"], spec["budget"])
     reset_peak()
@@ -40,6 +41,7 @@ def main() -> None:
         "peak_rss_mib": round(peak_rss_mib()),
         "peak_rss_before_fit_mib": round(before),
         "threadpools": threadpools(),
+        "module_file": module.__file__,
     }
     if system.kind == "exact":
         matrix = load_matrix(spec["data"])  # as it was: a fit may have changed the values

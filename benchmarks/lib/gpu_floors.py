@@ -1,6 +1,6 @@
 """The least time that an H100 (SXM) needs for an iteration or for top-k, from bytes and flops: on paper, not measured.
 
-    .venv/bin/python benchmarks/gpu_floors.py            # the table of docs/gpu.md
+    .venv/bin/python benchmarks/lib/gpu_floors.py        # the table of docs/gpu.md
 
 An iteration is both half-sweeps. Of the parts of a solver the largest is the floor: a kernel may do them at once. Rates
 are assumptions: 3.0 TB/s of device memory, 5.5 TB/s from the L2 cache for tables of at most 25 MB, 67 TFLOP/s

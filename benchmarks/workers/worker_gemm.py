@@ -3,7 +3,7 @@
 import json
 import sys
 
-from common import median_seconds, threadpools
+from lib.common import median_seconds, threadpools
 
 
 def main() -> None:

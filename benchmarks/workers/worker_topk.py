@@ -1,6 +1,6 @@
 """Top-k of one system in this process; started by bench_topk.py. Prints one JSON object.
 
-`mode` "time" checks every answer, then times it; "memory" answers once and tells what memory that took.
+`mode` "time" checks every answer, then times it; "memory" answers once and measures the memory of that.
 """
 
 import json
@@ -8,8 +8,9 @@ import sys
 import warnings
 
 import numpy as np
-from common import median_seconds, peak_rss_mib, reset_peak, threadpools
 from scipy.sparse import csr_matrix
+
+from lib.common import median_seconds, peak_rss_mib, reset_peak, threadpools
 
 SEEN = 50  # items per user to leave out
 

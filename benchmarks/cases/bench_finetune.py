@@ -1,6 +1,6 @@
 """Does fine-tuning the encoder help items to come?
 
-    python benchmarks/bench_finetune.py DATA_FOLDER [--set debian] [--cache FOLDER]
+    python benchmarks/cases/bench_finetune.py DATA_FOLDER [--set debian] [--cache FOLDER]
 
 The splits, cohorts and settings of bench_text.py. A model with a text prior is fitted; then the encoder is trained on
 its factors, in rounds of an epoch and a few iterations of WALS (wals_gpu.text.finetune). Cold items are no part of
@@ -14,10 +14,11 @@ import time
 import warnings
 from pathlib import Path
 
+import _path  # noqa: F401
 import torch
-from bench_text import PRIOR, SETTINGS, cohorts, load, make_split, text_arguments, told
-from common import rounded, write_result
 
+from lib.common import rounded, write_result
+from lib.texts import PRIOR, SETTINGS, cohorts, load, make_split, settings_of, text_arguments
 from wals_gpu import WALS
 from wals_gpu.backends import make_backend
 from wals_gpu.priors import LinearPrior
@@ -59,18 +60,18 @@ def main() -> None:
         options = {"device": "cpu", "num_threads": args.threads, "random_state": seed, "item_prior": prior}
         model = WALS(args.factors, "ials", iterations=args.iterations, **settings, **options).fit(split.train)
 
-        def found(name, model=model, split=split, seed=seed, **more):
+        def add(name, model=model, split=split, seed=seed, **more):
             items = model.item_factors
             result = cohorts(backend, model.user_factors, items[split.warm], items[split.cold], split)
             records.append({"set": args.set, "seed": seed, "arm": name, **more, **result})
             line = {key: value["recall@100"] for key, value in result.items()}
             print(args.set, seed, name, line, file=sys.stderr, flush=True)
 
-        found("text", loss=model.history_[-1].loss)
+        add("text", loss=model.history_[-1].loss)
         longer = args.iterations + args.rounds * args.more_iterations
         plain = WALS(args.factors, "ials", iterations=longer, **settings, **options).fit(split.train)
-        found("text, more iterations", model=plain, loss=plain.history_[-1].loss)
-        began = time.perf_counter()
+        add("text, more iterations", model=plain, loss=plain.history_[-1].loss)
+        start = time.perf_counter()
         rounds = fine_tune(
             model,
             split.train,
@@ -85,15 +86,15 @@ def main() -> None:
         )
         for each in rounds:
             print(each, file=sys.stderr)
-        seconds = rounded(time.perf_counter() - began)
+        seconds = rounded(time.perf_counter() - start)
         of_rounds = [
             {k: v if k == "kept" else rounded(v, 7) for k, v in dataclasses.asdict(each).items()} for each in rounds
         ]
-        found("fine-tuned", loss=model.history_[-1].loss, seconds=seconds, rounds=of_rounds)
+        add("fine-tuned", loss=model.history_[-1].loss, seconds=seconds, rounds=of_rounds)
         # After every seed, so that a run that is stopped has those before. Nothing of this machine's paths.
         model_name = "all-MiniLM-L6-v2" if args.model is None else Path(args.model).name
-        done = told(args, model_name, args.seeds[: args.seeds.index(seed) + 1])
-        write_result(f"finetune-{args.set}", done, records)
+        result_settings = settings_of(args, model_name, args.seeds[: args.seeds.index(seed) + 1])
+        write_result(f"finetune-{args.set}", result_settings, records)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Leave-one-out on MovieLens 1M as in Neural Collaborative Filtering: the published figures of iALS at 64 factors.
 
-    .venv/bin/python benchmarks/ml1m_leave_one_out.py DATA_FOLDER
+    .venv/bin/python benchmarks/cases/ml1m_leave_one_out.py DATA_FOLDER
 
 DATA_FOLDER holds two Parquet files that this project may not distribute (make them from the ml-1m files of the Neural
 Collaborative Filtering repository):
@@ -19,11 +19,12 @@ import argparse
 import sys
 from pathlib import Path
 
+import _path  # noqa: F401
 import numpy as np
 import pyarrow.parquet as pq
-from common import default_threads, rounded, summary, write_result
 from scipy.sparse import csr_matrix
 
+from lib.common import default_threads, rounded, summary, write_result
 from wals_gpu import WALS
 
 PUBLISHED = {"HR@10": 0.722, "NDCG@10": 0.445}
@@ -75,7 +76,7 @@ def main() -> None:
     if args.quick:
         args.seeds = 1
     train, candidates = load(args.data_folder)
-    args.data_folder = args.data_folder.name  # the result tells nothing of this machine's paths
+    args.data_folder = args.data_folder.name  # the result holds none of this machine's paths
 
     # Ranking by popularity, for comparison.
     popularity = metrics(np.bincount(train.indices, minlength=train.shape[1])[candidates])
@@ -95,11 +96,11 @@ def main() -> None:
             random_state=seed,
         )
         model.fit(train)
-        found = metrics(np.einsum("ud,ucd->uc", model.user_factors, model.item_factors[candidates]))
+        accuracy = metrics(np.einsum("ud,ucd->uc", model.user_factors, model.item_factors[candidates]))
         seconds = sum(record.seconds for record in model.history_)
-        print(seed, {name: round(value, 4) for name, value in found.items()}, f"{seconds:.2f} s", file=sys.stderr)
+        print(seed, {name: round(value, 4) for name, value in accuracy.items()}, f"{seconds:.2f} s", file=sys.stderr)
         shape = {"shape": [*train.shape, int(train.nnz)], "factors": args.factors, "dtype": "float32"}
-        records.append({"seed": seed, **found, "fit_seconds": rounded(seconds), **shape, "threads": args.threads})
+        records.append({"seed": seed, **accuracy, "fit_seconds": rounded(seconds), **shape, "threads": args.threads})
     mean = {name: rounded(float(np.mean([record[name] for record in records]))) for name in PUBLISHED}
     seconds = summary([record["fit_seconds"] for record in records])
     more = {"mean": mean, "published": PUBLISHED, "popularity": popularity, "fit_seconds": seconds}

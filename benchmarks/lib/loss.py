@@ -4,7 +4,8 @@
             + sum over all others      (x_u.y_i)^2
             + ridge (|X|^2 + |Y|^2)
 
-(Hu, Koren and Volinsky 2008, linear confidence.) `python loss.py` checks it against the dense formula.
+(Hu, Koren and Volinsky 2008, linear confidence.) `python benchmarks/lib/loss.py` checks it
+against the dense formula.
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -1,22 +1,23 @@
 """What is a new item's factor worth, from its text alone and as its interactions come in?
 
-    python benchmarks/bench_arrivals.py DATA_FOLDER [--sets citeulike-a ...] [--cache FOLDER]
+    python benchmarks/cases/bench_arrivals.py DATA_FOLDER [--sets citeulike-a ...] [--cache FOLDER]
 
 A fifth of the items is not there when the model is fitted (bench_text.py's settings and text prior). Then they are
 added, `add_items`, and get the first 1, 3 and 5 of their interactions, in random order, by `update_items`, everything
-else as it is. All other interactions of those that have ten or more are what has to be found: among the new items
-alone, and among all items together. Beside it the same without a prior, where an item has nothing to begin with.
+else as it is. A ranking has to find all other interactions of those that have ten or more: among the new items alone,
+and among all items together. Beside it the same without a prior, where an item has nothing to begin with.
 """
 
 import argparse
 import sys
 import warnings
 
+import _path  # noqa: F401
 import numpy as np
-from bench_text import PRIOR, SETTINGS, load, make_encoder, measure, text_arguments, told
-from common import write_result
 from scipy.sparse import csr_matrix
 
+from lib.common import write_result
+from lib.texts import PRIOR, SETTINGS, load, make_encoder, measure, settings_of, text_arguments
 from wals_gpu import WALS
 from wals_gpu.backends import make_backend
 from wals_gpu.evaluation import cold_items_split
@@ -42,20 +43,20 @@ def stages(model: WALS, n_warm: int, entries: tuple, exposure: float, train: csr
     start, bound = model.item_factors, model._bound
     user, item, place, count = entries
 
-    def some(chosen: np.ndarray) -> csr_matrix:
-        where = user[chosen], item[chosen] + n_warm
-        return csr_matrix((np.ones(chosen.sum(), np.float32), where), train.shape)
+    def entries_where(mask: np.ndarray) -> csr_matrix:
+        where = user[mask], item[mask] + n_warm
+        return csr_matrix((np.ones(mask.sum(), np.float32), where), train.shape)
 
-    wanted = some((count >= ENOUGH) & (place > max(ARRIVED)))
+    hidden = entries_where((count >= ENOUGH) & (place > max(ARRIVED)))
     for arrived in ARRIVED:
-        came = some(place <= arrived)
+        arrivals = entries_where(place <= arrived)
         model.item_factors, model._bound = start, bound
         if arrived:
-            model.update_items(came, exposure=exposure)
+            model.update_items(arrivals, exposure=exposure)
         users, items = model.user_factors, model.item_factors
-        among_new, _ = backend.topk(users, np.ascontiguousarray(items[n_warm:]), 100, came[:, n_warm:])
-        among_all, _ = backend.topk(users, items, 100, (train + came).tocsr())
-        yield arrived, measure(among_new, wanted[:, n_warm:]), measure(among_all, wanted)
+        among_new, _ = backend.topk(users, np.ascontiguousarray(items[n_warm:]), 100, arrivals[:, n_warm:])
+        among_all, _ = backend.topk(users, items, 100, (train + arrivals).tocsr())
+        yield arrived, measure(among_new, hidden[:, n_warm:]), measure(among_all, hidden)
     model.item_factors, model._bound = start, bound
 
 
@@ -86,8 +87,8 @@ def main() -> None:
 
             def add(arm, exposure, model, about=about, warm=warm, entries=entries, train=train):
                 for arrived, among_new, among_all in stages(model, len(warm), entries, exposure, train, backend):
-                    found = {"arm": arm, "exposure": exposure, "arrived": arrived, "new": among_new, "all": among_all}
-                    records.append(about | found)
+                    recalls = {"arm": arm, "exposure": exposure, "arrived": arrived, "new": among_new, "all": among_all}
+                    records.append(about | recalls)
                     line = f"new {among_new['recall@100']:.4f} all {among_all['recall@100']:.4f}"
                     print(about["set"], about["seed"], arm, exposure, arrived, line, file=sys.stderr, flush=True)
 
@@ -98,7 +99,8 @@ def main() -> None:
                 for exposure in EXPOSURES if mode == "prior_mean" else EXPOSURES[:1]:
                     add(mode, exposure, model)
             add("no prior", 1.0, WALS(args.factors, **common).fit(train))
-            write_result("arrivals", told(args, encoder_name, sorted({record["seed"] for record in records})), records)
+            seeds = sorted({record["seed"] for record in records})
+            write_result("arrivals", settings_of(args, encoder_name, seeds), records)
 
 
 if __name__ == "__main__":

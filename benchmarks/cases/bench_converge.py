@@ -1,6 +1,6 @@
 """Seconds that wals_gpu, implicit and irspack take to come within 0.1 % of the exact solver's final loss.
 
-    .venv-peers/bin/python benchmarks/bench_converge.py ml-20m --factors 128
+    .venv-peers/bin/python benchmarks/cases/bench_converge.py ml-20m --factors 128
 
 The final loss is that of wals_gpu's exact solver after --iterations. Every system is fitted once, in a process of its
 own, until it is over --budget; the loss of each iteration is computed here, in float64. A system's time is that of
@@ -11,10 +11,11 @@ import argparse
 import sys
 import tempfile
 
-from bench_fit import problem_arguments, run_system
-from common import save_matrix, standard_arguments, write_result
-from systems import SYSTEMS
+import _path  # noqa: F401
 
+from lib.common import save_matrix, standard_arguments, write_result
+from lib.fits import problem_arguments, run_system
+from lib.systems import SYSTEMS
 from wals_gpu.datasets import SHAPES, synthetic
 
 REFERENCE = "wals_gpu exact"

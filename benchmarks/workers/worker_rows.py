@@ -8,10 +8,11 @@ import sys
 import warnings
 
 import numpy as np
-from ceiling import row_flops
-from common import median_seconds, threadpools
-from loss import row_residuals
 from scipy.sparse import csr_matrix
+
+from lib.ceiling import row_flops
+from lib.common import median_seconds, threadpools
+from lib.loss import row_residuals
 
 ALPHA, RIDGE = 10.0, 1.0
 TARGET_FLOPS = 2e9  # per timed call: several times what the other side's Gram matrix takes

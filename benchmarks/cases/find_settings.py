@@ -1,6 +1,6 @@
 """Seconds per iteration of every peer under different settings: how the ones in systems.py were chosen.
 
-    .venv-peers/bin/python benchmarks/find_settings.py
+    .venv-peers/bin/python benchmarks/cases/find_settings.py
 
 Runs one set and rank with each combination of BLAS threads, OpenBLAS instruction set and solver options that a peer
 has, interleaved. Writes results/settings.json; `used` marks the settings of systems.py.
@@ -10,10 +10,12 @@ import argparse
 import sys
 import tempfile
 
+import _path  # noqa: F401
 import numpy as np
-from common import interleave, run_worker, save_matrix, standard_arguments, summary, write_result
-from systems import SYSTEMS
 
+from lib.common import interleave, run_worker, save_matrix, standard_arguments, summary, write_result
+from lib.fits import line_of
+from lib.systems import SYSTEMS
 from wals_gpu.datasets import SHAPES, synthetic
 
 
@@ -42,30 +44,29 @@ def main() -> None:
     if args.quick:
         args.repeats, args.factors = 1, 32
 
-    tried = variants(args.threads)
-    runs: list[list[dict]] = [[] for _ in tried]
+    combinations = variants(args.threads)
+    runs: list[list[dict]] = [[] for _ in combinations]
     fit = {"factors": args.factors, "iterations": 4, "alpha": 10.0, "ridge": 10.0}
     fit |= {"threads": args.threads, "seed": args.seed}
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/matrix.npz"
         save_matrix(path, synthetic(*SHAPES[args.set], random_state=args.seed))
-        for _, index in interleave(list(range(len(tried))), args.repeats, args.seed):
-            name, options, env = tried[index]
+        for _, index in interleave(list(range(len(combinations))), args.repeats, args.seed):
+            name, options, env = combinations[index]
             spec = {"system": name, "data": path, "folder": folder, "budget": 15, "checkpoints": []}
             run = run_worker("worker_fit.py", spec | {"fit": fit, "options": options}, env)
             runs[index].append(run)
-            said = run.get("error") or f"{np.median(np.diff(run['elapsed'])):.3f} s/iteration"
-            print(name, options, env, said, file=sys.stderr)
+            print(name, options, env, line_of(run), file=sys.stderr)
 
     records = []
-    for (name, options, env), done in zip(tried, runs, strict=True):
+    for (name, options, env), own_runs in zip(combinations, runs, strict=True):
         record = {"system": name, "options": options, "env": env, "unit": "s/iteration", **fit}
         record["used"] = env == SYSTEMS[name].env and SYSTEMS[name].options | options == SYSTEMS[name].options
-        failed = [run["error"] for run in done if "error" in run]
-        if failed:
-            record["error"] = failed[0]
+        errors = [run["error"] for run in own_runs if "error" in run]
+        if errors:
+            record["error"] = errors[0]
         else:
-            record["seconds_per_iteration"] = summary([np.median(np.diff(run["elapsed"])) for run in done])
+            record["seconds_per_iteration"] = summary([np.median(np.diff(run["elapsed"])) for run in own_runs])
         records.append(record)
     write_result("settings", args, records)
 

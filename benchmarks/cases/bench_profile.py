@@ -1,6 +1,6 @@
 """Where the time of a fit goes: solving rows, and everything else.
 
-    .venv-peers/bin/python benchmarks/bench_profile.py
+    .venv-peers/bin/python benchmarks/cases/bench_profile.py
 
 Fits WALS with a clock around each part, once per solver, with the loss of every iteration. "loss" is the difference
 between the row solves of a fit with and of one without it, plus the ridge terms. Writes results/profile.json.
@@ -12,16 +12,18 @@ import time
 from collections import defaultdict
 from contextlib import contextmanager
 
+import _path  # noqa: F401
 import numpy as np
-from common import standard_arguments, write_result
 
-from wals_gpu import WALS, _cpu, model
+from lib.common import standard_arguments, write_result
+from wals_gpu import WALS, _cpu
 from wals_gpu.backends import cpu
 from wals_gpu.datasets import SHAPES, synthetic
+from wals_gpu.model import wals
 from wals_gpu.objective import BoundObjective, Objective
 
 PARTS = [  # (label, owner, attribute)
-    ("check input", model, "as_interactions"),
+    ("check input", wals, "as_interactions"),
     ("coefficients", Objective, "bind"),
     ("coefficients", BoundObjective, "_terms"),
     ("transpose", _cpu, "transpose"),

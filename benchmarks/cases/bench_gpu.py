@@ -1,6 +1,6 @@
 """Row solves and top-k on a CUDA device, against torch's batched Cholesky and implicit's GPU path.
 
-    .venv/bin/python benchmarks/bench_gpu.py            # benchmarks/gpu.sh builds and tests first
+    .venv/bin/python benchmarks/cases/bench_gpu.py            # benchmarks/gpu.sh builds and tests first
 
 Sets of the size of ML-20M and of the Million Song data. One iteration is both half-sweeps, from factors that stay on
 the device. "of_floor" is the time that an H100 needs at least for the same bytes and flops (gpu_floors.py), over that
@@ -12,10 +12,11 @@ import argparse
 import sys
 import time
 
+import _path  # noqa: F401
 import numpy as np
-from common import median_seconds, write_result
-from gpu_floors import FACTORS, floors, topk_floor
 
+from lib.common import median_seconds, write_result
+from lib.gpu_floors import FACTORS, floors, topk_floor
 from wals_gpu import backends
 from wals_gpu.datasets import SHAPES, synthetic
 from wals_gpu.objective import make_objective
@@ -35,9 +36,9 @@ def solves(backend, matrix, factors: int) -> list[dict]:
     with backends.held(backend, x, y):
         for solver in SOLVERS:
 
-            def iteration(how=solver):
-                backend.solve_rows(users, y, x, solver=how)
-                backend.solve_rows(items, x, y, solver=how)
+            def iteration(solver=solver):
+                backend.solve_rows(users, y, x, solver=solver)
+                backend.solve_rows(items, x, y, solver=solver)
 
             seconds = median_seconds(iteration, seconds=1.0, at_most=10)
             records.append(
@@ -124,17 +125,17 @@ def main() -> None:
     args = parser.parse_args()
     args.quick = False
     device = "cpu" if args.dry_run else "cuda"
-    backend, started, records = backends.make_backend(device), time.perf_counter(), []
+    backend, start, records = backends.make_backend(device), time.perf_counter(), []
     for name in args.sets:
         matrix = synthetic(*((300, 200, 3000) if args.dry_run else SHAPES[name]), random_state=0)
         for factors in args.factors:
             for what, measure in cases(backend, name, matrix, 32 if args.dry_run else factors, device):
-                if time.perf_counter() - started > args.seconds:
-                    found = [{"what": what, "factors": factors, "left_out": f"{args.seconds:g} s were over"}]
+                if time.perf_counter() - start > args.seconds:
+                    new = [{"what": what, "factors": factors, "left_out": f"{args.seconds:g} s were over"}]
                 else:
-                    found = measure()
-                records += [{"set": name, **record} for record in found]
-                print("tried, small" if args.dry_run else found, name, factors, what, file=sys.stderr)
+                    new = measure()
+                records += [{"set": name, **record} for record in new]
+                print("tried, small" if args.dry_run else new, name, factors, what, file=sys.stderr)
                 if not args.dry_run:  # after each: a run that is cut off has the others
                     write_result("gpu", args, records, device=backend._memory.torch.cuda.get_device_name())
 

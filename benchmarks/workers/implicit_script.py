@@ -1,6 +1,6 @@
 """A program as users of implicit write it, which bench_accel.py runs with implicit and, unchanged, with wals_gpu.accel.
 
-    python benchmarks/implicit_script.py RATINGS.npz [cholesky]
+    python benchmarks/workers/implicit_script.py RATINGS.npz [cholesky]
 
 Prints one JSON object: seconds of its parts, and how well it ranks.
 """
@@ -21,15 +21,13 @@ if "cholesky" in sys.argv[2:]:
 else:
     model = AlternatingLeastSquares(factors=128, alpha=10.0, use_gpu=False, random_state=1)
 
-started = time.perf_counter()
+start = time.perf_counter()
 model.fit(train, show_progress=False)
-fitted = time.perf_counter()
+after_fit = time.perf_counter()
 ids, scores = model.recommend(np.arange(train.shape[0]), train, N=10)
-recommended = time.perf_counter()
+after_recommend = time.perf_counter()
 metrics = ranking_metrics_at_k(model, train, test, K=10, show_progress=False)
-done = time.perf_counter()
+end = time.perf_counter()
 
-seconds = {"fit": fitted - started, "recommend": recommended - fitted, "evaluate": done - recommended}
-print(
-    json.dumps({"seconds": seconds | {"all": done - started}, "class": type(model).__module__, "ndcg": metrics["ndcg"]})
-)
+seconds = {"fit": after_fit - start, "recommend": after_recommend - after_fit, "evaluate": end - after_recommend}
+print(json.dumps({"seconds": seconds | {"all": end - start}, "class": type(model).__module__, "ndcg": metrics["ndcg"]}))

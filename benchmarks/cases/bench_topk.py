@@ -1,6 +1,6 @@
 """Exact top-k: seconds and memory of wals_gpu, implicit's `recommend` and faiss IndexFlatIP.
 
-    .venv-peers/bin/python benchmarks/bench_topk.py
+    .venv-peers/bin/python benchmarks/cases/bench_topk.py
 
 Answers are checked against a full sort of float64 scores before they are timed. Memory is what one call takes beyond
 its inputs (for faiss: its index) and its answer, for some users and for four times as many. Writes results/topk.json.
@@ -9,9 +9,11 @@ its inputs (for faiss: its index) and its answer, for some users and for four ti
 import argparse
 import sys
 
-import ceiling
-from common import interleave, rounded, run_worker, standard_arguments, summary, write_result
-from systems import ONE_BLAS_THREAD, newest_kernels
+import _path  # noqa: F401
+
+from lib import ceiling
+from lib.common import interleave, rounded, run_worker, standard_arguments, summary, write_result
+from lib.systems import ONE_BLAS_THREAD, newest_kernels
 
 ENV = {"wals_gpu": {}, "implicit": ONE_BLAS_THREAD, "faiss": newest_kernels()}
 
@@ -48,18 +50,18 @@ def main() -> None:
             records.append({"system": name, "measure": "memory", **shape} | memory)
 
     top = ceiling.best_gflops(gemms)
-    for (name, items, users), done in runs.items():
+    for (name, items, users), own_runs in runs.items():
         shared = {"system": name, "measure": "time", "items": items, "users": users, "unit": "s"}
         shared |= {"factors": args.factors, "dtype": "float32", "threads": args.threads, "seed": args.seed}
-        failed = [run["error"] for run in done if "error" in run]
-        if failed:
-            records.append(shared | {"error": failed[0]})
+        errors = [run["error"] for run in own_runs if "error" in run]
+        if errors:
+            records.append(shared | {"error": errors[0]})
             continue
-        for same in zip(*(run["results"] for run in done), strict=True):
+        for same in zip(*(run["results"] for run in own_runs), strict=True):
             seconds = summary([result["seconds"] for result in same])
             fraction = rounded(2 * users * items * args.factors / seconds["median"] / 1e9 / top)
             more = {"seconds": seconds, "fraction_of_ceiling": fraction, "env": ENV[name]}
-            records.append(shared | same[0] | more | {"threadpools": done[0]["threadpools"]})
+            records.append(shared | same[0] | more | {"threadpools": own_runs[0]["threadpools"]})
     write_result("topk", args, records, ceiling_gflops=rounded(top), sgemm=gemms)
 
 

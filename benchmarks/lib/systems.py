@@ -1,8 +1,8 @@
 """The systems measured: one function each, all minimising the loss of loss.py.
 
-Every function takes the training matrix, whose values it may change, and a Recorder, which it tells of every iteration,
-and returns the user and the item factors. How each comes to confidence 1 + alpha v on stored entries, weight 1
-elsewhere and a constant ridge:
+Every function takes the training matrix, whose values it may change, and a Recorder, which it calls after every
+iteration, and returns the user and the item factors. How each comes to confidence 1 + alpha v on stored entries,
+weight 1 elsewhere and a constant ridge:
 
 - wals_gpu (objective "implicit") and implicit: the confidence is the value itself, so they get 1 + alpha v.
 - irspack: loss_type "ORIGINAL", alpha0 = 1, nu = 0 (which makes the ridge constant) and the values alpha v.
@@ -43,7 +43,7 @@ class System:
 
 
 class Recorder:
-    """Clock of one fit: notes the time of each iteration, keeps factors at checkpoints, ends a fit that takes long.
+    """Clock of one fit: records the time of each iteration, keeps factors at checkpoints, ends a fit that takes long.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class Recorder:
         return time.perf_counter() - self._start
 
     def iteration(self, factors: Callable) -> bool:
-        """Note the end of an iteration; `factors()` gives (user_factors, item_factors). True: time to stop."""
+        """Record the end of an iteration; `factors()` gives (user_factors, item_factors). True: time to stop."""
         now = time.perf_counter()
         self.elapsed.append(now - self._start)
         self.keep(len(self.elapsed), factors)
@@ -126,13 +126,13 @@ def fit_implicit(matrix, recorder, *, factors, iterations, alpha, ridge, threads
         random_state=seed,
     )
 
-    def done(*_):
+    def callback(*_):
         if recorder.iteration(lambda: (model.user_factors, model.item_factors)):
             raise Stop
 
     recorder.start()
     try:
-        model.fit(matrix, show_progress=False, callback=done)
+        model.fit(matrix, show_progress=False, callback=callback)
     except Stop:
         pass
     return model.user_factors, model.item_factors

@@ -1,6 +1,6 @@
 """Seconds per iteration over the number of threads, for wals_gpu's solvers and implicit's CG.
 
-    .venv-peers/bin/python benchmarks/bench_threads.py ml-20m --factors 128
+    .venv-peers/bin/python benchmarks/cases/bench_threads.py ml-20m --factors 128
 
 Fits of three iterations, interleaved over systems and thread counts; the first iteration, which has the preparation in
 it, does not count. Writes results/threads-<set>-<factors>.json.
@@ -10,11 +10,11 @@ import argparse
 import sys
 import tempfile
 
-import numpy as np
-from bench_fit import problem_arguments, record_of, run_system
-from common import default_threads, interleave, save_matrix, standard_arguments, write_result
-from systems import SYSTEMS
+import _path  # noqa: F401
 
+from lib.common import default_threads, interleave, save_matrix, standard_arguments, write_result
+from lib.fits import line_of, problem_arguments, record_of, run_system
+from lib.systems import SYSTEMS
 from wals_gpu.datasets import SHAPES, synthetic
 
 
@@ -41,12 +41,11 @@ def main() -> None:
         for repeat, (name, threads) in interleave(cells, args.repeats, args.seed):
             run = run_system(name, argparse.Namespace(**(vars(args) | {"threads": threads})), path, matrix, [])
             runs[name, threads].append(run)
-            said = run.get("error") or f"{np.median(np.diff(run['elapsed'])):.3f} s/iteration"
-            print(repeat, name, threads, "threads", said, file=sys.stderr)
+            print(repeat, name, threads, "threads", line_of(run), file=sys.stderr)
     args.threads = max(args.counts)
     shared = {"shape": [*matrix.shape, int(matrix.nnz)], "factors": args.factors, "dtype": "float32", "device": "cpu"}
     shared |= {"seed": args.seed, "unit": "s/iteration"}
-    records = [record_of(name, done) | {"threads": threads} | shared for (name, threads), done in runs.items()]
+    records = [record_of(name, own_runs) | {"threads": threads} | shared for (name, threads), own_runs in runs.items()]
     write_result(f"threads-{args.set}-{args.factors}", args, records)
 
 

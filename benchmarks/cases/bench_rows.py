@@ -1,18 +1,21 @@
 """Microseconds per row over row length and rank: short rows, giant rows, tiny and odd ranks.
 
-    .venv-peers/bin/python benchmarks/bench_rows.py
+    .venv-peers/bin/python benchmarks/cases/bench_rows.py
 
 A measurement is a half-sweep over equal rows, less one over a single short row: what all rows share (the Gram matrix
-of the other side and what a system does with it) is told apart. The fraction of the ceiling counts the rows' own flops.
+of the other side and what a system does with it) is measured apart. The fraction of the ceiling counts the rows'
+own flops.
 Exact answers are checked by their residual in float64 before they are timed. Writes results/rows.json.
 """
 
 import argparse
 import sys
 
-import ceiling
-from common import interleave, rounded, run_worker, standard_arguments, summary, write_result
-from systems import ONE_BLAS_THREAD
+import _path  # noqa: F401
+
+from lib import ceiling
+from lib.common import interleave, rounded, run_worker, standard_arguments, summary, write_result
+from lib.systems import ONE_BLAS_THREAD
 
 ENV = {
     "wals_gpu exact": {},
@@ -46,21 +49,21 @@ def main() -> None:
 
     top = ceiling.best_gflops(gemms)
     records = []
-    for name, done in runs.items():
+    for name, own_runs in runs.items():
         shared = {"system": name, "dtype": "float32", "threads": args.threads, "seed": args.seed, "unit": "us/row"}
-        failed = [run["error"] for run in done if "error" in run]
-        if failed:
-            records.append(shared | {"error": failed[0]})
+        errors = [run["error"] for run in own_runs if "error" in run]
+        if errors:
+            records.append(shared | {"error": errors[0]})
             continue
-        for same in zip(*(run["results"] for run in done), strict=True):
+        for same in zip(*(run["results"] for run in own_runs), strict=True):
             case = {key: value for key, value in same[0].items() if "seconds" not in key}
             own = summary([result["seconds"] - result["shared_seconds"] for result in same])
             gflop = case["rows"] * float(ceiling.row_flops(case["row_length"], case["factors"])) / 1e9
             case["microseconds_per_row"] = {k: rounded(v / case["rows"] * 1e6) for k, v in own.items() if k != "n"}
             case["shared_seconds"] = rounded(summary([result["shared_seconds"] for result in same])["median"])
-            # within the noise of the shared part nothing can be said
-            known = own["median"] > 0.1 * case["shared_seconds"]
-            case["fraction_of_ceiling"] = rounded(gflop / own["median"] / top) if known else None
+            # a row that costs less than the noise of the shared part has no fraction
+            measurable = own["median"] > 0.1 * case["shared_seconds"]
+            case["fraction_of_ceiling"] = rounded(gflop / own["median"] / top) if measurable else None
             records.append(shared | case)
     write_result("rows", args, records, ceiling_gflops=rounded(top), sgemm=gemms)
 

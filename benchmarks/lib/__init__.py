@@ -1,0 +1,1 @@
+"""What the cases, the workers and report.py import."""

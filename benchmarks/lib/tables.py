@@ -1,0 +1,366 @@
+"""The tables of the documentation, one function for each kind of result file."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+
+from lib.common import RESULTS
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    text = f"{value:.3g}"
+    return text if "e" not in text else f"{value:.5f}".rstrip("0")
+
+
+def spread(summary: dict) -> str:
+    """Median, and quartiles where they differ."""
+    middle, low, high = (number(summary[key]) for key in ("median", "q25", "q75"))
+    return middle if low == high else f"{middle} ({low}-{high})"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Markdown; every column but the first is right-aligned."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def caption(result: dict, *words: str, packages: Sequence[str] | None = None) -> str:
+    """The line below a table of times: machine, versions (of the systems measured unless named), date."""
+    if packages is None:
+        measured = {record["system"].split()[0].replace("faiss", "faiss-cpu") for record in result["records"]}
+        names = ("wals_gpu", "implicit", "irspack", "cmfrec", "faiss-cpu", "hnswlib", "usearch")
+        packages = [name for name in names if name in measured]
+    machine = f"{result['machine']['processor']}, {result['settings']['threads']} threads"
+    return plain_caption(result, *words, machine, versions(result, packages)) + busy_words(result["machine"]) + "\n"
+
+
+def plain_caption(result: dict, *words: str) -> str:
+    """The line below a table without times: `words` and the date."""
+    return "\n" + "; ".join(word for word in (*words, result["date"]) if word) + "."
+
+
+def versions(result: dict, packages: Sequence[str]) -> str:
+    return ", ".join(f"{name} {result['versions'][name]}" for name in packages if name in result["versions"])
+
+
+def busy_words(machine: dict) -> str:
+    load = machine["load_at_start"]
+    return f" **The machine was busy (load {load:.1f}): its times are not to be relied on.**" if load > 0.5 else ""
+
+
+def ceiling_words(result: dict) -> str:
+    return f"ceiling: {result['ceiling_gflops']:.0f} GFLOP/s (float32 matrix product, measured in the same run)"
+
+
+def fit_table(result: dict) -> str:
+    """Everything measured for one set and rank."""
+    header = ["system", "s/iteration", "of ceiling", "fit, s", "fit, MiB", "loss after"]
+    rows = []
+    for record in result["records"]:
+        if "error" in record:
+            rows.append([record["system"], f"failed: {record['error']}", "", "", "", ""])
+            continue
+        last = record["losses"][-1] if record["losses"] else None
+        rows.append(
+            [
+                record["system"],
+                spread(record["seconds_per_iteration"]),
+                f"{record['fraction_of_ceiling']:.0%}",
+                f"{spread(record['fit_seconds'])} / {record['iterations']} it.",
+                number(record["fit_mib"]),
+                f"{last['loss']:.6g} / {last['iteration']} it." if last else "",
+            ]
+        )
+    users, items, entries = result["records"][0]["shape"]
+    shape = f"{users:,} x {items:,}, {entries:,} entries, {result['settings']['factors']} factors, float32"
+    return table(header, rows) + caption(result, shape, ceiling_words(result))
+
+
+def ranks_table(results: list[dict]) -> str:
+    """Seconds per iteration of every system, a column for each rank measured on the set."""
+    results = sorted(results, key=lambda result: result["settings"]["factors"])
+    cells_of: dict[str, dict[int, str]] = {}
+    for result in results:
+        for record in result["records"]:
+            if "error" not in record:
+                text = f"{spread(record['seconds_per_iteration'])}, {record['fraction_of_ceiling']:.0%}"
+                cells_of.setdefault(record["system"], {})[record["factors"]] = text
+    ranks = [result["settings"]["factors"] for result in results]
+    rows = [[name, *(cells.get(rank, "-") for rank in ranks)] for name, cells in cells_of.items()]
+    words = "s/iteration and fraction of the ceiling"
+    fullest = max(results, key=lambda result: len(result["records"]))  # has the versions of all systems
+    return table(["system", *(f"D = {rank}" for rank in ranks)], rows) + caption(fullest, words)
+
+
+def converge_table(result: dict) -> str:
+    """When each system was within reach of the exact solver's final loss."""
+    rows = []
+    for record in result["records"]:
+        if "error" in record:
+            rows.append([record["system"], f"failed: {record['error']}", ""])
+            continue
+        at, last = record["reached"], record["losses"][-1]
+        distance = last["loss"] / result["final_loss"] - 1
+        cells = [number(at["seconds"]), str(at["iteration"])] if at else ["not reached", f"{distance:+.2%} at the end"]
+        rows.append([record["system"], *cells])
+    settings = result["settings"]
+    words = f"{settings['set']} shape, {settings['factors']} factors, {settings['iterations']} iterations or "
+    words += f"{settings['budget']:g} s at most"
+    return table(["system", f"s until within {settings['within']:.1%}", "iterations"], rows) + caption(result, words)
+
+
+def threads_table(result: dict) -> str:
+    """Seconds per iteration, a column for each number of threads."""
+    counts = sorted({record["threads"] for record in result["records"]})
+    rows = []
+    for name in dict.fromkeys(record["system"] for record in result["records"]):
+        own = [record for record in result["records"] if record["system"] == name and "error" not in record]
+        seconds = {record["threads"]: record["seconds_per_iteration"] for record in own}
+        cells = [spread(seconds[count]) if count in seconds else "failed" for count in counts]
+        ends = [seconds[count]["median"] for count in (counts[0], counts[-1]) if count in seconds]
+        rows.append([name, *cells, f"{ends[0] / ends[1]:.2f}" if len(ends) == 2 else "-"])
+    settings = result["settings"]
+    header = ["system", *(f"{count} thread{'s' * (count > 1)}" for count in counts), "times as fast"]
+    words = f"s/iteration; {settings['set']} shape, {settings['factors']} factors, float32"
+    return table(header, rows) + caption(result, words)
+
+
+def compare_trees_table(result: dict) -> str:
+    """Two source trees of wals_gpu: seconds per iteration, ratios of times, distance of the factors."""
+    rows = []
+    for of_case in result["comparisons"]:
+        case = of_case["system"], of_case["factors"]
+        by_tree = {r["tree"]: r for r in result["records"] if (r["system"], r["factors"]) == case}
+        seconds = [spread(by_tree[name]["seconds_per_iteration"]) for name in result["trees"]]
+        ratios = [
+            "{median:.3f} ({q25:.3f}-{q75:.3f})".format(**of_case[key]) for key in ("iteration_ratio", "fit_ratio")
+        ]
+        apart = of_case["largest_difference"]
+        factors = f"{apart:.1e} apart" if apart else "the same bits"
+        rows.append([f"{case[0]}, D = {case[1]}", *seconds, *ratios, factors])
+    header = ["system", "before, s/iteration", "after, s/iteration", "ratio", "ratio of whole fits", "factors"]
+    commits = ", ".join(f"{name} {tree['commit'] or 'without git'}" for name, tree in result["trees"].items())
+    settings = result["settings"]
+    words = f"{settings['set']} shape, {settings['iterations']} iterations, repeats: {settings['repeats']}"
+    return table(header, rows) + caption(result, words, commits)
+
+
+def topk_table(result: dict) -> str:
+    header = ["system", "items", "users", "k", "seen left out", "s", "of ceiling"]
+    rows, memory = [], []
+    for record in result["records"]:
+        if "error" in record:
+            rows.append([record["system"], number(record["items"]), "", "", "", f"failed: {record['error']}", ""])
+        elif record["measure"] == "memory":
+            sizes = [number(record[key]) for key in ("items", "users", "extra_mib")]
+            memory.append([record["system"], *sizes])
+        else:
+            sizes = [number(record[key]) for key in ("items", "users", "k")]
+            seen, fraction = "yes" if record["filter_seen"] else "no", f"{record['fraction_of_ceiling']:.0%}"
+            rows.append([record["system"], *sizes, seen, spread(record["seconds"]), fraction])
+    rows.sort(key=lambda row: [float(cell.replace(",", "") or 0) for cell in row[1:4]] + row[4:5])
+    memory.sort(key=lambda row: (row[0], [float(cell.replace(",", "")) for cell in row[1:3]]))
+    memory_table = table(["system", "items", "users", "MiB beyond input and answer"], memory)
+    words = f"{result['settings']['factors']} factors, float32"
+    return table(header, rows) + "\n" + memory_table + caption(result, words, ceiling_words(result))
+
+
+def rows_table(result: dict) -> str:
+    """One table for each system: microseconds per row, a line for each length, a column for each rank."""
+    parts = []
+    records = [record for record in result["records"] if "error" not in record]
+    for name in dict.fromkeys(record["system"] for record in records):
+        cells = {(r["row_length"], r["factors"]): r for r in records if r["system"] == name}
+        lengths, ranks = (sorted({key[axis] for key in cells}) for axis in (0, 1))
+        rows = [[f"{n:,}", *(row_cell(cells[n, d]) for d in ranks)] for n in lengths]
+        rows.append(["shared, ms", *(number(1e3 * cells[lengths[0], d]["shared_seconds"]) for d in ranks)])
+        parts.append(table([f"{name}: entries in the row", *(f"D = {d}" for d in ranks)], rows))
+    words = "microseconds per row, fraction of the ceiling; last line: milliseconds per half-sweep that all rows share"
+    return "\n".join(parts) + caption(result, words, ceiling_words(result))
+
+
+def row_cell(record: dict) -> str:
+    if record["fraction_of_ceiling"] is None:
+        return "-"
+    return f"{number(record['microseconds_per_row']['median'])}, {record['fraction_of_ceiling']:.0%}"
+
+
+def profile_table(result: dict) -> str:
+    """Seconds of a whole fit by part."""
+    records = result["records"]
+    labels = list(dict.fromkeys(label for record in records for label in record["seconds"]))
+    rows = []
+    for label in labels:
+        cells = [record["seconds"].get(label, 0.0) for record in records]
+        totals = [record["total"] for record in records]
+        rows.append([label, *(f"{s:.2f}, {s / t:.1%}" for s, t in zip(cells, totals, strict=True))])
+    rows.append(["all", *(f"{record['total']:.2f}" for record in records)])
+    rows.append(["all but rows, Gram matrices and bases", *(f"{record['everything_else']:.1%}" for record in records)])
+    settings = result["settings"]
+    words = f"seconds of a fit of {settings['iterations']} iterations, {settings['set']}, {settings['factors']} factors"
+    return table(["", *(record["system"] for record in records)], rows) + caption(result, words)
+
+
+def settings_table(result: dict) -> str:
+    rows = []
+    for record in result["records"]:
+        environment = " ".join(f"{key}={value}" for key, value in record["env"].items())
+        options = " ".join(f"{key}={value}" for key, value in record["options"].items())
+        time = record.get("error") or spread(record["seconds_per_iteration"])
+        words = " ".join(filter(None, [options, environment])) or "as it comes"
+        rows.append([record["system"], words, time, "yes" if record["used"] else ""])
+    shape = f"{result['settings']['set']}, {result['settings']['factors']} factors"
+    return table(["system", "settings", "s/iteration", "used"], rows) + caption(result, shape)
+
+
+def leave_one_out_table(result: dict) -> str:
+    names = list(result["published"])
+    columns = [f"wals_gpu, mean of {len(result['records'])}"], result["mean"]
+    rows = [
+        ["iALS, published", *(f"{result['published'][name]:.3f}" for name in names), ""],
+        [*columns[0], *(f"{columns[1][name]:.4f}" for name in names), spread(result["fit_seconds"])],
+        ["popularity", *(f"{result['popularity'][name]:.4f}" for name in names), ""],
+    ]
+    words = f"{result['settings']['factors']} factors, {result['settings']['iterations']} iterations"
+    return table(["", *names, "fit, s"], rows) + caption(result, words, packages=())
+
+
+def accel_table(result: dict) -> str:
+    """Seconds of each part of one program, with implicit and with wals_gpu in its place."""
+    rows = []
+    records = {(record["case"], record["system"]): record for record in result["records"]}
+    for case in dict.fromkeys(record["case"] for record in result["records"]):
+        theirs, ours = records[case, "implicit"], records[case, "wals_gpu"]
+        for part in theirs["seconds"]:
+            times = [record["seconds"][part] for record in (theirs, ours)]
+            factor = times[0]["median"] / times[1]["median"]
+            rows.append([case, part, *map(spread, times), f"{factor:.1f} x"])
+        rows.append([case, "NDCG@10", f"{theirs['ndcg_at_10']:.4f}", f"{ours['ndcg_at_10']:.4f}", ""])
+    words = f"seconds; {records[case, 'implicit']['set']} shape, 128 factors"
+    return table(["program", "part", "implicit", "through wals_gpu.accel", "faster"], rows) + caption(result, words)
+
+
+def ann_table(result: dict) -> str:
+    """Recall: a line for each library, set of items and number of candidates."""
+    cells_of: dict[tuple, dict[str, float]] = {}
+    for record in result["records"]:
+        key = (record["items"], record["system"], record["ef_search"])
+        cells_of.setdefault(key, {})[record["vectors"]] = record["recall_at_10"]
+    kinds = ["dot product", "longer vectors"]
+    rows = [[*key[:2], str(key[2]), *(f"{cells[kind]:.1%}" for kind in kinds)] for key, cells in cells_of.items()]
+    peers = versions(result, ("faiss-cpu", "hnswlib", "usearch"))
+    return table(["items", "library", "candidates", *kinds], rows) + plain_caption(result, "Recall@10", peers) + "\n"
+
+
+def means(result: dict) -> dict[str, dict[str, dict[str, float]]]:
+    """Of bench_text.py: set -> arm -> "cohort metric" -> mean over the seeds."""
+    values_of: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for record in result["records"]:
+        cells = values_of.setdefault(record["set"], {}).setdefault(record["arm"], {})
+        for cohort in ("warm", "few-shot", "cold"):
+            for metric, value in record.get(cohort, {}).items():
+                cells.setdefault(f"{cohort} {metric}", []).append(value)
+    return {
+        name: {arm: {key: sum(v) / len(v) for key, v in cells.items()} for arm, cells in arms.items()}
+        for name, arms in values_of.items()
+    }
+
+
+def text_table(result: dict) -> str:
+    """Arms and cohorts of bench_text.py, mean over the seeds."""
+    columns = ["warm recall@20", "warm ndcg@100", "few-shot recall@100", "few-shot ndcg@100"]
+    columns += ["cold recall@100", "cold ndcg@100"]
+    rows = []
+    for name, arms in means(result).items():
+        for arm, cells in arms.items():
+            rows.append([f"{name}, {arm}", *(f"{cells[key]:.4f}" if key in cells else "-" for key in columns)])
+    seeds = len(result["settings"]["seeds"])
+    words = f"mean of {seeds} splits; {result['settings']['factors']} factors, {result['settings']['model']}"
+    return table(["set, arm", *columns], rows) + plain_caption(result, words, versions(result, ["irspack"])) + "\n"
+
+
+def encode_table(result: dict) -> str:
+    header = ["system", "texts", "tokens", "s", "texts/s", "largest difference"]
+    rows = []
+    for record in result["records"]:
+        sizes = [f"{record['texts']:,} {record['kind']}", number(record["tokens"]), spread(record["seconds"])]
+        difference = f"{record['largest_difference']:.1e}"
+        rows.append([record["system"], *sizes, number(record["texts_per_second"]), difference])
+    words = f"{result['settings']['model']}, at most {result['settings']['max_length']} tokens"
+    return table(header, rows) + caption(result, words, packages=("torch", "sentence-transformers"))
+
+
+def finetune_table(result: dict) -> str:
+    header = ["arm", "joint loss", "warm recall@20", "few-shot recall@100", "cold recall@100", "cold ndcg@100"]
+    columns = (("warm", "recall@20"), ("few-shot", "recall@100"), ("cold", "recall@100"), ("cold", "ndcg@100"))
+    rows = []
+    for record in result["records"]:
+        cells = [f"{record[cohort][metric]:.4f}" if cohort in record else "-" for cohort, metric in columns]
+        rows.append([f"{record['arm']}, seed {record['seed']}", f"{record['loss']:.6g}", *cells])
+    settings = result["settings"]
+    words = f"{settings['set']}, {settings['model']}, {settings['rounds']} rounds of {settings['epochs']} epoch and "
+    words += f"{settings['more_iterations']} iterations, rate {settings['learning_rate']:g}, "
+    words += f"layers from {settings['freeze_below']}"
+    return table(header, rows) + plain_caption(result, words) + "\n"
+
+
+def arrivals_table(result: dict) -> str:
+    """Recall@100 of new items over the interactions that have come, among themselves and among all items."""
+    cells: dict[tuple, dict[int, list[tuple[float, float]]]] = {}
+    for record in result["records"]:
+        arm = record["arm"] if record["arm"] == "no prior" else f"{record['arm']}, exposure {record['exposure']:g}"
+        recalls = record["new"]["recall@100"], record["all"]["recall@100"]
+        cells.setdefault((record["set"], arm), {}).setdefault(record["arrived"], []).append(recalls)
+    arrived = sorted({record["arrived"] for record in result["records"]})
+    rows = []
+    for (name, arm), by_count in cells.items():
+        means = [[sum(values) / len(values) for values in zip(*by_count[n], strict=True)] for n in arrived]
+        rows.append([f"{name}, {arm}", *(f"{new:.3f} / {among_all:.3f}" for new, among_all in means)])
+    words = "recall@100 among the new items / among all items; mean of "
+    words += f"{len(result['settings']['seeds'])} splits; {result['settings']['factors']} factors, "
+    words += result["settings"]["model"]
+    header = ["set, arm", *(f"{n} interaction{'s' * (n != 1)}" for n in arrived)]
+    return table(header, rows) + plain_caption(result, words) + "\n"
+
+
+TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark begins
+    "fit-": fit_table,
+    "accel": accel_table,
+    "converge-": converge_table,
+    "threads-": threads_table,
+    "compare-trees": compare_trees_table,
+    "ann": ann_table,
+    "topk": topk_table,
+    "rows": rows_table,
+    "settings": settings_table,
+    "profile": profile_table,
+    "ml1m-leave-one-out": leave_one_out_table,
+    "encode": encode_table,
+    "finetune-": finetune_table,
+    "arrivals": arrivals_table,
+}
+
+
+def load(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def load_text() -> dict | None:
+    """All results of bench_text.py, one file for each set, as one."""
+    results = [load(path.stem) for path in sorted(RESULTS.glob("text-*.json")) if not path.stem.endswith("quick")]
+    return {**results[-1], "records": [record for each in results for record in each["records"]]} if results else None
+
+
+def make_table(name: str) -> str:
+    """The table called NAME in the markers."""
+    if name == "text" and (result := load_text()):
+        return text_table(result)
+    if (RESULTS / f"{name}.json").exists():
+        result = load(name)
+        return next(make for kind, make in TABLES.items() if result["benchmark"].startswith(kind))(result)
+    names = (path.relative_to(RESULTS).with_suffix("").as_posix() for path in RESULTS.glob(f"{name}-*.json"))
+    ranks = [each for each in names if re.fullmatch(rf"{name}-\d+", each)]
+    return ranks_table([load(each) for each in ranks]) if ranks else f"Not measured yet: no results/{name}.json.\n"
