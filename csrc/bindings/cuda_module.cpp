@@ -5,7 +5,7 @@
 #include "../cuda/launch.h"
 
 #ifdef EMULATED_MODULE
-#include "../emulator/python.h"
+#include "cuda_emulator/python.h"
 #define WALS_MODULE EMULATED_MODULE
 #else
 #define WALS_MODULE _cuda

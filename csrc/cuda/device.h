@@ -1,13 +1,13 @@
-// What kernels are written with. nvcc compiles it to CUDA; any other C++17 compiler to the emulator (csrc/emulator),
-// which runs the same source on the CPU and checks it. Kernel sources (csrc/cuda/*.cu, *.cuh) include this header and
-// plain C++ headers, and nothing of CUDA's own. Their rules:
+// What kernels are written with. nvcc compiles it to CUDA; any other C++17 compiler to the emulator
+// (tools/cuda_emulator), which runs the same source on the CPU and checks it. Kernel sources (csrc/cuda/*.cu, *.cuh)
+// include this header and plain C++ headers, and nothing of CUDA's own. Their rules:
 //
 //  1. Dynamic shared memory comes from dynamic_smem() and is cut up by one Carver. Write the cutting once, as a
 //     struct whose constructor takes a Carver&: `Layout(carve, n)` in the kernel and
 //     `Carver::bytes_of<Layout>(n)` in the launcher then agree. The checked emulator knows each sub-array's extent.
 //  2. Static shared memory is declared by STATIC_SMEM(name, float[8][33]), never by __shared__; 16-byte aligned.
 //  3. Kernels are started by launch(kernel, grid, block, smem, stream, args...), never by <<<>>>. It throws.
-//  4. Inline PTX lives here alone; each wrapper has a twin of the same name in emulator/emulator.h.
+//  4. Inline PTX lives here alone; each wrapper has a twin of the same name in its emulator.h.
 //  5. Raw warp intrinsics (__shfl_sync, __ballot_sync, ...), no cooperative groups. Vector loads are ld4, st4, ld<V>,
 //     st<V> (16 or 8 bytes, aligned): a cast to float4* would be seen as four accesses.
 //
@@ -217,7 +217,7 @@ __host__ __device__ __forceinline__ size_t note_carved(unsigned char*, size_t, s
 }  // namespace wals
 
 #else
-#include "../emulator/emulator.h"
+#include "cuda_emulator/emulator.h"  // its CMake puts tools/ on the include path
 #endif
 
 namespace wals {

@@ -89,7 +89,8 @@ std::string source_line(uintptr_t pc, bool callers) {
         std::string frame = line;
         frame = frame.substr(0, frame.find_first_of(" \n"));
         const auto in = [&](const char* file) { return frame.find(file) != std::string::npos; };
-        if (in("/emulator/emulator.h") || in("/emulator/types.h") || in("/cuda/device.h") || in("/c++/")) continue;
+        if (in("/cuda_emulator/emulator.h") || in("/cuda_emulator/types.h") || in("/cuda/device.h") || in("/c++/"))
+            continue;
         if (found.empty())
             found = frame;
         else if (callers)
