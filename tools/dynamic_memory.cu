@@ -11,7 +11,7 @@ namespace {
 
 using namespace wals;
 
-constexpr int kDualFactors = 256, kMost = kMostFactors;
+constexpr int kDualFactors = 256, kMost = limits::most_factors;
 
 template <class S>
 void print_shape() {

@@ -12,6 +12,7 @@
 #include "../cpu/dispatch.h"
 #include "../cpu/drivers.h"
 #include "../cpu/transpose.h"
+#include "limits.h"
 
 namespace py = pybind11;
 
@@ -396,6 +397,7 @@ PYBIND11_MODULE(_cpu, m) {
         for (const std::string& name : wals::available_isas()) names += " " + name;
         throw py::import_error("WALS_GPU_ISA must be one of" + names + " on this processor, got " + forced);
     }
+    bind_limits(m);
     m.def("isa", &wals::isa, "Name of the instruction set in use.");
     m.def("available_isas", &wals::available_isas, "Instruction sets that this processor runs, best first.");
     m.def(

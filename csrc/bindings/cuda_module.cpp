@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include "../cuda/launch.h"
+#include "limits.h"
 
 #ifdef EMULATED_MODULE
 #include "cuda_emulator/python.h"
@@ -68,10 +69,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     emu::bind_controls(m);
 #endif
     using Release = py::call_guard<py::gil_scoped_release>;
-    m.attr("SIZES") = py::make_tuple(wals::kSizes[0], wals::kSizes[1], wals::kSizes[2], wals::kSizes[3]);
-    m.attr("MOST_FACTORS") = wals::kMostFactors;
-    m.attr("MOST_RESULTS") = wals::most_results();
-    m.attr("SLICE_ENTRIES") = wals::kSliceEntries;
+    bind_limits(m);
     m.def(
         "devices",
         [] {

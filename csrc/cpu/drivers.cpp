@@ -10,11 +10,6 @@ namespace {
 /// Rows are solved in tasks of about this many entries x D, enough to hide the cost of handing one out.
 constexpr int64_t kTaskWork = 1 << 19;
 
-/// A row with more than this many multiply-adds in its Gram matrix is summed in slices that threads share. The slices
-/// depend on the row alone, so that the result does not depend on the number of threads.
-constexpr double kGiantWork = 5e8;
-constexpr int64_t kSliceEntries = 4096;
-
 /// Slabs of rows whose Gram matrices are summed separately, then in order.
 int64_t gram_slabs(int64_t n, int64_t D) {
     const int64_t most = D > 512 ? 8 : 32;
@@ -119,7 +114,7 @@ bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, R
         problem.into = into;
         problem.back = into + packed;
     }
-    const int64_t long_row = kLongRowBytes / (padded<T>(D) * int64_t(sizeof(T)));
+    const int64_t long_row = limits::long_row_bytes / (padded<T>(D) * int64_t(sizeof(T)));
     const std::vector<int64_t> order = order_of_work(row_ptr, n_rows, long_row);
     int64_t longest = 0;
     for (int64_t row = 0; row < n_rows; ++row) longest = std::max(longest, row_ptr[row + 1] - row_ptr[row]);
@@ -130,10 +125,11 @@ bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, R
     Buffer sums;
     int64_t sums_size = 0;
     auto is_giant = [&](int64_t row) {
-        return length(row) >= 2 * kSliceEntries && double(length(row)) * double(D) * double(D) > kGiantWork;
+        const int64_t n = length(row);
+        return n >= limits::giant_entries && double(n) * double(D) * double(D) > limits::giant_work;
     };
     for (; solver.kind == Solver::kExact && first < n_rows && is_giant(order[size_t(first)]); ++first) {
-        const int64_t row = order[size_t(first)], n = length(row), slices = n / kSliceEntries;
+        const int64_t row = order[size_t(first)], n = length(row), slices = n / limits::slice_entries;
         const int64_t size = k.exact_partial_size(D);
         if (size * slices > sums_size) sums = Buffer((sums_size = size * slices) * int64_t(sizeof(T)));
         T* const sum = sums.as<T>();

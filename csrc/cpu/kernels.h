@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "../common/limits.h"
 #include "../common/terms.h"
 #include "../common/topk_order.h"
 
@@ -54,19 +55,6 @@ struct TopkChunk {
     T* threshold = nullptr;                 // (n_queries): a score must be above it; -inf at first
     int64_t* scored = nullptr;              // += pairs whose score was computed
 };
-
-/// A row whose table rows take more than this is long, and handed out before others: they do not stay in L2.
-constexpr int64_t kLongRowBytes = 1 << 20;
-
-/// The same of the nearest cache (L1).
-constexpr int64_t kNearRowBytes = 32 << 10;
-
-/// Conjugate gradients of at most kCopySteps copy a row's table rows (row_copy.h) where these take more than
-/// kCopyFromBytes, half of L2; the copy takes kCopyBytes of each thread's memory at most, and what is beyond is read
-/// from the table.
-constexpr int kCopySteps = 4;
-constexpr int64_t kCopyFromBytes = 512 << 10;
-constexpr int64_t kCopyBytes = 4 << 20;
 
 struct Solver {
     enum Kind { kExact, kConjugateGradients, kSubspace };

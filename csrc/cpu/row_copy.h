@@ -27,7 +27,7 @@ static inline int64_t copy_stride(int64_t D) {
 /// Entries of a row that are copied at most.
 template <class T>
 static inline int64_t copied_entries(int64_t D) {
-    return kHasCopy<T> ? kCopyBytes / (copy_stride<T>(D) * int64_t(sizeof(T))) : 0;
+    return kHasCopy<T> ? limits::copy_bytes / (copy_stride<T>(D) * int64_t(sizeof(T))) : 0;
 }
 
 typedef uint32_t Bits __attribute__((vector_size(WALS_VECTOR_BYTES)));

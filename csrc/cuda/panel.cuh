@@ -18,7 +18,7 @@
 
 namespace wals {
 
-constexpr int kDepth = 32;  // entries (primal) or columns (dual) of a panel
+constexpr int kDepth = limits::panel_depth;  // entries (primal) or columns (dual) of a panel
 
 constexpr int warps_for(int most) {
     return most <= 32 ? 2 : most <= 64 ? 4 : most <= 128 ? 8 : 12;

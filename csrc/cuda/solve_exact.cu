@@ -21,17 +21,18 @@ void launch_exact(const RotatedRows& p, Form form, const int32_t* rows, int64_t 
 void solve_exact(const RotatedRows& p, Form form, int size, const int32_t* rows, int64_t n_rows, Stream stream) {
     if (n_rows == 0) return;
     const auto on = static_cast<cudaStream_t>(stream);
+    constexpr auto& sizes = limits::kernel_sizes.each;
     if (form == Form::kDiagonal)
         launch(solve_diagonal_kernel, static_cast<unsigned>(n_rows), 32 * kDiagonalWarps,
                Carver::bytes_of<DiagonalMemory>(p.P), on, p, rows);
-    else if (size <= 32)
-        launch_exact<Shape<32>>(p, form, rows, n_rows, on);
-    else if (size <= 64)
-        launch_exact<Shape<64>>(p, form, rows, n_rows, on);
-    else if (size <= 128)
-        launch_exact<Shape<128>>(p, form, rows, n_rows, on);
+    else if (size <= sizes[0])
+        launch_exact<Shape<sizes[0]>>(p, form, rows, n_rows, on);
+    else if (size <= sizes[1])
+        launch_exact<Shape<sizes[1]>>(p, form, rows, n_rows, on);
+    else if (size <= sizes[2])
+        launch_exact<Shape<sizes[2]>>(p, form, rows, n_rows, on);
     else
-        launch_exact<Shape<256>>(p, form, rows, n_rows, on);
+        launch_exact<Shape<sizes[3]>>(p, form, rows, n_rows, on);
 }
 
 int64_t slot_bytes(int64_t D) {

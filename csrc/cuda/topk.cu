@@ -9,7 +9,8 @@ namespace {
 
 /// Parts of the items that go to different blocks when queries are too few to fill a chip.
 int64_t topk_segments(int64_t B, int64_t n_items, int64_t k) {
-    const int64_t blocks = (B + kTopkQueries - 1) / kTopkQueries, wanted = (264 + blocks - 1) / blocks;
+    const int64_t blocks = (B + kTopkQueries - 1) / kTopkQueries,
+                  wanted = (limits::blocks_wanted + blocks - 1) / blocks;
     return std::max<int64_t>(1, std::min({wanted, n_items / 1024, kMostSorted / k}));
 }
 
@@ -20,10 +21,6 @@ int64_t topk_bytes(int64_t B, int64_t n_items, int64_t k) {
     const int64_t lists = B * topk_segments(B, n_items, std::max<int64_t>(kept, 1));
     return lists * (topk_capacity(int(kept)) * int64_t(sizeof(Key)) + int64_t(sizeof(int32_t))) +
            (B + n_items) * int64_t(sizeof(float)) + 64;
-}
-
-int64_t most_results() {
-    return kMostResults;
 }
 
 void topk(const float* queries, int64_t B, const float* items, int64_t n_items, int64_t D, int64_t k,

@@ -156,7 +156,7 @@ class CpuBackend:
             not allow it: D is no multiple of 16, or they are not from :meth:`empty_factors`.
         """
         aligned = all(array.ctypes.data % 64 == 0 and array.flags.c_contiguous for array in (factors, other))
-        return np.eye(factors.shape[1]) if aligned and factors.shape[1] % 16 == 0 else None
+        return np.eye(factors.shape[1]) if aligned and factors.shape[1] % _cpu.LIMITS.tile == 0 else None
 
     def restore_basis(
         self, factors: NDArray[np.floating], other: NDArray[np.floating], basis: NDArray[np.float64]

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cpu import CpuBackend
-from wals_gpu.backends.cuda_memory import SHARED_MEMORY, Memory, TorchMemory, load_cuda
+from wals_gpu.backends.cuda_memory import Memory, TorchMemory, load_cuda
 from wals_gpu.backends.cuda_plan import gram_bounds, may_be_undetermined, plan_cg, plan_exact, plan_subspace, slice_rows
 from wals_gpu.backends.host import Spectrum
 from wals_gpu.objective.terms import RowTerms
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["CudaBackend"]
 
 #: Sizes of shared memory that conjugate gradients keep a row's panel in: 5, 2 and 1 blocks on a processor.
-PANEL_MEMORY = (32 << 10, 80 << 10, SHARED_MEMORY)
+PANEL_MEMORY = (32 << 10, 80 << 10, LIMITS.shared_memory)
 
 #: Bytes that the matrices of sliced rows, and of rows in float64, take at a time.
 SLOT_MEMORY = 1 << 28
@@ -163,10 +164,10 @@ class CudaBackend:
         """As :meth:`.cpu.CpuBackend.solve_rows`. `basis` is not used; `block_size` is at most 256."""
         if solver not in ("cholesky", "cg", "subspace"):
             raise ValueError(f"solver must be 'cholesky', 'cg' or 'subspace', got {solver!r}")
-        if solver == "subspace" and (block_size < 16 or block_size % 16 or block_size > self._cuda.SIZES[-1]):
-            most = self._cuda.SIZES[-1]
+        tile, most = LIMITS.tile, LIMITS.kernel_sizes[-1]
+        if solver == "subspace" and (block_size < tile or block_size % tile or block_size > most):
             raise ValueError(
-                f"block_size must be a multiple of 16 from 16 to {most} on a CUDA device, got {block_size}"
+                f"block_size must be a multiple of {tile} from {tile} to {most} on a CUDA device, got {block_size}"
             )
         if not 0 < relaxation < 2:
             raise ValueError(f"relaxation must be above 0 and below 2, got {relaxation}")
@@ -241,7 +242,7 @@ class CudaBackend:
     def _start_exact(self, rows: Any, terms: RowTerms, factors: int, wanted: NDArray[np.bool_]) -> None:
         """Starts the kernels that solve the `wanted` rows exactly."""
         cuda, memory = self._cuda, self._memory
-        for part in plan_exact(terms, factors, cuda.SIZES, 2 * cuda.SLICE_ENTRIES):
+        for part in plan_exact(terms, factors, cuda.LIMITS.kernel_sizes, cuda.LIMITS.giant_entries):
             numbers = part.numbers[wanted[part.numbers]]
             if not len(numbers):
                 continue
@@ -258,7 +259,7 @@ class CudaBackend:
         """Batches of giant rows as the kernels take them (slices, how many, rows, how many), each with a workspace of
         `slot` bytes for each slice."""
         memory = self._memory
-        for batch in slice_rows(terms.row_ptr, numbers, self._cuda.SLICE_ENTRIES, max(SLOT_MEMORY // slot, 1)):
+        for batch in slice_rows(terms.row_ptr, numbers, self._cuda.LIMITS.slice_entries, max(SLOT_MEMORY // slot, 1)):
             slices, sliced = memory.upload(batch.slices), memory.upload(batch.rows)
             workspace = memory.empty(batch.n_slots * slot, np.uint8)
             address = memory.address
@@ -267,7 +268,7 @@ class CudaBackend:
     def _start_cg(self, rows: Any, terms: RowTerms, side: _Side, steps: int, tolerance: float) -> None:
         cuda, memory = self._cuda, self._memory
         staged = tuple(cuda.cg_staged_rows(side.factors, size) for size in PANEL_MEMORY)
-        empty, plan, giant = plan_cg(terms, staged, 2 * cuda.SLICE_ENTRIES)
+        empty, plan, giant = plan_cg(terms, staged, cuda.LIMITS.giant_entries)
         if len(empty):
             on_device = memory.upload(empty)
             cuda.solve_exact(rows, "diagonal", 0, memory.address(on_device), len(empty), memory.stream)
@@ -280,7 +281,7 @@ class CudaBackend:
     def _start_subspace(self, rows: Any, terms: RowTerms, side: _Side, block: int) -> NDArray[np.bool_]:
         """Starts subspace steps, and exact solves of short rows; a mask of the latter."""
         cuda, memory = self._cuda, self._memory
-        exact, others, giant = plan_subspace(terms, block, 2 * cuda.SLICE_ENTRIES)
+        exact, others, giant = plan_subspace(terms, block, cuda.LIMITS.giant_entries)
         self._start_exact(rows, terms, side.factors, exact)
         if not len(others) and not len(giant):
             return exact
@@ -421,8 +422,8 @@ class CudaBackend:
     def _check_factors(self, factors: NDArray[np.floating]) -> None:
         if str(factors.dtype).removeprefix("torch.") != "float32":  # tensors too
             raise ValueError(f"device='cuda' computes in float32, got factors of dtype {factors.dtype}")
-        if not 1 <= factors.shape[1] <= self._cuda.MOST_FACTORS:
-            raise ValueError(f"device='cuda' takes 1 to {self._cuda.MOST_FACTORS} factors, got {factors.shape[1]}")
+        if not 1 <= factors.shape[1] <= LIMITS.most_factors:
+            raise ValueError(f"device='cuda' takes 1 to {LIMITS.most_factors} factors, got {factors.shape[1]}")
 
     def moving_basis(self, factors: NDArray[np.floating], other: NDArray[np.floating]) -> None:
         """None: rotations cost next to nothing on a device, and the caller's factors stay in their own basis."""
@@ -558,8 +559,8 @@ class CudaBackend:
         """
         cuda, (n, d), n_items = self._cuda, queries.shape, items.shape[0]
         kept = min(k, n_items)
-        if kept > cuda.MOST_RESULTS:
-            raise ValueError(f"k must be at most {cuda.MOST_RESULTS} on a CUDA device, got {k}")
+        if kept > LIMITS.most_results:
+            raise ValueError(f"k must be at most {LIMITS.most_results} on a CUDA device, got {k}")
         if n == 0 or kept == 0:
             return np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)
         self._check_factors(items)

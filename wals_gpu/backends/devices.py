@@ -1,4 +1,4 @@
-"""What every device does, and the one of a name."""
+"""What every device does, the one of a name, and LIMITS, the numbers that all of them share (csrc/common/limits.h)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.host import Spectrum
 from wals_gpu.objective.terms import RowTerms
 
 if TYPE_CHECKING:
     from wals_gpu.data.stored import StoredTerms
 
-__all__ = ["Backend", "held", "make_backend"]
+__all__ = ["LIMITS", "Backend", "held", "make_backend"]
 
 
 class Backend(Protocol):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.backends.devices import Backend, make_backend
+from wals_gpu.backends.devices import LIMITS, Backend, make_backend
 from wals_gpu.checks import integer
 from wals_gpu.data.files import load_folder, save_folder
 from wals_gpu.data.ids import Ids
@@ -137,7 +137,7 @@ class WALS(Answers, NewItems):
         user_prior: LinearPrior | None = None,
         **objective_params: Any,
     ) -> None:
-        self.factors = integer("factors", factors, 1, 1024)
+        self.factors = integer("factors", factors, 1, LIMITS.most_factors)
         self.objective = make_objective(objective, **objective_params)
         self.iterations = integer("iterations", iterations, 0)
         if solver not in SOLVERS:
