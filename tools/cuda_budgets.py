@@ -122,7 +122,7 @@ def readable(names: set[str]) -> dict[str, str]:
     """solve_dual_kernel<Shape<64, 4>> for what the linker sees."""
     ordered = sorted(names)
     told = run(["c++filt", *ordered]).splitlines()
-    short = [re.sub(r"^void |wals::|\(.*", "", line).replace("> >", ">>") for line in told]
+    short = [re.sub(r"^void |wals::(?:cuda::)?|\(.*", "", line).replace("> >", ">>") for line in told]
     return dict(zip(ordered, short, strict=True))
 
 

@@ -10,6 +10,7 @@
 namespace {
 
 using namespace wals;
+using namespace wals::cuda;
 
 constexpr int kDualFactors = 256, kMost = limits::most_factors;
 

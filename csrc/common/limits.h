@@ -14,8 +14,7 @@
 
 #include <cstdint>
 
-namespace wals {
-namespace limits {
+namespace wals::limits {
 
 struct Sizes {
     int each[4];
@@ -25,8 +24,7 @@ struct Sizes {
 #include "limits.h"
 #undef WALS_LIMIT
 
-}  // namespace limits
-}  // namespace wals
+}  // namespace wals::limits
 
 #endif
 

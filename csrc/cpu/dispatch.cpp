@@ -11,7 +11,7 @@
 #endif
 
 #define WALS_DECLARE(name)                  \
-    namespace wals {                        \
+    namespace wals::cpu {                   \
     namespace name {                        \
     const KernelTable<float>* table_f32();  \
     const KernelTable<double>* table_f64(); \
@@ -27,7 +27,7 @@ WALS_DECLARE(isa_avx512vnni)
 WALS_DECLARE(isa_amx)
 #endif
 
-namespace wals {
+namespace wals::cpu {
 namespace {
 
 struct Isa {
@@ -121,4 +121,4 @@ const KernelTable<double>& kernels<double>() {
     return *current().f64();
 }
 
-}  // namespace wals
+}  // namespace wals::cpu

@@ -4,7 +4,7 @@
 #include <limits>
 #include <numeric>
 
-namespace wals {
+namespace wals::cpu {
 namespace {
 
 /// Rows are solved in tasks of about this many entries x D, enough to hide the cost of handing one out.
@@ -353,4 +353,4 @@ bool topk_listed(const T* queries, int64_t B, const T* items, int64_t D, int64_t
 WALS_INSTANTIATE(float)
 WALS_INSTANTIATE(double)
 
-}  // namespace wals
+}  // namespace wals::cpu

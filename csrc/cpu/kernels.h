@@ -1,7 +1,7 @@
 // The table of kernels that every instruction set fills in, and the problem descriptions they share.
 //
-// Kernels are single-threaded, allocate nothing and throw nothing: the drivers (solve_rows.cpp and its neighbours)
-// give them rows, workspace and a place for the status of each row.
+// Kernels are single-threaded, allocate nothing and throw nothing: the drivers (drivers.cpp) give them rows, workspace
+// and a place for the status of each row.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 #include "../common/terms.h"
 #include "../common/topk_order.h"
 
-namespace wals {
+namespace wals::cpu {
 
 /// Tables that kernels read are padded with zeros to whole cache lines.
 template <class T>
@@ -38,7 +38,7 @@ struct RotatedRows {
 /// Status of a row: 0 solved, k > 0 pivot k not positive (singular), -1 the solution is not finite.
 using RowStatus = int32_t;
 
-/// Some queries of a retrieval and their lists of candidates (topk_list.h).
+/// Some queries of a retrieval and their lists of candidates (topk_list-inl.h).
 template <class T>
 struct TopkChunk {
     int64_t n_queries = 0, D = 0, k = 0;
@@ -101,4 +101,4 @@ struct KernelTable {
     void (*score_entries)(const T* x, const T* items, int64_t D, const int32_t* listed, int64_t n, T* scores);
 };
 
-}  // namespace wals
+}  // namespace wals::cpu

@@ -4,7 +4,7 @@
 #include "dense.cuh"
 #include "launch.h"
 
-namespace wals {
+namespace wals::cuda {
 namespace {
 
 int64_t gram_blocks(int64_t D) {
@@ -90,4 +90,4 @@ void sum(const double* values, int64_t n, double* out, Stream stream) {
     launch(sum_kernel, 1, kDenseThreads, 0, static_cast<cudaStream_t>(stream), values, n, out);
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -29,11 +29,11 @@
 #include <stdexcept>
 #include <string>
 
-namespace wals {
+namespace wals::cuda {
 
 template <class T>
 using Declared = T;
-#define STATIC_SMEM(name, ...) __shared__ __align__(16)::wals::Declared<__VA_ARGS__> name
+#define STATIC_SMEM(name, ...) __shared__ __align__(16)::wals::cuda::Declared<__VA_ARGS__> name
 
 __device__ __forceinline__ unsigned char* dynamic_smem() {
     extern __shared__ __align__(128) unsigned char wals_dynamic_smem[];
@@ -214,13 +214,13 @@ __host__ __device__ __forceinline__ size_t note_carved(unsigned char*, size_t, s
     return bytes;
 }
 
-}  // namespace wals
+}  // namespace wals::cuda
 
 #else
 #include "cuda_emulator/emulator.h"  // its CMake puts tools/ on the include path
 #endif
 
-namespace wals {
+namespace wals::cuda {
 
 __device__ __forceinline__ float4 ld4(const float* p) {
     return ld<float4>(p);
@@ -258,4 +258,4 @@ class Carver {
     }
 };
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -8,7 +8,7 @@
 
 #include "problem.h"
 
-namespace wals {
+namespace wals::cuda {
 
 using Stream = void*;
 
@@ -112,4 +112,4 @@ void transpose(int64_t n_rows, int64_t n_cols, int64_t Z, const int64_t* row_ptr
                const float* value, int64_t* t_row_ptr, int32_t* t_col_idx, float* t_value, void* workspace,
                Stream stream);
 
-}  // namespace wals
+}  // namespace wals::cuda

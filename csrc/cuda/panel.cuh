@@ -16,7 +16,7 @@
 
 #include "split.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 constexpr int kDepth = limits::panel_depth;  // entries (primal) or columns (dual) of a panel
 
@@ -349,4 +349,4 @@ __device__ __forceinline__ void dual_gram(const RotatedRows& p, int n, const int
     __syncthreads();
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

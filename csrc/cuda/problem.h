@@ -6,7 +6,7 @@
 #include "../common/limits.h"
 #include "../common/terms.h"
 
-namespace wals {
+namespace wals::cuda {
 
 /// Tables that kernels read are padded with zeros to whole tensor-core tiles, which are whole 64-byte lines.
 WALS_HOST_DEVICE constexpr int64_t padded(int64_t D) {
@@ -46,4 +46,4 @@ struct SlicedRow {
     int32_t row, slot, n_slots, unused;
 };
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -3,7 +3,7 @@
 
 #include "solve_iterative.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 /// f(RowShape of conjugate gradients with D factors)
 template <class F>
@@ -37,4 +37,4 @@ void with_block_shape(int64_t block, F&& f) {
         f(Shape<sizes[3], 8>());
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

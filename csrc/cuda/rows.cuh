@@ -3,7 +3,7 @@
 
 #include "cholesky.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 /// put(j, sum over i < n of weight(i) r_ij) for every column j < P, r_i the table row of entry begin + i.
 /// scratch: (4 kThreads, shared). Two barriers for each 4 kThreads columns, the last at the end.
@@ -152,4 +152,4 @@ __device__ __forceinline__ int solve_primal(const RotatedRows& p, int64_t row, i
     return solve_matrix<S::kWarps>(m.tiles(), m.inverse(), width / 16, min(count, p.D - first), m);
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -4,7 +4,7 @@
 #include "launch.h"
 #include "solve_exact.cuh"
 
-namespace wals {
+namespace wals::cuda {
 namespace {
 
 template <class S>
@@ -72,4 +72,4 @@ void solve_wide(const RotatedRows& p, const int32_t* rows, int64_t n_rows, void*
            static_cast<cudaStream_t>(stream), p, rows, static_cast<double*>(workspace));
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -1,6 +1,6 @@
-// Exact solve of rows, in the basis where the shared part of every row system is diagonal (as csrc/cpu/solve_exact.h;
-// reference.solve_rows defines the result). With B = g diag(spectrum) + lambda I, R the table rows of the entries, a
-// their Gram and rho their right-hand coefficients, q = lambda prior:
+// Exact solve of rows, in the basis where the shared part of every row system is diagonal (as
+// csrc/cpu/solve_exact-inl.h; reference.solve_rows defines the result). With B = g diag(spectrum) + lambda I, R the
+// table rows of the entries, a their Gram and rho their right-hand coefficients, q = lambda prior:
 //
 //   diagonal  all a = 0: z = B^-1 (q + R' rho)
 //   primal    (B + R' diag(a) R) z = R' rho + q
@@ -13,7 +13,7 @@
 
 #include "rows.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 constexpr int kDiagonalWarps = 4;
 
@@ -269,7 +269,7 @@ struct WideMemory {
 };
 
 /// The first coordinate, counted from 1, on which neither background and ridge nor entries act but for the rounding of
-/// the rotation, or 0: as in csrc/cpu/solve_exact.h, pivots do not show it. By a whole block; ends with a barrier.
+/// the rotation, or 0: as in csrc/cpu/solve_exact-inl.h, pivots do not show it. By a whole block; ends with a barrier.
 __device__ __forceinline__ int undetermined(const RotatedRows& p, int64_t row, const WideMemory& m) {
     const auto base = [&](int j) {
         return double(p.terms.background[row]) * p.spectrum[j] + double(p.terms.ridge[row]);
@@ -364,4 +364,4 @@ __global__ void __launch_bounds__(kWideThreads)
     finish_row<kWideThreads / 32>(p, row, *m.bad, m.scratch, [&](int j) { return float(m.rhs[j]); });
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

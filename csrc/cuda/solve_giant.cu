@@ -5,7 +5,7 @@
 #include "row_shapes.h"
 #include "solve_giant.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 int64_t cg_slot_bytes(int64_t D) {
     return CgSlot::floats(padded(D)) * int64_t(sizeof(float));
@@ -47,4 +47,4 @@ void solve_subspace_sliced(const RotatedRows& p, int64_t block, const GramSlice*
     });
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -5,7 +5,7 @@
 
 #include "solve_iterative.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 /// A slot of conjugate gradients, (P) each: a slice's sums, and of the row's first slot also its state between kernels.
 struct CgSlot {
@@ -179,4 +179,4 @@ __global__ void __launch_bounds__(S::kThreads, S::kMost <= 64 ? 3 : 1)
     if (first + width >= p.P) finish_row<S::kWarps>(p, r.row, 0, m.scratch, [&](int j) { return z[j]; });
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

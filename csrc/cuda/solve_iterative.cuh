@@ -1,12 +1,12 @@
 // Approximate solves of rows, in the same rotated basis as solve_exact.cuh and from the rows' present factors:
-// conjugate gradients and subspace steps (as csrc/cpu/solve_iterative.h). Neither raises a row's part of the loss.
+// conjugate gradients and subspace steps (as csrc/cpu/solve_iterative-inl.h). Neither raises a row's part of the loss.
 #pragma once
 
 #include <cfloat>
 
 #include "rows.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 constexpr int kCgWarps = 8;
 
@@ -112,7 +112,7 @@ __device__ __forceinline__ void cg_pass(const RotatedRows& p, int64_t begin, int
 }
 
 /// What conjugate gradients do between their passes, by the whole block; the same thread has the same elements of all
-/// vectors. As csrc/cpu/solve_iterative.h.
+/// vectors. As csrc/cpu/solve_iterative-inl.h.
 struct CgState {
     float rho, enough;        // the preconditioned residual's square norm, and what is small enough of it
     float by_data, by_ridge;  // a coordinate moves where its diagonal is above the first, or not above the second
@@ -275,4 +275,4 @@ __global__ void __launch_bounds__(S::kThreads, S::kMost <= 64 ? 3 : 1)
     finish_row<S::kWarps>(p, row, 0, m.scratch, [&](int j) { return z[j]; });
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

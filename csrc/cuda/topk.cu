@@ -4,7 +4,7 @@
 #include "launch.h"
 #include "topk.cuh"
 
-namespace wals {
+namespace wals::cuda {
 namespace {
 
 /// Parts of the items that go to different blocks when queries are too few to fill a chip.
@@ -52,4 +52,4 @@ void topk(const float* queries, int64_t B, const float* items, int64_t n_items, 
     launch(topk_sort_kernel, unsigned(B), kTopkThreads, places * sizeof(Key), on, p, places, k, ids, scores);
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -7,7 +7,7 @@
 
 #include "panel.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 constexpr int kTopkQueries = 64, kTopkItems = 128, kTopkWarps = 8, kTopkThreads = 32 * kTopkWarps;
 constexpr int kMostSorted = 4096;  // candidates of a query in the last sort
@@ -303,4 +303,4 @@ __global__ void __launch_bounds__(kTopkThreads)
     }
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

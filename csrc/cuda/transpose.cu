@@ -4,7 +4,7 @@
 #include "launch.h"
 #include "transpose.cuh"
 
-namespace wals {
+namespace wals::cuda {
 namespace {
 
 int sort_slabs(int64_t Z) {
@@ -68,4 +68,4 @@ void transpose(int64_t n_rows, int64_t n_cols, int64_t Z, const int64_t* row_ptr
     }
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

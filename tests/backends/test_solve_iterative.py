@@ -208,7 +208,7 @@ def _long_rows(*, lowest: float = 0.1, ridge: float = 10.0, dtype: type = np.flo
     ids=str,
 )
 def test_which_rows_are_copied(isa, case, steps, copied):
-    """The steps on a copy (csrc/cpu/row_copy.h) differ from the reference's by its rounding, others by that of T."""
+    """Steps on a copy (csrc/cpu/row_copy-inl.h) differ from the reference's by its rounding, others by that of T."""
     terms, other, start = _long_rows(**case)
     expected = reference.solve_rows_cg(terms, other, start, steps)
     CpuBackend(2).solve_rows(terms, other, start, solver="cg", cg_steps=steps)

@@ -223,7 +223,7 @@ __forceinline__ unsigned long long atomicCAS(unsigned long long* p, unsigned lon
 // ---- the project's wrappers; device.h tells what they do ----
 #define STATIC_SMEM(name, ...) auto& name = ::emu::static_array<__VA_ARGS__>([] {})
 
-namespace wals {
+namespace wals::cuda {
 
 using emu::dynamic_smem;
 using emu::note_carved;
@@ -312,4 +312,4 @@ inline unsigned take_ticket(unsigned* counter, EMU_SITE) {
     return emu::take_ticket(counter, file, line);
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -4,7 +4,7 @@
 #include "../../../csrc/cuda/device.h"
 #include "kernels.h"
 
-using namespace wals;
+using namespace wals::cuda;
 
 namespace {
 

@@ -9,9 +9,9 @@
 #pragma once
 
 #include "kernels.h"
-#include "simd.h"
+#include "simd-inl.h"
 
-namespace wals {
+namespace wals::cpu {
 namespace WALS_ISA {
 
 /// The copy is for float factors.
@@ -74,4 +74,4 @@ static inline bool copy_lowers_loss(const T* base, const T* diagonal, int64_t D,
 }
 
 }  // namespace WALS_ISA
-}  // namespace wals
+}  // namespace wals::cpu

@@ -1,12 +1,12 @@
-// Approximate solves of one row, in the same rotated basis as solve_exact.h and from the row's present factor:
+// Approximate solves of one row, in the same rotated basis as solve_exact-inl.h and from the row's present factor:
 // conjugate gradients and subspace steps. Neither raises the row's part of the loss: each step minimises it over a
 // direction, or over a block of coordinates.
 #pragma once
 
-#include "row_copy.h"
-#include "solve_exact.h"
+#include "row_copy-inl.h"
+#include "solve_exact-inl.h"
 
-namespace wals {
+namespace wals::cpu {
 namespace WALS_ISA {
 
 /// Entries handled together in a product with the row's panel: enough independent sums to hide an FMA's latency.
@@ -95,7 +95,7 @@ constexpr int kGroupsAhead = 2;
 
 /// One pass over entries of a row, a Gram and rho right-hand coefficients, r rows of the table. The table rows are read
 /// where they lie; `fetch` asks for those that are not in the nearest cache ahead of time (where they are it costs a
-/// third). copy: where copies of them go (row_copy.h), or null.
+/// third). copy: where copies of them go (row_copy-inl.h), or null.
 template <class T, Pass kPass>
 static inline double panel_pass(const RotatedRows<T>& p, int64_t begin, int64_t end, bool fetch, const T* v, T* out,
                                 T* diagonal, T* copy = nullptr) {
@@ -237,7 +237,7 @@ struct CgWorkspace {
     T *base, *residual, *direction, *product, *diagonal, *inverse_diagonal, *copy;
 
     CgWorkspace(char* memory, int64_t D, int64_t longest) {
-        const int64_t P = round_up(padded<T>(D), 2 * kWidth<T>);  // pairs of vectors: see row_copy.h
+        const int64_t P = round_up(padded<T>(D), 2 * kWidth<T>);  // pairs of vectors: see row_copy-inl.h
         Carver carve{memory};
         base = carve.take<T>(P);
         residual = carve.take<T>(P);
@@ -392,4 +392,4 @@ static RowStatus solve_row_subspace(const RotatedRows<T>& p, int64_t row, int64_
 }
 
 }  // namespace WALS_ISA
-}  // namespace wals
+}  // namespace wals::cpu

@@ -15,9 +15,9 @@
 #pragma once
 
 #include "kernels.h"
-#include "tile.h"
+#include "tile-inl.h"
 
-namespace wals {
+namespace wals::cpu {
 namespace WALS_ISA {
 
 constexpr int64_t kRowsPerCall = 64;
@@ -480,4 +480,4 @@ static RowStatus solve_row(const RotatedRows<T>& p, int64_t row, char* memory, c
 }
 
 }  // namespace WALS_ISA
-}  // namespace wals
+}  // namespace wals::cpu
