@@ -14,7 +14,7 @@ class Limits(NamedTuple):
     kernel_sizes: tuple[int, ...]
     shared_memory: int
     panel_depth: int
-    blocks_wanted: int
+    least_blocks: int
     slice_entries: int
     giant_entries: int
     giant_work: float

@@ -32,11 +32,11 @@ void native(int n_threads, Call&& call) {
     bool done;
     {
         py::gil_scoped_release release;
-        auto asked = std::chrono::steady_clock::now();
-        done = call([asked]() mutable {
+        auto last_check = std::chrono::steady_clock::now();
+        done = call([last_check]() mutable {
             const auto now = std::chrono::steady_clock::now();
-            if (now - asked < std::chrono::milliseconds(100)) return false;
-            asked = now;
+            if (now - last_check < std::chrono::milliseconds(100)) return false;
+            last_check = now;
             py::gil_scoped_acquire acquire;
             return PyErr_CheckSignals() != 0;
         });
@@ -50,7 +50,7 @@ wals::Broadcast<T> broadcast(const Array<T>& a, int64_t n) {
     return {a.data(), a.size() == 1 ? 0 : 1};
 }
 
-/// A view of a RowTerms object (wals_gpu/objective.py), which it keeps alive.
+/// A view of a RowTerms object (wals_gpu/objective/terms.py), which it keeps alive.
 template <class T>
 struct Terms {
     Array<int64_t> row_ptr;
@@ -188,15 +188,15 @@ py::array_t<int32_t> solve_rows(const py::object& terms, const py::array& table,
                                 py::array factors, const std::string& solver, int cg_steps, double cg_tolerance,
                                 int64_t block, double relaxation, const std::optional<Array<double>>& loss,
                                 int n_threads) {
-    wals::cpu::Solver how;
+    wals::cpu::Solver options;
     require(solver == "cholesky" || solver == "cg" || solver == "subspace", "unknown solver");
-    how.kind = solver == "cg"         ? wals::cpu::Solver::kConjugateGradients
-               : solver == "subspace" ? wals::cpu::Solver::kSubspace
-                                      : wals::cpu::Solver::kExact;
-    how.cg_steps = cg_steps;
-    how.cg_tolerance = cg_tolerance;
-    how.block = block;
-    how.relaxation = relaxation;
+    options.kind = solver == "cg"         ? wals::cpu::Solver::kConjugateGradients
+                   : solver == "subspace" ? wals::cpu::Solver::kSubspace
+                                          : wals::cpu::Solver::kExact;
+    options.cg_steps = cg_steps;
+    options.cg_tolerance = cg_tolerance;
+    options.block = block;
+    options.relaxation = relaxation;
     require(relaxation > 0 && relaxation < 2, "relaxation must be above 0 and below 2");
     require(block >= 16 && block % 16 == 0, "block must be a multiple of 16");
     return by_dtype(factors, [&](auto zero) {
@@ -228,7 +228,7 @@ py::array_t<int32_t> solve_rows(const py::object& terms, const py::array& table,
         py::array_t<int32_t> status(t.view.n_rows);
         int32_t* info = status.mutable_data();
         native(n_threads,
-               [&](auto check) { return wals::cpu::solve_rows<T>(problem, how, q, info, n_threads, check); });
+               [&](auto check) { return wals::cpu::solve_rows<T>(problem, options, q, info, n_threads, check); });
         return status;
     });
 }
@@ -393,10 +393,10 @@ py::tuple topk_listed(const py::array& queries, const py::array& items, int64_t 
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Native CPU kernels of wals_gpu; use wals_gpu.backends.cpu.";
-    if (const char* forced = std::getenv("WALS_GPU_ISA"); forced && *forced && !wals::cpu::use_isa(forced)) {
+    if (const char* isa = std::getenv("WALS_GPU_ISA"); isa && *isa && !wals::cpu::use_isa(isa)) {
         std::string names;
         for (const std::string& name : wals::cpu::available_isas()) names += " " + name;
-        throw py::import_error("WALS_GPU_ISA must be one of" + names + " on this processor, got " + forced);
+        throw py::import_error("WALS_GPU_ISA must be one of" + names + " on this processor, got " + isa);
     }
     bind_limits(m);
     m.def("isa", &wals::cpu::isa, "Name of the instruction set in use.");

@@ -57,7 +57,7 @@ WALS_LIMIT(int, panel_depth, 32)
 
 /// Blocks that a device should have at least, two for each of an H100's 132 processors: sums and top-k are cut finer
 /// where there are fewer.
-WALS_LIMIT(int64_t, blocks_wanted, 264)
+WALS_LIMIT(int64_t, least_blocks, 264)
 
 // ---- how a row's sums are cut ----
 // These depend on the row alone: results depend neither on the number of threads nor on the other rows.

@@ -85,8 +85,8 @@ std::atomic<const Isa*> g_isa{nullptr};
 const Isa& current() {
     const Isa* isa = g_isa.load();
     if (!isa) {
-        const char* forced = std::getenv("WALS_GPU_ISA");
-        isa = find(forced && *forced ? forced : nullptr);
+        const char* name = std::getenv("WALS_GPU_ISA");
+        isa = find(name && *name ? name : nullptr);
         if (!isa) isa = find("baseline");  // the module refuses a wrong name at import
         g_isa.store(isa);
     }

@@ -232,8 +232,8 @@ __device__ __forceinline__ void st4(float* p, float4 v) {
 /// Cuts shared memory into arrays, each on a 16-byte boundary. Default-constructed, it only measures (on the host).
 class Carver {
     unsigned char* base_;
-    size_t used_ = 0;    // with what the checked emulator leaves between arrays
-    size_t wanted_ = 0;  // without
+    size_t used_ = 0;   // with what the checked emulator leaves between arrays
+    size_t bytes_ = 0;  // without
 
    public:
     __host__ __device__ explicit Carver(unsigned char* base = nullptr) : base_(base) {}
@@ -242,12 +242,12 @@ class Carver {
     __host__ __device__ T* take(size_t n) {
         const size_t bytes = (n * sizeof(T) + 15) / 16 * 16;
         T* const array = reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(base_) + used_);
-        wanted_ += bytes;
-        used_ += base_ ? note_carved(base_ + used_, n * sizeof(T), wanted_, bytes) : bytes;
+        bytes_ += bytes;
+        used_ += base_ ? note_carved(base_ + used_, n * sizeof(T), bytes_, bytes) : bytes;
         return array;
     }
 
-    __host__ __device__ size_t bytes() const { return wanted_; }
+    __host__ __device__ size_t bytes() const { return bytes_; }
 
     /// What `Layout(Carver&, args...)` takes.
     template <class Layout, class... Args>

@@ -131,7 +131,7 @@ class CgRow {
         for (int j = int(threadIdx.x); j < p_.P; j += 32 * kCgWarps) f(j);
     }
     template <class Join, class F>
-    __device__ __forceinline__ float joined(Join join, F&& f) const {
+    __device__ __forceinline__ float reduce(Join join, F&& f) const {
         float all = 0;
         for (int j = int(threadIdx.x); j < p_.P; j += 32 * kCgWarps) all = join(all, f(j));
         return block_reduce<kCgWarps>(all, join, m_.scratch);
@@ -156,13 +156,13 @@ class CgRow {
     }
     /// The first direction, once residual and diagonal are whole.
     __device__ __forceinline__ void start(float tolerance) {
-        const float largest = joined(Max(), [&](int j) { return j < p_.D ? m_.diagonal[j] : 0.0f; });
+        const float largest = reduce(Max(), [&](int j) { return j < p_.D ? m_.diagonal[j] : 0.0f; });
         const float ridge = p_.terms.ridge[row_], rounding = limits::cg_rounding_units * FLT_EPSILON * largest;
         state.by_data = rounding;
         state.by_ridge = limits::cg_small_ridge * ridge > rounding ? limits::cg_ridge_share * ridge : -1.0f;
         each([&](int j) { m_.direction[j] = preconditioned(j); });
-        state.rho = joined(Sum(), [&](int j) { return m_.residual[j] * m_.direction[j]; });
-        const float moves = joined(Max(), [&](int j) { return m_.direction[j] != 0 ? 1.0f : 0.0f; });
+        state.rho = reduce(Sum(), [&](int j) { return m_.residual[j] * m_.direction[j]; });
+        const float moves = reduce(Max(), [&](int j) { return m_.direction[j] != 0 ? 1.0f : 0.0f; });
         const float least = fmaxf(tolerance, kRounding);
         state.enough = least * least * state.rho;
         const bool finite = not_finite(state.rho + largest) == 0;
@@ -175,8 +175,8 @@ class CgRow {
     }
     /// A step, once the product is whole; the row is not active any more where that would follow rounding.
     __device__ __forceinline__ void advance() {
-        const float curvature = joined(Sum(), [&](int j) { return m_.direction[j] * m_.product[j]; });
-        const float size = joined(Sum(), [&](int j) { return m_.direction[j] * m_.direction[j] * m_.diagonal[j]; });
+        const float curvature = reduce(Sum(), [&](int j) { return m_.direction[j] * m_.product[j]; });
+        const float size = reduce(Sum(), [&](int j) { return m_.direction[j] * m_.direction[j] * m_.diagonal[j]; });
         if (!(curvature > limits::cg_least_curvature * kRounding * size)) {
             state.rho = 0;
             return;
@@ -186,7 +186,7 @@ class CgRow {
             m_.z[j] += length * m_.direction[j];
             m_.residual[j] -= length * m_.product[j];
         });
-        const float next = joined(Sum(), [&](int j) { return m_.residual[j] * preconditioned(j); });
+        const float next = reduce(Sum(), [&](int j) { return m_.residual[j] * preconditioned(j); });
         const float keep = next / state.rho;
         state.rho = next;
         each([&](int j) { m_.direction[j] = preconditioned(j) + keep * m_.direction[j]; });

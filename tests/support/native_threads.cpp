@@ -94,20 +94,20 @@ struct World {
         wals::cpu::ridge_loss<T>(factors.data(), nullptr, kRows, D, {&ridge, 0}, &totals[1], n_threads, {});
         keep(gram), keep(totals);
 
-        const int64_t k = 20, asked = kRows - 1;  // rows without an item twice
-        std::vector<int32_t> ids(size_t(asked * k));
-        std::vector<T> scores(size_t(asked * k));
+        const int64_t k = 20, n_queries = kRows - 1;  // rows without an item twice
+        std::vector<int32_t> ids(size_t(n_queries * k));
+        std::vector<T> scores(size_t(n_queries * k));
         std::vector<T> entries(rhs.size() - size_t(kGiant));
         int64_t scored = 0;
         for (const int64_t* excluded :
              {static_cast<const int64_t*>(nullptr), static_cast<const int64_t*>(row_ptr.data())}) {
-            wals::cpu::topk<T>(queries.data(), asked, items.data(), kOther, D, k, true, excluded, col_idx.data(),
+            wals::cpu::topk<T>(queries.data(), n_queries, items.data(), kOther, D, k, true, excluded, col_idx.data(),
                                ids.data(), scores.data(), &scored, n_threads, {});
             keep(ids), keep(scores);
         }
-        wals::cpu::topk_listed<T>(queries.data(), asked, items.data(), D, k, row_ptr.data(), col_idx.data(), ids.data(),
-                                  scores.data(), n_threads, {});
-        wals::cpu::score_entries<T>(queries.data(), asked, items.data(), D, row_ptr.data(), col_idx.data(),
+        wals::cpu::topk_listed<T>(queries.data(), n_queries, items.data(), D, k, row_ptr.data(), col_idx.data(),
+                                  ids.data(), scores.data(), n_threads, {});
+        wals::cpu::score_entries<T>(queries.data(), n_queries, items.data(), D, row_ptr.data(), col_idx.data(),
                                     entries.data(), n_threads, {});
         keep(ids), keep(scores), keep(entries);
         return out;
@@ -117,9 +117,9 @@ struct World {
 template <class T>
 bool same(int64_t D) {
     World<T> world(D);
-    const std::vector<double> wanted = world.results(1);
-    if (std::any_of(wanted.begin(), wanted.end(), [](double value) { return std::isnan(value); })) return false;
-    return world.results(4) == wanted;
+    const std::vector<double> expected = world.results(1);
+    if (std::any_of(expected.begin(), expected.end(), [](double value) { return std::isnan(value); })) return false;
+    return world.results(4) == expected;
 }
 
 }  // namespace

@@ -255,17 +255,17 @@ unsigned match(unsigned mask, uint64_t bits, const char* file, int line) {
     return record.result;
 }
 
-unsigned reduce(unsigned mask, unsigned value, Reduce how, const char* file, int line) {
+unsigned reduce(unsigned mask, unsigned value, Reduce operation, const char* file, int line) {
     struct Record {
         unsigned value, result;
-        Reduce how;
-    } record{value, 0, how};
+        Reduce operation;
+    } record{value, 0, operation};
     const Combine fold = [](Warp&, void* const* records, unsigned lanes) {
         const Record& first = at<Record>(records, __builtin_ctz(lanes));
         unsigned r = first.value;
         for (unsigned m = lanes & (lanes - 1); m; m &= m - 1) {
             const unsigned x = at<Record>(records, __builtin_ctz(m)).value;
-            switch (first.how) {
+            switch (first.operation) {
                 case Reduce::kAdd:
                     r += x;
                     break;
