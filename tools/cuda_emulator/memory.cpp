@@ -1,4 +1,8 @@
 // Device memory of the emulator, and the source lines of addresses.
+//
+// Each allocation is a mapping of its own that ends at a page which faults, full of 0xff (NaN). In the plain build the
+// array ends right there, to 16 bytes, so that running over its end is found; the checked build knows its size to the
+// byte and can keep cudaMalloc's alignment of 256. Memory of others (adopt) is known by its bounds alone.
 #include <dlfcn.h>
 #include <sys/mman.h>
 
