@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse import random as sparse_random
 
 from wals_gpu import WALS, reference
+from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.objective.presets import make_objective
 from wals_gpu.objective.terms import RowTerms
@@ -184,6 +185,8 @@ def _long_rows(*, lowest: float = 0.1, ridge: float = 10.0, dtype: type = np.flo
     """Long rows, a part of the longest beyond what is copied; `lowest`: of the Gram coefficients."""
     rng = np.random.default_rng(0)
     factors, columns = 260, 10_000
+    long, longest = 4 * factors * LONG_ROWS[0], 2 * factors * LONG_ROWS[1]  # bytes in the table, of a copy
+    assert long > LIMITS.copy_from_bytes and longest > LIMITS.copy_bytes
     row_ptr = np.concatenate([[0], np.cumsum(LONG_ROWS)])
     col_idx = np.concatenate([np.sort(rng.choice(columns, n, replace=False)) for n in LONG_ROWS]).astype(np.int32)
     one = np.ones(1, dtype)
@@ -199,8 +202,8 @@ def _long_rows(*, lowest: float = 0.1, ridge: float = 10.0, dtype: type = np.flo
     ("case", "steps", "copied"),
     [
         ({}, 3, True),
-        ({}, 4, True),
-        ({}, 5, False),  # many steps are for more digits than the copy has
+        ({}, LIMITS.copy_steps, True),
+        ({}, LIMITS.copy_steps + 1, False),  # many steps are for more digits than the copy has
         ({"lowest": -0.1}, 3, False),  # some coefficients are negative
         ({"ridge": 0.05}, 3, False),  # nothing but the ridge holds some directions, and it is too weak to be sure
         ({"dtype": np.float64}, 3, False),
