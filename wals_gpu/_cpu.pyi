@@ -14,7 +14,7 @@ class Limits(NamedTuple):
     kernel_sizes: tuple[int, ...]
     shared_memory: int
     panel_depth: int
-    least_blocks: int
+    blocks_of_device: int
     slice_entries: int
     giant_entries: int
     giant_work: float

@@ -55,9 +55,8 @@ WALS_LIMIT(int64_t, shared_memory, 163 << 10)
 /// there is work between two barriers, and two panels under way still fit beside the matrix.
 WALS_LIMIT(int, panel_depth, 32)
 
-/// Blocks that a device should have at least, two for each of an H100's 132 processors: sums and top-k are cut finer
-/// where there are fewer.
-WALS_LIMIT(int64_t, least_blocks, 264)
+/// Blocks that sums and top-k are cut into, as far as their size allows: two for each of an H100's 132 processors.
+WALS_LIMIT(int64_t, blocks_of_device, 264)
 
 // ---- how a row's sums are cut ----
 // These depend on the row alone: results depend neither on the number of threads nor on the other rows.

@@ -12,7 +12,8 @@ int64_t gram_blocks(int64_t D) {
     return side * (side + 1) / 2;
 }
 int64_t gram_slabs(int64_t n, int64_t D) {
-    return std::clamp<int64_t>(std::min(limits::least_blocks / gram_blocks(D), n / 256), 1, limits::least_blocks);
+    return std::clamp<int64_t>(std::min(limits::blocks_of_device / gram_blocks(D), n / 256), 1,
+                               limits::blocks_of_device);
 }
 
 }  // namespace
@@ -64,7 +65,7 @@ void rotate(const float* y, int64_t n, int64_t D, int64_t in_stride, const doubl
 
 void column_max(const float* table, int64_t n, int64_t D, float* out, Stream stream) {
     const int64_t P = padded(D), blocks = (P + kDenseThreads - 1) / kDenseThreads;
-    const int64_t slabs = std::clamp<int64_t>(n / 64, 1, limits::least_blocks);
+    const int64_t slabs = std::clamp<int64_t>(n / 64, 1, limits::blocks_of_device);
     launch(column_max_kernel, dim3(unsigned(blocks), unsigned(slabs)), kDenseThreads, 0,
            static_cast<cudaStream_t>(stream), table, n, int(P), reinterpret_cast<unsigned*>(out));
 }

@@ -9,7 +9,8 @@ namespace {
 
 /// Parts of the items that go to different blocks when queries are too few to fill a chip.
 int64_t topk_segments(int64_t B, int64_t n_items, int64_t k) {
-    const int64_t blocks = (B + kTopkQueries - 1) / kTopkQueries, most = (limits::least_blocks + blocks - 1) / blocks;
+    const int64_t blocks = (B + kTopkQueries - 1) / kTopkQueries,
+                  most = (limits::blocks_of_device + blocks - 1) / blocks;
     return std::max<int64_t>(1, std::min({most, n_items / 1024, kMostSorted / k}));
 }
 
