@@ -42,9 +42,9 @@ def find_tools() -> tuple[str, Path]:
     nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
     if nvcc is None:
         raise ToolMissing("no nvcc in PATH")
-    told = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
-    if f"release {RELEASE}," not in told:
-        raise ToolMissing(f"budgets are for nvcc {RELEASE}, {nvcc} says: {told.strip().splitlines()[-1:]}")
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    if f"release {RELEASE}," not in version:
+        raise ToolMissing(f"budgets are for nvcc {RELEASE}, {nvcc} says: {version.strip().splitlines()[-1:]}")
     found = {}
     for tool in ("cuobjdump", "nvdisasm"):
         try:
@@ -121,8 +121,8 @@ def parse_sass(sass: str) -> Counter:
 def readable(names: set[str]) -> dict[str, str]:
     """solve_dual_kernel<Shape<64, 4>> for what the linker sees."""
     ordered = sorted(names)
-    told = run(["c++filt", *ordered]).splitlines()
-    short = [re.sub(r"^void |wals::|\(.*", "", line).replace("> >", ">>") for line in told]
+    lines = run(["c++filt", *ordered]).splitlines()
+    short = [re.sub(r"^void |wals::(?:cuda::)?|\(.*", "", line).replace("> >", ">>") for line in lines]
     return dict(zip(ordered, short, strict=True))
 
 

@@ -10,8 +10,9 @@
 namespace {
 
 using namespace wals;
+using namespace wals::cuda;
 
-constexpr int kDualFactors = 256, kMost = kMostFactors;
+constexpr int kDualFactors = 256, kMost = limits::most_factors;
 
 template <class S>
 void print_shape() {

@@ -26,11 +26,23 @@ WORDS = [
 ]
 
 
+def type_of(value: object) -> str:
+    return "tuple[int, ...]" if isinstance(value, tuple) else type(value).__name__
+
+
 def stub_of(module: ModuleType) -> str:
     """The text of the stub."""
-    lines = [f'"""{module.__doc__}"""', "", "from typing import Any", "", "import numpy as np"]
+    lines = [f'"""{module.__doc__}"""', "", "from typing import Any, NamedTuple", "", "import numpy as np"]
     lines += ["from numpy.typing import NDArray"]
-    for name in sorted(name for name in dir(module) if not name.startswith("_")):
+    lines += [
+        "",
+        "class Limits(NamedTuple):",
+        '    """The numbers of csrc/common/limits.h, which has their reasons."""',
+        "",
+    ]
+    lines += [f"    {name}: {type_of(value)}" for name, value in module.LIMITS._asdict().items()]
+    lines += ["", "LIMITS: Limits"]
+    for name in sorted(name for name in dir(module) if not name.startswith("_") and name.lower() != "limits"):
         signature, _, about = (getattr(module, name).__doc__ or "").strip().partition("\n\n")
         for pattern, word in WORDS:
             signature = re.sub(pattern, word, signature)

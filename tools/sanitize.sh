@@ -14,8 +14,8 @@ place=$root/build/sanitize-${sanitizers//,/-}
 mkdir -p "$place"
 
 # A copy of the package and the tests, since the folder that a test runs from comes before what is installed.
-rm -rf "$place"/{wals_gpu,tests,csrc}
-cp -r "$root"/{wals_gpu,tests,csrc,pyproject.toml} "$place"
+rm -rf "$place"/{wals_gpu,tests}
+cp -r "$root"/{wals_gpu,tests,pyproject.toml} "$place"
 rm -f "$place"/wals_gpu/*.so
 (cd "$root" && WALS_GPU_CUDA=0 WALS_GPU_BUILD_TYPE=RelWithDebInfo WALS_GPU_CMAKE_ARGS="-DWALS_SANITIZE=$sanitizers" \
     "$python" setup.py -q build_ext --build-lib "$place" --build-temp "$place/cmake")

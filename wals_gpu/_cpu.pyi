@@ -1,9 +1,48 @@
 """Native CPU kernels of wals_gpu; use wals_gpu.backends.cpu."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+class Limits(NamedTuple):
+    """The numbers of csrc/common/limits.h, which has their reasons."""
+
+    most_factors: int
+    tile: int
+    most_results: int
+    kernel_sizes: tuple[int, ...]
+    shared_memory: int
+    panel_depth: int
+    blocks_of_device: int
+    slice_entries: int
+    giant_entries: int
+    giant_work: float
+    panel_bytes: int
+    panel_factors: int
+    panel_least: int
+    long_row_bytes: int
+    near_row_bytes: int
+    dual_numerator: int
+    dual_denominator: int
+    dual_base_span: float
+    pivot_tolerance_float32: float
+    pivot_tolerance_float64: float
+    undetermined_base: float
+    undetermined_diagonal: float
+    cg_rounding_float32: float
+    cg_rounding_float64: float
+    cg_least_curvature: int
+    cg_vanishing_float32: float
+    cg_vanishing_float64: float
+    cg_rounding_units: int
+    cg_small_ridge: int
+    cg_ridge_share: int
+    copy_steps: int
+    copy_from_bytes: int
+    copy_bytes: int
+
+LIMITS: Limits
 
 def available_isas() -> list[str]:
     """Instruction sets that this processor runs, best first."""

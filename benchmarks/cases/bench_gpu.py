@@ -33,12 +33,13 @@ def solves(backend, matrix, factors: int) -> list[dict]:
     users, items = bound.user_terms(matrix), bound.item_terms(backend.transpose(matrix))
     least = floors(*matrix.shape, matrix.nnz, factors)
     records = []
-    with backends.held(backend, x, y):
+    with backend.session(x, y) as session:
         for solver in SOLVERS:
+            options = backends.SolveOptions(solver)
 
-            def iteration(solver=solver):
-                backend.solve_rows(users, y, x, solver=solver)
-                backend.solve_rows(items, x, y, solver=solver)
+            def iteration(options=options):
+                session.solve("user", users, options)
+                session.solve("item", items, options)
 
             seconds = median_seconds(iteration, seconds=1.0, at_most=10)
             records.append(

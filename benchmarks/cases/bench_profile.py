@@ -19,15 +19,15 @@ from lib.common import standard_arguments, write_result
 from wals_gpu import WALS, _cpu
 from wals_gpu.backends import cpu
 from wals_gpu.datasets import SHAPES, synthetic
-from wals_gpu.model import wals
 from wals_gpu.objective import BoundObjective, Objective
+from wals_gpu.training import plan
 
 PARTS = [  # (label, owner, attribute)
-    ("check input", wals, "as_interactions"),
+    ("check input", plan, "as_interactions"),
     ("coefficients", Objective, "bind"),
     ("coefficients", BoundObjective, "_terms"),
     ("transpose", _cpu, "transpose"),
-    ("start values", WALS, "_start"),
+    ("start values", plan, "_start_values"),
     ("solve rows", _cpu, "solve_rows"),
     ("Gram matrices", _cpu, "gram"),
     ("eigenvectors", np.linalg, "eigh"),

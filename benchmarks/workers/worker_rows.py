@@ -31,14 +31,14 @@ def make_rows(n: int, rows: int, n_other: int, rng: np.random.Generator) -> csr_
 
 
 def wals_gpu(solver, matrix, other, threads):
-    from wals_gpu.backends import make_backend
+    from wals_gpu.backends import SolveOptions, make_backend
     from wals_gpu.objective import make_objective
 
     backend = make_backend("cpu", threads)
     objective = make_objective("hu", alpha=ALPHA, regularization=RIDGE).bind(matrix)
     terms = objective.user_terms(matrix)
     factors = np.zeros((matrix.shape[0], other.shape[1]), np.float32)
-    return factors, lambda: backend.solve_rows(terms, other, factors, solver=solver)
+    return factors, lambda: backend.solve_rows(terms, other, factors, SolveOptions(solver))
 
 
 def implicit(use_cg, matrix, other, threads):

@@ -12,6 +12,7 @@
 #include "../cpu/dispatch.h"
 #include "../cpu/drivers.h"
 #include "../cpu/transpose.h"
+#include "limits.h"
 
 namespace py = pybind11;
 
@@ -31,11 +32,11 @@ void native(int n_threads, Call&& call) {
     bool done;
     {
         py::gil_scoped_release release;
-        auto asked = std::chrono::steady_clock::now();
-        done = call([asked]() mutable {
+        auto last_check = std::chrono::steady_clock::now();
+        done = call([last_check]() mutable {
             const auto now = std::chrono::steady_clock::now();
-            if (now - asked < std::chrono::milliseconds(100)) return false;
-            asked = now;
+            if (now - last_check < std::chrono::milliseconds(100)) return false;
+            last_check = now;
             py::gil_scoped_acquire acquire;
             return PyErr_CheckSignals() != 0;
         });
@@ -49,7 +50,7 @@ wals::Broadcast<T> broadcast(const Array<T>& a, int64_t n) {
     return {a.data(), a.size() == 1 ? 0 : 1};
 }
 
-/// A view of a RowTerms object (wals_gpu/objective.py), which it keeps alive.
+/// A view of a RowTerms object (wals_gpu/objective/terms.py), which it keeps alive.
 template <class T>
 struct Terms {
     Array<int64_t> row_ptr;
@@ -114,7 +115,7 @@ py::array gram(const py::array& factors, const py::array& weight, int n_threads)
         double* to = out.mutable_data();
         const auto weights = broadcast(w, y.shape(0));
         native(n_threads, [&](auto check) {
-            return wals::gram<T>(y.data(), y.shape(0), y.shape(1), weights, to, n_threads, check);
+            return wals::cpu::gram<T>(y.data(), y.shape(0), y.shape(1), weights, to, n_threads, check);
         });
         return out;
     });
@@ -125,16 +126,16 @@ py::array rotate(const py::array& factors, const std::optional<Array<double>>& r
         using T = decltype(zero);
         const Array<T> y(factors);
         require(y.ndim() == 2, "factors must be (n, D)");
-        const int64_t n = y.shape(0), D = y.shape(1), P = wals::padded<T>(D);
+        const int64_t n = y.shape(0), D = y.shape(1), P = wals::cpu::padded<T>(D);
         const double* q = square(rotation, D);
         // Kernels use aligned loads, so the table starts on a cache line; NumPy's own arrays may not.
-        auto* memory = new wals::Buffer(std::max<int64_t>(n * P, 1) * int64_t(sizeof(T)));
-        py::capsule owner(memory, [](void* p) { delete static_cast<wals::Buffer*>(p); });
+        auto* memory = new wals::cpu::Buffer(std::max<int64_t>(n * P, 1) * int64_t(sizeof(T)));
+        py::capsule owner(memory, [](void* p) { delete static_cast<wals::cpu::Buffer*>(p); });
         T* to = memory->as<T>();
         require(n_threads >= 1, "n_threads must be at least 1");
-        const wals::RotationSpace space(q ? D : 0, n_threads);
+        const wals::cpu::RotationSpace space(q ? D : 0, n_threads);
         native(n_threads, [&](auto check) {
-            return wals::rotate<T>(y.data(), n, D, q, /*wide=*/true, to, n_threads, space, check);
+            return wals::cpu::rotate<T>(y.data(), n, D, q, /*wide=*/true, to, n_threads, space, check);
         });
         return Array<T>({n, P}, to, owner);
     });
@@ -143,11 +144,11 @@ py::array rotate(const py::array& factors, const std::optional<Array<double>>& r
 /// What rotates an array in place, without the GIL; it needs no padding: D fills whole cache lines.
 template <class T>
 auto rotation_in_place(Array<T>& y, int64_t D, const double* q, bool wide, int n_threads,
-                       const wals::RotationSpace& space) {
-    require(y.ndim() == 2 && y.writeable() && y.shape(1) == D && D == wals::padded<T>(D),
+                       const wals::cpu::RotationSpace& space) {
+    require(y.ndim() == 2 && y.writeable() && y.shape(1) == D && D == wals::cpu::padded<T>(D),
             "arrays must be writeable, (n, D), with D a multiple of 16");
     return [&space, D, q, wide, n_threads, data = y.mutable_data(), n = int64_t(y.shape(0))] {
-        wals::rotate<T>(data, n, D, q, wide, data, n_threads, space, /*interrupted=*/{});
+        wals::cpu::rotate<T>(data, n, D, q, wide, data, n_threads, space, /*interrupted=*/{});
     };
 }
 
@@ -161,7 +162,7 @@ void rotate_together(py::array factors, py::array other, Array<double> basis, co
         require(x.ndim() == 2, "factors must be (R, D)");
         const int64_t D = x.shape(1);
         const double* q = square(rotation, D);
-        const wals::RotationSpace space(q ? D : 0, n_threads);
+        const wals::cpu::RotationSpace space(q ? D : 0, n_threads);
         const auto rotate_x = rotation_in_place(x, D, q, /*wide=*/false, n_threads, space);
         const auto rotate_y = rotation_in_place(y, D, q, wide_other, n_threads, space);
         const auto rotate_basis = rotation_in_place(basis, D, q, /*wide=*/true, n_threads, space);
@@ -176,7 +177,7 @@ void rotate_together(py::array factors, py::array other, Array<double> basis, co
 
 template <class T>
 const T* table_data(const Array<T>& table, int64_t rows, int64_t D) {
-    require(table.ndim() == 2 && table.shape(1) == wals::padded<T>(D) && (rows < 0 || table.shape(0) == rows) &&
+    require(table.ndim() == 2 && table.shape(1) == wals::cpu::padded<T>(D) && (rows < 0 || table.shape(0) == rows) &&
                 reinterpret_cast<uintptr_t>(table.data()) % 64 == 0,
             "table must be padded to whole cache lines and start on one, as rotate() makes it");
     return table.data();
@@ -187,15 +188,15 @@ py::array_t<int32_t> solve_rows(const py::object& terms, const py::array& table,
                                 py::array factors, const std::string& solver, int cg_steps, double cg_tolerance,
                                 int64_t block, double relaxation, const std::optional<Array<double>>& loss,
                                 int n_threads) {
-    wals::Solver how;
+    wals::cpu::Solver options;
     require(solver == "cholesky" || solver == "cg" || solver == "subspace", "unknown solver");
-    how.kind = solver == "cg"         ? wals::Solver::kConjugateGradients
-               : solver == "subspace" ? wals::Solver::kSubspace
-                                      : wals::Solver::kExact;
-    how.cg_steps = cg_steps;
-    how.cg_tolerance = cg_tolerance;
-    how.block = block;
-    how.relaxation = relaxation;
+    options.kind = solver == "cg"         ? wals::cpu::Solver::kConjugateGradients
+                   : solver == "subspace" ? wals::cpu::Solver::kSubspace
+                                          : wals::cpu::Solver::kExact;
+    options.cg_steps = cg_steps;
+    options.cg_tolerance = cg_tolerance;
+    options.block = block;
+    options.relaxation = relaxation;
     require(relaxation > 0 && relaxation < 2, "relaxation must be above 0 and below 2");
     require(block >= 16 && block % 16 == 0, "block must be a multiple of 16");
     return by_dtype(factors, [&](auto zero) {
@@ -207,7 +208,7 @@ py::array_t<int32_t> solve_rows(const py::object& terms, const py::array& table,
         const Terms<T> t(terms, y.shape(0));
         require(t.view.n_rows == x.shape(0), "factors must have one row for each row of terms");
         require(spectrum.size() == D, "spectrum must be (D,)");
-        wals::RotatedRows<T> problem;
+        wals::cpu::RotatedRows<T> problem;
         problem.terms = t.view;
         problem.D = D;
         problem.table = table_data(y, -1, D);
@@ -226,7 +227,8 @@ py::array_t<int32_t> solve_rows(const py::object& terms, const py::array& table,
         const double* q = square(rotation, D);
         py::array_t<int32_t> status(t.view.n_rows);
         int32_t* info = status.mutable_data();
-        native(n_threads, [&](auto check) { return wals::solve_rows<T>(problem, how, q, info, n_threads, check); });
+        native(n_threads,
+               [&](auto check) { return wals::cpu::solve_rows<T>(problem, options, q, info, n_threads, check); });
         return status;
     });
 }
@@ -240,7 +242,7 @@ double entry_loss(const py::object& terms, const py::array& factors, const py::a
         require(t.view.n_rows == x.shape(0), "factors must have one row for each row of terms");
         double total = 0;
         native(n_threads, [&](auto check) {
-            return wals::entry_loss<T>(t.view, x.data(), y.data(), x.shape(1), &total, n_threads, check);
+            return wals::cpu::entry_loss<T>(t.view, x.data(), y.data(), x.shape(1), &total, n_threads, check);
         });
         return total;
     });
@@ -260,8 +262,8 @@ double ridge_loss(const py::array& factors, const std::optional<py::array>& prio
         }
         double total = 0;
         native(n_threads, [&](auto check) {
-            return wals::ridge_loss<T>(x.data(), prior ? p.data() : nullptr, x.shape(0), x.shape(1), weights, &total,
-                                       n_threads, check);
+            return wals::cpu::ridge_loss<T>(x.data(), prior ? p.data() : nullptr, x.shape(0), x.shape(1), weights,
+                                            &total, n_threads, check);
         });
         return total;
     });
@@ -291,8 +293,8 @@ py::tuple transpose(const Array<int64_t>& row_ptr, const Array<int32_t>& col_idx
         int64_t* ptr = t_row_ptr.mutable_data();
         int32_t* idx = t_col_idx.mutable_data();
         native(n_threads, [&](auto check) {
-            return wals::transpose<T>(n_rows, n_cols, row_ptr.data(), col_idx.data(), from, ptr, idx, to, n_threads,
-                                      check);
+            return wals::cpu::transpose<T>(n_rows, n_cols, row_ptr.data(), col_idx.data(), from, ptr, idx, to,
+                                           n_threads, check);
         });
         if (!value) return py::none();
         return t_value;
@@ -326,8 +328,8 @@ py::tuple topk(const py::array& queries, const py::array& items, int64_t k,
         T* scores_to = scores.mutable_data();
         int64_t scored = 0;
         native(n_threads, [&](auto check) {
-            return wals::topk<T>(x.data(), B, y.data(), y.shape(0), y.shape(1), k, filter, ptr, idx, ids_to, scores_to,
-                                 &scored, n_threads, check);
+            return wals::cpu::topk<T>(x.data(), B, y.data(), y.shape(0), y.shape(1), k, filter, ptr, idx, ids_to,
+                                      scores_to, &scored, n_threads, check);
         });
         return py::make_tuple(ids, scores, scored);
     });
@@ -360,8 +362,8 @@ py::array score_entries(const py::array& queries, const py::array& items, const 
         Array<T> scores(listed.idx.size());
         T* to = scores.mutable_data();
         native(n_threads, [&](auto check) {
-            return wals::score_entries<T>(x.data(), x.shape(0), y.data(), x.shape(1), listed.ptr.data(),
-                                          listed.idx.data(), to, n_threads, check);
+            return wals::cpu::score_entries<T>(x.data(), x.shape(0), y.data(), x.shape(1), listed.ptr.data(),
+                                               listed.idx.data(), to, n_threads, check);
         });
         return scores;
     });
@@ -380,8 +382,8 @@ py::tuple topk_listed(const py::array& queries, const py::array& items, int64_t 
         int32_t* ids_to = ids.mutable_data();
         T* scores_to = scores.mutable_data();
         native(n_threads, [&](auto check) {
-            return wals::topk_listed<T>(x.data(), x.shape(0), y.data(), x.shape(1), k, listed.ptr.data(),
-                                        listed.idx.data(), ids_to, scores_to, n_threads, check);
+            return wals::cpu::topk_listed<T>(x.data(), x.shape(0), y.data(), x.shape(1), k, listed.ptr.data(),
+                                             listed.idx.data(), ids_to, scores_to, n_threads, check);
         });
         return py::make_tuple(ids, scores);
     });
@@ -391,15 +393,16 @@ py::tuple topk_listed(const py::array& queries, const py::array& items, int64_t 
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Native CPU kernels of wals_gpu; use wals_gpu.backends.cpu.";
-    if (const char* forced = std::getenv("WALS_GPU_ISA"); forced && *forced && !wals::use_isa(forced)) {
+    if (const char* isa = std::getenv("WALS_GPU_ISA"); isa && *isa && !wals::cpu::use_isa(isa)) {
         std::string names;
-        for (const std::string& name : wals::available_isas()) names += " " + name;
-        throw py::import_error("WALS_GPU_ISA must be one of" + names + " on this processor, got " + forced);
+        for (const std::string& name : wals::cpu::available_isas()) names += " " + name;
+        throw py::import_error("WALS_GPU_ISA must be one of" + names + " on this processor, got " + isa);
     }
-    m.def("isa", &wals::isa, "Name of the instruction set in use.");
-    m.def("available_isas", &wals::available_isas, "Instruction sets that this processor runs, best first.");
+    bind_limits(m);
+    m.def("isa", &wals::cpu::isa, "Name of the instruction set in use.");
+    m.def("available_isas", &wals::cpu::available_isas, "Instruction sets that this processor runs, best first.");
     m.def(
-        "use_isa", [](const std::string& name) { require(wals::use_isa(name), "no such instruction set here"); },
+        "use_isa", [](const std::string& name) { require(wals::cpu::use_isa(name), "no such instruction set here"); },
         py::arg("name"), "Switches the process to another available instruction set.");
     m.def("gram", &gram, py::arg("factors"), py::arg("weight"), py::arg("n_threads"),
           "Sum of weight[i] y_i y_i' in float64, (D, D).");

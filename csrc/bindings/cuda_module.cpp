@@ -3,9 +3,10 @@
 #include <pybind11/pybind11.h>
 
 #include "../cuda/launch.h"
+#include "limits.h"
 
 #ifdef EMULATED_MODULE
-#include "../emulator/python.h"
+#include "cuda_emulator/python.h"
 #define WALS_MODULE EMULATED_MODULE
 #else
 #define WALS_MODULE _cuda
@@ -27,11 +28,12 @@ wals::Broadcast<float> broadcast(const py::tuple& values) {
     return {at<const float>(values[0].cast<Address>()), values[1].cast<int64_t>()};
 }
 
-wals::RotatedRows make_rows(int64_t n_rows, int64_t factors, Address row_ptr, Address col_idx, const py::tuple& rhs,
-                            const py::tuple& gram, float gram_offset, const py::tuple& background,
-                            const py::tuple& ridge, Address table, Address column_max, Address spectrum,
-                            Address gram_bound, Address prior, Address z, Address status, float relaxation) {
-    wals::RotatedRows p;
+wals::cuda::RotatedRows make_rows(int64_t n_rows, int64_t factors, Address row_ptr, Address col_idx,
+                                  const py::tuple& rhs, const py::tuple& gram, float gram_offset,
+                                  const py::tuple& background, const py::tuple& ridge, Address table,
+                                  Address column_max, Address spectrum, Address gram_bound, Address prior, Address z,
+                                  Address status, float relaxation) {
+    wals::cuda::RotatedRows p;
     p.terms.n_rows = n_rows;
     p.terms.row_ptr = at<const int64_t>(row_ptr);
     p.terms.col_idx = at<const int32_t>(col_idx);
@@ -41,7 +43,7 @@ wals::RotatedRows make_rows(int64_t n_rows, int64_t factors, Address row_ptr, Ad
     p.terms.background = broadcast(background);
     p.terms.ridge = broadcast(ridge);
     p.D = int(factors);
-    p.P = int(wals::padded(factors));
+    p.P = int(wals::cuda::padded(factors));
     p.table = at<const float>(table);
     p.column_max = at<const float>(column_max);
     p.spectrum = at<const double>(spectrum);
@@ -53,10 +55,10 @@ wals::RotatedRows make_rows(int64_t n_rows, int64_t factors, Address row_ptr, Ad
     return p;
 }
 
-wals::Form form(const std::string& name) {
-    if (name == "diagonal") return wals::Form::kDiagonal;
-    if (name == "primal") return wals::Form::kPrimal;
-    if (name == "dual") return wals::Form::kDual;
+wals::cuda::Form form(const std::string& name) {
+    if (name == "diagonal") return wals::cuda::Form::kDiagonal;
+    if (name == "primal") return wals::cuda::Form::kPrimal;
+    if (name == "dual") return wals::cuda::Form::kDual;
     throw py::value_error("form must be 'diagonal', 'primal' or 'dual', got '" + name + "'");
 }
 
@@ -68,30 +70,27 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     emu::bind_controls(m);
 #endif
     using Release = py::call_guard<py::gil_scoped_release>;
-    m.attr("SIZES") = py::make_tuple(wals::kSizes[0], wals::kSizes[1], wals::kSizes[2], wals::kSizes[3]);
-    m.attr("MOST_FACTORS") = wals::kMostFactors;
-    m.attr("MOST_RESULTS") = wals::most_results();
-    m.attr("SLICE_ENTRIES") = wals::kSliceEntries;
+    bind_limits(m);
     m.def(
         "devices",
         [] {
-            const wals::Devices d = wals::devices();
+            const wals::cuda::Devices d = wals::cuda::devices();
             return py::make_tuple(d.count, d.why);
         },
         "Number of CUDA devices, and why there are none.");
-    m.def("padded", &wals::padded, "factors"_a, "Stride of the tables of so many factors.");
-    py::class_<wals::RotatedRows>(m, "Rows", py::module_local(), "Rows to be solved; see cuda/problem.h.")
+    m.def("padded", &wals::cuda::padded, "factors"_a, "Stride of the tables of so many factors.");
+    py::class_<wals::cuda::RotatedRows>(m, "Rows", py::module_local(), "Rows to be solved; see cuda/problem.h.")
         .def(py::init(&make_rows), py::kw_only(), "n_rows"_a, "factors"_a, "row_ptr"_a, "col_idx"_a, "rhs"_a, "gram"_a,
              "gram_offset"_a, "background"_a, "ridge"_a, "table"_a, "column_max"_a, "spectrum"_a, "gram_bound"_a,
              "prior"_a, "z"_a, "status"_a, "relaxation"_a);
 
-    m.def("gram_bytes", &wals::gram_bytes, "n"_a, "factors"_a);
+    m.def("gram_bytes", &wals::cuda::gram_bytes, "n"_a, "factors"_a);
     m.def(
         "gram",
         [](Address y, int64_t n, int64_t D, const py::tuple& weight, Address out, Address workspace, Address stream) {
             const auto w = broadcast(weight);
             py::gil_scoped_release release;
-            wals::gram(at<const float>(y), n, D, w, at<double>(out), at<void>(workspace), at<void>(stream));
+            wals::cuda::gram(at<const float>(y), n, D, w, at<double>(out), at<void>(workspace), at<void>(stream));
         },
         "y"_a, "n"_a, "factors"_a, "weight"_a, "out"_a, "workspace"_a, "stream"_a,
         "out (D, D) float64 = sum of weight y y'.");
@@ -99,28 +98,28 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         "rotate",
         [](Address y, int64_t n, int64_t D, int64_t in_stride, Address q, bool transposed, bool wide, Address out,
            int64_t out_stride, Address stream) {
-            wals::rotate(at<const float>(y), n, D, in_stride, at<const double>(q), transposed, wide, at<float>(out),
-                         out_stride, at<void>(stream));
+            wals::cuda::rotate(at<const float>(y), n, D, in_stride, at<const double>(q), transposed, wide,
+                               at<float>(out), out_stride, at<void>(stream));
         },
         "y"_a, "n"_a, "factors"_a, "in_stride"_a, "q"_a, "transposed"_a, "wide"_a, "out"_a, "out_stride"_a, "stream"_a,
         Release(), "out = y q or y q'; q 0: a copy.");
     m.def(
         "column_max",
         [](Address table, int64_t n, int64_t D, Address out, Address stream) {
-            wals::column_max(at<const float>(table), n, D, at<float>(out), at<void>(stream));
+            wals::cuda::column_max(at<const float>(table), n, D, at<float>(out), at<void>(stream));
         },
         "table"_a, "n"_a, "factors"_a, "out"_a, "stream"_a, Release(),
         "Largest |value| of each column; out is 0 before.");
     m.def(
         "relax",
-        [](const wals::RotatedRows& p, Address rows, int64_t n, Address from, Address stream) {
-            wals::relax(p, at<const int32_t>(rows), n, at<const float>(from), at<void>(stream));
+        [](const wals::cuda::RotatedRows& p, Address rows, int64_t n, Address from, Address stream) {
+            wals::cuda::relax(p, at<const int32_t>(rows), n, at<const float>(from), at<void>(stream));
         },
         "rows"_a, "numbers"_a, "n"_a, "from_"_a, "stream"_a, Release(), "z = from + relaxation (z - from).");
     m.def(
         "row_loss",
-        [](const wals::RotatedRows& p, bool wide, Address loss, Address stream) {
-            wals::row_loss(p, wide, at<double>(loss), at<void>(stream));
+        [](const wals::cuda::RotatedRows& p, bool wide, Address loss, Address stream) {
+            wals::cuda::row_loss(p, wide, at<double>(loss), at<void>(stream));
         },
         "rows"_a, "wide"_a, "loss"_a, "stream"_a, Release(), "Each row's part of the loss, (R) float64.");
     m.def(
@@ -128,103 +127,108 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         [](Address x, Address prior, int64_t n, int64_t D, const py::tuple& ridge, Address loss, Address stream) {
             const auto r = broadcast(ridge);
             py::gil_scoped_release release;
-            wals::ridge_loss(at<const float>(x), at<const float>(prior), n, D, r, at<double>(loss), at<void>(stream));
+            wals::cuda::ridge_loss(at<const float>(x), at<const float>(prior), n, D, r, at<double>(loss),
+                                   at<void>(stream));
         },
         "x"_a, "prior"_a, "n"_a, "factors"_a, "ridge"_a, "loss"_a, "stream"_a, "Each row's ridge |x - prior|^2.");
     m.def(
         "sum",
         [](Address values, int64_t n, Address out, Address stream) {
-            wals::sum(at<const double>(values), n, at<double>(out), at<void>(stream));
+            wals::cuda::sum(at<const double>(values), n, at<double>(out), at<void>(stream));
         },
         "values"_a, "n"_a, "out"_a, "stream"_a, Release(), "Sum of float64 values.");
 
     m.def(
         "solve_exact",
-        [](const wals::RotatedRows& p, const std::string& name, int size, Address rows, int64_t n, Address stream) {
-            wals::solve_exact(p, form(name), size, at<const int32_t>(rows), n, at<void>(stream));
+        [](const wals::cuda::RotatedRows& p, const std::string& name, int size, Address rows, int64_t n,
+           Address stream) {
+            wals::cuda::solve_exact(p, form(name), size, at<const int32_t>(rows), n, at<void>(stream));
         },
         "rows"_a, "form"_a, "size"_a, "numbers"_a, "n"_a, "stream"_a, Release(), "Rows of one form and size.");
-    m.def("slot_bytes", &wals::slot_bytes, "factors"_a);
+    m.def("slot_bytes", &wals::cuda::slot_bytes, "factors"_a);
     m.def(
         "solve_sliced",
-        [](const wals::RotatedRows& p, Address slices, int64_t n_slices, Address numbers, int64_t n, Address workspace,
-           Address stream) {
-            wals::solve_sliced(p, at<const wals::GramSlice>(slices), n_slices, at<const wals::SlicedRow>(numbers), n,
-                               at<void>(workspace), at<void>(stream));
+        [](const wals::cuda::RotatedRows& p, Address slices, int64_t n_slices, Address numbers, int64_t n,
+           Address workspace, Address stream) {
+            wals::cuda::solve_sliced(p, at<const wals::cuda::GramSlice>(slices), n_slices,
+                                     at<const wals::cuda::SlicedRow>(numbers), n, at<void>(workspace),
+                                     at<void>(stream));
         },
         "rows"_a, "slices"_a, "n_slices"_a, "numbers"_a, "n"_a, "workspace"_a, "stream"_a, Release(),
         "Rows whose matrices are in the workspace.");
     m.def(
         "mark_undetermined",
-        [](const wals::RotatedRows& p, Address numbers, int64_t n, Address stream) {
-            wals::mark_undetermined(p, at<const int32_t>(numbers), n, at<void>(stream));
+        [](const wals::cuda::RotatedRows& p, Address numbers, int64_t n, Address stream) {
+            wals::cuda::mark_undetermined(p, at<const int32_t>(numbers), n, at<void>(stream));
         },
         "rows"_a, "numbers"_a, "n"_a, "stream"_a, Release(),
         "Gives rows with an undetermined coordinate their status.");
-    m.def("wide_bytes", &wals::wide_bytes, "factors"_a);
+    m.def("wide_bytes", &wals::cuda::wide_bytes, "factors"_a);
     m.def(
         "solve_wide",
-        [](const wals::RotatedRows& p, Address numbers, int64_t n, Address workspace, Address stream) {
-            wals::solve_wide(p, at<const int32_t>(numbers), n, at<void>(workspace), at<void>(stream));
+        [](const wals::cuda::RotatedRows& p, Address numbers, int64_t n, Address workspace, Address stream) {
+            wals::cuda::solve_wide(p, at<const int32_t>(numbers), n, at<void>(workspace), at<void>(stream));
         },
         "rows"_a, "numbers"_a, "n"_a, "workspace"_a, "stream"_a, Release(), "Rows in float64.");
-    m.def("cg_staged_rows", &wals::cg_staged_rows, "factors"_a, "smem_bytes"_a);
+    m.def("cg_staged_rows", &wals::cuda::cg_staged_rows, "factors"_a, "smem_bytes"_a);
     m.def(
         "solve_cg",
-        [](const wals::RotatedRows& p, Address numbers, int64_t n, int64_t staged, int steps, double tolerance,
+        [](const wals::cuda::RotatedRows& p, Address numbers, int64_t n, int64_t staged, int steps, double tolerance,
            Address stream) {
-            wals::solve_cg(p, at<const int32_t>(numbers), n, staged, steps, tolerance, at<void>(stream));
+            wals::cuda::solve_cg(p, at<const int32_t>(numbers), n, staged, steps, tolerance, at<void>(stream));
         },
         "rows"_a, "numbers"_a, "n"_a, "staged"_a, "steps"_a, "tolerance"_a, "stream"_a, Release(),
         "Conjugate gradients.");
     m.def(
         "solve_subspace",
-        [](const wals::RotatedRows& p, int64_t block, Address numbers, int64_t n, Address errors, Address stream) {
-            wals::solve_subspace(p, block, at<const int32_t>(numbers), n, at<float>(errors), at<void>(stream));
+        [](const wals::cuda::RotatedRows& p, int64_t block, Address numbers, int64_t n, Address errors,
+           Address stream) {
+            wals::cuda::solve_subspace(p, block, at<const int32_t>(numbers), n, at<float>(errors), at<void>(stream));
         },
         "rows"_a, "block"_a, "numbers"_a, "n"_a, "errors"_a, "stream"_a, Release(), "One pass of subspace steps.");
 
-    m.def("cg_slot_bytes", &wals::cg_slot_bytes, "factors"_a);
+    m.def("cg_slot_bytes", &wals::cuda::cg_slot_bytes, "factors"_a);
     m.def(
         "solve_cg_sliced",
-        [](const wals::RotatedRows& p, Address slices, int64_t n_slices, Address numbers, int64_t n, int steps,
+        [](const wals::cuda::RotatedRows& p, Address slices, int64_t n_slices, Address numbers, int64_t n, int steps,
            double tolerance, Address workspace, Address stream) {
-            wals::solve_cg_sliced(p, at<const wals::GramSlice>(slices), n_slices, at<const wals::SlicedRow>(numbers), n,
-                                  steps, tolerance, at<void>(workspace), at<void>(stream));
+            wals::cuda::solve_cg_sliced(p, at<const wals::cuda::GramSlice>(slices), n_slices,
+                                        at<const wals::cuda::SlicedRow>(numbers), n, steps, tolerance,
+                                        at<void>(workspace), at<void>(stream));
         },
         "rows"_a, "slices"_a, "n_slices"_a, "numbers"_a, "n"_a, "steps"_a, "tolerance"_a, "workspace"_a, "stream"_a,
         Release(), "Conjugate gradients on giant rows.");
-    m.def("subspace_slot_bytes", &wals::subspace_slot_bytes, "block"_a);
+    m.def("subspace_slot_bytes", &wals::cuda::subspace_slot_bytes, "block"_a);
     m.def(
         "solve_subspace_sliced",
-        [](const wals::RotatedRows& p, int64_t block, Address slices, int64_t n_slices, Address numbers, int64_t n,
-           Address errors, Address workspace, Address stream) {
-            wals::solve_subspace_sliced(p, block, at<const wals::GramSlice>(slices), n_slices,
-                                        at<const wals::SlicedRow>(numbers), n, at<float>(errors), at<void>(workspace),
-                                        at<void>(stream));
+        [](const wals::cuda::RotatedRows& p, int64_t block, Address slices, int64_t n_slices, Address numbers,
+           int64_t n, Address errors, Address workspace, Address stream) {
+            wals::cuda::solve_subspace_sliced(p, block, at<const wals::cuda::GramSlice>(slices), n_slices,
+                                              at<const wals::cuda::SlicedRow>(numbers), n, at<float>(errors),
+                                              at<void>(workspace), at<void>(stream));
         },
         "rows"_a, "block"_a, "slices"_a, "n_slices"_a, "numbers"_a, "n"_a, "errors"_a, "workspace"_a, "stream"_a,
         Release(), "Subspace steps on giant rows.");
 
-    m.def("topk_bytes", &wals::topk_bytes, "n_queries"_a, "n_items"_a, "k"_a);
+    m.def("topk_bytes", &wals::cuda::topk_bytes, "n_queries"_a, "n_items"_a, "k"_a);
     m.def(
         "topk",
         [](Address queries, int64_t B, Address items, int64_t n_items, int64_t D, int64_t k, Address excluded_ptr,
            Address excluded_idx, Address ids, Address scores, Address workspace, Address stream) {
-            wals::topk(at<const float>(queries), B, at<const float>(items), n_items, D, k,
-                       at<const int64_t>(excluded_ptr), at<const int32_t>(excluded_idx), at<int32_t>(ids),
-                       at<float>(scores), at<void>(workspace), at<void>(stream));
+            wals::cuda::topk(at<const float>(queries), B, at<const float>(items), n_items, D, k,
+                             at<const int64_t>(excluded_ptr), at<const int32_t>(excluded_idx), at<int32_t>(ids),
+                             at<float>(scores), at<void>(workspace), at<void>(stream));
         },
         "queries"_a, "n_queries"_a, "items"_a, "n_items"_a, "factors"_a, "k"_a, "excluded_ptr"_a, "excluded_idx"_a,
         "ids"_a, "scores"_a, "workspace"_a, "stream"_a, Release(), "The k best items of each query.");
-    m.def("transpose_bytes", &wals::transpose_bytes, "n_entries"_a);
+    m.def("transpose_bytes", &wals::cuda::transpose_bytes, "n_entries"_a);
     m.def(
         "transpose",
         [](int64_t n_rows, int64_t n_cols, int64_t Z, Address row_ptr, Address col_idx, Address value,
            Address t_row_ptr, Address t_col_idx, Address t_value, Address workspace, Address stream) {
-            wals::transpose(n_rows, n_cols, Z, at<const int64_t>(row_ptr), at<const int32_t>(col_idx),
-                            at<const float>(value), at<int64_t>(t_row_ptr), at<int32_t>(t_col_idx), at<float>(t_value),
-                            at<void>(workspace), at<void>(stream));
+            wals::cuda::transpose(n_rows, n_cols, Z, at<const int64_t>(row_ptr), at<const int32_t>(col_idx),
+                                  at<const float>(value), at<int64_t>(t_row_ptr), at<int32_t>(t_col_idx),
+                                  at<float>(t_value), at<void>(workspace), at<void>(stream));
         },
         "n_rows"_a, "n_cols"_a, "n_entries"_a, "row_ptr"_a, "col_idx"_a, "value"_a, "t_row_ptr"_a, "t_col_idx"_a,
         "t_value"_a, "workspace"_a, "stream"_a, Release(), "CSR arrays of the transposed matrix.");

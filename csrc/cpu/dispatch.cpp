@@ -11,7 +11,7 @@
 #endif
 
 #define WALS_DECLARE(name)                  \
-    namespace wals {                        \
+    namespace wals::cpu {                   \
     namespace name {                        \
     const KernelTable<float>* table_f32();  \
     const KernelTable<double>* table_f64(); \
@@ -27,7 +27,7 @@ WALS_DECLARE(isa_avx512vnni)
 WALS_DECLARE(isa_amx)
 #endif
 
-namespace wals {
+namespace wals::cpu {
 namespace {
 
 struct Isa {
@@ -85,8 +85,8 @@ std::atomic<const Isa*> g_isa{nullptr};
 const Isa& current() {
     const Isa* isa = g_isa.load();
     if (!isa) {
-        const char* forced = std::getenv("WALS_GPU_ISA");
-        isa = find(forced && *forced ? forced : nullptr);
+        const char* name = std::getenv("WALS_GPU_ISA");
+        isa = find(name && *name ? name : nullptr);
         if (!isa) isa = find("baseline");  // the module refuses a wrong name at import
         g_isa.store(isa);
     }
@@ -121,4 +121,4 @@ const KernelTable<double>& kernels<double>() {
     return *current().f64();
 }
 
-}  // namespace wals
+}  // namespace wals::cpu

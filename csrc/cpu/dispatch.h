@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-namespace wals {
+namespace wals::cpu {
 
 /// Names of the sets that were built and that this processor runs, best first: "amx", "avx512vnni", "avx512",
 /// "avx2", "baseline".
@@ -16,4 +16,4 @@ std::string isa();
 /// Chooses a set by name; returns false (and changes nothing) if it is not available.
 bool use_isa(const std::string& name);
 
-}  // namespace wals
+}  // namespace wals::cpu

@@ -4,16 +4,11 @@
 #include <limits>
 #include <numeric>
 
-namespace wals {
+namespace wals::cpu {
 namespace {
 
 /// Rows are solved in tasks of about this many entries x D, enough to hide the cost of handing one out.
 constexpr int64_t kTaskWork = 1 << 19;
-
-/// A row with more than this many multiply-adds in its Gram matrix is summed in slices that threads share. The slices
-/// depend on the row alone, so that the result does not depend on the number of threads.
-constexpr double kGiantWork = 5e8;
-constexpr int64_t kSliceEntries = 4096;
 
 /// Slabs of rows whose Gram matrices are summed separately, then in order.
 int64_t gram_slabs(int64_t n, int64_t D) {
@@ -119,7 +114,7 @@ bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, R
         problem.into = into;
         problem.back = into + packed;
     }
-    const int64_t long_row = kLongRowBytes / (padded<T>(D) * int64_t(sizeof(T)));
+    const int64_t long_row = limits::long_row_bytes / (padded<T>(D) * int64_t(sizeof(T)));
     const std::vector<int64_t> order = order_of_work(row_ptr, n_rows, long_row);
     int64_t longest = 0;
     for (int64_t row = 0; row < n_rows; ++row) longest = std::max(longest, row_ptr[row + 1] - row_ptr[row]);
@@ -130,10 +125,11 @@ bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, R
     Buffer sums;
     int64_t sums_size = 0;
     auto is_giant = [&](int64_t row) {
-        return length(row) >= 2 * kSliceEntries && double(length(row)) * double(D) * double(D) > kGiantWork;
+        const int64_t n = length(row);
+        return n >= limits::giant_entries && double(n) * double(D) * double(D) > limits::giant_work;
     };
     for (; solver.kind == Solver::kExact && first < n_rows && is_giant(order[size_t(first)]); ++first) {
-        const int64_t row = order[size_t(first)], n = length(row), slices = n / kSliceEntries;
+        const int64_t row = order[size_t(first)], n = length(row), slices = n / limits::slice_entries;
         const int64_t size = k.exact_partial_size(D);
         if (size * slices > sums_size) sums = Buffer((sums_size = size * slices) * int64_t(sizeof(T)));
         T* const sum = sums.as<T>();
@@ -202,17 +198,17 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
           const int64_t* excluded_ptr, const int32_t* excluded_idx, int32_t* ids, T* scores, int64_t* scored,
           int n_threads, const Interrupted& interrupted) {
     const KernelTable<T>& kernel = kernels<T>();
-    const int64_t kept = std::min(k, n_items), capacity = topk_capacity(kept), stride = capacity + 32;
+    const int64_t n_results = std::min(k, n_items), capacity = topk_capacity(n_results), stride = capacity + 32;
     // A task is a chunk of queries over a segment of the items. There is one segment, unless queries are too few to
     // keep the threads busy; then the segments' results are merged. The result is the same for any split.
     const int64_t chunk = topk_chunk(B, n_items, D, capacity, n_threads);
     const int64_t chunks = (B + chunk - 1) / chunk;
     const int64_t segments =
         chunks >= n_threads ? 1 : std::clamp<int64_t>(n_threads, 1, std::max<int64_t>(1, n_items / 4096));
-    const auto workspace = buffers_per_thread(n_threads, kernel.topk_workspace_bytes(D, chunk, kept));
+    const auto workspace = buffers_per_thread(n_threads, kernel.topk_workspace_bytes(D, chunk, n_results));
     const auto list_scores = buffers_per_thread(n_threads, chunk * stride * int64_t(sizeof(T)));
     const auto list_ids = buffers_per_thread(n_threads, chunk * stride * int64_t(sizeof(int32_t)));
-    Buffer parts(segments > 1 ? segments * B * kept * int64_t(sizeof(Candidate<T>)) : 0);
+    Buffer parts(segments > 1 ? segments * B * n_results * int64_t(sizeof(Candidate<T>)) : 0);
     std::vector<int64_t> part_count(segments > 1 ? size_t(segments * B) : 0), pairs(size_t(n_threads), 0);
     Buffer counts(n_threads * chunk * int64_t(sizeof(int64_t))), thresholds(n_threads * chunk * int64_t(sizeof(T)));
     const T lowest = -std::numeric_limits<T>::infinity();
@@ -226,7 +222,7 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
         TopkChunk<T> c;
         c.n_queries = std::min(chunk, B - first);
         c.D = D;
-        c.k = kept;
+        c.k = n_results;
         c.queries = queries + first * D;
         c.items = items;
         if (excluded_ptr) {
@@ -256,21 +252,21 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
             } else {
                 const int64_t part = (first + q) * segments + segment;
                 part_count[size_t(part)] = n;
-                for (int64_t i = 0; i < n; ++i) parts.as<Candidate<T>>()[part * kept + i] = {score[i], id[i]};
+                for (int64_t i = 0; i < n; ++i) parts.as<Candidate<T>>()[part * n_results + i] = {score[i], id[i]};
             }
         }
     });
     *scored = std::accumulate(pairs.begin(), pairs.end(), int64_t{0});
     if (!done || segments == 1) return done;
-    std::vector<Candidate<T>> all(size_t(segments * kept));
+    std::vector<Candidate<T>> all(size_t(segments * n_results));
     for (int64_t q = 0; q < B; ++q) {
         int64_t n = 0;
         for (int64_t part = q * segments; part < (q + 1) * segments; ++part) {
-            std::copy_n(parts.as<Candidate<T>>() + part * kept, part_count[size_t(part)], all.data() + n);
+            std::copy_n(parts.as<Candidate<T>>() + part * n_results, part_count[size_t(part)], all.data() + n);
             n += part_count[size_t(part)];
         }
         std::sort(all.data(), all.data() + n, comes_before<T>);
-        n = std::min(n, kept);
+        n = std::min(n, n_results);
         for (int64_t i = 0; i < n; ++i) {
             ids[q * k + i] = all[size_t(i)].id;
             scores[q * k + i] = all[size_t(i)].score;
@@ -357,4 +353,4 @@ bool topk_listed(const T* queries, int64_t B, const T* items, int64_t D, int64_t
 WALS_INSTANTIATE(float)
 WALS_INSTANTIATE(double)
 
-}  // namespace wals
+}  // namespace wals::cpu

@@ -6,7 +6,7 @@
 #include "kernels.h"
 #include "parallel.h"
 
-namespace wals {
+namespace wals::cpu {
 
 template <class T>
 const KernelTable<T>& kernels();  // of the instruction set in use (dispatch.cpp)
@@ -63,4 +63,4 @@ template <class T>
 bool topk_listed(const T* queries, int64_t B, const T* items, int64_t D, int64_t k, const int64_t* listed_ptr,
                  const int32_t* listed_idx, int32_t* ids, T* scores, int n_threads, const Interrupted&);
 
-}  // namespace wals
+}  // namespace wals::cpu

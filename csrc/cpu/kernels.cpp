@@ -1,12 +1,12 @@
-// All kernels of one instruction set; compiled once per set (see simd.h).
+// All kernels of one instruction set; compiled once per set (see simd-inl.h).
 #include "kernels.h"
 
-#include "dense.h"
-#include "score_entries.h"
-#include "solve_iterative.h"
-#include "topk_guess.h"
+#include "dense-inl.h"
+#include "score_entries-inl.h"
+#include "solve_iterative-inl.h"
+#include "topk_guess-inl.h"
 
-namespace wals {
+namespace wals::cpu {
 namespace WALS_ISA {
 
 template <class T>
@@ -144,4 +144,4 @@ const KernelTable<double>* table_f64() {
 }
 
 }  // namespace WALS_ISA
-}  // namespace wals
+}  // namespace wals::cpu

@@ -1,15 +1,16 @@
 // The table of kernels that every instruction set fills in, and the problem descriptions they share.
 //
-// Kernels are single-threaded, allocate nothing and throw nothing: the drivers (solve_rows.cpp and its neighbours)
-// give them rows, workspace and a place for the status of each row.
+// Kernels are single-threaded, allocate nothing and throw nothing: the drivers (drivers.cpp) give them rows, workspace
+// and a place for the status of each row.
 #pragma once
 
 #include <cstdint>
 
+#include "../common/limits.h"
 #include "../common/terms.h"
 #include "../common/topk_order.h"
 
-namespace wals {
+namespace wals::cpu {
 
 /// Tables that kernels read are padded with zeros to whole cache lines.
 template <class T>
@@ -37,7 +38,7 @@ struct RotatedRows {
 /// Status of a row: 0 solved, k > 0 pivot k not positive (singular), -1 the solution is not finite.
 using RowStatus = int32_t;
 
-/// Some queries of a retrieval and their lists of candidates (topk_list.h).
+/// Some queries of a retrieval and their lists of candidates (topk_list-inl.h).
 template <class T>
 struct TopkChunk {
     int64_t n_queries = 0, D = 0, k = 0;
@@ -54,19 +55,6 @@ struct TopkChunk {
     T* threshold = nullptr;                 // (n_queries): a score must be above it; -inf at first
     int64_t* scored = nullptr;              // += pairs whose score was computed
 };
-
-/// A row whose table rows take more than this is long, and handed out before others: they do not stay in L2.
-constexpr int64_t kLongRowBytes = 1 << 20;
-
-/// The same of the nearest cache (L1).
-constexpr int64_t kNearRowBytes = 32 << 10;
-
-/// Conjugate gradients of at most kCopySteps copy a row's table rows (row_copy.h) where these take more than
-/// kCopyFromBytes, half of L2; the copy takes kCopyBytes of each thread's memory at most, and what is beyond is read
-/// from the table.
-constexpr int kCopySteps = 4;
-constexpr int64_t kCopyFromBytes = 512 << 10;
-constexpr int64_t kCopyBytes = 4 << 20;
 
 struct Solver {
     enum Kind { kExact, kConjugateGradients, kSubspace };
@@ -113,4 +101,4 @@ struct KernelTable {
     void (*score_entries)(const T* x, const T* items, int64_t D, const int32_t* listed, int64_t n, T* scores);
 };
 
-}  // namespace wals
+}  // namespace wals::cpu

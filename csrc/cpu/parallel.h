@@ -18,7 +18,7 @@
 #include <sys/mman.h>
 #endif
 
-namespace wals {
+namespace wals::cpu {
 
 /// Returns true when the call should stop; called often, from the calling thread only.
 using Interrupted = std::function<bool()>;
@@ -104,4 +104,4 @@ inline std::vector<Buffer> buffers_per_thread(int n_threads, int64_t bytes) {
     return buffers;
 }
 
-}  // namespace wals
+}  // namespace wals::cpu

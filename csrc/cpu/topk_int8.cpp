@@ -1,4 +1,5 @@
-// Top-k with an int8 filter: most pairs are ruled out by an integer product, the rest are scored as topk_rows.h does.
+// Top-k with an int8 filter: most pairs are ruled out by an integer product, the rest are scored as topk_rows-inl.h
+// does.
 //
 // Every vector x is written as x = (z + r) / u with z = round(u x) in int8 and u = 127 / max |x|. For a query q and an
 // item y, by Cauchy-Schwarz on what rounding left over,
@@ -19,10 +20,10 @@
 // levels and the bound are float32, which may err by 2^-21 |z_q| |u_y y| in all; kSlack allows thirty times as much,
 // about a thousandth of the bound. Vectors that quantise() leaves out pass always (items) or go without the filter
 // (queries).
-#include "int8_tiles.h"
-#include "topk_guess.h"
+#include "int8_tiles-inl.h"
+#include "topk_guess-inl.h"
 
-namespace wals {
+namespace wals::cpu {
 namespace isa_avx512 {
 const KernelTable<float>* table_f32();
 const KernelTable<double>* table_f64();
@@ -334,4 +335,4 @@ const KernelTable<double>* table_f64() {
 }
 
 }  // namespace WALS_ISA
-}  // namespace wals
+}  // namespace wals::cpu

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace wals {
+namespace wals::cpu {
 
 template <class T>
 bool transpose(int64_t n_rows, int64_t n_cols, const int64_t* row_ptr, const int32_t* col_idx, const T* value,
@@ -50,4 +50,4 @@ template bool transpose<float>(int64_t, int64_t, const int64_t*, const int32_t*,
 template bool transpose<double>(int64_t, int64_t, const int64_t*, const int32_t*, const double*, int64_t*, int32_t*,
                                 double*, int, const Interrupted&);
 
-}  // namespace wals
+}  // namespace wals::cpu

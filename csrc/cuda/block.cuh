@@ -4,7 +4,7 @@
 #include "device.h"
 #include "problem.h"
 
-namespace wals {
+namespace wals::cuda {
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 
@@ -53,4 +53,4 @@ __device__ __forceinline__ float not_finite(float v) {
     return v * 0.0f;
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

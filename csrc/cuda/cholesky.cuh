@@ -10,7 +10,7 @@
 
 #include "panel.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 /// A warp factors a 16 x 16 tile and takes 16 more rows along: lane r < 16 holds row r of the tile, lane 16 + r another
 /// row; on return they hold the rows of L, and the others' rows times L'^-1. What lanes r < 16 hold right of the
@@ -184,4 +184,4 @@ __device__ __forceinline__ void solve_transposed(const Factor& m, float* v, floa
     }
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -4,18 +4,16 @@
 #include "dense.cuh"
 #include "launch.h"
 
-namespace wals {
+namespace wals::cuda {
 namespace {
-
-/// About two blocks for each processor of a large chip.
-constexpr int64_t kBlocksWanted = 264;
 
 int64_t gram_blocks(int64_t D) {
     const int64_t side = (D + kDenseTile - 1) / kDenseTile;
     return side * (side + 1) / 2;
 }
 int64_t gram_slabs(int64_t n, int64_t D) {
-    return std::clamp<int64_t>(std::min(kBlocksWanted / gram_blocks(D), n / 256), 1, kBlocksWanted);
+    return std::clamp<int64_t>(std::min(limits::blocks_of_device / gram_blocks(D), n / 256), 1,
+                               limits::blocks_of_device);
 }
 
 }  // namespace
@@ -46,28 +44,28 @@ int64_t gram_bytes(int64_t n, int64_t D) {
 }
 
 void gram(const float* y, int64_t n, int64_t D, Broadcast<float> weight, double* out, void* workspace, Stream stream) {
-    const auto on = static_cast<cudaStream_t>(stream);
+    const auto cuda_stream = static_cast<cudaStream_t>(stream);
     auto* const partial = static_cast<double*>(workspace);
     const int64_t slabs = gram_slabs(n, D);
-    launch(gram_kernel, dim3(unsigned(gram_blocks(D)), unsigned(slabs)), kDenseThreads, 0, on, y, n, int(D), weight,
-           partial);
+    launch(gram_kernel, dim3(unsigned(gram_blocks(D)), unsigned(slabs)), kDenseThreads, 0, cuda_stream, y, n, int(D),
+           weight, partial);
     const int64_t side = (D + kSumTile - 1) / kSumTile;
-    launch(gram_sum_kernel, unsigned(side * (side + 1) / 2), kDenseThreads, 0, on, static_cast<const double*>(partial),
-           int(slabs), int(D), out);
+    launch(gram_sum_kernel, unsigned(side * (side + 1) / 2), kDenseThreads, 0, cuda_stream,
+           static_cast<const double*>(partial), int(slabs), int(D), out);
 }
 
 void rotate(const float* y, int64_t n, int64_t D, int64_t in_stride, const double* q, bool transposed, bool wide,
             float* out, int64_t out_stride, Stream stream) {
     if (n == 0) return;
-    const auto on = static_cast<cudaStream_t>(stream);
+    const auto cuda_stream = static_cast<cudaStream_t>(stream);
     const RotateShape shape{n, int(D), int(in_stride), int(out_stride), transposed};
     const dim3 grid(unsigned((n + kDenseTile - 1) / kDenseTile), unsigned((out_stride + kDenseTile - 1) / kDenseTile));
-    launch(wide ? rotate_kernel<double> : rotate_kernel<float>, grid, kDenseThreads, 0, on, shape, y, q, out);
+    launch(wide ? rotate_kernel<double> : rotate_kernel<float>, grid, kDenseThreads, 0, cuda_stream, shape, y, q, out);
 }
 
 void column_max(const float* table, int64_t n, int64_t D, float* out, Stream stream) {
     const int64_t P = padded(D), blocks = (P + kDenseThreads - 1) / kDenseThreads;
-    const int64_t slabs = std::clamp<int64_t>(n / 64, 1, kBlocksWanted);
+    const int64_t slabs = std::clamp<int64_t>(n / 64, 1, limits::blocks_of_device);
     launch(column_max_kernel, dim3(unsigned(blocks), unsigned(slabs)), kDenseThreads, 0,
            static_cast<cudaStream_t>(stream), table, n, int(P), reinterpret_cast<unsigned*>(out));
 }
@@ -93,4 +91,4 @@ void sum(const double* values, int64_t n, double* out, Stream stream) {
     launch(sum_kernel, 1, kDenseThreads, 0, static_cast<cudaStream_t>(stream), values, n, out);
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

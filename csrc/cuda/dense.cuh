@@ -3,7 +3,7 @@
 
 #include "block.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 constexpr int kDenseThreads = 256;
 constexpr int kDenseTile = 64;  // rows and columns of a block's result
@@ -208,8 +208,8 @@ __global__ void __launch_bounds__(32)
     if (threadIdx.x == 0) loss[row] = double(ridge[row]) * sum;
 }
 
-/// z = from + p.relaxation (z - from) in some rows, both (R, P); see Relaxation in csrc/cpu/solve_exact.h. One warp a
-/// row: 12 bytes a value and next to no flops, so bound by memory. Not yet run on a device.
+/// z = from + p.relaxation (z - from) in some rows, both (R, P); see Relaxation in csrc/cpu/solve_exact-inl.h. One warp
+/// a row: 12 bytes a value and next to no flops, so bound by memory. Not yet run on a device.
 __global__ void __launch_bounds__(32) relax_kernel(RotatedRows p, const int32_t* rows, const float* from) {
     const int64_t row = rows[blockIdx.x];
     for (int j = int(threadIdx.x); j < p.P; j += 32) {
@@ -227,4 +227,4 @@ __global__ void __launch_bounds__(kDenseThreads) sum_kernel(const double* values
     if (threadIdx.x == 0) *out = sum;
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -1,13 +1,13 @@
-// What kernels are written with. nvcc compiles it to CUDA; any other C++17 compiler to the emulator (csrc/emulator),
-// which runs the same source on the CPU and checks it. Kernel sources (csrc/cuda/*.cu, *.cuh) include this header and
-// plain C++ headers, and nothing of CUDA's own. Their rules:
+// What kernels are written with. nvcc compiles it to CUDA; any other C++17 compiler to the emulator
+// (tools/cuda_emulator), which runs the same source on the CPU and checks it. Kernel sources (csrc/cuda/*.cu, *.cuh)
+// include this header and plain C++ headers, and nothing of CUDA's own. Their rules:
 //
 //  1. Dynamic shared memory comes from dynamic_smem() and is cut up by one Carver. Write the cutting once, as a
 //     struct whose constructor takes a Carver&: `Layout(carve, n)` in the kernel and
 //     `Carver::bytes_of<Layout>(n)` in the launcher then agree. The checked emulator knows each sub-array's extent.
 //  2. Static shared memory is declared by STATIC_SMEM(name, float[8][33]), never by __shared__; 16-byte aligned.
 //  3. Kernels are started by launch(kernel, grid, block, smem, stream, args...), never by <<<>>>. It throws.
-//  4. Inline PTX lives here alone; each wrapper has a twin of the same name in emulator/emulator.h.
+//  4. Inline PTX lives here alone; each wrapper has a twin of the same name in its emulator.h.
 //  5. Raw warp intrinsics (__shfl_sync, __ballot_sync, ...), no cooperative groups. Vector loads are ld4, st4, ld<V>,
 //     st<V> (16 or 8 bytes, aligned): a cast to float4* would be seen as four accesses.
 //
@@ -29,11 +29,11 @@
 #include <stdexcept>
 #include <string>
 
-namespace wals {
+namespace wals::cuda {
 
 template <class T>
 using Declared = T;
-#define STATIC_SMEM(name, ...) __shared__ __align__(16)::wals::Declared<__VA_ARGS__> name
+#define STATIC_SMEM(name, ...) __shared__ __align__(16)::wals::cuda::Declared<__VA_ARGS__> name
 
 __device__ __forceinline__ unsigned char* dynamic_smem() {
     extern __shared__ __align__(128) unsigned char wals_dynamic_smem[];
@@ -214,13 +214,13 @@ __host__ __device__ __forceinline__ size_t note_carved(unsigned char*, size_t, s
     return bytes;
 }
 
-}  // namespace wals
+}  // namespace wals::cuda
 
 #else
-#include "../emulator/emulator.h"
+#include "cuda_emulator/emulator.h"  // its CMake puts tools/ on the include path
 #endif
 
-namespace wals {
+namespace wals::cuda {
 
 __device__ __forceinline__ float4 ld4(const float* p) {
     return ld<float4>(p);
@@ -232,8 +232,8 @@ __device__ __forceinline__ void st4(float* p, float4 v) {
 /// Cuts shared memory into arrays, each on a 16-byte boundary. Default-constructed, it only measures (on the host).
 class Carver {
     unsigned char* base_;
-    size_t used_ = 0;    // with what the checked emulator leaves between arrays
-    size_t wanted_ = 0;  // without
+    size_t used_ = 0;   // with what the checked emulator leaves between arrays
+    size_t bytes_ = 0;  // without
 
    public:
     __host__ __device__ explicit Carver(unsigned char* base = nullptr) : base_(base) {}
@@ -242,12 +242,12 @@ class Carver {
     __host__ __device__ T* take(size_t n) {
         const size_t bytes = (n * sizeof(T) + 15) / 16 * 16;
         T* const array = reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(base_) + used_);
-        wanted_ += bytes;
-        used_ += base_ ? note_carved(base_ + used_, n * sizeof(T), wanted_, bytes) : bytes;
+        bytes_ += bytes;
+        used_ += base_ ? note_carved(base_ + used_, n * sizeof(T), bytes_, bytes) : bytes;
         return array;
     }
 
-    __host__ __device__ size_t bytes() const { return wanted_; }
+    __host__ __device__ size_t bytes() const { return bytes_; }
 
     /// What `Layout(Carver&, args...)` takes.
     template <class Layout, class... Args>
@@ -258,4 +258,4 @@ class Carver {
     }
 };
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -8,7 +8,7 @@
 
 #include "problem.h"
 
-namespace wals {
+namespace wals::cuda {
 
 using Stream = void*;
 
@@ -62,13 +62,8 @@ void sum(const double* values, int64_t n, double* out, Stream stream);
 
 enum class Form { kDiagonal, kPrimal, kDual };
 
-/// The sizes that exact kernels are built for: columns in the primal form, entries in the dual one.
-constexpr int kSizes[] = {32, 64, 128, 256};
-
+/// `size`: one of limits::kernel_sizes, which holds the rows' columns (primal) or entries (dual).
 void solve_exact(const RotatedRows& p, Form form, int size, const int32_t* rows, int64_t n_rows, Stream stream);
-
-/// Entries that a row's sums are cut into.
-constexpr int64_t kSliceEntries = 4096;
 
 /// Rows of any length and any D: their sums in `workspace`, slot by slot. slices (n_slices), rows (n_rows): as
 /// problem.h has them.
@@ -90,7 +85,8 @@ int64_t cg_staged_rows(int64_t D, int64_t smem_bytes);
 void solve_cg(const RotatedRows& p, const int32_t* rows, int64_t n_rows, int64_t staged, int steps, double tolerance,
               Stream stream);
 
-/// errors (Z): workspace, an element for each entry of p.terms. block <= 256, a multiple of 16.
+/// errors (Z): workspace, an element for each entry of p.terms. block: whole tiles, at most the last of
+/// limits::kernel_sizes.
 void solve_subspace(const RotatedRows& p, int64_t block, const int32_t* rows, int64_t n_rows, float* errors,
                     Stream stream);
 
@@ -104,8 +100,7 @@ void solve_subspace_sliced(const RotatedRows& p, int64_t block, const GramSlice*
                            const SlicedRow* rows, int64_t n_rows, float* errors, void* workspace, Stream stream);
 
 // Retrieval (topk.cu): queries (B, padded D), items (n_items, padded D); ids and scores (B, k), padded with -1 and
-// -inf. min(k, n_items) <= most_results(). workspace: topk_bytes, 16-byte aligned.
-int64_t most_results();
+// -inf. min(k, n_items) <= limits::most_results. workspace: topk_bytes, 16-byte aligned.
 int64_t topk_bytes(int64_t B, int64_t n_items, int64_t k);
 void topk(const float* queries, int64_t B, const float* items, int64_t n_items, int64_t D, int64_t k,
           const int64_t* excluded_ptr, const int32_t* excluded_idx, int32_t* ids, float* scores, void* workspace,
@@ -117,4 +112,4 @@ void transpose(int64_t n_rows, int64_t n_cols, int64_t Z, const int64_t* row_ptr
                const float* value, int64_t* t_row_ptr, int32_t* t_col_idx, float* t_value, void* workspace,
                Stream stream);
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -16,9 +16,9 @@
 
 #include "split.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
-constexpr int kDepth = 32;  // entries (primal) or columns (dual) of a panel
+constexpr int kDepth = limits::panel_depth;  // entries (primal) or columns (dual) of a panel
 
 constexpr int warps_for(int most) {
     return most <= 32 ? 2 : most <= 64 ? 4 : most <= 128 ? 8 : 12;
@@ -349,4 +349,4 @@ __device__ __forceinline__ void dual_gram(const RotatedRows& p, int n, const int
     __syncthreads();
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -3,17 +3,15 @@
 
 #include <cstdint>
 
+#include "../common/limits.h"
 #include "../common/terms.h"
 
-namespace wals {
+namespace wals::cuda {
 
 /// Tables that kernels read are padded with zeros to whole tensor-core tiles, which are whole 64-byte lines.
-constexpr int64_t kTile = 16;
 WALS_HOST_DEVICE constexpr int64_t padded(int64_t D) {
-    return (D + kTile - 1) / kTile * kTile;
+    return (D + limits::tile - 1) / limits::tile * limits::tile;
 }
-
-constexpr int64_t kMostFactors = 1024;
 
 /// Rows of the objective in the basis where the other side's Gram matrix is diagonal: A_r = g_r diag(spectrum) +
 /// lambda_r I + sum over entries of gram r r', with r the rows of `table` (as in csrc/cpu/kernels.h).
@@ -48,4 +46,4 @@ struct SlicedRow {
     int32_t row, slot, n_slots, unused;
 };
 
-}  // namespace wals
+}  // namespace wals::cuda

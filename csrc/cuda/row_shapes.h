@@ -3,7 +3,7 @@
 
 #include "solve_iterative.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 /// f(RowShape of conjugate gradients with D factors)
 template <class F>
@@ -20,19 +20,21 @@ void with_row_shape(int64_t D, F&& f) {
         f(RowShape<32, 4>());
     else
         f(RowShape<32, 8>());
+    static_assert(32 * 8 * 4 >= limits::most_factors, "the widest shape holds every table row");
 }
 
 /// f(Shape of subspace steps on so many columns)
 template <class F>
 void with_block_shape(int64_t block, F&& f) {
-    if (block <= 32)
-        f(Shape<32>());
-    else if (block <= 64)
-        f(Shape<64>());
-    else if (block <= 128)
-        f(Shape<128>());
+    constexpr auto& sizes = limits::kernel_sizes.each;
+    if (block <= sizes[0])
+        f(Shape<sizes[0]>());
+    else if (block <= sizes[1])
+        f(Shape<sizes[1]>());
+    else if (block <= sizes[2])
+        f(Shape<sizes[2]>());
     else
-        f(Shape<256, 8>());
+        f(Shape<sizes[3], 8>());
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

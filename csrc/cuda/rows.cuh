@@ -3,9 +3,7 @@
 
 #include "cholesky.cuh"
 
-namespace wals {
-
-constexpr float kPivotTolerance = 1e-4f;
+namespace wals::cuda {
 
 /// put(j, sum over i < n of weight(i) r_ij) for every column j < P, r_i the table row of entry begin + i.
 /// scratch: (4 kThreads, shared). Two barriers for each 4 kThreads columns, the last at the end.
@@ -117,7 +115,7 @@ __device__ __forceinline__ float factor_scale(const float* diagonal, int n, floa
 template <int kWarps, class Memory>
 __device__ __forceinline__ int solve_matrix(float* tiles, float* inverse, int strips, int real, const Memory& m) {
     const Factor f{tiles, inverse, strips, factor_scale<kWarps>(m.diagonal, real, m.scratch)};
-    factor<kWarps>(f, m.diagonal, kPivotTolerance, m.rhs, m.bad);
+    factor<kWarps>(f, m.diagonal, float(limits::pivot_tolerance_float32), m.rhs, m.bad);
     solve_transposed<kWarps>(f, m.rhs, m.out);
     return *m.bad;
 }
@@ -154,4 +152,4 @@ __device__ __forceinline__ int solve_primal(const RotatedRows& p, int64_t row, i
     return solve_matrix<S::kWarps>(m.tiles(), m.inverse(), width / 16, min(count, p.D - first), m);
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -4,7 +4,7 @@
 #include "launch.h"
 #include "solve_exact.cuh"
 
-namespace wals {
+namespace wals::cuda {
 namespace {
 
 template <class S>
@@ -20,18 +20,19 @@ void launch_exact(const RotatedRows& p, Form form, const int32_t* rows, int64_t 
 
 void solve_exact(const RotatedRows& p, Form form, int size, const int32_t* rows, int64_t n_rows, Stream stream) {
     if (n_rows == 0) return;
-    const auto on = static_cast<cudaStream_t>(stream);
+    const auto cuda_stream = static_cast<cudaStream_t>(stream);
+    constexpr auto& sizes = limits::kernel_sizes.each;
     if (form == Form::kDiagonal)
         launch(solve_diagonal_kernel, static_cast<unsigned>(n_rows), 32 * kDiagonalWarps,
-               Carver::bytes_of<DiagonalMemory>(p.P), on, p, rows);
-    else if (size <= 32)
-        launch_exact<Shape<32>>(p, form, rows, n_rows, on);
-    else if (size <= 64)
-        launch_exact<Shape<64>>(p, form, rows, n_rows, on);
-    else if (size <= 128)
-        launch_exact<Shape<128>>(p, form, rows, n_rows, on);
+               Carver::bytes_of<DiagonalMemory>(p.P), cuda_stream, p, rows);
+    else if (size <= sizes[0])
+        launch_exact<Shape<sizes[0]>>(p, form, rows, n_rows, cuda_stream);
+    else if (size <= sizes[1])
+        launch_exact<Shape<sizes[1]>>(p, form, rows, n_rows, cuda_stream);
+    else if (size <= sizes[2])
+        launch_exact<Shape<sizes[2]>>(p, form, rows, n_rows, cuda_stream);
     else
-        launch_exact<Shape<256>>(p, form, rows, n_rows, on);
+        launch_exact<Shape<sizes[3]>>(p, form, rows, n_rows, cuda_stream);
 }
 
 int64_t slot_bytes(int64_t D) {
@@ -41,18 +42,18 @@ int64_t slot_bytes(int64_t D) {
 void solve_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slices, const SlicedRow* rows,
                   int64_t n_rows, void* workspace, Stream stream) {
     if (n_rows == 0) return;
-    const auto on = static_cast<cudaStream_t>(stream);
+    const auto cuda_stream = static_cast<cudaStream_t>(stream);
     auto* const slots = static_cast<float*>(workspace);
     const int64_t blocks = (p.P + 127) / 128;
     constexpr int64_t kMostY = 65535;  // of a grid
     for (int64_t i = 0; i < n_slices; i += kMostY)
         launch(gram_slices_kernel, dim3(unsigned(tile_index(blocks, 0)), unsigned(std::min(kMostY, n_slices - i))),
-               SliceShape::kThreads, Carver::bytes_of<SliceMemory>(), on, p, slices + i, slots);
+               SliceShape::kThreads, Carver::bytes_of<SliceMemory>(), cuda_stream, p, slices + i, slots);
     for (int64_t i = 0; i < n_rows && n_slices > n_rows; i += kMostY)
-        launch(sum_slices_kernel, dim3(32, unsigned(std::min(kMostY, n_rows - i))), 256, 0, on, rows + i,
+        launch(sum_slices_kernel, dim3(32, unsigned(std::min(kMostY, n_rows - i))), 256, 0, cuda_stream, rows + i,
                slot_floats(p.P), slots);
-    launch(solve_slots_kernel, unsigned(n_rows), SliceShape::kThreads, Carver::bytes_of<SlotMemory>(p.P), on, p, rows,
-           slots);
+    launch(solve_slots_kernel, unsigned(n_rows), SliceShape::kThreads, Carver::bytes_of<SlotMemory>(p.P), cuda_stream,
+           p, rows, slots);
 }
 
 void mark_undetermined(const RotatedRows& p, const int32_t* rows, int64_t n_rows, Stream stream) {
@@ -71,4 +72,4 @@ void solve_wide(const RotatedRows& p, const int32_t* rows, int64_t n_rows, void*
            static_cast<cudaStream_t>(stream), p, rows, static_cast<double*>(workspace));
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

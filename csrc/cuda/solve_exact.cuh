@@ -1,6 +1,6 @@
-// Exact solve of rows, in the basis where the shared part of every row system is diagonal (as csrc/cpu/solve_exact.h;
-// reference.solve_rows defines the result). With B = g diag(spectrum) + lambda I, R the table rows of the entries, a
-// their Gram and rho their right-hand coefficients, q = lambda prior:
+// Exact solve of rows, in the basis where the shared part of every row system is diagonal (as
+// csrc/cpu/solve_exact-inl.h; reference.solve_rows defines the result). With B = g diag(spectrum) + lambda I, R the
+// table rows of the entries, a their Gram and rho their right-hand coefficients, q = lambda prior:
 //
 //   diagonal  all a = 0: z = B^-1 (q + R' rho)
 //   primal    (B + R' diag(a) R) z = R' rho + q
@@ -8,14 +8,12 @@
 //             z = B^-1 q + B^-1/2 S' w; the rho of any entry may as well be part of q, which becomes q + rho r
 //
 // The host chooses the form of each row and hands every kernel the rows of one form and size. A row whose system in
-// float32 would keep fewer than three digits of a pivot is marked, and solved anew in float64 by solve_wide_kernel.
+// float32 has a pivot below limits::pivot_tolerance_float32 is marked, and solved anew in float64 by solve_wide_kernel.
 #pragma once
 
 #include "rows.cuh"
 
-namespace wals {
-
-constexpr double kWidePivotTolerance = 1e-14;
+namespace wals::cuda {
 
 constexpr int kDiagonalWarps = 4;
 
@@ -87,8 +85,8 @@ struct DualMemory {
 };
 
 /// Rows in the dual form, n <= S::kMost, all Gram coefficients of one sign or zero, one block a row; any D.
-/// A row whose B spans more than ten digits is marked for float64. Cost: n (n + 16) D + n^3 / 3 flops, three times that
-/// on tensor cores, and two gathers of n D floats, the second from L2. Not yet run on a device.
+/// A row whose B spans more than limits::dual_base_span is marked for float64. Cost: n (n + 16) D + n^3 / 3 flops,
+/// three times that on tensor cores, and two gathers of n D floats, the second from L2. Not yet run on a device.
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, S::kBlocks) solve_dual_kernel(RotatedRows p, const int32_t* rows) {
     Carver carve(dynamic_smem());
@@ -97,7 +95,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) solve_dual_kernel(Rot
     const int64_t row = rows[blockIdx.x], begin = p.terms.row_ptr[row];
     const int n = int(p.terms.row_ptr[row + 1] - begin);
     float* const shift = p.z + row * p.P;  // B^-1/2 q, kept where the solution will be
-    if (!(base_at(p, row, 0) > 1e-10f * base_at(p, row, p.D - 1))) {
+    if (!(base_at(p, row, 0) > float(limits::dual_base_span) * base_at(p, row, p.D - 1))) {
         if (t == 0) p.status[row] = 1;
         return;
     }
@@ -271,14 +269,13 @@ struct WideMemory {
 };
 
 /// The first coordinate, counted from 1, on which neither background and ridge nor entries act but for the rounding of
-/// the rotation, or 0: as in csrc/cpu/solve_exact.h, pivots do not show it. By a whole block; ends with a barrier.
+/// the rotation, or 0: as in csrc/cpu/solve_exact-inl.h, pivots do not show it. By a whole block; ends with a barrier.
 __device__ __forceinline__ int undetermined(const RotatedRows& p, int64_t row, const WideMemory& m) {
-    constexpr double kRounding = 1e-22;
     const auto base = [&](int j) {
         return double(p.terms.background[row]) * p.spectrum[j] + double(p.terms.ridge[row]);
     };
     const int64_t begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
-    if (begin == end || !(base(0) < 1e-14 * base(p.D - 1))) return 0;
+    if (begin == end || !(base(0) < limits::undetermined_base * base(p.D - 1))) return 0;
     for (int j = int(threadIdx.x); j < p.D; j += kWideThreads) {
         double sum = base(j);
         for (int64_t e = begin; e < end; ++e) {
@@ -293,7 +290,7 @@ __device__ __forceinline__ int undetermined(const RotatedRows& p, int64_t row, c
         double largest = 0;
         for (int j = p.D - 1; j >= 0 && !found; --j) {  // the weakest at last
             largest = fmax(largest, m.column[j]);
-            if (m.column[j] < kRounding * largest) found = j + 1;
+            if (m.column[j] < limits::undetermined_diagonal * largest) found = j + 1;
         }
         *m.bad = found;
     }
@@ -346,7 +343,7 @@ __global__ void __launch_bounds__(kWideThreads)
     __syncthreads();
     for (int k = 0; k < D; ++k) {
         const double pivot = a[int64_t{k} * D + k];
-        if (t == 0 && *m.bad == 0 && !(pivot > kWidePivotTolerance * diagonal[k])) *m.bad = k + 1;
+        if (t == 0 && *m.bad == 0 && !(pivot > limits::pivot_tolerance_float64 * diagonal[k])) *m.bad = k + 1;
         const double root = sqrt(pivot), y = m.rhs[k] / root;
         for (int i = k + t; i < D; i += kWideThreads) m.column[i] = a[int64_t{i} * D + k] / root;
         __syncthreads();
@@ -367,4 +364,4 @@ __global__ void __launch_bounds__(kWideThreads)
     finish_row<kWideThreads / 32>(p, row, *m.bad, m.scratch, [&](int j) { return float(m.rhs[j]); });
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -5,7 +5,7 @@
 #include "row_shapes.h"
 #include "solve_giant.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 int64_t cg_slot_bytes(int64_t D) {
     return CgSlot::floats(padded(D)) * int64_t(sizeof(float));
@@ -14,15 +14,15 @@ int64_t cg_slot_bytes(int64_t D) {
 void solve_cg_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slices, const SlicedRow* rows,
                      int64_t n_rows, int steps, double tolerance, void* workspace, Stream stream) {
     if (n_rows == 0) return;
-    const auto on = static_cast<cudaStream_t>(stream);
+    const auto cuda_stream = static_cast<cudaStream_t>(stream);
     auto* const slots = static_cast<float*>(workspace);
     with_row_shape(p.D, [&](auto shape) {
         using S = decltype(shape);
         for (int step = 0; step <= steps; ++step) {
-            launch(cg_slices_kernel<S>, unsigned(n_slices), 32 * kCgWarps, Carver::bytes_of<CgMemory<S>>(p.P, 0), on, p,
-                   slices, slots, step == 0);
-            launch(cg_join_kernel, unsigned(n_rows), 32 * kCgWarps, Carver::bytes_of<CgVectors>(p.P), on, p, rows,
-                   slots, step == 0, step == steps, float(tolerance));
+            launch(cg_slices_kernel<S>, unsigned(n_slices), 32 * kCgWarps, Carver::bytes_of<CgMemory<S>>(p.P, 0),
+                   cuda_stream, p, slices, slots, step == 0);
+            launch(cg_join_kernel, unsigned(n_rows), 32 * kCgWarps, Carver::bytes_of<CgVectors>(p.P), cuda_stream, p,
+                   rows, slots, step == 0, step == steps, float(tolerance));
         }
     });
 }
@@ -34,17 +34,17 @@ int64_t subspace_slot_bytes(int64_t block) {
 void solve_subspace_sliced(const RotatedRows& p, int64_t block, const GramSlice* slices, int64_t n_slices,
                            const SlicedRow* rows, int64_t n_rows, float* errors, void* workspace, Stream stream) {
     if (n_rows == 0) return;
-    const auto on = static_cast<cudaStream_t>(stream);
+    const auto cuda_stream = static_cast<cudaStream_t>(stream);
     auto* const slots = static_cast<float*>(workspace);
     with_block_shape(block, [&](auto shape) {
         using S = decltype(shape);
         for (int first = 0; first < p.P; first += int(block)) {
-            launch(subspace_slices_kernel<S>, unsigned(n_slices), S::kThreads, Carver::bytes_of<PrimalMemory<S>>(), on,
-                   p, slices, first, int(block), errors, slots);
-            launch(subspace_join_kernel<S>, unsigned(n_rows), S::kThreads, Carver::bytes_of<PrimalMemory<S>>(), on, p,
-                   rows, first, int(block), slots);
+            launch(subspace_slices_kernel<S>, unsigned(n_slices), S::kThreads, Carver::bytes_of<PrimalMemory<S>>(),
+                   cuda_stream, p, slices, first, int(block), errors, slots);
+            launch(subspace_join_kernel<S>, unsigned(n_rows), S::kThreads, Carver::bytes_of<PrimalMemory<S>>(),
+                   cuda_stream, p, rows, first, int(block), slots);
         }
     });
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -5,7 +5,7 @@
 
 #include "solve_iterative.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 /// A slot of conjugate gradients, (P) each: a slice's sums, and of the row's first slot also its state between kernels.
 struct CgSlot {
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(32 * kCgWarps, 2)
     Carver carve(dynamic_smem());
     const CgVectors m(carve, p.P);
     const SlicedRow r = rows[blockIdx.x];
-    const CgSlot kept(workspace, r.slot, p.P);
+    const CgSlot first_slot(workspace, r.slot, p.P);
     const auto each = [&](auto&& f) {
         for (int j = int(threadIdx.x); j < p.P; j += 32 * kCgWarps) f(j);
     };
@@ -66,11 +66,11 @@ __global__ void __launch_bounds__(32 * kCgWarps, 2)
         });
         cg.start(tolerance);
     } else {
-        cg.state = *kept.state;
+        cg.state = *first_slot.state;
         each([&](int j) {
-            m.residual[j] = kept.residual[j];
-            m.direction[j] = kept.direction[j];
-            m.diagonal[j] = kept.diagonal[j];
+            m.residual[j] = first_slot.residual[j];
+            m.direction[j] = first_slot.direction[j];
+            m.diagonal[j] = first_slot.diagonal[j];
         });
         if (cg.state.rho > 0) {
             cg.multiply_base();
@@ -87,12 +87,12 @@ __global__ void __launch_bounds__(32 * kCgWarps, 2)
         return;
     }
     each([&](int j) {
-        kept.residual[j] = m.residual[j];
-        kept.direction[j] = m.direction[j];
-        kept.diagonal[j] = m.diagonal[j];
+        first_slot.residual[j] = m.residual[j];
+        first_slot.direction[j] = m.direction[j];
+        first_slot.diagonal[j] = m.diagonal[j];
         p.z[int64_t{r.row} * p.P + j] = m.z[j];
     });
-    if (threadIdx.x == 0) *kept.state = cg.state;
+    if (threadIdx.x == 0) *first_slot.state = cg.state;
 }
 
 /// A slot of subspace steps on blocks of `width` columns: the tiles of the matrix and the right-hand side; of the row's
@@ -179,4 +179,4 @@ __global__ void __launch_bounds__(S::kThreads, S::kMost <= 64 ? 3 : 1)
     if (first + width >= p.P) finish_row<S::kWarps>(p, r.row, 0, m.scratch, [&](int j) { return z[j]; });
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

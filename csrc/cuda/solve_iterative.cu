@@ -5,7 +5,7 @@
 #include "row_shapes.h"
 #include "solve_iterative.cuh"
 
-namespace wals {
+namespace wals::cuda {
 int64_t cg_staged_rows(int64_t D, int64_t smem_bytes) {
     int64_t fixed = 0;
     const int P = int(padded(D));
@@ -33,4 +33,4 @@ void solve_subspace(const RotatedRows& p, int64_t block, const int32_t* rows, in
     });
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -1,10 +1,12 @@
 // Approximate solves of rows, in the same rotated basis as solve_exact.cuh and from the rows' present factors:
-// conjugate gradients and subspace steps (as csrc/cpu/solve_iterative.h). Neither raises a row's part of the loss.
+// conjugate gradients and subspace steps (as csrc/cpu/solve_iterative-inl.h). Neither raises a row's part of the loss.
 #pragma once
+
+#include <cfloat>
 
 #include "rows.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 constexpr int kCgWarps = 8;
 
@@ -110,8 +112,7 @@ __device__ __forceinline__ void cg_pass(const RotatedRows& p, int64_t begin, int
 }
 
 /// What conjugate gradients do between their passes, by the whole block; the same thread has the same elements of all
-/// vectors. As csrc/cpu/solve_iterative.h, which the thresholds are from: in a singular system, following what is
-/// rounding would walk off along its null space.
+/// vectors. As csrc/cpu/solve_iterative-inl.h.
 struct CgState {
     float rho, enough;        // the preconditioned residual's square norm, and what is small enough of it
     float by_data, by_ridge;  // a coordinate moves where its diagonal is above the first, or not above the second
@@ -119,7 +120,8 @@ struct CgState {
 };
 
 class CgRow {
-    static constexpr float kRounding = 1e-6f, kVanishing = 1e-36f;
+    static constexpr float kRounding = float(limits::cg_rounding_float32);
+    static constexpr float kVanishing = float(limits::cg_vanishing_float32);
     const RotatedRows& p_;
     const CgVectors& m_;
     const int64_t row_;
@@ -129,7 +131,7 @@ class CgRow {
         for (int j = int(threadIdx.x); j < p_.P; j += 32 * kCgWarps) f(j);
     }
     template <class Join, class F>
-    __device__ __forceinline__ float joined(Join join, F&& f) const {
+    __device__ __forceinline__ float reduce(Join join, F&& f) const {
         float all = 0;
         for (int j = int(threadIdx.x); j < p_.P; j += 32 * kCgWarps) all = join(all, f(j));
         return block_reduce<kCgWarps>(all, join, m_.scratch);
@@ -154,16 +156,13 @@ class CgRow {
     }
     /// The first direction, once residual and diagonal are whole.
     __device__ __forceinline__ void start(float tolerance) {
-        constexpr float kEpsilon = 1.1920929e-7f;
-        const float largest = joined(Max(), [&](int j) { return j < p_.D ? m_.diagonal[j] : 0.0f; });
-        // A coordinate keeps its value where the data say less of it than their rounding and there is no ridge, or one
-        // so small that rounding over ridge is a long way.
-        const float ridge = p_.terms.ridge[row_], rounding = 4 * kEpsilon * largest;
+        const float largest = reduce(Max(), [&](int j) { return j < p_.D ? m_.diagonal[j] : 0.0f; });
+        const float ridge = p_.terms.ridge[row_], rounding = limits::cg_rounding_units * FLT_EPSILON * largest;
         state.by_data = rounding;
-        state.by_ridge = 1000 * ridge > rounding ? 2 * ridge : -1.0f;
+        state.by_ridge = limits::cg_small_ridge * ridge > rounding ? limits::cg_ridge_share * ridge : -1.0f;
         each([&](int j) { m_.direction[j] = preconditioned(j); });
-        state.rho = joined(Sum(), [&](int j) { return m_.residual[j] * m_.direction[j]; });
-        const float moves = joined(Max(), [&](int j) { return m_.direction[j] != 0 ? 1.0f : 0.0f; });
+        state.rho = reduce(Sum(), [&](int j) { return m_.residual[j] * m_.direction[j]; });
+        const float moves = reduce(Max(), [&](int j) { return m_.direction[j] != 0 ? 1.0f : 0.0f; });
         const float least = fmaxf(tolerance, kRounding);
         state.enough = least * least * state.rho;
         const bool finite = not_finite(state.rho + largest) == 0;
@@ -176,9 +175,9 @@ class CgRow {
     }
     /// A step, once the product is whole; the row is not active any more where that would follow rounding.
     __device__ __forceinline__ void advance() {
-        const float curvature = joined(Sum(), [&](int j) { return m_.direction[j] * m_.product[j]; });
-        const float size = joined(Sum(), [&](int j) { return m_.direction[j] * m_.direction[j] * m_.diagonal[j]; });
-        if (!(curvature > 10 * kRounding * size)) {
+        const float curvature = reduce(Sum(), [&](int j) { return m_.direction[j] * m_.product[j]; });
+        const float size = reduce(Sum(), [&](int j) { return m_.direction[j] * m_.direction[j] * m_.diagonal[j]; });
+        if (!(curvature > limits::cg_least_curvature * kRounding * size)) {
             state.rho = 0;
             return;
         }
@@ -187,7 +186,7 @@ class CgRow {
             m_.z[j] += length * m_.direction[j];
             m_.residual[j] -= length * m_.product[j];
         });
-        const float next = joined(Sum(), [&](int j) { return m_.residual[j] * preconditioned(j); });
+        const float next = reduce(Sum(), [&](int j) { return m_.residual[j] * preconditioned(j); });
         const float keep = next / state.rho;
         state.rho = next;
         each([&](int j) { m_.direction[j] = preconditioned(j) + keep * m_.direction[j]; });
@@ -276,4 +275,4 @@ __global__ void __launch_bounds__(S::kThreads, S::kMost <= 64 ? 3 : 1)
     finish_row<S::kWarps>(p, row, 0, m.scratch, [&](int j) { return z[j]; });
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

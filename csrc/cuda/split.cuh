@@ -14,7 +14,7 @@
 
 #include "block.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 struct Fragment {
     uint32_t hi[4], lo[4];
@@ -83,4 +83,4 @@ __device__ __forceinline__ int pair_place(int row, int pair) {
     return tile_place(row % 8, pair % 4 * 4) + row / 8 + 2 * (pair / 4);
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -4,33 +4,30 @@
 #include "launch.h"
 #include "topk.cuh"
 
-namespace wals {
+namespace wals::cuda {
 namespace {
 
 /// Parts of the items that go to different blocks when queries are too few to fill a chip.
 int64_t topk_segments(int64_t B, int64_t n_items, int64_t k) {
-    const int64_t blocks = (B + kTopkQueries - 1) / kTopkQueries, wanted = (264 + blocks - 1) / blocks;
-    return std::max<int64_t>(1, std::min({wanted, n_items / 1024, kMostSorted / k}));
+    const int64_t blocks = (B + kTopkQueries - 1) / kTopkQueries,
+                  most = (limits::blocks_of_device + blocks - 1) / blocks;
+    return std::max<int64_t>(1, std::min({most, n_items / 1024, kMostSorted / k}));
 }
 
 }  // namespace
 
 int64_t topk_bytes(int64_t B, int64_t n_items, int64_t k) {
-    const int64_t kept = std::min(k, n_items);
-    const int64_t lists = B * topk_segments(B, n_items, std::max<int64_t>(kept, 1));
-    return lists * (topk_capacity(int(kept)) * int64_t(sizeof(Key)) + int64_t(sizeof(int32_t))) +
+    const int64_t n_results = std::min(k, n_items);
+    const int64_t lists = B * topk_segments(B, n_items, std::max<int64_t>(n_results, 1));
+    return lists * (topk_capacity(int(n_results)) * int64_t(sizeof(Key)) + int64_t(sizeof(int32_t))) +
            (B + n_items) * int64_t(sizeof(float)) + 64;
-}
-
-int64_t most_results() {
-    return kMostResults;
 }
 
 void topk(const float* queries, int64_t B, const float* items, int64_t n_items, int64_t D, int64_t k,
           const int64_t* excluded_ptr, const int32_t* excluded_idx, int32_t* ids, float* scores, void* workspace,
           Stream stream) {
     if (B == 0) return;
-    const auto on = static_cast<cudaStream_t>(stream);
+    const auto cuda_stream = static_cast<cudaStream_t>(stream);
     TopkProblem p = {};
     p.n_queries = B;
     p.n_items = n_items;
@@ -46,13 +43,13 @@ void topk(const float* queries, int64_t B, const float* items, int64_t n_items, 
     p.query_scale = scales;
     p.item_scale = scales + B;
     p.counts = reinterpret_cast<int32_t*>(scales + B + n_items);
-    launch(row_scale_kernel, unsigned(B), 32, 0, on, queries, p.P, scales);
-    if (n_items) launch(row_scale_kernel, unsigned(n_items), 32, 0, on, items, p.P, scales + B);
+    launch(row_scale_kernel, unsigned(B), 32, 0, cuda_stream, queries, p.P, scales);
+    if (n_items) launch(row_scale_kernel, unsigned(n_items), 32, 0, cuda_stream, items, p.P, scales + B);
     launch(topk_kernel, dim3(unsigned((B + kTopkQueries - 1) / kTopkQueries), unsigned(p.segments)), kTopkThreads,
-           Carver::bytes_of<TopkMemory>(), on, p);
+           Carver::bytes_of<TopkMemory>(), cuda_stream, p);
     int places = 1;
     while (places < p.k * p.segments) places *= 2;
-    launch(topk_sort_kernel, unsigned(B), kTopkThreads, places * sizeof(Key), on, p, places, k, ids, scores);
+    launch(topk_sort_kernel, unsigned(B), kTopkThreads, places * sizeof(Key), cuda_stream, p, places, k, ids, scores);
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

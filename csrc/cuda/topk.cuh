@@ -7,11 +7,11 @@
 
 #include "panel.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 constexpr int kTopkQueries = 64, kTopkItems = 128, kTopkWarps = 8, kTopkThreads = 32 * kTopkWarps;
-constexpr int kMostResults = 1024;
 constexpr int kMostSorted = 4096;  // candidates of a query in the last sort
+static_assert(kMostSorted >= limits::most_results, "a list of results is sorted at once");
 
 using Key = unsigned long long;
 
@@ -303,4 +303,4 @@ __global__ void __launch_bounds__(kTopkThreads)
     }
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

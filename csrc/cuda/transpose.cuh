@@ -4,7 +4,7 @@
 
 #include "block.cuh"
 
-namespace wals {
+namespace wals::cuda {
 
 constexpr int kSortWarps = 8, kDigits = 256;
 
@@ -97,4 +97,4 @@ __global__ void __launch_bounds__(256)
     for (int64_t c = from + 1; c <= to; ++c) row_ptr[c] = e;
 }
 
-}  // namespace wals
+}  // namespace wals::cuda

@@ -183,7 +183,8 @@ def test_a_signal_ends_a_run_of_rows_that_threads_share():
     def end(number, frame):
         raise Ended
 
-    rows, n, d = 600, 8192, 250
+    rows, n, d = 600, _cpu.LIMITS.giant_entries, 250
+    assert n * d**2 > _cpu.LIMITS.giant_work
     one = np.ones(1, np.float32)
     col_idx = np.tile(np.arange(n, dtype=np.int32), rows)
     terms = RowTerms(np.arange(rows + 1) * n, col_idx, one, one, 0.0, 0 * one, one, one, 0.0)

@@ -28,7 +28,7 @@ def sdist(tmp_path_factory):
 
 def test_the_source_distribution_is_whole(sdist):
     done = subprocess.run(
-        ["git", "ls-files", "csrc", "wals_gpu", "tests", "setup.py", "LICENSE"], cwd=ROOT, capture_output=True
+        ["git", "ls-files", "csrc", "tools", "wals_gpu", "tests", "setup.py", "LICENSE"], cwd=ROOT, capture_output=True
     )
     if done.returncode:
         pytest.skip("no git checkout")

@@ -11,6 +11,7 @@ from scipy.sparse import random as sparse_random
 from solving import solve_rows
 
 from wals_gpu import WALS, reference
+from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.objective.presets import make_objective
 from wals_gpu.objective.terms import RowTerms
@@ -185,6 +186,8 @@ def _long_rows(*, lowest: float = 0.1, ridge: float = 10.0, dtype: type = np.flo
     """Long rows, a part of the longest beyond what is copied; `lowest`: of the Gram coefficients."""
     rng = np.random.default_rng(0)
     factors, columns = 260, 10_000
+    long, longest = 4 * factors * LONG_ROWS[0], 2 * factors * LONG_ROWS[1]  # bytes in the table, of a copy
+    assert long > LIMITS.copy_from_bytes and longest > LIMITS.copy_bytes
     row_ptr = np.concatenate([[0], np.cumsum(LONG_ROWS)])
     col_idx = np.concatenate([np.sort(rng.choice(columns, n, replace=False)) for n in LONG_ROWS]).astype(np.int32)
     one = np.ones(1, dtype)
@@ -200,8 +203,8 @@ def _long_rows(*, lowest: float = 0.1, ridge: float = 10.0, dtype: type = np.flo
     ("case", "steps", "copied"),
     [
         ({}, 3, True),
-        ({}, 4, True),
-        ({}, 5, False),  # many steps are for more digits than the copy has
+        ({}, LIMITS.copy_steps, True),
+        ({}, LIMITS.copy_steps + 1, False),  # many steps are for more digits than the copy has
         ({"lowest": -0.1}, 3, False),  # some coefficients are negative
         ({"ridge": 0.05}, 3, False),  # nothing but the ridge holds some directions, and it is too weak to be sure
         ({"dtype": np.float64}, 3, False),
@@ -209,7 +212,7 @@ def _long_rows(*, lowest: float = 0.1, ridge: float = 10.0, dtype: type = np.flo
     ids=str,
 )
 def test_which_rows_are_copied(isa, case, steps, copied):
-    """The steps on a copy (csrc/cpu/row_copy.h) differ from the reference's by its rounding, others by that of T."""
+    """Steps on a copy (csrc/cpu/row_copy-inl.h) differ from the reference's by its rounding, others by that of T."""
     terms, other, start = _long_rows(**case)
     expected = reference.solve_rows_cg(terms, other, start, steps)
     solve_rows(CpuBackend(2), terms, other, start, solver="cg", cg_steps=steps)

@@ -8,9 +8,7 @@ second, and in the primal form 2 times the first; the dual form, which solves fo
 second only. `SOLUTION` and `RESIDUAL` are what is allowed.
 """
 
-import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +20,7 @@ from scipy.sparse import random as sparse_random
 from solving import solve_rows
 
 from wals_gpu import _cpu, reference
+from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.objective.presets import PRESETS, make_objective
@@ -34,35 +33,25 @@ BACKEND = CpuBackend(2)
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 
 
-# Where the kernels change from one form of a row's system to another. Read from their source, so that the sizes below
-# move with it and no path goes untested unnoticed.
-
-
-def kernel_source(pattern):
-    folder = Path(__file__).parents[2] / "csrc" / "cpu"
-    found = [m for path in sorted(folder.glob("*")) for m in re.finditer(pattern, path.read_text(encoding="utf-8"))]
-    assert len(found) == 1, f"{pattern} is in {len(found)} places of {folder}: choose the sizes of this test anew"
-    return found[0].groups()
+# Where the kernels change from one form of a row's system to another: from their own numbers, so that the sizes below
+# move with them and no path goes untested unnoticed.
 
 
 def dual_limit(d):
     """Rows of more entries, all Gram coefficients of one sign, are solved in the primal form."""
-    factor, divisor = kernel_source(r"dual_limit\(int64_t D\) \{\s*return D \* (\d+) / (\d+);")
-    return d * int(factor) // int(divisor)
+    return d * LIMITS.dual_numerator // LIMITS.dual_denominator
 
 
 def panel_rows(d, dtype):
     """Entries of a primal panel; longer rows have several."""
-    size, shift = kernel_source(r"kPanelBytes = (\d+) << (\d+);")
     lane = 64 // np.dtype(dtype).itemsize
-    return max(64, (int(size) << int(shift)) // (-(-d // lane) * 64))
+    fit = LIMITS.panel_bytes // (-(-d // lane) * 64)
+    return max(min(fit, LIMITS.panel_factors * d), LIMITS.panel_least)
 
 
 def giant_length(d):
     """Rows of at least as many entries are summed in slices by all threads."""
-    (slice_entries,) = kernel_source(r"kSliceEntries = (\d+);")
-    (work,) = kernel_source(r"kGiantWork = ([\de.]+);")
-    return max(2 * int(slice_entries), int(float(work) / d**2) + 1)
+    return max(LIMITS.giant_entries, int(LIMITS.giant_work / d**2) + 1)
 
 
 def make_signs(kind, n, rng):
@@ -190,7 +179,7 @@ def test_any_rows(problem):
 def test_rows_around_whole_panels(d, signs, dtype):
     k = panel_rows(d, dtype)
     assert k > dual_limit(d) or signs == "mixed" or d > 128
-    lengths = [k - 1, k, k + 1, 2 * k - 1, 2 * k, 2 * k + 1, 2 * k + 3]
+    lengths = [k - 1, k, k + 1, 2 * k - 1, 2 * k, 2 * k + 1, 2 * k + 3, 13 * k + 1]
     assert max(lengths) < giant_length(d)
     rng = np.random.default_rng(d)
     terms = make_terms(lengths, max(lengths), rng, dtype, signs)

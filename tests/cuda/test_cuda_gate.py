@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 import cuda_budgets  # noqa: E402
 
-from wals_gpu.backends.cuda_memory import SHARED_MEMORY  # noqa: E402
+from wals_gpu._cpu import LIMITS  # noqa: E402
 
 TENSOR_CORES = re.compile(
     r"solve_(primal|dual|subspace|slots)_kernel|gram_slices_kernel|subspace_(slices|join)_kernel|topk_kernel"
@@ -60,7 +60,8 @@ def test_hot_kernels_have_their_instructions(found, pattern, instruction):
 def test_every_kernel_can_be_started(found):
     """A100 has the least shared memory; 163 KiB of a processor's 164 are a block's."""
     for kernel, each in found.items():
-        assert all(f["shared"] <= SHARED_MEMORY and f["blocks"] >= 1 and f["threads"] for f in each.values()), kernel
+        fits = (f["shared"] <= LIMITS.shared_memory and f["blocks"] >= 1 and f["threads"] for f in each.values())
+        assert all(fits), kernel
 
 
 def test_the_gate_compiles_what_is_shipped():

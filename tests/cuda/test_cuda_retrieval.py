@@ -10,6 +10,7 @@ from scipy.sparse import random as sparse_random
 from test_cuda_solve_rows import SCHEDULES
 
 from wals_gpu import reference
+from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cpu import CpuBackend
 
 SEVERAL_SEGMENTS = 3000  # items; few queries then have several lists, which are merged
@@ -105,8 +106,9 @@ def test_fewer_left_than_asked_for_and_more_than_possible():
     np.testing.assert_array_equal(ids, [[1, -1], [-1, -1]])
     np.testing.assert_array_equal(scores, [[4, -np.inf], [-np.inf, -np.inf]])
     assert run(np.ones((2, 2), np.float32), items, 5000)[0].shape == (2, 5000)  # three items are at most three results
-    with pytest.raises(ValueError, match=r"k must be at most 1024 on a CUDA device, got 1025"):
-        emulated_backend().topk(np.ones((1, 1), np.float32), np.ones((2000, 1), np.float32), 1025)
+    most = LIMITS.most_results
+    with pytest.raises(ValueError, match=f"k must be at most {most} on a CUDA device, got {most + 1}"):
+        emulated_backend().topk(np.ones((1, 1), np.float32), np.ones((2 * most, 1), np.float32), most + 1)
 
 
 def test_queries_in_parts():

@@ -12,9 +12,10 @@ from hard_cases import CASES, SOLVERS, solve
 from solving import solve_rows
 from test_hard_numbers import BOUNDS, SINGULAR
 from test_solve_iterative import solve_by_reference
-from test_solve_rows import make_check, make_matrix, make_terms
+from test_solve_rows import dual_limit, make_check, make_matrix, make_terms
 
 from wals_gpu import reference
+from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.cuda import CudaBackend
 from wals_gpu.backends.cuda_plan import plan_cg, plan_exact, plan_subspace, slice_rows
@@ -28,7 +29,7 @@ SCHEDULES = [
     {"order": "reverse", "eager_copies": True},
     {"order": "random", "seed": 3, "resident_blocks": 3},
 ]
-DEPTH = 32  # kDepth in csrc/cuda/panel.cuh: entries of a panel
+DEPTH = LIMITS.panel_depth
 
 
 def run(terms, other, *, start=None, prior=None, backend=None, schedules=SCHEDULES, **how):
@@ -54,8 +55,8 @@ def problem(d, lengths, signs="plus", seed=0, **parameters):
 
 
 def forms(terms, d):
-    sizes = emulated_backend()._cuda.SIZES
-    return {(rows.form, rows.size) for rows in plan_exact(terms, d, sizes, 8192)}
+    plan = plan_exact(terms, d, LIMITS.kernel_sizes, LIMITS.giant_entries)
+    return {(rows.form, rows.size) for rows in plan}
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def no_second_try(monkeypatch):
 @pytest.mark.parametrize("signs", ["plus", "minus", "mixed", "all", "tiny"])
 @pytest.mark.parametrize("d", [1, 31, 32, 33, 64, 100, 128])
 def test_rows_of_every_length(d, signs, no_second_try):
-    limit = d * 7 // 8
+    limit = dual_limit(d)
     edges = {0, 1, 15, 16, 17, DEPTH - 1, DEPTH, DEPTH + 1, 2 * DEPTH + 1, 65, limit, limit + 1, d, 3 * DEPTH + 5}
     lengths = sorted(edges - {-1})
     terms, other, prior = problem(d, lengths, signs, seed=d)
@@ -84,13 +85,22 @@ def test_rows_of_every_length(d, signs, no_second_try):
     make_check(terms, other, prior)(run(terms, other, prior=prior))
 
 
+def test_both_modules_have_the_same_limits():
+    """Also a device has: the backend reads them from either."""
+    cuda = emulated_backend()._cuda.LIMITS
+    assert cuda._asdict() == LIMITS._asdict()
+    for limits in (cuda, LIMITS):
+        with pytest.raises(AttributeError):
+            limits.slice_entries = 1
+
+
 def test_all_forms_and_sizes_are_met():
     """The cases of this file go through every exact kernel."""
     met = set()
     for d, lengths in ((32, [0, 20, 300]), (64, [40, 100]), (128, [100, 300]), (256, [200, 300]), (300, [300])):
         met |= forms(problem(d, lengths)[0], d)
-    sizes = emulated_backend()._cuda.SIZES
-    assert met == {("diagonal", 0), ("sliced", 0), *((form, size) for form in ("primal", "dual") for size in sizes)}
+    of_sizes = {(form, size) for form in ("primal", "dual") for size in LIMITS.kernel_sizes}
+    assert met == {("diagonal", 0), ("sliced", 0), *of_sizes}
 
 
 @pytest.mark.parametrize(("d", "lengths"), [(160, [129, 161]), (256, [129, 224, 225])])
@@ -100,7 +110,7 @@ def test_the_largest_block(d, lengths, signs, no_second_try):
     make_check(terms, other, prior)(run(terms, other, prior=prior, schedules=SCHEDULES[1:]))
 
 
-@pytest.mark.parametrize(("d", "lengths"), [(257, [0, 5, 240, 260]), (513, [300]), (1024, [256, 257])])
+@pytest.mark.parametrize(("d", "lengths"), [(257, [0, 5, 240, 260]), (513, [300]), (LIMITS.most_factors, [256, 257])])
 def test_matrices_in_the_workspace(d, lengths, no_second_try):
     terms, other, prior = problem(d, lengths, "plus")
     assert ("sliced", 0) in forms(terms, d)
@@ -109,7 +119,7 @@ def test_matrices_in_the_workspace(d, lengths, no_second_try):
 
 @pytest.mark.parametrize(("d", "signs"), [(5, "all"), (40, "plus")])
 def test_giant_rows_summed_in_slices(d, signs, no_second_try):
-    terms, other, prior = problem(d, [8193, 20], signs)
+    terms, other, prior = problem(d, [LIMITS.giant_entries + 1, 20], signs)
     assert ("sliced", 0) in forms(terms, d)
     make_check(terms, other, prior)(run(terms, other, prior=prior, schedules=SCHEDULES[-1:]))
 
@@ -282,9 +292,10 @@ def test_singular_rows_do_not_lead_conjugate_gradients_astray():
 @pytest.fixture
 def small_slices(monkeypatch):
     """Rows of more than 32 entries are giant, and cut by 16."""
+    limits = LIMITS._replace(slice_entries=16, giant_entries=32)
     for checked in () if ON_DEVICE else (False, True):
-        monkeypatch.setattr(emulated_backend(checked)._cuda, "SLICE_ENTRIES", 16)
-    monkeypatch.setattr(emulated_backend()._cuda, "SLICE_ENTRIES", 16)
+        monkeypatch.setattr(emulated_backend(checked)._cuda, "LIMITS", limits)
+    monkeypatch.setattr(emulated_backend()._cuda, "LIMITS", limits)
 
 
 @pytest.mark.parametrize("how", [*STEPS, {"solver": "subspace", "block_size": 64}], ids=str)
@@ -307,7 +318,7 @@ def test_giant_rows_of_conjugate_gradients_end_as_others_do(small_slices, monkey
     other[:100] *= np.float32(0.1)
     how = {"start": start, "solver": "cg", "cg_steps": 40, "cg_tolerance": 0.05, "schedules": SCHEDULES[-1:]}
     sliced = run(terms, other, **how)
-    monkeypatch.setattr(emulated_backend()._cuda, "SLICE_ENTRIES", 4096)
+    monkeypatch.setattr(emulated_backend()._cuda, "LIMITS", LIMITS)
     np.testing.assert_allclose(sliced, run(terms, other, **how), rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(sliced[:, 7], start[:, 7])
     assert not np.allclose(sliced, run(terms, other, **{**how, "cg_tolerance": 0.0}), rtol=1e-3, atol=1e-4)
@@ -324,7 +335,7 @@ def test_giant_rows_too_close_to_singular_for_steps_are_solved_in_float64(small_
 
 @pytest.mark.parametrize("how", STEPS[1:], ids=str)
 def test_a_giant_row_of_real_length(how):
-    terms, other, start = problem(5, [8193, 20])
+    terms, other, start = problem(5, [LIMITS.giant_entries + 1, 20])
     solved = run(terms, other, start=start, schedules=SCHEDULES[1:], **how)
     expected = solve_by_reference(terms, other, start, **how)
     np.testing.assert_allclose(solved, expected, rtol=1e-3, atol=1e-4 * abs(expected).max())
@@ -461,8 +472,9 @@ def test_arguments_that_the_device_lacks_are_refused():
         solve_rows(backend, terms, other.astype(np.float64), start)
     with pytest.raises(ValueError, match=r"float32, got factors of dtype float64"):
         backend.empty_factors(3, 4, np.dtype(np.float64))
-    with pytest.raises(ValueError, match=r"1 to 1024 factors, got 1025"):
-        backend.empty_factors(3, 1025, np.dtype(np.float32))
+    most = LIMITS.most_factors
+    with pytest.raises(ValueError, match=f"1 to {most} factors, got {most + 1}"):
+        backend.empty_factors(3, most + 1, np.dtype(np.float32))
     with pytest.raises(ValueError, match=r"block_size must be a multiple of 16 from 16 to 256 .* got 272"):
         solve_rows(backend, terms, other, start, solver="subspace", block_size=272)
 
@@ -487,7 +499,7 @@ def test_checked_large():
 
 
 def test_checked_giant_row():
-    terms, other, prior = problem(3, [8200])
+    terms, other, prior = problem(3, [LIMITS.giant_entries + 8])
     make_check(terms, other, prior)(
         run(terms, other, prior=prior, backend=emulated_backend(checked=True), schedules=SCHEDULES[-1:])
     )

@@ -1,4 +1,4 @@
-"""The CUDA emulator: what it computes, and that it finds what it says it finds (csrc/emulator/tests)."""
+"""The CUDA emulator: what it computes, and that it finds what it says it finds (tools/cuda_emulator/tests)."""
 
 import re
 from itertools import pairwise
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from emulated import ROOT, load
 
-TESTS = ROOT / "csrc" / "emulator" / "tests"
+TESTS = ROOT / "tools" / "cuda_emulator" / "tests"
 # Orders in which threads and blocks take turns; results and findings may depend on none of them.
 SCHEDULES = [
     {"order": "forward"},

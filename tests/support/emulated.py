@@ -19,8 +19,9 @@ BUILD = ROOT / "build" / f"emulator-{sys.implementation.cache_tag}"
 def build() -> Path:
     """The folder with the modules, up to date with the sources."""
     configure = [
-        "cmake", "-S", str(ROOT / "csrc" / "emulator"), "-B", str(BUILD), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=None",
-        f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        "cmake", "-S", str(ROOT / "tools" / "cuda_emulator"), "-B", str(BUILD), "-G", "Ninja",
+        "-DCMAKE_BUILD_TYPE=None", f"-DPython_EXECUTABLE={sys.executable}",
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
     ]  # fmt: skip
     for command in (configure, ["cmake", "--build", str(BUILD)]):
         done = subprocess.run(command, capture_output=True, text=True)

@@ -11,7 +11,7 @@ int main() {
         for (int64_t bad : {0, 1, 63}) {
             std::atomic<int> running{0};
             try {
-                wals::parallel_for(64, threads, {}, [&](int64_t i, int) {
+                wals::cpu::parallel_for(64, threads, {}, [&](int64_t i, int) {
                     ++running;
                     std::this_thread::sleep_for(std::chrono::microseconds(200));
                     --running;
@@ -22,13 +22,13 @@ int main() {
             }
         }
     try {  // the question whether to go on may fail, too
-        wals::parallel_for(64, 1, [] { return throw std::runtime_error("asked"), false; }, [](int64_t, int) {});
+        wals::cpu::parallel_for(64, 1, [] { return throw std::runtime_error("asked"), false; }, [](int64_t, int) {});
     } catch (const std::runtime_error&) {
         ++caught;
     }
 #if !defined(__SANITIZE_THREAD__)  // whose operator new ends the process
     try {
-        wals::buffers_per_thread(4, int64_t{1} << 60);
+        wals::cpu::buffers_per_thread(4, int64_t{1} << 60);
     } catch (const std::bad_alloc&) {
         ++caught;
     }

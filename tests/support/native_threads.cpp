@@ -14,7 +14,7 @@ constexpr int64_t kRows = 300, kOther = 500, kGiant = 70000;  // the last row is
 
 template <class T>
 struct World {
-    int64_t D, padded = wals::padded<T>(D);
+    int64_t D, padded = wals::cpu::padded<T>(D);
     std::mt19937 random{7};
     std::vector<int64_t> row_ptr{0};
     std::vector<int32_t> col_idx;
@@ -54,7 +54,7 @@ struct World {
         std::vector<double> out;
         auto keep = [&](const auto& array) { out.insert(out.end(), array.begin(), array.end()); };
         const T one = 1, ridge = T(0.3);
-        wals::RotatedRows<T> problem;
+        wals::cpu::RotatedRows<T> problem;
         problem.terms.n_rows = kRows;
         problem.terms.row_ptr = row_ptr.data();
         problem.terms.col_idx = col_idx.data();
@@ -65,17 +65,18 @@ struct World {
         problem.table = other.data();
         problem.spectrum = spectrum.data();
         problem.factor_stride = D;
-        for (auto kind : {wals::Solver::kExact, wals::Solver::kConjugateGradients, wals::Solver::kSubspace})
+        for (auto kind :
+             {wals::cpu::Solver::kExact, wals::cpu::Solver::kConjugateGradients, wals::cpu::Solver::kSubspace})
             for (const double* q : {static_cast<const double*>(nullptr), static_cast<const double*>(rotation.data())}) {
                 std::vector<T> x = factors;
                 std::vector<double> loss(kRows);
-                std::vector<wals::RowStatus> status(kRows);
+                std::vector<wals::cpu::RowStatus> status(kRows);
                 problem.factors = x.data();
                 problem.loss = loss.data();
-                wals::Solver solver;
+                wals::cpu::Solver solver;
                 solver.kind = kind;
                 solver.block = 16;
-                wals::solve_rows<T>(problem, solver, q, status.data(), n_threads, {});
+                wals::cpu::solve_rows<T>(problem, solver, q, status.data(), n_threads, {});
                 keep(x), keep(loss), keep(status);
             }
 
@@ -83,31 +84,31 @@ struct World {
         std::vector<T> rotated(size_t(kRows * padded)), items(size_t(kOther * D));
         for (int64_t i = 0; i < kOther; ++i)
             for (int64_t d = 0; d < D; ++d) items[size_t(i * D + d)] = other[size_t(i * padded + d)];
-        wals::gram<T>(items.data(), kOther, D, {&one, 0}, gram.data(), n_threads, {});
+        wals::cpu::gram<T>(items.data(), kOther, D, {&one, 0}, gram.data(), n_threads, {});
         for (bool wide : {false, true}) {
-            const wals::RotationSpace space(D, n_threads);
-            wals::rotate<T>(factors.data(), kRows, D, rotation.data(), wide, rotated.data(), n_threads, space, {});
+            const wals::cpu::RotationSpace space(D, n_threads);
+            wals::cpu::rotate<T>(factors.data(), kRows, D, rotation.data(), wide, rotated.data(), n_threads, space, {});
             keep(rotated);
         }
-        wals::entry_loss<T>(problem.terms, factors.data(), items.data(), D, &totals[0], n_threads, {});
-        wals::ridge_loss<T>(factors.data(), nullptr, kRows, D, {&ridge, 0}, &totals[1], n_threads, {});
+        wals::cpu::entry_loss<T>(problem.terms, factors.data(), items.data(), D, &totals[0], n_threads, {});
+        wals::cpu::ridge_loss<T>(factors.data(), nullptr, kRows, D, {&ridge, 0}, &totals[1], n_threads, {});
         keep(gram), keep(totals);
 
-        const int64_t k = 20, asked = kRows - 1;  // rows without an item twice
-        std::vector<int32_t> ids(size_t(asked * k));
-        std::vector<T> scores(size_t(asked * k));
+        const int64_t k = 20, n_queries = kRows - 1;  // rows without an item twice
+        std::vector<int32_t> ids(size_t(n_queries * k));
+        std::vector<T> scores(size_t(n_queries * k));
         std::vector<T> entries(rhs.size() - size_t(kGiant));
         int64_t scored = 0;
         for (const int64_t* excluded :
              {static_cast<const int64_t*>(nullptr), static_cast<const int64_t*>(row_ptr.data())}) {
-            wals::topk<T>(queries.data(), asked, items.data(), kOther, D, k, true, excluded, col_idx.data(), ids.data(),
-                          scores.data(), &scored, n_threads, {});
+            wals::cpu::topk<T>(queries.data(), n_queries, items.data(), kOther, D, k, true, excluded, col_idx.data(),
+                               ids.data(), scores.data(), &scored, n_threads, {});
             keep(ids), keep(scores);
         }
-        wals::topk_listed<T>(queries.data(), asked, items.data(), D, k, row_ptr.data(), col_idx.data(), ids.data(),
-                             scores.data(), n_threads, {});
-        wals::score_entries<T>(queries.data(), asked, items.data(), D, row_ptr.data(), col_idx.data(), entries.data(),
-                               n_threads, {});
+        wals::cpu::topk_listed<T>(queries.data(), n_queries, items.data(), D, k, row_ptr.data(), col_idx.data(),
+                                  ids.data(), scores.data(), n_threads, {});
+        wals::cpu::score_entries<T>(queries.data(), n_queries, items.data(), D, row_ptr.data(), col_idx.data(),
+                                    entries.data(), n_threads, {});
         keep(ids), keep(scores), keep(entries);
         return out;
     }
@@ -116,9 +117,9 @@ struct World {
 template <class T>
 bool same(int64_t D) {
     World<T> world(D);
-    const std::vector<double> wanted = world.results(1);
-    if (std::any_of(wanted.begin(), wanted.end(), [](double value) { return std::isnan(value); })) return false;
-    return world.results(4) == wanted;
+    const std::vector<double> expected = world.results(1);
+    if (std::any_of(expected.begin(), expected.end(), [](double value) { return std::isnan(value); })) return false;
+    return world.results(4) == expected;
 }
 
 }  // namespace

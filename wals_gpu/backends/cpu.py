@@ -157,7 +157,7 @@ class CpuBackend:
 
     @staticmethod
     def _moves(factors: int) -> bool:
-        return factors % 16 == 0
+        return factors % _cpu.LIMITS.tile == 0
 
     def empty_factors(self, n: int, factors: int, dtype: np.dtype) -> NDArray[np.floating]:
         """An (n, D) array, not initialised, that starts on a cache line."""

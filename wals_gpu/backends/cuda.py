@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cpu import CpuBackend
-from wals_gpu.backends.cuda_memory import SHARED_MEMORY, Memory, TorchMemory, load_cuda
+from wals_gpu.backends.cuda_memory import Memory, TorchMemory, load_cuda
 from wals_gpu.backends.cuda_plan import gram_bounds, may_be_undetermined, plan_cg, plan_exact, plan_subspace, slice_rows
 from wals_gpu.backends.host import Spectrum, check_status, decompose, has_background, no_spectrum
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
@@ -24,7 +25,7 @@ from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
 __all__ = ["CudaBackend", "CudaSession"]
 
 #: Sizes of shared memory that conjugate gradients keep a row's panel in: 5, 2 and 1 blocks on a processor.
-PANEL_MEMORY = (32 << 10, 80 << 10, SHARED_MEMORY)
+PANEL_MEMORY = (32 << 10, 80 << 10, LIMITS.shared_memory)
 
 #: Bytes that the matrices of sliced rows, and of rows in float64, take at a time.
 SLOT_MEMORY = 1 << 28
@@ -134,16 +135,16 @@ class CudaBackend:
             Another dtype than float32, more factors than the kernels take, blocks of "subspace" that are too large for
             them, or more results than a search can give.
         """
-        limits = self._cuda
+        limits = self._cuda.LIMITS
         if dtype is not None and dtype != np.float32:
             raise ValueError(f"dtype must be float32 on a CUDA device (device='cuda'), got {dtype}")
-        if factors is not None and not 1 <= factors <= limits.MOST_FACTORS:
-            raise ValueError(f"factors must be from 1 to {limits.MOST_FACTORS} on a CUDA device, got {factors}")
-        if options is not None and options.solver == "subspace" and options.block_size > limits.SIZES[-1]:
-            most, got = limits.SIZES[-1], options.block_size
-            raise ValueError(f"block_size must be a multiple of 16 from 16 to {most} on a CUDA device, got {got}")
-        if k is not None and k > limits.MOST_RESULTS:
-            raise ValueError(f"k must be at most {limits.MOST_RESULTS} on a CUDA device, got {k}")
+        if factors is not None and not 1 <= factors <= limits.most_factors:
+            raise ValueError(f"factors must be from 1 to {limits.most_factors} on a CUDA device, got {factors}")
+        if options is not None and options.solver == "subspace" and options.block_size > limits.kernel_sizes[-1]:
+            wanted = f"a multiple of {limits.tile} from {limits.tile} to {limits.kernel_sizes[-1]} on a CUDA device"
+            raise ValueError(f"block_size must be {wanted}, got {options.block_size}")
+        if k is not None and k > limits.most_results:
+            raise ValueError(f"k must be at most {limits.most_results} on a CUDA device, got {k}")
 
     def session(
         self,
@@ -272,7 +273,7 @@ class CudaBackend:
     def _start_exact(self, rows: Any, terms: RowTerms, factors: int, wanted: NDArray[np.bool_]) -> None:
         """Starts the kernels that solve the `wanted` rows exactly."""
         cuda, memory = self._cuda, self._memory
-        for part in plan_exact(terms, factors, cuda.SIZES, 2 * cuda.SLICE_ENTRIES):
+        for part in plan_exact(terms, factors, cuda.LIMITS.kernel_sizes, cuda.LIMITS.giant_entries):
             numbers = part.numbers[wanted[part.numbers]]
             if not len(numbers):
                 continue
@@ -289,7 +290,7 @@ class CudaBackend:
         """Batches of giant rows as the kernels take them (slices, how many, rows, how many), each with a workspace of
         `slot` bytes for each slice."""
         memory = self._memory
-        for batch in slice_rows(terms.row_ptr, numbers, self._cuda.SLICE_ENTRIES, max(SLOT_MEMORY // slot, 1)):
+        for batch in slice_rows(terms.row_ptr, numbers, self._cuda.LIMITS.slice_entries, max(SLOT_MEMORY // slot, 1)):
             slices, sliced = memory.upload(batch.slices), memory.upload(batch.rows)
             workspace = memory.empty(batch.n_slots * slot, np.uint8)
             address = memory.address
@@ -298,7 +299,7 @@ class CudaBackend:
     def _start_cg(self, rows: Any, terms: RowTerms, side: _Side, steps: int, tolerance: float) -> None:
         cuda, memory = self._cuda, self._memory
         staged = tuple(cuda.cg_staged_rows(side.factors, size) for size in PANEL_MEMORY)
-        empty, plan, giant = plan_cg(terms, staged, 2 * cuda.SLICE_ENTRIES)
+        empty, plan, giant = plan_cg(terms, staged, cuda.LIMITS.giant_entries)
         if len(empty):
             on_device = memory.upload(empty)
             cuda.solve_exact(rows, "diagonal", 0, memory.address(on_device), len(empty), memory.stream)
@@ -311,7 +312,7 @@ class CudaBackend:
     def _start_subspace(self, rows: Any, terms: RowTerms, side: _Side, block: int) -> NDArray[np.bool_]:
         """Starts subspace steps, and exact solves of short rows; a mask of the latter."""
         cuda, memory = self._cuda, self._memory
-        exact, others, giant = plan_subspace(terms, block, 2 * cuda.SLICE_ENTRIES)
+        exact, others, giant = plan_subspace(terms, block, cuda.LIMITS.giant_entries)
         self._start_exact(rows, terms, side.factors, exact)
         if not len(others) and not len(giant):
             return exact
@@ -442,8 +443,8 @@ class CudaBackend:
     def _check_factors(self, factors: NDArray[np.floating]) -> None:
         if str(factors.dtype).removeprefix("torch.") != "float32":  # tensors too
             raise ValueError(f"device='cuda' computes in float32, got factors of dtype {factors.dtype}")
-        if not 1 <= factors.shape[1] <= self._cuda.MOST_FACTORS:
-            raise ValueError(f"device='cuda' takes 1 to {self._cuda.MOST_FACTORS} factors, got {factors.shape[1]}")
+        if not 1 <= factors.shape[1] <= LIMITS.most_factors:
+            raise ValueError(f"device='cuda' takes 1 to {LIMITS.most_factors} factors, got {factors.shape[1]}")
 
     # ------------------------------------------------------------------------------------- Gram matrices and losses
 
@@ -582,7 +583,7 @@ class CudaBackend:
         """
         cuda, (n, d), n_items = self._cuda, queries.shape, items.shape[0]
         kept = min(k, n_items)
-        if kept > cuda.MOST_RESULTS:
+        if kept > LIMITS.most_results:
             self.check(k=k)
         if n == 0 or kept == 0:
             return np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)

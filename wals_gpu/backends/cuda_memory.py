@@ -13,10 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SHARED_MEMORY", "Memory", "TorchMemory", "cuda_status", "load_cuda"]
-
-#: Shared memory of a block that every kernel fits in: that of compute capability 8.0, 8.7, 9.0 and 10.0.
-SHARED_MEMORY = 163 << 10
+__all__ = ["Memory", "TorchMemory", "cuda_status", "load_cuda"]
 
 
 class Memory(Protocol):
@@ -121,10 +118,10 @@ def load_cuda() -> ModuleType:
     if not torch.cuda.is_available():
         raise RuntimeError("this build of torch cannot use the CUDA device; install one with CUDA")
     shared = torch.cuda.get_device_properties(torch.cuda.current_device()).shared_memory_per_block_optin
-    if shared < SHARED_MEMORY:
+    if shared < cuda.LIMITS.shared_memory:
         raise RuntimeError(
-            f"the kernels need {SHARED_MEMORY} bytes of shared memory for a block (as A100, H100 and B200 have), the "
-            f"device has {shared}"
+            f"the kernels need {cuda.LIMITS.shared_memory} bytes of shared memory for a block (as A100, H100 and B200 "
+            f"have), the device has {shared}"
         )
     return cuda
 

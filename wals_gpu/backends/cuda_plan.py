@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wals_gpu._cpu import LIMITS
 from wals_gpu.objective.terms import RowTerms
 
 __all__ = ["Rows", "SlicedRows", "gram_bounds", "plan_cg", "plan_exact", "plan_subspace", "slice_rows"]
@@ -27,7 +28,8 @@ MOST_SLICES = 64
 class Rows:
     """Rows that one kernel solves, the longest first, so that none is left alone at the end.
 
-    `form` is "diagonal", "primal", "dual" or "sliced"; `size` the kernel's (see ``_cuda.SIZES``), 0 where it has none.
+    `form` is "diagonal", "primal", "dual" or "sliced"; `size` the kernel's (of
+    ``LIMITS.kernel_sizes``), 0 where it has none.
     """
 
     form: str
@@ -67,7 +69,7 @@ def plan_exact(terms: RowTerms, factors: int, sizes: tuple[int, ...], giant: int
     """
     lengths = np.diff(terms.row_ptr)
     _, mixed, diagonal = gram_bounds(terms)
-    dual = ~diagonal & ~mixed & (lengths <= min(sizes[-1], factors * 7 // 8))
+    dual = ~diagonal & ~mixed & (lengths <= min(sizes[-1], factors * LIMITS.dual_numerator // LIMITS.dual_denominator))
     primal = ~diagonal & ~dual
     sliced = primal & ((lengths > giant) | (factors > sizes[-1]))
     plan = [Rows("diagonal", 0, _longest_first(diagonal, lengths))]
@@ -115,7 +117,7 @@ def plan_subspace(terms: RowTerms, block: int, giant: int) -> tuple[NDArray[np.b
 def may_be_undetermined(terms: RowTerms, spectrum: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Rows with entries whose background and ridge leave a direction, the weakest, to the entries alone."""
     weakest, strongest = (terms.background.astype(np.float64) * s + terms.ridge for s in spectrum[[0, -1]])
-    found: NDArray[np.bool_] = (np.diff(terms.row_ptr) > 0) & ~(weakest >= 1e-14 * strongest)
+    found: NDArray[np.bool_] = (np.diff(terms.row_ptr) > 0) & ~(weakest >= LIMITS.undetermined_base * strongest)
     return found
 
 

@@ -1,10 +1,12 @@
-"""The backend of a device's name."""
+"""The backend of a device's name, and the numbers that all of them share (csrc/common/limits.h)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from wals_gpu.backends.session import Backend
 
-__all__ = ["DEVICES", "make_backend"]
+__all__ = ["DEVICES", "limits", "make_backend"]
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -37,3 +39,13 @@ def make_backend(device: str = "auto", num_threads: int = 0) -> Backend:
     from wals_gpu.backends.cpu import CpuBackend
 
     return CpuBackend(num_threads)
+
+
+def limits() -> Any:
+    """The numbers that the native sources and Python share: sizes, thresholds, how sums are cut, by name.
+
+    ``csrc/common/limits.h`` has the reason of each.
+    """
+    from wals_gpu import _cpu
+
+    return _cpu.LIMITS

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.backends.devices import make_backend
+from wals_gpu.backends.devices import limits, make_backend
 from wals_gpu.backends.session import Backend
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.checks import integer
@@ -134,7 +134,7 @@ class WALS(Answers, NewItems):
         user_prior: LinearPrior | None = None,
         **objective_params: Any,
     ) -> None:
-        self.factors = integer("factors", factors, 1, 1024)
+        self.factors = integer("factors", factors, 1, limits().most_factors)
         self.objective = make_objective(objective, **objective_params)
         self.iterations = integer("iterations", iterations, 0)
         options = SolveOptions.choose(solver, self.factors, cg_steps=cg_steps, block_size=block_size)

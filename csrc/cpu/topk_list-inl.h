@@ -8,13 +8,13 @@
 #include <type_traits>
 
 #include "kernels.h"
-#include "simd.h"
+#include "simd-inl.h"
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
-namespace wals {
+namespace wals::cpu {
 namespace WALS_ISA {
 
 /// Bit l set where a[l] > b[l].
@@ -232,4 +232,4 @@ static inline void append(const TopkChunk<T>& p, int64_t q, uint32_t lanes, Vec<
 }
 
 }  // namespace WALS_ISA
-}  // namespace wals
+}  // namespace wals::cpu

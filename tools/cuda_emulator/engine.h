@@ -1,4 +1,10 @@
-// What the parts of the engine share: the block being run, its warps and lanes, and the hooks of the checked build.
+// What the parts of the engine share: the blocks being run, their warps and lanes, and the hooks of the checked build.
+// How they work together: engine.cpp (launches, blocks, findings), schedule.cpp (whose turn it is, barriers, warps),
+// access.cpp (memory as kernels reach it), checked.cpp (races and bounds), memory.cpp (device memory, source lines),
+// fault.cpp and watchdog.cpp (out of a kernel that faults or does not end), tensor.cpp (mma, ldmatrix).
+//
+// The engine is compiled without instrumentation, twice: with EMU_CHECKED for modules with instrumented kernels. There
+// is one launch at a time, so nothing is locked but launches and changes to the list of allocations.
 #pragma once
 
 #include <atomic>

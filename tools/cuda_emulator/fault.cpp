@@ -1,4 +1,11 @@
 // An access beyond an array that ends at a page which faults, or a stack that is full: where it was, and out of there.
+//
+// While a launch runs SIGSEGV is ours, on a stack of its own (the fibre's may be the one that is full). The handler
+// tells from the address what was missed: a guard below a fibre's stack, the page behind an arena, the page behind a
+// buffer, or nothing known. It then has the fibre go on in leave_after_fault() instead of in the instruction that
+// faulted, which records the finding and gives up the launch. The source line is that of the instruction; where the
+// engine made the access for the kernel (a vector access, a copy that lands) it has noted for whom (engine.accessing,
+// engine.landing). A fault outside kernels is not ours: it happens again under the handler that was there before.
 #include <signal.h>
 
 #include "engine.h"

@@ -1,4 +1,8 @@
 // Device memory of the emulator, and the source lines of addresses.
+//
+// Each allocation is a mapping of its own that ends at a page which faults, full of 0xff (NaN). In the plain build the
+// array ends right there, to 16 bytes, so that running over its end is found; the checked build knows its size to the
+// byte and can keep cudaMalloc's alignment of 256. Memory of others (adopt) is known by its bounds alone.
 #include <dlfcn.h>
 #include <sys/mman.h>
 
@@ -83,20 +87,21 @@ std::string source_line(uintptr_t pc, bool callers) {
     snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%zx 2>/dev/null", image.dli_fname,
              size_t(pc - 1 - uintptr_t(image.dli_fbase)));
     FILE* const lines = popen(command, "r");
-    std::string found;
+    std::string text;
     char line[1024];
     while (lines && fgets(line, sizeof line, lines)) {
         std::string frame = line;
         frame = frame.substr(0, frame.find_first_of(" \n"));
         const auto in = [&](const char* file) { return frame.find(file) != std::string::npos; };
-        if (in("/emulator/emulator.h") || in("/emulator/types.h") || in("/cuda/device.h") || in("/c++/")) continue;
-        if (found.empty())
-            found = frame;
+        if (in("/cuda_emulator/emulator.h") || in("/cuda_emulator/types.h") || in("/cuda/device.h") || in("/c++/"))
+            continue;
+        if (text.empty())
+            text = frame;
         else if (callers)
-            found += " (in " + frame + ")";
+            text += " (in " + frame + ")";
     }
     if (lines) pclose(lines);
-    return found.empty() ? "an unknown line" : found;
+    return text.empty() ? "an unknown line" : text;
 }
 
 /// "solve_cg_kernel<...>", without parameters.
@@ -109,11 +114,11 @@ std::string kernel_name(const void* kernel) {
     FILE* const lines = popen(command, "r");
     if (!lines || !fgets(name, sizeof name, lines)) name[0] = 0;
     if (lines) pclose(lines);
-    std::string found = name;
+    std::string text = name;
     const std::string unnamed = "(anonymous namespace)::";
-    for (size_t at; (at = found.find(unnamed)) != std::string::npos;) found.erase(at, unnamed.size());
-    found = found.substr(0, found.find_first_of("(\n"));
-    return found.empty() || found[0] == '?' ? "the kernel" : found;
+    for (size_t at; (at = text.find(unnamed)) != std::string::npos;) text.erase(at, unnamed.size());
+    text = text.substr(0, text.find_first_of("(\n"));
+    return text.empty() || text[0] == '?' ? "the kernel" : text;
 }
 
 }  // namespace emu

@@ -1,13 +1,13 @@
 // Scores of single pairs: of listed items (allow lists, pairs by id), and of what a top-k search scores one by one.
 //
 // The score of a pair is one chain of multiply-adds over d = 0 .. D - 1, whichever kernel computes it
-// (multiply_tile_rows of dense.h, score_rows) and whatever else is computed beside it. So a pair has the same score in
-// every list, and results depend on nothing but the factors and the instruction set.
+// (multiply_tile_rows of dense-inl.h, score_rows) and whatever else is computed beside it. So a pair has the same score
+// in every list, and results depend on nothing but the factors and the instruction set.
 #pragma once
 
-#include "dense.h"
+#include "dense-inl.h"
 
-namespace wals {
+namespace wals::cpu {
 namespace WALS_ISA {
 
 /// out[n] = scores of query x[n] with W items, whose table rows are transposed in registers.
@@ -52,4 +52,4 @@ static void score_entries(const T* x, const T* items, int64_t D, const int32_t* 
 }
 
 }  // namespace WALS_ISA
-}  // namespace wals
+}  // namespace wals::cpu

@@ -3,9 +3,9 @@
 
 #include <immintrin.h>
 
-#include "topk_rows.h"
+#include "topk_rows-inl.h"
 
-namespace wals {
+namespace wals::cpu {
 namespace WALS_ISA {
 
 /// How the instruction wants a vector: bytes it takes at once (zeros past D), and signed items as they are or, for
@@ -153,4 +153,4 @@ static __attribute__((noinline)) void multiply_tile(const int8_t* query, const i
 #endif
 
 }  // namespace WALS_ISA
-}  // namespace wals
+}  // namespace wals::cpu

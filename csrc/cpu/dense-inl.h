@@ -1,9 +1,9 @@
 // The dense work around the row solves: Gram matrices, the two rotations, and the loss of the observed entries.
 #pragma once
 
-#include "solve_exact.h"
+#include "solve_exact-inl.h"
 
-namespace wals {
+namespace wals::cpu {
 namespace WALS_ISA {
 
 constexpr int64_t kGramRows = 256;  // rows of y per panel
@@ -204,4 +204,4 @@ static double entry_loss_rows(const RowTerms<T>& terms, const T* x, const T* y, 
 }
 
 }  // namespace WALS_ISA
-}  // namespace wals
+}  // namespace wals::cpu

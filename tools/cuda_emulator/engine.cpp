@@ -1,5 +1,27 @@
-// Launches: blocks take their turns in the slots of resident ones, a fibre per thread; what a launch may ask for, and
-// what it found.
+// Launches: how a grid is run, and what becomes of what is found.
+//
+// Everything happens on the thread that launches, and a launch is over when run() returns; a mutex keeps launches of
+// other threads out. A CUDA thread is a `Lane` with a fibre: a stack of its own and the place where it stopped
+// (context.h). Each fibre calls the kernel once (lane_main), with the launch's arguments, which stay on the launcher's
+// stack. threadIdx and its like are one struct, `builtins`, that is written anew whenever another lane goes on.
+//
+// Who owns what. A `Block` is one of up to kMaxResident slots, in which the blocks of the grid take turns;
+// resident_blocks of them are in use. A slot owns 32 warps, 1024 lanes, as many stacks of 64 KiB (below each a page
+// that faults) and an arena, the shared memory of its present block. In the arena static arrays come first, then, from
+// kStaticRegion on, dynamic shared memory. The plain build puts the latter at the end, so that the byte behind it is in
+// a page that faults; the checked build leaves red zones between arrays instead. When a block starts its dynamic shared
+// memory is filled with 0xff, NaN as a float; a static array is when its block first comes to it. Stacks and arenas are
+// reserved once and never given back.
+//
+// run_blocks() runs outside of fibres. It fills free slots with blocks, picks a lane and switches to it. Lanes then
+// switch to each other (schedule.cpp) and come back here when a block has ended, when no lane can go on, or when the
+// launch is given up. No lane can go on while some live: they wait for others that will never come, a divergent barrier
+// or warp, and stuck() says where all of them are.
+//
+// Findings. report() notes one and lets the kernel go on, up to eight; fail() gives up the launch where going on makes
+// no sense. It leaves the fibre for good: nothing on the stacks of a launch given up is destroyed. Kernels have nothing
+// there that needs it, and what the engine itself loses is the few bytes of a message. Either way run() throws an Error
+// in the end with all findings, their addresses turned into source lines. The next launch starts all slots anew.
 #include "engine.h"
 
 #include <sys/mman.h>

@@ -1,14 +1,14 @@
 // Scores of a chunk of queries against a range of items, filtered in registers (reference.topk).
 //
 // Items come in ascending order and each query carries the k-th best score found so far. A register tile of scores
-// is compared with it at once; only survivors, about k ln(I / k) of them per query or 2 k (topk_guess.h), ever reach
-// memory. Users x items scores exist nowhere.
+// is compared with it at once; only survivors, about k ln(I / k) of them per query or 2 k (topk_guess-inl.h), ever
+// reach memory. Users x items scores exist nowhere.
 #pragma once
 
-#include "score_entries.h"
-#include "topk_list.h"
+#include "score_entries-inl.h"
+#include "topk_list-inl.h"
 
-namespace wals {
+namespace wals::cpu {
 namespace WALS_ISA {
 
 constexpr int64_t kItemTile = 3;  // vectors of items that stay in L1 while all queries pass
@@ -117,4 +117,4 @@ static void finish_lists(const TopkChunk<T>& p, SortKey<T>* scratch) {
 }
 
 }  // namespace WALS_ISA
-}  // namespace wals
+}  // namespace wals::cpu

@@ -1,4 +1,15 @@
 // Memory as kernels reach it: shared arrays, copies in flight, vector accesses, atomics and tickets.
+//
+// Plain loads and stores of a kernel are the machine's own; they do not come through here (the checked build sees them
+// in checked.cpp). What does come here is what a plain load cannot say: that it is 16 bytes wide and aligned, atomic,
+// or asynchronous.
+//
+// cp.async: the destination becomes 0xff at once, so that a read before the wait gives NaN, and the data are copied at
+// the wait that covers the copy's group, as late as the rules allow; with eager_copies at once, as early as they allow.
+// A kernel has to be right both ways.
+//
+// An atomic on global memory lets other resident blocks go first: who waits for another block does so by atomics, and
+// would wait forever, as nobody is interrupted.
 #include <algorithm>
 #include <cstring>
 

@@ -9,9 +9,9 @@
 // registers, and stored once.
 #pragma once
 
-#include "simd.h"
+#include "simd-inl.h"
 
-namespace wals {
+namespace wals::cpu {
 namespace WALS_ISA {
 
 template <class T>
@@ -416,4 +416,4 @@ static inline double factored_energy(const Panel<T>& panel, int64_t M, int64_t u
 }
 
 }  // namespace WALS_ISA
-}  // namespace wals
+}  // namespace wals::cpu

@@ -9,9 +9,9 @@
 // they fit in the place of the lists; two of the best in one group only make the guess lower.
 #pragma once
 
-#include "topk_rows.h"
+#include "topk_rows-inl.h"
 
-namespace wals {
+namespace wals::cpu {
 namespace WALS_ISA {
 
 /// A tenth of the items' tiles, kMost at most: larger samples guess better and cost as much as they save.
@@ -128,4 +128,4 @@ static void topk_plain(const TopkChunk<T>& p, int64_t begin, int64_t end, char* 
 }
 
 }  // namespace WALS_ISA
-}  // namespace wals
+}  // namespace wals::cpu

@@ -1,5 +1,13 @@
-// Kernels that do not end: a launch has so many seconds of processor time. Then whatever a kernel asks of the engine
-// next ends it with a finding; a kernel that asks nothing is interrupted where it is.
+// Kernels that do not end: a launch has so many seconds of its thread's processor time (waiting for other processes
+// does not count).
+//
+// A timer sends this thread SIGVTALRM after that time and each time it has passed again. The first signal only sets
+// `overdue`. The engine looks at it in every barrier, collective and atomic, and in the checked build at every access,
+// and ends the launch there with a finding that names the kernel, the thread and where the others are. A kernel that
+// loops without any of these never looks: the second signal finds `overdue` still set. Its handler then makes the
+// finding itself and changes where it will return to: to end_here(), at the top of the fibre's stack, and from there
+// out of the launch. That the handler allocates for the text is safe where it interrupts a kernel's own code, which
+// never allocates.
 #include <signal.h>
 #include <sys/syscall.h>
 #include <time.h>

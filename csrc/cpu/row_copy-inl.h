@@ -9,9 +9,9 @@
 #pragma once
 
 #include "kernels.h"
-#include "simd.h"
+#include "simd-inl.h"
 
-namespace wals {
+namespace wals::cpu {
 namespace WALS_ISA {
 
 /// The copy is for float factors.
@@ -27,7 +27,7 @@ static inline int64_t copy_stride(int64_t D) {
 /// Entries of a row that are copied at most.
 template <class T>
 static inline int64_t copied_entries(int64_t D) {
-    return kHasCopy<T> ? kCopyBytes / (copy_stride<T>(D) * int64_t(sizeof(T))) : 0;
+    return kHasCopy<T> ? limits::copy_bytes / (copy_stride<T>(D) * int64_t(sizeof(T))) : 0;
 }
 
 typedef uint32_t Bits __attribute__((vector_size(WALS_VECTOR_BYTES)));
@@ -74,4 +74,4 @@ static inline bool copy_lowers_loss(const T* base, const T* diagonal, int64_t D,
 }
 
 }  // namespace WALS_ISA
-}  // namespace wals
+}  // namespace wals::cpu

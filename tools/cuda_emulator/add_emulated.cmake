@@ -43,9 +43,11 @@ function(add_emulated module)
     target_compile_options(${name}_kernels PRIVATE
       -x c++ -O2 -g1 -Wno-unknown-pragmas -fno-math-errno -ffp-contract=off -ftls-model=initial-exec ${EMULATOR_MACHINE} ${flags})
     target_compile_definitions(${name}_kernels PRIVATE ${definitions})
+    target_include_directories(${name}_kernels PRIVATE ${EMULATOR_DIR}/..)  # "cuda_emulator/emulator.h"
     pybind11_add_module(${name} MODULE NO_EXTRAS ${ARG_BINDINGS} $<TARGET_OBJECTS:${name}_kernels>
       $<TARGET_OBJECTS:emulator_engine_${checked}>)
     target_compile_definitions(${name} PRIVATE EMULATED_MODULE=${name} ${definitions})
+    target_include_directories(${name} PRIVATE ${EMULATOR_DIR}/..)
     target_compile_options(${name} PRIVATE -O1)
     target_link_libraries(${name} PRIVATE Threads::Threads ${CMAKE_DL_LIBS})
   endforeach()

@@ -1,10 +1,10 @@
 // One kernel per feature: word `i` in, word `i` out, so that the tests can say in NumPy what is right.
 #include <map>
 
-#include "../../cuda/device.h"
+#include "../../../csrc/cuda/device.h"
 #include "kernels.h"
 
-using namespace wals;
+using namespace wals::cuda;
 
 namespace {
 

@@ -1,12 +1,12 @@
-// Approximate solves of one row, in the same rotated basis as solve_exact.h and from the row's present factor:
+// Approximate solves of one row, in the same rotated basis as solve_exact-inl.h and from the row's present factor:
 // conjugate gradients and subspace steps. Neither raises the row's part of the loss: each step minimises it over a
 // direction, or over a block of coordinates.
 #pragma once
 
-#include "row_copy.h"
-#include "solve_exact.h"
+#include "row_copy-inl.h"
+#include "solve_exact-inl.h"
 
-namespace wals {
+namespace wals::cpu {
 namespace WALS_ISA {
 
 /// Entries handled together in a product with the row's panel: enough independent sums to hide an FMA's latency.
@@ -95,7 +95,7 @@ constexpr int kGroupsAhead = 2;
 
 /// One pass over entries of a row, a Gram and rho right-hand coefficients, r rows of the table. The table rows are read
 /// where they lie; `fetch` asks for those that are not in the nearest cache ahead of time (where they are it costs a
-/// third). copy: where copies of them go (row_copy.h), or null.
+/// third). copy: where copies of them go (row_copy-inl.h), or null.
 template <class T, Pass kPass>
 static inline double panel_pass(const RotatedRows<T>& p, int64_t begin, int64_t end, bool fetch, const T* v, T* out,
                                 T* diagonal, T* copy = nullptr) {
@@ -206,7 +206,7 @@ static inline double background_loss(const RotatedRows<T>& p, int64_t row, const
 template <class T>
 static inline double row_loss(const RotatedRows<T>& p, int64_t row, const T* z) {
     const int64_t begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
-    const bool fetch = (end - begin) * padded<T>(p.D) * int64_t(sizeof(T)) > kNearRowBytes;
+    const bool fetch = (end - begin) * padded<T>(p.D) * int64_t(sizeof(T)) > limits::near_row_bytes;
     return background_loss(p, row, z) + panel_pass<T, Pass::kLoss>(p, begin, end, fetch, z, nullptr, nullptr);
 }
 
@@ -237,7 +237,7 @@ struct CgWorkspace {
     T *base, *residual, *direction, *product, *diagonal, *inverse_diagonal, *copy;
 
     CgWorkspace(char* memory, int64_t D, int64_t longest) {
-        const int64_t P = round_up(padded<T>(D), 2 * kWidth<T>);  // pairs of vectors: see row_copy.h
+        const int64_t P = round_up(padded<T>(D), 2 * kWidth<T>);  // pairs of vectors: see row_copy-inl.h
         Carver carve{memory};
         base = carve.take<T>(P);
         residual = carve.take<T>(P);
@@ -267,11 +267,11 @@ static RowStatus solve_row_cg(const RotatedRows<T>& p, int64_t row, const Solver
     const int64_t D = p.D, M = round_up(D, W);
     const int64_t begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
     const int64_t row_bytes = (end - begin) * padded<T>(D) * int64_t(sizeof(T));
-    const bool is_far = row_bytes > kNearRowBytes;
+    const bool is_far = row_bytes > limits::near_row_bytes;
     CgWorkspace<T> w(memory, D, end - begin);
     // Entries [begin, copied) are read from the table once, the others in every pass.
     int64_t copied = begin;
-    if (kHasCopy<T> && solver.cg_steps <= kCopySteps && row_bytes > kCopyFromBytes &&
+    if (kHasCopy<T> && solver.cg_steps <= limits::copy_steps && row_bytes > limits::copy_from_bytes &&
         count_signs(p.terms, begin, end).minus == 0) {
         const int64_t most = copied_entries<T>(D);
         copied = end - begin < most ? end : begin + most;
@@ -282,22 +282,20 @@ static RowStatus solve_row_cg(const RotatedRows<T>& p, int64_t row, const Solver
     loss += panel_pass<T, Pass::kResidual>(p, begin, copied, /*fetch=*/true, z, w.residual, w.diagonal, w.copy);
     loss += panel_pass<T, Pass::kResidual>(p, copied, end, /*fetch=*/true, z, w.residual, w.diagonal);
     if (copied > begin && !copy_lowers_loss(w.base, w.diagonal, D, relaxation.factor)) copied = begin;
-    // Below these the residual, or a direction's curvature, is rounding. Following it in a singular system (no ridge,
-    // fewer entries than factors) would walk off along its null space.
-    constexpr double kRounding = sizeof(T) == 4 ? 1e-6 : 1e-15;
+    constexpr double kRounding = sizeof(T) == 4 ? limits::cg_rounding_float32 : limits::cg_rounding_float64;
+    constexpr double kVanishing = sizeof(T) == 4 ? limits::cg_vanishing_float32 : limits::cg_vanishing_float64;
+    constexpr double kEpsilon = sizeof(T) == 4 ? __FLT_EPSILON__ : __DBL_EPSILON__;
     const double least = solver.cg_tolerance > kRounding ? solver.cg_tolerance : kRounding;
-    constexpr double kEpsilon = sizeof(T) == 4 ? 0x1p-23 : 0x1p-52;
-    constexpr double kVanishing = sizeof(T) == 4 ? 1e-36 : 1e-300;  // below it squares have few digits, or are zero
     Vec<T> most{};
     int64_t j = 0;
     for (; j + W <= D; j += W) most = load(w.diagonal + j) > most ? load(w.diagonal + j) : most;
     T largest = 0;
     for (int l = 0; l < W; ++l) largest = most[l] > largest ? most[l] : largest;
     for (; j < D; ++j) largest = w.diagonal[j] > largest ? w.diagonal[j] : largest;
-    // A coordinate keeps its value where the data say less of it than their rounding and there is no ridge, or one
-    // so small that rounding over ridge is a long way.
-    const T ridge = p.terms.ridge[row], rounding = T(4 * kEpsilon) * largest;
-    const Vec<T> by_data = splat(rounding), by_ridge = splat(1000 * ridge > rounding ? 2 * ridge : T(-1));
+    // A coordinate moves where its diagonal element is above the first, or not above the second.
+    const T ridge = p.terms.ridge[row], rounding = T(limits::cg_rounding_units * kEpsilon) * largest;
+    const bool ridge_counts = limits::cg_small_ridge * ridge > rounding;
+    const Vec<T> by_data = splat(rounding), by_ridge = splat(ridge_counts ? limits::cg_ridge_share * ridge : T(-1));
     Index<T> any{};
     for (j = 0; j < M; j += W) {
         const Vec<T> diagonal = load(w.diagonal + j);
@@ -322,7 +320,8 @@ static RowStatus solve_row_cg(const RotatedRows<T>& p, int64_t row, const Solver
         if constexpr (kHasCopy<T>) copied_product(p, begin, copied, w.copy, w.direction, w.product);
         panel_pass<T, Pass::kProduct>(p, copied, end, is_far, w.direction, w.product, nullptr);
         const T curvature = dot(w.direction, w.product, M);
-        if (!(double(curvature) > 10 * kRounding * double(dot(w.direction, w.direction, M, w.diagonal)))) break;
+        const double size = double(dot(w.direction, w.direction, M, w.diagonal));
+        if (!(double(curvature) > limits::cg_least_curvature * kRounding * size)) break;
         const Vec<T> length = splat(rho / curvature);
         fallen += double(rho) / double(curvature) * double(rho);
         for (j = 0; j < M; j += W) {
@@ -393,4 +392,4 @@ static RowStatus solve_row_subspace(const RotatedRows<T>& p, int64_t row, int64_
 }
 
 }  // namespace WALS_ISA
-}  // namespace wals
+}  // namespace wals::cpu

@@ -1,8 +1,8 @@
 // The clean kernel, and eight bugs planted in it. The tests look for the words "line:" to know what must be reported.
-#include "../../cuda/device.h"
+#include "../../../csrc/cuda/device.h"
 #include "kernels.h"
 
-using namespace wals;
+using namespace wals::cuda;
 
 namespace {
 

@@ -1,4 +1,26 @@
 // Who runs next, and what threads wait for: barriers of a block and collectives of a warp.
+//
+// Turns. Nobody is interrupted: a lane runs until it has to wait (at a barrier, or in a collective until all lanes of
+// the mask have come), until it has returned from the kernel, or until it comes to an atomic on global memory while
+// other blocks are resident (access.cpp). Then suspend() picks a lane that can go on and switches to it directly. Lanes
+// that can go on and do not run are a bit in their warp's `ready`; a warp that has some is a bit in its block's
+// `ready_warps`.
+//
+// Orders. "forward" takes the first of these bits, "reverse" the last: a warp runs on while it can, then the next warp
+// of its block, then another block. "random" draws slot, warp and lane anew at each switch, and lets whoever completes
+// a barrier or a collective wait for its turn like the others. The blocks of the grid start in that order, too. A
+// kernel whose result depends on the order has a race, adds floats by atomics, or counts on what no chip promises;
+// tests run every kernel in several orders and compare bits.
+//
+// Repeatable. Nothing but the configuration decides: there is one thread and no clock, and random numbers come from a
+// generator that each launch starts from the seed. So a failure under a seed comes again under that seed.
+//
+// Collectives. Each lane that comes leaves a record, on its own stack, where it stays while the lane waits; the last
+// one of the mask runs `combine` over all records, which also writes the results into them, and makes the others ready.
+// The first to come opens a Pending entry of its warp. One whose mask overlaps that of an entry but is not the same, or
+// that calls from another line or for another operation, is a divergent warp, and so is a mask that names a lane that
+// has exited. That it has to be the same line is stricter than CUDA, which asks for the same intrinsic and mask. A
+// barrier is the same for a block, with a counter in place of a mask.
 #define EMU_DEFINE_SWITCH
 #include "engine.h"
 
@@ -255,17 +277,17 @@ unsigned match(unsigned mask, uint64_t bits, const char* file, int line) {
     return record.result;
 }
 
-unsigned reduce(unsigned mask, unsigned value, Reduce how, const char* file, int line) {
+unsigned reduce(unsigned mask, unsigned value, Reduce operation, const char* file, int line) {
     struct Record {
         unsigned value, result;
-        Reduce how;
-    } record{value, 0, how};
+        Reduce operation;
+    } record{value, 0, operation};
     const Combine fold = [](Warp&, void* const* records, unsigned lanes) {
         const Record& first = at<Record>(records, __builtin_ctz(lanes));
         unsigned r = first.value;
         for (unsigned m = lanes & (lanes - 1); m; m &= m - 1) {
             const unsigned x = at<Record>(records, __builtin_ctz(m)).value;
-            switch (first.how) {
+            switch (first.operation) {
                 case Reduce::kAdd:
                     r += x;
                     break;

@@ -1,10 +1,32 @@
-// The checked build. Kernels are compiled with -fsanitize=thread, whose calls before every load and store arrive here
-// instead of at libtsan, which is not linked: it could not know what orders CUDA threads. Each 4 bytes of shared and
-// global memory have a shadow cell of the last writes and reads; each access is compared with those it conflicts with.
+// The checked build: races, bounds, uninitialised reads, copies in flight; and the profile.
 //
-// Ordered before an access are: what its block did before the last barrier; what its own thread did; what lanes of its
-// warp did before a __syncwarp with it (vector clocks); what earlier takers of its block's tickets did before theirs;
-// and earlier launches. Shuffles, votes and mma order nothing, and neither do atomics.
+// Accesses. Kernels are compiled with -fsanitize=thread, whose calls before every load and store (__tsan_read4 and its
+// like, at the end of this file) arrive here instead of at libtsan, which is not linked: it could not know what orders
+// CUDA threads. Vector accesses, atomics, cp_async and ldmatrix are made by the engine, which is not instrumented and
+// calls access() itself with their size and the kernel's line. The stacks of lanes, `builtins`, the constants of the
+// module and the arguments on the launcher's stack are left out.
+//
+// Bounds. An access to shared memory has to lie in one array that a Carver or STATIC_SMEM gave out (`extents`; the gaps
+// between them are 128 bytes wide), one to global memory in one allocation: to the byte, not to a page. That there is
+// other memory at the address does not help.
+//
+// Shadow. Each 4 bytes of shared and global memory have a `Cell`: the last writes and reads, each an `Access` (who,
+// when, which bytes, from which line), and for shared memory which bytes the present block has written (a read of
+// others is an uninitialised read) and which a cp_async is on its way to (touching them before its wait is an error of
+// its own). Shadows are zero pages until used. A cell of shared memory is forgotten when the next block of the slot
+// first touches it.
+//
+// Races. Two accesses to the same bytes, one of them a write, not both atomic, that nothing orders are a race,
+// whichever came first in this run: what is compared is not when accesses happened but what makes them ordered. Ordered
+// before an access are: what its block did before the last barrier (`epoch`, which counts barriers); what its own
+// thread did; what lanes of its warp did before a __syncwarp with it (`clock`: vector clocks, of a warp only, as
+// between warps there are but barriers); what earlier takers of its block's tickets did before theirs; and earlier
+// launches. Shuffles, votes and mma order nothing, and neither do atomics.
+//
+// Limits. A cell keeps two writes, the second where the first does not cover the cell, and two reads, of different
+// warps if there were such. A race with an access that was pushed out of it goes unseen in this run, and may show in
+// another order; what is reported is a race. Global memory is not watched for uninitialised reads: it is full of
+// NaN. Accesses that the compiler removed or merged are not seen (CMake turns off what merges them).
 #include "engine.h"
 
 #ifdef EMU_CHECKED

@@ -1,16 +1,17 @@
 // Vectors of the instruction set this translation unit is compiled for.
 //
-// One source serves every instruction set: CMake compiles kernels.cpp once per set with
+// One source serves every instruction set. CMake compiles kernels.cpp (or topk_int8.cpp) once per set, and with it the
+// headers named *-inl.h: they are for these sources alone, and all they define is in the namespace of the set. It gives
 //   WALS_ISA           the namespace, e.g. isa_avx512
 //   WALS_VECTOR_BYTES  16, 32 or 64
-//   WALS_ROWS_PER_TILE height of the register tile (tile.h)
+//   WALS_ROWS_PER_TILE height of the register tile (tile-inl.h)
 // GCC and clang vector extensions do the rest. Nothing here may instantiate a standard library template
 // with external linkage: the linker could keep the AVX-512 copy of it for everybody.
 #pragma once
 
 #include <cstdint>
 
-namespace wals {
+namespace wals::cpu {
 namespace WALS_ISA {
 
 template <class T>
@@ -154,4 +155,4 @@ static inline void load_transposed(const T* const* row, int64_t j, Vec<T> (&m)[k
 }
 
 }  // namespace WALS_ISA
-}  // namespace wals
+}  // namespace wals::cpu

@@ -10,26 +10,24 @@
 // The dual follows from Woodbury; entries with a = 0 enter through q alone. Both are one call of `factor` on a panel
 // that lies in L2: primal panels hold entries as rows, dual panels hold them as columns.
 //
-// Precision: the panel and its factor are in C (the compute type). When C is float and a pivot falls below 1e-4 of
-// its diagonal, so that fewer than three digits of it would be left, the row is solved again in double.
+// Precision: the panel and its factor are in C (the compute type). When C is float and a pivot falls below
+// limits::pivot_tolerance_float32 of its diagonal, the row is solved again in double.
 #pragma once
 
 #include "kernels.h"
-#include "tile.h"
+#include "tile-inl.h"
 
-namespace wals {
+namespace wals::cpu {
 namespace WALS_ISA {
 
-constexpr int64_t kPanelBytes = 512 << 10;  // a quarter of L2 on current servers
 constexpr int64_t kRowsPerCall = 64;
 
-/// Entries per panel in the primal form: enough that loading and storing the system's tiles for each panel does not
-/// show, few enough that the panel is written to and read from the near caches.
+/// Entries per panel in the primal form.
 template <class C>
 constexpr int64_t panel_rows(int64_t D) {
-    const int64_t fit = kPanelBytes / (padded<C>(D) * int64_t(sizeof(C)));
-    const int64_t rows = fit < 4 * D ? fit : 4 * D;
-    return rows < 64 ? 64 : rows;
+    const int64_t fit = limits::panel_bytes / (padded<C>(D) * int64_t(sizeof(C))), enough = limits::panel_factors * D;
+    const int64_t rows = fit < enough ? fit : enough;
+    return rows < limits::panel_least ? limits::panel_least : rows;
 }
 
 /// W values as C; p need not be aligned.
@@ -78,10 +76,9 @@ struct ExactWorkspace {
     static int64_t bytes(int64_t D) { return int64_t(ExactWorkspace(nullptr, D).end - static_cast<char*>(nullptr)); }
 };
 
-/// Above this many entries the primal form is cheaper (bench_rows.py: transposing the dual's panel costs about a
-/// fifth of its Gram).
+/// Above this many entries the primal form is cheaper.
 static inline int64_t dual_limit(int64_t D) {
-    return D * 7 / 8;
+    return D * limits::dual_numerator / limits::dual_denominator;
 }
 
 template <class T>
@@ -290,7 +287,7 @@ static RowShape<C> prepare(const RotatedRows<T>& p, int64_t row, ExactWorkspace<
 
 template <class C>
 constexpr C pivot_tolerance() {
-    return sizeof(C) == 4 ? C(1e-4) : C(1e-14);
+    return C(sizeof(C) == 4 ? limits::pivot_tolerance_float32 : limits::pivot_tolerance_float64);
 }
 
 /// Solves the row's system restricted to `columns`, primal form, in place of w.rhs (which holds what is not a sum over
@@ -409,8 +406,7 @@ static RowStatus solve_dual(const RotatedRows<T>& p, int64_t row, ExactWorkspace
 /// it. Possible only with hardly any ridge and fewer independent rows on the other side than factors.
 template <class C, class T>
 static RowStatus undetermined(const RotatedRows<T>& p, int64_t row, const ExactWorkspace<C>& w) {
-    constexpr double kRounding = 1e-22;  // the square of the rotation's, 1e-16, and what sums of it may come to
-    if (!(double(w.base[0]) < 1e-14 * double(w.base[p.D - 1]))) return 0;
+    if (!(double(w.base[0]) < limits::undetermined_base * double(w.base[p.D - 1]))) return 0;
     double largest = 0, diagonal;
     for (int64_t j = p.D - 1; j >= 0; --j) {  // the weakest at last
         diagonal = double(w.base[j]);
@@ -419,7 +415,7 @@ static RowStatus undetermined(const RotatedRows<T>& p, int64_t row, const ExactW
             diagonal += (a > 0 ? a : -a) * r * r;
         }
         largest = diagonal > largest ? diagonal : largest;
-        if (diagonal < kRounding * largest) return RowStatus(j + 1);
+        if (diagonal < limits::undetermined_diagonal * largest) return RowStatus(j + 1);
     }
     return 0;
 }
@@ -439,7 +435,7 @@ static RowStatus solve_row_in(const RotatedRows<T>& p, int64_t row, ExactWorkspa
     }
     if (const RowStatus bad = undetermined(p, row, w)) return bad;
     const bool dual = !partial && n <= dual_limit(D) && (shape.plus == 0 || shape.minus == 0) &&
-                      shape.base_min > C(1e-10) * shape.base_max;
+                      shape.base_min > C(limits::dual_base_span) * shape.base_max;
     if (dual) {
         const RowStatus status = solve_dual(p, row, w, shape);
         relaxation.apply(w.rhs, D);
@@ -484,4 +480,4 @@ static RowStatus solve_row(const RotatedRows<T>& p, int64_t row, char* memory, c
 }
 
 }  // namespace WALS_ISA
-}  // namespace wals
+}  // namespace wals::cpu

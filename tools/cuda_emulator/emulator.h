@@ -42,7 +42,7 @@ EMU_API uint64_t shuffle(unsigned mask, uint64_t bits, int source, const char* w
 EMU_API unsigned ballot(unsigned mask, int predicate, const char* what, const char* file, int line);
 EMU_API unsigned match(unsigned mask, uint64_t bits, const char* file, int line);
 enum class Reduce { kAdd, kMin, kMax, kMinUnsigned, kMaxUnsigned, kAnd, kOr, kXor };
-EMU_API unsigned reduce(unsigned mask, unsigned value, Reduce how, const char* file, int line);
+EMU_API unsigned reduce(unsigned mask, unsigned value, Reduce operation, const char* file, int line);
 
 EMU_API void copy_async(void* dst, const void* src, int size, int valid, const char* file, int line);
 EMU_API void commit_copies();
@@ -151,9 +151,9 @@ template <class T>
 unsigned __match_any_sync(unsigned mask, T x, EMU_SITE) {
     return emu::match(mask, emu::to_bits(x), file, line);
 }
-#define EMU_REDUCE(name, T, how)                                                \
-    inline T name(unsigned mask, T x, EMU_SITE) {                               \
-        return T(emu::reduce(mask, unsigned(x), emu::Reduce::how, file, line)); \
+#define EMU_REDUCE(name, T, operation)                                                \
+    inline T name(unsigned mask, T x, EMU_SITE) {                                     \
+        return T(emu::reduce(mask, unsigned(x), emu::Reduce::operation, file, line)); \
     }
 EMU_REDUCE(__reduce_add_sync, int, kAdd)
 EMU_REDUCE(__reduce_min_sync, int, kMin)
@@ -223,7 +223,7 @@ __forceinline__ unsigned long long atomicCAS(unsigned long long* p, unsigned lon
 // ---- the project's wrappers; device.h tells what they do ----
 #define STATIC_SMEM(name, ...) auto& name = ::emu::static_array<__VA_ARGS__>([] {})
 
-namespace wals {
+namespace wals::cuda {
 
 using emu::dynamic_smem;
 using emu::note_carved;
@@ -312,4 +312,4 @@ inline unsigned take_ticket(unsigned* counter, EMU_SITE) {
     return emu::take_ticket(counter, file, line);
 }
 
-}  // namespace wals
+}  // namespace wals::cuda
