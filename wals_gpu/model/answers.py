@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.host import Spectrum
 from wals_gpu.backends.session import Backend
-from wals_gpu.checks import integer
+from wals_gpu.checks import integer, number
 from wals_gpu.data.csr import as_csr
 from wals_gpu.data.ids import Ids, row_numbers
 from wals_gpu.data.interactions import Interactions, as_interactions
@@ -22,8 +20,9 @@ from wals_gpu.errors import DataError, ModelFitError
 from wals_gpu.objective.bound import BoundObjective
 from wals_gpu.objective.terms import RowTerms
 from wals_gpu.priors.linear import FittedPrior
-from wals_gpu.retrieval.exact import CHUNK, ExactIndex, Filters
-from wals_gpu.retrieval.explore import Exploration, Users
+from wals_gpu.retrieval.exact import CHUNK, ExactIndex
+from wals_gpu.retrieval.explore import UCB, Thompson, Users, best_items, make_exploration
+from wals_gpu.retrieval.lists import Filters, Lists, item_list
 from wals_gpu.retrieval.posterior import Posterior
 
 __all__ = ["Answers", "Explanation"]
@@ -80,7 +79,7 @@ class Answers:
         allow: Any = None,
         deny_items: ArrayLike | None = None,
         allow_items: ArrayLike | None = None,
-        explore: str | None = None,
+        explore: str | UCB | Thompson | None = None,
         noise: float | None = None,
         random_state: int | np.random.Generator | None = None,
         show_progress: bool = False,
@@ -99,12 +98,13 @@ class Answers:
             value. With `allow`, only what it lists is scored.
         deny_items, allow_items : list of item ids, optional
             The same for all users. Whatever is given holds: an item must be on every allow list and on no deny list.
-        explore : {None, "ucb", "thompson"}, default None
+        explore : {None, "ucb", "thompson"}, UCB or Thompson, default None
             Recommend with the uncertainty of the scores in mind (:mod:`wals_gpu.retrieval.posterior`). "ucb": by
             ``score + noise sqrt(y' A^-1 y)``, the upper confidence bound, I D^2 multiplications a user. "thompson": by
-            the scores of a draw of the user's factors.
+            the scores of a draw of the user's factors. The texts are short for ``UCB(noise)`` and
+            ``Thompson(noise, seed)`` of :mod:`wals_gpu.retrieval`, beside which `noise` and `random_state` are errors.
         noise : float, default 1.0
-            With `explore`: standard deviation of an observation of confidence 1. 0 explores nothing.
+            With a text: standard deviation of an observation of confidence 1. 0 explores nothing.
         random_state : int, Generator or None
             With "thompson": seed of the draws. A user's draw depends on it and on the user only; None: from the
             operating system.
@@ -130,10 +130,9 @@ class Answers:
             The model is not fitted.
         """
         rows, scalar = self._user_rows(users)
-        asked = self._training_users(rows, filter_seen)
-        lists = {"deny": deny, "allow": allow, "deny_items": deny_items, "allow_items": allow_items}
-        index, chunks = self._asked(asked, k, lists, _exploration(explore, noise, random_state))
-        columns, scores = index.collect(asked.n, k, chunks, show_progress)
+        queries, lists = self._training_users(rows, filter_seen), Lists(deny, allow, deny_items, allow_items)
+        index, chunks = self._best_items(queries, k, lists, make_exploration(explore, noise, random_state))
+        columns, scores = index.collect(len(rows), k, chunks, show_progress)
         return index.named(columns[0] if scalar else columns), scores[0] if scalar else scores
 
     def recommend_chunks(
@@ -147,7 +146,7 @@ class Answers:
         allow: Any = None,
         deny_items: ArrayLike | None = None,
         allow_items: ArrayLike | None = None,
-        explore: str | None = None,
+        explore: str | UCB | Thompson | None = None,
         noise: float | None = None,
         random_state: int | np.random.Generator | None = None,
     ) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.floating]]]:
@@ -170,10 +169,9 @@ class Answers:
         ids, scores : (b, k)
         """
         rows = np.arange(len(self._fitted()[0])) if users is None else self._user_rows(users)[0]
-        asked = self._training_users(rows, filter_seen)
-        lists = {"deny": deny, "allow": allow, "deny_items": deny_items, "allow_items": allow_items}
+        queries, lists = self._training_users(rows, filter_seen), Lists(deny, allow, deny_items, allow_items)
         chunk_size = integer("chunk_size", chunk_size, 1)
-        index, chunks = self._asked(asked, k, lists, _exploration(explore, noise, random_state), chunk_size)
+        index, chunks = self._best_items(queries, k, lists, make_exploration(explore, noise, random_state), chunk_size)
 
         def named() -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.floating]]]:
             for part, columns, scores in chunks:
@@ -192,7 +190,7 @@ class Answers:
         allow: Any = None,
         deny_items: ArrayLike | None = None,
         allow_items: ArrayLike | None = None,
-        explore: str | None = None,
+        explore: str | UCB | Thompson | None = None,
         noise: float | None = None,
         random_state: int | np.random.Generator | None = None,
         show_progress: bool = False,
@@ -213,27 +211,18 @@ class Answers:
             As for :meth:`recommend`, one row for each user in the order of :meth:`fold_in`.
         """
         matrix = self._new_rows(interactions, columns)
-        factors = self._fold_in(matrix)
-        n = len(factors)
-        asked = Users(
-            n,
-            factors.__getitem__,
-            lambda part: matrix[part] if filter_seen else None,
-            lambda part: self._posterior(self._new_terms(matrix[part]), lambda row: f"row {part.start + row}"),
-            np.arange(n),
-        )
-        lists = {"deny": deny, "allow": allow, "deny_items": deny_items, "allow_items": allow_items}
-        index, chunks = self._asked(asked, k, lists, _exploration(explore, noise, random_state))
-        found, scores = index.collect(n, k, chunks, show_progress)
+        queries, lists = self._new_users(matrix, filter_seen), Lists(deny, allow, deny_items, allow_items)
+        index, chunks = self._best_items(queries, k, lists, make_exploration(explore, noise, random_state))
+        found, scores = index.collect(queries.n, k, chunks, show_progress)
         return index.named(found), scores
 
-    def _asked(
-        self, asked: Users, k: int, lists: dict[str, Any], how: Exploration, chunk_size: int = CHUNK
+    def _best_items(
+        self, queries: Users, k: int, lists: Lists, explore: UCB | Thompson | None, chunk_size: int = CHUNK
     ) -> tuple[ExactIndex, Iterator[tuple[slice, NDArray[np.int32], NDArray[np.floating]]]]:
         """The index of the items, and its answers for users, a chunk after the other."""
         index = self.item_index()
-        filters = index.filters(asked.n, **lists)
-        return index, how.chunks(index, asked, integer("k", k, 1), filters, chunk_size)
+        filters = index.filters(queries.n, lists)
+        return index, best_items(index, queries, integer("k", k, 1), filters, explore, chunk_size)
 
     def search(
         self,
@@ -262,8 +251,15 @@ class Answers:
         ids, scores : (k,) for one vector, (B, k) for several
             As for :meth:`recommend`; scores are cosines with that metric.
         """
-        lists = {"deny": deny, "allow": allow, "deny_items": deny_items, "allow_items": allow_items}
-        return self.item_index(metric).search(vectors, k, show_progress=show_progress, **lists)
+        return self.item_index(metric).search(
+            vectors,
+            k,
+            deny=deny,
+            allow=allow,
+            deny_items=deny_items,
+            allow_items=allow_items,
+            show_progress=show_progress,
+        )
 
     def item_index(self, metric: str = "dot") -> ExactIndex:
         """The item factors as an index: exact search, and export to approximate ones (:mod:`wals_gpu.ann`)."""
@@ -300,7 +296,7 @@ class Answers:
         """
         rows, scalar = row_numbers(items, self.item_ids, len(self._fitted()[1]), "item")
         index = self.item_index("cosine")
-        filters = index.filters(len(rows), deny=deny, allow=allow, deny_items=deny_items, allow_items=allow_items)
+        filters = index.filters(len(rows), Lists(deny, allow, deny_items, allow_items))
         columns, scores = index.similar(rows, k, filters, show_progress)
         return index.named(columns[0] if scalar else columns), scores[0] if scalar else scores
 
@@ -318,8 +314,8 @@ class Answers:
         index = self._index(self._fitted()[0], self.user_ids, "cosine")
         filters = Filters(
             len(index),
-            deny_items=index.item_list(deny_users, "deny_users"),
-            allow_items=index.item_list(allow_users, "allow_users"),
+            deny_items=item_list(deny_users, len(index), self.user_ids, "deny_users"),
+            allow_items=item_list(allow_users, len(index), self.user_ids, "allow_users"),
         )
         columns, scores = index.similar(rows, k, filters, show_progress)
         return index.named(columns[0] if scalar else columns), scores[0] if scalar else scores
@@ -377,7 +373,7 @@ class Answers:
         one = one_user and one_item
         if not return_std:
             return scores[0] if one else scores
-        std = self._deviations(rows, columns, _noise(noise))
+        std = self._deviations(rows, columns, 1.0 if noise is None else number("noise", noise))
         return (scores[0], std[0]) if one else (scores, std)
 
     def _deviations(self, rows: NDArray[np.integer], columns: NDArray[np.integer], noise: float) -> NDArray[np.float64]:
@@ -498,7 +494,7 @@ class Answers:
 
     def _training_users(self, rows: NDArray[np.integer], filter_seen: bool) -> Users:
         """Users of the training data by row number."""
-        user_factors, seen = self._fitted()[0], self._seen
+        user_factors, seen = self._fitted()[0], self._seen if filter_seen else None
 
         def posterior(part: slice) -> Posterior:
             return self._posterior(
@@ -508,9 +504,20 @@ class Answers:
         return Users(
             len(rows),
             lambda part: user_factors[rows[part]],
-            lambda part: seen[rows[part]] if filter_seen and seen is not None else None,
+            lambda part: None if seen is None else seen[rows[part]],
             posterior,
             rows,
+        )
+
+    def _new_users(self, matrix: csr_matrix, filter_seen: bool) -> Users:
+        """Users given by their interactions (R, I)."""
+        factors = self._fold_in(matrix)
+        return Users(
+            len(factors),
+            factors.__getitem__,
+            lambda part: matrix[part] if filter_seen else None,
+            lambda part: self._posterior(self._new_terms(matrix[part]), lambda row: f"row {part.start + row}"),
+            np.arange(len(factors)),
         )
 
     def _training_terms(self, rows: NDArray[np.integer]) -> RowTerms:
@@ -567,29 +574,3 @@ class Answers:
                 return spectrum
             self._kept_spectrum = (items, spectrum)
         return self._kept_spectrum[1]
-
-
-def _exploration(explore: str | None, noise: float | None, random_state: Any) -> Exploration:
-    """The options of exploration, checked."""
-    if explore not in (None, "ucb", "thompson"):
-        raise ValueError(f"explore must be None, 'ucb' or 'thompson', got {explore!r}")
-    if explore is None and noise is not None:
-        raise ValueError("noise has a meaning only with explore='ucb' or 'thompson'")
-    if explore != "thompson":
-        if random_state is not None:
-            raise ValueError("random_state has a meaning only with explore='thompson'")
-        return Exploration(explore, _noise(noise))
-    if isinstance(random_state, np.random.Generator):
-        random_state = int(random_state.integers(2**63))
-    elif random_state is None:
-        random_state = np.random.SeedSequence().entropy
-    return Exploration(explore, _noise(noise), integer("random_state", random_state, 0))
-
-
-def _noise(noise: float | None) -> float:
-    if noise is None:
-        return 1.0
-    number = isinstance(noise, numbers.Real) and not isinstance(noise, bool)
-    if not (number and math.isfinite(noise) and noise >= 0):
-        raise ValueError(f"noise must be a finite number >= 0, got {noise!r}")
-    return float(noise)
