@@ -360,6 +360,8 @@ def test_strong_generalisation_needs_users_on_both_sides(heldout):
 def test_fractions_are_checked(fraction):
     with pytest.raises(ValueError, match=r"must lie in \(0, 1\)"):
         random_holdout(sparse((5, 5)), fraction)
+    with pytest.raises(TypeError, match=r"fraction must lie in \(0, 1\), got '0.5'"):
+        random_holdout(sparse((5, 5)), "0.5")
 
 
 def test_a_dense_array_is_refused_by_name():

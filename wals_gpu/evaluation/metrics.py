@@ -34,8 +34,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu.checks import number
 from wals_gpu.data.csr import canonical, contains, entry_keys, select
-from wals_gpu.evaluation.splits import check_fraction
 
 __all__ = [
     "Estimate",
@@ -213,7 +213,7 @@ def bootstrap_interval(
     values = np.asarray(values, dtype=np.float64)
     if values.ndim not in (1, 2) or values.shape[0] == 0:
         raise ValueError(f"values must have shape (V,) or (V, M) with V > 0, got {values.shape}")
-    check_fraction("confidence", confidence)
+    confidence = number("confidence", confidence, positive=True, below=1)
     if n_resamples < 1:
         raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
     table = values.reshape(values.shape[0], -1)

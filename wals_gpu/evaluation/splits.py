@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix, issparse
 
+from wals_gpu.checks import number
 from wals_gpu.data.csr import canonical, entry_rows, select
 
 __all__ = [
@@ -65,7 +66,7 @@ def random_holdout(
         If ``fraction`` is not in (0, 1).
     """
     matrix = canonical("matrix", matrix)
-    check_fraction("fraction", fraction)
+    fraction = number("fraction", fraction, positive=True, below=1)
     draws = np.random.default_rng(random_state).random(matrix.nnz)
     if per_user:
         held_out = _per_row_holdout(matrix, draws, fraction)
@@ -195,7 +196,7 @@ def temporal_split(
     if not matrix.nnz:
         raise ValueError("matrix must have entries to split, got none")
     if cutoff is None:
-        check_fraction("fraction", fraction)
+        fraction = number("fraction", fraction, positive=True, below=1)
         first = min(matrix.nnz - round(fraction * matrix.nnz), matrix.nnz - 1)
         cutoff = np.partition(times, first)[first]
     late = times >= cutoff
@@ -233,7 +234,7 @@ def cold_items_split(
         If ``fraction`` leaves no item with entries on one of the two sides.
     """
     matrix = canonical("matrix", matrix)
-    check_fraction("fraction", fraction)
+    fraction = number("fraction", fraction, positive=True, below=1)
     items = np.flatnonzero(np.bincount(matrix.indices, minlength=matrix.shape[1]))
     draws = np.random.default_rng(random_state).random(items.size)
     count = round(fraction * items.size)
@@ -281,7 +282,7 @@ def strong_generalisation_split(
         If ``heldout`` leaves no user on one of the two sides.
     """
     matrix = canonical("matrix", matrix)
-    check_fraction("test_fraction", test_fraction)
+    test_fraction = number("test_fraction", test_fraction, positive=True, below=1)
     users = np.flatnonzero(np.diff(matrix.indptr))
     count = heldout if isinstance(heldout, (int, np.integer)) else round(heldout * users.size)
     if not 0 < count < users.size:
@@ -338,8 +339,3 @@ def _entry_times(given: Any, matrix: csr_matrix, timestamps: Any) -> NDArray[Any
         raise ValueError(f"timestamps must be there for every entry, {missing} of {times.size} are NaN or NaT")
     checked: NDArray[Any] = times
     return checked
-
-
-def check_fraction(name: str, value: float) -> None:
-    if not 0.0 < value < 1.0:
-        raise ValueError(f"{name} must lie in (0, 1), got {value!r}")
