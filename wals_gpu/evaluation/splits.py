@@ -145,21 +145,25 @@ def sample_negatives(train: Any, test: Any, n: int = 99, random_state: int | np.
     rng = np.random.default_rng(random_state)
     rows = []
     for user in range(n_users):
-        asked = test.indices[test.indptr[user] : test.indptr[user + 1]]
-        if not asked.size:
-            rows.append(asked)
+        tested = test.indices[test.indptr[user] : test.indptr[user + 1]]
+        if not tested.size:
+            rows.append(tested)
             continue
-        known = np.union1d(asked, train.indices[train.indptr[user] : train.indptr[user + 1]])
+        known = np.union1d(tested, train.indices[train.indptr[user] : train.indptr[user + 1]])
         left = n_items - known.size
         if left < n:
             raise ValueError(f"n must be at most the number of items that a user does not have, {left} for user {user}")
-        # The j-th item that is not known is j + the number of known ones before it.
-        drawn = np.sort(rng.choice(left, n, replace=False))
-        drawn += np.searchsorted(known - np.arange(known.size), drawn, side="right")
-        rows.append(np.union1d(asked, drawn))
+        rows.append(np.union1d(tested, _draw_others(rng, known, left, n)))
     row_ptr = np.concatenate([[0], np.cumsum([row.size for row in rows], dtype=np.int64)])
     columns = np.concatenate([*rows, np.empty(0, np.int64)]).astype(np.int32)
     return csr_matrix((np.ones(columns.size, bool), columns, row_ptr), shape=test.shape)
+
+
+def _draw_others(rng: np.random.Generator, known: NDArray[np.integer], left: int, n: int) -> NDArray[np.int64]:
+    """n of the `left` items that are not `known` (sorted)."""
+    drawn: NDArray[np.int64] = np.sort(rng.choice(left, n, replace=False))
+    # The j-th item that is not known is j + the number of known ones before it.
+    return drawn + np.searchsorted(known - np.arange(known.size), drawn, side="right")
 
 
 def temporal_split(
@@ -295,11 +299,15 @@ def strong_generalisation_split(
     is_train[heldout_users] = False
     train = matrix[is_train]
     known = np.bincount(train.indices, minlength=matrix.shape[1]) > 0
-    asked = matrix[heldout_users]
-    asked = select(asked, known[asked.indices])
-    in_test = _per_row_holdout(asked, rng.random(asked.nnz), test_fraction)
+    entries = matrix[heldout_users]
+    entries = select(entries, known[entries.indices])
+    in_test = _per_row_holdout(entries, rng.random(entries.nnz), test_fraction)
     return StrongSplit(
-        train, select(asked, ~in_test), select(asked, in_test), np.flatnonzero(is_train), heldout_users.astype(np.int64)
+        train,
+        select(entries, ~in_test),
+        select(entries, in_test),
+        np.flatnonzero(is_train),
+        heldout_users.astype(np.int64),
     )
 
 
