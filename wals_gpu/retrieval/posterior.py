@@ -20,7 +20,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 from wals_gpu.backends.host import Spectrum
 from wals_gpu.errors import SingularSystemError
-from wals_gpu.objective.terms import RowTerms
+from wals_gpu.objective.terms import RowSystem, RowTerms
 
 __all__ = ["Posterior"]
 
@@ -70,11 +70,14 @@ class Posterior:
         SingularSystemError
             A is not positive definite: the row leaves some direction free, whose variance has no bound.
         """
-        entries, met = self._entries(row)
-        system = self._background[row] * self._gram + (met.T * self.terms.gram_values()[entries]) @ met
-        system[np.diag_indices_from(system)] += self._ridge[row]
+        return self._factor(row, self._system(row))
+
+    def _system(self, row: int) -> RowSystem:
+        return self.terms.system(row, self.other, self._background[row] * self._gram)
+
+    def _factor(self, row: int, system: RowSystem) -> NDArray[np.float64]:
         try:
-            factor: NDArray[np.float64] = cholesky(system, lower=True, check_finite=False)
+            factor: NDArray[np.float64] = cholesky(system.matrix, lower=True, check_finite=False)
         except np.linalg.LinAlgError:
             remedy = "its scores have no finite variance: increase the regularization"
             raise SingularSystemError(row, remedy, self._who(row)) from None
@@ -111,12 +114,8 @@ class Posterior:
         contributions : (n,)
         from_prior : float
         """
-        entries, met = self._entries(row)
-        weighted = cho_solve((self.factor(row), True), item.astype(np.float64), check_finite=False)
+        system = self._system(row)
+        weighted = cho_solve((self._factor(row, system), True), item.astype(np.float64), check_finite=False)
         from_prior = 0.0 if self.prior is None else float(self._ridge[row] * (self.prior[row] @ weighted))
-        return self.terms.col_idx[entries], self.terms.rhs_values()[entries] * (met @ weighted), from_prior
-
-    def _entries(self, row: int) -> tuple[slice, NDArray[np.float64]]:
-        """Where the entries of a row stand, and the factors (n, D) that they meet."""
-        entries = slice(self.terms.row_ptr[row], self.terms.row_ptr[row + 1])
-        return entries, self.other[self.terms.col_idx[entries]].astype(np.float64)
+        contributions = self.terms.rhs_values()[system.entries] * (system.factors @ weighted)
+        return self.terms.col_idx[system.entries], contributions, from_prior
