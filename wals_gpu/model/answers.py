@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -362,34 +362,14 @@ class Answers:
             raise ValueError("noise has a meaning only with return_std=True")
         n = len(columns) if one_user else len(rows)
         rows, columns = np.broadcast_to(rows, n), np.broadcast_to(columns, n)
-        scores = np.empty(n, self.dtype)
-        for start in range(0, n, PAIRS):
-            part = slice(start, min(start + PAIRS, n))
-            pairs = csr_matrix(
-                (np.ones(part.stop - start, bool), columns[part], np.arange(part.stop - start + 1)),
-                shape=(part.stop - start, len(item_factors)),
-            )
-            scores[part] = self._backend.score_entries(user_factors[rows[part]], item_factors, pairs)
+        scores = _pair_scores(self._backend, user_factors, item_factors, rows, columns)
         one = one_user and one_item
         if not return_std:
             return scores[0] if one else scores
-        std = self._deviations(rows, columns, 1.0 if noise is None else number("noise", noise))
+        noise = 1.0 if noise is None else number("noise", noise)
+        users, user_of_pair = np.unique(rows, return_inverse=True)
+        std = noise * _pair_deviations(self._training_users(users, False), user_of_pair, item_factors, columns)
         return (scores[0], std[0]) if one else (scores, std)
-
-    def _deviations(self, rows: NDArray[np.integer], columns: NDArray[np.integer], noise: float) -> NDArray[np.float64]:
-        item_factors = self._fitted()[1]
-        std = np.empty(len(rows))
-        users, pair_user = np.unique(rows, return_inverse=True)
-        order = np.argsort(pair_user, kind="stable")
-        ends = np.searchsorted(pair_user[order], np.arange(len(users) + 1))
-        posterior_of = self._training_users(users, filter_seen=False).posterior
-        for start in range(0, len(users), CHUNK):
-            part = slice(start, min(start + CHUNK, len(users)))
-            posterior = posterior_of(part)
-            for row in range(part.stop - start):
-                pairs = order[ends[start + row] : ends[start + row + 1]]
-                std[pairs] = np.sqrt(posterior.variances(row, item_factors[columns[pairs]]))
-        return noise * std
 
     def explain(self, user: Any, item: Any, k: int = 10) -> Explanation:
         """What each of a user's items adds to the score of an item (Hu, Koren, Volinsky 2008, section 5).
@@ -451,7 +431,7 @@ class Answers:
     def _fold_in(self, matrix: csr_matrix, embeddings: Any = None) -> NDArray[np.floating]:
         _, item_factors = self._fitted()
         factors = np.zeros((matrix.shape[0], self.factors), self.dtype)
-        terms, prior = self._with_user_prior(self._new_terms(matrix), embeddings=embeddings)
+        terms, prior = _pulled_new_users(self._new_terms(matrix), self.user_prior_, embeddings)
         self._backend.solve_rows(terms, item_factors, factors, prior=prior, spectrum=self._spectrum(terms))
         return factors
 
@@ -497,9 +477,8 @@ class Answers:
         user_factors, seen = self._fitted()[0], self._seen if filter_seen else None
 
         def posterior(part: slice) -> Posterior:
-            return self._posterior(
-                self._training_terms(rows[part]), lambda row: self._user_name(int(rows[part][row])), rows[part]
-            )
+            terms, prior = _pulled_training_users(self._training_terms(rows[part]), self.user_prior_, rows[part])
+            return self._posterior(terms, prior, lambda row: self._user_name(int(rows[part.start + row])))
 
         return Users(
             len(rows),
@@ -512,11 +491,16 @@ class Answers:
     def _new_users(self, matrix: csr_matrix, filter_seen: bool) -> Users:
         """Users given by their interactions (R, I)."""
         factors = self._fold_in(matrix)
+
+        def posterior(part: slice) -> Posterior:
+            terms, prior = _pulled_new_users(self._new_terms(matrix[part]), self.user_prior_)
+            return self._posterior(terms, prior, lambda row: f"row {part.start + row}")
+
         return Users(
             len(factors),
             factors.__getitem__,
             lambda part: matrix[part] if filter_seen else None,
-            lambda part: self._posterior(self._new_terms(matrix[part]), lambda row: f"row {part.start + row}"),
+            posterior,
             np.arange(len(factors)),
         )
 
@@ -530,33 +514,10 @@ class Answers:
             )
         return self._bound.of_users(rows).user_terms(self._seen[rows])
 
-    def _posterior(self, terms: RowTerms, who: Any, rows: NDArray[np.integer] | None = None) -> Posterior:
-        """Of users in training, by their row numbers, or of new ones."""
-        terms, prior = self._with_user_prior(terms, rows)
-        return Posterior(terms, self._fitted()[1], self._spectrum(terms), who, prior)
-
-    def _with_user_prior(
-        self, terms: RowTerms, rows: NDArray[np.integer] | None = None, embeddings: Any = None
-    ) -> tuple[RowTerms, NDArray[np.floating] | None]:
-        """Terms and prior means (None without a prior) of users in training, by their row numbers, or of new ones."""
-        fitted = self.user_prior_
-        if fitted is None:
-            if embeddings is not None:
-                raise ValueError("embeddings of users need a model with a user_prior")
-            return terms, None
-        if rows is not None:
-            assert fitted.mean is not None
-            return fitted.pulled(terms, fitted.mean[rows], rows)
-        if embeddings is None:
-            mean = np.tile(fitted.weights[-1], (terms.n_rows, 1))  # of features like the mean of all
-        else:
-            mean = fitted.project(embeddings)
-            if len(mean) != terms.n_rows:
-                raise DataError(f"embeddings must have one row for each of {terms.n_rows} users, got {len(mean)}")
-        if fitted.prior.cold == "prior_mean":
-            met = np.diff(terms.row_ptr) > 0
-            terms = dataclasses.replace(terms, background=np.where(met, terms.background, 0).astype(self.dtype))
-        return fitted.pulled(terms, mean.astype(self.dtype), np.full(terms.n_rows, -1))
+    def _posterior(
+        self, terms: RowTerms, prior: NDArray[np.floating] | None, name_of: Callable[[int], str]
+    ) -> Posterior:
+        return Posterior(terms, self._fitted()[1], self._spectrum(terms), name_of, prior)
 
     def _user_name(self, row: int) -> str:
         return f"user {row}" if self.user_ids is None else f"user {row} (id {self.user_ids.take(row)!r})"
@@ -564,13 +525,81 @@ class Answers:
     def _spectrum(self, terms: RowTerms) -> Spectrum:
         """Of the item factors. Kept where these are read-only, as `fit` leaves them, so that it stays true."""
         items = self._fitted()[1]
-        if not terms.background.any():
-            return self._backend.spectrum(
-                terms, items
-            )  # of no weight, whatever the factors: not one to keep for others
+        if not terms.background.any():  # of no weight, whatever the factors: not one to keep for others
+            return self._backend.spectrum(terms, items)
         if self._kept_spectrum is None or self._kept_spectrum[0] is not items or items.flags.writeable:
             spectrum = self._backend.spectrum(terms, items)
             if items.flags.writeable:
                 return spectrum
             self._kept_spectrum = (items, spectrum)
         return self._kept_spectrum[1]
+
+
+# ---------------------------------------------------------------------------------------------------- pairs
+
+
+def _pair_scores(
+    backend: Backend,
+    user_factors: NDArray[np.floating],
+    item_factors: NDArray[np.floating],
+    rows: NDArray[np.integer],
+    columns: NDArray[np.integer],
+) -> NDArray[np.floating]:
+    """Dot products (n,) of pairs given by row numbers of users and of items."""
+    scores = np.empty(len(rows), user_factors.dtype)
+    for start in range(0, len(rows), PAIRS):
+        part = slice(start, min(start + PAIRS, len(rows)))
+        n = part.stop - start
+        pairs = csr_matrix((np.ones(n, bool), columns[part], np.arange(n + 1)), shape=(n, len(item_factors)))
+        scores[part] = backend.score_entries(user_factors[rows[part]], item_factors, pairs)
+    return scores
+
+
+def _pair_deviations(
+    users: Users, user_of_pair: NDArray[np.integer], item_factors: NDArray[np.floating], columns: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """``sqrt(y' A^-1 y)`` (n,) of pairs of one of the users, by its place among them, and an item."""
+    deviations = np.empty(len(columns))
+    order = np.argsort(user_of_pair, kind="stable")
+    ends = np.searchsorted(user_of_pair[order], np.arange(users.n + 1))
+    for start in range(0, users.n, CHUNK):
+        part = slice(start, min(start + CHUNK, users.n))
+        posterior = users.posterior(part)
+        for row in range(part.stop - start):
+            pairs = order[ends[start + row] : ends[start + row + 1]]
+            deviations[pairs] = np.sqrt(posterior.variances(row, item_factors[columns[pairs]]))
+    return deviations
+
+
+# ---------------------------------------------------------------------------------------------------- user priors
+
+
+def _pulled_training_users(
+    terms: RowTerms, fitted: FittedPrior | None, rows: NDArray[np.integer]
+) -> tuple[RowTerms, NDArray[np.floating] | None]:
+    """Terms and prior means (None without a prior) of users of the training data, by their row numbers."""
+    if fitted is None:
+        return terms, None
+    assert fitted.mean is not None
+    return fitted.pulled(terms, fitted.mean[rows], rows)
+
+
+def _pulled_new_users(
+    terms: RowTerms, fitted: FittedPrior | None, embeddings: Any = None
+) -> tuple[RowTerms, NDArray[np.floating] | None]:
+    """The same of users that were not there, with their embeddings or those of the mean user."""
+    if fitted is None:
+        if embeddings is not None:
+            raise ValueError("embeddings of users need a model with a user_prior")
+        return terms, None
+    if embeddings is None:
+        mean = np.tile(fitted.weights[-1], (terms.n_rows, 1))  # of features like the mean of all
+    else:
+        mean = fitted.project(embeddings)
+        if len(mean) != terms.n_rows:
+            raise DataError(f"embeddings must have one row for each of {terms.n_rows} users, got {len(mean)}")
+    dtype = terms.ridge.dtype
+    if fitted.prior.cold == "prior_mean":
+        met = np.diff(terms.row_ptr) > 0
+        terms = dataclasses.replace(terms, background=np.where(met, terms.background, 0).astype(dtype))
+    return fitted.pulled(terms, mean.astype(dtype), np.full(terms.n_rows, -1))

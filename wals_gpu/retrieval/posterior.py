@@ -39,7 +39,7 @@ class Posterior:
         Factors of the other side.
     spectrum : Spectrum
         ``backend.spectrum(terms, other)``.
-    who : callable
+    name_of : callable
         Name of a row, for errors.
     prior : (R, D), optional
         Prior means of the rows.
@@ -50,13 +50,13 @@ class Posterior:
         terms: RowTerms,
         other: NDArray[np.floating],
         spectrum: Spectrum,
-        who: Callable[[int], str],
+        name_of: Callable[[int], str],
         prior: NDArray[np.floating] | None = None,
     ) -> None:
         self.terms = terms
         self.other = other
         self.prior = prior
-        self._who = who
+        self._name_of = name_of
         values, vectors = spectrum
         self._gram = np.diag(values) if vectors is None else (vectors * values) @ vectors.T
         self._background = np.broadcast_to(terms.background, terms.n_rows)
@@ -80,7 +80,7 @@ class Posterior:
             factor: NDArray[np.float64] = cholesky(system.matrix, lower=True, check_finite=False)
         except np.linalg.LinAlgError:
             remedy = "its scores have no finite variance: increase the regularization"
-            raise SingularSystemError(row, remedy, self._who(row)) from None
+            raise SingularSystemError(row, remedy, self._name_of(row)) from None
         return factor
 
     def draw(self, row: int, noise: float, rng: np.random.Generator) -> NDArray[np.float64]:
