@@ -1,5 +1,7 @@
 """Exact top-k with lists, against the reference with everything else excluded."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -8,12 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import coo_matrix, csc_array, csr_matrix
 
-from wals_gpu import reference
+from wals_gpu import WALS, reference
+from wals_gpu.backends.devices import DEVICES, make_backend
 from wals_gpu.data.ids import Ids
 from wals_gpu.retrieval.exact import ExactIndex
 from wals_gpu.retrieval.lists import Lists
 
 ITEM_IDS = Ids(np.arange(100, 140), "item")
+
+
+@pytest.mark.parametrize("thing", [WALS, ExactIndex, make_backend])
+def test_docstrings_name_the_devices(thing):
+    named = re.search(r"^ +device : \{(.*)\}, default \"auto\"$", thing.__doc__, re.MULTILINE)
+    assert tuple(text.strip('"') for text in named[1].split(", ")) == DEVICES
 
 
 def integers(rng, *shape, dtype=np.float32):

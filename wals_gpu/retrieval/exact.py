@@ -42,7 +42,8 @@ class ExactIndex:
     metric : {"dot", "cosine"}, default "dot"
         "cosine" keeps a copy of the vectors, each divided by its norm; a zero vector has no direction: as an item it is
         never found, as a query it finds nothing.
-    device : {"auto", "cpu"}, default "auto"
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        "auto": the CPU. "cuda": the current CUDA device, for float32 vectors, where there is one that can be used.
     num_threads : int, default 0
         0: all processors that this process may use. Results do not depend on it.
     backend : Backend, optional
