@@ -26,14 +26,37 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     return int(value)
 
 
-def number(name: str, value: Any, *, positive: bool = False) -> float:
-    """A finite float >= 0, or > 0 if `positive`; TypeError or ValueError names the argument otherwise."""
-    message = f"{name} must be a finite number {'> 0' if positive else '>= 0'}, got {value!r}"
+def number(
+    name: str,
+    value: Any,
+    low: float = 0.0,
+    high: float = math.inf,
+    *,
+    positive: bool = False,
+    below: float | None = None,
+) -> float:
+    """A finite float from `low` to `high`; TypeError names the argument where it is no number, ValueError its range.
+
+    With `positive` 0 itself is refused, with `below` that upper end. A share of something is
+    ``number("share", share, positive=True, below=1)``.
+    """
+    if positive and below is not None:
+        wanted = f"lie in (0, {below:g})"
+    elif below is not None or high < math.inf:
+        wanted = f"be a number from {low:g} to {f'{high:g}' if below is None else f'below {below:g}'}"
+    else:
+        wanted = f"be a finite number {'> 0' if positive else f'>= {low:g}'}"
+    message = f"{name} must {wanted}, got {value!r}"
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(message)
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+    try:
+        checked = float(value)
+    except OverflowError:  # an integer beyond the floats
+        raise ValueError(message) from None
+    inside = low <= checked <= high and math.isfinite(checked)
+    if not inside or (positive and checked <= 0) or (below is not None and checked >= below):
         raise ValueError(message)
-    return float(value)
+    return checked
 
 
 def warn(message: str) -> None:

@@ -360,6 +360,8 @@ def test_strong_generalisation_needs_users_on_both_sides(heldout):
 def test_fractions_are_checked(fraction):
     with pytest.raises(ValueError, match=r"must lie in \(0, 1\)"):
         random_holdout(sparse((5, 5)), fraction)
+    with pytest.raises(TypeError, match=r"fraction must lie in \(0, 1\), got '0.5'"):
+        random_holdout(sparse((5, 5)), "0.5")
 
 
 def test_a_dense_array_is_refused_by_name():
@@ -583,6 +585,13 @@ def test_evaluate_refuses_what_cannot_be_right():
         evaluate(Popularity(train), train, test[:5])
     with pytest.raises(ValueError, match="nothing to measure"):
         evaluate(Popularity(train), train, csr_matrix((20, 10)))
+    for options, message in (
+        ({"confidence": 95}, r"confidence must lie in \(0, 1\), got 95"),
+        ({"n_resamples": -1}, "n_resamples must be an integer >= 0, got -1"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(Popularity(train), train, test, **options)
 
 
 # --------------------------------------------------------------------------------------------------- the page for users

@@ -10,6 +10,7 @@ from scipy.stats import chi2
 
 from wals_gpu import PRESETS, WALS, ModelFitError, SingularSystemError, reference
 from wals_gpu.data.files import load_folder, save_folder
+from wals_gpu.retrieval import UCB, Thompson
 
 U, I, D = 30, 22, 5  # noqa: E741
 
@@ -288,8 +289,9 @@ def test_options_of_exploration_are_checked():
         ({"explore": "ucb", "random_state": 2}, "random_state has a meaning only with explore='thompson'"),
         ({"explore": "ucb", "noise": -1}, "noise must be a finite number >= 0, got -1"),
         ({"explore": "ucb", "noise": np.nan}, "noise must be a finite number"),
-        ({"explore": "ucb", "noise": True}, "noise must be a finite number"),
         ({"explore": "thompson", "random_state": -1}, "random_state must be an integer >= 0"),
+        ({"explore": UCB(), "noise": 2.0}, r"noise has no meaning beside an object: explore=UCB\(noise=1.0\) says it"),
+        ({"explore": Thompson(seed=3), "random_state": 3}, "random_state has no meaning beside an object"),
     ):
         for call in (
             lambda options: model.recommend(0, **options),
@@ -298,8 +300,45 @@ def test_options_of_exploration_are_checked():
         ):
             with pytest.raises(ValueError, match=message):
                 call(options)
+            with pytest.raises(TypeError, match="noise must be a finite number"):
+                call({"explore": "ucb", "noise": True})
     with pytest.raises(ValueError, match="noise has a meaning only with return_std=True"):
         model.predict(0, 0, noise=1.0)
+
+
+def test_objects_say_what_the_texts_are_short_for():
+    model, matrix = make_model(), make_matrix()
+    for explore, options in (
+        (UCB(noise=0.5), {"explore": "ucb", "noise": 0.5}),
+        (UCB(), {"explore": "ucb"}),
+        (Thompson(0.5, seed=7), {"explore": "thompson", "noise": 0.5, "random_state": 7}),
+        (Thompson(seed=0), {"explore": "thompson", "random_state": 0}),
+    ):
+        for call in (
+            lambda **options: model.recommend(range(U), 4, **options),
+            lambda **options: model.recommend_for(matrix, 4, **options),
+            lambda **options: next(model.recommend_chunks(k=4, **options))[1:],
+        ):
+            for by_object, by_text in zip(call(explore=explore), call(**options), strict=True):
+                np.testing.assert_array_equal(by_object, by_text)
+
+
+def test_an_object_without_seed_draws_anew_in_every_call():
+    model, explore = make_model(), Thompson()
+    assert not np.array_equal(model.recommend([0], 4, explore=explore)[1], model.recommend([0], 4, explore=explore)[1])
+
+
+def test_exploration_objects_are_checked():
+    for make, error, message in (
+        (lambda: UCB(-1), ValueError, "noise must be a finite number >= 0, got -1"),
+        (lambda: UCB("much"), TypeError, "noise must be a finite number >= 0, got 'much'"),
+        (lambda: Thompson(np.inf), ValueError, "noise must be a finite number >= 0, got inf"),
+        (lambda: Thompson(seed=-1), ValueError, "seed must be an integer >= 0, got -1"),
+        (lambda: Thompson(seed=0.5), TypeError, "seed must be an integer >= 0, got 0.5"),
+    ):
+        with pytest.raises(error, match=message):
+            make()
+    assert UCB(np.float32(0.5)) == UCB(0.5) and Thompson(1, np.int64(3)) == Thompson(1.0, 3)
 
 
 def test_a_user_without_bound_is_named():

@@ -1,5 +1,7 @@
 """Exact top-k with lists, against the reference with everything else excluded."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -8,11 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import coo_matrix, csc_array, csr_matrix
 
-from wals_gpu import reference
+from wals_gpu import WALS, reference
+from wals_gpu.backends.devices import DEVICES, make_backend
 from wals_gpu.data.ids import Ids
 from wals_gpu.retrieval.exact import ExactIndex
+from wals_gpu.retrieval.lists import Lists
 
 ITEM_IDS = Ids(np.arange(100, 140), "item")
+
+
+@pytest.mark.parametrize("thing", [WALS, ExactIndex, make_backend])
+def test_docstrings_name_the_devices(thing):
+    named = re.search(r"^ +device : \{(.*)\}, default \"auto\"$", thing.__doc__, re.MULTILINE)
+    assert tuple(text.strip('"') for text in named[1].split(", ")) == DEVICES
 
 
 def integers(rng, *shape, dtype=np.float32):
@@ -58,7 +68,7 @@ def test_lists_agree_with_the_reference(search, chunk):
     assert ids.dtype == np.int32 and scores.dtype == np.float32
     np.testing.assert_array_equal(ids, expected_ids)
     np.testing.assert_array_equal(scores, expected)
-    parts = list(index.chunks(x.__getitem__, len(x), k, index.filters(len(x), **lists), chunk=chunk))
+    parts = list(index.chunks(x.__getitem__, len(x), k, index.filters(len(x), Lists(**lists)), chunk=chunk))
     assert [part.stop - part.start for part, *_ in parts] == [min(chunk, len(x) - s) for s in range(0, len(x), chunk)]
     for part, ids, scores in parts:
         np.testing.assert_array_equal(ids, expected_ids[part])
@@ -163,18 +173,18 @@ def test_an_item_comes_first_among_its_neighbours_unless_lists_exclude_it():
     y[9] = 0
     index = ExactIndex(y, metric="cosine")
     rows = np.array([7, 3, 9, 7, 12])
-    ids, cosines = index.similar(rows, 4, index.filters(5))
+    ids, cosines = index.similar(rows, 4, index.filters(5, Lists()))
     assert ids[:, 0].tolist() == [7, 3, -1, 7, 12] and ids[[0, 1, 3], 1].tolist() == [3, 7, 3]
     assert (ids[2] == -1).all() and (cosines[2] == -np.inf).all() and (cosines[[0, 1, 3, 4], 0] == 1).all()
-    filters = index.filters(5, deny=[[7], [], [], [], []], allow_items=[3, 7, 9, 20, 21])
+    filters = index.filters(5, Lists(deny=[[7], [], [], [], []], allow_items=[3, 7, 9, 20, 21]))
     ids, cosines = index.similar(rows, 4, filters)
     assert ids[0, 0] == 3 and set(ids[0].tolist()) == {3, 20, 21, -1}  # denied for this one
     assert ids[1, :2].tolist() == [3, 7] and ids[3, :2].tolist() == [7, 3]
     assert set(ids[4].tolist()) == {3, 7, 20, 21}  # not allowed in its own list
     assert all(len(set(row)) == 4 for row in ids[[0, 1, 3, 4]].tolist())
-    ids, _ = index.similar(rows, 4, index.filters(5, allow=[[7, 1], [1], [9], [3], [1, 2]]))
+    ids, _ = index.similar(rows, 4, index.filters(5, Lists(allow=[[7, 1], [1], [9], [3], [1, 2]])))
     assert [set(row) - {-1} for row in ids.tolist()] == [{7, 1}, {1}, set(), {3}, {1, 2}] and ids[0, 0] == 7
-    ids, _ = index.similar(rows, 1, index.filters(5))
+    ids, _ = index.similar(rows, 1, index.filters(5, Lists()))
     assert ids[:, 0].tolist() == [7, 3, -1, 7, 12]
 
 

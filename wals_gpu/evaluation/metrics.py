@@ -34,8 +34,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu.checks import integer, number
 from wals_gpu.data.csr import canonical, contains, entry_keys, select
-from wals_gpu.evaluation.splits import check_fraction
 
 __all__ = [
     "Estimate",
@@ -213,20 +213,24 @@ def bootstrap_interval(
     values = np.asarray(values, dtype=np.float64)
     if values.ndim not in (1, 2) or values.shape[0] == 0:
         raise ValueError(f"values must have shape (V,) or (V, M) with V > 0, got {values.shape}")
-    check_fraction("confidence", confidence)
-    if n_resamples < 1:
-        raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
+    confidence = number("confidence", confidence, positive=True, below=1)
+    n_resamples = integer("n_resamples", n_resamples, 1)
     table = values.reshape(values.shape[0], -1)
-    n_users = table.shape[0]
-    rng = np.random.default_rng(random_state)
-    means = np.empty((n_resamples, table.shape[1]))
-    for sample in range(n_resamples):
-        times_drawn = np.bincount(rng.integers(0, n_users, n_users), minlength=n_users)
-        means[sample] = times_drawn @ table / n_users
+    means = _resampled_means(table, n_resamples, np.random.default_rng(random_state))
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(means, [tail, 1.0 - tail], axis=0)
     estimates = [Estimate(*map(float, each)) for each in zip(table.mean(axis=0), low, high, strict=True)]
     return estimates if values.ndim == 2 else estimates[0]
+
+
+def _resampled_means(table: NDArray[np.float64], n_resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Means (n_resamples, M) over as many users as there are, drawn with replacement, of a table (V, M)."""
+    n_users = table.shape[0]
+    means = np.empty((n_resamples, table.shape[1]))
+    for sample in range(n_resamples):
+        times_drawn = np.bincount(rng.integers(0, n_users, n_users), minlength=n_users)
+        means[sample] = times_drawn @ table / n_users
+    return means
 
 
 def relevant_entries(matrix: Any, name: str = "test") -> csr_matrix:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import integer
+from wals_gpu.checks import integer, number
 from wals_gpu.data.csr import canonical, contains, entry_keys, entry_rows, select
 from wals_gpu.evaluation.metrics import (
     Estimate,
@@ -169,8 +169,107 @@ def evaluate(
         If shapes do not fit, no user has a test item, or (with ``filter_seen``) test items are among the seen ones,
         where no model could find them.
     """
-    train, test = canonical("train", train), relevant_entries(test)
-    known = train if fold_in is None else canonical("fold_in", fold_in)
+    task = _Task.make(model, train, test, fold_in, filter_seen, candidates, check_ks(ks, None))
+    relevant_by_cohort = {} if few_shot is None else task.cohorts(integer("few_shot", few_shot, 1))
+    cohorts = {
+        name: Cohort(int((np.diff(relevant.indptr) > 0).sum()), relevant.nnz, {})
+        for name, relevant in relevant_by_cohort.items()
+    }
+    confidence = number("confidence", confidence, positive=True, below=1)
+    resamples = _Resamples(confidence, integer("n_resamples", n_resamples, 0), random_state)
+    batch_size = integer("batch_size", batch_size, 1)
+    report = EvaluationReport({}, {}, task.users, task.test.shape[0] - task.users.size, {}, cohorts)
+    models = {_name_of(model): model} | ({"popularity": Popularity(task.train)} if baseline else {})
+    for name, each in models.items():
+        tally = _Tally(task, relevant_by_cohort)
+        for start in range(0, task.users.size, batch_size):
+            tally.add(each, task.users[start : start + batch_size])
+        report.seconds[name] = tally.seconds
+        report.per_user[name] = tally.whole.values()
+        of_users = resamples.estimates(report.per_user[name])
+        for cohort, found in tally.cohorts.items():
+            cohorts[cohort].results[name] = resamples.estimates(found.values())
+        of_lists = {metric: Estimate(value, None, None) for metric, value in list_metrics(tally.counts).items()}
+        report.results[name] = dict(
+            sorted((of_users | of_lists).items(), key=lambda each: int(each[0].split("@")[1]))  # by k
+        )
+    return report
+
+
+# ---------------------------------------------------------------------------------------------------- the data
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The data of an evaluation, checked: whom to recommend to, and what is relevant to them.
+
+    U training users, H rows of `test` (U of them without `fold_in`), V users with a relevant item.
+    """
+
+    train: csr_matrix  # (U, I)
+    test: csr_matrix  # (H, I), relevant entries only
+    fold_in: csr_matrix | None  # (H, I)
+    candidates: csr_matrix | None  # (H, I)
+    filter_seen: bool
+    ks: list[int]
+    users: NDArray[np.int64]  # (V,) row numbers of test
+    surprise: NDArray[np.float64]  # (I,)
+
+    @classmethod
+    def make(
+        cls, model: Recommender, train: Any, test: Any, fold_in: Any, filter_seen: bool, candidates: Any, ks: list[int]
+    ) -> _Task:
+        train, test = canonical("train", train), relevant_entries(test)
+        fold_in = None if fold_in is None else canonical("fold_in", fold_in)
+        _check_shapes(model, train, test, fold_in)
+        if filter_seen:
+            _check_unseen(train if fold_in is None else fold_in, test)
+        users = np.flatnonzero(np.diff(test.indptr))
+        if users.size == 0:
+            raise ValueError("test has no user with a value above 0, so there is nothing to measure")
+        if candidates is not None:
+            candidates = canonical("candidates", candidates)
+            if candidates.shape != test.shape:
+                raise ValueError(f"candidates must have the shape of test, {test.shape}, got {candidates.shape}")
+        surprise = surprise_of(relevant_entries(train, "train"), train.shape[1])
+        return cls(train, test, fold_in, candidates, filter_seen, ks, users, surprise)
+
+    def cohorts(self, few: int) -> dict[str, csr_matrix]:
+        """The relevant entries that belong to each cohort, of which there are some."""
+        known = self.train if self.fold_in is None else self.fold_in
+        of_user = np.diff(known.indptr)[entry_rows(self.test)]
+        of_item = np.bincount(self.train.indices, minlength=self.train.shape[1])[self.test.indices]
+        found = {}
+        for side, n in (("users", of_user), ("items", of_item)):
+            for name, mask in (("cold", n == 0), ("few-shot", (n > 0) & (n <= few)), ("warm", n > few)):
+                if mask.any():
+                    found[f"{name} {side}"] = select(self.test, mask)
+        return found
+
+    def recommend(self, model: Recommender, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """What a model recommends to some rows of `test`: column numbers (b, K), -1 for none.
+
+        A model that was fitted on a table takes and gives the ids of that table.
+        """
+        options: dict[str, Any] = {} if self.candidates is None else {"allow": self.candidates[rows]}
+        if self.fold_in is None:
+            user_ids = getattr(model, "user_ids", None)
+            users = rows if user_ids is None else user_ids.take(rows)
+            ids, _ = model.recommend(users, max(self.ks), filter_seen=self.filter_seen, **options)
+        else:
+            ids, _ = model.recommend_for(self.fold_in[rows], max(self.ks), filter_seen=self.filter_seen, **options)
+        item_ids = getattr(model, "item_ids", None)
+        if item_ids is None:
+            return ids
+        named: NDArray[Any] = np.asarray(ids, dtype=object)
+        columns = np.full(named.shape, -1, dtype=np.int64)
+        there = named != np.array(None)  # None: no item was left
+        columns[there] = item_ids.index_of(named[there])
+        return columns
+
+
+def _check_shapes(model: Recommender, train: csr_matrix, test: csr_matrix, fold_in: csr_matrix | None) -> None:
+    known = train if fold_in is None else fold_in
     expected = (known.shape[0], train.shape[1])
     if test.shape != expected or known.shape != expected:
         what = "train" if fold_in is None else "fold_in and the columns of train"
@@ -178,99 +277,69 @@ def evaluate(
     factors = getattr(model, "user_factors", None)
     if fold_in is None and factors is not None and len(factors) != train.shape[0]:
         raise ValueError(f"model was fitted on {len(factors)} users, but train has {train.shape[0]} rows")
-    if filter_seen and (both := int(contains(entry_keys(known), entry_keys(test)).sum())):
+
+
+def _check_unseen(known: csr_matrix, test: csr_matrix) -> None:
+    if both := int(contains(entry_keys(known), entry_keys(test)).sum()):
         raise ValueError(
             f"{both} test entries are among the user's seen items, which filter_seen=True never recommends; "
             "use disjoint data or filter_seen=False"
         )
-    ks = check_ks(ks, None)
-    users = np.flatnonzero(np.diff(test.indptr))
-    if users.size == 0:
-        raise ValueError("test has no user with a value above 0, so there is nothing to measure")
-    surprise = surprise_of(relevant_entries(train, "train"), train.shape[1])
-    if candidates is not None:
-        candidates = canonical("candidates", candidates)
-        if candidates.shape != test.shape:
-            raise ValueError(f"candidates must have the shape of test, {test.shape}, got {candidates.shape}")
-    parts_of_test = {} if few_shot is None else _cohorts(known, train, test, integer("few_shot", few_shot, 1))
-    cohorts = {
-        name: Cohort(int((np.diff(part.indptr) > 0).sum()), part.nnz, {}) for name, part in parts_of_test.items()
-    }
-
-    def estimates(table: dict[str, NDArray[np.float64]]) -> dict[str, Estimate]:
-        if not n_resamples:
-            return {metric: Estimate(float(values.mean()), None, None) for metric, values in table.items()}
-        columns = np.column_stack(list(table.values()))
-        resampled: Any = bootstrap_interval(
-            columns, confidence=confidence, n_resamples=n_resamples, random_state=random_state
-        )
-        return dict(zip(table, resampled, strict=True))
-
-    results, per_user, seconds = {}, {}, {}
-    models = {_name_of(model): model} | ({"popularity": Popularity(train)} if baseline else {})
-    for name, each in models.items():
-        parts, counts, seconds[name] = [], {k: np.zeros(train.shape[1], dtype=np.int64) for k in ks}, 0.0
-        cohort_parts: dict[str, list[dict[str, NDArray[np.float64]]]] = {cohort: [] for cohort in cohorts}
-        for start in range(0, users.size, batch_size):
-            batch = users[start : start + batch_size]
-            began = time.perf_counter()
-            options = {} if candidates is None else {"allow": candidates[batch]}
-            ids = _recommend(each, batch, None if fold_in is None else known, max(ks), filter_seen, **options)
-            seconds[name] += time.perf_counter() - began
-            ids = check_ids(ids, (batch.size, train.shape[1]))
-            parts.append(row_metrics(ids, test[batch], ks, surprise))
-            for k, c in recommendation_counts(ids, ks, train.shape[1]).items():
-                counts[k] += c
-            for cohort, relevant in parts_of_test.items():
-                relevant = relevant[batch]
-                rows = np.flatnonzero(np.diff(relevant.indptr))
-                cohort_parts[cohort].append(row_metrics(ids[rows], relevant[rows], ks, None))
-        per_user[name] = _joined(parts)
-        results[name] = estimates(per_user[name])
-        for cohort, found in cohort_parts.items():
-            cohorts[cohort].results[name] = estimates(_joined(found))
-        results[name] |= {metric: Estimate(value, None, None) for metric, value in list_metrics(counts).items()}
-        results[name] = dict(sorted(results[name].items(), key=lambda each: int(each[0].split("@")[1])))  # by k
-    return EvaluationReport(results, per_user, users, test.shape[0] - users.size, seconds, cohorts)
-
-
-def _joined(parts: list[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
-    return {metric: np.concatenate([part[metric] for part in parts]) for metric in parts[0]}
-
-
-def _cohorts(known: csr_matrix, train: csr_matrix, test: csr_matrix, few: int) -> dict[str, csr_matrix]:
-    """The entries of `test` that belong to each cohort, of which there are some."""
-    of_user = np.diff(known.indptr)[entry_rows(test)]
-    of_item = np.bincount(train.indices, minlength=train.shape[1])[test.indices]
-    found = {}
-    for side, n in (("users", of_user), ("items", of_item)):
-        for name, mask in (("cold", n == 0), ("few-shot", (n > 0) & (n <= few)), ("warm", n > few)):
-            if mask.any():
-                found[f"{name} {side}"] = select(test, mask)
-    return found
-
-
-def _recommend(
-    model: Recommender, rows: NDArray[Any], known: csr_matrix | None, k: int, filter_seen: bool, **options: Any
-) -> NDArray[Any]:
-    """Column numbers for training users, or for rows that are known by their interactions.
-
-    A model that was fitted on a table takes and gives the ids of that table.
-    """
-    user_ids, item_ids = getattr(model, "user_ids", None), getattr(model, "item_ids", None)
-    if known is None:
-        users = rows if user_ids is None else user_ids.take(rows)
-        ids, _ = model.recommend(users, k, filter_seen=filter_seen, **options)
-    else:
-        ids, _ = model.recommend_for(known[rows], k, filter_seen=filter_seen, **options)
-    if item_ids is None:
-        return ids
-    named: NDArray[Any] = np.asarray(ids, dtype=object)
-    columns = np.full(named.shape, -1, dtype=np.int64)
-    there = named != np.array(None)  # None: no item was left
-    columns[there] = item_ids.index_of(named[there])
-    return columns
 
 
 def _name_of(model: Recommender) -> str:
     return type(model).__name__.lower()
+
+
+# ---------------------------------------------------------------------------------------------------- the lists
+
+
+class _UserMetrics:
+    """The metrics of each user with a relevant item, batch after batch."""
+
+    def __init__(self, relevant: csr_matrix, ks: list[int], surprise: NDArray[np.float64] | None) -> None:
+        self._relevant, self._ks, self._surprise = relevant, ks, surprise
+        self._parts: list[dict[str, NDArray[np.float64]]] = []
+
+    def add(self, users: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
+        relevant = self._relevant[users]
+        rows = np.flatnonzero(np.diff(relevant.indptr))
+        self._parts.append(row_metrics(ids[rows], relevant[rows], self._ks, self._surprise))
+
+    def values(self) -> dict[str, NDArray[np.float64]]:
+        return {metric: np.concatenate([part[metric] for part in self._parts]) for metric in self._parts[0]}
+
+
+class _Tally:
+    """What the lists of one model come to, batch after batch: for users, for cohorts, all together, and in time."""
+
+    def __init__(self, task: _Task, relevant_by_cohort: dict[str, csr_matrix]) -> None:
+        self._task = task
+        self.whole = _UserMetrics(task.test, task.ks, task.surprise)
+        self.cohorts = {name: _UserMetrics(relevant, task.ks, None) for name, relevant in relevant_by_cohort.items()}
+        self.counts = {k: np.zeros(task.train.shape[1], dtype=np.int64) for k in task.ks}
+        self.seconds = 0.0
+
+    def add(self, model: Recommender, users: NDArray[np.int64]) -> None:
+        began = time.perf_counter()
+        ids = self._task.recommend(model, users)
+        self.seconds += time.perf_counter() - began
+        ids = check_ids(ids, (users.size, self._task.train.shape[1]))
+        for metrics in (self.whole, *self.cohorts.values()):
+            metrics.add(users, ids)
+        for k, counts in recommendation_counts(ids, self._task.ks, self._task.train.shape[1]).items():
+            self.counts[k] += counts
+
+
+class _Resamples(NamedTuple):
+    """How to tell how sure a mean over users is."""
+
+    confidence: float
+    n_resamples: int
+    random_state: int | np.random.Generator
+
+    def estimates(self, table: dict[str, NDArray[np.float64]]) -> dict[str, Estimate]:
+        if not self.n_resamples:
+            return {metric: Estimate(float(values.mean()), None, None) for metric, values in table.items()}
+        resampled: Any = bootstrap_interval(np.column_stack(list(table.values())), **self._asdict())
+        return dict(zip(table, resampled, strict=True))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix, issparse
 
+from wals_gpu.checks import number
 from wals_gpu.data.csr import canonical, entry_rows, select
 
 __all__ = [
@@ -65,7 +66,7 @@ def random_holdout(
         If ``fraction`` is not in (0, 1).
     """
     matrix = canonical("matrix", matrix)
-    check_fraction("fraction", fraction)
+    fraction = number("fraction", fraction, positive=True, below=1)
     draws = np.random.default_rng(random_state).random(matrix.nnz)
     if per_user:
         held_out = _per_row_holdout(matrix, draws, fraction)
@@ -144,21 +145,25 @@ def sample_negatives(train: Any, test: Any, n: int = 99, random_state: int | np.
     rng = np.random.default_rng(random_state)
     rows = []
     for user in range(n_users):
-        asked = test.indices[test.indptr[user] : test.indptr[user + 1]]
-        if not asked.size:
-            rows.append(asked)
+        tested = test.indices[test.indptr[user] : test.indptr[user + 1]]
+        if not tested.size:
+            rows.append(tested)
             continue
-        known = np.union1d(asked, train.indices[train.indptr[user] : train.indptr[user + 1]])
+        known = np.union1d(tested, train.indices[train.indptr[user] : train.indptr[user + 1]])
         left = n_items - known.size
         if left < n:
             raise ValueError(f"n must be at most the number of items that a user does not have, {left} for user {user}")
-        # The j-th item that is not known is j + the number of known ones before it.
-        drawn = np.sort(rng.choice(left, n, replace=False))
-        drawn += np.searchsorted(known - np.arange(known.size), drawn, side="right")
-        rows.append(np.union1d(asked, drawn))
+        rows.append(np.union1d(tested, _draw_others(rng, known, left, n)))
     row_ptr = np.concatenate([[0], np.cumsum([row.size for row in rows], dtype=np.int64)])
     columns = np.concatenate([*rows, np.empty(0, np.int64)]).astype(np.int32)
     return csr_matrix((np.ones(columns.size, bool), columns, row_ptr), shape=test.shape)
+
+
+def _draw_others(rng: np.random.Generator, known: NDArray[np.integer], left: int, n: int) -> NDArray[np.int64]:
+    """n of the `left` items that are not `known` (sorted)."""
+    drawn: NDArray[np.int64] = np.sort(rng.choice(left, n, replace=False))
+    # The j-th item that is not known is j + the number of known ones before it.
+    return drawn + np.searchsorted(known - np.arange(known.size), drawn, side="right")
 
 
 def temporal_split(
@@ -195,7 +200,7 @@ def temporal_split(
     if not matrix.nnz:
         raise ValueError("matrix must have entries to split, got none")
     if cutoff is None:
-        check_fraction("fraction", fraction)
+        fraction = number("fraction", fraction, positive=True, below=1)
         first = min(matrix.nnz - round(fraction * matrix.nnz), matrix.nnz - 1)
         cutoff = np.partition(times, first)[first]
     late = times >= cutoff
@@ -233,7 +238,7 @@ def cold_items_split(
         If ``fraction`` leaves no item with entries on one of the two sides.
     """
     matrix = canonical("matrix", matrix)
-    check_fraction("fraction", fraction)
+    fraction = number("fraction", fraction, positive=True, below=1)
     items = np.flatnonzero(np.bincount(matrix.indices, minlength=matrix.shape[1]))
     draws = np.random.default_rng(random_state).random(items.size)
     count = round(fraction * items.size)
@@ -281,7 +286,7 @@ def strong_generalisation_split(
         If ``heldout`` leaves no user on one of the two sides.
     """
     matrix = canonical("matrix", matrix)
-    check_fraction("test_fraction", test_fraction)
+    test_fraction = number("test_fraction", test_fraction, positive=True, below=1)
     users = np.flatnonzero(np.diff(matrix.indptr))
     count = heldout if isinstance(heldout, (int, np.integer)) else round(heldout * users.size)
     if not 0 < count < users.size:
@@ -294,11 +299,15 @@ def strong_generalisation_split(
     is_train[heldout_users] = False
     train = matrix[is_train]
     known = np.bincount(train.indices, minlength=matrix.shape[1]) > 0
-    asked = matrix[heldout_users]
-    asked = select(asked, known[asked.indices])
-    in_test = _per_row_holdout(asked, rng.random(asked.nnz), test_fraction)
+    entries = matrix[heldout_users]
+    entries = select(entries, known[entries.indices])
+    in_test = _per_row_holdout(entries, rng.random(entries.nnz), test_fraction)
     return StrongSplit(
-        train, select(asked, ~in_test), select(asked, in_test), np.flatnonzero(is_train), heldout_users.astype(np.int64)
+        train,
+        select(entries, ~in_test),
+        select(entries, in_test),
+        np.flatnonzero(is_train),
+        heldout_users.astype(np.int64),
     )
 
 
@@ -338,8 +347,3 @@ def _entry_times(given: Any, matrix: csr_matrix, timestamps: Any) -> NDArray[Any
         raise ValueError(f"timestamps must be there for every entry, {missing} of {times.size} are NaN or NaT")
     checked: NDArray[Any] = times
     return checked
-
-
-def check_fraction(name: str, value: float) -> None:
-    if not 0.0 < value < 1.0:
-        raise ValueError(f"{name} must lie in (0, 1), got {value!r}")

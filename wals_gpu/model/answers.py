@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.host import Spectrum
 from wals_gpu.backends.session import Backend
-from wals_gpu.checks import integer
+from wals_gpu.checks import integer, number
 from wals_gpu.data.csr import as_csr
 from wals_gpu.data.ids import Ids, row_numbers
 from wals_gpu.data.interactions import Interactions, as_interactions
@@ -22,8 +20,9 @@ from wals_gpu.errors import DataError, ModelFitError
 from wals_gpu.objective.bound import BoundObjective
 from wals_gpu.objective.terms import RowTerms
 from wals_gpu.priors.linear import FittedPrior
-from wals_gpu.retrieval.exact import CHUNK, ExactIndex, Filters
-from wals_gpu.retrieval.explore import Exploration, Users
+from wals_gpu.retrieval.exact import CHUNK, ExactIndex
+from wals_gpu.retrieval.explore import UCB, Thompson, Users, best_items, make_exploration
+from wals_gpu.retrieval.lists import Filters, Lists, item_list
 from wals_gpu.retrieval.posterior import Posterior
 
 __all__ = ["Answers", "Explanation"]
@@ -80,7 +79,7 @@ class Answers:
         allow: Any = None,
         deny_items: ArrayLike | None = None,
         allow_items: ArrayLike | None = None,
-        explore: str | None = None,
+        explore: str | UCB | Thompson | None = None,
         noise: float | None = None,
         random_state: int | np.random.Generator | None = None,
         show_progress: bool = False,
@@ -99,12 +98,13 @@ class Answers:
             value. With `allow`, only what it lists is scored.
         deny_items, allow_items : list of item ids, optional
             The same for all users. Whatever is given holds: an item must be on every allow list and on no deny list.
-        explore : {None, "ucb", "thompson"}, default None
+        explore : {None, "ucb", "thompson"}, UCB or Thompson, default None
             Recommend with the uncertainty of the scores in mind (:mod:`wals_gpu.retrieval.posterior`). "ucb": by
             ``score + noise sqrt(y' A^-1 y)``, the upper confidence bound, I D^2 multiplications a user. "thompson": by
-            the scores of a draw of the user's factors.
+            the scores of a draw of the user's factors. The texts are short for ``UCB(noise)`` and
+            ``Thompson(noise, seed)`` of :mod:`wals_gpu.retrieval`, beside which `noise` and `random_state` are errors.
         noise : float, default 1.0
-            With `explore`: standard deviation of an observation of confidence 1. 0 explores nothing.
+            With a text: standard deviation of an observation of confidence 1. 0 explores nothing.
         random_state : int, Generator or None
             With "thompson": seed of the draws. A user's draw depends on it and on the user only; None: from the
             operating system.
@@ -130,10 +130,9 @@ class Answers:
             The model is not fitted.
         """
         rows, scalar = self._user_rows(users)
-        asked = self._training_users(rows, filter_seen)
-        lists = {"deny": deny, "allow": allow, "deny_items": deny_items, "allow_items": allow_items}
-        index, chunks = self._asked(asked, k, lists, _exploration(explore, noise, random_state))
-        columns, scores = index.collect(asked.n, k, chunks, show_progress)
+        queries, lists = self._training_users(rows, filter_seen), Lists(deny, allow, deny_items, allow_items)
+        index, chunks = self._best_items(queries, k, lists, make_exploration(explore, noise, random_state))
+        columns, scores = index.collect(len(rows), k, chunks, show_progress)
         return index.named(columns[0] if scalar else columns), scores[0] if scalar else scores
 
     def recommend_chunks(
@@ -147,7 +146,7 @@ class Answers:
         allow: Any = None,
         deny_items: ArrayLike | None = None,
         allow_items: ArrayLike | None = None,
-        explore: str | None = None,
+        explore: str | UCB | Thompson | None = None,
         noise: float | None = None,
         random_state: int | np.random.Generator | None = None,
     ) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.floating]]]:
@@ -170,10 +169,9 @@ class Answers:
         ids, scores : (b, k)
         """
         rows = np.arange(len(self._fitted()[0])) if users is None else self._user_rows(users)[0]
-        asked = self._training_users(rows, filter_seen)
-        lists = {"deny": deny, "allow": allow, "deny_items": deny_items, "allow_items": allow_items}
+        queries, lists = self._training_users(rows, filter_seen), Lists(deny, allow, deny_items, allow_items)
         chunk_size = integer("chunk_size", chunk_size, 1)
-        index, chunks = self._asked(asked, k, lists, _exploration(explore, noise, random_state), chunk_size)
+        index, chunks = self._best_items(queries, k, lists, make_exploration(explore, noise, random_state), chunk_size)
 
         def named() -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.floating]]]:
             for part, columns, scores in chunks:
@@ -192,7 +190,7 @@ class Answers:
         allow: Any = None,
         deny_items: ArrayLike | None = None,
         allow_items: ArrayLike | None = None,
-        explore: str | None = None,
+        explore: str | UCB | Thompson | None = None,
         noise: float | None = None,
         random_state: int | np.random.Generator | None = None,
         show_progress: bool = False,
@@ -213,27 +211,18 @@ class Answers:
             As for :meth:`recommend`, one row for each user in the order of :meth:`fold_in`.
         """
         matrix = self._new_rows(interactions, columns)
-        factors = self._fold_in(matrix)
-        n = len(factors)
-        asked = Users(
-            n,
-            factors.__getitem__,
-            lambda part: matrix[part] if filter_seen else None,
-            lambda part: self._posterior(self._new_terms(matrix[part]), lambda row: f"row {part.start + row}"),
-            np.arange(n),
-        )
-        lists = {"deny": deny, "allow": allow, "deny_items": deny_items, "allow_items": allow_items}
-        index, chunks = self._asked(asked, k, lists, _exploration(explore, noise, random_state))
-        found, scores = index.collect(n, k, chunks, show_progress)
+        queries, lists = self._new_users(matrix, filter_seen), Lists(deny, allow, deny_items, allow_items)
+        index, chunks = self._best_items(queries, k, lists, make_exploration(explore, noise, random_state))
+        found, scores = index.collect(queries.n, k, chunks, show_progress)
         return index.named(found), scores
 
-    def _asked(
-        self, asked: Users, k: int, lists: dict[str, Any], how: Exploration, chunk_size: int = CHUNK
+    def _best_items(
+        self, queries: Users, k: int, lists: Lists, explore: UCB | Thompson | None, chunk_size: int = CHUNK
     ) -> tuple[ExactIndex, Iterator[tuple[slice, NDArray[np.int32], NDArray[np.floating]]]]:
         """The index of the items, and its answers for users, a chunk after the other."""
         index = self.item_index()
-        filters = index.filters(asked.n, **lists)
-        return index, how.chunks(index, asked, integer("k", k, 1), filters, chunk_size)
+        filters = index.filters(queries.n, lists)
+        return index, best_items(index, queries, integer("k", k, 1), filters, explore, chunk_size)
 
     def search(
         self,
@@ -262,8 +251,15 @@ class Answers:
         ids, scores : (k,) for one vector, (B, k) for several
             As for :meth:`recommend`; scores are cosines with that metric.
         """
-        lists = {"deny": deny, "allow": allow, "deny_items": deny_items, "allow_items": allow_items}
-        return self.item_index(metric).search(vectors, k, show_progress=show_progress, **lists)
+        return self.item_index(metric).search(
+            vectors,
+            k,
+            deny=deny,
+            allow=allow,
+            deny_items=deny_items,
+            allow_items=allow_items,
+            show_progress=show_progress,
+        )
 
     def item_index(self, metric: str = "dot") -> ExactIndex:
         """The item factors as an index: exact search, and export to approximate ones (:mod:`wals_gpu.ann`)."""
@@ -300,7 +296,7 @@ class Answers:
         """
         rows, scalar = row_numbers(items, self.item_ids, len(self._fitted()[1]), "item")
         index = self.item_index("cosine")
-        filters = index.filters(len(rows), deny=deny, allow=allow, deny_items=deny_items, allow_items=allow_items)
+        filters = index.filters(len(rows), Lists(deny, allow, deny_items, allow_items))
         columns, scores = index.similar(rows, k, filters, show_progress)
         return index.named(columns[0] if scalar else columns), scores[0] if scalar else scores
 
@@ -318,8 +314,8 @@ class Answers:
         index = self._index(self._fitted()[0], self.user_ids, "cosine")
         filters = Filters(
             len(index),
-            deny_items=index.item_list(deny_users, "deny_users"),
-            allow_items=index.item_list(allow_users, "allow_users"),
+            deny_items=item_list(deny_users, len(index), self.user_ids, "deny_users"),
+            allow_items=item_list(allow_users, len(index), self.user_ids, "allow_users"),
         )
         columns, scores = index.similar(rows, k, filters, show_progress)
         return index.named(columns[0] if scalar else columns), scores[0] if scalar else scores
@@ -366,34 +362,14 @@ class Answers:
             raise ValueError("noise has a meaning only with return_std=True")
         n = len(columns) if one_user else len(rows)
         rows, columns = np.broadcast_to(rows, n), np.broadcast_to(columns, n)
-        scores = np.empty(n, self.dtype)
-        for start in range(0, n, PAIRS):
-            part = slice(start, min(start + PAIRS, n))
-            pairs = csr_matrix(
-                (np.ones(part.stop - start, bool), columns[part], np.arange(part.stop - start + 1)),
-                shape=(part.stop - start, len(item_factors)),
-            )
-            scores[part] = self._backend.score_entries(user_factors[rows[part]], item_factors, pairs)
+        scores = _pair_scores(self._backend, user_factors, item_factors, rows, columns)
         one = one_user and one_item
         if not return_std:
             return scores[0] if one else scores
-        std = self._deviations(rows, columns, _noise(noise))
+        noise = 1.0 if noise is None else number("noise", noise)
+        users, user_of_pair = np.unique(rows, return_inverse=True)
+        std = noise * _pair_deviations(self._training_users(users, False), user_of_pair, item_factors, columns)
         return (scores[0], std[0]) if one else (scores, std)
-
-    def _deviations(self, rows: NDArray[np.integer], columns: NDArray[np.integer], noise: float) -> NDArray[np.float64]:
-        item_factors = self._fitted()[1]
-        std = np.empty(len(rows))
-        users, pair_user = np.unique(rows, return_inverse=True)
-        order = np.argsort(pair_user, kind="stable")
-        ends = np.searchsorted(pair_user[order], np.arange(len(users) + 1))
-        posterior_of = self._training_users(users, filter_seen=False).posterior
-        for start in range(0, len(users), CHUNK):
-            part = slice(start, min(start + CHUNK, len(users)))
-            posterior = posterior_of(part)
-            for row in range(part.stop - start):
-                pairs = order[ends[start + row] : ends[start + row + 1]]
-                std[pairs] = np.sqrt(posterior.variances(row, item_factors[columns[pairs]]))
-        return noise * std
 
     def explain(self, user: Any, item: Any, k: int = 10) -> Explanation:
         """What each of a user's items adds to the score of an item (Hu, Koren, Volinsky 2008, section 5).
@@ -455,7 +431,7 @@ class Answers:
     def _fold_in(self, matrix: csr_matrix, embeddings: Any = None) -> NDArray[np.floating]:
         _, item_factors = self._fitted()
         factors = np.zeros((matrix.shape[0], self.factors), self.dtype)
-        terms, prior = self._with_user_prior(self._new_terms(matrix), embeddings=embeddings)
+        terms, prior = _pulled_new_users(self._new_terms(matrix), self.user_prior_, embeddings)
         self._backend.solve_rows(terms, item_factors, factors, prior=prior, spectrum=self._spectrum(terms))
         return factors
 
@@ -498,19 +474,34 @@ class Answers:
 
     def _training_users(self, rows: NDArray[np.integer], filter_seen: bool) -> Users:
         """Users of the training data by row number."""
-        user_factors, seen = self._fitted()[0], self._seen
+        user_factors, seen = self._fitted()[0], self._seen if filter_seen else None
 
         def posterior(part: slice) -> Posterior:
-            return self._posterior(
-                self._training_terms(rows[part]), lambda row: self._user_name(int(rows[part][row])), rows[part]
-            )
+            terms, prior = _pulled_training_users(self._training_terms(rows[part]), self.user_prior_, rows[part])
+            return self._posterior(terms, prior, lambda row: self._user_name(int(rows[part.start + row])))
 
         return Users(
             len(rows),
             lambda part: user_factors[rows[part]],
-            lambda part: seen[rows[part]] if filter_seen and seen is not None else None,
+            lambda part: None if seen is None else seen[rows[part]],
             posterior,
             rows,
+        )
+
+    def _new_users(self, matrix: csr_matrix, filter_seen: bool) -> Users:
+        """Users given by their interactions (R, I)."""
+        factors = self._fold_in(matrix)
+
+        def posterior(part: slice) -> Posterior:
+            terms, prior = _pulled_new_users(self._new_terms(matrix[part]), self.user_prior_)
+            return self._posterior(terms, prior, lambda row: f"row {part.start + row}")
+
+        return Users(
+            len(factors),
+            factors.__getitem__,
+            lambda part: matrix[part] if filter_seen else None,
+            posterior,
+            np.arange(len(factors)),
         )
 
     def _training_terms(self, rows: NDArray[np.integer]) -> RowTerms:
@@ -523,33 +514,10 @@ class Answers:
             )
         return self._bound.of_users(rows).user_terms(self._seen[rows])
 
-    def _posterior(self, terms: RowTerms, who: Any, rows: NDArray[np.integer] | None = None) -> Posterior:
-        """Of users in training, by their row numbers, or of new ones."""
-        terms, prior = self._with_user_prior(terms, rows)
-        return Posterior(terms, self._fitted()[1], self._spectrum(terms), who, prior)
-
-    def _with_user_prior(
-        self, terms: RowTerms, rows: NDArray[np.integer] | None = None, embeddings: Any = None
-    ) -> tuple[RowTerms, NDArray[np.floating] | None]:
-        """Terms and prior means (None without a prior) of users in training, by their row numbers, or of new ones."""
-        fitted = self.user_prior_
-        if fitted is None:
-            if embeddings is not None:
-                raise ValueError("embeddings of users need a model with a user_prior")
-            return terms, None
-        if rows is not None:
-            assert fitted.mean is not None
-            return fitted.pulled(terms, fitted.mean[rows], rows)
-        if embeddings is None:
-            mean = np.tile(fitted.weights[-1], (terms.n_rows, 1))  # of features like the mean of all
-        else:
-            mean = fitted.project(embeddings)
-            if len(mean) != terms.n_rows:
-                raise DataError(f"embeddings must have one row for each of {terms.n_rows} users, got {len(mean)}")
-        if fitted.prior.cold == "prior_mean":
-            met = np.diff(terms.row_ptr) > 0
-            terms = dataclasses.replace(terms, background=np.where(met, terms.background, 0).astype(self.dtype))
-        return fitted.pulled(terms, mean.astype(self.dtype), np.full(terms.n_rows, -1))
+    def _posterior(
+        self, terms: RowTerms, prior: NDArray[np.floating] | None, name_of: Callable[[int], str]
+    ) -> Posterior:
+        return Posterior(terms, self._fitted()[1], self._spectrum(terms), name_of, prior)
 
     def _user_name(self, row: int) -> str:
         return f"user {row}" if self.user_ids is None else f"user {row} (id {self.user_ids.take(row)!r})"
@@ -557,10 +525,8 @@ class Answers:
     def _spectrum(self, terms: RowTerms) -> Spectrum:
         """Of the item factors. Kept where these are read-only, as `fit` leaves them, so that it stays true."""
         items = self._fitted()[1]
-        if not terms.background.any():
-            return self._backend.spectrum(
-                terms, items
-            )  # of no weight, whatever the factors: not one to keep for others
+        if not terms.background.any():  # of no weight, whatever the factors: not one to keep for others
+            return self._backend.spectrum(terms, items)
         if self._kept_spectrum is None or self._kept_spectrum[0] is not items or items.flags.writeable:
             spectrum = self._backend.spectrum(terms, items)
             if items.flags.writeable:
@@ -569,27 +535,71 @@ class Answers:
         return self._kept_spectrum[1]
 
 
-def _exploration(explore: str | None, noise: float | None, random_state: Any) -> Exploration:
-    """The options of exploration, checked."""
-    if explore not in (None, "ucb", "thompson"):
-        raise ValueError(f"explore must be None, 'ucb' or 'thompson', got {explore!r}")
-    if explore is None and noise is not None:
-        raise ValueError("noise has a meaning only with explore='ucb' or 'thompson'")
-    if explore != "thompson":
-        if random_state is not None:
-            raise ValueError("random_state has a meaning only with explore='thompson'")
-        return Exploration(explore, _noise(noise))
-    if isinstance(random_state, np.random.Generator):
-        random_state = int(random_state.integers(2**63))
-    elif random_state is None:
-        random_state = np.random.SeedSequence().entropy
-    return Exploration(explore, _noise(noise), integer("random_state", random_state, 0))
+# ---------------------------------------------------------------------------------------------------- pairs
 
 
-def _noise(noise: float | None) -> float:
-    if noise is None:
-        return 1.0
-    number = isinstance(noise, numbers.Real) and not isinstance(noise, bool)
-    if not (number and math.isfinite(noise) and noise >= 0):
-        raise ValueError(f"noise must be a finite number >= 0, got {noise!r}")
-    return float(noise)
+def _pair_scores(
+    backend: Backend,
+    user_factors: NDArray[np.floating],
+    item_factors: NDArray[np.floating],
+    rows: NDArray[np.integer],
+    columns: NDArray[np.integer],
+) -> NDArray[np.floating]:
+    """Dot products (n,) of pairs given by row numbers of users and of items."""
+    scores = np.empty(len(rows), user_factors.dtype)
+    for start in range(0, len(rows), PAIRS):
+        part = slice(start, min(start + PAIRS, len(rows)))
+        n = part.stop - start
+        pairs = csr_matrix((np.ones(n, bool), columns[part], np.arange(n + 1)), shape=(n, len(item_factors)))
+        scores[part] = backend.score_entries(user_factors[rows[part]], item_factors, pairs)
+    return scores
+
+
+def _pair_deviations(
+    users: Users, user_of_pair: NDArray[np.integer], item_factors: NDArray[np.floating], columns: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """``sqrt(y' A^-1 y)`` (n,) of pairs of one of the users, by its place among them, and an item."""
+    deviations = np.empty(len(columns))
+    order = np.argsort(user_of_pair, kind="stable")
+    ends = np.searchsorted(user_of_pair[order], np.arange(users.n + 1))
+    for start in range(0, users.n, CHUNK):
+        part = slice(start, min(start + CHUNK, users.n))
+        posterior = users.posterior(part)
+        for row in range(part.stop - start):
+            pairs = order[ends[start + row] : ends[start + row + 1]]
+            deviations[pairs] = np.sqrt(posterior.variances(row, item_factors[columns[pairs]]))
+    return deviations
+
+
+# ---------------------------------------------------------------------------------------------------- user priors
+
+
+def _pulled_training_users(
+    terms: RowTerms, fitted: FittedPrior | None, rows: NDArray[np.integer]
+) -> tuple[RowTerms, NDArray[np.floating] | None]:
+    """Terms and prior means (None without a prior) of users of the training data, by their row numbers."""
+    if fitted is None:
+        return terms, None
+    assert fitted.mean is not None
+    return fitted.pulled(terms, fitted.mean[rows], rows)
+
+
+def _pulled_new_users(
+    terms: RowTerms, fitted: FittedPrior | None, embeddings: Any = None
+) -> tuple[RowTerms, NDArray[np.floating] | None]:
+    """The same of users that were not there, with their embeddings or those of the mean user."""
+    if fitted is None:
+        if embeddings is not None:
+            raise ValueError("embeddings of users need a model with a user_prior")
+        return terms, None
+    if embeddings is None:
+        mean = np.tile(fitted.weights[-1], (terms.n_rows, 1))  # of features like the mean of all
+    else:
+        mean = fitted.project(embeddings)
+        if len(mean) != terms.n_rows:
+            raise DataError(f"embeddings must have one row for each of {terms.n_rows} users, got {len(mean)}")
+    dtype = terms.ridge.dtype
+    if fitted.prior.cold == "prior_mean":
+        met = np.diff(terms.row_ptr) > 0
+        terms = dataclasses.replace(terms, background=np.where(met, terms.background, 0).astype(dtype))
+    return fitted.pulled(terms, mean.astype(dtype), np.full(terms.n_rows, -1))

@@ -15,7 +15,7 @@ from wals_gpu.checks import integer, number
 from wals_gpu.data.interactions import as_interactions
 from wals_gpu.errors import ModelFitError
 from wals_gpu.evaluation.metrics import ranking_metrics
-from wals_gpu.evaluation.splits import check_fraction, cold_items_split, random_holdout
+from wals_gpu.evaluation.splits import cold_items_split, random_holdout
 
 if TYPE_CHECKING:
     from wals_gpu.model.wals import WALS
@@ -90,9 +90,8 @@ def tune_strength(
     if isinstance(strengths, (str, int, float)) or not len(strengths):
         raise ValueError(f"strengths must be a sequence of numbers > 0, got {strengths!r}")
     chosen = [number("each of strengths", strength, positive=True) for strength in strengths]
-    if number("cold_weight", cold_weight) > 1:
-        raise ValueError(f"cold_weight must be a number from 0 to 1, got {cold_weight!r}")
-    check_fraction("heldout", heldout)
+    cold_weight = number("cold_weight", cold_weight, high=1)
+    heldout = number("heldout", heldout, positive=True, below=1)
     k = integer("k", k, 1)
     data = as_interactions(interactions, dtype=model.dtype, **columns)
     rest, cold_test, cold = cold_items_split(data.matrix, heldout, integer("random_state", random_state, 0))

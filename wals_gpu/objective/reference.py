@@ -50,15 +50,11 @@ def row_system(
     b : (D,) float64
     """
     other = np.asarray(other, np.float64)
-    entries = slice(terms.row_ptr[row], terms.row_ptr[row + 1])
-    y = other[terms.col_idx[entries]]
     h = np.broadcast_to(terms.other_background, len(other)).astype(np.float64)
     background = float(np.broadcast_to(terms.background, terms.n_rows)[row])
     ridge = float(np.broadcast_to(terms.ridge, terms.n_rows)[row])
-    gram = terms.gram_values()[entries].astype(np.float64)
-    rhs = terms.rhs_values()[entries].astype(np.float64)
-    a = background * (other.T * h) @ other + (y.T * gram) @ y + ridge * np.eye(other.shape[1])
-    b = rhs @ y
+    a, entries, y = terms.system(row, other, background * (other.T * h) @ other)
+    b = terms.rhs_values()[entries].astype(np.float64) @ y
     return a, b if prior is None else b + ridge * np.asarray(prior, np.float64)
 
 

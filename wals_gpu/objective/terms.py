@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 __all__ = [
+    "RowSystem",
     "RowTerms",
     "SideTerms",
     "check_matrix",
@@ -50,6 +51,24 @@ class SideTerms(Protocol):
 
     def parts(self) -> Iterator[tuple[slice, RowTerms]]:
         """The rows in the pieces to solve them in, each with its terms."""
+
+
+class RowSystem(NamedTuple):
+    """The matrix of a row, and what it was made from.
+
+    Attributes
+    ----------
+    matrix : (D, D) float64
+        A of :class:`RowTerms`.
+    entries : slice
+        Where the row's n entries stand.
+    factors : (n, D) float64
+        Of the other side, as the entries meet them.
+    """
+
+    matrix: Floats
+    entries: slice
+    factors: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +136,14 @@ class RowTerms:
         """Gram coefficient of every entry, (Z,); a read-only view where all are the same."""
         gram = self.rhs + self.rhs.dtype.type(self.gram_offset) if self.gram is None else self.gram
         return np.broadcast_to(gram, self.n_entries)
+
+    def system(self, row: int, other: NDArray[np.floating], background: NDArray[np.floating]) -> RowSystem:
+        """The matrix A of a row in float64, where ``background_r G`` (D, D) is known."""
+        entries = slice(self.row_ptr[row], self.row_ptr[row + 1])
+        factors = other[self.col_idx[entries]].astype(np.float64)
+        matrix = background + (factors.T * self.gram_values()[entries]) @ factors
+        matrix[np.diag_indices_from(matrix)] += np.broadcast_to(self.ridge, self.n_rows)[row]
+        return RowSystem(matrix, entries, factors)
 
 
 def check_matrix(matrix: csr_matrix, side: str, n_columns: int | None) -> tuple[float, float]:

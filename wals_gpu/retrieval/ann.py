@@ -20,6 +20,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import integer
 from wals_gpu.retrieval.exact import CHUNK, ExactIndex
+from wals_gpu.retrieval.lists import Lists
 
 __all__ = ["AnnIndex"]
 
@@ -122,7 +123,7 @@ class AnnIndex:
         scores = np.empty(columns.shape, self.exact.vectors.dtype)
         for start in range(0, len(table), CHUNK):
             part = slice(start, min(start + CHUNK, len(table)))
-            filters = self.exact.filters(part.stop - start, allow=candidates(part))
+            filters = self.exact.filters(part.stop - start, Lists(allow=candidates(part)))
             chunk = self.exact.chunks(table[part].__getitem__, part.stop - start, k, filters)
             columns[part], scores[part] = self.exact.collect(part.stop - start, k, chunk)
         named = self.exact.named(columns if array.ndim == 2 else columns[0])

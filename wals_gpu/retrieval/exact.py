@@ -7,69 +7,27 @@ score -inf.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_matrix, issparse
+from scipy.sparse import csr_matrix
 from tqdm.auto import tqdm
 
 from wals_gpu.backends.devices import make_backend
 from wals_gpu.backends.session import Backend
 from wals_gpu.checks import integer
-from wals_gpu.data.csr import contains, entry_keys, select
-from wals_gpu.data.ids import Ids, row_numbers
+from wals_gpu.data.csr import select
+from wals_gpu.data.ids import Ids
+from wals_gpu.retrieval.lists import Filters, Lists, pattern, stored, union
 
-__all__ = ["CHUNK", "ExactIndex", "Filters"]
+__all__ = ["CHUNK", "ExactIndex"]
 
 #: Queries worked on at a time. What a search needs beside its answer grows with this and not with the queries.
 CHUNK = 4096
 
 Found = tuple[NDArray[np.int32], NDArray[np.floating]]
-
-
-@dataclass(frozen=True)
-class Filters:
-    """Which items a search may answer with; what is None excludes nothing. Made by :meth:`ExactIndex.filters`.
-
-    Parameters
-    ----------
-    n_items : int
-        I.
-    deny, allow : (B, I) csr_matrix of bool, optional
-        For each query the items that it must not get, and the only ones that it may get; canonical.
-    deny_items, allow_items : (n,) sorted array of item numbers, optional
-        The same for all queries.
-    """
-
-    n_items: int
-    deny: csr_matrix | None = None
-    allow: csr_matrix | None = None
-    deny_items: NDArray[np.integer] | None = None
-    allow_items: NDArray[np.integer] | None = None
-
-    def for_all(self) -> NDArray[np.bool_]:
-        """Whether each item (I,) is permitted by the lists that hold for all queries."""
-        permitted = np.full(self.n_items, self.allow_items is None)
-        if self.allow_items is not None:
-            permitted[self.allow_items] = True
-        if self.deny_items is not None:
-            permitted[self.deny_items] = False
-        return permitted
-
-    def permitted(self, query: int, deny: NDArray[np.integer] | None = None) -> NDArray[np.bool_]:
-        """Whether each item (I,) is permitted for one query, which has further items to `deny`."""
-        permitted = self.for_all()
-        if self.allow is not None:
-            listed = np.zeros(self.n_items, bool)
-            listed[_row(self.allow, query)] = True
-            permitted &= listed
-        for denied in (deny, None if self.deny is None else _row(self.deny, query)):
-            if denied is not None:
-                permitted[denied] = False
-        return permitted
 
 
 class ExactIndex:
@@ -84,7 +42,8 @@ class ExactIndex:
     metric : {"dot", "cosine"}, default "dot"
         "cosine" keeps a copy of the vectors, each divided by its norm; a zero vector has no direction: as an item it is
         never found, as a query it finds nothing.
-    device : {"auto", "cpu"}, default "auto"
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        "auto": the CPU. "cuda": the current CUDA device, for float32 vectors, where there is one that can be used.
     num_threads : int, default 0
         0: all processors that this process may use. Results do not depend on it.
     backend : Backend, optional
@@ -193,40 +152,14 @@ class ExactIndex:
         """
         array = self.check_queries(queries)
         table = np.atleast_2d(array)
-        filters = self.filters(len(table), deny=deny, allow=allow, deny_items=deny_items, allow_items=allow_items)
+        filters = self.filters(len(table), Lists(deny, allow, deny_items, allow_items))
         chunks = self.chunks(table.__getitem__, len(table), k, filters)
         columns, scores = self.collect(len(table), k, chunks, show_progress)
         return self.named(columns if array.ndim == 2 else columns[0]), scores if array.ndim == 2 else scores[0]
 
-    def filters(
-        self,
-        n_queries: int,
-        *,
-        deny: Any = None,
-        allow: Any = None,
-        deny_items: ArrayLike | None = None,
-        allow_items: ArrayLike | None = None,
-    ) -> Filters:
+    def filters(self, n_queries: int, lists: Lists) -> Filters:
         """The lists of :meth:`search`, checked, with item numbers in place of ids."""
-        return Filters(
-            len(self),
-            self._per_query(deny, n_queries, "deny"),
-            self._per_query(allow, n_queries, "allow"),
-            self.item_list(deny_items, "deny_items"),
-            self.item_list(allow_items, "allow_items"),
-        )
-
-    def item_list(self, items: ArrayLike | None, name: str) -> NDArray[np.int32] | None:
-        """A list of ids that holds for all queries as sorted item numbers; `name` is the argument's, for errors."""
-        if items is None:
-            return None
-        return np.unique(self._numbers(list(items) if isinstance(items, Set) else items, name))
-
-    def _numbers(self, items: ArrayLike, name: str) -> NDArray[np.int32]:
-        try:
-            return row_numbers(items, self.ids, len(self), "item", name)[0].astype(np.int32)
-        except KeyError as error:
-            raise KeyError(f"{name}: {error.args[0]}") from None
+        return lists.filters(n_queries, len(self), self.ids)
 
     def chunks(
         self,
@@ -262,7 +195,7 @@ class ExactIndex:
         for start in range(0, n_queries, chunk):
             part = slice(start, min(start + chunk, n_queries))
             queries = np.ascontiguousarray(queries_of(part), self._table.dtype)
-            deny = _union(_pattern(deny_of(part)), None if filters.deny is None else filters.deny[part])
+            deny = union(pattern(deny_of(part)), None if filters.deny is None else filters.deny[part])
             columns, scores = answer(self.directions(queries), k, deny, filters, part)
             if self.metric == "cosine":
                 directionless = ~queries.any(axis=1)
@@ -295,9 +228,9 @@ class ExactIndex:
         first[self._known] = True
         first = (first & filters.for_all())[rows]
         if filters.allow is not None:
-            first &= _stored(filters.allow, own)
+            first &= stored(filters.allow, own)
         if filters.deny is not None:
-            first &= ~_stored(filters.deny, own)
+            first &= ~stored(filters.deny, own)
 
         def with_itself() -> Iterator[tuple[slice, NDArray[np.int32], NDArray[np.floating]]]:
             for part, columns, scores in self.chunks(
@@ -331,7 +264,7 @@ class ExactIndex:
             if hidden is not None and len(hidden):
                 row_ptr = np.arange(len(queries) + 1) * len(hidden)
                 hide = (np.ones(row_ptr[-1], bool), np.tile(hidden, len(queries)), row_ptr)
-                deny = _union(deny, csr_matrix(hide, shape=(len(queries), len(self))))
+                deny = union(deny, csr_matrix(hide, shape=(len(queries), len(self))))
             columns, scores = self._backend.topk(queries, table, k, _in_table(deny, known))
             return _from_table(columns, known), scores
 
@@ -344,7 +277,7 @@ class ExactIndex:
         listed = filters.allow[part]
         keep = filters.for_all()[listed.indices]
         if deny is not None:
-            keep &= ~_stored(deny, listed)
+            keep &= ~stored(deny, listed)
         listed = _in_table(select(listed, keep), self._known)
         columns, scores = self._backend.topk_listed(queries, self._table, k, listed)
         return _from_table(columns, self._known), scores
@@ -363,65 +296,9 @@ class ExactIndex:
             raise ValueError(f"queries must be finite, but query {row} is not")
         return array
 
-    def _per_query(self, lists: Any, n_queries: int, name: str) -> csr_matrix | None:
-        """A list of items for each query as the pattern of a canonical matrix (B, I)."""
-        if lists is None:
-            return None
-        wanted = f"{name} must be a sparse matrix ({n_queries}, {len(self)}) or {n_queries} lists of item ids"
-        if issparse(lists):
-            if lists.shape != (n_queries, len(self)):
-                raise ValueError(f"{wanted}, got a matrix {lists.shape}")
-            lists = csr_matrix(lists)
-            lists.check_format(full_check=True)
-            return _pattern(lists)
-        if not _is_list(lists):
-            raise TypeError(f"{wanted}, got {type(lists).__name__}")
-        for each in lists:
-            if not _is_list(each) or any(map(_is_list, each)):
-                raise TypeError(f"{wanted}, got {each!r:.60} for one of the lists; {name}_items= holds for all queries")
-        if len(lists) != n_queries:
-            raise ValueError(f"{wanted}, got {len(lists)} lists")
-        row_ptr = np.concatenate([[0], np.cumsum([len(each) for each in lists], dtype=np.int64)])
-        columns = self._numbers([item for each in lists for item in each], name)
-        return _pattern(csr_matrix((np.ones(len(columns), bool), columns, row_ptr), shape=(n_queries, len(self))))
-
-
-def _is_list(value: Any) -> bool:
-    """Whether it is a list, array, set, Series, ... of things, and not a text or a mapping."""
-    scalar = isinstance(value, (str, bytes, Mapping)) or (isinstance(value, np.ndarray) and not value.ndim)
-    return isinstance(value, Collection) and not scalar
-
-
-def _row(matrix: csr_matrix, row: int) -> NDArray[np.integer]:
-    indices: NDArray[np.integer] = matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]
-    return indices
-
-
-def _pattern(matrix: csr_matrix | None) -> csr_matrix | None:
-    """True for each stored entry; canonical. The matrix given is not changed."""
-    if matrix is None:
-        return None
-    pattern = csr_matrix((np.ones(len(matrix.indices), bool), matrix.indices, matrix.indptr), shape=matrix.shape)
-    pattern.prune()
-    if not pattern.has_canonical_format:
-        pattern = pattern.copy()
-        pattern.sum_duplicates()
-    return pattern
-
-
-def _union(a: csr_matrix | None, b: csr_matrix | None) -> csr_matrix | None:
-    if a is None or b is None:
-        return a if b is None else b
-    return a + b
-
-
-def _stored(matrix: csr_matrix, other: csr_matrix) -> NDArray[np.bool_]:
-    """Which entries of `other` (Z,) are stored in `matrix`; both canonical, of the same shape."""
-    return contains(entry_keys(matrix), entry_keys(other))
-
 
 def _in_table(matrix: csr_matrix | None, known: NDArray[np.integer] | None) -> csr_matrix | None:
-    """The columns `known` (sorted) of a canonical pattern."""
+    """The columns `known` (sorted) of a pattern."""
     if matrix is None or known is None:
         return matrix
     place = np.full(matrix.shape[1], -1, np.int32)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.retrieval.exact import CHUNK, ExactIndex, Filters
+from wals_gpu.checks import integer, number
+from wals_gpu.retrieval.exact import CHUNK, ExactIndex
+from wals_gpu.retrieval.lists import Filters
 from wals_gpu.retrieval.posterior import Posterior
 
-__all__ = ["Exploration", "Users"]
+__all__ = ["UCB", "Thompson", "Users", "best_items", "make_exploration"]
+
+Chunks = Iterator[tuple[slice, NDArray[np.int32], NDArray[np.floating]]]
 
 
 @dataclass(frozen=True)
@@ -40,42 +45,24 @@ class Users:
 
 
 @dataclass(frozen=True)
-class Exploration:
-    """How to find items for users: by their scores, or with the uncertainty of the scores.
+class UCB:
+    """Rank by the upper confidence bounds ``score + noise sqrt(y' A^-1 y)``: the same call, the same answer.
+
+    Every item's variance is computed, I D^2 multiplications a user: there is no shortcut to the best.
 
     Parameters
     ----------
-    kind : {None, "ucb", "thompson"}
-        None: the scores. "ucb": score + noise sqrt(y' A^-1 y). "thompson": scores of one draw of the user's factors.
-    noise : float
-    seed : int
-        Of the draws. A user's draw depends on it and on the user, not on who else is asked for.
+    noise : float, default 1.0
+        Standard deviation of an observation of confidence 1. 0 explores nothing.
     """
 
-    kind: str | None = None
     noise: float = 1.0
-    seed: int = 0
 
-    def chunks(
-        self, index: ExactIndex, users: Users, k: int, filters: Filters, chunk: int = CHUNK
-    ) -> Iterator[tuple[slice, NDArray[np.int32], NDArray[np.floating]]]:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "noise", number("noise", self.noise))
+
+    def chunks(self, index: ExactIndex, users: Users, k: int, filters: Filters, chunk: int = CHUNK) -> Chunks:
         """As :meth:`ExactIndex.chunks`."""
-        if self.kind == "ucb":
-            return self._upper_bounds(index, users, k, filters, chunk)
-        queries = users.factors if self.kind is None else lambda part: self._drawn(users, part)
-        return index.chunks(queries, users.n, k, filters, users.seen, chunk)
-
-    def _drawn(self, users: Users, part: slice) -> NDArray[np.floating]:
-        factors, posterior = users.factors(part), users.posterior(part)
-        drawn = np.empty_like(factors)
-        for row, key in enumerate(users.keys[part]):
-            drawn[row] = factors[row] + posterior.draw(row, self.noise, np.random.default_rng([self.seed, int(key)]))
-        return drawn
-
-    def _upper_bounds(
-        self, index: ExactIndex, users: Users, k: int, filters: Filters, chunk: int
-    ) -> Iterator[tuple[slice, NDArray[np.int32], NDArray[np.floating]]]:
-        """Every item's variance is computed, I D^2 multiplications a user: there is no shortcut to the best."""
         items = index.vectors
         for start in range(0, users.n, chunk):
             part = slice(start, min(start + chunk, users.n))
@@ -90,6 +77,86 @@ class Exploration:
                 best = _best(bound, k)
                 columns[row, : len(best)], bounds[row, : len(best)] = permitted[best], bound[best]
             yield part, columns, bounds
+
+
+@dataclass(frozen=True)
+class Thompson:
+    """Rank by the scores of one draw of the user's factors.
+
+    Parameters
+    ----------
+    noise : float, default 1.0
+        Standard deviation of an observation of confidence 1. 0 explores nothing.
+    seed : int or None
+        Of the draws. A user's draw depends on it and on the user, not on who else is there. None: every call has a new
+        one from the operating system.
+    """
+
+    noise: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "noise", number("noise", self.noise))
+        if self.seed is not None:
+            object.__setattr__(self, "seed", integer("seed", self.seed, 0))
+
+    def chunks(self, index: ExactIndex, users: Users, k: int, filters: Filters, chunk: int = CHUNK) -> Chunks:
+        """As :meth:`ExactIndex.chunks`."""
+        seed: Any = np.random.SeedSequence(self.seed).entropy  # the seed itself, where there is one
+
+        def drawn(part: slice) -> NDArray[np.floating]:
+            factors, posterior = users.factors(part), users.posterior(part)
+            draws = np.empty_like(factors)
+            for row, key in enumerate(users.keys[part]):
+                draws[row] = factors[row] + posterior.draw(row, self.noise, np.random.default_rng([seed, int(key)]))
+            return draws
+
+        return index.chunks(drawn, users.n, k, filters, users.seen, chunk)
+
+
+def make_exploration(
+    explore: str | UCB | Thompson | None, noise: float | None, random_state: int | np.random.Generator | None
+) -> UCB | Thompson | None:
+    """The object that the options of ``recommend`` stand for; None ranks by the scores alone.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option of a wrong kind or value, or one that has no meaning beside the others.
+    """
+    if isinstance(explore, (UCB, Thompson)):
+        for name, value in (("noise", noise), ("random_state", random_state)):
+            if value is not None:
+                raise ValueError(f"{name} has no meaning beside an object: explore={explore!r} says it all")
+        return explore
+    if not (explore is None or (isinstance(explore, str) and explore in ("ucb", "thompson"))):
+        raise ValueError(f"explore must be None, 'ucb' or 'thompson', got {explore!r}")
+    if explore is None and noise is not None:
+        raise ValueError("noise has a meaning only with explore='ucb' or 'thompson'")
+    if explore != "thompson" and random_state is not None:
+        raise ValueError("random_state has a meaning only with explore='thompson'")
+    if explore is None:
+        return None
+    noise = 1.0 if noise is None else noise
+    if explore == "ucb":
+        return UCB(noise)
+    if isinstance(random_state, np.random.Generator):
+        random_state = int(random_state.integers(2**63))
+    return Thompson(noise, None if random_state is None else integer("random_state", random_state, 0))
+
+
+def best_items(
+    index: ExactIndex,
+    users: Users,
+    k: int,
+    filters: Filters,
+    explore: UCB | Thompson | None = None,
+    chunk: int = CHUNK,
+) -> Chunks:
+    """The k best items of an index for users, by their scores or exploring, as :meth:`ExactIndex.chunks`."""
+    if explore is None:
+        return index.chunks(users.factors, users.n, k, filters, users.seen, chunk)
+    return explore.chunks(index, users, k, filters, chunk)
 
 
 def _best(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:

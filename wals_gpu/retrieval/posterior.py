@@ -20,7 +20,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 from wals_gpu.backends.host import Spectrum
 from wals_gpu.errors import SingularSystemError
-from wals_gpu.objective.terms import RowTerms
+from wals_gpu.objective.terms import RowSystem, RowTerms
 
 __all__ = ["Posterior"]
 
@@ -39,7 +39,7 @@ class Posterior:
         Factors of the other side.
     spectrum : Spectrum
         ``backend.spectrum(terms, other)``.
-    who : callable
+    name_of : callable
         Name of a row, for errors.
     prior : (R, D), optional
         Prior means of the rows.
@@ -50,13 +50,13 @@ class Posterior:
         terms: RowTerms,
         other: NDArray[np.floating],
         spectrum: Spectrum,
-        who: Callable[[int], str],
+        name_of: Callable[[int], str],
         prior: NDArray[np.floating] | None = None,
     ) -> None:
         self.terms = terms
         self.other = other
         self.prior = prior
-        self._who = who
+        self._name_of = name_of
         values, vectors = spectrum
         self._gram = np.diag(values) if vectors is None else (vectors * values) @ vectors.T
         self._background = np.broadcast_to(terms.background, terms.n_rows)
@@ -70,14 +70,17 @@ class Posterior:
         SingularSystemError
             A is not positive definite: the row leaves some direction free, whose variance has no bound.
         """
-        entries, met = self._entries(row)
-        system = self._background[row] * self._gram + (met.T * self.terms.gram_values()[entries]) @ met
-        system[np.diag_indices_from(system)] += self._ridge[row]
+        return self._factor(row, self._system(row))
+
+    def _system(self, row: int) -> RowSystem:
+        return self.terms.system(row, self.other, self._background[row] * self._gram)
+
+    def _factor(self, row: int, system: RowSystem) -> NDArray[np.float64]:
         try:
-            factor: NDArray[np.float64] = cholesky(system, lower=True, check_finite=False)
+            factor: NDArray[np.float64] = cholesky(system.matrix, lower=True, check_finite=False)
         except np.linalg.LinAlgError:
             remedy = "its scores have no finite variance: increase the regularization"
-            raise SingularSystemError(row, remedy, self._who(row)) from None
+            raise SingularSystemError(row, remedy, self._name_of(row)) from None
         return factor
 
     def draw(self, row: int, noise: float, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -111,12 +114,8 @@ class Posterior:
         contributions : (n,)
         from_prior : float
         """
-        entries, met = self._entries(row)
-        weighted = cho_solve((self.factor(row), True), item.astype(np.float64), check_finite=False)
+        system = self._system(row)
+        weighted = cho_solve((self._factor(row, system), True), item.astype(np.float64), check_finite=False)
         from_prior = 0.0 if self.prior is None else float(self._ridge[row] * (self.prior[row] @ weighted))
-        return self.terms.col_idx[entries], self.terms.rhs_values()[entries] * (met @ weighted), from_prior
-
-    def _entries(self, row: int) -> tuple[slice, NDArray[np.float64]]:
-        """Where the entries of a row stand, and the factors (n, D) that they meet."""
-        entries = slice(self.terms.row_ptr[row], self.terms.row_ptr[row + 1])
-        return entries, self.other[self.terms.col_idx[entries]].astype(np.float64)
+        contributions = self.terms.rhs_values()[system.entries] * (system.factors @ weighted)
+        return self.terms.col_idx[system.entries], contributions, from_prior

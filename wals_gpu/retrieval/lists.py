@@ -1,0 +1,171 @@
+"""Which items a search may answer with: the lists that a user gives, and what an index makes of them.
+
+Shapes: B queries, I items. A pattern is a canonical CSR matrix of bool whose stored entries are all True.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_matrix, issparse
+
+from wals_gpu.data.csr import contains, entry_keys
+from wals_gpu.data.ids import Ids, row_numbers
+
+__all__ = ["Filters", "Lists", "item_list", "pattern", "stored", "union"]
+
+
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """What queries may and may not get, as a user gives it. None excludes nothing; whatever is given holds.
+
+    Parameters
+    ----------
+    deny : (B, I) sparse matrix, or B lists of ids, optional
+        Items that each query must not get: the stored entries of its row, of any value.
+    allow : (B, I) sparse matrix, or B lists of ids, optional
+        The only items that each query may get.
+    deny_items, allow_items : list of ids, optional
+        The same for all queries.
+    """
+
+    deny: Any = None
+    allow: Any = None
+    deny_items: ArrayLike | None = None
+    allow_items: ArrayLike | None = None
+
+    def filters(self, n_queries: int, n_items: int, ids: Ids | None) -> Filters:
+        """The lists checked, with item numbers in place of ids (None: the lists hold numbers already)."""
+        shape = (n_queries, n_items)
+        return Filters(
+            n_items,
+            _per_query(self.deny, shape, ids, "deny"),
+            _per_query(self.allow, shape, ids, "allow"),
+            item_list(self.deny_items, n_items, ids, "deny_items"),
+            item_list(self.allow_items, n_items, ids, "allow_items"),
+        )
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which items a search may answer with; what is None excludes nothing. Made by :meth:`Lists.filters`.
+
+    Parameters
+    ----------
+    n_items : int
+        I.
+    deny, allow : (B, I) pattern, optional
+        For each query the items that it must not get, and the only ones that it may get.
+    deny_items, allow_items : (n,) sorted array of item numbers, optional
+        The same for all queries.
+    """
+
+    n_items: int
+    deny: csr_matrix | None = None
+    allow: csr_matrix | None = None
+    deny_items: NDArray[np.integer] | None = None
+    allow_items: NDArray[np.integer] | None = None
+
+    def for_all(self) -> NDArray[np.bool_]:
+        """Whether each item (I,) is permitted by the lists that hold for all queries."""
+        permitted = np.full(self.n_items, self.allow_items is None)
+        if self.allow_items is not None:
+            permitted[self.allow_items] = True
+        if self.deny_items is not None:
+            permitted[self.deny_items] = False
+        return permitted
+
+    def permitted(self, query: int, deny: NDArray[np.integer] | None = None) -> NDArray[np.bool_]:
+        """Whether each item (I,) is permitted for one query, which has further items to `deny`."""
+        permitted = self.for_all()
+        if self.allow is not None:
+            listed = np.zeros(self.n_items, bool)
+            listed[_row(self.allow, query)] = True
+            permitted &= listed
+        for denied in (deny, None if self.deny is None else _row(self.deny, query)):
+            if denied is not None:
+                permitted[denied] = False
+        return permitted
+
+
+# ---------------------------------------------------------------------------------------------------- lists of ids
+
+
+def item_list(items: ArrayLike | None, n_items: int, ids: Ids | None, name: str) -> NDArray[np.int32] | None:
+    """A list of ids that holds for all queries as sorted item numbers; `name` is the argument's, for errors."""
+    if items is None:
+        return None
+    return np.unique(_numbers(list(items) if isinstance(items, Set) else items, n_items, ids, name))
+
+
+def _numbers(items: ArrayLike, n_items: int, ids: Ids | None, name: str) -> NDArray[np.int32]:
+    try:
+        return row_numbers(items, ids, n_items, "item", name)[0].astype(np.int32)
+    except KeyError as error:
+        raise KeyError(f"{name}: {error.args[0]}") from None
+
+
+def _per_query(lists: Any, shape: tuple[int, int], ids: Ids | None, name: str) -> csr_matrix | None:
+    """A list of items for each query as a pattern (B, I)."""
+    if lists is None:
+        return None
+    n_queries, n_items = shape
+    wanted = f"{name} must be a sparse matrix ({n_queries}, {n_items}) or {n_queries} lists of item ids"
+    if issparse(lists):
+        if lists.shape != shape:
+            raise ValueError(f"{wanted}, got a matrix {lists.shape}")
+        lists = csr_matrix(lists)
+        lists.check_format(full_check=True)
+        return pattern(lists)
+    if not _is_list(lists):
+        raise TypeError(f"{wanted}, got {type(lists).__name__}")
+    for each in lists:
+        if not _is_list(each) or any(map(_is_list, each)):
+            raise TypeError(f"{wanted}, got {each!r:.60} for one of the lists; {name}_items= holds for all queries")
+    if len(lists) != n_queries:
+        raise ValueError(f"{wanted}, got {len(lists)} lists")
+    row_ptr = np.concatenate([[0], np.cumsum([len(each) for each in lists], dtype=np.int64)])
+    columns = _numbers([item for each in lists for item in each], n_items, ids, name)
+    return pattern(csr_matrix((np.ones(len(columns), bool), columns, row_ptr), shape=shape))
+
+
+def _is_list(value: Any) -> bool:
+    """Whether it is a list, array, set, Series, ... of things, and not a text or a mapping."""
+    scalar = isinstance(value, (str, bytes, Mapping)) or (isinstance(value, np.ndarray) and not value.ndim)
+    return isinstance(value, Collection) and not scalar
+
+
+# ---------------------------------------------------------------------------------------------------- patterns
+
+
+def pattern(matrix: csr_matrix | None) -> csr_matrix | None:
+    """The stored entries of a matrix, of any value. The matrix given is not changed."""
+    if matrix is None:
+        return None
+    made = csr_matrix((np.ones(len(matrix.indices), bool), matrix.indices, matrix.indptr), shape=matrix.shape)
+    made.prune()
+    if not made.has_canonical_format:
+        made = made.copy()
+        made.sum_duplicates()
+    return made
+
+
+def union(a: csr_matrix | None, b: csr_matrix | None) -> csr_matrix | None:
+    """The entries of either of two patterns of the same shape; None has none."""
+    if a is None or b is None:
+        return a if b is None else b
+    return a + b
+
+
+def stored(matrix: csr_matrix, other: csr_matrix) -> NDArray[np.bool_]:
+    """Which entries of the pattern `other` (Z,) are in the pattern `matrix` of the same shape."""
+    return contains(entry_keys(matrix), entry_keys(other))
+
+
+def _row(matrix: csr_matrix, row: int) -> NDArray[np.integer]:
+    indices: NDArray[np.integer] = matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]
+    return indices
