@@ -221,8 +221,8 @@ def test_which_rows_are_copied(isa, case, steps, copied):
     solve_rows(CpuBackend(2), terms, other, x, solver="cg", cg_steps=steps)
     error = np.abs(x - expected).max(axis=1)
     # Products sum over the entries of a row, and round what is of the size of the start values, up to 150 times that of
-    # the result. Of a root of the length, float32 took up to 0.57 on all instruction sets; in float64 the reference, which
-    # rounds as well, is off by as much as 1.8.
+    # the result. Of a root of the length, float32 took up to 0.57 on all instruction sets; in float64 the reference,
+    # which rounds as well, is off by as much as 1.8.
     growth = 2 if start.dtype == np.float32 else 6
     by_table = np.array([rounding(start.dtype, n, growth) for n in LONG_ROWS]) * np.abs(start).max(axis=1)
     assert error[2] < by_table[2]  # the short row
