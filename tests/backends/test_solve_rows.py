@@ -5,7 +5,7 @@ How close is close enough follows from the system ``A x = b``. Let ``M`` be A wi
 b by ``eps B``, so the residual by ``eps (|M| |x| + B)``, and the solution by that over the smallest eigenvalue of A.
 Neither number knows in which order a kernel adds up. Over some thousand systems, on all instruction sets and several
 kernels of the reference's BLAS, float32 was at most 1.6 times the second, and in the primal form 2.4 times the first;
-the dual form, which solves for n other unknowns, is held to the second only. float64 was at most 4.4 and 4.9 times
+the dual form, which solves for n other unknowns, is held to the second only. float64 was at most 4.6 and 5.0 times
 them, where a row without entries is solved from the Gram matrix and its eigenvectors, which float32 has in float64 too.
 `ROOM` is what is allowed: three times that.
 """
@@ -29,7 +29,7 @@ from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.objective.presets import PRESETS, make_objective
 from wals_gpu.objective.terms import RowTerms
 
-ROOM = {"float32": 8, "float64": 15}
+ROOM = {"float32": 8, "float64": 16}
 SIGNED = ("implicit", "google_wals", "spark", "explicit")
 BACKEND = CpuBackend(2)
 
