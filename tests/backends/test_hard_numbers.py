@@ -7,6 +7,7 @@ import contextlib
 import numpy as np
 import pytest
 from hard_cases import CASES, SOLVERS, backward_error, solve
+from rounding import rounding
 from solving import solve_rows
 
 from wals_gpu import WALS, ModelFitError, SingularSystemError
@@ -16,12 +17,18 @@ from wals_gpu.objective.terms import RowTerms
 SINGULAR = {"400 equal items, no ridge", "more factors than items, no ridge", "one factor more than items, no ridge",
             "more factors than entries, no ridge, nothing unobserved"}  # fmt: skip
 OVERFLOW = {"factors whose squares overflow", "targets near the largest number"}  # float32 is saved by float64
-# Backward errors. Exact solvers: roundings, the more the more entries a row has. Subspace steps on systems where the
-# blocks depend on each other come closer by a part each time, and 41 calls are not the end.
-BOUNDS = {
-    ("cholesky", "float32"): 5e-5, ("cg", "float32"): 5e-5, ("subspace", "float32"): 3e-2,
-    ("cholesky", "float64"): 2e-13, ("cg", "float64"): 1e-9, ("subspace", "float64"): 3e-2,
-}  # fmt: skip
+# Backward errors that convergence decides, not rounding. CG in float64 gains nothing below the rounding of confidences
+# from 1e-8 to 1e8 (1.3e-10). Subspace steps on systems where the blocks depend on each other come closer by a part each
+# time, and 41 calls are not the end: 1.25e-2 in both dtypes, the same on all instruction sets.
+SLOW = {("cg", "float64"): 1e-9, ("subspace", "float32"): 3e-2, ("subspace", "float64"): 3e-2}
+
+
+def backward_bound(title, solver, dtype):
+    """Roundings, as of sums of 400 entries (26 at most on all instruction sets, where all of these are equal)."""
+    # The numbers of these cases are 1/64 of the smallest normal one, so they have 6 bits less, and there is nothing of
+    # normal size to add them to: 4.3 of such roundings.
+    bits = 64 if title == "denormal values and ridge, nothing unobserved" else 1
+    return SLOW.get((solver, dtype), rounding(dtype, 400, growth=5 if bits == 1 else bits))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -35,7 +42,7 @@ def test_hard_case(title, solver, dtype, isa):
     elif title in OVERFLOW and dtype == "float64":
         assert result == "ModelFitError"
     else:
-        assert result <= BOUNDS[solver, dtype]
+        assert result <= backward_bound(title, solver, dtype)
         assert rise <= 10 * np.finfo(dtype).eps
 
 
@@ -43,10 +50,11 @@ def test_the_measure_sees_an_error():
     a, b, x = np.diag([1.0, 1e-8]), np.array([1.0, 1e-8]), np.ones(2)
     off = np.array([1e-5, 0])
     assert backward_error(x, (a, b)) == 0
-    assert 1e-6 < backward_error(x + off, (a, b)) < 1e-5
+    expected = pytest.approx(1e-5 / (np.sqrt(2) + 1), rel=1e-4)  # |A| = 1, |x| = sqrt 2 and |b| = 1, but for 1e-5
+    assert backward_error(x + off, (a, b)) == expected
     for scale in (1e-300, 1e300):
-        assert 1e-6 < backward_error(x + off, (a * scale, b * scale)) < 1e-5
-        assert 1e-6 < backward_error(scale * (x + off), (a, b * scale)) < 1e-5
+        assert backward_error(x + off, (a * scale, b * scale)) == expected
+        assert backward_error(scale * (x + off), (a, b * scale)) == expected
 
 
 PLAYS = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0]])

@@ -3,9 +3,11 @@
 How close is close enough follows from the system ``A x = b``. Let ``M`` be A with the absolute values of its terms, and
 ``B`` the sum of the lengths of the terms of b. Rounding each term by the unit roundoff eps changes A by ``eps |M|`` and
 b by ``eps B``, so the residual by ``eps (|M| |x| + B)``, and the solution by that over the smallest eigenvalue of A.
-Neither number knows in which order a kernel adds up. Over some thousand systems the kernels were at most 2 times the
-second, and in the primal form 2 times the first; the dual form, which solves for n other unknowns, is held to the
-second only. `SOLUTION` and `RESIDUAL` are what is allowed.
+Neither number knows in which order a kernel adds up. Over some thousand systems, on all instruction sets and several
+kernels of the reference's BLAS, float32 was at most 1.6 times the second, and in the primal form 2.4 times the first;
+the dual form, which solves for n other unknowns, is held to the second only. float64 was at most 4.6 and 5.0 times
+them, where a row without entries is solved from the Gram matrix and its eigenvectors, which float32 has in float64 too.
+`ROOM` is what is allowed: three times that.
 """
 
 from dataclasses import replace
@@ -26,7 +28,7 @@ from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.objective.presets import PRESETS, make_objective
 from wals_gpu.objective.terms import RowTerms
 
-SOLUTION, RESIDUAL = 6, 6
+ROOM = {"float32": 8, "float64": 16}
 SIGNED = ("implicit", "google_wals", "spark", "explicit")
 BACKEND = CpuBackend(2)
 
@@ -95,7 +97,7 @@ def make_terms(lengths, n_other, rng, dtype, signs="plus", background=1.0, ridge
 def make_check(terms, other, prior=None):
     """A function that fails unless every row of a solution is within the allowance, and its residual too."""
     expected = reference.solve_rows(terms, other, prior=prior)
-    eps = np.finfo(other.dtype).eps
+    eps, room = np.finfo(other.dtype).eps, ROOM[other.dtype.name]
     other = np.asarray(other, np.float64)
     h = np.broadcast_to(terms.other_background, len(other)).astype(np.float64)
     shared = (other.T * h) @ other
@@ -122,8 +124,8 @@ def make_check(terms, other, prior=None):
         for r, (a, b, smallest, allowed, dual) in enumerate(rows):
             x, n = solved[r].astype(np.float64), terms.row_ptr[r + 1] - terms.row_ptr[r]
             residual, error = np.linalg.norm(a @ x - b), smallest * np.linalg.norm(x - expected[r])
-            assert dual or residual <= RESIDUAL * allowed, f"{_cpu.isa()}, row {r} of {n} entries"
-            assert error <= SOLUTION * allowed, f"{_cpu.isa()}, row {r} of {n} entries"
+            assert dual or residual <= room * allowed, f"{_cpu.isa()}, row {r} of {n} entries"
+            assert error <= room * allowed, f"{_cpu.isa()}, row {r} of {n} entries"
 
     return check
 
@@ -143,6 +145,21 @@ def check_every_isa(terms, other, prior=None):
             check(solve(terms, other, prior=prior))
     finally:
         _cpu.use_isa(before)
+
+
+@both_dtypes
+def test_the_check_sees_ten_tolerances(dtype):
+    rng = np.random.default_rng(2)
+    terms = make_terms([30, 3, 0], 200, rng, dtype, ridge=100.0)
+    other = rng.normal(size=(200, 8)).astype(dtype)
+    check, solved = make_check(terms, other), reference.solve_rows(terms, other).astype(dtype)
+    check(solved)
+    # The systems' condition numbers are below 2: eigenvalues do not dilute what a number is off by.
+    for row in range(2):
+        wrong = solved.copy()
+        wrong[row, 3] += 10 * ROOM[np.dtype(dtype).name] * np.finfo(dtype).eps * np.linalg.norm(solved[row])
+        with pytest.raises(AssertionError, match=f"row {row} of"):
+            check(wrong)
 
 
 # Exact solves

@@ -87,6 +87,7 @@ def test_filter_changes_no_bit(topk_isa, factors):
             if topk_isa not in TOPK_ONLY:
                 assert share >= 1
             elif factors > 3:
+                # Without it 1 and more. With it up to 0.583 for k = 100, where lists take long to fill.
                 assert share < (0.3 if k < 100 else 0.8), "the filter did not run"
     _assert_filter_changes_nothing(x, y[:700], 1000)
 
@@ -179,7 +180,8 @@ def test_filter_allows_for_what_rounding_leaves_over(topk_isa, lost_in):
             x[q, 1:] += 0.45 * signs[q, 1:]
     for scale in (1, 2.0**-40, 2.0**33):
         share = _assert_filter_changes_nothing(np.float32(scale * x), np.float32(y), best)
-        assert topk_isa not in TOPK_ONLY or share < 0.5
+        # With AVX-512's int8 products 0.488 at most; other tiles give other shares. Without the filter it is 1 or more.
+        assert topk_isa not in TOPK_ONLY or share < 0.75
 
 
 def test_a_loose_bound_costs_little(topk_isa):

@@ -12,6 +12,7 @@ import pickle
 
 import numpy as np
 import pytest
+from rounding import rounding
 from scipy.sparse import coo_matrix, csc_matrix, csr_array, csr_matrix, lil_matrix
 
 from wals_gpu import ModelFitError, ParameterWarning, SingularSystemError
@@ -909,7 +910,9 @@ def test_training_comes_out_as_in_implicit(implicit, dtype, signed, alpha):
         model.fit(interactions(signed=signed), False, lambda i, s, loss, trace=trace: trace.append(loss))
         losses.append(trace)
         models.append(model)
-    np.testing.assert_allclose(*losses, rtol=1e-5 if dtype == np.float32 else 1e-7)
+    # In float32 both round in every iteration; with several kernels of BLAS the losses went apart by up to 1.4 times
+    # what a sum over all pairs may. In float64, implicit's loss has float32 in it: 2.2e-8.
+    np.testing.assert_allclose(*losses, rtol=rounding(dtype, U * I, growth=5) if dtype == np.float32 else 1e-7)
     atol = 1e-3 if dtype == np.float32 else 1e-9
     np.testing.assert_allclose(models[0].user_factors, models[1].user_factors, atol=atol)
     np.testing.assert_allclose(models[0].item_factors, models[1].item_factors, atol=atol)

@@ -10,7 +10,7 @@ import pytest
 from emulated_cuda import ON_DEVICE, EmulatedMemory, emulated_backend
 from hard_cases import CASES, SOLVERS, solve
 from solving import solve_rows
-from test_hard_numbers import BOUNDS, SINGULAR
+from test_hard_numbers import SINGULAR, backward_bound
 from test_solve_iterative import solve_by_reference
 from test_solve_rows import dual_limit, make_check, make_matrix, make_terms
 
@@ -357,14 +357,14 @@ def test_checked_giant_steps(how, small_slices):
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("title", CASES)
 def test_hard_case(title, solver):
-    """As test_hard_numbers.py asks of the CPU, with the same bounds."""
+    """As test_hard_numbers.py asks of the CPU, with the same bounds; in 20 calls CG comes to 19 roundings."""
     terms, other = CASES[title](np.dtype(np.float32), np.random.default_rng(3))
     calls = 41 if len(other) < 1000 else 2
-    result, rise = solve(terms, other, solver, emulated_backend(), calls if solver == "subspace" else min(calls, 5))
+    result, rise = solve(terms, other, solver, emulated_backend(), calls if solver == "subspace" else min(calls, 20))
     if title in SINGULAR and solver != "cg":
         assert result == "SingularSystemError"
     else:
-        assert result <= BOUNDS[solver, "float32"]
+        assert result <= backward_bound(title, solver, "float32")
         assert rise <= 10 * np.finfo(np.float32).eps
 
 

