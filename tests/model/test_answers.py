@@ -394,7 +394,7 @@ def test_the_kept_spectrum_follows_the_factors():
     matrix = make_matrix()
     model = make_model()
     first = model.fold_in(matrix)
-    assert model._kept_spectrum[0] is model.item_factors
+    assert model.fitted._kept_spectrum and model.fitted.item_factors is model.item_factors
     assert np.array_equal(model.fold_in(matrix), first)
     with pytest.raises(ValueError, match="read-only"):
         model.item_factors[0] = 1
@@ -417,10 +417,10 @@ def test_the_kept_spectrum_follows_the_factors():
 def test_rows_without_background_leave_nothing_behind():
     """Their spectrum is zero; rows with a background must not get it."""
     matrix, model = make_matrix(), make_model()
-    terms = model._new_terms(matrix)
+    terms = model.fitted.bound.user_terms(matrix, fold_in=True)
     none = replace(terms, background=np.zeros_like(terms.background))
-    assert not model._spectrum(none).values.any()
-    assert model._spectrum(terms).values.any()
+    assert not model.fitted.spectrum(none).values.any()
+    assert model.fitted.spectrum(terms).values.any()
     assert np.array_equal(model.fold_in(matrix), make_model().fold_in(matrix))
 
 

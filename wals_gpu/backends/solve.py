@@ -52,8 +52,7 @@ class SolveOptions:
         number("cg_tolerance", self.cg_tolerance)
         if integer("block_size", self.block_size, 16) % 16:
             raise ValueError(f"block_size must be a multiple of 16, got {self.block_size}")
-        if not 0 < self.relaxation < 2:  # nor NaN
-            raise ValueError(f"relaxation must be above 0 and below 2, got {self.relaxation}")
+        number("relaxation", self.relaxation, positive=True, below=2)
 
     @classmethod
     def choose(cls, solver: str, factors: int, **options: float) -> SolveOptions:

@@ -149,7 +149,7 @@ def fine_tune(
         raise ValueError(f"learning_rate must be > 0, got {learning_rate!r}")
     layers = _trained_parameters(encoder.model, freeze_below)
     data = as_interactions(interactions, dtype=model.dtype, **columns)
-    n_users = len(model._fitted()[0])
+    n_users = model.n_users
     if data.matrix.shape != (n_users, len(texts)):
         raise ValueError(f"interactions must be those of the fit, {(n_users, len(texts))}, got {data.matrix.shape}")
     of_items = model._backend.transpose(data.matrix)
@@ -167,7 +167,7 @@ def fine_tune(
     embeddings = encoder.encode(texts)
     for number in range(rounds):
         parts = {name: _ItemsPart(model, of_items, rows) for name, rows in groups.items()}
-        loss, items = _last_loss(model), model._fitted()[1]
+        loss, items = _last_loss(model), model.fitted.item_factors
         assert fitted.mean is not None
         beside = loss - sum(part.loss(items[part.rows], fitted.mean[part.rows]) for part in parts.values())
         best, before = _solved(parts, fitted.project(embeddings, model.dtype))

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
-import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.devices import limits, make_backend
 from wals_gpu.backends.session import Backend
 from wals_gpu.backends.solve import SolveOptions
-from wals_gpu.checks import integer
-from wals_gpu.data.files import load_folder, save_folder
-from wals_gpu.data.ids import Ids
-from wals_gpu.errors import ModelFormatError
-from wals_gpu.model.answers import Answers
-from wals_gpu.model.new_items import NewItems
+from wals_gpu.checks import integer, number
+from wals_gpu.data.ids import Ids, row_numbers
+from wals_gpu.errors import ModelFitError
+from wals_gpu.model import answers, new_items
+from wals_gpu.model.answers import Explanation
+from wals_gpu.model.files import SavedModel, read_model, unreadable, write_model
 from wals_gpu.model.plot import plot_history
 from wals_gpu.objective.bound import BoundObjective, Objective
-from wals_gpu.objective.presets import bound_from_arrays, make_objective
+from wals_gpu.objective.presets import make_objective
 from wals_gpu.priors.linear import FittedPrior, LinearPrior
+from wals_gpu.retrieval.exact import CHUNK, ExactIndex
+from wals_gpu.retrieval.explore import UCB, Thompson, make_exploration
+from wals_gpu.retrieval.lists import Lists
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.loop import Run
 from wals_gpu.training.memory import MemoryEstimate, estimate_memory
@@ -34,7 +35,7 @@ from wals_gpu.training.state import FitRecord
 __all__ = ["WALS", "FitRecord"]
 
 
-class WALS(Answers, NewItems):
+class WALS:
     """Weighted matrix factorisation of implicit feedback.
 
     Minimises the objective of :mod:`wals_gpu.objective` over user factors X (U, D) and item factors Y (I, D); the score
@@ -114,6 +115,9 @@ class WALS(Answers, NewItems):
     2
     """
 
+    _last: Fitted | None = None  # see `fitted`
+    _last_parts: tuple[Any, ...] = ()
+
     def __init__(
         self,
         factors: int = 128,
@@ -139,10 +143,7 @@ class WALS(Answers, NewItems):
         self.iterations = integer("iterations", iterations, 0)
         options = SolveOptions.choose(solver, self.factors, cg_steps=cg_steps, block_size=block_size)
         self.solver, self.cg_steps, self.block_size = solver, options.cg_steps, options.block_size
-        number = isinstance(over_relaxation, numbers.Real) and not isinstance(over_relaxation, bool)
-        if not (number and 1 <= over_relaxation < 2):
-            raise ValueError(f"over_relaxation must be a number from 1 to below 2, got {over_relaxation!r}")
-        self.over_relaxation = float(over_relaxation)
+        self.over_relaxation = number("over_relaxation", over_relaxation, 1.0, below=2.0)
         try:
             self.dtype = np.dtype(dtype)
         except (TypeError, ValueError, SyntaxError):  # NumPy parses texts such as "f4, (2,3)f8"
@@ -154,10 +155,7 @@ class WALS(Answers, NewItems):
         if not (random_state is None or isinstance(random_state, np.random.Generator)):
             random_state = integer("random_state", random_state, 0)
         self.random_state = random_state
-        number = isinstance(init_scale, numbers.Real) and not isinstance(init_scale, bool)
-        if not (number and np.isfinite(init_scale) and init_scale >= 0):
-            raise ValueError(f"init_scale must be a finite number >= 0, got {init_scale!r}")
-        self.init_scale = float(init_scale)
+        self.init_scale = number("init_scale", init_scale)
         self.compute_loss = bool(compute_loss)
         for name, prior in (("item_prior", item_prior), ("user_prior", user_prior)):
             if not (prior is None or isinstance(prior, LinearPrior)):
@@ -330,7 +328,7 @@ class WALS(Answers, NewItems):
             raise TypeError(f"callback must be callable, got {callback!r}")
         holding = HoldOut(validation, metric, validate_every, patience)
         saving = Saving(checkpoint_dir, checkpoint_every, resume)
-        start = self._snapshot() if warm_start and self.user_factors is not None else None
+        start = self.fitted if warm_start and self.user_factors is not None else None
         plan = make_plan(self._settings(), interactions, columns, holding, saving, start, warm_start=warm_start)
         with Run(plan, self._take) as run:
             run.iterate(None if callback is None else self._announcer(callback), show_progress)
@@ -370,8 +368,8 @@ class WALS(Answers, NewItems):
 
         def announce(record: FitRecord) -> bool | None:
             # New views each time: an answer may keep what it computed from read-only factors.
-            users, items = self._fitted()
-            self.user_factors, self.item_factors = _read_only(users), _read_only(items)
+            now = self.fitted
+            self.user_factors, self.item_factors = _read_only(now.user_factors), _read_only(now.item_factors)
             return callback(self, record)
 
         return announce
@@ -431,20 +429,425 @@ class WALS(Answers, NewItems):
         """
         return plot_history(self.history_, self.validation_metric_, self.best_iteration_, ax)
 
-    def _snapshot(self) -> Fitted:
-        """What answers are computed from, as it is now."""
-        users, items = self._fitted()
-        return Fitted(
-            self._backend,
-            users,
-            items,
-            self.user_ids,
-            self.item_ids,
-            self._bound,
-            self._seen,
-            self.user_prior_,
-            self.item_prior_,
+    @property
+    def fitted(self) -> Fitted:
+        """What answers are computed from: the factors as they are now, and what they mean.
+
+        Raises
+        ------
+        ModelFitError
+            The model is not fitted.
+        """
+        if self.user_factors is None or self.item_factors is None:
+            raise ModelFitError("the model is not fitted: call fit(interactions) first")
+        ids, priors = (self.user_ids, self.item_ids), (self.user_prior_, self.item_prior_)
+        parts = (self._backend, self.user_factors, self.item_factors, *ids, self._bound, self._seen, *priors)
+        # The same object as long as nothing was assigned: it keeps what answers computed from it.
+        if self._last is None or any(a is not b for a, b in zip(self._last_parts, parts, strict=True)):
+            self._last, self._last_parts = Fitted(*parts), parts
+        return self._last
+
+    @property
+    def n_users(self) -> int:
+        """U; :class:`.ModelFitError` where the model is not fitted."""
+        return self.fitted.n_users
+
+    @property
+    def n_items(self) -> int:
+        """I; :class:`.ModelFitError` where the model is not fitted."""
+        return self.fitted.n_items
+
+    # ------------------------------------------------------------------------------------------------ recommendations
+
+    def recommend(
+        self,
+        users: ArrayLike,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        deny: Any = None,
+        allow: Any = None,
+        deny_items: ArrayLike | None = None,
+        allow_items: ArrayLike | None = None,
+        explore: str | UCB | Thompson | None = None,
+        noise: float | None = None,
+        random_state: int | np.random.Generator | None = None,
+        show_progress: bool = False,
+    ) -> tuple[NDArray[Any], NDArray[np.floating]]:
+        """The k best items for users of the training data.
+
+        Parameters
+        ----------
+        users : id, or (B,) list or array of ids
+            Row numbers where the model was fitted on a matrix.
+        k : int, default 10
+        filter_seen : bool, default True
+            Leave out the items that the user has an entry for.
+        deny, allow : (B, I) sparse matrix, or B lists of item ids, optional
+            For each user, items not to recommend, and the only ones to choose from: the stored entries of a row, of any
+            value. With `allow`, only what it lists is scored.
+        deny_items, allow_items : list of item ids, optional
+            The same for all users. Whatever is given holds: an item must be on every allow list and on no deny list.
+        explore : {None, "ucb", "thompson"}, UCB or Thompson, default None
+            Recommend with the uncertainty of the scores in mind (:mod:`wals_gpu.retrieval.posterior`). "ucb": by
+            ``score + noise sqrt(y' A^-1 y)``, the upper confidence bound, I D^2 multiplications a user. "thompson": by
+            the scores of a draw of the user's factors. The texts are short for ``UCB(noise)`` and
+            ``Thompson(noise, seed)`` of :mod:`wals_gpu.retrieval`, beside which `noise` and `random_state` are errors.
+        noise : float, default 1.0
+            With a text: standard deviation of an observation of confidence 1. 0 explores nothing.
+        random_state : int, Generator or None
+            With "thompson": seed of the draws. A user's draw depends on it and on the user only; None: from the
+            operating system.
+        show_progress : bool, default False
+
+        Returns
+        -------
+        ids : (k,) for one user, (B, k) for several
+            Item ids, or int32 column numbers of the matrix; None, or -1, where fewer than k items are left.
+        scores : same shape
+            Dot products (with `explore`: the bounds, or the drawn scores) in falling order, equal ones by item number;
+            -inf where there is no item.
+
+        Raises
+        ------
+        KeyError, IndexError
+            A user or item that the model does not know.
+        TypeError, ValueError
+            Lists of a wrong kind or shape; an option that has no meaning beside the others.
+        SingularSystemError
+            With `explore`: scores of a user have no finite variance.
+        ModelFitError
+            The model is not fitted.
+        """
+        fitted = self.fitted
+        rows, is_single = row_numbers(users, fitted.user_ids, fitted.n_users, "user")
+        queries, lists = answers.known_users(fitted, rows, filter_seen), Lists(deny, allow, deny_items, allow_items)
+        exploration = make_exploration(explore, noise, random_state)
+        ids, scores = answers.recommend(fitted, queries, k, lists, exploration, show_progress)
+        return (ids[0], scores[0]) if is_single else (ids, scores)
+
+    def recommend_chunks(
+        self,
+        users: ArrayLike | None = None,
+        k: int = 10,
+        *,
+        chunk_size: int = CHUNK,
+        filter_seen: bool = True,
+        deny: Any = None,
+        allow: Any = None,
+        deny_items: ArrayLike | None = None,
+        allow_items: ArrayLike | None = None,
+        explore: str | UCB | Thompson | None = None,
+        noise: float | None = None,
+        random_state: int | np.random.Generator | None = None,
+    ) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.floating]]]:
+        """:meth:`recommend` for many users, some at a time: memory does not grow with their number.
+
+        Parameters
+        ----------
+        users : (B,) list or array of ids, optional
+            None: all.
+        k : int, default 10
+        chunk_size : int, default 4096
+            Users at a time.
+        filter_seen, deny, allow, deny_items, allow_items, explore, noise, random_state
+            As for :meth:`recommend`.
+
+        Yields
+        ------
+        users : (b,) array
+            Ids, or row numbers.
+        ids, scores : (b, k)
+        """
+        fitted = self.fitted
+        rows = np.arange(fitted.n_users)
+        if users is not None:
+            rows, _ = row_numbers(users, fitted.user_ids, fitted.n_users, "user")
+        queries, lists = answers.known_users(fitted, rows, filter_seen), Lists(deny, allow, deny_items, allow_items)
+        exploration = make_exploration(explore, noise, random_state)
+        return answers.recommend_chunks(fitted, queries, k, lists, exploration, chunk_size)
+
+    def recommend_for(
+        self,
+        interactions: Any,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        deny: Any = None,
+        allow: Any = None,
+        deny_items: ArrayLike | None = None,
+        allow_items: ArrayLike | None = None,
+        explore: str | UCB | Thompson | None = None,
+        noise: float | None = None,
+        random_state: int | np.random.Generator | None = None,
+        show_progress: bool = False,
+        **columns: Any,
+    ) -> tuple[NDArray[Any], NDArray[np.floating]]:
+        """The k best items for users given by their interactions, whether they were in the training data or not.
+
+        Parameters
+        ----------
+        interactions, **columns
+            As for :meth:`fold_in`.
+        k, filter_seen, deny, allow, deny_items, allow_items, explore, noise, random_state, show_progress
+            As for :meth:`recommend`; a draw depends on the seed and on the number of the row.
+
+        Returns
+        -------
+        ids, scores : (R, k)
+            As for :meth:`recommend`, one row for each user in the order of :meth:`fold_in`.
+        """
+        fitted = self.fitted
+        queries = answers.new_users(fitted, answers.new_rows(fitted, interactions, columns), filter_seen)
+        lists = Lists(deny, allow, deny_items, allow_items)
+        exploration = make_exploration(explore, noise, random_state)
+        return answers.recommend(fitted, queries, k, lists, exploration, show_progress)
+
+    def search(
+        self,
+        vectors: ArrayLike,
+        k: int = 10,
+        *,
+        metric: str = "dot",
+        deny: Any = None,
+        allow: Any = None,
+        deny_items: ArrayLike | None = None,
+        allow_items: ArrayLike | None = None,
+        show_progress: bool = False,
+    ) -> tuple[NDArray[Any], NDArray[np.floating]]:
+        """The k best items for vectors in the space of the factors: of :meth:`fold_in`, or projected texts.
+
+        Parameters
+        ----------
+        vectors : (D,) or (B, D) array
+        k : int, default 10
+        metric : {"dot", "cosine"}, default "dot"
+        deny, allow, deny_items, allow_items, show_progress
+            As for :meth:`recommend`.
+
+        Returns
+        -------
+        ids, scores : (k,) for one vector, (B, k) for several
+            As for :meth:`recommend`; scores are cosines with that metric.
+        """
+        return self.item_index(metric).search(
+            vectors,
+            k,
+            deny=deny,
+            allow=allow,
+            deny_items=deny_items,
+            allow_items=allow_items,
+            show_progress=show_progress,
         )
+
+    def item_index(self, metric: str = "dot") -> ExactIndex:
+        """The item factors as an index: exact search, and export to approximate ones (:mod:`wals_gpu.ann`)."""
+        return answers.item_index(self.fitted, metric)
+
+    def similar_items(
+        self,
+        items: ArrayLike,
+        k: int = 10,
+        *,
+        deny: Any = None,
+        allow: Any = None,
+        deny_items: ArrayLike | None = None,
+        allow_items: ArrayLike | None = None,
+        show_progress: bool = False,
+    ) -> tuple[NDArray[Any], NDArray[np.floating]]:
+        """The k items with the most similar factors, the item itself first.
+
+        Parameters
+        ----------
+        items : id, or (B,) list or array of ids
+            Column numbers where the model was fitted on a matrix.
+        k : int, default 10
+        deny, allow, deny_items, allow_items, show_progress
+            As for :meth:`recommend`, with one list for each of the `items`. They hold for the item itself too.
+
+        Returns
+        -------
+        ids, scores : (k,) or (B, k)
+            Cosines in falling order; None, or -1, and -inf where there are no more. Items with a zero factor (no
+            interactions) are not similar to anything, not even to themselves.
+        """
+        return answers.similar_items(self.fitted, items, k, Lists(deny, allow, deny_items, allow_items), show_progress)
+
+    def similar_users(
+        self,
+        users: ArrayLike,
+        k: int = 10,
+        *,
+        deny_users: ArrayLike | None = None,
+        allow_users: ArrayLike | None = None,
+        show_progress: bool = False,
+    ) -> tuple[NDArray[Any], NDArray[np.floating]]:
+        """The k users with the most similar factors, the user themself first; otherwise as :meth:`similar_items`."""
+        return answers.similar_users(self.fitted, users, k, deny_users, allow_users, show_progress)
+
+    # ------------------------------------------------------------------------------------------------ single scores
+
+    def predict(
+        self, users: ArrayLike, items: ArrayLike, *, return_std: bool = False, noise: float | None = None
+    ) -> Any:
+        """Scores of pairs of a user and an item.
+
+        Parameters
+        ----------
+        users, items : id, or (n,) list or array of ids
+            One id beside a list stands for each of its pairs.
+        return_std : bool, default False
+            Also the standard deviation of each score, ``noise sqrt(y' A^-1 y)`` with the user's system A: see
+            :mod:`wals_gpu.retrieval.posterior`.
+        noise : float, default 1.0
+            With `return_std`: standard deviation of an observation of confidence 1.
+
+        Returns
+        -------
+        scores : (n,) array, a number for two single ids
+            In the dtype of the factors; the same for a pair in whatever list it stands.
+        std : same shape, float64
+            With `return_std`.
+
+        Raises
+        ------
+        KeyError, IndexError
+            A user or item that the model does not know.
+        ValueError
+            Lists of different lengths.
+        SingularSystemError
+            With `return_std`: scores of a user have no finite variance.
+        """
+        if noise is not None and not return_std:
+            raise ValueError("noise has a meaning only with return_std=True")
+        return answers.predict(self.fitted, users, items, (1.0 if noise is None else noise) if return_std else None)
+
+    def explain(self, user: Any, item: Any, k: int = 10) -> Explanation:
+        """What each of a user's items adds to the score of an item (Hu, Koren, Volinsky 2008, section 5).
+
+        Parameters
+        ----------
+        user, item : id
+        k : int, default 10
+            Items of the user to name.
+
+        Returns
+        -------
+        Explanation
+
+        Raises
+        ------
+        KeyError, IndexError
+            A user or item that the model does not know.
+        SingularSystemError
+            The user's system has no unique solution.
+        """
+        return answers.explain(self.fitted, user, item, k)
+
+    # ---------------------------------------------------------------------------------------- new users and items
+
+    def fold_in(
+        self, interactions: Any, *, embeddings: ArrayLike | None = None, **columns: Any
+    ) -> NDArray[np.floating]:
+        """Factors of users from their interactions, with the item factors as they are.
+
+        Parameters
+        ----------
+        interactions : matrix (R, I), or a table with the items' ids
+            All that is known of each user, not only what is new. A table's users come in increasing order of their ids.
+        embeddings : (R, E) array, optional
+            Of the users, for the model's `user_prior`; default: the mean of the users in training.
+        **columns
+            ``user_column``, ``item_column``, ``value_column`` of a table.
+
+        Returns
+        -------
+        (R, D) array
+
+        Raises
+        ------
+        DataError, KeyError
+            Input that cannot be used, or items that the model does not know.
+        """
+        fitted = self.fitted
+        return answers.fold_in(fitted, answers.new_rows(fitted, interactions, columns), embeddings)
+
+    def project_items(self, items: Any) -> NDArray[np.floating]:
+        """Prior means of items from their texts or embeddings, to be handed to :meth:`search`, for example.
+
+        Parameters
+        ----------
+        items : list of n str or None, or (n, E) array
+            Texts need a model whose prior has its encoder: see :class:`.LinearPrior`.
+
+        Returns
+        -------
+        (n, D) array
+        """
+        return new_items.project_items(self.fitted, items)
+
+    def add_items(self, items: Any, ids: ArrayLike | None = None, *, mode: str | None = None) -> NDArray[Any]:
+        """Take in items that have no interactions yet; they are recommended from now on.
+
+        Parameters
+        ----------
+        items : list of n str or None, or (n, E) array
+            Texts, or embeddings, as for :meth:`project_items`.
+        ids : (n,) list or array of ids
+            Of the items, none of them known yet. Not where the model was fitted on a matrix: the new items are then its
+            next columns.
+        mode : {"prior_mean", "map"}, optional
+            Factor of an item: its prior mean, or the solution of its row as one that everybody could have met and
+            nobody has. Default: as the prior's `cold`.
+
+        Returns
+        -------
+        (n,) array
+            Ids, or column numbers, in the order of `items`. With ids, the row numbers of other items may change: rows
+            are in the order of the ids.
+
+        Raises
+        ------
+        DataError, TypeError, ValueError
+            Lengths or kinds that do not fit, ids that are repeated or known; the model is left as it was.
+        ModelFitError
+            The model is not fitted, or has no item_prior.
+        """
+        before = self.fitted
+        changed, added = new_items.add_items(before, items, ids, mode)
+        if before.item_prior is not None and changed.item_prior is not None:
+            if self.item_prior is before.item_prior.prior:
+                self.item_prior = changed.item_prior.prior  # has the strengths of the new items too
+        self._become(changed)
+        return added
+
+    def update_items(self, interactions: Any, *, exposure: float | None = None, **columns: Any) -> NDArray[Any]:
+        """Factors of some items from their interactions, everything else as it is.
+
+        Parameters
+        ----------
+        interactions : matrix (U, I), or a table with ids that the model knows
+            All that is known of the items that occur in it, not only what is new; other items stay as they are.
+        exposure : float from 0 to 1, optional
+            How far users without an interaction count as users who did not want the item: the share of the objective's
+            weight of unobserved pairs. Default: as it is, which is 1 for an item of the fit, or added with mode "map",
+            and 0 for one added as its prior mean, which hardly anybody can have met yet.
+        **columns
+            ``user_column``, ``item_column``, ``value_column`` of a table.
+
+        Returns
+        -------
+        (n,) array
+            Ids, or column numbers, of the items that have new factors.
+
+        Raises
+        ------
+        DataError, KeyError, TypeError, ValueError
+            Input that cannot be used, or users or items that the model does not know; the model is left as it was.
+        """
+        changed, updated = new_items.update_items(self.fitted, interactions, exposure, columns)
+        self._become(changed)
+        return updated
 
     # ------------------------------------------------------------------------------------------------ files
 
@@ -463,40 +866,11 @@ class WALS(Answers, NewItems):
         OSError
             The folder cannot be written.
         """
-        user_factors, item_factors = self._fitted()
-        assert self._bound is not None and self._seen is not None
-        arrays, objective = self._bound.to_arrays()
-        tensors: dict[str, NDArray[Any]] = {"user_factors": user_factors, "item_factors": item_factors}
-        tensors |= {f"objective/{name}": array for name, array in arrays.items()}
-        tensors |= {"seen.row_ptr": self._seen.indptr.astype(np.int64), "seen.col_idx": np.asarray(self._seen.indices)}
-        if self._seen.dtype != bool:
-            value = np.asarray(self._seen.data)
-            tensors["seen.value"] = value[:1] if value.size and value.min() == value.max() else value
-        for name, ids in (("user_ids", self.user_ids), ("item_ids", self.item_ids)):
-            if ids is not None:
-                tensors |= ids.to_arrays(name)
         seed = self.random_state
-        priors = {}
-        for name, fitted in (("item_prior", self.item_prior_), ("user_prior", self.user_prior_)):
-            if fitted is not None:
-                arrays, priors[name] = fitted.to_arrays(name)
-                tensors |= arrays
-        validation: dict[str, Any] = {}
-        if self.validation_metric_ is not None:
-            validation["validation"] = {"metric": self.validation_metric_, "best_iteration": self.best_iteration_}
-        save_folder(
-            path,
-            tensors,
-            {
-                "model": "WALS",
-                "objective": objective,
-                "settings": {name: getattr(self, name) for name in _SETTINGS}
-                | {"dtype": self.dtype.name, "random_state": seed if isinstance(seed, int) else None},
-                "history": [dataclasses.asdict(record) for record in self.history_],
-            }
-            | ({"priors": priors} if priors else {})
-            | validation,
-        )
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        settings |= {"dtype": self.dtype.name, "random_state": seed if isinstance(seed, int) else None}
+        metric, best_iteration = self.validation_metric_, self.best_iteration_
+        write_model(path, SavedModel(settings, self.fitted, self.history_, metric, best_iteration))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "auto", num_threads: int = 0) -> WALS:
@@ -520,48 +894,18 @@ class WALS(Answers, NewItems):
         ModelFormatError
             It holds no model, a damaged one, or one of a newer version.
         """
-        tensors, metadata = load_folder(path)
-        if "checkpoint" in str(metadata.get("model")):
-            raise ModelFormatError(f"{path} holds a checkpoint of a fit, not a model: go on with fit(..., resume=True)")
-        try:
-            bound = bound_from_arrays(
-                {name.split("/", 1)[1]: array for name, array in tensors.items() if name.startswith("objective/")},
-                metadata["objective"],
-            )
-            model = cls(objective=bound.objective, device=device, num_threads=num_threads, **metadata["settings"])
-            users, items = tensors["user_factors"], tensors["item_factors"]
-            shape = (bound.n_users, bound.n_items)
-            for name, factors, n in (("user_factors", users, shape[0]), ("item_factors", items, shape[1])):
-                if factors.shape != (n, model.factors) or factors.dtype != model.dtype:
-                    raise ValueError(f"{name} must be {model.dtype} ({n}, {model.factors}), got {factors.shape}")
-            model.user_ids = Ids.from_arrays(tensors, "user_ids", "user")
-            model.item_ids = Ids.from_arrays(tensors, "item_ids", "item")
-            for ids, n in ((model.user_ids, shape[0]), (model.item_ids, shape[1])):
-                if ids is not None and len(ids) != n:
-                    raise ValueError(f"{len(ids)} {ids.side} ids for {n} rows")
-            col_idx = tensors["seen.col_idx"]
-            value = tensors.get("seen.value", np.ones(1, np.bool_))  # earlier versions did not save the values
-            value = np.full(len(col_idx), value[0]) if len(value) == 1 else value
-            seen = csr_matrix((value, col_idx, tensors["seen.row_ptr"]), shape=shape)
-            seen.check_format(full_check=True)
-            if np.any(np.diff(seen.indptr) < 0) or not seen.has_canonical_format:
-                raise ValueError("seen.row_ptr and seen.col_idx are no matrix with sorted rows")
-            for name, settings in dict(metadata.get("priors", {})).items():
-                fitted = FittedPrior.from_arrays(tensors, name, settings)
-                n = {"user_prior": shape[0], "item_prior": shape[1]}[name]
-                if fitted.weights.shape[1] != model.factors or fitted.mean is None or len(fitted.mean) != n:
-                    raise ValueError(f"{name} does not fit {n} rows of {model.factors} factors")
-                setattr(model, name, fitted.prior)
-                setattr(model, f"{name}_", fitted)
-            model.user_factors, model.item_factors = users, items
-            model.history_ = [FitRecord(**record) for record in metadata["history"]]
-            if "validation" in metadata:
-                model.validation_metric_ = metadata["validation"]["metric"]
-                model.best_iteration_ = metadata["validation"]["best_iteration"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelFormatError(f"{path} is not a model that this version can read: {error}") from error
-        model._bound, model._seen = bound, seen
-        items.flags.writeable = False
+        saved = read_model(path, make_backend(device, num_threads))
+        fitted = saved.fitted
+        assert fitted.bound is not None
+        with unreadable(path):
+            model = cls(objective=fitted.bound.objective, device=device, num_threads=num_threads, **saved.settings)
+        for side in ("user", "item"):
+            prior = getattr(fitted, f"{side}_prior")
+            if prior is not None:
+                setattr(model, f"{side}_prior", prior.prior)
+        model._become(fitted)
+        model.history_, model.validation_metric_ = saved.history, saved.metric
+        model.best_iteration_ = saved.best_iteration
         return model
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu.backends.host import Spectrum
 from wals_gpu.backends.session import Backend
 from wals_gpu.data.ids import Ids
 from wals_gpu.objective.bound import BoundObjective
+from wals_gpu.objective.terms import RowTerms
 from wals_gpu.priors.linear import FittedPrior
 
 __all__ = ["Fitted"]
@@ -44,6 +46,7 @@ class Fitted:
     seen: csr_matrix | Any | None = None
     user_prior: FittedPrior | None = None
     item_prior: FittedPrior | None = None
+    _kept_spectrum: list[Spectrum] = field(default_factory=list, init=False, repr=False)
 
     @property
     def n_users(self) -> int:
@@ -64,3 +67,15 @@ class Fitted:
     def dtype(self) -> np.dtype:
         """Of the factors."""
         return self.item_factors.dtype
+
+    def spectrum(self, terms: RowTerms) -> Spectrum:
+        """Of the item factors, for rows of users. Kept where these are read-only, as a fit leaves them."""
+        if not terms.background.any() or self.item_factors.flags.writeable:
+            return self.backend.spectrum(terms, self.item_factors)
+        if not self._kept_spectrum:
+            self._kept_spectrum.append(self.backend.spectrum(terms, self.item_factors))
+        return self._kept_spectrum[0]
+
+    def name_of_user(self, row: int) -> str:
+        """A user in the caller's words, such as "user 3 (id 'ann')"."""
+        return f"user {row}" if self.user_ids is None else f"user {row} (id {self.user_ids.take(row)!r})"

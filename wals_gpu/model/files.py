@@ -1,0 +1,152 @@
+"""Models as folders: what is written of one, and what is checked of one that is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from wals_gpu.backends.session import Backend
+from wals_gpu.data.files import load_folder, save_folder
+from wals_gpu.data.ids import Ids
+from wals_gpu.errors import ModelFormatError
+from wals_gpu.objective.presets import bound_from_arrays
+from wals_gpu.priors.linear import FittedPrior
+from wals_gpu.training.fitted import Fitted
+from wals_gpu.training.state import FitRecord
+
+__all__ = ["SavedModel", "read_model", "unreadable", "write_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class SavedModel:
+    """What the folder of a model holds.
+
+    Parameters
+    ----------
+    settings : dict
+        Arguments of :class:`wals_gpu.WALS` but for its objective, priors, device and threads.
+    fitted : Fitted
+    history : list of FitRecord
+    metric : str, optional
+        What the fit was validated with, if it was.
+    best_iteration : int, optional
+    """
+
+    settings: dict[str, Any]
+    fitted: Fitted
+    history: list[FitRecord]
+    metric: str | None = None
+    best_iteration: int | None = None
+
+
+def write_model(path: str | PathLike[str], saved: SavedModel) -> None:
+    """Write a model to a folder, in place of one that is there; see :meth:`wals_gpu.WALS.save`."""
+    fitted = saved.fitted
+    assert fitted.bound is not None and fitted.seen is not None
+    arrays, objective = fitted.bound.to_arrays()
+    tensors: dict[str, NDArray[Any]] = {"user_factors": fitted.user_factors, "item_factors": fitted.item_factors}
+    tensors |= {f"objective/{name}": array for name, array in arrays.items()}
+    tensors |= {"seen.row_ptr": fitted.seen.indptr.astype(np.int64), "seen.col_idx": np.asarray(fitted.seen.indices)}
+    if fitted.seen.dtype != bool:
+        value = np.asarray(fitted.seen.data)
+        tensors["seen.value"] = value[:1] if value.size and value.min() == value.max() else value
+    for name, ids in (("user_ids", fitted.user_ids), ("item_ids", fitted.item_ids)):
+        if ids is not None:
+            tensors |= ids.to_arrays(name)
+    priors = {}
+    for name, prior in (("item_prior", fitted.item_prior), ("user_prior", fitted.user_prior)):
+        if prior is not None:
+            arrays, priors[name] = prior.to_arrays(name)
+            tensors |= arrays
+    metadata: dict[str, Any] = {
+        "model": "WALS",
+        "objective": objective,
+        "settings": saved.settings,
+        "history": [dataclasses.asdict(record) for record in saved.history],
+    }
+    if priors:
+        metadata["priors"] = priors
+    if saved.metric is not None:
+        metadata["validation"] = {"metric": saved.metric, "best_iteration": saved.best_iteration}
+    save_folder(path, tensors, metadata)
+
+
+def read_model(path: str | PathLike[str], backend: Backend) -> SavedModel:
+    """Read and check a folder that :func:`write_model`, or an earlier version, wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such folder.
+    ModelFormatError
+        It holds no model, a damaged one, or one of a newer version.
+    """
+    tensors, metadata = load_folder(path)
+    if "checkpoint" in str(metadata.get("model")):
+        raise ModelFormatError(f"{path} holds a checkpoint of a fit, not a model: go on with fit(..., resume=True)")
+    with unreadable(path):
+        bound = bound_from_arrays(
+            {name.split("/", 1)[1]: array for name, array in tensors.items() if name.startswith("objective/")},
+            metadata["objective"],
+        )
+        settings, shape = dict(metadata["settings"]), (bound.n_users, bound.n_items)
+        width, dtype = settings["factors"], np.dtype(settings["dtype"])
+        users, items = tensors["user_factors"], tensors["item_factors"]
+        for name, factors, n in (("user_factors", users, shape[0]), ("item_factors", items, shape[1])):
+            if factors.shape != (n, width) or factors.dtype != dtype:
+                raise ValueError(f"{name} must be {dtype} ({n}, {width}), got {factors.shape}")
+        user_ids, item_ids = (Ids.from_arrays(tensors, f"{side}_ids", side) for side in ("user", "item"))
+        for of_side, n in zip((user_ids, item_ids), shape, strict=True):
+            if of_side is not None and len(of_side) != n:
+                raise ValueError(f"{len(of_side)} {of_side.side} ids for {n} rows")
+        seen = _read_seen(tensors, shape)
+        priors = _read_priors(tensors, metadata, shape, width)
+        history = [FitRecord(**record) for record in metadata["history"]]
+        validation = metadata.get("validation", {"metric": None, "best_iteration": None})
+        metric, best_iteration = validation["metric"], validation["best_iteration"]
+    items.flags.writeable = False  # answers may keep what they computed from it
+    sides = (users, items, user_ids, item_ids)
+    fitted = Fitted(backend, *sides, bound, seen, priors["user_prior"], priors["item_prior"])
+    return SavedModel(settings, fitted, history, metric, best_iteration)
+
+
+@contextmanager
+def unreadable(path: str | PathLike[str]) -> Iterator[None]:
+    """What goes wrong within is a :class:`.ModelFormatError` that names the folder."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFormatError(f"{path} is not a model that this version can read: {error}") from error
+
+
+def _read_seen(tensors: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> csr_matrix:
+    """The training interactions."""
+    col_idx = tensors["seen.col_idx"]
+    value = tensors.get("seen.value", np.ones(1, np.bool_))  # earlier versions did not save the values
+    value = np.full(len(col_idx), value[0]) if len(value) == 1 else value
+    seen = csr_matrix((value, col_idx, tensors["seen.row_ptr"]), shape=shape)
+    seen.check_format(full_check=True)
+    if np.any(np.diff(seen.indptr) < 0) or not seen.has_canonical_format:
+        raise ValueError("seen.row_ptr and seen.col_idx are no matrix with sorted rows")
+    return seen
+
+
+def _read_priors(
+    tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any], shape: tuple[int, int], factors: int
+) -> dict[str, FittedPrior | None]:
+    priors: dict[str, FittedPrior | None] = {"user_prior": None, "item_prior": None}
+    for name, settings in dict(metadata.get("priors", {})).items():
+        prior = FittedPrior.from_arrays(tensors, name, settings)
+        n = {"user_prior": shape[0], "item_prior": shape[1]}[name]
+        if prior.weights.shape[1] != factors or prior.mean is None or len(prior.mean) != n:
+            raise ValueError(f"{name} does not fit {n} rows of {factors} factors")
+        priors[name] = prior
+    return priors
