@@ -110,6 +110,18 @@ def test_a_device_that_cannot_be_used_is_refused_before_any_work(run, tmp_path, 
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("command", ["fit", "fit with texts", "evaluate"])
+def test_a_model_that_the_device_cannot_fit_is_refused_before_any_work(run, tmp_path, monkeypatch, command):
+    class Narrow:
+        def check(self, *, factors, dtype):
+            raise ValueError(f"no {dtype} of {factors} factors here")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wals_gpu.cli.options.make_backend", lambda device, threads: Narrow())
+    words = [*NO_FILES[command], "--device", "cuda", "--dtype", "float64", "--factors", "8"]
+    assert run(*words) == (2, "", "wals-gpu: error: no float64 of 8 factors here\n")
+
+
 @pytest.mark.skipif(not cuda_status()[0], reason="no CUDA device can be used")
 def test_commands_on_the_device(run, plays, model, tmp_path):
     """What a CUDA device answers is what the CPU answers, to float32 accuracy."""

@@ -6,7 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from wals_gpu.backends.devices import make_backend
+import numpy as np
+
+from wals_gpu.backends.devices import DEVICES, make_backend
+from wals_gpu.backends.solve import SOLVERS
 from wals_gpu.checks import integer
 from wals_gpu.objective.presets import PRESETS
 
@@ -39,7 +42,7 @@ def add_computation(parser: argparse.ArgumentParser) -> None:
     """--device and --threads, of every command that computes with a model."""
     group = parser.add_argument_group("computation")
     group.add_argument(
-        "--device", metavar="{auto,cpu,cuda}", default="auto",
+        "--device", metavar=f"{{{','.join(DEVICES)}}}", default="auto",
         help="cuda: the current CUDA device, in float32; cpu, and auto (default): the CPU",
     )  # fmt: skip
     group.add_argument(
@@ -48,11 +51,13 @@ def add_computation(parser: argparse.ArgumentParser) -> None:
 
 
 def check_device(args: argparse.Namespace) -> None:
-    """Refuse a device that cannot be used before any file is read or any text encoded."""
+    """Refuse a device that cannot be used, or not for this model, before any file is read or any text encoded."""
     try:
-        make_backend(args.device, integer("num_threads", args.threads, 0))
-    except RuntimeError as error:  # no CUDA here: for a person who asked for it, an argument like any other
+        backend = make_backend(args.device, integer("num_threads", args.threads, 0))
+    except RuntimeError as error:  # no CUDA here: at the command line, a bad argument like any other
         raise ValueError(f"--device {args.device}: {error}") from error
+    if "dtype" in args:  # a new model, not one that is loaded
+        backend.check(factors=args.factors, dtype=np.dtype(args.dtype))
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +91,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--set", metavar="NAME=VALUE", type=setting, action="append", default=[], help="parameter of the objective"
     )
     group.add_argument(
-        "--solver", metavar="{auto,cholesky,cg,subspace}", default="auto", help="how a row is solved (default auto)"
+        "--solver",
+        metavar=f"{{{','.join(('auto', *SOLVERS))}}}",
+        default="auto",
+        help="how a row is solved (default auto)",
     )
     group.add_argument(
         "--over-relaxation", metavar="W", type=float, default=1.0,
