@@ -5,7 +5,7 @@ Shapes: U users, I items, D factors, B rows of a batch.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,6 +50,10 @@ class Factors:
     _YtY: NDArray[np.floating] | None
     _user_spectrum: _SpectrumOf | None = None
     _item_spectrum: _SpectrumOf | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without spectra, which are computed again: a pickle names the model's class and NumPy's, no inner one."""
+        return {name: value for name, value in vars(self).items() if name not in ("_user_spectrum", "_item_spectrum")}
 
     @property
     def _backend(self) -> Backend:
