@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.compat.factors import Factors
 from wals_gpu.compat.ranking import chosen_columns, rank
-from wals_gpu.compat.rows import as_csr, csr, row_system, singular
+from wals_gpu.compat.rows import as_csr, csr, singular
 
 __all__ = ["Answers"]
 
@@ -202,7 +202,7 @@ class Answers(Factors):
         matrix = as_csr(user_items)
         matrix = csr(matrix[self._index(userid, matrix.shape[0], "userid")], "user_items", len(factors))
         terms = self._terms(matrix, "user")
-        system, of_entries = row_system(terms, factors, self.YtY)
+        system, _, of_entries = terms.system(0, factors, self.YtY)
         if user_weights is None:
             try:
                 user_weights = cho_factor(system)

@@ -16,10 +16,10 @@ from wals_gpu.backends.session import Backend
 from wals_gpu.compat.rows import csr, implicits_words, row_terms, solve
 from wals_gpu.objective.terms import RowTerms
 
-__all__ = ["Factors"]
+__all__ = ["Factors", "KnownSpectrum"]
 
 
-class _SpectrumOf(NamedTuple):
+class KnownSpectrum(NamedTuple):
     """The factors and Gram matrix of a side, these factors in the model's type, and their spectrum."""
 
     factors: NDArray[np.floating]
@@ -48,8 +48,8 @@ class Factors:
     _item_norms: NDArray[np.floating] | None
     _XtX: NDArray[np.floating] | None
     _YtY: NDArray[np.floating] | None
-    _user_spectrum: _SpectrumOf | None = None
-    _item_spectrum: _SpectrumOf | None = None
+    _user_spectrum: KnownSpectrum | None = None
+    _item_spectrum: KnownSpectrum | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without spectra, which are computed again: a pickle names the model's class and NumPy's, no inner one."""
@@ -206,7 +206,7 @@ class Factors:
         if cache is None or cache.factors is not factors or cache.gram is not gram or cache.table.dtype != self.dtype:
             table = np.ascontiguousarray(factors, self.dtype)
             with implicits_words(side):
-                cache = _SpectrumOf(factors, gram, table, self._backend.spectrum(terms, table))
+                cache = KnownSpectrum(factors, gram, table, self._backend.spectrum(terms, table))
             setattr(self, f"_{side}_spectrum", cache)
         return cache.table, cache.spectrum
 

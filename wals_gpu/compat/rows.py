@@ -30,7 +30,6 @@ __all__ = [
     "half_step",
     "implicits_words",
     "options_of",
-    "row_system",
     "row_terms",
     "singular",
     "solve",
@@ -118,16 +117,6 @@ def implicits_words(side: str) -> Iterator[None]:
 def singular(row: int, side: str) -> SingularSystemError:
     """The error of a row without a unique solution, in implicit's words."""
     return SingularSystemError(int(row), "Try increasing the regularization parameter.", f"{side} {row}")
-
-
-def row_system(
-    terms: RowTerms, other: NDArray[np.floating], gram: NDArray[np.floating]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Matrix (D, D) of the only row of `terms`, from the Gram matrix of `other`; factors (n, D) of its n entries."""
-    factors = other[terms.col_idx].astype(np.float64)
-    system = gram + (factors.T * terms.gram_values()) @ factors
-    np.fill_diagonal(system, system.diagonal() + terms.ridge[0])
-    return system, factors
 
 
 def half_step(
