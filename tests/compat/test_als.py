@@ -9,6 +9,7 @@ import inspect
 import io
 import itertools
 import pickle
+import pickletools
 
 import numpy as np
 import pytest
@@ -666,6 +667,19 @@ def test_recalculation_is_exact(dtype):
 def change_in_place(model):
     model.item_factors[4] *= 3
     model._YtY = None  # as programs written for implicit do
+
+
+@pytest.mark.parametrize("make", [AlternatingLeastSquares, CpuAlternatingLeastSquares])
+def test_a_pickle_names_the_documented_class_and_nothing_inside(make):
+    """Also after a recalculation: inner modules may move."""
+    model = fitted(make)
+    before = model.recalculate_user(0, interactions()[0])
+    pickled = pickle.dumps(model, protocol=2)  # which has each global in one opcode
+    names = {argument for opcode, argument, _ in pickletools.genops(pickled) if opcode.name == "GLOBAL"}
+    ours = {name for name in names if name.startswith("wals_gpu")}
+    assert ours == {f"wals_gpu.als {make.__name__}"}
+    for again in (pickle.loads(pickled), copy.deepcopy(model)):
+        assert np.array_equal(again.recalculate_user(0, interactions()[0]), before)
 
 
 @pytest.mark.parametrize(

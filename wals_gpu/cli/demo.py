@@ -2,139 +2,52 @@
 
 from __future__ import annotations
 
-import textwrap
-from dataclasses import dataclass
-from typing import Any
+import argparse
 
-from wals_gpu.data.interactions import Interactions
-from wals_gpu.datasets.debian import load_debian_packages
-from wals_gpu.evaluation.report import EvaluationReport, evaluate
-from wals_gpu.evaluation.splits import random_holdout
-from wals_gpu.model.wals import WALS
-from wals_gpu.tables import format_table
+from wals_gpu.cli.options import add_computation, add_quiet, check_device
+from wals_gpu.cli.output import print_json
+from wals_gpu.cli.parser import Commands, add_command
 
-# Chosen on the split of seed 101; the demo reports another. There NDCG@100 is 0.588 with these settings, 0.570 with 64
-# factors and 0.598 with 256, 0.578 after 10 iterations and 0.573 after 15, 0.573 with twice the regularization, 0.37
-# with the defaults of the "implicit" preset.
-SETTINGS: dict[str, Any] = {
-    "factors": 128,
-    "objective": "ials",
-    "unobserved_weight": 0.005,
-    "regularization": 0.01,
-    "iterations": 5,
-}
-PACKAGES = ("python3-sklearn", "wordpress", "gnome", "games-arcade")
-SIMILAR_TO = ("python3-numpy", "mariadb-server", "default-jre")
-METRICS = ("recall@20", "ndcg@100")
+__all__ = ["add", "run"]
+
+NEXT_STEPS = "Your own data: wals-gpu evaluate FILE, then wals-gpu fit FILE --out MODEL.\nMore: wals-gpu --help"
 
 
-@dataclass(frozen=True)
-class DemoResult:
-    """What the demo found, for printing and for JSON."""
-
-    users: int
-    items: int
-    entries: int
-    hidden: int
-    fit_seconds: float
-    report: EvaluationReport
-    recommendations: list[dict[str, Any]]  # package, summary, known, items: rank, item, score, hidden, summary
-    similar: dict[str, list[str]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**vars(self), "settings": SETTINGS, "report": self.report.to_dict()}
+def add(commands: Commands) -> None:
+    """The command's arguments."""
+    parser = add_command(
+        commands, "demo", "learn from the embedded Debian data, measure, and show recommendations", run
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of split, start and bootstrap (default 0)")
+    add_quiet(parser)
+    add_computation(parser)
 
 
-def run_demo(*, seed: int = 0, num_threads: int = 0, show_progress: bool = False) -> DemoResult:
-    """Hide a fifth of the embedded data, fit the rest, look for what was hidden.
+def run(args: argparse.Namespace) -> None:
+    """Run both parts of the demo, or say what the second needs."""
+    # Imported here: the data and the encoder are nobody else's.
+    from wals_gpu.cli.demo_links import format_demo, run_demo
+    from wals_gpu.cli.demo_texts import demo_encoder, format_text_demo, run_text_demo
 
-    Parameters
-    ----------
-    seed : int, default 0
-        Of the split, the start values and the bootstrap.
-    num_threads : int, default 0
-        0: all that this process may use.
-    show_progress : bool, default False
-        A progress bar while fitting.
-
-    Returns
-    -------
-    DemoResult
-    """
-    data = load_debian_packages()
-    matrix, names, packages = data.interactions.matrix, data.interactions.item_ids, data.interactions.user_ids
-    assert names is not None and packages is not None
-    train, test = random_holdout(matrix, 0.2, seed)
-    model = WALS(num_threads=num_threads, random_state=seed, **SETTINGS)
-    model.fit(Interactions(train, packages, names), show_progress=show_progress)
-    report = evaluate(model, train, test, random_state=seed)
-
-    summaries = dict(zip(data.items["item_id"].to_pylist(), data.items["summary"].to_pylist(), strict=True))
-    recommendations = []
-    for package in PACKAGES:
-        row = packages.index_of(package)
-        hidden = set(names.take(test[row].indices))
-        ids, scores = model.recommend(package, 7)
-        found = [(item, score) for item, score in zip(ids, scores, strict=True) if item != package][:6]
-        recommendations.append(
-            {
-                "package": package,
-                "summary": summaries.get(package),
-                "known": names.take(train[row].indices).tolist(),
-                "hidden": len(hidden),
-                "items": [
-                    {"item": item, "score": float(score), "hidden": item in hidden, "summary": summaries[item]}
-                    for item, score in found
-                ],
-            }
-        )
-    similar = {item: model.similar_items(item, 6)[0][1:].tolist() for item in SIMILAR_TO}
-    seconds = sum(record.seconds for record in model.history_)
-    users, items = matrix.shape
-    return DemoResult(users, items, matrix.nnz, test.nnz, seconds, report, recommendations, similar)
-
-
-def format_demo(result: DemoResult) -> str:
-    """The demo as a page of text, 80 columns wide."""
-    names = list(result.report.results)
-    table = [[metric, *(result.report.results[name][metric] for name in names)] for metric in METRICS]
-    parts = [
-        _wrapped(
-            "Every package of the Debian system names other packages that it needs or recommends: "
-            f"{result.users:,} packages name {result.items:,} others, {result.entries:,} times in all. We hid "
-            f"{result.hidden:,} of these links, learned from the rest which packages go together, and ask for the "
-            "hidden ones. Only the links are used here; the names and descriptions below are for you. The same works "
-            "for people and what they bought, read or played."
-        ),
-        f"Fitted {SETTINGS['factors']} factors in {result.fit_seconds:.1f} s. Was the hidden found? "
-        f"({result.report.users.size:,} packages, 95 % interval)",
-        format_table(["metric", *names], table),
-        _wrapped(
-            "recall@20 is the share of the hidden links among the first 20 suggestions, ndcg@100 the same for 100 with "
-            "early places counting more; 1 is perfect. popularity suggests to everyone what is named most often."
-        ),
-    ]
-    for each in result.recommendations:
-        rows = [["*" if r["hidden"] else "", r["item"], _clipped(r["summary"], 48)] for r in each["items"]]
-        known = ", ".join(each["known"][:5]) + (" and more" if len(each["known"]) > 5 else "")
-        title = each["package"] + (f" ({each['summary']})" if each["summary"] else "")
-        parts.append(
-            f"{title}\n{_wrapped('  names ' + known)}\n"
-            f"{_indented(format_table(['', 'suggested', '* = was hidden'], rows))}"
-        )
-    similar = "\n".join(_wrapped(f"  {item}: {', '.join(others)}") for item, others in result.similar.items())
-    parts.append(f"Named by the same packages as\n{similar}")
-    return "\n\n".join(parts)
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 79, subsequent_indent="    " if text.startswith(" ") else "", break_on_hyphens=False)
-
-
-def _clipped(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 3] + "..."
-
-
-def _indented(text: str) -> str:
-    return textwrap.indent(text, "  ")
+    check_device(args)
+    show_progress = not (args.quiet or args.json)
+    options = {"seed": args.seed, "device": args.device, "num_threads": args.threads, "show_progress": show_progress}
+    links = run_demo(**options)
+    if not args.json:
+        print(format_demo(links), flush=True)
+    texts, missing = None, ""
+    try:
+        encode = demo_encoder(show_progress)
+    except ImportError as error:
+        missing = str(error.name or error)
+    else:
+        texts = run_text_demo(encode, **options)
+    if args.json:
+        print_json(links.to_dict() | {"text": None if texts is None else texts.to_dict()})
+        return
+    if texts is None:
+        needs = f"it needs {missing}: pip install 'wals_gpu[demo]'"
+        print(f"\nLeft out: packages that nobody names yet, by their descriptions ({needs}).")
+    else:
+        print(f"\n{format_text_demo(texts)}")
+    print(f"\n{NEXT_STEPS}")

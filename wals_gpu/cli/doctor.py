@@ -1,48 +1,34 @@
-"""What this installation has and uses: the first thing to look at, and to send along, when something seems wrong."""
+"""``wals-gpu doctor``: the first thing to look at, and to send along, when something seems wrong."""
 
 from __future__ import annotations
 
-import ctypes
-import importlib
-import os
-import platform
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-from pathlib import Path
+import argparse
 from typing import Any
 
-import numpy as np
+from wals_gpu.cli.installation import describe_installation
+from wals_gpu.cli.output import print_json
+from wals_gpu.cli.parser import Commands, add_command
 
-__all__ = ["doctor", "format_doctor"]
-
-_PACKAGES = ("numpy", "scipy", "pyarrow", "safetensors", "tqdm", "pandas", "polars", "torch", "transformers")
-
-
-def doctor() -> dict[str, Any]:
-    """Describe the installation and the machine, importing nothing that is not needed to say so.
-
-    Returns
-    -------
-    dict
-        JSON-able. ``wals_gpu``, ``python``, ``platform``: str. ``cpu``: ``model``, ``cores``, ``usable`` (by affinity),
-        ``quota`` (CPUs that the cgroup grants, or None). ``native``: ``available``, ``why`` not, ``isa`` (the
-        instruction set in use), ``available_isas``. ``blas``: ``numpy``, ``pools`` (what threadpoolctl sees, or None
-        without it). ``cuda``: ``built``, ``devices``, ``available``, ``why`` not. ``packages``: version or None.
-    """
-    return {
-        "wals_gpu": installed_version("wals_gpu"),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "platform": platform.platform(),
-        "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "usable": _usable_cpus(), "quota": _cpu_quota()},
-        "native": _native(),
-        "blas": {"numpy": _numpy_blas(), "pools": _blas_pools()},
-        "cuda": _cuda(),
-        "packages": {name: installed_version(name) for name in _PACKAGES},
-    }
+__all__ = ["add", "run"]
 
 
-def format_doctor(info: dict[str, Any]) -> str:
-    """The result of :func:`doctor` as lines for people."""
+def add(commands: Commands) -> None:
+    """The command."""
+    add_command(commands, "doctor", "show what this installation has and uses: CPU, threads, BLAS, CUDA", run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what is here; 1 where nothing can be computed."""
+    info = describe_installation()
+    if args.json:
+        print_json(info)
+    else:
+        print(_format(info))
+    return 0 if info["native"]["available"] else 1
+
+
+def _format(info: dict[str, Any]) -> str:
+    """The same as lines for people."""
     cpu, native, blas, cuda = info["cpu"], info["native"], info["blas"], info["cuda"]
     quota = "" if cpu["quota"] is None else f", limited to {cpu['quota']:g} by the container"
     if native["available"]:
@@ -56,8 +42,8 @@ def format_doctor(info: dict[str, Any]) -> str:
         pools = (
             "; ".join(f"{p['library']} {p['version'] or ''}, {p['threads']} threads" for p in blas["pools"]) or "none"
         )
-    packages = ", ".join(f"{name} {found}" for name, found in info["packages"].items() if found)
-    absent = ", ".join(name for name, found in info["packages"].items() if not found)
+    packages = ", ".join(f"{name} {version}" for name, version in info["packages"].items() if version)
+    absent = ", ".join(name for name, version in info["packages"].items() if not version)
     lines = {
         "wals_gpu": info["wals_gpu"] or "unknown version (not installed)",
         "Python": info["python"],
@@ -73,88 +59,3 @@ def format_doctor(info: dict[str, Any]) -> str:
     }
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
-
-
-def installed_version(package: str) -> str | None:
-    """Version of an installed package, without importing it; None if there is none."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("model name", "Model")):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cpu_quota() -> float | None:
-    """CPUs that the cgroup (v2) of this process may use: a container that sees 64 CPUs may be granted the time of 2."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return int(quota) / int(period)
-    except (OSError, ValueError):  # no such file, or "max"
-        return None
-
-
-def _native() -> dict[str, Any]:
-    try:
-        cpu = importlib.import_module("wals_gpu._cpu")
-    except ImportError as error:
-        return {"available": False, "why": str(error), "isa": None, "available_isas": []}
-    return {"available": True, "why": None, "isa": cpu.isa(), "available_isas": list(cpu.available_isas())}
-
-
-def _numpy_blas() -> str:
-    try:
-        found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    except (TypeError, KeyError):  # NumPy before 1.26 prints instead
-        return "unknown"
-    return f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
-
-
-def _blas_pools() -> list[dict[str, Any]] | None:
-    if find_spec("threadpoolctl") is None:
-        return None
-    importlib.import_module("scipy.linalg")  # loads SciPy's own BLAS, which need not be NumPy's
-    pools = importlib.import_module("threadpoolctl").threadpool_info()
-    return [
-        {"library": pool["internal_api"], "version": pool["version"], "threads": pool["num_threads"]} for pool in pools
-    ]
-
-
-def _cuda() -> dict[str, Any]:
-    devices, why = _cuda_devices()
-    built = find_spec("wals_gpu._cuda") is not None
-    if not built:
-        why = "this build has no CUDA code (wals_gpu._cuda)" + (f"; also, {why}" if why else "")
-    elif why is None:
-        try:
-            importlib.import_module("wals_gpu._cuda")
-        except ImportError as error:
-            why = f"wals_gpu._cuda cannot be loaded: {error}"
-    return {"built": built, "devices": devices, "available": why is None, "why": why}
-
-
-def _cuda_devices() -> tuple[int, str | None]:
-    """Number of NVIDIA GPUs that the driver lets this process use, and why there are none."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0, "no NVIDIA driver was found (libcuda.so.1)"
-    count = ctypes.c_int()
-    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    if status:
-        return 0, f"the NVIDIA driver reports error {status}"
-    return count.value, None if count.value else "the NVIDIA driver sees no device"

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.cli.parser import say
+from wals_gpu.cli.inputs import read_lines
+from wals_gpu.cli.output import say
 from wals_gpu.data.interactions import read_interactions
 from wals_gpu.errors import ParameterWarning
 
@@ -29,19 +30,17 @@ def item_lists(args: argparse.Namespace, model: WALS) -> dict[str, Any]:
     cannot be recommended in any case.
     """
     n_items = model.n_items
-    found = {}
+    lists: dict[str, Any] = {}
     for name in ("deny_items", "allow_items"):
         path = getattr(args, name)
         if path is not None:
-            with open(path, encoding="utf-8") as file:
-                texts = [line.strip() for line in file if line.strip()]
             option = f"--{name.replace('_', '-')}"
-            ids = _ids_of(texts, model.item_ids, option)
+            ids = _ids_of(read_lines(path), model.item_ids, option)
             columns = _columns(ids, model.item_ids, n_items, option)
-            _note_unknown(option, "items", columns)
+            _say_unknown(option, "items", columns)
             columns = columns[columns >= 0]
-            found[name] = columns if model.item_ids is None else model.item_ids.take(columns)
-    return found
+            lists[name] = columns if model.item_ids is None else model.item_ids.take(columns)
+    return lists
 
 
 def user_lists(args: argparse.Namespace, model: WALS, users: Any) -> dict[str, csr_matrix]:
@@ -49,7 +48,7 @@ def user_lists(args: argparse.Namespace, model: WALS, users: Any) -> dict[str, c
 
     A user that the table does not name has an empty list: nothing is denied to them, or nothing allowed.
     """
-    found = {}
+    lists = {}
     n_users, n_items = model.n_users, model.n_items
     rows = users if model.user_ids is None else model.user_ids.index_of(users)
     for name in ("deny", "allow"):
@@ -63,14 +62,14 @@ def user_lists(args: argparse.Namespace, model: WALS, users: Any) -> dict[str, c
             assert data.user_ids is not None and data.item_ids is not None  # as of every table
             user_rows = _columns(data.user_ids.ids, model.user_ids, n_users, f"--{name}")
             item_columns = _columns(data.item_ids.ids, model.item_ids, n_items, f"--{name}")
-            _note_unknown(f"--{name}", "users", user_rows)
-            _note_unknown(f"--{name}", "items", item_columns)
+            _say_unknown(f"--{name}", "users", user_rows)
+            _say_unknown(f"--{name}", "items", item_columns)
             pairs = data.matrix.tocoo()
             row, column = user_rows[pairs.row], item_columns[pairs.col]
-            known = (row >= 0) & (column >= 0)
-            lists = csr_matrix((np.ones(known.sum(), bool), (row[known], column[known])), shape=(n_users, n_items))
-            found[name] = lists[rows]
-    return found
+            both = (row >= 0) & (column >= 0)
+            of_all = csr_matrix((np.ones(both.sum(), bool), (row[both], column[both])), shape=(n_users, n_items))
+            lists[name] = of_all[rows]
+    return lists
 
 
 def _ids_of(texts: list[str], ids: Ids | None, option: str) -> NDArray[Any]:
@@ -95,6 +94,6 @@ def _columns(values: NDArray[Any], ids: Ids | None, n: int, option: str) -> NDAr
     return np.where((values >= 0) & (values < n), values, -1).astype(np.int64)
 
 
-def _note_unknown(option: str, what: str, found: NDArray[np.int64]) -> None:
-    if unknown := int((found < 0).sum()):
-        say(f"{option}: {unknown:,} of {len(found):,} {what} are unknown to the model and left out")
+def _say_unknown(option: str, what: str, rows: NDArray[np.int64]) -> None:
+    if unknown := int((rows < 0).sum()):
+        say(f"{option}: {unknown:,} of {len(rows):,} {what} are unknown to the model and left out")

@@ -51,8 +51,8 @@ def rank(
     for start in range(0, len(queries), BATCH):
         part = slice(start, start + BATCH)
         excluded = _excluded(None if liked is None else liked[part], hidden, len(queries[part]), n)
-        found = backend.topk(queries[part], factors, ids.shape[1], excluded)
-        ids[part], scores[part] = _filtered_last(*_ties_by_falling_id(*found), excluded)
+        best = backend.topk(queries[part], factors, ids.shape[1], excluded)
+        ids[part], scores[part] = _filtered_last(*_ties_by_falling_id(*best), excluded)
     return ids, scores
 
 

@@ -10,8 +10,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.devices import make_backend
+from wals_gpu.cli.output import clipped, wrapped
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.datasets.debian import load_debian_packages
 from wals_gpu.evaluation.metrics import ranking_metrics
@@ -69,7 +72,12 @@ def demo_encoder(show_progress: bool = False) -> Callable[[list[str]], Any]:
 
 
 def run_text_demo(
-    encode: Callable[[list[str]], Any], *, seed: int = 0, num_threads: int = 0, show_progress: bool = False
+    encode: Callable[[list[str]], Any],
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    num_threads: int = 0,
+    show_progress: bool = False,
 ) -> TextDemoResult:
     """Take a fifth of the packages out of the data, learn what the texts of the others say of who names them, and look.
 
@@ -77,8 +85,8 @@ def run_text_demo(
     ----------
     encode : callable
         ``list of n str -> (n, E)`` array.
-    seed, num_threads, show_progress
-        As for :func:`wals_gpu.cli.demo.run_demo`.
+    seed, device, num_threads, show_progress
+        As for :func:`wals_gpu.cli.demo_links.run_demo`.
 
     Returns
     -------
@@ -89,57 +97,60 @@ def run_text_demo(
     assert names is not None and packages is not None
     summaries = dict(zip(data.items["item_id"].to_pylist(), data.items["summary"].to_pylist(), strict=True))
     shown = names.index_of(list(PACKAGES))
-    _, _, cold = cold_items_split(matrix, 0.2, seed)
-    cold = np.union1d(cold, shown)
-    is_cold = np.zeros(matrix.shape[1], np.bool_)
-    is_cold[cold] = True
-    hidden = matrix[:, cold]
-    train = matrix.copy()
-    train.data[is_cold[train.indices]] = 0
-    train.eliminate_zeros()
+    cold = np.union1d(cold_items_split(matrix, 0.2, seed)[2], shown)
+    hidden, train = matrix[:, cold], _without_columns(matrix, cold)
 
     began = time.perf_counter()
     embeddings = encode([f"{name}: {summaries[name]}" for name in names.ids.tolist()])
     encode_seconds = time.perf_counter() - began
-    model = WALS(num_threads=num_threads, random_state=seed, item_prior=LinearPrior(embeddings), **SETTINGS)
+    model = WALS(
+        device=device, num_threads=num_threads, random_state=seed, item_prior=LinearPrior(embeddings), **SETTINGS
+    )
     model.fit(Interactions(train, packages, names), show_progress=show_progress)
 
     assert model.user_factors is not None and model.item_factors is not None
-    backend = make_backend("cpu", num_threads)
+    backend = make_backend(device, num_threads)
     ids, _ = backend.topk(model.user_factors, np.ascontiguousarray(model.item_factors[cold]), 100, None)
-    recall = ranking_metrics(ids, hidden, 100)["recall@100"]
     users, _ = backend.topk(np.ascontiguousarray(model.item_factors[shown]), model.user_factors, 5, None)
-    found = []
+    pages = []
     for package, column, rows in zip(PACKAGES, shown, users, strict=True):
-        named = set(matrix[:, column].nonzero()[0].tolist())
-        found.append(
-            {
-                "package": package,
-                "summary": summaries[package],
-                "like": model.similar_items(package, 5)[0][1:].tolist(),
-                "users": [
-                    {"package": packages.take(row), "named": row in named, "summary": summaries.get(packages.take(row))}
-                    for row in rows.tolist()
-                ],
-            }
-        )
-    popular = packages.take(np.argsort(-np.diff(train.indptr), kind="stable")[:5]).tolist()
-    seconds = sum(record.seconds for record in model.history_)
+        by = set(matrix[:, column].nonzero()[0].tolist())
+        likely = [
+            {"package": packages.take(row), "named": row in by, "summary": summaries.get(packages.take(row))}
+            for row in rows.tolist()
+        ]
+        like = model.similar_items(package, 5)[0][1:].tolist()
+        pages.append({"package": package, "summary": summaries[package], "like": like, "users": likely})
     return TextDemoResult(
-        len(cold), hidden.nnz, encode_seconds, seconds, float(recall), 100 / len(cold), found, popular
+        cold=len(cold),
+        entries=hidden.nnz,
+        encode_seconds=encode_seconds,
+        fit_seconds=sum(record.seconds for record in model.history_),
+        recall=float(ranking_metrics(ids, hidden, 100)["recall@100"]),
+        chance=100 / len(cold),
+        packages=pages,
+        popular=packages.take(np.argsort(-np.diff(train.indptr), kind="stable")[:5]).tolist(),
     )
+
+
+def _without_columns(matrix: csr_matrix, columns: NDArray[np.integer]) -> csr_matrix:
+    """The same shape, without the entries of some columns."""
+    rest = matrix.copy()
+    rest.data[np.isin(rest.indices, columns)] = 0
+    rest.eliminate_zeros()
+    return rest
 
 
 def format_text_demo(result: TextDemoResult) -> str:
     """The result as a page of text, 80 columns wide."""
     parts = [
-        _wrapped(
+        wrapped(
             "New packages, that nobody names yet: we took "
             f"{result.cold:,} packages out of the data, with all {result.entries:,} links to them. Of these the "
             "model knows the name and the one-line description only, as a vector of a small language model, and has "
             "learned from the other packages what such a vector says of who will name them."
         ),
-        _wrapped(
+        wrapped(
             f"Encoded in {result.encode_seconds:.0f} s, fitted in {result.fit_seconds:.0f} s. Of what a package names "
             f"among the new ones, the first 100 suggestions hold {result.recall:.0%} (recall@100; by chance "
             f"{result.chance:.0%}). Popularity cannot help: nobody has named them yet."
@@ -147,20 +158,12 @@ def format_text_demo(result: TextDemoResult) -> str:
     ]
     for each in result.packages:
         rows = [
-            ["*" if user["named"] else "", _clipped(user["package"], 28), _clipped(user["summary"] or "")]
+            ["*" if user["named"] else "", clipped(user["package"], 28), clipped(user["summary"] or "", 44)]
             for user in each["users"]
         ]
-        like = _wrapped(f"  is like {', '.join(each['like'])}")
+        like = wrapped(f"  is like {', '.join(each['like'])}")
         table = textwrap.indent(format_table(["", "would name it", "* = does name it"], rows), "  ")
-        parts.append(f"{_clipped(each['package'] + ' (' + each['summary'] + ')', 79)}\n{like}\n{table}")
-    popular = _wrapped(f"  {', '.join(result.popular)}")
+        parts.append(f"{clipped(each['package'] + ' (' + each['summary'] + ')', 79)}\n{like}\n{table}")
+    popular = wrapped(f"  {', '.join(result.popular)}")
     parts.append(f"Popularity would offer all of them to those that name most, whatever they are:\n{popular}")
     return "\n\n".join(parts)
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 79, subsequent_indent="    " if text.startswith(" ") else "", break_on_hyphens=False)
-
-
-def _clipped(text: str, width: int = 44) -> str:
-    return text if len(text) <= width else text[: width - 3] + "..."

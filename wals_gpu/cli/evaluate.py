@@ -1,0 +1,120 @@
+"""``wals-gpu evaluate``: hold out a part, fit the rest, and measure against popularity."""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from wals_gpu import evaluation
+from wals_gpu.cli.inputs import new_model, read_data
+from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, count_or_share, positive
+from wals_gpu.cli.output import print_json, size_of
+from wals_gpu.cli.parser import Commands, add_command
+from wals_gpu.errors import DataError, ParameterWarning
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+__all__ = ["add", "run"]
+
+EPILOG = """\
+protocols:
+  random         a share of all entries is hidden (default)
+  leave-one-out  one entry of each user: the last by --time-column, else any
+  temporal       everything from some moment on, by --time-column
+  strong         users the model has never seen; a share of their entries is hidden
+                 and asked for, the rest is what they are known by
+
+metrics (means over the users with a hidden item):
+  recall@k       hidden items found in the first k, over min(k, number hidden)
+  plain_recall@k the same over the number hidden
+  ndcg@k         the same with early places counting more (binary, log2)
+  precision, hit_rate, map, mrr    as usual; docs/evaluation.md has the formulas
+  novelty@k      how rare the recommended items are, in bits
+  coverage@k     share of the catalogue that anybody is shown
+  gini@k         how unequally it is shown: 0 all alike, 1 one item for everybody
+
+examples:
+  wals-gpu evaluate plays.parquet --objective ials --set unobserved_weight=0.01
+  wals-gpu evaluate plays.parquet --protocol leave-one-out --time-column time -k 10
+"""
+
+
+def add(commands: Commands) -> None:
+    """The command's arguments."""
+    parser = add_command(commands, "evaluate", "hold out a part, fit, and measure against popularity", run, EPILOG)
+    add_data(parser)
+    parser.add_argument(
+        "--protocol",
+        choices=["random", "strong", "leave-one-out", "temporal"],
+        default="random",
+        help="what is held out (default random)",
+    )
+    parser.add_argument("--fraction", type=float, default=0.2, help="share held out (default 0.2)")
+    parser.add_argument(
+        "--heldout", type=count_or_share, default=0.1, help="strong: users held out, a share or a number"
+    )
+    parser.add_argument("--time-column", metavar="COLUMN", help="numbers that grow with time, such as Unix seconds")
+    parser.add_argument(
+        "--negatives", metavar="N", type=positive, help="rank only the hidden items and N others drawn for each user"
+    )
+    parser.add_argument(
+        "--cohorts", metavar="N", type=positive, help="also users and items with 0, up to N, and more known entries"
+    )
+    parser.add_argument("-k", type=positive, nargs="+", default=[20, 100], help="list lengths (default 20 100)")
+    add_model(parser)
+    add_computation(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Split, fit, measure and print."""
+    if args.protocol == "temporal" and args.time_column is None:
+        raise ValueError("--protocol temporal needs --time-column COLUMN")
+    check_device(args)
+    model = new_model(args)
+    data = read_data(args)
+    train, fold_in, test = _split(args, data.matrix)
+    began = time.perf_counter()
+    model.fit(train, show_progress=not args.quiet)
+    seconds = time.perf_counter() - began
+    options: dict[str, Any] = {"fold_in": fold_in, "few_shot": args.cohorts, "random_state": args.seed}
+    if args.negatives is not None:
+        options["candidates"] = evaluation.sample_negatives(
+            train if fold_in is None else fold_in, test, args.negatives, args.seed
+        )
+    report = evaluation.evaluate(model, train, test, args.k, **options)
+    if args.json:
+        objective = {"name": model.objective.name, **model.objective.parameters()}
+        settings = {"protocol": args.protocol, "seed": args.seed, "objective": objective, "fit_seconds": seconds}
+        print_json(settings | report.to_dict())
+    else:
+        print(f"{size_of(data)}; {train.nnz:,} to train on, {test.nnz:,} to find; fitted in {seconds:.1f} s\n")
+        print(f"{report}\n[in brackets: 95 % interval, bootstrap over users; split {args.protocol}, seed {args.seed}]")
+
+
+def _split(args: argparse.Namespace, matrix: csr_matrix) -> tuple[csr_matrix, csr_matrix | None, csr_matrix]:
+    """What to train on, what new users are known by (strong generalisation only), and what to find."""
+    times: Any = None if args.time_column is None else _read_times(args)
+    if args.protocol == "random":
+        train, test = evaluation.random_holdout(matrix, args.fraction, args.seed)
+    elif args.protocol == "leave-one-out":
+        train, test = evaluation.leave_one_out(matrix, times, args.seed)
+    elif args.protocol == "temporal":
+        train, test = evaluation.temporal_split(matrix, times, fraction=args.fraction)
+    else:
+        strong = evaluation.strong_generalisation_split(matrix, args.heldout, args.fraction, args.seed)
+        return strong.train, strong.fold_in, strong.test
+    return train, None, test
+
+
+def _read_times(args: argparse.Namespace) -> csr_matrix:
+    """The time of each entry, as a matrix like that of the interactions."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ParameterWarning)
+        try:
+            # float64 holds Unix microseconds exactly
+            return read_data(args, value_column=args.time_column, dtype="float64").matrix
+        except ParameterWarning as error:  # the sum of two moments is none
+            raise DataError(f"--time-column needs one row for each pair of user and item: {error}") from error

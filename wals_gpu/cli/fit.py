@@ -1,0 +1,210 @@
+"""``wals-gpu fit``: learn from interactions and save a model."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from wals_gpu.cli.inputs import model_settings, new_model, read_data
+from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, positive, share_or_path
+from wals_gpu.cli.output import print_json, say, size_of
+from wals_gpu.cli.parser import Commands, add_command
+from wals_gpu.data.files import remove_folder
+from wals_gpu.data.interactions import Interactions
+from wals_gpu.errors import DataError
+from wals_gpu.model.wals import WALS
+from wals_gpu.objective.presets import PRESETS
+
+__all__ = ["add", "run"]
+
+EXAMPLES = """\
+examples:
+  wals-gpu fit plays.parquet --out model
+  wals-gpu fit plays.csv --out model --user-column listener --item-column track
+  wals-gpu fit plays.parquet --out model --objective ials \\
+      --set unobserved_weight=0.01 --set regularization=0.005 --factors 64
+
+  wals-gpu fit plays.parquet --out model --iterations 50 --validation 0.1 --patience 3
+  wals-gpu fit plays.parquet --out model --checkpoint-dir unfinished --resume
+  wals-gpu fit plays.parquet --out model --items tracks.csv --text title,description \\
+      --encoder roberta-base
+
+With --resume, the same command begins the fit and goes on with it after a crash; the
+checkpoint is removed once the model is saved.
+
+Ctrl-C once: the running iteration ends, the model so far is saved, exit status 130.
+Ctrl-C twice: stop at once and save nothing.
+"""
+
+
+def add(commands: Commands) -> None:
+    """The command's arguments."""
+    parser = add_command(commands, "fit", "learn from interactions and save a model", run, _objectives() + EXAMPLES)
+    add_data(parser)
+    parser.add_argument(
+        "--out", metavar="MODEL", type=Path, required=True, help="folder to save to; a model there is replaced"
+    )
+    add_model(parser)
+    add_computation(parser)
+    group = parser.add_argument_group("validation and checkpoints")
+    group.add_argument(
+        "--validation",
+        metavar="SHARE|FILE",
+        type=share_or_path,
+        help="measure on this share, which is held out, or on a file of other interactions; the best factors are saved",
+    )
+    group.add_argument("--metric", help="what to measure, such as ndcg@10 or recall@20 (default ndcg@10)")
+    group.add_argument("--validate-every", metavar="N", type=positive, help="iterations between (default 1)")
+    group.add_argument("--patience", metavar="N", type=positive, help="stop after N measurements without a new best")
+    group.add_argument(
+        "--checkpoint-dir", metavar="FOLDER", type=Path, help="keep a checkpoint here until the model is saved"
+    )
+    group.add_argument("--checkpoint-every", metavar="N", type=positive, help="iterations between (default 1)")
+    group.add_argument("--resume", action="store_true", help="go on from the checkpoint, if there is one")
+    texts = parser.add_argument_group("item texts: items nobody has yet are recommended too")
+    texts.add_argument("--items", metavar="FILE", type=Path, help="table of items with their texts")
+    texts.add_argument("--encoder", metavar="NAME", help="folder of a transformers model, or its name on the hub")
+    texts.add_argument("--text", metavar="COLUMNS", help="of the table, joined where several (default text)")
+    texts.add_argument("--strength", type=float, help="what a text is worth (default 3; with --objective its ridge)")
+
+
+def _objectives() -> str:
+    """The objectives with their parameters and defaults, read from the objectives themselves."""
+    indent: dict[str, Any] = {"initial_indent": " " * 4, "subsequent_indent": " " * 6, "break_on_hyphens": False}
+    lines = ["objectives, and what --set can change (defaults shown):"]
+    for name, preset in PRESETS.items():
+        about = (preset.__doc__ or "").strip().partition("\n")[0].replace("``", "")
+        parameters = ", ".join(f"{key}={value}" for key, value in preset().parameters().items())
+        lines += [f"  {name}", *(textwrap.fill(text, 79, **indent) for text in (about, parameters))]
+    return "\n".join(lines) + "\n\n"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit and save; 130 where Ctrl-C ended it early."""
+    _check(args)
+    model = new_model(args) if args.encoder is None else _new_hybrid(args)
+    data = read_data(args)
+    interrupted = _fit_until_interrupted(model, data, args)
+    if model.item_prior is not None and model.item_ids is not None:
+        embeddings, ids = model.item_prior.left_over(model.item_ids)
+        if ids:
+            model.add_items(embeddings, ids)
+    model.save(args.out)
+    if args.checkpoint_dir is not None and not interrupted:
+        remove_folder(args.checkpoint_dir)
+    (_print_for_programs if args.json else _print_for_people)(args.out, model, data, interrupted)
+    return 130 if interrupted else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What can be refused before any work."""
+    _check_target(args.out)
+    if args.checkpoint_dir is not None and args.checkpoint_dir.resolve() == args.out.resolve():
+        raise ValueError("--checkpoint-dir and --out must be different folders")
+    if (args.items is None) != (args.encoder is None):
+        raise ValueError(
+            "--items and --encoder belong together: a table of items, and what turns its texts into vectors"
+        )
+    if args.encoder is None and (args.text is not None or args.strength is not None):
+        raise ValueError("--text and --strength need --items and --encoder")
+    check_device(args)
+
+
+def _check_target(path: Path) -> None:
+    """Refuse to put a model where something else is."""
+    if path.is_dir():
+        if not any(path.iterdir()):
+            return
+        with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
+            if json.loads((path / "model.json").read_bytes())["format"] == "wals_gpu":
+                return
+        raise ValueError(f"{path} is there and is not a model folder; give a new name, or remove it yourself")
+    if path.exists() or path.is_symlink():
+        raise ValueError(f"{path} is there and is not a folder; give a new name, or remove it yourself")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{path} cannot be made: {parent} is no folder that you may write to")
+
+
+def _new_hybrid(args: argparse.Namespace) -> WALS:
+    """A model with the texts of --items, in the recommended configuration where nothing else is said."""
+    from wals_gpu.text.items import read_item_texts
+
+    columns = (args.text or "text").split(",")
+    ids, texts = read_item_texts(args.items, text_columns=columns, item_column=args.item_column)
+    if ids is None:
+        raise DataError(
+            f"{args.items} must have a column of item ids; --item-column names it, here and in the interactions"
+        )
+    settings = {name: getattr(args, name) for name in ("factors", "iterations", "objective")}
+    return WALS.hybrid(
+        texts,
+        args.encoder,
+        ids=ids.to_pylist(),
+        prior={} if args.strength is None else {"strength": args.strength},
+        **{name: value for name, value in settings.items() if value is not None},
+        **dict(args.set),
+        **model_settings(args),
+    )
+
+
+def _fit_until_interrupted(model: WALS, data: Interactions, args: argparse.Namespace) -> bool:
+    """Fit; whether Ctrl-C ended it early.
+
+    The first Ctrl-C lets the running iteration finish, so that the factors of both sides belong together and can be
+    saved; the second stops at once.
+    """
+    stop = False
+    names = ("validation", "metric", "validate_every", "patience", "checkpoint_dir", "checkpoint_every", "resume")
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if isinstance(args.validation, str):
+        ids = {"user_ids": data.user_ids, "item_ids": data.item_ids, "unknown": "drop"}
+        options["validation"] = read_data(args, args.validation, **ids)
+
+    def on_interrupt(signum: int, frame: Any) -> None:
+        nonlocal stop
+        if stop:
+            raise KeyboardInterrupt
+        stop = True
+        say("stopping after this iteration, then saving (Ctrl-C again: stop now and save nothing)")
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        model.fit(data, callback=lambda *_: stop, show_progress=not args.quiet, **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return stop and len(model.history_) < model.iterations
+
+
+def _print_for_programs(out: Path, model: WALS, data: Interactions, interrupted: bool) -> None:
+    n_users, n_items = data.matrix.shape
+    print_json(
+        {
+            "model": str(out),
+            "users": n_users,
+            "items": n_items,
+            "entries": data.matrix.nnz,
+            "objective": {"name": model.objective.name, **model.objective.parameters()},
+            "history": [dataclasses.asdict(record) for record in model.history_],
+            "best_iteration": model.best_iteration_,
+            "interrupted": interrupted,
+        }
+    )
+
+
+def _print_for_people(out: Path, model: WALS, data: Interactions, interrupted: bool) -> None:
+    seconds = sum(record.seconds for record in model.history_)
+    stopped = len(model.history_) < model.iterations
+    iterations = f"{len(model.history_)} iterations" + (f" of {model.iterations}" if stopped else "")
+    print(f"{size_of(data)}; {model.factors} factors, {iterations} in {seconds:.1f} s")
+    if model.best_iteration_ is not None:
+        best = model.history_[model.best_iteration_ - 1].validation
+        print(f"best {model.validation_metric_} {best:.4f}, after iteration {model.best_iteration_}")
+    print(f"saved {out}" + (": usable, but training was interrupted" if interrupted else ""))

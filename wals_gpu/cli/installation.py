@@ -1,0 +1,126 @@
+"""What this installation has and uses; also where the native modules cannot be loaded."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["describe_installation", "installed_version"]
+
+_PACKAGES = ("numpy", "scipy", "pyarrow", "safetensors", "tqdm", "pandas", "polars", "torch", "transformers")
+
+
+def describe_installation() -> dict[str, Any]:
+    """Describe the installation and the machine, importing nothing that is not needed to say so.
+
+    Returns
+    -------
+    dict
+        JSON-able. ``wals_gpu``, ``python``, ``platform``: str. ``cpu``: ``model``, ``cores``, ``usable`` (by affinity),
+        ``quota`` (CPUs that the cgroup grants, or None). ``native``: ``available``, ``why`` not, ``isa`` (the
+        instruction set in use), ``available_isas``. ``blas``: ``numpy``, ``pools`` (what threadpoolctl sees, or None
+        without it). ``cuda``: ``built``, ``devices``, ``available``, ``why`` not. ``packages``: version or None.
+    """
+    return {
+        "wals_gpu": installed_version("wals_gpu"),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "platform": platform.platform(),
+        "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "usable": _usable_cpus(), "quota": _cpu_quota()},
+        "native": _native(),
+        "blas": {"numpy": _numpy_blas(), "pools": _blas_pools()},
+        "cuda": _cuda(),
+        "packages": {name: installed_version(name) for name in _PACKAGES},
+    }
+
+
+def installed_version(package: str) -> str | None:
+    """Version of an installed package, without importing it; None if there is none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("model name", "Model")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_quota() -> float | None:
+    """CPUs that the cgroup (v2) of this process may use: a container that sees 64 CPUs may be granted the time of 2."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+
+
+def _native() -> dict[str, Any]:
+    try:
+        cpu = importlib.import_module("wals_gpu._cpu")
+    except ImportError as error:
+        return {"available": False, "why": str(error), "isa": None, "available_isas": []}
+    return {"available": True, "why": None, "isa": cpu.isa(), "available_isas": list(cpu.available_isas())}
+
+
+def _numpy_blas() -> str:
+    try:
+        blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    except (TypeError, KeyError):  # NumPy before 1.26 prints instead
+        return "unknown"
+    return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()
+
+
+def _blas_pools() -> list[dict[str, Any]] | None:
+    if find_spec("threadpoolctl") is None:
+        return None
+    importlib.import_module("scipy.linalg")  # loads SciPy's own BLAS, which need not be NumPy's
+    pools = importlib.import_module("threadpoolctl").threadpool_info()
+    return [
+        {"library": pool["internal_api"], "version": pool["version"], "threads": pool["num_threads"]} for pool in pools
+    ]
+
+
+def _cuda() -> dict[str, Any]:
+    devices, why = _cuda_devices()
+    built = find_spec("wals_gpu._cuda") is not None
+    if not built:
+        why = "this build has no CUDA code (wals_gpu._cuda)" + (f"; also, {why}" if why else "")
+    elif why is None:
+        try:
+            importlib.import_module("wals_gpu._cuda")
+        except ImportError as error:
+            why = f"wals_gpu._cuda cannot be loaded: {error}"
+    return {"built": built, "devices": devices, "available": why is None, "why": why}
+
+
+def _cuda_devices() -> tuple[int, str | None]:
+    """Number of NVIDIA GPUs that the driver lets this process use, and why there are none."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0, "no NVIDIA driver was found (libcuda.so.1)"
+    count = ctypes.c_int()
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status:
+        return 0, f"the NVIDIA driver reports error {status}"
+    return count.value, None if count.value else "the NVIDIA driver sees no device"

@@ -1,0 +1,149 @@
+"""Options that several commands share, each with one help text, and the kinds of values that options take."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wals_gpu.backends.devices import DEVICES, make_backend
+from wals_gpu.backends.solve import SOLVERS
+from wals_gpu.checks import integer
+from wals_gpu.objective.presets import PRESETS
+
+__all__ = [
+    "add_computation",
+    "add_data",
+    "add_item_lists",
+    "add_model",
+    "add_model_folder",
+    "add_quiet",
+    "check_device",
+    "count_or_share",
+    "positive",
+    "setting",
+    "share_or_path",
+]
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """--quiet."""
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_model_folder(parser: argparse.ArgumentParser) -> None:
+    """MODEL."""
+    parser.add_argument("model", metavar="MODEL", type=Path, help="folder that 'wals-gpu fit' saved")
+
+
+def add_computation(parser: argparse.ArgumentParser) -> None:
+    """--device and --threads, of every command that computes with a model."""
+    group = parser.add_argument_group("computation")
+    group.add_argument(
+        "--device", metavar=f"{{{','.join(DEVICES)}}}", default="auto",
+        help="cuda: the current CUDA device, in float32; cpu, and auto (default): the CPU",
+    )  # fmt: skip
+    group.add_argument(
+        "--threads", metavar="N", type=int, default=0, help="of the CPU; 0 (default): all that this process may use"
+    )
+
+
+def check_device(args: argparse.Namespace) -> None:
+    """Refuse a device that cannot be used, or not for this model, before any file is read or any text encoded."""
+    try:
+        backend = make_backend(args.device, integer("num_threads", args.threads, 0))
+    except RuntimeError as error:  # no CUDA here: at the command line, a bad argument like any other
+        raise ValueError(f"--device {args.device}: {error}") from error
+    if "dtype" in args:  # a new model, not one that is loaded
+        backend.check(factors=args.factors, dtype=np.dtype(args.dtype))
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """INTERACTIONS, and how to read them."""
+    parser.add_argument("interactions", metavar="INTERACTIONS", help="Parquet or CSV file, one row per interaction")
+    group = parser.add_argument_group("data")
+    group.add_argument("--user-column", metavar="COLUMN", help="default: the one named like user_id")
+    group.add_argument("--item-column", metavar="COLUMN", help="default: the one named like item_id")
+    group.add_argument(
+        "--value-column", metavar="COLUMN",
+        help="default: one named like value, rating or count; without one, every row is 1",
+    )  # fmt: skip
+    group.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="of values and factors")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """What is fitted, and how."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--factors", type=positive, help="size of a user's and an item's vector (default 128; with --encoder 256)"
+    )
+    group.add_argument(
+        "--iterations", type=positive, help="sweeps over users and items (default 15; with --encoder 20)"
+    )
+    group.add_argument(
+        "--objective",
+        choices=list(PRESETS),
+        help="what is minimised (default implicit; with --encoder google_wals, exponent 0.5)",
+    )
+    group.add_argument(
+        "--set", metavar="NAME=VALUE", type=setting, action="append", default=[], help="parameter of the objective"
+    )
+    group.add_argument(
+        "--solver",
+        metavar=f"{{{','.join(('auto', *SOLVERS))}}}",
+        default="auto",
+        help="how a row is solved (default auto)",
+    )
+    group.add_argument(
+        "--over-relaxation", metavar="W", type=float, default=1.0,
+        help="from 1 (default) to below 2: 1.7 takes half the iterations to the same loss",
+    )  # fmt: skip
+    group.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    add_quiet(parser)
+
+
+def add_item_lists(parser: argparse.ArgumentParser) -> None:
+    """--deny-items and --allow-items."""
+    group = parser.add_argument_group("lists for everybody, as text files with an item id per line")
+    group.add_argument("--deny-items", metavar="FILE", type=Path, help="items not to show")
+    group.add_argument("--allow-items", metavar="FILE", type=Path, help="the only items to show")
+
+
+def share_or_path(text: str) -> float | str:
+    """A number, else the name of a file."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+positive.__name__ = "whole number"  # argparse shows it: "invalid whole number value: 'x'"
+
+
+def count_or_share(text: str) -> float:
+    """A whole number, or a number with a point."""
+    return int(text) if text.isdigit() else float(text)
+
+
+count_or_share.__name__ = "number"
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """NAME=VALUE with a number, true, false, null or text; the objective checks both."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"must look like alpha=40, got {text!r}")
+    try:
+        return name, float(value)
+    except ValueError:
+        return name, {"true": True, "false": False, "null": None, "none": None}.get(value.lower(), value)
