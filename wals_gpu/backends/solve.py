@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from wals_gpu._cpu import LIMITS
 from wals_gpu.checks import integer, number
 
 __all__ = ["EXACT", "SOLVERS", "SolveMemory", "SolveOptions", "SolveSizes"]
@@ -50,8 +51,8 @@ class SolveOptions:
             raise ValueError(f"solver must be one of {', '.join(SOLVERS)}; got {self.solver!r}")
         integer("cg_steps", self.cg_steps, 1)
         number("cg_tolerance", self.cg_tolerance)
-        if integer("block_size", self.block_size, 16) % 16:
-            raise ValueError(f"block_size must be a multiple of 16, got {self.block_size}")
+        if integer("block_size", self.block_size, LIMITS.tile) % LIMITS.tile:
+            raise ValueError(f"block_size must be a multiple of {LIMITS.tile}, got {self.block_size}")
         if not 0 < self.relaxation < 2:  # nor NaN
             raise ValueError(f"relaxation must be above 0 and below 2, got {self.relaxation}")
 
