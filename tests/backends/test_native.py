@@ -14,6 +14,7 @@ from solving import solve_rows
 from wals_gpu import _cpu
 from wals_gpu.backends import make_backend
 from wals_gpu.backends.cpu import CpuBackend
+from wals_gpu.backends.solve import TILE
 from wals_gpu.objective.terms import RowTerms
 
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
@@ -377,3 +378,7 @@ def test_rotate_together_refuses_what_it_cannot_do_in_place():
         with pytest.raises(ValueError):
             _cpu.rotate_together(good, good.copy(), basis, np.eye(16), True, 1)
     assert CpuBackend(1).session(np.zeros((3, 15)), np.zeros((3, 15)), may_move=True).basis is None
+
+
+def test_the_tile_of_options_is_the_kernels():
+    assert TILE == _cpu.LIMITS.tile

@@ -12,7 +12,7 @@ import pytest
 pybind11 = pytest.importorskip("pybind11", reason="pybind11 is not installed")
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD = ROOT / "build" / f"emulator-{sys.implementation.cache_tag}"
+BUILD = ROOT / "build" / f"cuda_emulator-{sys.implementation.cache_tag}"
 
 
 @functools.cache

@@ -11,6 +11,10 @@ __all__ = ["EXACT", "SOLVERS", "SolveMemory", "SolveOptions", "SolveSizes"]
 
 SOLVERS = ("cholesky", "cg", "subspace")
 
+#: Blocks are whole tiles: ``limits().tile``, typed again since options can be made where the native module cannot be
+#: imported. A test compares the two.
+TILE = 16
+
 #: "auto" is exact up to so many factors: there it is the faster way to a loss (docs/solvers.md has the measurements).
 MOST_FACTORS_EXACT = 64
 
@@ -50,8 +54,8 @@ class SolveOptions:
             raise ValueError(f"solver must be one of {', '.join(SOLVERS)}; got {self.solver!r}")
         integer("cg_steps", self.cg_steps, 1)
         number("cg_tolerance", self.cg_tolerance)
-        if integer("block_size", self.block_size, 16) % 16:
-            raise ValueError(f"block_size must be a multiple of 16, got {self.block_size}")
+        if integer("block_size", self.block_size, TILE) % TILE:
+            raise ValueError(f"block_size must be a multiple of {TILE}, got {self.block_size}")
         number("relaxation", self.relaxation, positive=True, below=2)
 
     @classmethod

@@ -22,8 +22,8 @@ from wals_gpu.cli.options import (
 )
 from wals_gpu.cli.output import item_json, pairs_of, plain, print_json, write_recommendations, writer_for
 from wals_gpu.cli.parser import Commands, add_command
+from wals_gpu.evaluation.tables import format_table
 from wals_gpu.model.wals import WALS
-from wals_gpu.tables import format_table
 
 __all__ = ["add", "run"]
 

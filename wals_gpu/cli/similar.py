@@ -9,7 +9,7 @@ from wals_gpu.cli.lists import item_lists
 from wals_gpu.cli.options import add_computation, add_item_lists, add_model_folder, check_device, positive
 from wals_gpu.cli.output import item_json, pairs_of, plain, print_json
 from wals_gpu.cli.parser import Commands, add_command
-from wals_gpu.tables import format_table
+from wals_gpu.evaluation.tables import format_table
 
 __all__ = ["add", "run"]
 

@@ -25,7 +25,7 @@ from wals_gpu.evaluation.metrics import (
     surprise_of,
 )
 from wals_gpu.evaluation.popularity import Popularity
-from wals_gpu.tables import format_table
+from wals_gpu.evaluation.tables import format_table
 
 __all__ = ["Cohort", "EvaluationReport", "Recommender", "evaluate"]
 
