@@ -176,6 +176,51 @@ def test_factors_stay_on_the_device_during_a_fit(make, monkeypatch):
     assert copies(4, **callback)[:2] == (2, 2 * 4) and len(kept) == 4  # who looks on gets them
 
 
+# What the device cannot do
+
+
+def on_emulator(monkeypatch):
+    backend = CudaBackend(*parts())
+    monkeypatch.setattr("wals_gpu.model.wals.make_backend", lambda *args, **kwargs: backend)
+    return backend
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"dtype": "float64"}, r"dtype must be float32 on a CUDA device \(device='cuda'\), got float64"),
+        ({"solver": "subspace", "block_size": 272}, r"block_size must be a multiple of 16 from 16 to 256 .*, got 272"),
+    ],
+)
+def test_the_constructor_refuses_what_the_device_cannot_do(parameters, message, monkeypatch):
+    WALS(**parameters)  # on the CPU
+    on_emulator(monkeypatch)
+    with pytest.raises(ValueError, match=message):
+        WALS(**parameters)
+
+
+def test_a_block_size_that_is_not_used_is_not_refused(monkeypatch):
+    on_emulator(monkeypatch)
+    assert WALS(solver="cg", block_size=272).fit(interactions()).history_
+
+
+def test_validation_that_the_device_cannot_search_is_refused_before_the_data_are_read(monkeypatch):
+    on_emulator(monkeypatch)
+    model = WALS(4)
+    with pytest.raises(ValueError, match=r"k must be at most 1024 on a CUDA device, got 1025"):
+        model.fit("no such file.csv", validation=0.2, metric="ndcg@1025")
+    with pytest.raises(FileNotFoundError):
+        model.fit("no such file.csv", validation=0.2, metric="ndcg@1024")
+
+
+def test_memory_of_a_fit_says_what_the_device_needs(monkeypatch):
+    on_host = WALS(8).estimate_memory(1000, 100, 5000)
+    on_emulator(monkeypatch)
+    estimate = WALS(8).estimate_memory(1000, 100, 5000)
+    assert estimate.device > 1 << 20 and on_host.device == 0 and estimate.factors == on_host.factors
+    assert str(estimate).splitlines()[-1].startswith("on device") and "device" not in str(on_host)
+
+
 # Without a device
 
 
