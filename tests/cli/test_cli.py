@@ -20,6 +20,8 @@ from wals_gpu.cli import demo_links, recommend
 from wals_gpu.model.wals import WALS
 from wals_gpu.objective.presets import PRESETS
 
+pytest_plugins = ["cli_fixtures"]
+
 # --------------------------------------------------------------------------------------------------- fit, and its model
 
 

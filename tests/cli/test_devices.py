@@ -11,6 +11,8 @@ from wals_gpu import cuda_status
 from wals_gpu.cli import demo_links, demo_texts
 from wals_gpu.model.wals import WALS
 
+pytest_plugins = ["cli_fixtures"]
+
 COMPUTING = ["fit", "recommend", "similar", "evaluate", "demo"]
 
 

@@ -53,7 +53,8 @@ class Factors:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without spectra, which are computed again: a pickle names the model's class and NumPy's, no inner one."""
-        return {name: value for name, value in vars(self).items() if name not in ("_user_spectrum", "_item_spectrum")}
+        spectra = vars(self).keys() & {"_user_spectrum", "_item_spectrum"}
+        return vars(self) | dict.fromkeys(spectra)
 
     @property
     def _backend(self) -> Backend:

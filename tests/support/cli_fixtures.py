@@ -1,4 +1,7 @@
-"""Interactions, a model, and commands run in this process."""
+"""For tests of the command line: interactions, a model, and commands run in this process.
+
+A module of tests has them by ``pytest_plugins = ["cli_fixtures"]``.
+"""
 
 import numpy as np
 import pyarrow as pa
