@@ -10,6 +10,7 @@ from wals_gpu.data.interactions import Interactions, as_interactions, read_inter
 from wals_gpu.errors import (
     CheckpointError,
     DataError,
+    DeviceError,
     ModelFitError,
     ModelFormatError,
     ParameterWarning,
@@ -29,6 +30,7 @@ __all__ = [
     "WALS",
     "CheckpointError",
     "DataError",
+    "DeviceError",
     "FitRecord",
     "Interactions",
     "ModelFitError",

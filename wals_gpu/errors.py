@@ -7,6 +7,7 @@ from numpy.linalg import LinAlgError
 __all__ = [
     "CheckpointError",
     "DataError",
+    "DeviceError",
     "ModelFitError",
     "ModelFormatError",
     "ParameterWarning",
@@ -20,6 +21,10 @@ class ModelFitError(ValueError):
 
 class DataError(ValueError):
     """Input data cannot be used: an unreadable file, an id that is missing, a value that is not a number."""
+
+
+class DeviceError(ValueError):
+    """A device cannot do what was asked of it, such as compute in float64; the message names the argument."""
 
 
 class ModelFormatError(ValueError):

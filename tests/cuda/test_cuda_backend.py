@@ -13,7 +13,7 @@ from scipy.sparse import random as sparse_random
 from solving import solve_rows
 
 import wals_gpu
-from wals_gpu import WALS, backends
+from wals_gpu import WALS, DeviceError, backends
 from wals_gpu.als import AlternatingLeastSquares
 from wals_gpu.backends import cuda_memory
 from wals_gpu.backends.cuda import CudaBackend
@@ -195,8 +195,21 @@ def on_emulator(monkeypatch):
 def test_the_constructor_refuses_what_the_device_cannot_do(parameters, message, monkeypatch):
     WALS(**parameters)  # on the CPU
     on_emulator(monkeypatch)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DeviceError, match=message):
         WALS(**parameters)
+
+
+def test_a_model_that_the_device_cannot_hold_is_not_called_damaged(tmp_path, monkeypatch):
+    WALS(4, dtype="float64", iterations=1).fit(interactions()).save(tmp_path / "model")
+    on_emulator(monkeypatch)
+    with pytest.raises(DeviceError, match="dtype must be float32 on a CUDA device"):
+        WALS.load(tmp_path / "model", device="cuda")
+
+
+def test_texts_are_not_encoded_for_a_model_that_is_refused(monkeypatch):
+    on_emulator(monkeypatch)
+    with pytest.raises(DeviceError, match="dtype must be float32"):
+        WALS.hybrid(["a text"], lambda texts: pytest.fail("encoded"), dtype="float64")
 
 
 def test_a_block_size_that_is_not_used_is_not_refused(monkeypatch):

@@ -19,7 +19,7 @@ from wals_gpu.backends.cuda_memory import Memory, TorchMemory, load_cuda
 from wals_gpu.backends.cuda_plan import gram_bounds, may_be_undetermined, plan_cg, plan_exact, plan_subspace, slice_rows
 from wals_gpu.backends.host import Spectrum, check_status, decompose, has_background, no_spectrum
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
-from wals_gpu.errors import SingularSystemError
+from wals_gpu.errors import DeviceError, SingularSystemError
 from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
 
 __all__ = ["CudaBackend", "CudaSession"]
@@ -131,20 +131,20 @@ class CudaBackend:
 
         Raises
         ------
-        ValueError
-            Another dtype than float32, more factors than the kernels take, blocks of "subspace" that are too large for
-            them, or more results than a search can give.
+        DeviceError
+            A kind of ValueError: another dtype than float32, more factors than the kernels take, blocks of "subspace"
+            that are too large for them, or more results than a search can give.
         """
         limits = self._cuda.LIMITS
         if dtype is not None and dtype != np.float32:
-            raise ValueError(f"dtype must be float32 on a CUDA device (device='cuda'), got {dtype}")
+            raise DeviceError(f"dtype must be float32 on a CUDA device (device='cuda'), got {dtype}")
         if factors is not None and not 1 <= factors <= limits.most_factors:
-            raise ValueError(f"factors must be from 1 to {limits.most_factors} on a CUDA device, got {factors}")
+            raise DeviceError(f"factors must be from 1 to {limits.most_factors} on a CUDA device, got {factors}")
         if options is not None and options.solver == "subspace" and options.block_size > limits.kernel_sizes[-1]:
             wanted = f"a multiple of {limits.tile} from {limits.tile} to {limits.kernel_sizes[-1]} on a CUDA device"
-            raise ValueError(f"block_size must be {wanted}, got {options.block_size}")
+            raise DeviceError(f"block_size must be {wanted}, got {options.block_size}")
         if k is not None and k > limits.most_results:
-            raise ValueError(f"k must be at most {limits.most_results} on a CUDA device, got {k}")
+            raise DeviceError(f"k must be at most {limits.most_results} on a CUDA device, got {k}")
 
     def session(
         self,

@@ -73,7 +73,7 @@ class Backend(Protocol):
         options: SolveOptions | None = None,
         k: int | None = None,
     ) -> None:
-        """Refuse, with a ValueError that names it, what this device cannot do."""
+        """Refuse, with a :class:`.DeviceError` that names it, what this device cannot do."""
 
     def session(
         self,

@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu.backends.session import Backend
 from wals_gpu.data.files import load_folder, save_folder
 from wals_gpu.data.ids import Ids
-from wals_gpu.errors import ModelFormatError
+from wals_gpu.errors import DeviceError, ModelFormatError
 from wals_gpu.objective.presets import bound_from_arrays
 from wals_gpu.priors.linear import FittedPrior
 from wals_gpu.training.fitted import Fitted
@@ -123,6 +123,8 @@ def unreadable(path: str | PathLike[str]) -> Iterator[None]:
     """What goes wrong within is a :class:`.ModelFormatError` that names the folder."""
     try:
         yield
+    except DeviceError:  # nothing is wrong with the folder
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFormatError(f"{path} is not a model that this version can read: {error}") from error
 

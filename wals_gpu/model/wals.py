@@ -232,15 +232,14 @@ class WALS:
                 del recommended["exponent"]
             # The ridge alone, as strength, leaves cold items far below what their texts could tell (docs/priors.md).
             prior = {"strength": 3.0} | prior
+        model = cls(**(recommended | settings), item_prior=None)  # refuses what is wrong before texts are encoded
         if encoder is None:
-            if ids is not None:
-                items = (ids, items)
-            item_prior = LinearPrior(items, **prior)
+            model.item_prior = LinearPrior(items if ids is None else (ids, items), **prior)
         else:
             if isinstance(encoder, (str, PathLike)):
                 encoder = as_encoder(encoder, max_length=max_length, batch_size=batch_size)
-            item_prior = LinearPrior.from_texts(items, encoder, ids=ids, **prior)
-        return cls(**(recommended | settings), item_prior=item_prior)
+            model.item_prior = LinearPrior.from_texts(items, encoder, ids=ids, **prior)
+        return model
 
     def __repr__(self) -> str:
         fitted = "not fitted"
@@ -893,6 +892,8 @@ class WALS:
             There is no such folder.
         ModelFormatError
             It holds no model, a damaged one, or one of a newer version.
+        DeviceError
+            The device cannot do what the model needs, such as float64.
         """
         saved = read_model(path, make_backend(device, num_threads))
         fitted = saved.fitted

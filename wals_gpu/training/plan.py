@@ -49,7 +49,7 @@ class FitSettings:
     backend: Backend
 
     def check_device(self) -> None:
-        """Refuse, with a ValueError, what the device cannot do."""
+        """Refuse, with a :class:`.DeviceError`, what the device cannot do."""
         self.backend.check(factors=self.factors, dtype=self.dtype, options=self.options)
 
     def sizes(self, shape: tuple[int, int], n_entries: int, **more: Any) -> FitSizes:
