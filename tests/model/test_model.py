@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -652,3 +653,16 @@ def test_a_folder_with_other_content_is_refused(tmp_path):
         save_folder(tmp_path / f"{n}", bad_tensors, bad_metadata)
         with pytest.raises(ModelFormatError, match=f"{n} is not a model that this version can read"):
             WALS.load(tmp_path / f"{n}")
+
+
+def test_a_new_fit_lets_go_of_the_earlier_factors():
+    """Also where answers kept what they computed, and where the new fit starts from them."""
+    likes = csr_matrix(np.eye(6, dtype=np.float32))
+    for warm_start in (False, True):
+        model = WALS(4, iterations=1).fit(likes)
+        model.recommend([0, 1], k=2)
+        model.fold_in(likes)
+        earlier, alive = weakref.ref(model.item_factors.base), []
+        assert earlier() is not None
+        model.fit(likes, warm_start=warm_start, callback=lambda *_, e=earlier, a=alive: a.append(e() is not None))
+        assert alive == [False]

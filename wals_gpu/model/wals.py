@@ -29,7 +29,7 @@ from wals_gpu.retrieval.lists import Lists
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.loop import Run
 from wals_gpu.training.memory import MemoryEstimate, estimate_memory
-from wals_gpu.training.plan import FitSettings, HoldOut, Saving, make_plan
+from wals_gpu.training.plan import FitSettings, HoldOut, Saving, WarmStart, make_plan
 from wals_gpu.training.state import FitRecord
 
 __all__ = ["WALS", "FitRecord"]
@@ -241,6 +241,9 @@ class WALS:
             model.item_prior = LinearPrior.from_texts(items, encoder, ids=ids, **prior)
         return model
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not name.startswith("_last")}
+
     def __repr__(self) -> str:
         fitted = "not fitted"
         if self.user_factors is not None and self.item_factors is not None:
@@ -327,11 +330,14 @@ class WALS:
             raise TypeError(f"callback must be callable, got {callback!r}")
         holding = HoldOut(validation, metric, validate_every, patience)
         saving = Saving(checkpoint_dir, checkpoint_every, resume)
-        start = self.fitted if warm_start and self.user_factors is not None else None
-        plan = make_plan(self._settings(), interactions, columns, holding, saving, start, warm_start=warm_start)
-        with Run(plan, self._take) as run:
+        plan = make_plan(self._settings(), interactions, columns, holding, saving, self._start(warm_start))
+        with Run(plan, self._take) as run:  # once it has begun, an earlier fit is gone
             run.iterate(None if callback is None else self._announcer(callback), show_progress)
         return self
+
+    def _start(self, warm_start: bool) -> WarmStart:
+        has_factors = self.user_factors is not None and self.item_factors is not None
+        return WarmStart(bool(warm_start), self.fitted if warm_start and has_factors else None)
 
     def _settings(self) -> FitSettings:
         """What fits depend on beside their data."""
@@ -361,6 +367,7 @@ class WALS:
         self.user_ids, self.item_ids = fitted.user_ids, fitted.item_ids
         self.user_prior_, self.item_prior_ = fitted.user_prior, fitted.item_prior
         self._bound, self._seen = fitted.bound, fitted.seen
+        self._last, self._last_parts = None, ()  # an earlier model's factors are free
 
     def _announcer(self, callback: Callable[[WALS, FitRecord], bool | None]) -> Callable[[FitRecord], bool | None]:
         """What calls the user's callback with the model of the moment."""

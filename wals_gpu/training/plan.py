@@ -28,7 +28,7 @@ from wals_gpu.training.memory import FitSizes, check_memory, estimate_memory
 from wals_gpu.training.state import Side
 from wals_gpu.training.validation import Validation, hold_out, parse_metric
 
-__all__ = ["FitSettings", "HoldOut", "Plan", "Saving", "make_plan"]
+__all__ = ["FitSettings", "HoldOut", "Plan", "Saving", "WarmStart", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,22 @@ class Saving:
 
 
 @dataclass(frozen=True, eq=False)
+class WarmStart:
+    """What to start from.
+
+    Parameters
+    ----------
+    is_wanted : bool, default False
+        A fit can be resumed with the same answer only.
+    fitted : Fitted, optional
+        Has the factors, matched by id, or by row number without ids; other rows start at random. None: all do.
+    """
+
+    is_wanted: bool = False
+    fitted: Fitted | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
     """A fit that can begin: nothing of it has changed the model yet.
 
@@ -162,9 +178,7 @@ def make_plan(
     columns: Mapping[str, Any],
     holding: HoldOut,
     saving: Saving,
-    start: Fitted | None = None,
-    *,
-    warm_start: bool = False,
+    start: WarmStart,
 ) -> Plan:
     """Read and check all that a fit needs.
 
@@ -176,10 +190,7 @@ def make_plan(
         ``user_column``, ``item_column``, ``value_column`` of a table.
     holding : HoldOut
     saving : Saving
-    start : Fitted, optional
-        Factors to start from, matched by id, or by row number without ids; other rows start at random.
-    warm_start : bool, default False
-        Whether `start` was wanted: a fit can be resumed with the same answer only.
+    start : WarmStart
 
     Returns
     -------
@@ -204,15 +215,15 @@ def make_plan(
         validation = Validation(settings.backend, train, test, holding.metric, holding.every, holding.patience)
     check_memory(estimate_memory(_sizes_of(settings, train, validation is not None), settings.backend))
     bound, terms = _bind(settings, train)
-    factors = _start_values(settings, data, start)
+    factors = _start_values(settings, data, start.fitted)
     of_users = Side("user", terms[0], factors[0], data.user_ids)
     of_items = Side("item", terms[1], factors[1], data.item_ids)
     for side, prior in ((of_users, settings.user_prior), (of_items, settings.item_prior)):
         if prior is not None:
-            side.prior = _begin_prior(settings, side, prior, warm_start)
+            side.prior = _begin_prior(settings, side, prior, start.is_wanted)
     checkpoint = None
     if saving.folder is not None:
-        compared = _to_compare(settings, data, validation, warm_start)
+        compared = _to_compare(settings, data, validation, start.is_wanted)
         checkpoint = Checkpoint(saving.folder, saving.every, compared)
     return Plan(settings, train, bound, of_users, of_items, validation, checkpoint, bool(saving.resume))
 
@@ -293,7 +304,7 @@ def _to_compare(
         "data": fingerprint(data.matrix, data.user_ids, data.item_ids),
         "stored data": isinstance(data.matrix, StoredMatrix),
         **settings.to_compare(),
-        "warm_start": bool(warm_start),
+        "warm_start": warm_start,
     }
     if validation is not None:
         compared |= {name: getattr(validation, name) for name in ("metric", "every", "patience")}
