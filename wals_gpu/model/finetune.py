@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu.checks import integer, number
 from wals_gpu.data.interactions import as_interactions
 from wals_gpu.errors import ModelFitError
 from wals_gpu.priors.linear import FittedPrior, LinearPrior
@@ -140,13 +141,10 @@ def fine_tune(
     The encoder's weights change in place; ``encoder.save_pretrained(folder)`` keeps them.
     """
     encoder, fitted = _checked_model(model, texts)
-    for name, value, low in (("rounds", rounds, 1), ("epochs", epochs, 1), ("iterations", iterations, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ValueError(f"{name} must be an integer >= {low}, got {value!r}")
-    if not 0 <= heldout < 1:
-        raise ValueError(f"heldout must be a share in [0, 1), got {heldout!r}")
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be > 0, got {learning_rate!r}")
+    rounds, epochs = integer("rounds", rounds, 1), integer("epochs", epochs, 1)
+    iterations, batch_size = integer("iterations", iterations, 1), integer("batch_size", batch_size, 1)
+    heldout = number("heldout", heldout, below=1)
+    learning_rate = number("learning_rate", learning_rate, positive=True)
     layers = _trained_parameters(encoder.model, freeze_below)
     data = as_interactions(interactions, dtype=model.dtype, **columns)
     n_users = model.n_users
@@ -165,7 +163,7 @@ def fine_tune(
 
     done = []
     embeddings = encoder.encode(texts)
-    for number in range(rounds):
+    for round_number in range(rounds):
         parts = {name: _ItemsPart(model, of_items, rows) for name, rows in groups.items()}
         loss, items = _last_loss(model), model.fitted.item_factors
         assert fitted.mean is not None
@@ -173,7 +171,9 @@ def fine_tune(
         best, before = _solved(parts, fitted.project(embeddings, model.dtype))
         weights_before = {name: tensor.detach().clone() for name, tensor in encoder.model.state_dict().items()}
         rows = groups["trained"]
-        work.train(fitted, *parts["trained"].regression(best[rows], fitted.project(embeddings)[rows]), seed + number)
+        work.train(
+            fitted, *parts["trained"].regression(best[rows], fitted.project(embeddings)[rows]), seed + round_number
+        )
         encoder.name = None  # what is saved under that name are other weights
         trained = encoder.encode(texts)
         best_trained, after = _solved(parts, fitted.project(trained, model.dtype))
@@ -354,11 +354,7 @@ def _trained_parameters(network: Any, freeze_below: int) -> list[Any]:
     import torch
 
     n = int(network.config.num_hidden_layers)
-    if isinstance(freeze_below, bool) or not isinstance(freeze_below, int) or not 0 <= freeze_below <= n:
-        raise ValueError(
-            f"freeze_below must be an integer from 0 to {n}, the layers of the encoder; got {freeze_below!r}"
-        )
-    if not freeze_below:
+    if not integer("freeze_below", freeze_below, 0, n):
         return list(network.parameters())
     stacks = [m for m in network.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == n]
     if not stacks:

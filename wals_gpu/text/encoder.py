@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
+from wals_gpu.checks import integer
 from wals_gpu.text.cache import EmbeddingStore
 
 __all__ = ["Encoder", "checked_vectors"]
@@ -80,8 +81,8 @@ class Encoder:
             another number of vectors than it got texts. The message says which text.
         """
         texts, single = _as_texts(sentences)
-        if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
-            raise ValueError(f"batch_size must be None or an integer >= 1, got {batch_size!r}")
+        if batch_size is not None:
+            batch_size = integer("batch_size", batch_size, 1)
         partial = None if out is None or self.cache_dir is not None else Path(f"{out}.partial")
         folder = partial or self.cache_dir
         store = None if folder is None else self._store(folder)
