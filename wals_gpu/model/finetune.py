@@ -151,17 +151,17 @@ def fine_tune(
     if data.matrix.shape != (n_users, len(texts)):
         raise ValueError(f"interactions must be those of the fit, {(n_users, len(texts))}, got {data.matrix.shape}")
     of_items = model._backend.transpose(data.matrix)
-    told = (np.diff(of_items.indptr) > 0) & np.array([bool(text and text.strip()) for text in texts])
+    usable = (np.diff(of_items.indptr) > 0) & np.array([bool(text and text.strip()) for text in texts])
     held = np.zeros(len(texts), np.bool_)
     rng = np.random.default_rng(seed)
     if heldout:
-        held[rng.permutation(np.flatnonzero(told))[: round(heldout * told.sum())]] = True
-    if not (told & ~held).any():
+        held[rng.permutation(np.flatnonzero(usable))[: round(heldout * usable.sum())]] = True
+    if not (usable & ~held).any():
         raise ValueError("no item has a text and interactions, so there is nothing to train on")
-    groups = {"trained": np.flatnonzero(told & ~held), "held": np.flatnonzero(held), "rest": np.flatnonzero(~told)}
+    groups = {"trained": np.flatnonzero(usable & ~held), "held": np.flatnonzero(held), "rest": np.flatnonzero(~usable)}
     work = _Work(encoder, list(texts), groups["trained"], layers, epochs, learning_rate, batch_size, show_progress)
 
-    done = []
+    records = []
     embeddings = encoder.encode(texts)
     for round_number in range(rounds):
         parts = {name: _ItemsPart(model, of_items, rows) for name, rows in groups.items()}
@@ -188,10 +188,10 @@ def fine_tune(
         _, fitted = _checked_model(model, texts)
         losses = loss, beside + sum(after.values()), _last_loss(model)
         of_items_trained, of_held = (before["trained"], after["trained"]), (before["held"], after["held"])
-        done.append(FineTuneRound(*losses, *of_items_trained, *of_held, kept))
+        records.append(FineTuneRound(*losses, *of_items_trained, *of_held, kept))
         if not kept:
             break
-    return done
+    return records
 
 
 class _ItemsPart:
@@ -257,7 +257,7 @@ class _Work:
     batch_size: int
     show_progress: bool
 
-    def train(self, fitted: FittedPrior, wanted: NDArray[np.float64], weights: NDArray[np.float64], seed: int) -> None:
+    def train(self, fitted: FittedPrior, targets: NDArray[np.float64], weights: NDArray[np.float64], seed: int) -> None:
         import torch
         from transformers import Trainer, TrainingArguments
 
@@ -265,18 +265,18 @@ class _Work:
         tokens = encoder.tokens([self.texts[row] or "" for row in self.rows])
         # In units of the weighted variance of the factors, so that a loss of 1 is what the mean factor gives.
         weight = weights / weights.mean()
-        unit = float((weight[:, None] * (wanted - wanted.mean(axis=0)) ** 2).sum() / len(weight)) or 1.0
+        unit = float((weight[:, None] * (targets - targets.mean(axis=0)) ** 2).sum() / len(weight)) or 1.0
         examples = [
             {"tokens": ids, "target": y, "weight": w}
-            for ids, y, w in zip(tokens, wanted.astype(np.float32), (weight / unit).astype(np.float32), strict=True)
+            for ids, y, w in zip(tokens, targets.astype(np.float32), (weight / unit).astype(np.float32), strict=True)
             if len(ids)
         ]
         head = network_head(encoder, fitted).to(encoder.device)
 
         def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
-            padded = encoder.padded([each["tokens"] for each in batch])
-            target = torch.from_numpy(np.stack([each["target"] for each in batch]))
-            return {"batch": padded, "target": target, "weight": torch.tensor([each["weight"] for each in batch])}
+            padded = encoder.padded([example["tokens"] for example in batch])
+            target = torch.from_numpy(np.stack([example["target"] for example in batch]))
+            return {"batch": padded, "target": target, "weight": torch.tensor([example["weight"] for example in batch])}
 
         chosen = {id(parameter) for parameter in self.parameters}
         before = [(parameter, parameter.requires_grad) for parameter in encoder.model.parameters()]
@@ -402,8 +402,8 @@ def _with_embeddings(fitted: FittedPrior, embeddings: NDArray[np.float32]) -> Li
 
 
 def _fit_further(model: WALS, data: Any, iterations: int) -> None:
-    wanted, model.iterations = model.iterations, iterations
+    original, model.iterations = model.iterations, iterations
     try:
         model.fit(dataclasses.replace(data, user_ids=model.user_ids, item_ids=model.item_ids), warm_start=True)
     finally:
-        model.iterations = wanted
+        model.iterations = original

@@ -145,8 +145,8 @@ class Encoder:
                     if text:
                         rows.setdefault(text, []).append(row)
                 progress.update(len(block) - sum(map(len, rows.values())))
-                for found, values in self._vectors_of(list(rows), store, batch_size):
-                    places = [rows[text] for text in found]
+                for batch, values in self._vectors_of(list(rows), store, batch_size):
+                    places = [rows[text] for text in batch]
                     progress.update(sum(map(len, places)))
                     if values is None:
                         continue
@@ -156,10 +156,10 @@ class Encoder:
                         raise ValueError(
                             f"{self!r} gave vectors of {vectors.shape[1]} and of {values.shape[1]} numbers"
                         )
-                    counts = [len(each) for each in places]
-                    where = np.concatenate(places)
-                    vectors[where] = np.repeat(values, counts, axis=0)
-                    filled[where] = True
+                    counts = [len(rows_of_text) for rows_of_text in places]
+                    targets = np.concatenate(places)
+                    vectors[targets] = np.repeat(values, counts, axis=0)
+                    filled[targets] = True
                     total = total + np.asarray(counts, np.float64) @ values.astype(np.float64)
         if filled.all() and vectors is not None:
             return vectors
@@ -195,17 +195,20 @@ class Encoder:
             yield batch, values
 
     def _checked(self, values: Any, batch: list[str]) -> NDArray[np.float32]:
-        wanted = f"{self!r} must give numbers of shape (n, E) for n texts; for {len(batch)} it gave"
+        requirement = f"{self!r} must give numbers of shape (n, E) for n texts; for {len(batch)} it gave"
         return checked_vectors(
-            values, len(batch), wanted, lambda row: f"{self!r} gave NaN or infinity for the text {batch[row]!r:.80}"
+            values,
+            len(batch),
+            requirement,
+            lambda row: f"{self!r} gave NaN or infinity for the text {batch[row]!r:.80}",
         )
 
 
-def checked_vectors(values: Any, n: int, wanted: str, not_finite: Callable[[int], str]) -> NDArray[np.float32]:
-    """Finite vectors (n, E); a ValueError says `wanted` and what came, or `not_finite` of the first such row."""
+def checked_vectors(values: Any, n: int, requirement: str, not_finite: Callable[[int], str]) -> NDArray[np.float32]:
+    """Finite vectors (n, E); a ValueError says `requirement` and what came, or `not_finite` of the first such row."""
     values = np.asarray(values)
     if values.ndim != 2 or len(values) != n or values.dtype.kind not in "fiu":
-        raise ValueError(f"{wanted} {values.dtype} {values.shape}")
+        raise ValueError(f"{requirement} {values.dtype} {values.shape}")
     values = values.astype(np.float32, copy=False)
     finite = np.isfinite(values).all(axis=1)
     if not finite.all():

@@ -152,7 +152,7 @@ def item_embeddings(source: Any, texts: Sequence[str | None], **encode: Any) -> 
     if not (isinstance(source, np.ndarray) or hasattr(source, "__array__")):
         encoded: NDArray[np.float32] = as_encoder(source).encode(list(texts), **encode)
         return encoded
-    wanted = f"embeddings must be numbers of shape (n={len(texts)}, E), one row for each text; got"
+    requirement = f"embeddings must be numbers of shape (n={len(texts)}, E), one row for each text; got"
     return checked_vectors(
-        source, len(texts), wanted, lambda row: f"embeddings must be finite, got NaN or infinity in row {row}"
+        source, len(texts), requirement, lambda row: f"embeddings must be finite, got NaN or infinity in row {row}"
     )

@@ -292,12 +292,12 @@ def _device(device: str | None) -> torch.device:
     if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        wanted = torch.device(device)
+        target = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device must be None or a name such as 'cpu' or 'cuda', got {device!r}") from error
-    if wanted.type == "cuda" and not torch.cuda.is_available():
+    if target.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device!r}: this torch ({torch.__version__}) sees no CUDA device")
-    return wanted
+    return target
 
 
 def _load(name: str, with_tokenizer: bool) -> tuple[Any, Any]:
@@ -306,13 +306,13 @@ def _load(name: str, with_tokenizer: bool) -> tuple[Any, Any]:
         with _quiet(transformers.utils.logging):
             load = functools.partial(transformers.AutoModel.from_pretrained, name, output_loading_info=True)
             try:  # the head over the first token is not used, and random where a checkpoint has none
-                model, found = load(add_pooling_layer=False)
+                model, info = load(add_pooling_layer=False)
             except TypeError:  # a kind of model without such a head
-                model, found = load()
+                model, info = load()
         tokenizer = transformers.AutoTokenizer.from_pretrained(name) if with_tokenizer else None
     except (OSError, ValueError) as error:
         raise _not_loaded(name, error) from error
-    random = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
+    random = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if random:
         raise ValueError(
             f"encoder {name} lacks {len(random)} weights of a {type(model).__name__}, such as {random[0]}: its vectors "
@@ -326,14 +326,14 @@ def _load(name: str, with_tokenizer: bool) -> tuple[Any, Any]:
 @contextlib.contextmanager
 def _quiet(log: Any) -> Iterator[None]:
     """Neither a progress bar over the tensors of a file nor a table of those that are not used."""
-    shown, level = log.is_progress_bar_enabled(), log.get_verbosity()
+    has_bar, level = log.is_progress_bar_enabled(), log.get_verbosity()
     log.disable_progress_bar()
     log.set_verbosity_error()
     try:
         yield
     finally:
         log.set_verbosity(level)
-        if shown:
+        if has_bar:
             log.enable_progress_bar()
 
 
@@ -368,11 +368,11 @@ def _longest(model: Any, tokenizer: Any) -> int:
 
 def _chosen_layers(layers: str | Sequence[int], n: int) -> tuple[str | list[int], list[int]]:
     """A name or numbers of layers, checked, and the places of their hidden states, 0 (input) to n."""
-    named = {"last4": range(max(1, n - 3), n + 1), "last": [n], "first_last": [min(1, n), n], "all": range(n + 1)}
+    choices = {"last4": range(max(1, n - 3), n + 1), "last": [n], "first_last": [min(1, n), n], "all": range(n + 1)}
     if isinstance(layers, str):
-        if layers not in named:
-            raise ValueError(f"layers must be one of {', '.join(named)}, or a list of numbers; got {layers!r}")
-        return layers, sorted(set(named[layers]))
+        if layers not in choices:
+            raise ValueError(f"layers must be one of {', '.join(choices)}, or a list of numbers; got {layers!r}")
+        return layers, sorted(set(choices[layers]))
     numbers = [integer(f"layers[{place}]", layer, -n - 1, n) for place, layer in enumerate(layers)]
     if not numbers:
         raise ValueError("layers must name at least one layer, got an empty list")

@@ -134,9 +134,9 @@ class Whitening:
             fits = matrix.ndim == 2 and len(matrix) == len(mean) and matrix.dtype == np.float32
             if not fits or not np.isfinite(matrix).all():
                 raise ValueError(f"{name}.matrix must be finite float32 (E={len(mean)}, E'), got {matrix.shape}")
-        found = cls(whiten=matrix is not None, components=None if matrix is None else matrix.shape[1])
-        found.mean_, found.matrix_ = mean, matrix
-        return found
+        whitening = cls(whiten=matrix is not None, components=None if matrix is None else matrix.shape[1])
+        whitening.mean_, whitening.matrix_ = mean, matrix
+        return whitening
 
 
 def _checked(embeddings: ArrayLike) -> NDArray[np.floating]:
