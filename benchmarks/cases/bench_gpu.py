@@ -138,7 +138,7 @@ def main() -> None:
                 records += [{"set": name, **record} for record in new]
                 print("tried, small" if args.dry_run else new, name, factors, what, file=sys.stderr)
                 if not args.dry_run:  # after each: a run that is cut off has the others
-                    write_result("gpu", args, records, device=backend._memory.torch.cuda.get_device_name())
+                    write_result("gpu", args, records, device=backend.device.memory.torch.cuda.get_device_name())
 
 
 if __name__ == "__main__":

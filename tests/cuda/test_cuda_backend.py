@@ -126,11 +126,11 @@ def test_terms_are_copied_once_and_freed_with_their_owner():
     backend = CudaBackend(*parts())
     terms, other, start = problem(8, [3, 50])
     solve_rows(backend, terms, other, start)
-    kept = backend._on_device[terms]
+    kept = backend.terms.kept[terms]
     solve_rows(backend, terms, other, start)
-    assert backend._on_device[terms] is kept and len(backend._on_device) == 1
+    assert backend.terms.kept[terms] is kept and len(backend.terms.kept) == 1
     del terms, kept
-    assert len(backend._on_device) == 0
+    assert len(backend.terms.kept) == 0
 
 
 class Counting:

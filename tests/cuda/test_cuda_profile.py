@@ -40,8 +40,8 @@ HOT = [
 @pytest.fixture(scope="module")
 def profile():
     backend = emulated_backend(checked=True)
-    backend._cuda.reset_profile()
-    backend._cuda.configure(profile=True)
+    backend.device.kernels.reset_profile()
+    backend.device.kernels.configure(profile=True)
     for lengths, d in (([20, 35, 60], 64), ([100, 150], 64)):
         terms, other, start = problem(d, lengths)
         solve_rows(backend, terms, other, np.zeros((len(lengths), d), np.float32))
@@ -49,8 +49,8 @@ def profile():
     rng = np.random.default_rng(0)
     queries, items = (rng.normal(size=(n, 64)).astype(np.float32) for n in (70, 600))
     backend.topk(queries, items, 10)
-    backend._cuda.configure()
-    return backend._cuda.profile()
+    backend.device.kernels.configure()
+    return backend.device.kernels.profile()
 
 
 @pytest.mark.parametrize(("file", "text", "space", "most"), HOT)

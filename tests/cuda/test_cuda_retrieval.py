@@ -26,9 +26,9 @@ def excluded_of(queries, items, density=0.3):
 def run(x, y, k, excluded=None, *, checked=False, schedules=SCHEDULES):
     backend, results = emulated_backend(checked), []
     for schedule in schedules:
-        backend._cuda.configure(**schedule)
+        backend.device.kernels.configure(**schedule)
         results.append(backend.topk(x, y, k, excluded))
-    backend._cuda.configure()
+    backend.device.kernels.configure()
     for ids, scores in results:
         assert ids.tobytes() == results[0][0].tobytes()
         assert scores.tobytes() == results[0][1].tobytes()
@@ -154,12 +154,12 @@ def test_transpose(rows, cols, checked):
     matrix.sort_indices()
     backend, expected = emulated_backend(checked), CpuBackend(1).transpose(matrix)
     for schedule in SCHEDULES:
-        backend._cuda.configure(**schedule)
+        backend.device.kernels.configure(**schedule)
         found = backend.transpose(matrix)
         for name in ("indptr", "indices", "data"):
             assert getattr(found, name).dtype == getattr(expected, name).dtype
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
-    backend._cuda.configure()
+    backend.device.kernels.configure()
 
 
 def test_transpose_of_nothing_and_of_float64():

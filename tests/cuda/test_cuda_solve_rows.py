@@ -19,7 +19,9 @@ from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.cuda import CudaBackend
 from wals_gpu.backends.cuda_plan import plan_cg, plan_exact, plan_subspace, slice_rows
-from wals_gpu.backends.solve import SolveOptions, SolveSizes
+from wals_gpu.backends.cuda_solve import RowKernels
+from wals_gpu.backends.cuda_terms import fitting_parts
+from wals_gpu.backends.solve import SolveSizes
 from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.objective.presets import PRESETS, make_objective
 from wals_gpu.objective.terms import RowTerms
@@ -37,11 +39,11 @@ def run(terms, other, *, start=None, prior=None, backend=None, schedules=SCHEDUL
     backend = emulated_backend() if backend is None else backend
     results = []
     for schedule in schedules:
-        backend._cuda.configure(**schedule)
+        backend.device.kernels.configure(**schedule)
         x = np.full((terms.n_rows, other.shape[1]), np.nan, np.float32) if start is None else start.copy()
         solve_rows(backend, terms, other, x, prior=prior, **how)
         results.append(x)
-    backend._cuda.configure()
+    backend.device.kernels.configure()
     assert all(x.tobytes() == results[0].tobytes() for x in results)
     return results[0]
 
@@ -63,12 +65,12 @@ def forms(terms, d):
 def no_second_try(monkeypatch):
     """Fails where float32 did not solve a row by itself."""
 
-    def check(self, rows, status, factors):
+    def check(self, status):
         found = self._memory.download(status)
         assert not found.any(), f"rows {np.flatnonzero(found)} have status {found[found != 0]}"
         return np.flatnonzero(found), found
 
-    monkeypatch.setattr(CudaBackend, "_solve_again", check)
+    monkeypatch.setattr(RowKernels, "solve_again", check)
 
 
 # Exact solves
@@ -87,7 +89,7 @@ def test_rows_of_every_length(d, signs, no_second_try):
 
 def test_both_modules_have_the_same_limits():
     """Also a device has: the backend reads them from either."""
-    cuda = emulated_backend()._cuda.LIMITS
+    cuda = emulated_backend().device.kernels.LIMITS
     assert cuda._asdict() == LIMITS._asdict()
     for limits in (cuda, LIMITS):
         with pytest.raises(AttributeError):
@@ -272,7 +274,9 @@ def test_conjugate_gradients_whatever_stays_in_shared_memory(monkeypatch):
     terms, other, start = problem(33, [0, 7, 60, 130])
     how = {"start": start, "solver": "cg", "schedules": SCHEDULES[-1:]}
     whole = run(terms, other, **how)
-    monkeypatch.setattr("wals_gpu.backends.cuda.plan_cg", lambda terms, staged, giant: plan_cg(terms, (3, 40), giant))
+    monkeypatch.setattr(
+        "wals_gpu.backends.cuda_solve.plan_cg", lambda terms, staged, giant: plan_cg(terms, (3, 40), giant)
+    )
     np.testing.assert_array_equal(run(terms, other, **how), whole)
 
 
@@ -294,8 +298,8 @@ def small_slices(monkeypatch):
     """Rows of more than 32 entries are giant, and cut by 16."""
     limits = LIMITS._replace(slice_entries=16, giant_entries=32)
     for checked in () if ON_DEVICE else (False, True):
-        monkeypatch.setattr(emulated_backend(checked)._cuda, "LIMITS", limits)
-    monkeypatch.setattr(emulated_backend()._cuda, "LIMITS", limits)
+        monkeypatch.setattr(emulated_backend(checked).device.kernels, "LIMITS", limits)
+    monkeypatch.setattr(emulated_backend().device.kernels, "LIMITS", limits)
 
 
 @pytest.mark.parametrize("how", [*STEPS, {"solver": "subspace", "block_size": 64}], ids=str)
@@ -318,7 +322,7 @@ def test_giant_rows_of_conjugate_gradients_end_as_others_do(small_slices, monkey
     other[:100] *= np.float32(0.1)
     how = {"start": start, "solver": "cg", "cg_steps": 40, "cg_tolerance": 0.05, "schedules": SCHEDULES[-1:]}
     sliced = run(terms, other, **how)
-    monkeypatch.setattr(emulated_backend()._cuda, "LIMITS", LIMITS)
+    monkeypatch.setattr(emulated_backend().device.kernels, "LIMITS", LIMITS)
     np.testing.assert_allclose(sliced, run(terms, other, **how), rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(sliced[:, 7], start[:, 7])
     assert not np.allclose(sliced, run(terms, other, **{**how, "cg_tolerance": 0.0}), rtol=1e-3, atol=1e-4)
@@ -436,12 +440,12 @@ def test_parts_give_the_bits_of_the_whole(how):
     terms, other, start = problem(33, [0, 4, 300, 70, 12, 90, 1, 1, 200])
     prior = start[::-1].copy()
     whole = run(terms, other, start=start, prior=prior, schedules=SCHEDULES[:1], **how)
-    module = emulated_backend()._cuda
+    module = emulated_backend().device.kernels
     one = CudaBackend(module, EmulatedMemory(module))
-    _, fixed, growing = one.memory_of(SolveSizes(9, len(other), terms.n_entries, 33, has_prior=True))
+    sizes = SolveSizes(9, len(other), terms.n_entries, 33, has_prior=True)
+    _, fixed, growing = one.memory_of(sizes)
     parts = CudaBackend(module, EmulatedMemory(module), fixed + growing // 2)
-    side = type("Side", (), {"n": len(other), "factors": 33})
-    assert len(parts._parts(terms, side, True, SolveOptions())) >= 3
+    assert len(fitting_parts(parts.device, terms, sizes)) >= 3
     np.testing.assert_array_equal(
         run(terms, other, start=start, prior=prior, backend=parts, schedules=SCHEDULES[:1], **how), whole
     )
@@ -455,7 +459,7 @@ def test_parts_give_the_bits_of_the_whole(how):
 
 def test_what_can_never_fit_is_refused_with_numbers():
     terms, other, start = problem(33, [4, 3000])
-    module = emulated_backend()._cuda
+    module = emulated_backend().device.kernels
     fixed = emulated_backend().memory_of(SolveSizes(0, len(other), 0, 33)).fixed
     small = CudaBackend(module, EmulatedMemory(module), fixed - 1)
     with pytest.raises(MemoryError, match=rf"3000 x 33 factors of the other side takes {fixed} bytes"):

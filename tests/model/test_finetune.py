@@ -169,11 +169,19 @@ def test_what_cannot_be_fine_tuned(likes, encoder):
     model = fitted(likes, encoder)
     for settings, words in (
         ({"rounds": 0}, "rounds must be an integer >= 1, got 0"),
-        ({"heldout": 1.0}, r"heldout must be a share in \[0, 1\), got 1.0"),
-        ({"learning_rate": 0.0}, "learning_rate must be > 0, got 0.0"),
-        ({"freeze_below": 4}, "freeze_below must be an integer from 0 to 3, the layers of the encoder; got 4"),
+        ({"heldout": 1.0}, "heldout must be a number from 0 to below 1, got 1.0"),
+        ({"learning_rate": 0.0}, "learning_rate must be a finite number > 0, got 0.0"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+        ({"freeze_below": 4}, "freeze_below must be an integer from 0 to 3, got 4"),
     ):
         with pytest.raises(ValueError, match=words):
+            fine_tune(model, likes, TEXTS, **settings)
+    for settings, words in (
+        ({"epochs": True}, "epochs must be an integer >= 1, got True"),
+        ({"heldout": "0.1"}, "heldout must be a number from 0 to below 1, got '0.1'"),
+        ({"freeze_below": 1.0}, "freeze_below must be an integer from 0 to 3, got 1.0"),
+    ):
+        with pytest.raises(TypeError, match=words):
             fine_tune(model, likes, TEXTS, **settings)
     with pytest.raises(ValueError, match="texts must hold one for each of the 90 items, got 3"):
         fine_tune(model, likes, TEXTS[:3])

@@ -403,11 +403,11 @@ def test_an_encoder_is_made_again_from_its_description(folder, encoder, tmp_path
     [
         ({"pooling": "max"}, "pooling must be one of mean, cls; got 'max'"),
         ({"layers": "best"}, "layers must be one of last4, last, first_last, all, or a list of numbers; got 'best'"),
-        ({"layers": [6]}, "layers must be from -6 to 5 for a model of 5 layers, got 6"),
+        ({"layers": [0, 6]}, r"layers\[1\] must be an integer from -6 to 5, got 6"),
         ({"layers": []}, "layers must name at least one layer"),
         ({"max_length": 39}, "max_length must be at most 38, the longest text of TextEncoder"),
         ({"max_length": 0}, "max_length must be an integer >= 1, got 0"),
-        ({"batch_size": True}, "batch_size must be an integer >= 1, got True"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
         ({"dtype": "float16"}, "dtype must be one of auto, float32, bfloat16; got 'float16'"),
         ({"device": "abacus"}, "device must be None or a name such as 'cpu' or 'cuda', got 'abacus'"),
     ],
@@ -415,6 +415,27 @@ def test_an_encoder_is_made_again_from_its_description(folder, encoder, tmp_path
 def test_settings_that_cannot_be(folder, settings, words):
     with pytest.raises(ValueError, match=words):
         TextEncoder(folder, **{"max_length": 32} | settings)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"layers": [1.5]}, r"layers\[0\] must be an integer from -6 to 5, got 1.5"),
+        ({"max_length": 32.0}, "max_length must be an integer >= 1, got 32.0"),
+        ({"batch_size": True}, "batch_size must be an integer >= 1, got True"),
+    ],
+)
+def test_settings_of_the_wrong_kind(folder, settings, words):
+    with pytest.raises(TypeError, match=words):
+        TextEncoder(folder, **{"max_length": 32} | settings)
+
+
+def test_batches_of_no_text_are_refused(encoder):
+    for size, error in ((0, ValueError), (2.0, TypeError)):
+        with pytest.raises(error, match=f"batch_size must be an integer >= 1, got {size}"):
+            encoder.encode(TEXTS, batch_size=size)
+        with pytest.raises(error, match=f"batch_size must be an integer >= 1, got {size}"):
+            FunctionEncoder(len, batch_size=size)
 
 
 def test_the_longest_text_has_a_position_for_every_token(folder):
@@ -599,10 +620,16 @@ def test_whitening_is_saved_as_arrays():
 
 
 def test_whitening_refuses_what_it_cannot_use():
-    with pytest.raises(ValueError, match="components must be None or an integer >= 1 with whiten=True, got 2"):
+    with pytest.raises(ValueError, match="components needs whiten=True, got 2"):
         Whitening(whiten=False, components=2)
+    with pytest.raises(ValueError, match="components must be an integer >= 1, got 0"):
+        Whitening(components=0)
+    with pytest.raises(TypeError, match="components must be an integer >= 1, got True"):
+        Whitening(components=True)
     with pytest.raises(ValueError, match="epsilon must be a finite number >= 0, got -1"):
         Whitening(epsilon=-1)
+    with pytest.raises(TypeError, match="epsilon must be a finite number >= 0, got '1'"):
+        Whitening(epsilon="1")
     with pytest.raises(ValueError, match="not fitted"):
         Whitening().transform(np.eye(2))
     with pytest.raises(ValueError, match="at least one row"):

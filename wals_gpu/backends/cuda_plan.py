@@ -117,8 +117,8 @@ def plan_subspace(terms: RowTerms, block: int, giant: int) -> tuple[NDArray[np.b
 def may_be_undetermined(terms: RowTerms, spectrum: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Rows with entries whose background and ridge leave a direction, the weakest, to the entries alone."""
     weakest, strongest = (terms.background.astype(np.float64) * s + terms.ridge for s in spectrum[[0, -1]])
-    found: NDArray[np.bool_] = (np.diff(terms.row_ptr) > 0) & ~(weakest >= LIMITS.undetermined_base * strongest)
-    return found
+    undetermined: NDArray[np.bool_] = (np.diff(terms.row_ptr) > 0) & ~(weakest >= LIMITS.undetermined_base * strongest)
+    return undetermined
 
 
 def slice_rows(row_ptr: NDArray[np.int64], numbers: Numbers, slice_entries: int, most_slots: int) -> list[SlicedRows]:

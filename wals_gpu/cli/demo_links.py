@@ -116,10 +116,10 @@ def format_demo(result: DemoResult) -> str:
             "early places counting more; 1 is perfect. popularity suggests to everyone what is named most often."
         ),
     ]
-    for each in result.recommendations:
-        rows = [["*" if r["hidden"] else "", r["item"], clipped(r["summary"], 48)] for r in each["items"]]
-        known = ", ".join(each["known"][:5]) + (" and more" if len(each["known"]) > 5 else "")
-        title = each["package"] + (f" ({each['summary']})" if each["summary"] else "")
+    for page in result.recommendations:
+        rows = [["*" if r["hidden"] else "", r["item"], clipped(r["summary"], 48)] for r in page["items"]]
+        known = ", ".join(page["known"][:5]) + (" and more" if len(page["known"]) > 5 else "")
+        title = page["package"] + (f" ({page['summary']})" if page["summary"] else "")
         parts.append(
             f"{title}\n{wrapped('  names ' + known)}\n"
             f"{textwrap.indent(format_table(['', 'suggested', '* = was hidden'], rows), '  ')}"

@@ -96,8 +96,8 @@ def run_text_demo(
     matrix, names, packages = data.interactions.matrix, data.interactions.item_ids, data.interactions.user_ids
     assert names is not None and packages is not None
     summaries = dict(zip(data.items["item_id"].to_pylist(), data.items["summary"].to_pylist(), strict=True))
-    shown = names.index_of(list(PACKAGES))
-    cold = np.union1d(cold_items_split(matrix, 0.2, seed)[2], shown)
+    columns = names.index_of(list(PACKAGES))
+    cold = np.union1d(cold_items_split(matrix, 0.2, seed)[2], columns)
     hidden, train = matrix[:, cold], _without_columns(matrix, cold)
 
     began = time.perf_counter()
@@ -111,9 +111,9 @@ def run_text_demo(
     assert model.user_factors is not None and model.item_factors is not None
     backend = make_backend(device, num_threads)
     ids, _ = backend.topk(model.user_factors, np.ascontiguousarray(model.item_factors[cold]), 100, None)
-    users, _ = backend.topk(np.ascontiguousarray(model.item_factors[shown]), model.user_factors, 5, None)
+    users, _ = backend.topk(np.ascontiguousarray(model.item_factors[columns]), model.user_factors, 5, None)
     pages = []
-    for package, column, rows in zip(PACKAGES, shown, users, strict=True):
+    for package, column, rows in zip(PACKAGES, columns, users, strict=True):
         by = set(matrix[:, column].nonzero()[0].tolist())
         likely = [
             {"package": packages.take(row), "named": row in by, "summary": summaries.get(packages.take(row))}
@@ -156,14 +156,14 @@ def format_text_demo(result: TextDemoResult) -> str:
             f"{result.chance:.0%}). Popularity cannot help: nobody has named them yet."
         ),
     ]
-    for each in result.packages:
+    for page in result.packages:
         rows = [
             ["*" if user["named"] else "", clipped(user["package"], 28), clipped(user["summary"] or "", 44)]
-            for user in each["users"]
+            for user in page["users"]
         ]
-        like = wrapped(f"  is like {', '.join(each['like'])}")
+        like = wrapped(f"  is like {', '.join(page['like'])}")
         table = textwrap.indent(format_table(["", "would name it", "* = does name it"], rows), "  ")
-        parts.append(f"{clipped(each['package'] + ' (' + each['summary'] + ')', 79)}\n{like}\n{table}")
+        parts.append(f"{clipped(page['package'] + ' (' + page['summary'] + ')', 79)}\n{like}\n{table}")
     popular = wrapped(f"  {', '.join(result.popular)}")
     parts.append(f"Popularity would offer all of them to those that name most, whatever they are:\n{popular}")
     return "\n\n".join(parts)

@@ -37,7 +37,7 @@ def item_lists(args: argparse.Namespace, model: WALS) -> dict[str, Any]:
             option = f"--{name.replace('_', '-')}"
             ids = _ids_of(read_lines(path), model.item_ids, option)
             columns = _columns(ids, model.item_ids, n_items, option)
-            _say_unknown(option, "items", columns)
+            _warn_unknown(option, "items", columns)
             columns = columns[columns >= 0]
             lists[name] = columns if model.item_ids is None else model.item_ids.take(columns)
     return lists
@@ -62,8 +62,8 @@ def user_lists(args: argparse.Namespace, model: WALS, users: Any) -> dict[str, c
             assert data.user_ids is not None and data.item_ids is not None  # as of every table
             user_rows = _columns(data.user_ids.ids, model.user_ids, n_users, f"--{name}")
             item_columns = _columns(data.item_ids.ids, model.item_ids, n_items, f"--{name}")
-            _say_unknown(f"--{name}", "users", user_rows)
-            _say_unknown(f"--{name}", "items", item_columns)
+            _warn_unknown(f"--{name}", "users", user_rows)
+            _warn_unknown(f"--{name}", "items", item_columns)
             pairs = data.matrix.tocoo()
             row, column = user_rows[pairs.row], item_columns[pairs.col]
             both = (row >= 0) & (column >= 0)
@@ -78,8 +78,8 @@ def _ids_of(texts: list[str], ids: Ids | None, option: str) -> NDArray[Any]:
     try:
         return np.array([int(text) for text in texts], np.int64)
     except (ValueError, OverflowError) as error:
-        what = "row numbers" if ids is None else "integers"
-        raise ValueError(f"{option}: this model's item ids are {what}: {error}") from None
+        kind = "row numbers" if ids is None else "integers"
+        raise ValueError(f"{option}: this model's item ids are {kind}: {error}") from None
 
 
 def _columns(values: NDArray[Any], ids: Ids | None, n: int, option: str) -> NDArray[np.int64]:
@@ -94,6 +94,6 @@ def _columns(values: NDArray[Any], ids: Ids | None, n: int, option: str) -> NDAr
     return np.where((values >= 0) & (values < n), values, -1).astype(np.int64)
 
 
-def _say_unknown(option: str, what: str, rows: NDArray[np.int64]) -> None:
+def _warn_unknown(option: str, things: str, rows: NDArray[np.int64]) -> None:
     if unknown := int((rows < 0).sum()):
-        say(f"{option}: {unknown:,} of {len(rows):,} {what} are unknown to the model and left out")
+        say(f"{option}: {unknown:,} of {len(rows):,} {things} are unknown to the model and left out")

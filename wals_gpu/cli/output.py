@@ -100,7 +100,7 @@ def writer_for(path: Path) -> Any:
 
 
 def write_recommendations(
-    path: Path, model: WALS, chunks: Iterable[tuple[Any, Any, Any]], on_users: Callable[[int], Any]
+    path: Path, model: WALS, chunks: Iterable[tuple[Any, Any, Any]], callback: Callable[[int], Any]
 ) -> int:
     """Write user_id, rank, item_id, score and give the file its name at the end: a broken run leaves no half file.
 
@@ -111,7 +111,7 @@ def write_recommendations(
         Its ids have the types of the columns.
     chunks : iterable of (users, ids, scores)
         As of ``WALS.recommend_chunks``.
-    on_users : callable
+    callback : callable
         Called with the number of users of each chunk after it is written.
 
     Returns
@@ -138,7 +138,7 @@ def write_recommendations(
                 arrays = [pa.array(each, kind) for each, kind in zip(values, types, strict=True)]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
                 rows += len(ranks)
-                on_users(len(users))
+                callback(len(users))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -192,10 +192,10 @@ def entry_keys(matrix: csr_matrix) -> NDArray[np.int64]:
     return keys
 
 
-def contains(ascending: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which of ``wanted`` are in ``ascending``."""
+def contains(ascending: NDArray[Any], keys: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which of ``keys`` are in ``ascending``."""
     if not ascending.size:
-        return np.zeros(wanted.shape, dtype=bool)
-    nearest: NDArray[Any] = ascending[np.minimum(np.searchsorted(ascending, wanted), ascending.size - 1)]
-    found: NDArray[np.bool_] = nearest == wanted
-    return found
+        return np.zeros(keys.shape, dtype=bool)
+    nearest: NDArray[Any] = ascending[np.minimum(np.searchsorted(ascending, keys), ascending.size - 1)]
+    matches: NDArray[np.bool_] = nearest == keys
+    return matches

@@ -285,9 +285,9 @@ def _exclusive(folder: Path) -> Iterator[int]:
 def _remove_leftovers(folder: Path) -> None:
     """Remove what ``model.json`` does not name, of this save or of one that was killed; failing is harmless."""
     with contextlib.suppress(OSError, ModelFormatError):
-        named = _parse(_read_json(folder), folder / _JSON)["tensors"]["file"] if (folder / _JSON).exists() else None
+        current = _parse(_read_json(folder), folder / _JSON)["tensors"]["file"] if (folder / _JSON).exists() else None
         for entry in list(folder.iterdir()):
-            stale = _TENSOR_FILE.fullmatch(entry.name) and entry.name != named
+            stale = _TENSOR_FILE.fullmatch(entry.name) and entry.name != current
             if stale or _TEMPORARY.fullmatch(entry.name):
                 entry.unlink()
 
@@ -319,13 +319,13 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
         raise ModelFormatError(f"{path} is damaged: not JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != "wals_gpu":
         raise ModelFormatError(f"{path} does not describe a wals_gpu model")
-    found = document.get("format_version")
-    if type(found) is int and found > FORMAT_VERSION:
+    version = document.get("format_version")
+    if type(version) is int and version > FORMAT_VERSION:
         raise ModelFormatError(
-            f"{path} has format version {found}, written by a newer wals_gpu; this one reads up to {FORMAT_VERSION}"
+            f"{path} has format version {version}, written by a newer wals_gpu; this one reads up to {FORMAT_VERSION}"
         )
-    if type(found) is not int or found < 1:
-        raise ModelFormatError(f"{path} is damaged: format_version must be a positive integer, got {found!r}")
+    if type(version) is not int or version < 1:
+        raise ModelFormatError(f"{path} is damaged: format_version must be a positive integer, got {version!r}")
     entry, metadata = document.get("tensors"), document.get("metadata")
     if not isinstance(entry, dict) or not isinstance(metadata, dict):
         raise ModelFormatError(f"{path} is damaged: it must hold the objects 'tensors' and 'metadata'")

@@ -148,8 +148,10 @@ class Ids:
         missing = np.ravel(index) < 0
         if missing.any():
             unknown = np.asarray(values, dtype=object).ravel()[missing]
-            shown = ", ".join(repr(_plain(v)) for v in unknown[:3])
-            raise KeyError(f"unknown {self.side} id: {shown}" + (f" and {len(unknown) - 3} more" * (len(unknown) > 3)))
+            examples = ", ".join(repr(_plain(v)) for v in unknown[:3])
+            raise KeyError(
+                f"unknown {self.side} id: {examples}" + (f" and {len(unknown) - 3} more" * (len(unknown) > 3))
+            )
         return index
 
     def take(self, index: ArrayLike) -> Any:
@@ -179,13 +181,13 @@ class Ids:
         flat = index.ravel().astype(np.int64)
         none = flat < 0
         if self.kind == "string":
-            taken = self._values.take(pa.array(flat, mask=none)).to_numpy(zero_copy_only=False)
+            ids = self._values.take(pa.array(flat, mask=none)).to_numpy(zero_copy_only=False)
         elif none.any():
-            taken = np.full(flat.size, None, dtype=object)
-            taken[~none] = self._values[flat[~none]]
+            ids = np.full(flat.size, None, dtype=object)
+            ids[~none] = self._values[flat[~none]]
         else:
-            taken = self._values[flat]
-        return taken.reshape(index.shape) if index.ndim else _plain(taken[0])
+            ids = self._values[flat]
+        return ids.reshape(index.shape) if index.ndim else _plain(ids[0])
 
     def to_arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """Plain arrays to save: ``name`` for integers, ``name.offsets`` and ``name.utf8`` for strings."""
@@ -224,7 +226,7 @@ class Ids:
 
     def _find_integers(self, values: ArrayLike) -> Any:
         query = np.asarray(values)
-        known = np.ones(query.shape, bool)
+        in_range = np.ones(query.shape, bool)
         if query.dtype.kind not in "iu":
             # Python ints beyond 64 bits, nullable Series, and everything that is an error.
             objects = np.asarray(values, dtype=object)
@@ -232,15 +234,15 @@ class Ids:
                 if not isinstance(value, (int, np.integer)) or isinstance(value, (bool, np.bool_)):
                     raise TypeError(f"{self.side} ids are integers, got {type(value).__name__} {value!r}")
             limits = np.iinfo(self._values.dtype)
-            known = ((objects >= limits.min) & (objects <= limits.max)).astype(bool)
-            query = np.where(known, objects, 0).astype(self._values.dtype)
+            in_range = ((objects >= limits.min) & (objects <= limits.max)).astype(bool)
+            query = np.where(in_range, objects, 0).astype(self._values.dtype)
         elif query.dtype.kind != self._values.dtype.kind:
-            known = query >= 0 if query.dtype.kind == "i" else query <= np.uint64(np.iinfo(np.int64).max)
-            query = np.where(known, query, 0).astype(self._values.dtype)
+            in_range = query >= 0 if query.dtype.kind == "i" else query <= np.uint64(np.iinfo(np.int64).max)
+            query = np.where(in_range, query, 0).astype(self._values.dtype)
         index = np.searchsorted(self._values, query)
         index_in = np.minimum(index, len(self) - 1)
-        found = known & (self._values[index_in] == query) if len(self) else np.zeros(query.shape, bool)
-        return np.where(found, index, -1).astype(np.int64)[()]
+        is_id = in_range & (self._values[index_in] == query) if len(self) else np.zeros(query.shape, bool)
+        return np.where(is_id, index, -1).astype(np.int64)[()]
 
     def _find_strings(self, values: ArrayLike) -> Any:
         query = np.asarray(values, dtype=object)
@@ -276,8 +278,10 @@ def _worst(index: NDArray[np.integer]) -> int:
     return int(index.min()) if index.min() < -1 else int(index.max())
 
 
-def row_numbers(asked: ArrayLike, ids: Ids | None, n: int, side: str, name: str = "") -> tuple[NDArray[np.int64], bool]:
-    """Row numbers (B,) of ids, or of row numbers where there are no `ids`, and whether it was a single one.
+def row_numbers(
+    queries: ArrayLike, ids: Ids | None, n: int, side: str, name: str = ""
+) -> tuple[NDArray[np.int64], bool]:
+    """Row numbers (B,) of queries, which are ids, or row numbers where there are no `ids`; whether it was a single one.
 
     Raises
     ------
@@ -288,9 +292,9 @@ def row_numbers(asked: ArrayLike, ids: Ids | None, n: int, side: str, name: str 
     """
     name = name or f"{side}s"
     if ids is not None:
-        index = np.asarray(ids.index_of(asked))
+        index = np.asarray(ids.index_of(queries))
     else:
-        index = np.asarray(asked)
+        index = np.asarray(queries)
         if index.size and index.dtype.kind not in "iu":
             raise TypeError(f"{name} must be row numbers (integers), got {index.dtype}")
         if index.size and not (0 <= index.min() and index.max() < n):

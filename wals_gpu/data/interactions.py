@@ -260,26 +260,26 @@ def _numbers(column: Column, name: Hashable, dtype: np.dtype[Any]) -> NDArray[np
     return cast_values(values, dtype, lambda k: f"row {k} of {where}")
 
 
-def _choose(source: Source, asked: Any, argument: str, defaults: Sequence[str]) -> Hashable | None:
-    if asked is not None:
-        found = [name for name in source.names if name == asked]
+def _choose(source: Source, column: Any, argument: str, defaults: Sequence[str]) -> Hashable | None:
+    if column is not None:
+        matches = [name for name in source.names if name == column]
     else:
         usual = {_plain_name(name) for name in defaults}
-        found = [name for name in source.names if _plain_name(name) in usual]
-    if len(found) == 1:
-        return found[0]
-    if not found and asked is None and argument == "value_column":
+        matches = [name for name in source.names if _plain_name(name) in usual]
+    if len(matches) == 1:
+        return matches[0]
+    if not matches and column is None and argument == "value_column":
         return None
-    if asked is not None:
-        problem = f"{argument}={asked!r} is {'not there' if not found else 'not unique'}"
-    elif found:
-        problem = f"{argument} must say which of {', '.join(map(repr, found))} to use"
+    if column is not None:
+        problem = f"{argument}={column!r} is {'not there' if not matches else 'not unique'}"
+    elif matches:
+        problem = f"{argument} must say which of {', '.join(map(repr, matches))} to use"
     else:
         problem = (
             f"{argument} must be given, since no column has a usual name such as {defaults[0]!r} or {defaults[1]!r}"
         )
-    names = ", ".join(f"{name!r:.60}" for name in source.names[:20]) + (", ..." if len(source.names) > 20 else "")
-    raise DataError(f"{problem}; {source.what} has the columns {names}")
+    listing = ", ".join(f"{name!r:.60}" for name in source.names[:20]) + (", ..." if len(source.names) > 20 else "")
+    raise DataError(f"{problem}; {source.what} has the columns {listing}")
 
 
 def _plain_name(name: Hashable) -> str:

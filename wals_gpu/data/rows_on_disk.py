@@ -69,9 +69,9 @@ class FileArray:
             raise DataError(f"{path} is no .npy file of a one-dimensional array: {error!r}") from error
         if self.dtype.kind not in "if" or not self.dtype.isnative:
             raise DataError(f"{path} must hold integers or floats of this machine's byte order, got {self.dtype}")
-        wanted, got = self._offset + self.size * self.dtype.itemsize, path.stat().st_size
-        if wanted != got:
-            raise DataError(f"{path} must have {wanted} bytes for {self.size} numbers, got {got}")
+        n_bytes, size = self._offset + self.size * self.dtype.itemsize, path.stat().st_size
+        if n_bytes != size:
+            raise DataError(f"{path} must have {n_bytes} bytes for {self.size} numbers, got {size}")
 
     def __len__(self) -> int:
         return self.size

@@ -74,11 +74,11 @@ class StoredMatrix(StoredRows):
         if not folder.exists():
             raise FileNotFoundError(f"no stored interactions at {folder}")
         try:
-            noted = json.loads((folder / "stored.json").read_bytes())
-            if noted["format"] != "wals_gpu interactions" or noted["format_version"] != _VERSION:
-                raise ValueError(f"format {noted['format']!r}, version {noted['format_version']!r}")
-            n_users, n_items = (integer("shape", n, 1, 2**31 - 1) for n in noted["shape"])
-            dtype = np.dtype({"float32": "float32", "float64": "float64"}[noted["dtype"]])
+            metadata = json.loads((folder / "stored.json").read_bytes())
+            if metadata["format"] != "wals_gpu interactions" or metadata["format_version"] != _VERSION:
+                raise ValueError(f"format {metadata['format']!r}, version {metadata['format_version']!r}")
+            n_users, n_items = (integer("shape", n, 1, 2**31 - 1) for n in metadata["shape"])
+            dtype = np.dtype({"float32": "float32", "float64": "float64"}[metadata["dtype"]])
         except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{folder} holds no stored interactions that this version can read: {error!r}") from error
         super().__init__(folder / "users", (n_users, n_items), dtype)
@@ -234,8 +234,8 @@ def write_stored(
     try:
         shape = _write_users(work / "users", _blocks(interactions, n_columns, max_entries), n_columns, dtype)
         _write_items(work / "items", StoredRows(work / "users", shape, dtype), max_entries)
-        noted = {"format": "wals_gpu interactions", "format_version": _VERSION, "shape": shape, "dtype": dtype.name}
-        (work / "stored.json").write_text(json.dumps(noted) + "\n")
+        metadata = {"format": "wals_gpu interactions", "format_version": _VERSION, "shape": shape, "dtype": dtype.name}
+        (work / "stored.json").write_text(json.dumps(metadata) + "\n")
         work.chmod(0o777 & ~_umask())  # mkdtemp's is for the owner alone
         for written in (*work.rglob("*"), work):
             _to_disk(written)
@@ -337,16 +337,16 @@ def _write_items(folder: Path, users: StoredRows, max_entries: int) -> None:
     groups = list(itertools.pairwise(group_ends))
     for begin, end in users.bounds(max_entries):
         block = users.block(begin, end).tocsc()
-        found = np.empty(block.nnz, entry)
-        found["item"] = np.repeat(np.arange(n_items, dtype=np.int32), np.diff(block.indptr))
-        found["user"], found["value"] = block.indices, block.data
-        found["user"] += begin
+        entries = np.empty(block.nnz, entry)
+        entries["item"] = np.repeat(np.arange(n_items, dtype=np.int32), np.diff(block.indptr))
+        entries["user"], entries["value"] = block.indices, block.data
+        entries["user"] += begin
         for g, (low, high) in enumerate(groups):
-            piece = found[block.indptr[low] : block.indptr[high]]
+            piece = entries[block.indptr[low] : block.indptr[high]]
             if len(piece):
                 with open(folder / f"group-{g}", "ab") as file:
                     piece.tofile(file)
-        del block, found
+        del block, entries
     with (
         AppendedArray(folder / "indices.npy", np.int32) as indices,
         AppendedArray(folder / "data.npy", users.dtype) as data,
@@ -355,9 +355,9 @@ def _write_items(folder: Path, users: StoredRows, max_entries: int) -> None:
             group = folder / f"group-{g}"
             if not group.exists():
                 continue
-            found = np.fromfile(group, entry)
+            entries = np.fromfile(group, entry)
             group.unlink()
-            order = np.argsort(found["item"], kind="stable")  # users of an item came in rising order
-            indices.append(found["user"][order])
-            data.append(found["value"][order])
-            del found, order
+            order = np.argsort(entries["item"], kind="stable")  # users of an item came in rising order
+            indices.append(entries["user"][order])
+            data.append(entries["value"][order])
+            del entries, order

@@ -68,10 +68,10 @@ def load_movielens(path: str | os.PathLike[str], *, min_rating: float = 0.0) -> 
     """
     path = Path(path)
     if path.is_dir():
-        found = [path / name for name in _FORMS if (path / name).is_file()]
-        if not found:
+        files = [path / name for name in _FORMS if (path / name).is_file()]
+        if not files:
             raise FileNotFoundError(f"path must have one of {', '.join(_FORMS)} in it (unpack the archive), got {path}")
-        path = found[0]
+        path = files[0]
     if path.name not in _FORMS:
         raise DataError(f"path must be a folder or a file named {', '.join(_FORMS)}, got {path}")
     ratings = _read_ratings(path)
@@ -95,7 +95,7 @@ def load_movielens(path: str | os.PathLike[str], *, min_rating: float = 0.0) -> 
 
 def _read_ratings(path: Path) -> pa.Table:
     """Columns user, item, rating of a ratings file."""
-    wanted = {"user": pa.int64(), "item": pa.int64(), "rating": pa.float32()}
+    types = {"user": pa.int64(), "item": pa.int64(), "rating": pa.float32()}
     if path.name == "ratings.csv":
         delimiter, names = ",", ["user", "item", "rating", "timestamp"]
     elif path.name == "u.data":
@@ -107,7 +107,7 @@ def _read_ratings(path: Path) -> pa.Table:
             path,
             read_options=pyarrow.csv.ReadOptions(column_names=names, skip_rows=int(path.name == "ratings.csv")),
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
-            convert_options=pyarrow.csv.ConvertOptions(include_columns=list(wanted), column_types=wanted),
+            convert_options=pyarrow.csv.ConvertOptions(include_columns=list(types), column_types=types),
         )
     except pa.ArrowInvalid as error:
         raise DataError(f"{path} must be a MovieLens ratings file: {error}") from error

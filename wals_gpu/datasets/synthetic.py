@@ -118,25 +118,25 @@ def _draw_items(
     mixture_ends = _laid_end_to_end(mixtures)
     topic_ends = _laid_end_to_end(topics)
     keys: NDArray[np.int64] = np.empty(0, np.int64)  # row * n_items + item, sorted
-    wanted = lengths
+    missing = lengths
     for _ in range(_REJECTION_ROUNDS):
-        rows = np.repeat(np.arange(n_rows), wanted)
+        rows = np.repeat(np.arange(n_rows), missing)
         topic = np.searchsorted(mixture_ends, rows + rng.random(len(rows)), side="right") - rows * rank
         item = np.searchsorted(topic_ends, topic + rng.random(len(rows)), side="right") - topic * n_items
         keys = np.sort(np.concatenate([keys, rows * n_items + item]))
         # np.unique, which hashes, took ten times as long as the rest of this function (NumPy 2.4).
         keys = keys[np.diff(keys, prepend=-1) > 0]
-        wanted = lengths - np.bincount(keys // n_items, minlength=n_rows)
-        if not wanted.any():
+        missing = lengths - np.bincount(keys // n_items, minlength=n_rows)
+        if not missing.any():
             return np.asarray(keys % n_items)
-    late = [keys]
+    parts = [keys]
     row_ends = np.searchsorted(keys, np.arange(n_rows + 1) * n_items)
-    for row in np.flatnonzero(wanted):
+    for row in np.flatnonzero(missing):
         # The same law in one step: the largest of log p + Gumbel noise are a successive sample (Yellott 1977).
         scores = np.log(mixtures[row] @ topics) + rng.gumbel(size=n_items)
         scores[keys[row_ends[row] : row_ends[row + 1]] - row * n_items] = -np.inf
-        late.append(row * n_items + np.argpartition(-scores, wanted[row] - 1)[: wanted[row]])
-    return np.asarray(np.sort(np.concatenate(late)) % n_items)
+        parts.append(row * n_items + np.argpartition(-scores, missing[row] - 1)[: missing[row]])
+    return np.asarray(np.sort(np.concatenate(parts)) % n_items)
 
 
 def _laid_end_to_end(distributions: NDArray[np.float64]) -> NDArray[np.float64]:

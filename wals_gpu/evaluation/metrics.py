@@ -122,7 +122,7 @@ def row_metrics(
     precision_sum = (hit * hits / rank).cumsum(axis=1)
     first = np.where(hit.any(axis=1), 1.0 + hit.argmax(axis=1), np.inf)
     if surprise is not None:
-        news = np.where(ids >= 0, surprise[ids], 0.0).cumsum(axis=1)
+        surprise_sum = np.where(ids >= 0, surprise[ids], 0.0).cumsum(axis=1)
         filled = np.maximum((ids >= 0).cumsum(axis=1), 1)
 
     metrics = {}
@@ -136,7 +136,7 @@ def row_metrics(
         metrics[f"map@{k}"] = precision_sum[:, k - 1] / possible
         metrics[f"mrr@{k}"] = np.where(first <= k, 1.0 / first, 0.0)
         if surprise is not None:
-            metrics[f"novelty@{k}"] = news[:, k - 1] / filled[:, k - 1]
+            metrics[f"novelty@{k}"] = surprise_sum[:, k - 1] / filled[:, k - 1]
     return metrics
 
 
@@ -219,7 +219,7 @@ def bootstrap_interval(
     means = _resampled_means(table, n_resamples, np.random.default_rng(random_state))
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(means, [tail, 1.0 - tail], axis=0)
-    estimates = [Estimate(*map(float, each)) for each in zip(table.mean(axis=0), low, high, strict=True)]
+    estimates = [Estimate(*map(float, numbers)) for numbers in zip(table.mean(axis=0), low, high, strict=True)]
     return estimates if values.ndim == 2 else estimates[0]
 
 
@@ -259,8 +259,8 @@ def check_ids(ids: ArrayLike, shape: tuple[int, int]) -> NDArray[np.int64]:
         raise ValueError(f"ids must lie in [-1, {shape[1]}), got values from {ids.min()} to {ids.max()}")
     ids = ids.astype(np.int64)
     in_order = np.sort(ids, axis=1)
-    twice = ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)).any(axis=1)
-    if twice.any():
-        row = int(np.flatnonzero(twice)[0])
+    repeats = ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)).any(axis=1)
+    if repeats.any():
+        row = int(np.flatnonzero(repeats)[0])
         raise ValueError(f"ids must not name an item twice in a row; row {row} does: {ids[row].tolist()}")
     return ids

@@ -97,11 +97,11 @@ class EvaluationReport:
         text = f"{format_table(['metric', *names], rows)}\n{self.users.size} users evaluated{left_out}"
         if not self.cohorts:
             return text
-        shown = [metric for metric in metrics if metric.startswith(("recall@", "ndcg@"))][:2]
-        header = ["cohort", "users", "entries", *(f"{name} {metric}" for metric in shown for name in names)]
+        columns = [metric for metric in metrics if metric.startswith(("recall@", "ndcg@"))][:2]
+        header = ["cohort", "users", "entries", *(f"{name} {metric}" for metric in columns for name in names)]
         rows = [
-            [cohort, found.users, found.entries, *(found.results[name][m] for m in shown for name in names)]
-            for cohort, found in self.cohorts.items()
+            [cohort, part.users, part.entries, *(part.results[name][m] for m in columns for name in names)]
+            for cohort, part in self.cohorts.items()
         ]
         return f"{text}\n\n{format_table(header, rows)}"
 
@@ -180,18 +180,18 @@ def evaluate(
     batch_size = integer("batch_size", batch_size, 1)
     report = EvaluationReport({}, {}, task.users, task.test.shape[0] - task.users.size, {}, cohorts)
     models = {_name_of(model): model} | ({"popularity": Popularity(task.train)} if baseline else {})
-    for name, each in models.items():
+    for name, recommender in models.items():
         tally = _Tally(task, relevant_by_cohort)
         for start in range(0, task.users.size, batch_size):
-            tally.add(each, task.users[start : start + batch_size])
+            tally.add(recommender, task.users[start : start + batch_size])
         report.seconds[name] = tally.seconds
         report.per_user[name] = tally.whole.values()
         of_users = resamples.estimates(report.per_user[name])
-        for cohort, found in tally.cohorts.items():
-            cohorts[cohort].results[name] = resamples.estimates(found.values())
+        for cohort, metrics in tally.cohorts.items():
+            cohorts[cohort].results[name] = resamples.estimates(metrics.values())
         of_lists = {metric: Estimate(value, None, None) for metric, value in list_metrics(tally.counts).items()}
         report.results[name] = dict(
-            sorted((of_users | of_lists).items(), key=lambda each: int(each[0].split("@")[1]))  # by k
+            sorted((of_users | of_lists).items(), key=lambda item: int(item[0].split("@")[1]))  # by k
         )
     return report
 
@@ -239,12 +239,12 @@ class _Task:
         known = self.train if self.fold_in is None else self.fold_in
         of_user = np.diff(known.indptr)[entry_rows(self.test)]
         of_item = np.bincount(self.train.indices, minlength=self.train.shape[1])[self.test.indices]
-        found = {}
+        by_cohort = {}
         for side, n in (("users", of_user), ("items", of_item)):
             for name, mask in (("cold", n == 0), ("few-shot", (n > 0) & (n <= few)), ("warm", n > few)):
                 if mask.any():
-                    found[f"{name} {side}"] = select(self.test, mask)
-        return found
+                    by_cohort[f"{name} {side}"] = select(self.test, mask)
+        return by_cohort
 
     def recommend(self, model: Recommender, rows: NDArray[np.int64]) -> NDArray[Any]:
         """What a model recommends to some rows of `test`: column numbers (b, K), -1 for none.
@@ -261,10 +261,10 @@ class _Task:
         item_ids = getattr(model, "item_ids", None)
         if item_ids is None:
             return ids
-        named: NDArray[Any] = np.asarray(ids, dtype=object)
-        columns = np.full(named.shape, -1, dtype=np.int64)
-        there = named != np.array(None)  # None: no item was left
-        columns[there] = item_ids.index_of(named[there])
+        labels: NDArray[Any] = np.asarray(ids, dtype=object)
+        columns = np.full(labels.shape, -1, dtype=np.int64)
+        is_item = labels != np.array(None)  # None: no item was left
+        columns[is_item] = item_ids.index_of(labels[is_item])
         return columns
 
 

@@ -100,11 +100,11 @@ def leave_one_out(
     ValueError
         If ``timestamps`` does not fit the entries or holds NaN.
     """
-    given, matrix = matrix, canonical("matrix", matrix)
+    source, matrix = matrix, canonical("matrix", matrix)
     if timestamps is None:
         key = np.random.default_rng(random_state).random(matrix.nnz)
     else:
-        key = _entry_times(given, matrix, timestamps)
+        key = _entry_times(source, matrix, timestamps)
     order = np.lexsort((key, entry_rows(matrix)))  # by row, then key; stable, so equal keys stay in column order
     ends = matrix.indptr[1:][np.diff(matrix.indptr) >= 2]
     held_out = np.zeros(matrix.nnz, dtype=bool)
@@ -195,8 +195,8 @@ def temporal_split(
     ValueError
         If ``timestamps`` does not fit the entries, or one of the two sides would be empty.
     """
-    given, matrix = matrix, canonical("matrix", matrix)
-    times = _entry_times(given, matrix, timestamps)
+    source, matrix = matrix, canonical("matrix", matrix)
+    times = _entry_times(source, matrix, timestamps)
     if not matrix.nnz:
         raise ValueError("matrix must have entries to split, got none")
     if cutoff is None:
@@ -321,8 +321,8 @@ def _per_row_holdout(matrix: csr_matrix, draws: NDArray[Any], fraction: float) -
     return held_out
 
 
-def _entry_times(given: Any, matrix: csr_matrix, timestamps: Any) -> NDArray[Any]:
-    """Timestamps as an array (Z,) in the order of the entries of ``matrix``, the canonical form of ``given``."""
+def _entry_times(source: Any, matrix: csr_matrix, timestamps: Any) -> NDArray[Any]:
+    """Timestamps as an array (Z,) in the order of the entries of ``matrix``, the canonical form of ``source``."""
     if issparse(timestamps):
         times = canonical("timestamps", timestamps)
         same = np.array_equal(times.indptr, matrix.indptr) and np.array_equal(times.indices, matrix.indices)
@@ -331,8 +331,8 @@ def _entry_times(given: Any, matrix: csr_matrix, timestamps: Any) -> NDArray[Any
         times = times.data
     else:
         times = np.asarray(timestamps)
-        given = getattr(given, "matrix", given)
-        if given.format != "csr" or not given.has_canonical_format:
+        source = getattr(source, "matrix", source)
+        if source.format != "csr" or not source.has_canonical_format:
             raise ValueError(
                 "timestamps as an array need a matrix in CSR form with sorted columns and no duplicates, because they "
                 "belong to its entries one by one; give a sparse matrix of timestamps instead"

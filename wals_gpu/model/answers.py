@@ -44,7 +44,7 @@ __all__ = [
 #: Pairs that `predict` scores at a time: their users' factors are 8 MiB at 128 factors.
 PAIRS = 16384
 
-Found = tuple[NDArray[Any], NDArray[np.floating]]
+Results = tuple[NDArray[Any], NDArray[np.floating]]
 
 
 class Explanation(NamedTuple):
@@ -73,7 +73,7 @@ class Explanation(NamedTuple):
 
 def recommend(
     fitted: Fitted, users: Users, k: int, lists: Lists, explore: UCB | Thompson | None, show_progress: bool = False
-) -> Found:
+) -> Results:
     """The k best items for users, (n, k) each: ids, or column numbers, and scores."""
     index, chunks = _best_items(fitted, users, k, lists, explore, CHUNK)
     columns, scores = index.collect(users.n, k, chunks, show_progress)
@@ -108,7 +108,7 @@ def item_index(fitted: Fitted, metric: str = "dot") -> ExactIndex:
     return ExactIndex(fitted.item_factors, fitted.item_ids, metric=metric, backend=fitted.backend)
 
 
-def similar_items(fitted: Fitted, items: ArrayLike, k: int, lists: Lists, show_progress: bool) -> Found:
+def similar_items(fitted: Fitted, items: ArrayLike, k: int, lists: Lists, show_progress: bool) -> Results:
     """The k items with the most similar factors, the item itself first."""
     rows, is_single = row_numbers(items, fitted.item_ids, fitted.n_items, "item")
     index = item_index(fitted, "cosine")
@@ -117,7 +117,7 @@ def similar_items(fitted: Fitted, items: ArrayLike, k: int, lists: Lists, show_p
 
 def similar_users(
     fitted: Fitted, users: ArrayLike, k: int, deny: ArrayLike | None, allow: ArrayLike | None, show_progress: bool
-) -> Found:
+) -> Results:
     """The k users with the most similar factors, the user themself first; of those that the lists permit."""
     rows, is_single = row_numbers(users, fitted.user_ids, fitted.n_users, "user")
     index = ExactIndex(fitted.user_factors, fitted.user_ids, metric="cosine", backend=fitted.backend)
@@ -131,7 +131,7 @@ def similar_users(
 
 def _similar(
     index: ExactIndex, rows: NDArray[np.int64], is_single: bool, k: int, filters: Filters, show_progress: bool
-) -> Found:
+) -> Results:
     columns, scores = index.similar(rows, k, filters, show_progress)
     return index.named(columns[0] if is_single else columns), scores[0] if is_single else scores
 

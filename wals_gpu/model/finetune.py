@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu.checks import integer, number
 from wals_gpu.data.interactions import as_interactions
 from wals_gpu.errors import ModelFitError
 from wals_gpu.priors.linear import FittedPrior, LinearPrior
@@ -140,32 +141,29 @@ def fine_tune(
     The encoder's weights change in place; ``encoder.save_pretrained(folder)`` keeps them.
     """
     encoder, fitted = _checked_model(model, texts)
-    for name, value, low in (("rounds", rounds, 1), ("epochs", epochs, 1), ("iterations", iterations, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ValueError(f"{name} must be an integer >= {low}, got {value!r}")
-    if not 0 <= heldout < 1:
-        raise ValueError(f"heldout must be a share in [0, 1), got {heldout!r}")
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be > 0, got {learning_rate!r}")
+    rounds, epochs = integer("rounds", rounds, 1), integer("epochs", epochs, 1)
+    iterations, batch_size = integer("iterations", iterations, 1), integer("batch_size", batch_size, 1)
+    heldout = number("heldout", heldout, below=1)
+    learning_rate = number("learning_rate", learning_rate, positive=True)
     layers = _trained_parameters(encoder.model, freeze_below)
     data = as_interactions(interactions, dtype=model.dtype, **columns)
     n_users = model.n_users
     if data.matrix.shape != (n_users, len(texts)):
         raise ValueError(f"interactions must be those of the fit, {(n_users, len(texts))}, got {data.matrix.shape}")
     of_items = model._backend.transpose(data.matrix)
-    told = (np.diff(of_items.indptr) > 0) & np.array([bool(text and text.strip()) for text in texts])
+    usable = (np.diff(of_items.indptr) > 0) & np.array([bool(text and text.strip()) for text in texts])
     held = np.zeros(len(texts), np.bool_)
     rng = np.random.default_rng(seed)
     if heldout:
-        held[rng.permutation(np.flatnonzero(told))[: round(heldout * told.sum())]] = True
-    if not (told & ~held).any():
+        held[rng.permutation(np.flatnonzero(usable))[: round(heldout * usable.sum())]] = True
+    if not (usable & ~held).any():
         raise ValueError("no item has a text and interactions, so there is nothing to train on")
-    groups = {"trained": np.flatnonzero(told & ~held), "held": np.flatnonzero(held), "rest": np.flatnonzero(~told)}
+    groups = {"trained": np.flatnonzero(usable & ~held), "held": np.flatnonzero(held), "rest": np.flatnonzero(~usable)}
     work = _Work(encoder, list(texts), groups["trained"], layers, epochs, learning_rate, batch_size, show_progress)
 
-    done = []
+    records = []
     embeddings = encoder.encode(texts)
-    for number in range(rounds):
+    for round_number in range(rounds):
         parts = {name: _ItemsPart(model, of_items, rows) for name, rows in groups.items()}
         loss, items = _last_loss(model), model.fitted.item_factors
         assert fitted.mean is not None
@@ -173,7 +171,9 @@ def fine_tune(
         best, before = _solved(parts, fitted.project(embeddings, model.dtype))
         weights_before = {name: tensor.detach().clone() for name, tensor in encoder.model.state_dict().items()}
         rows = groups["trained"]
-        work.train(fitted, *parts["trained"].regression(best[rows], fitted.project(embeddings)[rows]), seed + number)
+        work.train(
+            fitted, *parts["trained"].regression(best[rows], fitted.project(embeddings)[rows]), seed + round_number
+        )
         encoder.name = None  # what is saved under that name are other weights
         trained = encoder.encode(texts)
         best_trained, after = _solved(parts, fitted.project(trained, model.dtype))
@@ -188,10 +188,10 @@ def fine_tune(
         _, fitted = _checked_model(model, texts)
         losses = loss, beside + sum(after.values()), _last_loss(model)
         of_items_trained, of_held = (before["trained"], after["trained"]), (before["held"], after["held"])
-        done.append(FineTuneRound(*losses, *of_items_trained, *of_held, kept))
+        records.append(FineTuneRound(*losses, *of_items_trained, *of_held, kept))
         if not kept:
             break
-    return done
+    return records
 
 
 class _ItemsPart:
@@ -257,7 +257,7 @@ class _Work:
     batch_size: int
     show_progress: bool
 
-    def train(self, fitted: FittedPrior, wanted: NDArray[np.float64], weights: NDArray[np.float64], seed: int) -> None:
+    def train(self, fitted: FittedPrior, targets: NDArray[np.float64], weights: NDArray[np.float64], seed: int) -> None:
         import torch
         from transformers import Trainer, TrainingArguments
 
@@ -265,18 +265,18 @@ class _Work:
         tokens = encoder.tokens([self.texts[row] or "" for row in self.rows])
         # In units of the weighted variance of the factors, so that a loss of 1 is what the mean factor gives.
         weight = weights / weights.mean()
-        unit = float((weight[:, None] * (wanted - wanted.mean(axis=0)) ** 2).sum() / len(weight)) or 1.0
+        unit = float((weight[:, None] * (targets - targets.mean(axis=0)) ** 2).sum() / len(weight)) or 1.0
         examples = [
             {"tokens": ids, "target": y, "weight": w}
-            for ids, y, w in zip(tokens, wanted.astype(np.float32), (weight / unit).astype(np.float32), strict=True)
+            for ids, y, w in zip(tokens, targets.astype(np.float32), (weight / unit).astype(np.float32), strict=True)
             if len(ids)
         ]
         head = network_head(encoder, fitted).to(encoder.device)
 
         def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
-            padded = encoder.padded([each["tokens"] for each in batch])
-            target = torch.from_numpy(np.stack([each["target"] for each in batch]))
-            return {"batch": padded, "target": target, "weight": torch.tensor([each["weight"] for each in batch])}
+            padded = encoder.padded([example["tokens"] for example in batch])
+            target = torch.from_numpy(np.stack([example["target"] for example in batch]))
+            return {"batch": padded, "target": target, "weight": torch.tensor([example["weight"] for example in batch])}
 
         chosen = {id(parameter) for parameter in self.parameters}
         before = [(parameter, parameter.requires_grad) for parameter in encoder.model.parameters()]
@@ -354,11 +354,7 @@ def _trained_parameters(network: Any, freeze_below: int) -> list[Any]:
     import torch
 
     n = int(network.config.num_hidden_layers)
-    if isinstance(freeze_below, bool) or not isinstance(freeze_below, int) or not 0 <= freeze_below <= n:
-        raise ValueError(
-            f"freeze_below must be an integer from 0 to {n}, the layers of the encoder; got {freeze_below!r}"
-        )
-    if not freeze_below:
+    if not integer("freeze_below", freeze_below, 0, n):
         return list(network.parameters())
     stacks = [m for m in network.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == n]
     if not stacks:
@@ -406,8 +402,8 @@ def _with_embeddings(fitted: FittedPrior, embeddings: NDArray[np.float32]) -> Li
 
 
 def _fit_further(model: WALS, data: Any, iterations: int) -> None:
-    wanted, model.iterations = model.iterations, iterations
+    original, model.iterations = model.iterations, iterations
     try:
         model.fit(dataclasses.replace(data, user_ids=model.user_ids, item_ids=model.item_ids), warm_start=True)
     finally:
-        model.iterations = wanted
+        model.iterations = original

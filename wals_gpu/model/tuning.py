@@ -104,8 +104,8 @@ def tune_strength(
         trial.item_prior = copy.copy(prior)
         trial.item_prior.strength, trial.compute_loss = strength, False
         trial.fit(replace(data, matrix=train))
-        found = [_ndcg(trial, warm, warm_test, train, k), _ndcg(trial, cold, cold_test, None, k)]
-        trials.append(StrengthTrial(strength, *found))
+        scores = [_ndcg(trial, warm, warm_test, train, k), _ndcg(trial, cold, cold_test, None, k)]
+        trials.append(StrengthTrial(strength, *scores))
     return sorted(trials, key=lambda t: -(t.warm ** (1 - cold_weight)) * t.cold**cold_weight)
 
 

@@ -171,12 +171,12 @@ def check_matrix(matrix: csr_matrix, side: str, n_columns: int | None) -> tuple[
     return lowest, highest
 
 
-def entry_error(wanted: str, matrix: csr_matrix, side: str, bad: NDArray[np.bool_]) -> ValueError:
+def entry_error(requirement: str, matrix: csr_matrix, side: str, bad: NDArray[np.bool_]) -> ValueError:
     """An error that names the first of the entries that are `bad`, a mask of shape (Z,)."""
-    where = np.flatnonzero(bad)
-    row, column, value = row_of_entry(matrix, where[0]), matrix.indices[where[0]], matrix.data[where[0]]
+    entries = np.flatnonzero(bad)
+    row, column, value = row_of_entry(matrix, entries[0]), matrix.indices[entries[0]], matrix.data[entries[0]]
     return ValueError(
-        f"{wanted}, got {value} for {side} {row}, {other_side(side)} {column} ({len(where)} such entries)"
+        f"{requirement}, got {value} for {side} {row}, {other_side(side)} {column} ({len(entries)} such entries)"
     )
 
 

@@ -296,11 +296,11 @@ class FittedPrior:
         (n, D) array
         """
         raw = _checked_embeddings(embeddings)
-        wanted = len(self.weights) - 1
+        width = len(self.weights) - 1
         if self.prior.whitening is not None:
-            wanted = len(self.prior.whitening.mean_)
-        if raw.shape[1] != wanted:
-            raise DataError(f"embeddings must have shape (n, E={wanted}) as in the fit, got {raw.shape}")
+            width = len(self.prior.whitening.mean_)
+        if raw.shape[1] != width:
+            raise DataError(f"embeddings must have shape (n, E={width}) as in the fit, got {raw.shape}")
         features = self.features(raw, np.float64)
         projected: NDArray[np.floating] = features @ self.weights[:-1] + self.weights[-1]
         return projected.astype(dtype, copy=False)
@@ -410,20 +410,20 @@ class FittedPrior:
 _SETTINGS = ("ridge", "shrinkage", "learn", "intercept", "normalize", "cold")
 
 
-def _read_embeddings(given: Any) -> tuple[NDArray[Any] | None, Ids | None, NDArray[np.int64] | None]:
+def _read_embeddings(source: Any) -> tuple[NDArray[Any] | None, Ids | None, NDArray[np.int64] | None]:
     """Embeddings (n, E), and where they come with ids: these in order, and the row of each."""
-    if given is None:
+    if source is None:
         return None, None, None
-    if isinstance(given, Mapping):
-        lengths = {np.shape(vector) for vector in given.values()}
+    if isinstance(source, Mapping):
+        lengths = {np.shape(vector) for vector in source.values()}
         if len(lengths) != 1 or len(next(iter(lengths))) != 1:
             raise DataError(f"embeddings must be a vector (E,) for every id, all of one length; got shapes {lengths}")
-        given = list(given), np.array(list(given.values()))
-    if not (isinstance(given, tuple) and len(given) == 2):
-        return _checked_embeddings(given), None, None
-    embeddings = _checked_embeddings(given[1])
+        source = list(source), np.array(list(source.values()))
+    if not (isinstance(source, tuple) and len(source) == 2):
+        return _checked_embeddings(source), None, None
+    embeddings = _checked_embeddings(source[1])
     try:
-        values = pa.array(given[0])
+        values = pa.array(source[0])
     except (pa.ArrowException, TypeError) as error:
         raise DataError(f"ids of embeddings must be integers or strings: {error}") from error
     if len(values) != len(embeddings):
@@ -438,9 +438,9 @@ def _read_embeddings(given: Any) -> tuple[NDArray[Any] | None, Ids | None, NDArr
     return embeddings, ids, row_of_id
 
 
-def _checked_embeddings(given: Any) -> NDArray[Any]:
+def _checked_embeddings(source: Any) -> NDArray[Any]:
     try:
-        embeddings = np.asarray(given)
+        embeddings = np.asarray(source)
     except ValueError as error:  # rows of several lengths
         raise DataError(f"embeddings must be an array (n, E): {error}") from error
     if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiub" or not embeddings.shape[1]:

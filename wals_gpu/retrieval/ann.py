@@ -111,23 +111,23 @@ class AnnIndex:
         array = self.exact.check_queries(queries)
         table = np.atleast_2d(array)
         numbers = self.exact.item_numbers()
-        wanted = min(k * oversample, len(numbers))
+        n_candidates = min(k * oversample, len(numbers))
 
-        def candidates(part: slice) -> csr_matrix:
-            found = self._neighbours(np.asarray(self.exact.directions(table[part]), np.float32), wanted)
-            rows = np.repeat(np.arange(len(found)), wanted)[found.ravel() >= 0]
-            columns = found.ravel()[found.ravel() >= 0]
-            return csr_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(len(found), len(self.exact)))
+        def candidate_lists(part: slice) -> csr_matrix:
+            neighbours = self._neighbours(np.asarray(self.exact.directions(table[part]), np.float32), n_candidates)
+            rows = np.repeat(np.arange(len(neighbours)), n_candidates)[neighbours.ravel() >= 0]
+            columns = neighbours.ravel()[neighbours.ravel() >= 0]
+            return csr_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(len(neighbours), len(self.exact)))
 
         columns = np.empty((len(table), k), np.int32)
         scores = np.empty(columns.shape, self.exact.vectors.dtype)
         for start in range(0, len(table), CHUNK):
             part = slice(start, min(start + CHUNK, len(table)))
-            filters = self.exact.filters(part.stop - start, Lists(allow=candidates(part)))
+            filters = self.exact.filters(part.stop - start, Lists(allow=candidate_lists(part)))
             chunk = self.exact.chunks(table[part].__getitem__, part.stop - start, k, filters)
             columns[part], scores[part] = self.exact.collect(part.stop - start, k, chunk)
-        named = self.exact.named(columns if array.ndim == 2 else columns[0])
-        return named, scores if array.ndim == 2 else scores[0]
+        ids = self.exact.named(columns if array.ndim == 2 else columns[0])
+        return ids, scores if array.ndim == 2 else scores[0]
 
     def recall(self, queries: ArrayLike, k: int = 10, *, oversample: int = 1) -> float:
         """Share of the exact k best items of some queries that :meth:`search` finds; items of equal score count as one.
@@ -139,27 +139,27 @@ class AnnIndex:
         k, oversample : int
             As for :meth:`search`.
         """
-        _, found = self.search(queries, k, oversample=oversample)
+        _, scores = self.search(queries, k, oversample=oversample)
         # The exact scan sums in another order than the scores of candidates: let it have the last digits.
-        _, exact = self.exact.search(queries, k)
-        there = np.isfinite(exact)
-        limit = np.where(there, exact, np.inf).min(axis=-1, keepdims=True)
-        room = 1e-5 * np.abs(np.where(there, exact, 0)).max(axis=-1, keepdims=True)
-        return float((found >= limit - room).sum() / there.sum()) if there.any() else 1.0
+        _, best_scores = self.exact.search(queries, k)
+        there = np.isfinite(best_scores)
+        limit = np.where(there, best_scores, np.inf).min(axis=-1, keepdims=True)
+        room = 1e-5 * np.abs(np.where(there, best_scores, 0)).max(axis=-1, keepdims=True)
+        return float((scores >= limit - room).sum() / there.sum()) if there.any() else 1.0
 
-    def _neighbours(self, points: NDArray[np.float32], wanted: int) -> NDArray[np.int64]:
-        """Item numbers (B, wanted) of the best, -1 for none."""
+    def _neighbours(self, points: NDArray[np.float32], n: int) -> NDArray[np.int64]:
+        """Item numbers (B, n) of the best, -1 for none."""
         if self.library == "faiss":
             if self._graph:
-                _module("faiss").downcast_index(self.native.index).hnsw.efSearch = max(self.ef_search, wanted)
-            found: NDArray[np.int64] = self.native.search(points, wanted)[1]
-            return found
+                _module("faiss").downcast_index(self.native.index).hnsw.efSearch = max(self.ef_search, n)
+            ids: NDArray[np.int64] = self.native.search(points, n)[1]
+            return ids
         if self.library == "hnswlib":
-            self.native.set_ef(max(self.ef_search, wanted))
-            found = self.native.knn_query(points, wanted)[0].astype(np.int64)
-            return found
-        self.native.expansion_search = max(self.ef_search, wanted)
-        matches = self.native.search(points, wanted)
+            self.native.set_ef(max(self.ef_search, n))
+            ids = self.native.knn_query(points, n)[0].astype(np.int64)
+            return ids
+        self.native.expansion_search = max(self.ef_search, n)
+        matches = self.native.search(points, n)
         keys, counts = np.atleast_2d(matches.keys), np.atleast_1d(getattr(matches, "counts", len(matches.keys)))
         return np.where(np.arange(keys.shape[1]) < counts[:, None], keys.astype(np.int64), -1)
 

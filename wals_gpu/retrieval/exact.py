@@ -27,7 +27,7 @@ __all__ = ["CHUNK", "ExactIndex"]
 #: Queries worked on at a time. What a search needs beside its answer grows with this and not with the queries.
 CHUNK = 4096
 
-Found = tuple[NDArray[np.int32], NDArray[np.floating]]
+Results = tuple[NDArray[np.int32], NDArray[np.floating]]
 
 
 class ExactIndex:
@@ -208,7 +208,7 @@ class ExactIndex:
         k: int,
         chunks: Iterable[tuple[slice, NDArray[np.int32], NDArray[np.floating]]],
         show_progress: bool = False,
-    ) -> Found:
+    ) -> Results:
         """All answers of :meth:`chunks` in two arrays (B, k)."""
         columns = np.empty((n_queries, integer("k", k, 1)), np.int32)
         scores = np.empty(columns.shape, self._table.dtype)
@@ -217,7 +217,7 @@ class ExactIndex:
                 progress.update(part.stop - part.start)
         return columns, scores
 
-    def similar(self, rows: NDArray[np.integer], k: int, filters: Filters, show_progress: bool = False) -> Found:
+    def similar(self, rows: NDArray[np.integer], k: int, filters: Filters, show_progress: bool = False) -> Results:
         """Numbers and cosines of the k items nearest to items (B,), each item first in its own list.
 
         It is put there and not searched for: another one may have the same vector. Where lists exclude it, or its
@@ -249,7 +249,7 @@ class ExactIndex:
 
     # ------------------------------------------------------------------------------------------------ one chunk
 
-    def _answer_from(self, filters: Filters, n_queries: int) -> Callable[..., Found]:
+    def _answer_from(self, filters: Filters, n_queries: int) -> Callable[..., Results]:
         """How to answer without lists of what each query may get: from the table, or from a copy of a part of it."""
         table, known, hidden = self._table, self._known, filters.deny_items
         # A few denied items join the denied items of each query; more of them are cheaper to leave out of the table.
@@ -260,7 +260,7 @@ class ExactIndex:
 
         def answer(
             queries: NDArray[np.floating], k: int, deny: csr_matrix | None, filters: Filters, part: slice
-        ) -> Found:
+        ) -> Results:
             if hidden is not None and len(hidden):
                 row_ptr = np.arange(len(queries) + 1) * len(hidden)
                 hide = (np.ones(row_ptr[-1], bool), np.tile(hidden, len(queries)), row_ptr)
@@ -272,7 +272,7 @@ class ExactIndex:
 
     def _answer_listed(
         self, queries: NDArray[np.floating], k: int, deny: csr_matrix | None, filters: Filters, part: slice
-    ) -> Found:
+    ) -> Results:
         assert filters.allow is not None
         listed = filters.allow[part]
         keep = filters.for_all()[listed.indices]

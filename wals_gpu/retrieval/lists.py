@@ -114,22 +114,24 @@ def _per_query(lists: Any, shape: tuple[int, int], ids: Ids | None, name: str) -
     if lists is None:
         return None
     n_queries, n_items = shape
-    wanted = f"{name} must be a sparse matrix ({n_queries}, {n_items}) or {n_queries} lists of item ids"
+    requirement = f"{name} must be a sparse matrix ({n_queries}, {n_items}) or {n_queries} lists of item ids"
     if issparse(lists):
         if lists.shape != shape:
-            raise ValueError(f"{wanted}, got a matrix {lists.shape}")
+            raise ValueError(f"{requirement}, got a matrix {lists.shape}")
         lists = csr_matrix(lists)
         lists.check_format(full_check=True)
         return pattern(lists)
     if not _is_list(lists):
-        raise TypeError(f"{wanted}, got {type(lists).__name__}")
-    for each in lists:
-        if not _is_list(each) or any(map(_is_list, each)):
-            raise TypeError(f"{wanted}, got {each!r:.60} for one of the lists; {name}_items= holds for all queries")
+        raise TypeError(f"{requirement}, got {type(lists).__name__}")
+    for items in lists:
+        if not _is_list(items) or any(map(_is_list, items)):
+            raise TypeError(
+                f"{requirement}, got {items!r:.60} for one of the lists; {name}_items= holds for all queries"
+            )
     if len(lists) != n_queries:
-        raise ValueError(f"{wanted}, got {len(lists)} lists")
-    row_ptr = np.concatenate([[0], np.cumsum([len(each) for each in lists], dtype=np.int64)])
-    columns = _numbers([item for each in lists for item in each], n_items, ids, name)
+        raise ValueError(f"{requirement}, got {len(lists)} lists")
+    row_ptr = np.concatenate([[0], np.cumsum([len(items) for items in lists], dtype=np.int64)])
+    columns = _numbers([item for items in lists for item in items], n_items, ids, name)
     return pattern(csr_matrix((np.ones(len(columns), bool), columns, row_ptr), shape=shape))
 
 

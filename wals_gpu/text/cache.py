@@ -78,15 +78,15 @@ class EmbeddingStore:
         keys = np.fromfile(self._folder / "keys.bin", _KEY, count)
         vectors = np.memmap(self._folder / "vectors.f32", "<f4", "r", shape=(count, self._dimension))
         order = np.argsort(keys["digest"], kind="stable")
-        wanted = _digests(texts)
+        digests = _digests(texts)
         # The last of equal keys: a text is written again only where its earlier vector was damaged.
-        place = np.searchsorted(keys["digest"], wanted, side="right", sorter=order) - 1
+        place = np.searchsorted(keys["digest"], digests, side="right", sorter=order) - 1
         rows = order[np.maximum(place, 0)]
-        known = (place >= 0) & (keys["digest"][rows] == wanted)
-        found = np.array(vectors[rows[known]])
-        whole = _checksums(wanted[known], found) == keys["checksum"][rows[known]]
-        known[known] = whole
-        return known, found[whole]
+        known = (place >= 0) & (keys["digest"][rows] == digests)
+        values = np.array(vectors[rows[known]])
+        is_whole = _checksums(digests[known], values) == keys["checksum"][rows[known]]
+        known[known] = is_whole
+        return known, values[is_whole]
 
     def add(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Keep the vectors (n, E) of n texts. Several processes may add to one store."""
@@ -120,16 +120,18 @@ class EmbeddingStore:
         if not path.exists():
             return
         try:
-            found = json.loads(path.read_bytes())
-            self._dimension = int(found.pop("dimension"))
+            about = json.loads(path.read_bytes())
+            self._dimension = int(about.pop("dimension"))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path} is not what describes an embedding store: {error}; remove {self._folder}"
             ) from error
-        if found != self._about:
-            changed = [name for name in found.keys() | self._about.keys() if found.get(name) != self._about.get(name)]
+        if about != self._about:
+            differences = [
+                name for name in about.keys() | self._about.keys() if about.get(name) != self._about.get(name)
+            ]
             raise DataError(
-                f"{self._folder} holds embeddings of another encoder (different: {', '.join(sorted(changed))}); "
+                f"{self._folder} holds embeddings of another encoder (different: {', '.join(sorted(differences))}); "
                 "remove it or give another folder"
             )
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
+from wals_gpu.checks import integer
 from wals_gpu.text.cache import EmbeddingStore
 
 __all__ = ["Encoder", "checked_vectors"]
@@ -80,8 +81,8 @@ class Encoder:
             another number of vectors than it got texts. The message says which text.
         """
         texts, single = _as_texts(sentences)
-        if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
-            raise ValueError(f"batch_size must be None or an integer >= 1, got {batch_size!r}")
+        if batch_size is not None:
+            batch_size = integer("batch_size", batch_size, 1)
         partial = None if out is None or self.cache_dir is not None else Path(f"{out}.partial")
         folder = partial or self.cache_dir
         store = None if folder is None else self._store(folder)
@@ -144,8 +145,8 @@ class Encoder:
                     if text:
                         rows.setdefault(text, []).append(row)
                 progress.update(len(block) - sum(map(len, rows.values())))
-                for found, values in self._vectors_of(list(rows), store, batch_size):
-                    places = [rows[text] for text in found]
+                for batch, values in self._vectors_of(list(rows), store, batch_size):
+                    places = [rows[text] for text in batch]
                     progress.update(sum(map(len, places)))
                     if values is None:
                         continue
@@ -155,10 +156,10 @@ class Encoder:
                         raise ValueError(
                             f"{self!r} gave vectors of {vectors.shape[1]} and of {values.shape[1]} numbers"
                         )
-                    counts = [len(each) for each in places]
-                    where = np.concatenate(places)
-                    vectors[where] = np.repeat(values, counts, axis=0)
-                    filled[where] = True
+                    counts = [len(rows_of_text) for rows_of_text in places]
+                    targets = np.concatenate(places)
+                    vectors[targets] = np.repeat(values, counts, axis=0)
+                    filled[targets] = True
                     total = total + np.asarray(counts, np.float64) @ values.astype(np.float64)
         if filled.all() and vectors is not None:
             return vectors
@@ -194,17 +195,20 @@ class Encoder:
             yield batch, values
 
     def _checked(self, values: Any, batch: list[str]) -> NDArray[np.float32]:
-        wanted = f"{self!r} must give numbers of shape (n, E) for n texts; for {len(batch)} it gave"
+        requirement = f"{self!r} must give numbers of shape (n, E) for n texts; for {len(batch)} it gave"
         return checked_vectors(
-            values, len(batch), wanted, lambda row: f"{self!r} gave NaN or infinity for the text {batch[row]!r:.80}"
+            values,
+            len(batch),
+            requirement,
+            lambda row: f"{self!r} gave NaN or infinity for the text {batch[row]!r:.80}",
         )
 
 
-def checked_vectors(values: Any, n: int, wanted: str, not_finite: Callable[[int], str]) -> NDArray[np.float32]:
-    """Finite vectors (n, E); a ValueError says `wanted` and what came, or `not_finite` of the first such row."""
+def checked_vectors(values: Any, n: int, requirement: str, not_finite: Callable[[int], str]) -> NDArray[np.float32]:
+    """Finite vectors (n, E); a ValueError says `requirement` and what came, or `not_finite` of the first such row."""
     values = np.asarray(values)
     if values.ndim != 2 or len(values) != n or values.dtype.kind not in "fiu":
-        raise ValueError(f"{wanted} {values.dtype} {values.shape}")
+        raise ValueError(f"{requirement} {values.dtype} {values.shape}")
     values = values.astype(np.float32, copy=False)
     finite = np.isfinite(values).all(axis=1)
     if not finite.all():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wals_gpu.checks import integer
 from wals_gpu.text.encoder import Encoder, checked_vectors
 from wals_gpu.text.transformer import TextEncoder, weights_digest
 
@@ -44,7 +45,7 @@ class FunctionEncoder(Encoder):
             raise TypeError(f"function must be callable, got {type(function).__name__}")
         self.function = function
         self.name = name
-        self.batch_size = batch_size
+        self.batch_size = integer("batch_size", batch_size, 1)
 
     def __repr__(self) -> str:
         return f"FunctionEncoder({self.name or getattr(self.function, '__name__', type(self.function).__name__)})"
@@ -73,7 +74,7 @@ class _SentenceTransformerEncoder(FunctionEncoder):
     def __init__(self, model: Any, *, batch_size: int = 32, cache_dir: str | os.PathLike[str] | None = None) -> None:
         super().__init__(self._call, batch_size=1024, cache_dir=cache_dir)
         self.model = model
-        self.model_batch_size = batch_size
+        self.model_batch_size = integer("batch_size", batch_size, 1)
 
     def __repr__(self) -> str:
         return "the SentenceTransformer"
@@ -151,7 +152,7 @@ def item_embeddings(source: Any, texts: Sequence[str | None], **encode: Any) -> 
     if not (isinstance(source, np.ndarray) or hasattr(source, "__array__")):
         encoded: NDArray[np.float32] = as_encoder(source).encode(list(texts), **encode)
         return encoded
-    wanted = f"embeddings must be numbers of shape (n={len(texts)}, E), one row for each text; got"
+    requirement = f"embeddings must be numbers of shape (n={len(texts)}, E), one row for each text; got"
     return checked_vectors(
-        source, len(texts), wanted, lambda row: f"embeddings must be finite, got NaN or infinity in row {row}"
+        source, len(texts), requirement, lambda row: f"embeddings must be finite, got NaN or infinity in row {row}"
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wals_gpu.checks import integer
 from wals_gpu.text.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -91,9 +92,8 @@ class TextEncoder(Encoder):
         self.device = _device(device)
         if batch_size is None:
             batch_size = 8 if self.device.type == "cpu" else 32
-        for name, value in (("max_length", max_length), ("batch_size", batch_size)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+        self.max_length = integer("max_length", max_length, 1)
+        self.batch_size = integer("batch_size", batch_size, 1)
         self.name: str | None
         if isinstance(model, (str, os.PathLike)):
             self.name = os.path.abspath(model) if os.path.isdir(model) else os.fspath(model)
@@ -109,18 +109,15 @@ class TextEncoder(Encoder):
                 model = model.get_encoder()
         self.model = model.to(self.device).eval()
         self.tokenizer = tokenizer
-        self.layers = layers if isinstance(layers, str) else [int(layer) for layer in layers]
+        self.layers, self._chosen = _chosen_layers(layers, int(model.config.num_hidden_layers))
         self.pooling = pooling
         limit = _longest(model, tokenizer)
-        if max_length > limit:
+        if self.max_length > limit:
             raise ValueError(f"max_length must be at most {limit}, the longest text of {self!r}; got {max_length}")
-        self.max_length = max_length
-        self.batch_size = batch_size
         self.dtype = dtype
         if dtype == "auto":
             fast = self.device.type == "cuda" and torch.cuda.get_device_capability(self.device)[0] >= 8
             self.dtype = "bfloat16" if fast else "float32"
-        self._chosen = _chosen_layers(self.layers, int(model.config.num_hidden_layers))
 
     def __repr__(self) -> str:
         return f"TextEncoder({self.name or type(self.model).__name__})"
@@ -295,12 +292,12 @@ def _device(device: str | None) -> torch.device:
     if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        wanted = torch.device(device)
+        target = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device must be None or a name such as 'cpu' or 'cuda', got {device!r}") from error
-    if wanted.type == "cuda" and not torch.cuda.is_available():
+    if target.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device!r}: this torch ({torch.__version__}) sees no CUDA device")
-    return wanted
+    return target
 
 
 def _load(name: str, with_tokenizer: bool) -> tuple[Any, Any]:
@@ -309,13 +306,13 @@ def _load(name: str, with_tokenizer: bool) -> tuple[Any, Any]:
         with _quiet(transformers.utils.logging):
             load = functools.partial(transformers.AutoModel.from_pretrained, name, output_loading_info=True)
             try:  # the head over the first token is not used, and random where a checkpoint has none
-                model, found = load(add_pooling_layer=False)
+                model, info = load(add_pooling_layer=False)
             except TypeError:  # a kind of model without such a head
-                model, found = load()
+                model, info = load()
         tokenizer = transformers.AutoTokenizer.from_pretrained(name) if with_tokenizer else None
     except (OSError, ValueError) as error:
         raise _not_loaded(name, error) from error
-    random = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
+    random = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if random:
         raise ValueError(
             f"encoder {name} lacks {len(random)} weights of a {type(model).__name__}, such as {random[0]}: its vectors "
@@ -329,14 +326,14 @@ def _load(name: str, with_tokenizer: bool) -> tuple[Any, Any]:
 @contextlib.contextmanager
 def _quiet(log: Any) -> Iterator[None]:
     """Neither a progress bar over the tensors of a file nor a table of those that are not used."""
-    shown, level = log.is_progress_bar_enabled(), log.get_verbosity()
+    has_bar, level = log.is_progress_bar_enabled(), log.get_verbosity()
     log.disable_progress_bar()
     log.set_verbosity_error()
     try:
         yield
     finally:
         log.set_verbosity(level)
-        if shown:
+        if has_bar:
             log.enable_progress_bar()
 
 
@@ -369,16 +366,14 @@ def _longest(model: Any, tokenizer: Any) -> int:
     return longest
 
 
-def _chosen_layers(layers: str | list[int], n: int) -> list[int]:
-    """Places of hidden states, 0 (input) to n, for a name or numbers of layers."""
-    named = {"last4": range(max(1, n - 3), n + 1), "last": [n], "first_last": [min(1, n), n], "all": range(n + 1)}
+def _chosen_layers(layers: str | Sequence[int], n: int) -> tuple[str | list[int], list[int]]:
+    """A name or numbers of layers, checked, and the places of their hidden states, 0 (input) to n."""
+    choices = {"last4": range(max(1, n - 3), n + 1), "last": [n], "first_last": [min(1, n), n], "all": range(n + 1)}
     if isinstance(layers, str):
-        if layers not in named:
-            raise ValueError(f"layers must be one of {', '.join(named)}, or a list of numbers; got {layers!r}")
-        return sorted(set(named[layers]))
-    if not layers:
+        if layers not in choices:
+            raise ValueError(f"layers must be one of {', '.join(choices)}, or a list of numbers; got {layers!r}")
+        return layers, sorted(set(choices[layers]))
+    numbers = [integer(f"layers[{place}]", layer, -n - 1, n) for place, layer in enumerate(layers)]
+    if not numbers:
         raise ValueError("layers must name at least one layer, got an empty list")
-    outside = [layer for layer in layers if not -n - 1 <= layer <= n]
-    if outside:
-        raise ValueError(f"layers must be from {-n - 1} to {n} for a model of {n} layers, got {outside[0]}")
-    return sorted({layer % (n + 1) for layer in layers})
+    return numbers, sorted({layer % (n + 1) for layer in numbers})

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wals_gpu.checks import integer, number
+
 __all__ = ["Whitening"]
 
 
@@ -45,13 +47,11 @@ class Whitening:
     """
 
     def __init__(self, *, whiten: bool = True, components: int | None = None, epsilon: float = 1e-3) -> None:
-        if components is not None and (not whiten or isinstance(components, bool) or components < 1):
-            raise ValueError(f"components must be None or an integer >= 1 with whiten=True, got {components!r}")
-        if not (np.isfinite(epsilon) and epsilon >= 0):
-            raise ValueError(f"epsilon must be a finite number >= 0, got {epsilon!r}")
+        if components is not None and not whiten:
+            raise ValueError(f"components needs whiten=True, got {components!r}")
         self.whiten = bool(whiten)
-        self.components = components
-        self.epsilon = float(epsilon)
+        self.components = None if components is None else integer("components", components, 1)
+        self.epsilon = number("epsilon", epsilon)
         self.mean_: NDArray[np.float32] | None = None
         self.matrix_: NDArray[np.float32] | None = None
 
@@ -134,9 +134,9 @@ class Whitening:
             fits = matrix.ndim == 2 and len(matrix) == len(mean) and matrix.dtype == np.float32
             if not fits or not np.isfinite(matrix).all():
                 raise ValueError(f"{name}.matrix must be finite float32 (E={len(mean)}, E'), got {matrix.shape}")
-        found = cls(whiten=matrix is not None, components=None if matrix is None else matrix.shape[1])
-        found.mean_, found.matrix_ = mean, matrix
-        return found
+        whitening = cls(whiten=matrix is not None, components=None if matrix is None else matrix.shape[1])
+        whitening.mean_, whitening.matrix_ = mean, matrix
+        return whitening
 
 
 def _checked(embeddings: ArrayLike) -> NDArray[np.floating]:

@@ -128,8 +128,8 @@ class Run:
 
     def _progress(self, record: FitRecord) -> dict[str, str]:
         """What the progress bar shows beside the number of iterations."""
-        shown = {} if record.loss is None else {"loss": f"{record.loss:.6g}"}
+        columns = {} if record.loss is None else {"loss": f"{record.loss:.6g}"}
         validation = self._plan.validation
         if validation is not None and validation.best_score is not None:
-            shown[f"best {validation.metric}"] = f"{validation.best_score:.4f}"
-        return shown
+            columns[f"best {validation.metric}"] = f"{validation.best_score:.4f}"
+        return columns

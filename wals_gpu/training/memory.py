@@ -206,8 +206,8 @@ def check_memory(estimate: MemoryEstimate) -> None:
         parts = {"factors": estimate.factors, "transposed interactions and coefficients": entries}
         if estimate.priors:
             parts["priors"] = estimate.priors
-        of_what = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
+        shares = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
         raise MemoryError(
-            f"the fit needs {needed / 2**30:.2f} GiB beside the interactions ({of_what}), and {available / 2**30:.2f} "
+            f"the fit needs {needed / 2**30:.2f} GiB beside the interactions ({shares}), and {available / 2**30:.2f} "
             "GiB are available; take fewer factors or float32, or keep the interactions on disk (wals_gpu.stored)"
         )

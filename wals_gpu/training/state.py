@@ -191,10 +191,9 @@ class FitState:
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Go back to what :meth:`arrays` gave once; ValueError where that was of another fit."""
-        own = self.arrays()
-        wanted, got = ({n: (a.shape, a.dtype.name) for n, a in each.items()} for each in (own, arrays))
-        if wanted != got:
-            raise ValueError(f"the state of a fit must be {wanted}, got {got}")
+        own, other = ({n: (a.shape, a.dtype.name) for n, a in state.items()} for state in (self.arrays(), arrays))
+        if own != other:
+            raise ValueError(f"the state of a fit must be {own}, got {other}")
         self.session.restore(dict(arrays))
         for side in (self.users, self.items):
             if side.prior is not None:
