@@ -4,9 +4,13 @@ import signal
 
 import pytest
 from hypothesis import settings
+from instruction_sets import TOPK_ONLY
 from threadpoolctl import threadpool_limits
 
 from wals_gpu import _cpu
+
+# Its checks tell what they compared, as those of test modules do.
+pytest.register_assert_rewrite("rows")
 
 # The same examples every time, however busy the machine: a failure is the code's and can be repeated.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
@@ -17,10 +21,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # References are many small matrices; threads of NumPy's BLAS that wait for each other make them several times slower.
 threadpool_limits(1, user_api="blas")
-
-
-# Sets that have kernels of their own for top-k alone; the others are those of avx512.
-TOPK_ONLY = {"amx", "avx512vnni"}
 
 
 def _in_use(name: str):

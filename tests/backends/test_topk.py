@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import TOPK_ONLY
 from hypothesis import given
 from hypothesis import strategies as st
+from instruction_sets import TOPK_ONLY
 from scipy.sparse import csr_matrix
 from scipy.sparse import random as sparse_random
 

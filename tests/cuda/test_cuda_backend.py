@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from emulated import load
 from emulated_cuda import ON_DEVICE, EmulatedMemory, emulated_backend
+from rows import problem
 from scipy.sparse import random as sparse_random
 from solving import solve_rows
 
@@ -121,8 +122,6 @@ def test_read_only_arrays_and_records_go_to_the_device():
 
 
 def test_terms_are_copied_once_and_freed_with_their_owner():
-    from test_cuda_solve_rows import problem
-
     backend = CudaBackend(*parts())
     terms, other, start = problem(8, [3, 50])
     solve_rows(backend, terms, other, start)

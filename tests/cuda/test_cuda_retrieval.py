@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from emulated_cuda import emulated_backend
+from emulated_cuda import SCHEDULES, emulated_backend
 from rounding import rounding
 from scipy.sparse import csr_matrix
 from scipy.sparse import random as sparse_random
-from test_cuda_solve_rows import SCHEDULES
 
 from wals_gpu import reference
 from wals_gpu._cpu import LIMITS

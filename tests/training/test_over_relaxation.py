@@ -7,11 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from checkpointing import Stop, interrupt_at, make_likes, same_course
 from emulated_cuda import emulated_backend
 from scipy.sparse import csr_matrix
 from solving import solve_rows
-from test_checkpoints import Stop, interrupt_at, make_likes, same_course
-from test_solve_iterative import OBJECTIVES, STEPS, _problem, _row_losses, solve_by_reference
+from steps import OBJECTIVES, STEPS, preset_problem, row_losses, solve_by_reference
 
 from wals_gpu import WALS, reference
 from wals_gpu.backends.cpu import CpuBackend
@@ -27,7 +27,7 @@ SOLVERS = [{"solver": "cholesky"}, *STEPS]
 @pytest.mark.parametrize("factors", [1, 5, 16, 33, 70])
 @pytest.mark.parametrize("with_prior", [False, True])
 def test_rows_go_as_far_as_the_reference_says(isa, objective, parameters, factors, with_prior):
-    terms, other, prior, start = _problem(objective, parameters, factors, np.float64)
+    terms, other, prior, start = preset_problem(objective, parameters, factors, np.float64)
     prior = prior if with_prior else None
     for how in SOLVERS:
         for relaxation in (0.5, 1.7):
@@ -46,17 +46,17 @@ def test_rows_go_as_far_as_the_reference_says(isa, objective, parameters, factor
 def test_the_loss_is_that_of_what_was_written_and_never_rises(isa, objective, parameters, dtype):
     tolerance = 2e-6 if dtype == np.float32 else 1e-12
     for factors in (5, 33, 64):
-        terms, other, prior, start = _problem(objective, parameters, factors, dtype)
+        terms, other, prior, start = preset_problem(objective, parameters, factors, dtype)
         for how in SOLVERS:
             for relaxation in (0.3, 1.5, 1.99):
                 x = start.copy()
-                before = _row_losses(terms, other, x, prior)
+                before = row_losses(terms, other, x, prior)
                 size = np.abs(before) + terms.target_square / len(before)
                 for _ in range(3):
                     got = solve_rows(
                         CpuBackend(2), terms, other, x, prior=prior, relaxation=relaxation, return_loss=True, **how
                     )
-                    after = _row_losses(terms, other, x, prior)
+                    after = row_losses(terms, other, x, prior)
                     constant = (terms.ridge.astype(float) * (prior.astype(float) ** 2).sum(axis=1)).sum()
                     assert got == pytest.approx(after.sum() + constant, rel=tolerance, abs=tolerance * size.sum())
                     assert np.all(after <= before + tolerance * 20 * size)
@@ -110,7 +110,7 @@ def test_rows_that_float32_cannot_solve_are_relaxed_too():
 @pytest.mark.parametrize("d", [5, 33, 130])
 def test_cuda_rows_go_as_far_as_the_reference_says(how, d):
     backend = emulated_backend()
-    terms, other, prior, start = _problem("implicit", {"alpha": 2.0}, d, np.float32)
+    terms, other, prior, start = preset_problem("implicit", {"alpha": 2.0}, d, np.float32)
     for given in (None, prior):
         got = start.copy()
         loss = solve_rows(backend, terms, other, got, prior=given, relaxation=1.7, return_loss=True, **how)
@@ -124,7 +124,7 @@ def test_cuda_rows_go_as_far_as_the_reference_says(how, d):
 
 
 def test_cuda_relaxation_out_of_range():
-    terms, other, _, start = _problem("hu", {}, 5, np.float32)
+    terms, other, _, start = preset_problem("hu", {}, 5, np.float32)
     for relaxation in (0.0, 2.0, float("nan")):
         with pytest.raises(ValueError, match=r"relaxation must lie in \(0, 2\), got"):
             solve_rows(emulated_backend(), terms, other, start, relaxation=relaxation)
