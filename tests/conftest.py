@@ -1,7 +1,8 @@
-"""What tests share: property tests that are the same on every run, and the instruction sets."""
+"""What tests share: property tests that are the same on every run, builds beside them, and the instruction sets."""
 
 import signal
 
+import builds
 import pytest
 from hypothesis import settings
 from instruction_sets import TOPK_ONLY
@@ -21,6 +22,27 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # References are many small matrices; threads of NumPy's BLAS that wait for each other make them several times slower.
 threadpool_limits(1, user_api="blas")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "builds(*names): what the test waits for, see tests/support/builds.py")
+
+
+def _builds_of(item):
+    return [name for marker in item.iter_markers("builds") for name in marker.args]
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: bool(_builds_of(item)))
+
+
+def pytest_collection_finish(session):
+    if not session.config.option.collectonly:
+        builds.start(list(dict.fromkeys(name for item in session.items for name in _builds_of(item))))
+
+
+def pytest_unconfigure():
+    builds.stop()
 
 
 def _in_use(name: str):

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from emulated import load
-from emulated_cuda import ON_DEVICE, EmulatedMemory, emulated_backend
+from emulated_cuda import ON_DEVICE, EmulatedMemory, emulated_backend, needs_kernels
 from rows import problem
 from scipy.sparse import random as sparse_random
 from solving import solve_rows
@@ -22,6 +22,7 @@ from wals_gpu.backends.cuda_memory import TorchMemory, load_cuda
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+pytestmark = needs_kernels
 HAS_CUDA, WHY_NOT = wals_gpu.cuda_status()
 without_cuda = pytest.mark.skipif(HAS_CUDA, reason="there is a CUDA device here")
 

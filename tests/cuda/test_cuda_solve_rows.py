@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from emulated_cuda import ON_DEVICE, SCHEDULES, EmulatedMemory, emulated_backend
+from emulated_cuda import ON_DEVICE, SCHEDULES, EmulatedMemory, emulated_backend, needs_kernels
 from hard_cases import CASES, SINGULAR, SOLVERS, backward_bound, solve
 from rows import dual_limit, make_check, make_matrix, make_terms, problem
 from solving import solve_rows
@@ -23,6 +23,7 @@ from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.objective.presets import PRESETS, make_objective
 from wals_gpu.objective.terms import RowTerms
 
+pytestmark = needs_kernels
 DEPTH = LIMITS.panel_depth
 
 

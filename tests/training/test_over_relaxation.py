@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from checkpointing import Stop, interrupt_at, make_likes, same_course
-from emulated_cuda import emulated_backend
+from emulated_cuda import emulated_backend, needs_kernels
 from scipy.sparse import csr_matrix
 from solving import solve_rows
 from steps import OBJECTIVES, STEPS, preset_problem, row_losses, solve_by_reference
@@ -106,6 +106,7 @@ def test_rows_that_float32_cannot_solve_are_relaxed_too():
         np.testing.assert_allclose(relaxed, expected, rtol=1e-5, atol=1e-5 * abs(expected).max())
 
 
+@needs_kernels
 @pytest.mark.parametrize("how", SOLVERS, ids=str)
 @pytest.mark.parametrize("d", [5, 33, 130])
 def test_cuda_rows_go_as_far_as_the_reference_says(how, d):
@@ -123,6 +124,7 @@ def test_cuda_rows_go_as_far_as_the_reference_says(how, d):
     assert backend.memory_of(replace(sizes, is_relaxed=True)).growing > backend.memory_of(sizes).growing
 
 
+@needs_kernels
 def test_cuda_relaxation_out_of_range():
     terms, other, _, start = preset_problem("hu", {}, 5, np.float32)
     for relaxation in (0.0, 2.0, float("nan")):
