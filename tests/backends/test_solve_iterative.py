@@ -6,13 +6,23 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from once import once
 from rounding import rounding
 from scipy.sparse import csr_matrix
 from scipy.sparse import random as sparse_random
 from solving import solve_rows
-from steps import OBJECTIVES, STEPS, preset_problem, row_losses, solve_by_reference
+from steps import (
+    OBJECTIVES,
+    STEPS,
+    longest_problem,
+    longest_solution,
+    preset_problem,
+    preset_solution,
+    row_losses,
+    solve_by_reference,
+)
 
-from wals_gpu import WALS, reference
+from wals_gpu import WALS
 from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.objective.presets import make_objective
@@ -28,7 +38,7 @@ def test_steps_are_those_of_the_reference(isa, objective, parameters, factors, w
     for steps in STEPS:
         got = start.copy()
         solve_rows(CpuBackend(2), terms, other, got, prior=prior, **steps)
-        expected = solve_by_reference(terms, other, start, prior=prior, **steps)
+        expected = preset_solution(objective, parameters, factors, np.float64, with_prior=with_prior, **steps)
         np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-10)
 
 
@@ -40,19 +50,20 @@ def test_no_row_loss_ever_rises(isa, objective, parameters, factors, dtype):
     backend = CpuBackend(2)
     exact = np.zeros_like(start)
     solve_rows(backend, terms, other, exact, prior=prior)
-    lowest = row_losses(terms, other, exact, prior)
+    losses = row_losses(terms, other, prior)
+    lowest = losses(exact)
     slack = 1e-5 if dtype == np.float32 else 1e-10
     for steps in STEPS:
         x = start.copy()
-        before = row_losses(terms, other, x, prior)
+        before = losses(x)
         scale = np.abs(before) + np.abs(lowest)
         for _ in range(3):
             solve_rows(backend, terms, other, x, prior=prior, **steps)
-            after = row_losses(terms, other, x, prior)
+            after = losses(x)
             assert np.all(after <= before + slack * scale)
             assert np.all(after >= lowest - slack * scale)
             before = after
-        assert after.sum() < row_losses(terms, other, start, prior).sum()
+        assert after.sum() < losses(start).sum()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -108,14 +119,8 @@ def test_loss_of_the_rows_comes_with_the_solve(isa, objective, parameters, dtype
 @pytest.mark.parametrize("factors", [64, 256])
 def test_long_rows(isa, solver, factors):
     """Rows that do not fit the cache, and results that do not depend on threads."""
-    rng = np.random.default_rng(factors)
-    columns, lengths = 12_000, [9000, 0, 5000, 3, 11_000, 4500, 700, 12_000]
-    row_ptr = np.concatenate([[0], np.cumsum(lengths)])
-    col_idx = np.concatenate([np.sort(rng.choice(columns, n, replace=False)) for n in lengths]).astype(np.int32)
-    one = np.ones(1)
-    terms = RowTerms(row_ptr, col_idx, rng.random(len(col_idx)) + 1, None, -0.5, 0.1 * one, 3 * one, one, 0.0)
-    other, start = rng.standard_normal((columns, factors)), rng.standard_normal((len(lengths), factors))
-    expected = reference.solve_rows(terms, other)
+    terms, other, start = longest_problem(factors)
+    expected = longest_solution(factors)
     results = []
     for threads in (1, 2, 5):
         x = start.copy()
@@ -153,6 +158,17 @@ def _long_rows(*, lowest: float = 0.1, ridge: float = 10.0, dtype: type = np.flo
     return terms, other, start
 
 
+@once
+def long_row_losses():
+    terms, other, _ = _long_rows()
+    return row_losses(terms, other, None)
+
+
+@once
+def long_rows_solution(case: dict | None = None, **options):
+    return solve_by_reference(*_long_rows(**case or {}), **options)
+
+
 @pytest.mark.parametrize(
     ("case", "steps", "copied"),
     [
@@ -168,7 +184,7 @@ def _long_rows(*, lowest: float = 0.1, ridge: float = 10.0, dtype: type = np.flo
 def test_which_rows_are_copied(isa, case, steps, copied):
     """Steps on a copy (csrc/cpu/row_copy-inl.h) differ from the reference's by its rounding, others by that of T."""
     terms, other, start = _long_rows(**case)
-    expected = reference.solve_rows_cg(terms, other, start, steps)
+    expected = long_rows_solution(case, solver="cg", cg_steps=steps)
     x = start.copy()
     solve_rows(CpuBackend(2), terms, other, x, solver="cg", cg_steps=steps)
     error = np.abs(x - expected).max(axis=1)
@@ -192,14 +208,15 @@ def test_few_steps_on_copied_rows(isa, relaxation):
     how = {"solver": "cg", "cg_steps": 3, "relaxation": relaxation}
     exact = np.zeros_like(start)
     solve_rows(CpuBackend(1), terms, other, exact)
-    lowest, first = row_losses(terms, other, exact, None), row_losses(terms, other, start, None)
+    losses = long_row_losses()
+    lowest, first = losses(exact), losses(start)
     x = start.copy()
     row_loss = solve_rows(CpuBackend(1), terms, other, x, return_loss=True, **how)
-    expected = solve_by_reference(terms, other, start, **how)
-    after = row_losses(terms, other, x, None)
+    expected = long_rows_solution(**how)
+    after = losses(x)
     assert np.all(np.abs(x - expected).max(axis=1) < COPIED * np.abs(start - expected).max(axis=1))
     allowed = 1e-4 if relaxation == 1 else 5e-4  # beyond the lowest point of a step the rounding counts more
-    assert np.all(after - lowest < row_losses(terms, other, expected, None) - lowest + allowed * (first - lowest))
+    assert np.all(after - lowest < losses(expected) - lowest + allowed * (first - lowest))
     assert row_loss == pytest.approx(after.sum(), rel=1e-5)
     x2 = start.copy()
     solve_rows(CpuBackend(3), terms, other, x2, **how)
@@ -207,13 +224,13 @@ def test_few_steps_on_copied_rows(isa, relaxation):
     for _ in range(3 if relaxation == 1 else 12):
         before = after
         solve_rows(CpuBackend(1), terms, other, x, **how)
-        after = row_losses(terms, other, x, None)
+        after = losses(x)
         assert np.all(after <= before + 1e-6 * np.abs(lowest))
     assert np.all(after < lowest + 1e-3 * (first - lowest))
     stays = exact.copy()
     solve_rows(CpuBackend(1), terms, other, stays, **how)
     assert np.abs(stays - exact).max() < 1e-4 * np.abs(exact).max()
-    assert np.all(row_losses(terms, other, stays, None) <= lowest + 1e-6 * np.abs(lowest))
+    assert np.all(losses(stays) <= lowest + 1e-6 * np.abs(lowest))
     solve_rows(CpuBackend(1), terms, other, x, solver="cg", cg_steps=100)
     assert np.abs(x - exact).max() < 1e-4 * np.abs(exact).max()
 

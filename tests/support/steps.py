@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from once import once
 from scipy.sparse import csr_matrix
 from scipy.sparse import random as sparse_random
 
@@ -54,10 +57,40 @@ def solve_by_reference(
     return solved if relaxation == 1 else reference.relax(terms, start, solved, relaxation)
 
 
-def row_losses(terms: RowTerms, other, factors, prior) -> np.ndarray:
-    """x'Ax - 2b'x of each row: the loss but for a constant."""
-    losses = []
-    for row, x in enumerate(factors.astype(np.float64)):
-        a, b = reference.row_system(terms, row, other, prior=None if prior is None else prior[row])
-        losses.append(x @ a @ x - 2 * b @ x)
-    return np.array(losses)
+def row_losses(terms: RowTerms, other, prior) -> Callable[[np.ndarray], np.ndarray]:
+    """x'Ax - 2b'x of each row, the loss but for a constant, as a function of factors."""
+    systems = [
+        reference.row_system(terms, row, other, prior=None if prior is None else prior[row])
+        for row in range(terms.n_rows)
+    ]
+
+    def losses(factors: np.ndarray) -> np.ndarray:
+        rows = zip(factors.astype(np.float64), systems, strict=True)
+        return np.array([x @ a @ x - 2 * b @ x for x, (a, b) in rows])
+
+    return losses
+
+
+@once
+def preset_solution(objective: str, parameters: dict, factors: int, dtype: type, *, with_prior: bool, **options):
+    """What the reference makes of :func:`preset_problem`."""
+    terms, other, prior, start = preset_problem(objective, parameters, factors, dtype)
+    return solve_by_reference(terms, other, start, prior=prior if with_prior else None, **options)
+
+
+def longest_problem(factors: int):
+    """Rows that do not fit the cache, and some short ones."""
+    rng = np.random.default_rng(factors)
+    columns, lengths = 12_000, [9000, 0, 5000, 3, 11_000, 4500, 700, 12_000]
+    row_ptr = np.concatenate([[0], np.cumsum(lengths)])
+    col_idx = np.concatenate([np.sort(rng.choice(columns, n, replace=False)) for n in lengths]).astype(np.int32)
+    one = np.ones(1)
+    terms = RowTerms(row_ptr, col_idx, rng.random(len(col_idx)) + 1, None, -0.5, 0.1 * one, 3 * one, one, 0.0)
+    other, start = rng.standard_normal((columns, factors)), rng.standard_normal((len(lengths), factors))
+    return terms, other, start
+
+
+@once
+def longest_solution(factors: int):
+    terms, other, _ = longest_problem(factors)
+    return reference.solve_rows(terms, other)

@@ -11,7 +11,16 @@ from checkpointing import Stop, interrupt_at, make_likes, same_course
 from emulated_cuda import emulated_backend, needs_kernels
 from scipy.sparse import csr_matrix
 from solving import solve_rows
-from steps import OBJECTIVES, STEPS, preset_problem, row_losses, solve_by_reference
+from steps import (
+    OBJECTIVES,
+    STEPS,
+    longest_problem,
+    longest_solution,
+    preset_problem,
+    preset_solution,
+    row_losses,
+    solve_by_reference,
+)
 
 from wals_gpu import WALS, reference
 from wals_gpu.backends.cpu import CpuBackend
@@ -33,10 +42,12 @@ def test_rows_go_as_far_as_the_reference_says(isa, objective, parameters, factor
         for relaxation in (0.5, 1.7):
             got = start.copy()
             solve_rows(CpuBackend(2), terms, other, got, prior=prior, relaxation=relaxation, **how)
-            expected = solve_by_reference(terms, other, start, prior=prior, relaxation=relaxation, **how)
+            expected = preset_solution(
+                objective, parameters, factors, np.float64, with_prior=with_prior, relaxation=relaxation, **how
+            )
             np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-9)
             empty = np.diff(terms.row_ptr) == 0
-            exact = reference.solve_rows(terms, other, prior=prior)
+            exact = preset_solution(objective, parameters, factors, np.float64, with_prior=with_prior)
             assert empty.any()
             np.testing.assert_allclose(got[empty], exact[empty], rtol=1e-12, atol=1e-14)
 
@@ -47,16 +58,17 @@ def test_the_loss_is_that_of_what_was_written_and_never_rises(isa, objective, pa
     tolerance = 2e-6 if dtype == np.float32 else 1e-12
     for factors in (5, 33, 64):
         terms, other, prior, start = preset_problem(objective, parameters, factors, dtype)
+        losses = row_losses(terms, other, prior)
         for how in SOLVERS:
             for relaxation in (0.3, 1.5, 1.99):
                 x = start.copy()
-                before = row_losses(terms, other, x, prior)
+                before = losses(x)
                 size = np.abs(before) + terms.target_square / len(before)
                 for _ in range(3):
                     got = solve_rows(
                         CpuBackend(2), terms, other, x, prior=prior, relaxation=relaxation, return_loss=True, **how
                     )
-                    after = row_losses(terms, other, x, prior)
+                    after = losses(x)
                     constant = (terms.ridge.astype(float) * (prior.astype(float) ** 2).sum(axis=1)).sum()
                     assert got == pytest.approx(after.sum() + constant, rel=tolerance, abs=tolerance * size.sum())
                     assert np.all(after <= before + tolerance * 20 * size)
@@ -66,14 +78,8 @@ def test_the_loss_is_that_of_what_was_written_and_never_rises(isa, objective, pa
 @pytest.mark.parametrize("solver", ["cholesky", "cg"])
 @pytest.mark.parametrize("factors", [64, 256])
 def test_giant_rows_and_long_ones_with_any_number_of_threads(isa, solver, factors):
-    rng = np.random.default_rng(factors)
-    columns, lengths = 12_000, [9000, 0, 5000, 3, 11_000, 700, 12_000]
-    row_ptr = np.concatenate([[0], np.cumsum(lengths)])
-    col_idx = np.concatenate([np.sort(rng.choice(columns, n, replace=False)) for n in lengths]).astype(np.int32)
-    one = np.ones(1)
-    terms = RowTerms(row_ptr, col_idx, rng.random(len(col_idx)) + 1, None, -0.5, 0.1 * one, 3 * one, one, 0.0)
-    other, start = rng.standard_normal((columns, factors)), rng.standard_normal((len(lengths), factors))
-    expected = reference.relax(terms, start, reference.solve_rows(terms, other), 1.6)
+    terms, other, start = longest_problem(factors)
+    expected = reference.relax(terms, start, longest_solution(factors), 1.6)
     results = []
     for threads in (1, 2, 5):
         x = start.copy()
