@@ -1,12 +1,17 @@
-"""What tests share: property tests that are the same on every run, and the instruction sets."""
+"""What tests share: property tests that are the same on every run, builds beside them, and the instruction sets."""
 
 import signal
 
+import builds
 import pytest
 from hypothesis import settings
+from instruction_sets import TOPK_ONLY
 from threadpoolctl import threadpool_limits
 
 from wals_gpu import _cpu
+
+# Its checks tell what they compared, as those of test modules do.
+pytest.register_assert_rewrite("rows")
 
 # The same examples every time, however busy the machine: a failure is the code's and can be repeated.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
@@ -19,8 +24,25 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 threadpool_limits(1, user_api="blas")
 
 
-# Sets that have kernels of their own for top-k alone; the others are those of avx512.
-TOPK_ONLY = {"amx", "avx512vnni"}
+def pytest_configure(config):
+    config.addinivalue_line("markers", "builds(*names): what the test waits for, see tests/support/builds.py")
+
+
+def _builds_of(item):
+    return [name for marker in item.iter_markers("builds") for name in marker.args]
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: bool(_builds_of(item)))
+
+
+def pytest_collection_finish(session):
+    if not session.config.option.collectonly:
+        builds.start(list(dict.fromkeys(name for item in session.items for name in _builds_of(item))))
+
+
+def pytest_unconfigure():
+    builds.stop()
 
 
 def _in_use(name: str):

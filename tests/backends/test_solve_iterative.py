@@ -6,80 +6,39 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from once import once
 from rounding import rounding
 from scipy.sparse import csr_matrix
 from scipy.sparse import random as sparse_random
 from solving import solve_rows
+from steps import (
+    OBJECTIVES,
+    STEPS,
+    longest_problem,
+    longest_solution,
+    preset_problem,
+    preset_solution,
+    row_losses,
+    solve_by_reference,
+)
 
-from wals_gpu import WALS, reference
+from wals_gpu import WALS
 from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.objective.presets import make_objective
 from wals_gpu.objective.terms import RowTerms
-
-ITEMS = 210
-OBJECTIVES = [
-    ("implicit", {"alpha": 2.0}),
-    ("implicit", {"alpha": 0.5}),
-    ("hu", {}),
-    ("ials", {}),
-    ("eals", {}),
-    ("explicit", {"regularization": 1.0}),
-]
-STEPS = [{"solver": "cg", "cg_steps": 1}, {"solver": "cg", "cg_steps": 3}, {"solver": "subspace", "block_size": 16}]
-
-
-def _problem(objective: str, parameters: dict, factors: int, dtype: type, *, signs: bool = False):
-    """30 rows: an empty one, a full one, one of a single entry, the rest random; factors, priors and start values."""
-    rng = np.random.default_rng(factors)
-    matrix = sparse_random(30, ITEMS, density=0.25, random_state=1).tolil()
-    matrix[3] = 0
-    matrix[5] = 1
-    matrix[6] = 0
-    matrix[6, 7] = 1
-    matrix = csr_matrix(matrix, dtype=dtype)
-    matrix.data = np.ceil(matrix.data * 4).astype(dtype)
-    matrix.sort_indices()
-    if signs:
-        matrix.data[::7] *= -1
-        matrix.data[::5] = 0.5
-    terms = make_objective(objective, **parameters).bind(matrix).user_terms(matrix)
-    other, prior, start = (rng.standard_normal((n, factors)).astype(dtype) * 0.3 for n in (ITEMS, 30, 30))
-    return terms, other, prior, start
-
-
-def solve_by_reference(
-    terms, other, start, *, prior=None, relaxation=1.0, solver="cholesky", cg_steps=3, block_size=64
-):
-    """What the reference makes of the arguments of Backend.solve_rows."""
-    if solver == "subspace":
-        return reference.solve_rows_subspace(terms, other, start, block_size, prior=prior, relaxation=relaxation)
-    if solver == "cg":
-        solved = reference.solve_rows_cg(terms, other, start, cg_steps, prior=prior)
-    else:
-        solved = reference.solve_rows(terms, other, prior=prior)
-    return solved if relaxation == 1 else reference.relax(terms, start, solved, relaxation)
-
-
-def _row_losses(terms: RowTerms, other, factors, prior) -> np.ndarray:
-    """x'Ax - 2b'x of each row: the loss but for a constant."""
-    losses = []
-    for row, x in enumerate(factors.astype(np.float64)):
-        a, b = reference.row_system(terms, row, other, prior=None if prior is None else prior[row])
-        losses.append(x @ a @ x - 2 * b @ x)
-    return np.array(losses)
 
 
 @pytest.mark.parametrize(("objective", "parameters"), OBJECTIVES)
 @pytest.mark.parametrize("factors", [1, 5, 16, 33, 70])
 @pytest.mark.parametrize("with_prior", [False, True])
 def test_steps_are_those_of_the_reference(isa, objective, parameters, factors, with_prior):
-    terms, other, prior, start = _problem(objective, parameters, factors, np.float64)
+    terms, other, prior, start = preset_problem(objective, parameters, factors, np.float64)
     prior = prior if with_prior else None
     for steps in STEPS:
         got = start.copy()
         solve_rows(CpuBackend(2), terms, other, got, prior=prior, **steps)
-        expected = solve_by_reference(terms, other, start, prior=prior, **steps)
+        expected = preset_solution(objective, parameters, factors, np.float64, with_prior=with_prior, **steps)
         np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-10)
 
 
@@ -87,28 +46,29 @@ def test_steps_are_those_of_the_reference(isa, objective, parameters, factors, w
 @pytest.mark.parametrize("factors", [7, 64, 130])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_no_row_loss_ever_rises(isa, objective, parameters, factors, dtype):
-    terms, other, prior, start = _problem(objective, parameters, factors, dtype, signs=objective == "implicit")
+    terms, other, prior, start = preset_problem(objective, parameters, factors, dtype, signs=objective == "implicit")
     backend = CpuBackend(2)
     exact = np.zeros_like(start)
     solve_rows(backend, terms, other, exact, prior=prior)
-    lowest = _row_losses(terms, other, exact, prior)
+    losses = row_losses(terms, other, prior)
+    lowest = losses(exact)
     slack = 1e-5 if dtype == np.float32 else 1e-10
     for steps in STEPS:
         x = start.copy()
-        before = _row_losses(terms, other, x, prior)
+        before = losses(x)
         scale = np.abs(before) + np.abs(lowest)
         for _ in range(3):
             solve_rows(backend, terms, other, x, prior=prior, **steps)
-            after = _row_losses(terms, other, x, prior)
+            after = losses(x)
             assert np.all(after <= before + slack * scale)
             assert np.all(after >= lowest - slack * scale)
             before = after
-        assert after.sum() < _row_losses(terms, other, start, prior).sum()
+        assert after.sum() < losses(start).sum()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_many_cg_steps_reach_the_exact_solution(isa, dtype):
-    terms, other, prior, x = _problem("hu", {"regularization": 1.0}, 65, dtype)
+    terms, other, prior, x = preset_problem("hu", {"regularization": 1.0}, 65, dtype)
     exact = np.zeros_like(x)
     solve_rows(CpuBackend(1), terms, other, exact, prior=prior)
     solve_rows(CpuBackend(1), terms, other, x, prior=prior, solver="cg", cg_steps=200)
@@ -117,7 +77,7 @@ def test_many_cg_steps_reach_the_exact_solution(isa, dtype):
 
 
 def test_tolerance_ends_cg_early():
-    terms, other, _, start = _problem("hu", {}, 33, np.float64)
+    terms, other, _, start = preset_problem("hu", {}, 33, np.float64)
     loose, all_steps, one = start.copy(), start.copy(), start.copy()
     backend = CpuBackend(1)
     solve_rows(backend, terms, other, loose, solver="cg", cg_steps=50, cg_tolerance=0.9)
@@ -129,7 +89,7 @@ def test_tolerance_ends_cg_early():
 
 @pytest.mark.parametrize("steps", STEPS)
 def test_threads_do_not_change_a_bit(steps):
-    terms, other, _, start = _problem("hu", {}, 48, np.float32)
+    terms, other, _, start = preset_problem("hu", {}, 48, np.float32)
     results = []
     for threads in (1, 2, 5):
         x = start.copy()
@@ -145,7 +105,7 @@ def test_threads_do_not_change_a_bit(steps):
 def test_loss_of_the_rows_comes_with_the_solve(isa, objective, parameters, dtype, steps):
     """It is the loss at the factors that were written, without constant and without the other side's ridge."""
     for factors in (5, 33):
-        terms, other, prior, x = _problem(objective, parameters, factors, dtype)
+        terms, other, prior, x = preset_problem(objective, parameters, factors, dtype)
         backend = CpuBackend(2)
         for given in (None, prior):
             got = solve_rows(backend, terms, other, x, prior=given, return_loss=True, **steps)
@@ -159,14 +119,8 @@ def test_loss_of_the_rows_comes_with_the_solve(isa, objective, parameters, dtype
 @pytest.mark.parametrize("factors", [64, 256])
 def test_long_rows(isa, solver, factors):
     """Rows that do not fit the cache, and results that do not depend on threads."""
-    rng = np.random.default_rng(factors)
-    columns, lengths = 12_000, [9000, 0, 5000, 3, 11_000, 4500, 700, 12_000]
-    row_ptr = np.concatenate([[0], np.cumsum(lengths)])
-    col_idx = np.concatenate([np.sort(rng.choice(columns, n, replace=False)) for n in lengths]).astype(np.int32)
-    one = np.ones(1)
-    terms = RowTerms(row_ptr, col_idx, rng.random(len(col_idx)) + 1, None, -0.5, 0.1 * one, 3 * one, one, 0.0)
-    other, start = rng.standard_normal((columns, factors)), rng.standard_normal((len(lengths), factors))
-    expected = reference.solve_rows(terms, other)
+    terms, other, start = longest_problem(factors)
+    expected = longest_solution(factors)
     results = []
     for threads in (1, 2, 5):
         x = start.copy()
@@ -204,6 +158,17 @@ def _long_rows(*, lowest: float = 0.1, ridge: float = 10.0, dtype: type = np.flo
     return terms, other, start
 
 
+@once
+def long_row_losses():
+    terms, other, _ = _long_rows()
+    return row_losses(terms, other, None)
+
+
+@once
+def long_rows_solution(case: dict | None = None, **options):
+    return solve_by_reference(*_long_rows(**case or {}), **options)
+
+
 @pytest.mark.parametrize(
     ("case", "steps", "copied"),
     [
@@ -219,7 +184,7 @@ def _long_rows(*, lowest: float = 0.1, ridge: float = 10.0, dtype: type = np.flo
 def test_which_rows_are_copied(isa, case, steps, copied):
     """Steps on a copy (csrc/cpu/row_copy-inl.h) differ from the reference's by its rounding, others by that of T."""
     terms, other, start = _long_rows(**case)
-    expected = reference.solve_rows_cg(terms, other, start, steps)
+    expected = long_rows_solution(case, solver="cg", cg_steps=steps)
     x = start.copy()
     solve_rows(CpuBackend(2), terms, other, x, solver="cg", cg_steps=steps)
     error = np.abs(x - expected).max(axis=1)
@@ -243,14 +208,15 @@ def test_few_steps_on_copied_rows(isa, relaxation):
     how = {"solver": "cg", "cg_steps": 3, "relaxation": relaxation}
     exact = np.zeros_like(start)
     solve_rows(CpuBackend(1), terms, other, exact)
-    lowest, first = _row_losses(terms, other, exact, None), _row_losses(terms, other, start, None)
+    losses = long_row_losses()
+    lowest, first = losses(exact), losses(start)
     x = start.copy()
     row_loss = solve_rows(CpuBackend(1), terms, other, x, return_loss=True, **how)
-    expected = solve_by_reference(terms, other, start, **how)
-    after = _row_losses(terms, other, x, None)
+    expected = long_rows_solution(**how)
+    after = losses(x)
     assert np.all(np.abs(x - expected).max(axis=1) < COPIED * np.abs(start - expected).max(axis=1))
     allowed = 1e-4 if relaxation == 1 else 5e-4  # beyond the lowest point of a step the rounding counts more
-    assert np.all(after - lowest < _row_losses(terms, other, expected, None) - lowest + allowed * (first - lowest))
+    assert np.all(after - lowest < losses(expected) - lowest + allowed * (first - lowest))
     assert row_loss == pytest.approx(after.sum(), rel=1e-5)
     x2 = start.copy()
     solve_rows(CpuBackend(3), terms, other, x2, **how)
@@ -258,13 +224,13 @@ def test_few_steps_on_copied_rows(isa, relaxation):
     for _ in range(3 if relaxation == 1 else 12):
         before = after
         solve_rows(CpuBackend(1), terms, other, x, **how)
-        after = _row_losses(terms, other, x, None)
+        after = losses(x)
         assert np.all(after <= before + 1e-6 * np.abs(lowest))
     assert np.all(after < lowest + 1e-3 * (first - lowest))
     stays = exact.copy()
     solve_rows(CpuBackend(1), terms, other, stays, **how)
     assert np.abs(stays - exact).max() < 1e-4 * np.abs(exact).max()
-    assert np.all(_row_losses(terms, other, stays, None) <= lowest + 1e-6 * np.abs(lowest))
+    assert np.all(losses(stays) <= lowest + 1e-6 * np.abs(lowest))
     solve_rows(CpuBackend(1), terms, other, x, solver="cg", cg_steps=100)
     assert np.abs(x - exact).max() < 1e-4 * np.abs(exact).max()
 

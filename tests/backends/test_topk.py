@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
-from conftest import TOPK_ONLY
 from hypothesis import given
 from hypothesis import strategies as st
+from instruction_sets import TOPK_ONLY
 from scipy.sparse import csr_matrix
 from scipy.sparse import random as sparse_random
 
@@ -42,23 +44,37 @@ def _assert_filter_changes_nothing(x, y, k, excluded=None):
     return found[2] / (len(x) * len(y))
 
 
+@pytest.fixture(scope="module")
+def of_integers():
+    """Factors that are small integers, and lists of them by definition: once for all instruction sets and dtypes."""
+
+    @functools.cache
+    def make(queries, items, factors):
+        rng = np.random.default_rng(items * 1000 + queries)
+        x, y = (rng.integers(-3, 4, (n, factors)) for n in (queries, items))
+        cases = []
+        for k in (1, 10, 101):
+            for excluded in (None, _excluded(rng, queries, items, 0.3) if queries else csr_matrix((0, items))):
+                cases.append((k, excluded, reference.topk(x, y, k, excluded)))
+        return x, y, cases
+
+    return make
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("queries", [0, 1, 2, 3, 4, 5, 9, 300])
 @pytest.mark.parametrize(("items", "factors"), [(1, 3), (5, 1), (47, 8), (48, 16), (49, 31), (100, 17), (9000, 20)])
-def test_small_integers_agree_exactly(topk_isa, dtype, queries, items, factors):
+def test_small_integers_agree_exactly(topk_isa, dtype, queries, items, factors, of_integers):
     """Integer factors make scores exact and ties plenty, so ids and scores must agree to the last bit."""
-    rng = np.random.default_rng(items * 1000 + queries)
-    x = rng.integers(-3, 4, (queries, factors)).astype(dtype)
-    y = rng.integers(-3, 4, (items, factors)).astype(dtype)
-    for k in (1, 10, 101):
-        for excluded in (None, _excluded(rng, queries, items, 0.3) if queries else csr_matrix((0, items))):
-            expected = reference.topk(x, y, k, excluded)
-            for threads in (1, 3):
-                ids, scores = CpuBackend(threads).topk(x, y, k, excluded)
-                assert ids.dtype == np.int32
-                assert scores.dtype == dtype
-                np.testing.assert_array_equal(ids, expected[0])
-                np.testing.assert_array_equal(scores, expected[1])
+    x, y, cases = of_integers(queries, items, factors)
+    x, y = x.astype(dtype), y.astype(dtype)
+    for k, excluded, expected in cases:
+        for threads in (1, 3):
+            ids, scores = CpuBackend(threads).topk(x, y, k, excluded)
+            assert ids.dtype == np.int32
+            assert scores.dtype == dtype
+            np.testing.assert_array_equal(ids, expected[0])
+            np.testing.assert_array_equal(scores, expected[1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 from emulated import load
-from emulated_cuda import ON_DEVICE, EmulatedMemory, emulated_backend
+from emulated_cuda import ON_DEVICE, EmulatedMemory, emulated_backend, needs_kernels
+from rows import problem
 from scipy.sparse import random as sparse_random
 from solving import solve_rows
 
@@ -21,6 +22,7 @@ from wals_gpu.backends.cuda_memory import TorchMemory, load_cuda
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+pytestmark = needs_kernels
 HAS_CUDA, WHY_NOT = wals_gpu.cuda_status()
 without_cuda = pytest.mark.skipif(HAS_CUDA, reason="there is a CUDA device here")
 
@@ -121,8 +123,6 @@ def test_read_only_arrays_and_records_go_to_the_device():
 
 
 def test_terms_are_copied_once_and_freed_with_their_owner():
-    from test_cuda_solve_rows import problem
-
     backend = CudaBackend(*parts())
     terms, other, start = problem(8, [3, 50])
     solve_rows(backend, terms, other, start)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import builds
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,27 +25,34 @@ TENSOR_CORES = re.compile(
 ASYNC_COPIES = re.compile(r"solve_(primal|dual|subspace)_kernel|(gram|subspace)_slices_kernel|topk_kernel")
 
 
+compiles = pytest.mark.builds("kernels")
+
+
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found():
     """Figures of all kernels, each source compiled once. CI sets WALS_GPU_REQUIRE_NVCC: there a skip is a failure."""
     try:
-        return cuda_budgets.measure(tmp_path_factory.mktemp("kernels"))
+        cuda_budgets.find_tools()
+        return builds.result("kernels")
     except cuda_budgets.ToolMissing as error:
         if os.environ.get("WALS_GPU_REQUIRE_NVCC") == "1":
             pytest.fail(f"WALS_GPU_REQUIRE_NVCC=1, but {error}", pytrace=False)
         pytest.skip(str(error))
 
 
+@compiles
 def test_no_kernel_is_above_its_budget(found):
     above = cuda_budgets.excesses(found, cuda_budgets.read())
     assert not above, "\n".join([*above, "If that is meant: python tools/cuda_budgets.py --write"])
 
 
+@compiles
 def test_no_kernel_uses_local_memory(found):
     local = ("stack", "spills", "ldl", "stl")
     assert not [(kernel, on, f) for kernel, each in found.items() for on, f in each.items() if any(f[k] for k in local)]
 
 
+@compiles
 @pytest.mark.parametrize(("pattern", "instruction"), [(TENSOR_CORES, "hmma"), (ASYNC_COPIES, "ldgsts")])
 def test_hot_kernels_have_their_instructions(found, pattern, instruction):
     named = [kernel for kernel in found if pattern.match(kernel)]
@@ -57,6 +65,7 @@ def test_hot_kernels_have_their_instructions(found, pattern, instruction):
     )
 
 
+@compiles
 def test_every_kernel_can_be_started(found):
     """A100 has the least shared memory; 163 KiB of a processor's 164 are a block's."""
     for kernel, each in found.items():

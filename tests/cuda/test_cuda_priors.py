@@ -4,13 +4,15 @@ import itertools
 
 import numpy as np
 import pytest
-from emulated_cuda import emulated_backend
+from emulated_cuda import emulated_backend, needs_kernels
 from scipy.sparse import csr_matrix
 
 from wals_gpu import WALS
 from wals_gpu.priors.linear import LinearPrior
 
 USERS, ITEMS = 50, 33
+pytestmark = needs_kernels
+
 SETTINGS = {
     "exact": {"solver": "cholesky"},
     "cg": {"solver": "cg"},

@@ -5,9 +5,11 @@ import re
 import numpy as np
 import pytest
 from emulated import ROOT
-from emulated_cuda import emulated_backend
+from emulated_cuda import emulated_backend, needs_kernels
+from rows import problem
 from solving import solve_rows
-from test_cuda_solve_rows import problem
+
+pytestmark = needs_kernels
 
 # Source text of an access, the space it is in, and wavefronts or sectors over the least possible. The profiler counts 8
 # and 16 bytes a lane in halves and quarters of a warp, also where all of them read the same words.

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from emulated_cuda import emulated_backend
+from emulated_cuda import SCHEDULES, emulated_backend, needs_kernels
 from rounding import rounding
 from scipy.sparse import csr_matrix
 from scipy.sparse import random as sparse_random
-from test_cuda_solve_rows import SCHEDULES
 
 from wals_gpu import reference
 from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cpu import CpuBackend
 
+pytestmark = needs_kernels
 SEVERAL_SEGMENTS = 3000  # items; few queries then have several lists, which are merged
 
 

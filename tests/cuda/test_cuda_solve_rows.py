@@ -1,5 +1,5 @@
 """Row solves of the CUDA kernels, run by the emulator, against the float64 definition; how close is close enough, see
-test_solve_rows.py. Every case runs under several schedules and gives the same bits in each."""
+support/rows.py. Every case runs under several schedules and gives the same bits in each."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from emulated_cuda import ON_DEVICE, EmulatedMemory, emulated_backend
-from hard_cases import CASES, SOLVERS, solve
+from emulated_cuda import ON_DEVICE, SCHEDULES, EmulatedMemory, emulated_backend, needs_kernels
+from hard_cases import CASES, SINGULAR, SOLVERS, backward_bound, solve
+from rows import dual_limit, make_check, make_matrix, make_terms, problem
 from solving import solve_rows
-from test_hard_numbers import SINGULAR, backward_bound
-from test_solve_iterative import solve_by_reference
-from test_solve_rows import dual_limit, make_check, make_matrix, make_terms
+from steps import solve_by_reference
 
 from wals_gpu import reference
 from wals_gpu._cpu import LIMITS
@@ -26,11 +25,7 @@ from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.objective.presets import PRESETS, make_objective
 from wals_gpu.objective.terms import RowTerms
 
-SCHEDULES = [
-    {"order": "forward"},
-    {"order": "reverse", "eager_copies": True},
-    {"order": "random", "seed": 3, "resident_blocks": 3},
-]
+pytestmark = needs_kernels
 DEPTH = LIMITS.panel_depth
 
 
@@ -46,14 +41,6 @@ def run(terms, other, *, start=None, prior=None, backend=None, schedules=SCHEDUL
     backend.device.kernels.configure()
     assert all(x.tobytes() == results[0].tobytes() for x in results)
     return results[0]
-
-
-def problem(d, lengths, signs="plus", seed=0, **parameters):
-    rng = np.random.default_rng(seed)
-    n_other = max(*lengths, 40)
-    terms = make_terms(lengths, n_other, rng, np.float32, signs, **parameters)
-    other = rng.normal(size=(n_other, d)).astype(np.float32)
-    return terms, other, rng.normal(size=(len(lengths), d)).astype(np.float32)
 
 
 def forms(terms, d):
@@ -362,9 +349,9 @@ def test_checked_giant_steps(how, small_slices):
 @pytest.mark.parametrize("title", CASES)
 def test_hard_case(title, solver):
     """As test_hard_numbers.py asks of the CPU, with the same bounds; in 20 calls CG comes to 19 roundings."""
-    terms, other = CASES[title](np.dtype(np.float32), np.random.default_rng(3))
-    calls = 41 if len(other) < 1000 else 2
-    result, rise = solve(terms, other, solver, emulated_backend(), calls if solver == "subspace" else min(calls, 20))
+    calls = 41 if title != "one user with all of 50,000 items" else 2
+    calls = calls if solver == "subspace" else min(calls, 20)
+    result, rise = solve(title, "float32", solver, emulated_backend(), calls)
     if title in SINGULAR and solver != "cg":
         assert result == "SingularSystemError"
     else:

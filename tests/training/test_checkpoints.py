@@ -1,6 +1,5 @@
 """A resumed fit is the fit that was never interrupted; a checkpoint is whole whatever ends the process."""
 
-import dataclasses
 import errno
 import os
 import shutil
@@ -12,40 +11,12 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from checkpointing import Stop, interrupt_at, make_likes, make_model, same_course
 from scipy.sparse import csr_matrix
 
 from wals_gpu import WALS, CheckpointError, ModelFormatError, as_interactions, cli
 from wals_gpu.data.files import load_folder, remove_folder
 from wals_gpu.training import checkpoints
-
-
-def make_likes(seed=0, shape=(70, 40)):
-    rng = np.random.default_rng(seed)
-    return csr_matrix((rng.random(shape) < 0.3) * rng.integers(1, 5, shape).astype(np.float32))
-
-
-def make_model(**params):
-    return WALS(**{"factors": 16, "objective": "hu", "alpha": 5, "iterations": 9, "num_threads": 2, **params})
-
-
-def same_course(a, b):
-    """Whether two fits agree in every bit of what they computed."""
-    records = [[dataclasses.replace(record, seconds=0.0) for record in model.history_] for model in (a, b)]
-    factors = (np.array_equal(getattr(a, name), getattr(b, name)) for name in ("user_factors", "item_factors"))
-    return records[0] == records[1] and all(factors) and a.best_iteration_ == b.best_iteration_
-
-
-class Stop(Exception):
-    pass
-
-
-def interrupt_at(*iterations):
-    def callback(model, record):
-        if record.iteration in iterations:
-            raise Stop
-
-    return callback
-
 
 # Resuming
 
@@ -272,7 +243,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
 FIT = """
 import sys, numpy as np
 sys.path = {paths!r}
-from test_checkpoints import *
+from checkpointing import make_likes, make_model
 model = make_model(iterations={iterations}, factors={factors}, solver={solver!r})
 print("fit", flush=True)
 model.fit(make_likes(), checkpoint_dir={folder!r}, resume=True{options})
@@ -323,7 +294,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path):
     code = f"""
 import resource, sys
 sys.path = {sys.path!r}
-from test_checkpoints import *
+from checkpointing import make_likes, make_model
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 model = make_model(**{options!r})
 try:

@@ -7,11 +7,20 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from emulated_cuda import emulated_backend
+from checkpointing import Stop, interrupt_at, make_likes, same_course
+from emulated_cuda import emulated_backend, needs_kernels
 from scipy.sparse import csr_matrix
 from solving import solve_rows
-from test_checkpoints import Stop, interrupt_at, make_likes, same_course
-from test_solve_iterative import OBJECTIVES, STEPS, _problem, _row_losses, solve_by_reference
+from steps import (
+    OBJECTIVES,
+    STEPS,
+    longest_problem,
+    longest_solution,
+    preset_problem,
+    preset_solution,
+    row_losses,
+    solve_by_reference,
+)
 
 from wals_gpu import WALS, reference
 from wals_gpu.backends.cpu import CpuBackend
@@ -27,16 +36,18 @@ SOLVERS = [{"solver": "cholesky"}, *STEPS]
 @pytest.mark.parametrize("factors", [1, 5, 16, 33, 70])
 @pytest.mark.parametrize("with_prior", [False, True])
 def test_rows_go_as_far_as_the_reference_says(isa, objective, parameters, factors, with_prior):
-    terms, other, prior, start = _problem(objective, parameters, factors, np.float64)
+    terms, other, prior, start = preset_problem(objective, parameters, factors, np.float64)
     prior = prior if with_prior else None
     for how in SOLVERS:
         for relaxation in (0.5, 1.7):
             got = start.copy()
             solve_rows(CpuBackend(2), terms, other, got, prior=prior, relaxation=relaxation, **how)
-            expected = solve_by_reference(terms, other, start, prior=prior, relaxation=relaxation, **how)
+            expected = preset_solution(
+                objective, parameters, factors, np.float64, with_prior=with_prior, relaxation=relaxation, **how
+            )
             np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-9)
             empty = np.diff(terms.row_ptr) == 0
-            exact = reference.solve_rows(terms, other, prior=prior)
+            exact = preset_solution(objective, parameters, factors, np.float64, with_prior=with_prior)
             assert empty.any()
             np.testing.assert_allclose(got[empty], exact[empty], rtol=1e-12, atol=1e-14)
 
@@ -46,17 +57,18 @@ def test_rows_go_as_far_as_the_reference_says(isa, objective, parameters, factor
 def test_the_loss_is_that_of_what_was_written_and_never_rises(isa, objective, parameters, dtype):
     tolerance = 2e-6 if dtype == np.float32 else 1e-12
     for factors in (5, 33, 64):
-        terms, other, prior, start = _problem(objective, parameters, factors, dtype)
+        terms, other, prior, start = preset_problem(objective, parameters, factors, dtype)
+        losses = row_losses(terms, other, prior)
         for how in SOLVERS:
             for relaxation in (0.3, 1.5, 1.99):
                 x = start.copy()
-                before = _row_losses(terms, other, x, prior)
+                before = losses(x)
                 size = np.abs(before) + terms.target_square / len(before)
                 for _ in range(3):
                     got = solve_rows(
                         CpuBackend(2), terms, other, x, prior=prior, relaxation=relaxation, return_loss=True, **how
                     )
-                    after = _row_losses(terms, other, x, prior)
+                    after = losses(x)
                     constant = (terms.ridge.astype(float) * (prior.astype(float) ** 2).sum(axis=1)).sum()
                     assert got == pytest.approx(after.sum() + constant, rel=tolerance, abs=tolerance * size.sum())
                     assert np.all(after <= before + tolerance * 20 * size)
@@ -66,14 +78,8 @@ def test_the_loss_is_that_of_what_was_written_and_never_rises(isa, objective, pa
 @pytest.mark.parametrize("solver", ["cholesky", "cg"])
 @pytest.mark.parametrize("factors", [64, 256])
 def test_giant_rows_and_long_ones_with_any_number_of_threads(isa, solver, factors):
-    rng = np.random.default_rng(factors)
-    columns, lengths = 12_000, [9000, 0, 5000, 3, 11_000, 700, 12_000]
-    row_ptr = np.concatenate([[0], np.cumsum(lengths)])
-    col_idx = np.concatenate([np.sort(rng.choice(columns, n, replace=False)) for n in lengths]).astype(np.int32)
-    one = np.ones(1)
-    terms = RowTerms(row_ptr, col_idx, rng.random(len(col_idx)) + 1, None, -0.5, 0.1 * one, 3 * one, one, 0.0)
-    other, start = rng.standard_normal((columns, factors)), rng.standard_normal((len(lengths), factors))
-    expected = reference.relax(terms, start, reference.solve_rows(terms, other), 1.6)
+    terms, other, start = longest_problem(factors)
+    expected = reference.relax(terms, start, longest_solution(factors), 1.6)
     results = []
     for threads in (1, 2, 5):
         x = start.copy()
@@ -106,11 +112,12 @@ def test_rows_that_float32_cannot_solve_are_relaxed_too():
         np.testing.assert_allclose(relaxed, expected, rtol=1e-5, atol=1e-5 * abs(expected).max())
 
 
+@needs_kernels
 @pytest.mark.parametrize("how", SOLVERS, ids=str)
 @pytest.mark.parametrize("d", [5, 33, 130])
 def test_cuda_rows_go_as_far_as_the_reference_says(how, d):
     backend = emulated_backend()
-    terms, other, prior, start = _problem("implicit", {"alpha": 2.0}, d, np.float32)
+    terms, other, prior, start = preset_problem("implicit", {"alpha": 2.0}, d, np.float32)
     for given in (None, prior):
         got = start.copy()
         loss = solve_rows(backend, terms, other, got, prior=given, relaxation=1.7, return_loss=True, **how)
@@ -123,8 +130,9 @@ def test_cuda_rows_go_as_far_as_the_reference_says(how, d):
     assert backend.memory_of(replace(sizes, is_relaxed=True)).growing > backend.memory_of(sizes).growing
 
 
+@needs_kernels
 def test_cuda_relaxation_out_of_range():
-    terms, other, _, start = _problem("hu", {}, 5, np.float32)
+    terms, other, _, start = preset_problem("hu", {}, 5, np.float32)
     for relaxation in (0.0, 2.0, float("nan")):
         with pytest.raises(ValueError, match=r"relaxation must lie in \(0, 2\), got"):
             solve_rows(emulated_backend(), terms, other, start, relaxation=relaxation)

@@ -1,0 +1,154 @@
+"""Builds that tests wait for: compilers at work beside the tests that need none of them.
+
+``pytest.mark.builds(name, ...)`` on a test says what it waits for. When tests have been collected, conftest.py starts
+what they need, and puts those tests last; :func:`result` waits. Builds run one after the other in a process of their
+own: what a test changes in its environment does not reach them, and no thread of theirs is there when a test forks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*command: str | Path, **options) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}:\n{done.stdout}")
+
+
+# What is built. Each gets a folder that is its own, and returns what JSON can hold.
+
+
+def emulator(_folder: Path) -> str:
+    """The folder with the modules that run the CUDA kernels on the CPU, up to date with the sources."""
+    import pybind11
+
+    place = ROOT / "build" / f"cuda_emulator-{sys.implementation.cache_tag}"
+    place.mkdir(parents=True, exist_ok=True)
+    with open(place / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # against other runs of the tests in this checkout
+        run(
+            "cmake", "-S", ROOT / "tools" / "cuda_emulator", "-B", place, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=None",
+            f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        )  # fmt: skip
+        run("cmake", "--build", place)
+    return str(place)
+
+
+def kernels(folder: Path) -> dict:
+    """Figures of all CUDA kernels as nvcc compiles them: tools/cuda_budgets.py."""
+    spec = importlib.util.spec_from_file_location("cuda_budgets", ROOT / "tools" / "cuda_budgets.py")
+    cuda_budgets = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cuda_budgets)
+    return cuda_budgets.measure(folder)
+
+
+def sanitized(sanitizers: str, *sources: str, definitions: tuple[str, ...] = ()) -> Callable[[Path], str]:
+    """A native program in which any finding of the sanitizers ends it with an error."""
+
+    def build(folder: Path) -> str:
+        compiler = [os.environ.get("CXX", "c++"), "-std=c++17", "-pthread", "-O1", "-g", "-ffp-contract=fast"]
+        options = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", *(f"-D{one}" for one in definitions)]
+        run(*compiler, *options, *(ROOT / source for source in sources), "-o", folder / "program")
+        return str(folder / "program")
+
+    return build
+
+
+# The kernels of one instruction set, and several threads; make sanitize looks at all of them.
+NATIVE = ("tests/support/native_threads.cpp", *(f"csrc/cpu/{name}.cpp" for name in ("kernels", "drivers", "dispatch")))
+BASELINE = ("WALS_ISA=isa_baseline", "WALS_VECTOR_BYTES=16", "WALS_ROWS_PER_TILE=4")
+
+BUILDS: dict[str, Callable[[Path], object]] = {
+    "emulator": emulator,
+    "kernels": kernels,
+    "parallel, thread": sanitized("thread", "tests/support/native_parallel.cpp"),
+    "native, thread": sanitized("thread", *NATIVE, definitions=BASELINE),
+    "native, address,undefined": sanitized("address,undefined", *NATIVE, definitions=BASELINE),
+}
+
+
+# Beside the tests
+
+
+class Running:
+    """The process that builds, and where it puts results."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="wals_gpu-builds-"))
+        self.names = names
+        command = [sys.executable, __file__, str(self.folder), *names]
+        # A group of its own, so that its compilers end with it.
+        self.process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+
+    def result(self, name: str) -> object:
+        file = self.folder / f"{name}.json"
+        while not file.exists():
+            if self.process.poll() is not None and not file.exists():
+                raise RuntimeError(f"the process that builds ended with status {self.process.returncode}")
+            time.sleep(0.02)
+        return json.loads(file.read_text())
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+_running: list[Running] = []
+
+
+def start(names: list[str]) -> None:
+    if names:
+        _running.append(Running(names))
+
+
+def stop() -> None:
+    while _running:
+        _running.pop().stop()
+
+
+def result(name: str):
+    """What the build made; the test fails with the compiler's words where it failed."""
+    found = next((each for each in _running if name in each.names), None)
+    if found is None:
+        start([name])
+        found = _running[-1]
+    made = found.result(name)
+    if "error" in made:
+        pytest.fail(made["error"], pytrace=False)
+    return made["made"]
+
+
+def main(folder: Path, *names: str) -> None:
+    for name in names:
+        try:
+            (folder / name).mkdir()
+            outcome = {"made": BUILDS[name](folder / name)}
+        except Exception as error:
+            text = str(error) if isinstance(error, RuntimeError) else traceback.format_exc()
+            outcome = {"error": text}
+        unfinished = folder / f"{name}.part"
+        unfinished.write_text(json.dumps(outcome))
+        unfinished.rename(folder / f"{name}.json")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
