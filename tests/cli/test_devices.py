@@ -115,13 +115,31 @@ def test_a_device_that_cannot_be_used_is_refused_before_any_work(run, tmp_path, 
 @pytest.mark.parametrize("command", ["fit", "fit with texts", "evaluate"])
 def test_a_model_that_the_device_cannot_fit_is_refused_before_any_work(run, tmp_path, monkeypatch, command):
     class Narrow:
-        def check(self, *, factors, dtype):
-            raise ValueError(f"no {dtype} of {factors} factors here")
+        def check(self, *, factors=None, dtype=None, k=None):
+            if factors is not None:
+                raise ValueError(f"no {dtype} of {factors} factors here")
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("wals_gpu.cli.options.make_backend", lambda device, threads: Narrow())
     words = [*NO_FILES[command], "--device", "cuda", "--dtype", "float64", "--factors", "8"]
     assert run(*words) == (2, "", "wals-gpu: error: no float64 of 8 factors here\n")
+
+
+@pytest.mark.parametrize("command", ["recommend", "similar", "evaluate"])
+def test_more_results_than_the_device_finds_are_refused_before_any_work(run, tmp_path, monkeypatch, command):
+    class Short:
+        def check(self, *, factors=None, dtype=None, k=None):
+            if k is not None and k > 5:
+                raise ValueError(f"no {k} here")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wals_gpu.cli.options.make_backend", lambda device, threads: Short())
+    words = [*NO_FILES[command], "--device", "cpu", "-k", "6"]
+    assert run(*words) == (2, "", "wals-gpu: error: no 6 here\n")
+    for on_host in {"recommend": (["--allow", "l"], ["--explore", "ucb"]), "evaluate": (["--negatives", "9"],)}.get(
+        command, ()
+    ):
+        assert "no 6 here" not in run(*words, *on_host)[2]
 
 
 @pytest.mark.skipif(not cuda_status()[0], reason="no CUDA device can be used")

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     """Split, fit, measure and print."""
     if args.protocol == "temporal" and args.time_column is None:
         raise ValueError("--protocol temporal needs --time-column COLUMN")
-    check_device(args)
+    check_device(args, max(args.k) if args.negatives is None else None)
     model = new_model(args)
     data = read_data(args)
     train, fold_in, test = _split(args, data.matrix)

@@ -50,12 +50,16 @@ def add_computation(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_device(args: argparse.Namespace) -> None:
-    """Refuse a device that cannot be used, or not for this model, before any file is read or any text encoded."""
+def check_device(args: argparse.Namespace, k: int | None = None) -> None:
+    """Refuse a device that cannot be used, or not for this model, before any file is read or any text encoded.
+
+    `k`: results that it is to find in a search of all items.
+    """
     try:
         backend = make_backend(args.device, integer("num_threads", args.threads, 0))
     except RuntimeError as error:  # no CUDA here: at the command line, a bad argument like any other
         raise ValueError(f"--device {args.device}: {error}") from error
+    backend.check(k=k)
     if "dtype" in args:  # a new model, not one that is loaded
         backend.check(factors=args.factors, dtype=np.dtype(args.dtype))
 

@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"say for whom: {choices}" + (" (only one of them)" if ways else ""))
     if args.all and args.out is None:
         raise ValueError("--all needs --out FILE (.parquet or .csv)")
-    check_device(args)
+    # Listed items and upper bounds are scored on the host.
+    check_device(args, args.k if args.allow is None and args.explore != "ucb" else None)
     if args.text is not None:
         _recommend_for_text(args)
     else:

@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print a list for each item."""
-    check_device(args)
+    check_device(args, args.k)
     model = load_model(args)
     items = parse_ids(args.items, model.item_ids, model.n_items, "item")
     # Nobody wants the item itself, whatever the lists say.
