@@ -98,6 +98,8 @@ def read_model(path: str | PathLike[str], backend: Backend) -> SavedModel:
             metadata["objective"],
         )
         settings, shape = dict(metadata["settings"]), (bound.n_users, bound.n_items)
+        if settings["dtype"] not in ("float32", "float64"):  # not for NumPy, which raises SyntaxError for some texts
+            raise ValueError(f"dtype must be 'float32' or 'float64', got {settings['dtype']!r}")
         width, dtype = settings["factors"], np.dtype(settings["dtype"])
         users, items = tensors["user_factors"], tensors["item_factors"]
         for name, factors, n in (("user_factors", users, shape[0]), ("item_factors", items, shape[1])):
