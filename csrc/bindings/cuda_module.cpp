@@ -1,5 +1,5 @@
 // The Python module wals_gpu._cuda, and the same module over the emulator for tests: calls of cuda/launch.h with
-// addresses of device memory as integers. wals_gpu/backends/cuda.py owns the memory and has checked every shape.
+// addresses of device memory as integers. wals_gpu/backends/cuda_memory.py owns the memory and has checked every shape.
 #include <pybind11/pybind11.h>
 
 #include "../cuda/launch.h"
