@@ -1,8 +1,8 @@
-"""What tests share: property tests that are the same on every run, builds beside them, and the instruction sets."""
+"""What tests share: property tests that are the same on every run, work beside them, and the instruction sets."""
 
 import signal
 
-import builds
+import beside
 import pytest
 from hypothesis import settings
 from instruction_sets import TOPK_ONLY
@@ -25,24 +25,26 @@ threadpool_limits(1, user_api="blas")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "builds(*names): what the test waits for, see tests/support/builds.py")
+    config.addinivalue_line(
+        "markers", "waits_for(*names): what is done beside other tests, see tests/support/beside.py"
+    )
 
 
-def _builds_of(item):
-    return [name for marker in item.iter_markers("builds") for name in marker.args]
+def _awaited(item):
+    return [name for marker in item.iter_markers("waits_for") for name in marker.args]
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: bool(_builds_of(item)))
+    items.sort(key=lambda item: bool(_awaited(item)))
 
 
 def pytest_collection_finish(session):
     if not session.config.option.collectonly:
-        builds.start(list(dict.fromkeys(name for item in session.items for name in _builds_of(item))))
+        beside.start(list(dict.fromkeys(name for item in session.items for name in _awaited(item))))
 
 
 def pytest_unconfigure():
-    builds.stop()
+    beside.stop()
 
 
 def _in_use(name: str):
@@ -63,3 +65,14 @@ def isa(request):
 def topk_isa(request):
     """The same with those that differ in top-k alone."""
     yield from _in_use(request.param)
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread():
+    """Of networks so small that threads which wait for each other take several times as long, on a busy machine ten."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -7,7 +7,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-import builds
+import beside
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -44,14 +44,14 @@ def run_program(program):
     return done.stdout
 
 
-@pytest.mark.builds("parallel, thread")
+@pytest.mark.waits_for("parallel, thread")
 def test_races_of_the_loop_of_threads():
-    assert run_program(builds.result("parallel, thread")) == "10 caught\n"
+    assert run_program(beside.result("parallel, thread")) == "10 caught\n"
 
 
 @pytest.mark.parametrize(
     "sanitizers",
-    [pytest.param(each, marks=pytest.mark.builds(f"native, {each}")) for each in ("thread", "address,undefined")],
+    [pytest.param(each, marks=pytest.mark.waits_for(f"native, {each}")) for each in ("thread", "address,undefined")],
 )
 def test_every_native_call(sanitizers):
-    assert run_program(builds.result(f"native, {sanitizers}")) == "4 of 4 the same\n"
+    assert run_program(beside.result(f"native, {sanitizers}")) == "4 of 4 the same\n"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import beside
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -556,11 +557,12 @@ def test_python_dash_m_is_the_same_program():
     assert done.stdout.startswith("wals_gpu ")
 
 
-def test_demo_beats_popularity_and_finds_hidden_links(run):
-    status, text, said = run("demo", "--json")
-    assert status == 0
-    assert said == ""
-    result = json.loads(text)
+@pytest.mark.waits_for("demo")
+def test_demo_beats_popularity_and_finds_hidden_links():
+    done = beside.result("demo")
+    assert done["status"] == 0, done["stderr"]
+    assert done["stderr"] == ""
+    result = json.loads(done["stdout"])
     for metric in ("recall@20", "ndcg@100"):
         wals, popularity = (result["report"]["results"][name][metric] for name in ("wals", "popularity"))
         assert wals["low"] > popularity["high"] + 0.2

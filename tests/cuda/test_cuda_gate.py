@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import builds
+import beside
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ TENSOR_CORES = re.compile(
 ASYNC_COPIES = re.compile(r"solve_(primal|dual|subspace)_kernel|(gram|subspace)_slices_kernel|topk_kernel")
 
 
-compiles = pytest.mark.builds("kernels")
+compiles = pytest.mark.waits_for("kernels")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def found():
     """Figures of all kernels, each source compiled once. CI sets WALS_GPU_REQUIRE_NVCC: there a skip is a failure."""
     try:
         cuda_budgets.find_tools()
-        return builds.result("kernels")
+        return beside.result("kernels")
     except cuda_budgets.ToolMissing as error:
         if os.environ.get("WALS_GPU_REQUIRE_NVCC") == "1":
             pytest.fail(f"WALS_GPU_REQUIRE_NVCC=1, but {error}", pytrace=False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from emulated import ROOT, load
 
-pytestmark = pytest.mark.builds("emulator")
+pytestmark = pytest.mark.waits_for("emulator")
 TESTS = ROOT / "tools" / "cuda_emulator" / "tests"
 # Orders in which threads and blocks take turns; results and findings may depend on none of them.
 SCHEDULES = [

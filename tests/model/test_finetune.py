@@ -19,6 +19,8 @@ from text_models import tiny_roberta
 
 from wals_gpu.model.finetune import fine_tune
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 KINDS = ("music", "editor", "server")
 RNG = np.random.default_rng(0)
 # Which of three words a text has decides who has the item; where it stands and what else is there tells nothing.

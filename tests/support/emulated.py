@@ -5,18 +5,18 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-import builds
+import beside
 import pytest
 
 pytest.importorskip("pybind11", reason="pybind11 is not installed")
 
-ROOT = builds.ROOT
+ROOT = beside.ROOT
 
 
 @functools.cache
 def load(name: str) -> ModuleType:
-    """The emulated module `name`, e.g. "_emulator_tests_checked"; pytest.mark.builds("emulator") on who calls it."""
-    path = next(Path(builds.result("emulator")).glob(f"{name}.*.so"))
+    """The emulated module `name`, e.g. "_emulator_tests_checked"; pytest.mark.waits_for("emulator") on who calls it."""
+    path = next(Path(beside.result("emulator")).glob(f"{name}.*.so"))
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -15,7 +15,7 @@ from wals_gpu.backends.cuda_memory import TorchMemory, load_cuda
 
 ON_DEVICE = os.environ.get("WALS_GPU_TEST_DEVICE") == "cuda"
 #: For tests that call emulated_backend().
-needs_kernels = pytest.mark.builds(*() if ON_DEVICE else ("emulator",))
+needs_kernels = pytest.mark.waits_for(*() if ON_DEVICE else ("emulator",))
 SCHEDULES = [
     {"order": "forward"},
     {"order": "reverse", "eager_copies": True},

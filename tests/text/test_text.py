@@ -28,6 +28,7 @@ import torch
 import transformers
 from text_models import TEXTS, tiny_roberta
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 HERE = Path(__file__).parents[1]
 
 
@@ -256,18 +257,18 @@ def test_a_store_of_another_encoder_is_refused(tmp_path):
         EmbeddingStore(tmp_path / "s", {"layers": "last"})
 
 
-# One text per batch; each is noted before the next is begun, and takes a moment.
+# One text per batch; each is noted before the next is begun, and takes a moment, so that a kill comes between.
 SLOW = """
 import sys, time
 import numpy as np
 from wals_gpu.text import TextEncoder
-model, log, out, cache = sys.argv[1:5]
+model, log, out, cache, seconds = sys.argv[1:]
 encoder = TextEncoder(model, max_length=32, cache_dir=cache or None)
 pooled = TextEncoder.pooled
 def slow(self, batch):
     with open(log, "a") as file:
         file.write(f"{len(batch['input_ids'])}\\n")
-    time.sleep(0.3)
+    time.sleep(float(seconds))
     return pooled(self, batch)
 TextEncoder.pooled = slow
 texts = [f"{text} {n}" for n in range(10) for text in ("arrays", "a player for music")]
@@ -280,7 +281,8 @@ def test_encoding_goes_on_after_kill_9(folder, tmp_path, with_cache):
     log, out = tmp_path / "log", tmp_path / "vectors.npy"
     cache = str(tmp_path / "cache") if with_cache else ""
     command = [sys.executable, "-c", SLOW, str(folder), str(log), str(out), cache]
-    process = subprocess.Popen(command)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as one_torch_thread
+    process = subprocess.Popen([*command, "0.3"], env=environment)
     deadline = time.monotonic() + 300
     while not log.exists() or len(log.read_text().splitlines()) < 3:
         assert process.poll() is None and time.monotonic() < deadline
@@ -290,7 +292,7 @@ def test_encoding_goes_on_after_kill_9(folder, tmp_path, with_cache):
     assert not out.exists()
     begun = sum(map(int, log.read_text().split()))
     log.unlink()
-    subprocess.run([*command], check=True, timeout=300)
+    subprocess.run([*command, "0"], check=True, timeout=300, env=environment)
     again = sum(map(int, log.read_text().split()))
     # What was finished is not done again: all but the batch that the kill hit.
     total = 20

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import json
 
+import beside
 import numpy as np
 import pytest
 from soak import soak
 
 
+@pytest.mark.waits_for("soak")
 def test_soak():
-    report = soak.run(float(os.environ.get("WALS_SOAK_SECONDS", 60)), seed=0)
-    print(report)
+    done = beside.result("soak")
+    print(done["stdout"], done["stderr"])
+    assert done["status"] == 0
+    report = json.loads(done["stdout"])
     assert len(report["steps"]) == 11 and report["checks"] > 500
     # What is held grows until every kind of step has been taken; after that it may not.
     *_, half, three_quarters, end = report["memory_mib"]

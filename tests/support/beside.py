@@ -1,8 +1,8 @@
-"""Builds that tests wait for: compilers at work beside the tests that need none of them.
+"""What tests wait for, done beside the tests that do not: compilers, and commands that take long.
 
-``pytest.mark.builds(name, ...)`` on a test says what it waits for. When tests have been collected, conftest.py starts
-what they need, and puts those tests last; :func:`result` waits. Builds run one after the other in a process of their
-own: what a test changes in its environment does not reach them, and no thread of theirs is there when a test forks.
+``pytest.mark.waits_for(name, ...)`` on a test says what it needs. When tests have been collected, conftest.py starts
+what they wait for, and puts those tests last; :func:`result` waits. It is done one after the other in a process of its
+own: what a test changes in its environment does not reach it, and no thread of it is there when a test forks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def run(*command: str | Path, **options) -> None:
         raise RuntimeError(f"{' '.join(map(str, command))}:\n{done.stdout}")
 
 
-# What is built. Each gets a folder that is its own, and returns what JSON can hold.
+# What there is to do. Each gets a folder that is its own, and returns what JSON can hold.
 
 
 def emulator(_folder: Path) -> str:
@@ -75,12 +75,33 @@ def sanitized(sanitizers: str, *sources: str, definitions: tuple[str, ...] = ())
 NATIVE = ("tests/support/native_threads.cpp", *(f"csrc/cpu/{name}.cpp" for name in ("kernels", "drivers", "dispatch")))
 BASELINE = ("WALS_ISA=isa_baseline", "WALS_VECTOR_BYTES=16", "WALS_ROWS_PER_TILE=4")
 
-BUILDS: dict[str, Callable[[Path], object]] = {
+
+def python(*arguments: str) -> dict:
+    """How a program ended, and what it wrote; threads of torch that wait for each other would take what tests need."""
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    return {"status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+
+
+def demo(_folder: Path) -> dict:
+    return python("-m", "wals_gpu", "demo", "--json")
+
+
+def soak(_folder: Path) -> dict:
+    """One minute of random use, whose memory and threads are those of no other test."""
+    seconds = float(os.environ.get("WALS_SOAK_SECONDS", 60))
+    return python("-c", f"import json; from soak import soak; print(json.dumps(soak.run({seconds}, seed=0)))")
+
+
+WORK: dict[str, Callable[[Path], object]] = {
+    "demo": demo,
     "emulator": emulator,
     "kernels": kernels,
     "parallel, thread": sanitized("thread", "tests/support/native_parallel.cpp"),
     "native, thread": sanitized("thread", *NATIVE, definitions=BASELINE),
     "native, address,undefined": sanitized("address,undefined", *NATIVE, definitions=BASELINE),
+    "soak": soak,
 }
 
 
@@ -88,20 +109,20 @@ BUILDS: dict[str, Callable[[Path], object]] = {
 
 
 class Running:
-    """The process that builds, and where it puts results."""
+    """The process that does it, and where it puts results."""
 
     def __init__(self, names: list[str]) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="wals_gpu-builds-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="wals_gpu-tests-"))
         self.names = names
         command = [sys.executable, __file__, str(self.folder), *names]
-        # A group of its own, so that its compilers end with it.
+        # A group of its own, so that what it started ends with it.
         self.process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
 
     def result(self, name: str) -> object:
         file = self.folder / f"{name}.json"
         while not file.exists():
             if self.process.poll() is not None and not file.exists():
-                raise RuntimeError(f"the process that builds ended with status {self.process.returncode}")
+                raise RuntimeError(f"the process beside the tests ended with status {self.process.returncode}")
             time.sleep(0.02)
         return json.loads(file.read_text())
 
@@ -126,7 +147,7 @@ def stop() -> None:
 
 
 def result(name: str):
-    """What the build made; the test fails with the compiler's words where it failed."""
+    """What was made; the test fails with the words of what could not make it."""
     found = next((each for each in _running if name in each.names), None)
     if found is None:
         start([name])
@@ -141,7 +162,7 @@ def main(folder: Path, *names: str) -> None:
     for name in names:
         try:
             (folder / name).mkdir()
-            outcome = {"made": BUILDS[name](folder / name)}
+            outcome = {"made": WORK[name](folder / name)}
         except Exception as error:
             text = str(error) if isinstance(error, RuntimeError) else traceback.format_exc()
             outcome = {"error": text}
