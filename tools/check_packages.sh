@@ -2,7 +2,7 @@
 # What users install: the source distribution, and from it alone a wheel for each Python, which then runs the tests.
 #
 #   tools/check_packages.sh python3.10 python3.13        interpreters; python3 without any
-#   TESTS="test_als.py test_model.py" tools/check_packages.sh python3.12
+#   TESTS="compat/test_als.py model/test_model.py" tools/check_packages.sh python3.12
 #
 # Everything is made in build/packages, from empty folders: sdist/, wheels/ (as pip would build them), manylinux/ (as
 # they could be published), a virtual environment for each Python. Tests of what is not installed there skip themselves.
