@@ -37,16 +37,11 @@ def test_the_source_distribution_is_whole(sdist):
     assert not list(sdist.rglob("*.so")) and not list(sdist.rglob("*.pyc"))
 
 
-def run_program(program):
-    """What a native program prints; a finding of its sanitizers ends it with an error."""
-    done = subprocess.run([program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.waits_for("parallel, thread")
 def test_races_of_the_loop_of_threads():
-    assert run_program(beside.result("parallel, thread")) == "10 caught\n"
+    done = beside.result("parallel, thread")
+    assert done["status"] == 0, done["stderr"]
+    assert done["stdout"] == "10 caught\n"
 
 
 @pytest.mark.parametrize(
@@ -54,4 +49,6 @@ def test_races_of_the_loop_of_threads():
     [pytest.param(each, marks=pytest.mark.waits_for(f"native, {each}")) for each in ("thread", "address,undefined")],
 )
 def test_every_native_call(sanitizers):
-    assert run_program(beside.result(f"native, {sanitizers}")) == "4 of 4 the same\n"
+    done = beside.result(f"native, {sanitizers}")
+    assert done["status"] == 0, done["stderr"]
+    assert done["stdout"] == "4 of 4 the same\n"

@@ -59,16 +59,22 @@ def kernels(folder: Path) -> dict:
     return cuda_budgets.measure(folder)
 
 
-def sanitized(sanitizers: str, *sources: str, definitions: tuple[str, ...] = ()) -> Callable[[Path], str]:
-    """A native program in which any finding of the sanitizers ends it with an error."""
+def outcome(*command: str | Path, **options) -> dict:
+    """How a program ended, and what it wrote."""
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    return {"status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
 
-    def build(folder: Path) -> str:
+
+def sanitized(sanitizers: str, *sources: str, definitions: tuple[str, ...] = ()) -> Callable[[Path], dict]:
+    """Builds and runs a native program, which ends with an error where a sanitizer finds something."""
+
+    def work(folder: Path) -> dict:
         compiler = [os.environ.get("CXX", "c++"), "-std=c++17", "-pthread", "-O1", "-g", "-ffp-contract=fast"]
         options = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", *(f"-D{one}" for one in definitions)]
         run(*compiler, *options, *(ROOT / source for source in sources), "-o", folder / "program")
-        return str(folder / "program")
+        return outcome(folder / "program")
 
-    return build
+    return work
 
 
 # The kernels of one instruction set, and several threads; make sanitize looks at all of them.
@@ -76,22 +82,19 @@ NATIVE = ("tests/support/native_threads.cpp", *(f"csrc/cpu/{name}.cpp" for name 
 BASELINE = ("WALS_ISA=isa_baseline", "WALS_VECTOR_BYTES=16", "WALS_ROWS_PER_TILE=4")
 
 
-def python(*arguments: str) -> dict:
-    """How a program ended, and what it wrote; threads of torch that wait for each other would take what tests need."""
-    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
-    return {"status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+def python(folder: Path, *arguments: str) -> dict:
+    """A program that uses the package; threads of torch that wait for each other would take what tests need."""
+    return outcome(sys.executable, *arguments, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def demo(_folder: Path) -> dict:
-    return python("-m", "wals_gpu", "demo", "--json")
+def demo(folder: Path) -> dict:
+    return python(folder, "-m", "wals_gpu", "demo", "--json")
 
 
-def soak(_folder: Path) -> dict:
+def soak(folder: Path) -> dict:
     """One minute of random use, whose memory and threads are those of no other test."""
     seconds = float(os.environ.get("WALS_SOAK_SECONDS", 60))
-    return python("-c", f"import json; from soak import soak; print(json.dumps(soak.run({seconds}, seed=0)))")
+    return python(folder, "-c", f"import json; from soak import soak; print(json.dumps(soak.run({seconds}, seed=0)))")
 
 
 WORK: dict[str, Callable[[Path], object]] = {
@@ -115,8 +118,10 @@ class Running:
         self.folder = Path(tempfile.mkdtemp(prefix="wals_gpu-tests-"))
         self.names = names
         command = [sys.executable, __file__, str(self.folder), *names]
+        # What tests import is what programs import: the checkout, or an installed package without it.
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         # A group of its own, so that what it started ends with it.
-        self.process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+        self.process = subprocess.Popen(command, cwd=self.folder, env=environment, start_new_session=True)
 
     def result(self, name: str) -> object:
         file = self.folder / f"{name}.json"
@@ -162,12 +167,12 @@ def main(folder: Path, *names: str) -> None:
     for name in names:
         try:
             (folder / name).mkdir()
-            outcome = {"made": WORK[name](folder / name)}
+            done = {"made": WORK[name](folder / name)}
         except Exception as error:
             text = str(error) if isinstance(error, RuntimeError) else traceback.format_exc()
-            outcome = {"error": text}
+            done = {"error": text}
         unfinished = folder / f"{name}.part"
-        unfinished.write_text(json.dumps(outcome))
+        unfinished.write_text(json.dumps(done))
         unfinished.rename(folder / f"{name}.json")
 
 
