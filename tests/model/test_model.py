@@ -3,8 +3,10 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -668,3 +670,24 @@ def test_a_new_fit_lets_go_of_the_earlier_factors(monkeypatch):
         model.fit(likes, warm_start=warm_start)
         monkeypatch.undo()
     assert alive == [False, False]
+
+
+def test_threads_that_ask_a_new_model_get_what_it_learned():
+    """The object that answers share is made by whoever comes first, while others look for it."""
+    model = WALS(4, iterations=1).fit(csr_matrix(np.eye(6, dtype=np.float32)))
+    learned, paused = model.fitted, threading.Event()
+
+    class Slow(WALS):
+        """Lets another thread ask between the two sides of each assignment of a private attribute."""
+
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name.startswith("_last") and value and not paused.is_set():
+                paused.set()
+                with ThreadPoolExecutor(1) as other:
+                    others.append(other.submit(lambda: self.fitted).result())
+
+    model.__class__, others = Slow, []
+    model._become(learned)
+    assert model.fitted.item_factors is learned.item_factors
+    assert [each.item_factors is learned.item_factors for each in others] == [True]

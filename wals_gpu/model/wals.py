@@ -115,8 +115,7 @@ class WALS:
     2
     """
 
-    _last: Fitted | None = None  # see `fitted`
-    _last_parts: tuple[Any, ...] = ()
+    _last: tuple[tuple[Any, ...], Fitted] | None = None  # see `fitted`
 
     def __init__(
         self,
@@ -242,7 +241,7 @@ class WALS:
         return model
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if not name.startswith("_last")}
+        return {name: value for name, value in vars(self).items() if name != "_last"}
 
     def __repr__(self) -> str:
         fitted = "not fitted"
@@ -367,7 +366,7 @@ class WALS:
         self.user_ids, self.item_ids = fitted.user_ids, fitted.item_ids
         self.user_prior_, self.item_prior_ = fitted.user_prior, fitted.item_prior
         self._bound, self._seen = fitted.bound, fitted.seen
-        self._last, self._last_parts = None, ()  # an earlier model's factors are free
+        self._last = None  # an earlier model's factors are free
 
     def _announcer(self, callback: Callable[[WALS, FitRecord], bool | None]) -> Callable[[FitRecord], bool | None]:
         """What calls the user's callback with the model of the moment."""
@@ -449,9 +448,10 @@ class WALS:
         ids, priors = (self.user_ids, self.item_ids), (self.user_prior_, self.item_prior_)
         parts = (self._backend, self.user_factors, self.item_factors, *ids, self._bound, self._seen, *priors)
         # The same object as long as nothing was assigned: it keeps what answers computed from it.
-        if self._last is None or any(a is not b for a, b in zip(self._last_parts, parts, strict=True)):
-            self._last, self._last_parts = Fitted(*parts), parts
-        return self._last
+        last = self._last  # read once and set in one step: other threads do the same
+        if last is None or any(a is not b for a, b in zip(last[0], parts, strict=True)):
+            last = self._last = (parts, Fitted(*parts))
+        return last[1]
 
     @property
     def n_users(self) -> int:
