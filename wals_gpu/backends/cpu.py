@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu import _cpu
-from wals_gpu.backends.host import Spectrum, check_status, decompose, has_background, no_spectrum
+from wals_gpu.backends.host import Spectrum, check_status, decompose, has_background, no_spectrum, solve_parts
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
-from wals_gpu.errors import SingularSystemError
 from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
 
 __all__ = ["CpuBackend", "CpuSession", "available_threads"]
@@ -287,22 +286,19 @@ class CpuSession:
         return_loss: bool = False,
     ) -> float | None:
         """See :meth:`.session.Session.solve`."""
-        own, other, total = self._sides[side], self._sides[other_side(side)], 0.0
+        own, other = self._sides[side], self._sides[other_side(side)]
         spectrum = self._backend.spectrum(terms, other)
-        for rows, part in terms.parts():
-            try:
-                if self.basis is None:
-                    means = None if prior is None else prior[rows]
-                    loss = self._backend.solve_rows(
-                        part, other, own[rows], options, prior=means, return_loss=return_loss, spectrum=spectrum
-                    )
-                else:
-                    loss = self._solve_moving(part, own, other, spectrum, options, return_loss)
-            except SingularSystemError as error:
-                raise SingularSystemError(rows.start + error.row, error.remedy) from error
-            total += loss or 0.0
-            del part  # before the next part is read
-        return total if return_loss else None
+
+        def solve(rows: slice, part: RowTerms) -> float | None:
+            if self.basis is not None:
+                return self._solve_moving(part, own, other, spectrum, options, return_loss)
+            means = None if prior is None else prior[rows]
+            return self._backend.solve_rows(
+                part, other, own[rows], options, prior=means, return_loss=return_loss, spectrum=spectrum
+            )
+
+        loss = solve_parts(terms, solve)
+        return loss if return_loss else None
 
     def _solve_moving(
         self,

@@ -22,9 +22,9 @@ from wals_gpu.backends.cuda_memory import Memory, TorchMemory, load_cuda
 from wals_gpu.backends.cuda_solve import RowSolver
 from wals_gpu.backends.cuda_terms import TermsCache
 from wals_gpu.backends.cuda_topk import topk
-from wals_gpu.backends.host import Spectrum
+from wals_gpu.backends.host import Spectrum, solve_parts
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
-from wals_gpu.errors import DeviceError, SingularSystemError
+from wals_gpu.errors import DeviceError
 from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
 
 __all__ = ["CudaBackend", "CudaSession"]
@@ -239,15 +239,14 @@ class CudaSession:
         backend, own, other = self._backend, self._sides[side], self._sides[other_side(side)]
         backend.check(options=options)
         check_factors(other.host)
-        spectrum, total = spectrum_of(backend.device, terms, other), 0.0
-        for rows, part in terms.parts():
-            try:
-                target = Target(own, rows, None if prior is None else prior[rows])
-                total += backend.solver.solve(part, other, target, spectrum, options, return_loss) or 0.0
-            except SingularSystemError as error:
-                raise SingularSystemError(rows.start + error.row, error.remedy) from error
-            del part  # before the next part is read
-        return total if return_loss else None
+        spectrum = spectrum_of(backend.device, terms, other)
+
+        def solve(rows: slice, part: RowTerms) -> float | None:
+            target = Target(own, rows, None if prior is None else prior[rows])
+            return backend.solver.solve(part, other, target, spectrum, options, return_loss)
+
+        loss = solve_parts(terms, solve)
+        return loss if return_loss else None
 
     def loss(self, user_terms: RowTerms, item_ridge: NDArray[np.floating]) -> float:
         """See :meth:`.session.Session.loss`."""

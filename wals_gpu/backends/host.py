@@ -1,7 +1,8 @@
-"""What every backend does on the host: the eigenproblem of a Gram matrix, and errors from the status of rows."""
+"""What every backend does on the host: the eigenproblem of a Gram matrix, the parts of a side, errors of rows."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,9 +10,9 @@ from numpy.typing import NDArray
 
 from wals_gpu.backends.blas import one_blas_thread
 from wals_gpu.errors import ModelFitError, SingularSystemError
-from wals_gpu.objective.terms import SideTerms
+from wals_gpu.objective.terms import RowTerms, SideTerms
 
-__all__ = ["Spectrum", "check_status", "decompose", "has_background", "no_spectrum"]
+__all__ = ["Spectrum", "check_status", "decompose", "has_background", "no_spectrum", "solve_parts"]
 
 _REMEDY = "scale the values down, increase the regularization, or use dtype='float64'"
 
@@ -73,3 +74,15 @@ def check_status(status: NDArray[np.int32], other: NDArray[np.floating]) -> None
     if status[row] > 0:
         raise SingularSystemError(row)
     raise ModelFitError(f"the solution of row {row} is not finite ({len(bad)} such rows); {_REMEDY}")
+
+
+def solve_parts(terms: SideTerms, solve: Callable[[slice, RowTerms], float | None]) -> float:
+    """Solve the parts of a side in turn; the sum of their losses. Errors count rows from the first of the side."""
+    total = 0.0
+    for rows, part in terms.parts():
+        try:
+            total += solve(rows, part) or 0.0
+        except SingularSystemError as error:
+            raise SingularSystemError(rows.start + error.row, error.remedy) from error
+        del part  # before the next part is read
+    return total
