@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,12 +24,21 @@ from wals_gpu.data.csr import MAX_SIDE, as_csr, cast_values, value_dtype, warn_r
 from wals_gpu.data.ids import Ids, is_string
 from wals_gpu.errors import DataError
 
-__all__ = ["ITEM_COLUMNS", "Interactions", "as_interactions", "read_interactions"]
+__all__ = ["ITEM_COLUMNS", "ColumnNames", "Interactions", "as_interactions", "read_interactions"]
 
 # Columns taken when none is named, compared without case, "_", "-" and spaces.
 USER_COLUMNS = ("user_id", "user", "customer_id", "customer")
 ITEM_COLUMNS = ("item_id", "item", "product_id", "product", "movie_id", "movie", "book_id", "book", "track_id", "track")
 VALUE_COLUMNS = ("value", "rating", "count", "weight", "plays", "quantity")
+
+
+class ColumnNames(NamedTuple):
+    """What the columns of a table are called that interactions came from; None where there was none."""
+
+    user: Hashable
+    item: Hashable
+    value: Hashable | None = None
+    time: Hashable | None = None
 
 
 @dataclass(frozen=True)
@@ -43,11 +52,17 @@ class Interactions:
         type: int32, or int64 from 2**31 entries on. A stored zero is kept: it is not the same as an absent entry.
     user_ids, item_ids : Ids or None
         The ids of the rows and of the columns; ``None`` where the data came as a matrix, whose rows are 0..U-1.
+    times : (Z,) float64 or datetime64 array, or None
+        When each entry of ``matrix`` happened, in the order of ``matrix.data``; of a repeated pair the latest time.
+    columns : ColumnNames or None
+        The columns of the table that the data came from; ``None`` for a matrix.
     """
 
     matrix: sparse.csr_matrix
     user_ids: Ids | None = None
     item_ids: Ids | None = None
+    times: NDArray[Any] | None = None
+    columns: ColumnNames | None = None
 
 
 def as_interactions(
@@ -153,9 +168,9 @@ def _from_matrix(data: Any, user_ids: Ids | None, item_ids: Ids | None, dtype: D
                 raise DataError(f"interactions must have {len(ids)} {what}, one per id; got shape {matrix.shape}")
         if known is not None and has is not None and known != has:
             raise DataError(f"the {known.side} ids of interactions are not the known ones; build it with these")
-    return Interactions(
-        matrix, own.user_ids if user_ids is None else user_ids, own.item_ids if item_ids is None else item_ids
-    )
+    known_users = own.user_ids if user_ids is None else user_ids
+    known_items = own.item_ids if item_ids is None else item_ids
+    return Interactions(matrix, known_users, known_items, own.times, own.columns)
 
 
 def _from_table(
@@ -188,7 +203,7 @@ def _from_table(
     if matrix.nnz < len(values):
         warn_repeats(len(values) - matrix.nnz, f"of {len(values)} rows of {source.what}")
         cast_values(matrix.data, dtype, lambda k: f"the sum of column {value!r} for a repeated pair")
-    return Interactions(matrix, row_ids, col_ids)
+    return Interactions(matrix, row_ids, col_ids, columns=ColumnNames(user, item, value))
 
 
 def _encode(
