@@ -414,9 +414,9 @@ def test_times_of_repeated_pairs_are_refused(run, tmp_path):
         ("fit nowhere.csv --out m", "No such file or directory: nowhere.csv"),
         ("fit PLAYS --out m --objective best", "invalid choice: 'best'"),
         ("fit PLAYS --out m --set alpha", "must look like alpha=40, got 'alpha'"),
-        ("fit PLAYS --out m --set alhpa=1", "no parameter alhpa; it has regularization, alpha"),
+        ("fit PLAYS --out m --set alhpa=1", "no parameter alhpa; it has regularization, background"),
         (
-            "fit PLAYS --out m --set alpha=much",
+            "fit PLAYS --out m --objective implicit --set alpha=much",
             "alpha of objective 'implicit' must be a finite number >= 0, got 'much'",
         ),
         ("fit PLAYS --out m --set regularization=nan", "regularization"),

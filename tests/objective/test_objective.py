@@ -215,6 +215,45 @@ def explicit_system(lam):
     return System("explicit", dict(regularization=lam), loss, solve)
 
 
+# Our own: in proportion to the data. Written out pair by pair; s = observed weight, 1 on average with ones.
+def wals_system(background, exponent, damping, nu, lam):
+    def known(v, seen):  # (U, I), whichever side is solved
+        z = seen.sum()
+        n = seen.sum(axis=0)
+        c = np.array([float(max(k, 1)) ** -exponent for k in n])
+        c = c * z / sum(k * w for k, w in zip(n, c, strict=True))
+        d = np.array([[abs(x) ** damping if x != 0 else 0.0 for x in row] for row in v])
+        return background * z / (U * I), c[None, :] * d / (d[seen].sum() / z)
+
+    def ridge(n, n_other, mean, w0):
+        m = mean + w0 * n_other
+        return lam * m * ((n + w0 * n_other) / m) ** nu
+
+    def loss(v, seen, x, y):
+        w0, weight = known(v, seen)
+        z = seen.sum()
+        total = sum(ridge(seen[u].sum(), I, z / U, w0) * np.sum(x[u] ** 2) for u in range(U))
+        total += sum(ridge(seen[:, i].sum(), U, z / I, w0) * np.sum(y[i] ** 2) for i in range(I))
+        for u, i in pairs():
+            c = w0 + (weight[u, i] if seen[u, i] else 0)
+            total += c * ((1.0 if v[u, i] > 0 else 0.0) - x[u] @ y[i]) ** 2
+        return total
+
+    def solve(v, seen, r, other, side):
+        w0, weight = known(v, seen) if side == "user" else known(v.T, seen.T)
+        weight = weight if side == "user" else weight.T
+        n_rows, n_other = seen.shape
+        a, b = ridge(seen[r].sum(), n_other, seen.sum() / n_rows, w0) * np.eye(D), np.zeros(D)
+        for j, y in enumerate(other):
+            c = w0 + (weight[r, j] if seen[r, j] else 0)
+            a = a + c * np.outer(y, y)
+            b = b + (c * y if v[r, j] > 0 else 0)
+        return np.linalg.solve(a, b)
+
+    params = dict(background=background, exponent=exponent, damping=damping, nu=nu, regularization=lam)
+    return System("wals", params, loss, solve)
+
+
 def ones(axis):
     return lambda v, seen: np.ones(v.shape[axis])
 
@@ -243,8 +282,11 @@ SYSTEMS = {
     "eals-uniform": eals_system(1.0, 4.0, 0.0, 0.02),
     "spark": spark_system(1.7, 0.1),
     "explicit": explicit_system(0.06),
+    "wals": wals_system(8.0, 0.2, 0.5, 0.5, 0.011),
+    "wals-counts": wals_system(2.0, 0.7, 1.0, 1.0, 0.1),
+    "wals-alike": wals_system(0.5, 0.0, 0.0, 0.0, 0.05),
 }
-SIGNED = ("implicit", "google_wals", "spark", "explicit")
+SIGNED = ("wals", "implicit", "google_wals", "spark", "explicit")
 
 every_system = pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
 
@@ -556,7 +598,7 @@ def test_make_objective():
     assert make_objective(ready) is ready
     with pytest.raises(TypeError, match="already a Hu; set alpha"):
         make_objective(ready, alpha=3)
-    with pytest.raises(ValueError, match=r"one of implicit, hu, .*got 'als'"):
+    with pytest.raises(ValueError, match=r"one of wals, implicit, hu, .*got 'als'"):
         make_objective("als")
     with pytest.raises(TypeError, match="'ials' has no parameter alpha; it has regularization, unobserved_weight, nu"):
         make_objective("ials", alpha=1)

@@ -38,8 +38,9 @@ def model_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def new_model(args: argparse.Namespace) -> WALS:
     """A model of interactions alone."""
-    objective = make_objective(args.objective or "implicit", **dict(args.set))
-    return WALS(args.factors or 128, objective, iterations=args.iterations or 15, **model_settings(args))
+    chosen = {name: getattr(args, name) for name in ("factors", "iterations") if getattr(args, name) is not None}
+    objective = make_objective(args.objective or "wals", **dict(args.set))
+    return WALS(objective=objective, **chosen, **model_settings(args))
 
 
 def load_model(args: argparse.Namespace) -> WALS:

@@ -80,16 +80,12 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """What is fitted, and how."""
     group = parser.add_argument_group("model")
-    group.add_argument(
-        "--factors", type=positive, help="size of a user's and an item's vector (default 128; with --encoder 256)"
-    )
-    group.add_argument(
-        "--iterations", type=positive, help="sweeps over users and items (default 15; with --encoder 20)"
-    )
+    group.add_argument("--factors", type=positive, help="size of a user's and an item's vector (default 256)")
+    group.add_argument("--iterations", type=positive, help="sweeps over users and items (default 8; with --encoder 20)")
     group.add_argument(
         "--objective",
         choices=list(PRESETS),
-        help="what is minimised (default implicit; with --encoder google_wals, exponent 0.5)",
+        help="what is minimised (default wals; with --encoder google_wals, exponent 0.5)",
     )
     group.add_argument(
         "--set", metavar="NAME=VALUE", type=setting, action="append", default=[], help="parameter of the objective"

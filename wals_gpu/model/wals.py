@@ -43,11 +43,12 @@ class WALS:
 
     Parameters
     ----------
-    factors : int, default 128
+    factors : int, default 256
         D, from 1 to 1024.
-    objective : str or Objective, default "implicit"
-        A preset by name ("implicit", "hu", "ials", "google_wals", "eals", "spark", "explicit"), or an instance.
-    iterations : int, default 15
+    objective : str or Objective, default "wals"
+        A preset by name ("wals", "implicit", "hu", "ials", "google_wals", "eals", "spark", "explicit"), or an instance.
+        "wals" adapts itself to density and values of the data; see docs/objective.md.
+    iterations : int, default 8
         Sweeps over users and items; 0 leaves the start values.
     solver : {"auto", "cholesky", "cg", "subspace"}, default "auto"
         How row systems are solved. "cholesky": exactly, in the cheaper of the primal and the dual form of each row.
@@ -119,10 +120,10 @@ class WALS:
 
     def __init__(
         self,
-        factors: int = 128,
-        objective: str | Objective = "implicit",
+        factors: int = 256,
+        objective: str | Objective = "wals",
         *,
-        iterations: int = 15,
+        iterations: int = 8,
         solver: str = "auto",
         cg_steps: int = 3,
         block_size: int = 64,

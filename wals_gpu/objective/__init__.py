@@ -20,6 +20,7 @@ from wals_gpu.objective.presets import (
     Ials,
     Implicit,
     Spark,
+    Wals,
     bound_from_arrays,
     make_objective,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "Objective",
     "RowTerms",
     "Spark",
+    "Wals",
     "bound_from_arrays",
     "make_objective",
 ]

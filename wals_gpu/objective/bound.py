@@ -103,10 +103,10 @@ class Objective:
             raise entry_error(f"objective {self.name!r} takes values >= 0 only", matrix, side, matrix.data < 0)
         return lowest, highest
 
-    # What a preset overrides. Arrays are float64, of one chunk of entries or of size 1 for one value shared by all.
+    # What a preset overrides. Arrays are float64, of one chunk of entries or of size 1 for one value shared by all;
+    # `bound` has what `learn` gave.
 
-    @property
-    def _unobserved_weight(self) -> float:
+    def _unobserved_weight(self, bound: BoundObjective) -> float:
         """Weight of an unobserved pair (where `learn` gives an item_background: a factor of it)."""
         return 1.0
 
@@ -114,7 +114,7 @@ class Objective:
         """Fields of BoundObjective that come from the training matrix."""
         return {}
 
-    def _confidence(self, values: Floats, weights: Floats) -> Floats:
+    def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
         """``c`` of entries with these values and products of row and column weight."""
         raise NotImplementedError
 
@@ -126,7 +126,7 @@ class Objective:
         """Whether ``c t`` is the value itself for every entry, so that the matrix's own array can serve."""
         return False
 
-    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> Floats:
+    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int, bound: BoundObjective) -> Floats:
         """What `regularization` is multiplied by in each row, (R,) or (1,)."""
         return ONE
 
@@ -146,6 +146,8 @@ class BoundObjective:
         h; None: every item has the same.
     user_background : (U,) float64, optional
         g; None: every user has the same.
+    numbers : (n,) float64, optional
+        What the preset learned of the data as a whole, in an order of its own.
     """
 
     objective: Objective
@@ -155,6 +157,7 @@ class BoundObjective:
     item_weights: Floats | None = None
     item_background: Floats | None = None
     user_background: Floats | None = None
+    numbers: Floats | None = None
 
     def __post_init__(self) -> None:
         for name, size in (
@@ -259,13 +262,14 @@ class BoundObjective:
                     f"{len(per_row)} rows, got shape {matrix.shape}{remedy}"
                 )
         dtype = matrix.dtype.type
-        w0 = objective._unobserved_weight
+        w0 = objective._unobserved_weight(self)
         try:
             with np.errstate(over="raise"):
                 rhs, gram, target_square = _entry_coefficients(
-                    objective, matrix, (lowest, highest), (row_weights, col_weights), (row_background, col_background)
+                    self, matrix, (lowest, highest), (row_weights, col_weights), (row_background, col_background)
                 )
-                ridge = (objective.regularization * objective._ridge_scale(matrix, lowest, n_other)).astype(dtype)
+                scale = objective._ridge_scale(matrix, lowest, n_other, self)
+                ridge = (objective.regularization * scale).astype(dtype)
                 background = (w0 * (ONE if row_background is None else row_background)).astype(dtype)
                 other_background = (ONE if col_background is None else col_background).astype(dtype)
         except FloatingPointError:
@@ -334,7 +338,7 @@ class BoundObjective:
         """
         arrays = {
             f"learned.{name}": getattr(self, name)
-            for name in ("user_weights", "item_weights", "item_background", "user_background")
+            for name in ("user_weights", "item_weights", "item_background", "user_background", "numbers")
             if getattr(self, name) is not None
         }
         params = self.objective.parameters()
@@ -356,7 +360,7 @@ def _take(array: Floats | None, rows: NDArray[np.integer], new: float | None) ->
 
 
 def _entry_coefficients(
-    objective: Objective,
+    bound: BoundObjective,
     matrix: csr_matrix,
     value_range: tuple[float, float],
     weights: tuple[Floats | None, Floats | None],
@@ -366,6 +370,7 @@ def _entry_coefficients(
 
     The second is None where it is the first minus a constant. `weights` and `background` are (of rows, of columns).
     """
+    objective = bound.objective
     lowest, highest = value_range
     data, size = matrix.data, matrix.data.size
     rhs: NDArray[np.floating] = np.empty(0, data.dtype)
@@ -374,9 +379,9 @@ def _entry_coefficients(
     for start in range(0, size, CHUNK):
         entries = slice(start, min(start + CHUNK, size))
         values = np.array([lowest]) if lowest == highest else data[entries].astype(np.float64)
-        c = objective._confidence(values, product_at(matrix, entries, *weights))
+        c = objective._confidence(values, product_at(matrix, entries, *weights), bound)
         t = objective._target(values, lowest)
-        gh = objective._unobserved_weight * product_at(matrix, entries, *background)
+        gh = objective._unobserved_weight(bound) * product_at(matrix, entries, *background)
         c_t, c_gh = c * t, c - gh
         squares = c_t * t
         if start == 0:

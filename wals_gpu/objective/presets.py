@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.errors import ModelFormatError
 from wals_gpu.objective.bound import ONE, BoundObjective, Objective, checked_number, number_field
-from wals_gpu.objective.terms import Floats, column_counts, row_of_entry
+from wals_gpu.objective.terms import CHUNK, Floats, column_counts, row_of_entry
 
 __all__ = [
     "PRESETS",
@@ -23,6 +23,7 @@ __all__ = [
     "Ials",
     "Implicit",
     "Spark",
+    "Wals",
     "bound_from_arrays",
     "make_objective",
 ]
@@ -31,6 +32,95 @@ __all__ = [
 def _positive(values: Floats, lowest: float) -> Floats:
     """1 where a value is above zero, else 0; a single 1 where all are."""
     return ONE if lowest > 0 else (values > 0).astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Wals(Objective):
+    """The default: every setting is a proportion of what the training data are like, so that one serves many data.
+
+    With Z entries of U users and I items, n_u and n_i entries of a row, n_U and n_I of the mean row, and averages over
+    the entries:
+
+    - an unobserved pair has the weight ``w0 = background Z / (U I)``: all pairs together weigh `background` times what
+      the observed ones do (Rendle et al. 2022 have w0 itself, which has to follow the density of the data);
+    - an observed pair has the confidence ``w0 + C_i d(v)`` and the target 1, or 0 for v < 0. The item's weight is
+      ``C_i ~ n_i^-exponent``, 1 on average: Google's weighting exponent. The value counts as ``d(v) ~ |v|^damping``, 1
+      on average: whatever the unit, and without a few large counts that outweigh all others. A stored zero is the same
+      as an absent pair;
+    - a user's ridge is ``regularization m ((n_u + w0 I) / m)^nu`` with ``m = n_U + w0 I``, an item's likewise with U:
+      the frequency scaling of Rendle et al., with an exponent that does not change the ridge of the mean row.
+
+    docs/objective.md says which data the defaults were chosen with, and what they cost on others.
+
+    Parameters
+    ----------
+    background : float > 0, default 8.0
+    exponent : float, default 0.2
+        0: all items have the same weight.
+    damping : float from 0 to 1, default 0.5
+        1: confidence in proportion to the value; 0: every entry counts alike.
+    nu : float, default 0.5
+        0: every row has the same ridge; 1: in proportion to its weight.
+    regularization : float, default 0.011
+        Ridge of the mean row, as a share of its weight.
+    """
+
+    regularization: float = number_field(0.011)
+    background: float = number_field(8.0, positive=True)
+    exponent: float = number_field(0.2)
+    damping: float = number_field(0.5)
+    nu: float = number_field(0.5)
+
+    name: ClassVar[str] = "wals"
+    accepts_negative: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.damping > 1:
+            raise ValueError(f"damping of objective 'wals' must be from 0 to 1, got {self.damping!r}")
+
+    def learn(self, matrix: csr_matrix) -> dict[str, Any]:
+        """Item weights, and the numbers of the data as a whole: w0, and the mean of ``|v|^damping``."""
+        counts, n_entries = column_counts(matrix), max(matrix.indices.size, 1)
+        n_users, n_items = matrix.shape
+        w0 = self.background * n_entries / (max(n_users, 1) * max(n_items, 1))
+        # An item that nobody has counts as one that one user has; its weight first matters when a new user brings it.
+        weights = np.maximum(counts, 1.0) ** -self.exponent
+        weights *= n_entries / max(counts @ weights, 1.0)
+        total = sum(
+            float(self._damped(np.asarray(matrix.data[start : start + CHUNK], np.float64)).sum())
+            for start in range(0, matrix.indices.size, CHUNK)
+        )
+        if not np.isfinite(total):
+            raise ValueError("objective 'wals': the values add up to more than float64 holds")
+        return {"item_weights": weights, "numbers": np.array([w0, total / n_entries if total else 1.0])}
+
+    def _damped(self, values: Floats) -> Floats:
+        # A stored zero is the same as an absent pair, with any damping.
+        return np.where(values == 0, 0.0, np.abs(values) ** self.damping)
+
+    def _unobserved_weight(self, bound: BoundObjective) -> float:
+        return float(_numbers(bound)[0])
+
+    def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
+        w0, mean = _numbers(bound)
+        return w0 + weights * (self._damped(values) / mean)
+
+    def _target(self, values: Floats, lowest: float) -> Floats:
+        return _positive(values, lowest)
+
+    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int, bound: BoundObjective) -> Floats:
+        of_background = _numbers(bound)[0] * n_other
+        mean = of_background * (1 + 1 / self.background)  # a row's entries are 1 / background of that, on average
+        if self.nu == 0:
+            return ONE * mean
+        scale: Floats = mean * ((np.diff(matrix.indptr) + of_background) / mean) ** self.nu
+        return scale
+
+
+def _numbers(bound: BoundObjective) -> Floats:
+    assert bound.numbers is not None
+    return bound.numbers
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,7 +143,7 @@ class Implicit(Objective):
     name: ClassVar[str] = "implicit"
     accepts_negative: ClassVar[bool] = True
 
-    def _confidence(self, values: Floats, weights: Floats) -> Floats:
+    def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
         return np.abs(self.alpha * values)
 
     def _target(self, values: Floats, lowest: float) -> Floats:
@@ -106,7 +196,7 @@ class Hu(Objective):
                     f"{parameter} has a meaning only with weighting={weighting!r}, got weighting={self.weighting!r}"
                 )
 
-    def _confidence(self, values: Floats, weights: Floats) -> Floats:
+    def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
         if self.weighting == "log":
             values = np.log1p(values / self.epsilon)
         elif self.weighting == "power":
@@ -143,17 +233,16 @@ class Ials(Objective):
 
     name: ClassVar[str] = "ials"
 
-    @property
-    def _unobserved_weight(self) -> float:
+    def _unobserved_weight(self, bound: BoundObjective) -> float:
         return self.unobserved_weight
 
-    def _confidence(self, values: Floats, weights: Floats) -> Floats:
+    def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
         return ONE + self.unobserved_weight
 
     def _target(self, values: Floats, lowest: float) -> Floats:
         return ONE / (1 + self.unobserved_weight)
 
-    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> Floats:
+    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int, bound: BoundObjective) -> Floats:
         if self.nu == 0:
             return ONE
         scale: Floats = (np.diff(matrix.indptr) + self.unobserved_weight * n_other) ** self.nu
@@ -205,8 +294,7 @@ class GoogleWals(Objective):
                     "column_weights and exponent were both given; the exponent computes column weights, so give one"
                 )
 
-    @property
-    def _unobserved_weight(self) -> float:
+    def _unobserved_weight(self, bound: BoundObjective) -> float:
         return self.unobserved_weight
 
     def learn(self, matrix: csr_matrix) -> dict[str, Any]:
@@ -226,7 +314,7 @@ class GoogleWals(Objective):
             "item_weights": self.factor * np.atleast_1d(1.0 if column_weights is None else column_weights),
         }
 
-    def _confidence(self, values: Floats, weights: Floats) -> Floats:
+    def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
         return self.unobserved_weight + weights
 
     def _target(self, values: Floats, lowest: float) -> Floats:
@@ -269,7 +357,7 @@ class Eals(Objective):
         total = popularity.sum()
         return {"item_background": popularity * (self.missing_weight / total if total else 0.0)}
 
-    def _confidence(self, values: Floats, weights: Floats) -> Floats:
+    def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
         return ONE * self.confidence
 
     def _target(self, values: Floats, lowest: float) -> Floats:
@@ -297,13 +385,13 @@ class Spark(Objective):
     name: ClassVar[str] = "spark"
     accepts_negative: ClassVar[bool] = True
 
-    def _confidence(self, values: Floats, weights: Floats) -> Floats:
+    def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
         return 1 + self.alpha * np.abs(values)
 
     def _target(self, values: Floats, lowest: float) -> Floats:
         return _positive(values, lowest)
 
-    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> Floats:
+    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int, bound: BoundObjective) -> Floats:
         counts: Floats = np.diff(matrix.indptr).astype(np.float64)
         if lowest <= 0:
             rows = row_of_entry(matrix, np.flatnonzero(matrix.data <= 0))
@@ -329,11 +417,10 @@ class Explicit(Objective):
     name: ClassVar[str] = "explicit"
     accepts_negative: ClassVar[bool] = True
 
-    @property
-    def _unobserved_weight(self) -> float:
+    def _unobserved_weight(self, bound: BoundObjective) -> float:
         return 0.0
 
-    def _confidence(self, values: Floats, weights: Floats) -> Floats:
+    def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
         return ONE
 
     def _target(self, values: Floats, lowest: float) -> Floats:
@@ -342,16 +429,16 @@ class Explicit(Objective):
     def _rhs_is_value(self, lowest: float) -> bool:
         return True
 
-    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int) -> Floats:
+    def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int, bound: BoundObjective) -> Floats:
         counts: Floats = np.diff(matrix.indptr).astype(np.float64)
         return counts
 
 
 #: Every preset by its name.
-PRESETS: dict[str, type[Objective]] = {c.name: c for c in (Implicit, Hu, Ials, GoogleWals, Eals, Spark, Explicit)}
+PRESETS: dict[str, type[Objective]] = {c.name: c for c in (Wals, Implicit, Hu, Ials, GoogleWals, Eals, Spark, Explicit)}
 
 
-def make_objective(objective: str | Objective = "implicit", **params: Any) -> Objective:
+def make_objective(objective: str | Objective = "wals", **params: Any) -> Objective:
     """An objective from the name of a preset and its parameters.
 
     Parameters
