@@ -1,11 +1,15 @@
-"""Small tables for people: plain text for the terminal, HTML for notebooks."""
+"""Tables of results: plain text for the terminal, HTML for notebooks, and those of pandas, polars and Arrow."""
 
 from __future__ import annotations
 
 import html
+import importlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-__all__ = ["format_table", "html_table"]
+import pyarrow as pa
+
+__all__ = ["Tabular", "as_output", "check_output", "format_table", "html_table"]
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -71,3 +75,58 @@ def _columns_of_numbers(width: int, rows: Sequence[Sequence[object]]) -> list[bo
 
 def _text(cell: object) -> str:
     return f"{cell:.4f}" if isinstance(cell, float) else str(cell)
+
+
+# ---------------------------------------------------------------------------------------------- tables for programs
+
+
+class Tabular:
+    """What can be had as a table; a class of it says how with :meth:`to_arrow`."""
+
+    __slots__ = ()
+
+    def to_arrow(self) -> pa.Table:
+        """As an Arrow table."""
+        raise NotImplementedError
+
+    def to_pandas(self) -> Any:
+        """As a pandas DataFrame; ImportError where pandas is not installed."""
+        return as_output(self.to_arrow(), "pandas")
+
+    def to_polars(self) -> Any:
+        """As a polars DataFrame; ImportError where polars is not installed."""
+        return as_output(self.to_arrow(), "polars")
+
+
+def check_output(output: str | None) -> str | None:
+    """The kind of table of an option ``output=``, before anything is computed.
+
+    Raises
+    ------
+    ValueError
+        It is not None, "pandas", "polars" or "arrow".
+    ImportError
+        The package is not installed.
+    """
+    if output is None:
+        return None
+    if not (isinstance(output, str) and output in _OUTPUTS):
+        raise ValueError(f"output must be None or one of {', '.join(map(repr, _OUTPUTS))}, got {output!r}")
+    if output != "arrow":
+        try:
+            importlib.import_module(output)
+        except ImportError as error:
+            raise ImportError(f"tables of {output} need it: pip install {output}", name=output) from error
+    return output
+
+
+def as_output(table: pa.Table, output: str) -> Any:
+    """An Arrow table as `output` says: "pandas", "polars" or "arrow"; errors as :func:`check_output`."""
+    if check_output(output) == "pandas":
+        return table.to_pandas()
+    if output == "polars":
+        return importlib.import_module("polars").from_arrow(table)
+    return table
+
+
+_OUTPUTS = ("pandas", "polars", "arrow")
