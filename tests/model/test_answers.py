@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 from scipy.stats import chi2
 
 from wals_gpu import PRESETS, WALS, ModelFitError, SingularSystemError, reference
@@ -346,16 +346,18 @@ def test_a_user_without_bound_is_named():
     matrix.data[matrix.indptr[3] : matrix.indptr[4]] = 0
     matrix.eliminate_zeros()
     model = WALS(D, "explicit").fit(matrix)
-    for call in (
-        lambda: model.predict(3, 0, return_std=True),
-        lambda: model.recommend([0, 3], explore="ucb"),
-        lambda: model.recommend([0, 3], explore="thompson"),
-        lambda: model.explain(3, 0),
-    ):
+    for call in (lambda: model.predict(3, 0, return_std=True), lambda: model.explain(3, 0)):
         with pytest.raises(SingularSystemError, match="user 3 is not positive definite; its scores have no finite"):
             call()
-    with pytest.raises(SingularSystemError, match="row 1 is not"):
-        model.recommend_for(matrix[[2, 3]], explore="ucb")
+    # A user with one entry is not one of whom nothing is known, but it is too little for a bound.
+    one = csr_matrix(([3.0], ([0], [4])), shape=(1, I), dtype=np.float32)
+    little = vstack([matrix[:3], one, matrix[4:]], format="csr")
+    model = WALS(2, "explicit", regularization=0, iterations=0).fit(little)
+    for explore in ("ucb", "thompson"):
+        with pytest.raises(SingularSystemError, match="user 3 is not positive definite; its scores have no finite"):
+            model.recommend([0, 3], explore=explore)
+        with pytest.raises(SingularSystemError, match="row 1 is not"):
+            model.recommend_for(little[[2, 3]], explore=explore)
     named = WALS(D, "explicit", regularization=0, iterations=0).fit(make_table(matrix))
     few = int(np.flatnonzero(np.diff(matrix.indptr) < D)[-1])
     with pytest.raises(SingularSystemError, match=rf"user \d+ \(id 'u{few:02}'\)"):

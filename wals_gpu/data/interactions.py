@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,7 +24,14 @@ from wals_gpu.data.csr import MAX_SIDE, as_csr, cast_values, value_dtype, warn_r
 from wals_gpu.data.ids import Ids, is_string
 from wals_gpu.errors import DataError
 
-__all__ = ["ITEM_COLUMNS", "ColumnNames", "Interactions", "as_interactions", "read_interactions"]
+__all__ = [
+    "ITEM_COLUMNS",
+    "ColumnNames",
+    "Interactions",
+    "as_interactions",
+    "in_order_of_appearance",
+    "read_interactions",
+]
 
 # Columns taken when none is named, compared without case, "_", "-" and spaces.
 USER_COLUMNS = ("user_id", "user", "customer_id", "customer")
@@ -129,7 +136,7 @@ def as_interactions(
         if not (user_column is None and item_column is None and value_column is None):
             raise ValueError("user_column, item_column and value_column are for tables; interactions is a matrix")
         return _from_matrix(data, user_ids, item_ids, dtype)
-    source = open_source(data)
+    source = data if isinstance(data, Source) else open_source(data)
     return _from_table(source, (user_column, item_column, value_column), (user_ids, item_ids), unknown, dtype)
 
 
@@ -157,6 +164,49 @@ def read_interactions(path: str | os.PathLike[str], **options: Any) -> Interacti
         As :func:`as_interactions`.
     """
     return as_interactions(os.fspath(path), **options)
+
+
+def in_order_of_appearance(
+    data: Any,
+    *,
+    user_column: Hashable | None = None,
+    item_column: Hashable | None = None,
+    value_column: Hashable | Literal[False] | None = None,
+    **options: Any,
+) -> tuple[Interactions, NDArray[np.int64]]:
+    """A table as :func:`as_interactions` takes it, and its users in the order in which they first appear in it.
+
+    Parameters
+    ----------
+    data : table or path
+    user_column, item_column, value_column, **options
+        As for :func:`as_interactions`.
+
+    Returns
+    -------
+    interactions : Interactions
+    rows : (U,) int64 array
+        Their row numbers.
+    """
+    source = open_source(data)
+    kept: list[Column] = []
+
+    def read(ids: Sequence[Any], values: Sequence[Any]) -> list[Column]:
+        columns = source.read(ids, values)
+        kept.append(columns[0])
+        return columns
+
+    columns: dict[str, Any] = {"user_column": user_column, "item_column": item_column, "value_column": value_column}
+    interactions = as_interactions(replace(source, read=read), **columns, **options)
+    ids = interactions.user_ids
+    assert ids is not None
+    (column,) = kept
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    first = pc.unique(column)
+    if ids.kind == "integer" and is_string(first.type):  # of a file without types
+        first = first.cast(pa.from_numpy_dtype(ids.ids.dtype))
+    return interactions, np.asarray(ids.index_of(first.to_numpy(zero_copy_only=False)))
 
 
 def _from_matrix(data: Any, user_ids: Ids | None, item_ids: Ids | None, dtype: DTypeLike) -> Interactions:

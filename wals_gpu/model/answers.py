@@ -5,38 +5,40 @@ Functions of :class:`.fitted.Fitted`; the methods of :class:`wals_gpu.WALS` docu
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import integer, number
-from wals_gpu.data.csr import as_csr
 from wals_gpu.data.ids import row_numbers
-from wals_gpu.data.interactions import Interactions, as_interactions
-from wals_gpu.errors import DataError, ModelFitError
-from wals_gpu.objective.terms import RowTerms
-from wals_gpu.priors.linear import FittedPrior
+from wals_gpu.data.titles import Titles
+from wals_gpu.errors import DataError
+from wals_gpu.model.recommendations import (
+    Explanation,
+    Layout,
+    Recommendations,
+    RecommendationsChunk,
+    arrow_type,
+    plain_id,
+)
+from wals_gpu.model.users import Asked, known_users, new_rows, new_users
 from wals_gpu.retrieval.exact import CHUNK, ExactIndex
-from wals_gpu.retrieval.explore import UCB, Thompson, Users, best_items
+from wals_gpu.retrieval.explore import UCB, Chunks, Thompson, Users, best_items
 from wals_gpu.retrieval.lists import Filters, Lists, item_list
-from wals_gpu.retrieval.posterior import Posterior
 from wals_gpu.training.fitted import Fitted
 
 __all__ = [
     "Explanation",
     "explain",
-    "fold_in",
+    "explain_for",
     "item_index",
-    "known_users",
-    "new_rows",
-    "new_users",
     "predict",
     "recommend",
     "recommend_chunks",
+    "search",
     "similar_items",
     "similar_users",
 ]
@@ -44,63 +46,86 @@ __all__ = [
 #: Pairs that `predict` scores at a time: their users' factors are 8 MiB at 128 factors.
 PAIRS = 16384
 
-Results = tuple[NDArray[Any], NDArray[np.floating]]
-
-
-class Explanation(NamedTuple):
-    """Why a user gets an item, see :meth:`wals_gpu.WALS.explain`.
-
-    Attributes
-    ----------
-    score : float
-        The score with exactly solved user factors: the sum of all contributions and `from_prior`.
-    ids : (n,) array
-        The user's items that add most, falling.
-    contributions : (n,) float64
-        What each adds; negative where it speaks against the item.
-    from_prior : float
-        What the user's prior mean adds; 0 without a prior.
-    """
-
-    score: float
-    ids: NDArray[Any]
-    contributions: NDArray[np.float64]
-    from_prior: float
-
-
 # ---------------------------------------------------------------------------------------------------- recommendations
 
 
 def recommend(
-    fitted: Fitted, users: Users, k: int, lists: Lists, explore: UCB | Thompson | None, show_progress: bool = False
-) -> Results:
-    """The k best items for users, (n, k) each: ids, or column numbers, and scores."""
-    index, chunks = _best_items(fitted, users, k, lists, explore, CHUNK)
-    columns, scores = index.collect(users.n, k, chunks, show_progress)
-    return index.named(columns), scores
+    fitted: Fitted,
+    asked: Asked,
+    k: int,
+    lists: Lists,
+    explore: UCB | Thompson | None,
+    titles: Titles | None = None,
+    show_progress: bool = False,
+) -> Recommendations:
+    """The k best items for users."""
+    index, chunks = _best_items(fitted, asked, k, lists, explore, CHUNK)
+    columns, scores = index.collect(asked.users.n, k, chunks, show_progress)
+    everybody = slice(0, asked.users.n)
+    ids, names, source = index.named(columns), asked.names(everybody), asked.source(everybody)
+    layout = asked.layout(fitted, titles)
+    if not asked.is_single:
+        return Recommendations(ids, scores, names, source, layout)
+    if not len(ids):  # a single one that is skipped
+        return Recommendations(
+            ids.reshape(0), scores.reshape(0), plain_id(asked.names(slice(0, 1))[0]), "skipped", layout
+        )
+    return Recommendations(ids[0], scores[0], plain_id(names[0]), str(source[0]), layout)
 
 
 def recommend_chunks(
-    fitted: Fitted, users: Users, k: int, lists: Lists, explore: UCB | Thompson | None, chunk_size: int
-) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.floating]]]:
+    fitted: Fitted,
+    asked: Asked,
+    k: int,
+    lists: Lists,
+    explore: UCB | Thompson | None,
+    chunk_size: int,
+    titles: Titles | None = None,
+) -> Iterator[RecommendationsChunk]:
     """The same, some users at a time, with their ids, or row numbers; wrong options are refused at once."""
-    index, chunks = _best_items(fitted, users, k, lists, explore, integer("chunk_size", chunk_size, 1))
+    index, chunks = _best_items(fitted, asked, k, lists, explore, integer("chunk_size", chunk_size, 1))
+    layout = asked.layout(fitted, titles)
 
-    def named() -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.floating]]]:
+    def named() -> Iterator[RecommendationsChunk]:
         for part, columns, scores in chunks:
-            rows = users.keys[part]
-            yield rows if fitted.user_ids is None else fitted.user_ids.take(rows), index.named(columns), scores
+            yield RecommendationsChunk(index.named(columns), scores, asked.names(part), asked.source(part), layout)
 
     return named()
 
 
 def _best_items(
-    fitted: Fitted, users: Users, k: int, lists: Lists, explore: UCB | Thompson | None, chunk_size: int
-) -> tuple[ExactIndex, Iterator[tuple[slice, NDArray[np.int32], NDArray[np.floating]]]]:
+    fitted: Fitted, asked: Asked, k: int, lists: Lists, explore: UCB | Thompson | None, chunk_size: int
+) -> tuple[ExactIndex, Chunks]:
     """The index of the items, and its answers for users, a chunk after the other."""
     index = item_index(fitted)
-    filters = index.filters(users.n, lists)
-    return index, best_items(index, users, integer("k", k, 1), filters, explore, chunk_size)
+    filters = index.filters(asked.n_asked, lists)
+    if asked.kept is not None:
+        filters = filters.of(asked.kept)
+    k = integer("k", k, 1)
+    chunks = best_items(index, asked.users, k, filters, explore, chunk_size)
+    cold = asked.users.cold
+    if asked.policy.cold_users == "popular" and cold is not None and cold.any():
+        popularity = ExactIndex(
+            fitted.popularity()[:, None].astype(np.float64), num_threads=getattr(fitted.backend, "num_threads", 0)
+        )
+        chunks = _with_popular_items(chunks, popularity, cold, k, filters)
+    return index, chunks
+
+
+def _with_popular_items(
+    chunks: Chunks, popularity: ExactIndex, cold: NDArray[np.bool_], k: int, filters: Filters
+) -> Chunks:
+    """The same answers, but for users of whom nothing is known the most popular items, with their popularity.
+
+    The lists hold for these too; nobody has seen anything yet. Numbers are compared as float64, which has all of them.
+    """
+    for part, columns, scores in chunks:
+        rows = np.flatnonzero(cold[part])
+        if len(rows):
+            own = filters.of(part.start + rows)
+            found = popularity.chunks(lambda part: np.ones((part.stop - part.start, 1)), len(rows), k, own)
+            columns[rows], scores[rows] = popularity.collect(len(rows), k, found)
+        yield part, columns, scores
 
 
 def item_index(fitted: Fitted, metric: str = "dot") -> ExactIndex:
@@ -108,16 +133,23 @@ def item_index(fitted: Fitted, metric: str = "dot") -> ExactIndex:
     return ExactIndex(fitted.item_factors, fitted.item_ids, metric=metric, backend=fitted.backend)
 
 
-def similar_items(fitted: Fitted, items: ArrayLike, k: int, lists: Lists, show_progress: bool) -> Results:
+def similar_items(
+    fitted: Fitted,
+    items: ArrayLike,
+    k: int,
+    lists: Lists,
+    titles: Titles | None = None,
+    show_progress: bool = False,
+) -> Recommendations:
     """The k items with the most similar factors, the item itself first."""
     rows, is_single = row_numbers(items, fitted.item_ids, fitted.n_items, "item")
     index = item_index(fitted, "cosine")
-    return _similar(index, rows, is_single, k, index.filters(len(rows), lists), show_progress)
+    return _similar(index, rows, is_single, k, index.filters(len(rows), lists), "item_id", titles, show_progress)
 
 
 def similar_users(
     fitted: Fitted, users: ArrayLike, k: int, deny: ArrayLike | None, allow: ArrayLike | None, show_progress: bool
-) -> Results:
+) -> Recommendations:
     """The k users with the most similar factors, the user themself first; of those that the lists permit."""
     rows, is_single = row_numbers(users, fitted.user_ids, fitted.n_users, "user")
     index = ExactIndex(fitted.user_factors, fitted.user_ids, metric="cosine", backend=fitted.backend)
@@ -126,14 +158,52 @@ def similar_users(
         deny_items=item_list(deny, len(index), fitted.user_ids, "deny_users"),
         allow_items=item_list(allow, len(index), fitted.user_ids, "allow_users"),
     )
-    return _similar(index, rows, is_single, k, filters, show_progress)
+    return _similar(index, rows, is_single, k, filters, "user_id", None, show_progress)
 
 
 def _similar(
-    index: ExactIndex, rows: NDArray[np.int64], is_single: bool, k: int, filters: Filters, show_progress: bool
-) -> Results:
+    index: ExactIndex,
+    rows: NDArray[np.int64],
+    is_single: bool,
+    k: int,
+    filters: Filters,
+    asked: str,
+    titles: Titles | None,
+    show_progress: bool,
+) -> Recommendations:
     columns, scores = index.similar(rows, k, filters, show_progress)
-    return index.named(columns[0] if is_single else columns), scores[0] if is_single else scores
+    kind = arrow_type(index.ids)
+    layout = Layout("similar_id", kind, asked, kind, has_source=False, titles=titles)
+    return _pair(index.named(columns), scores, index.named(rows.astype(np.int32)), is_single, layout)
+
+
+def search(
+    index: ExactIndex,
+    vectors: ArrayLike,
+    k: int,
+    lists: Lists,
+    titles: Titles | None = None,
+    show_progress: bool = False,
+) -> Recommendations:
+    """The k best items of an index for vectors; of a single one the table says nothing, of several their numbers."""
+    array = index.check_queries(vectors)
+    is_single, table = array.ndim == 1, np.atleast_2d(array)
+    filters = index.filters(len(table), lists)
+    columns, scores = index.collect(
+        len(table), k, index.chunks(table.__getitem__, len(table), k, filters), show_progress
+    )
+    layout = Layout(
+        found_type=arrow_type(index.ids), asked=None if is_single else "query", has_source=False, titles=titles
+    )
+    return _pair(index.named(columns), scores, np.arange(len(table)), is_single, layout)
+
+
+def _pair(
+    ids: NDArray[Any], scores: NDArray[np.floating], asked: NDArray[Any], is_single: bool, layout: Layout
+) -> Recommendations:
+    if is_single:
+        return Recommendations(ids[0], scores[0], plain_id(asked[0]), "model", layout)
+    return Recommendations(ids, scores, asked, np.full(len(ids), "model"), layout)
 
 
 # ---------------------------------------------------------------------------------------------------- single scores
@@ -163,9 +233,24 @@ def explain(fitted: Fitted, user: Any, item: Any, k: int) -> Explanation:
     column, one_item = row_numbers(item, fitted.item_ids, fitted.n_items, "item")
     if not (one_user and one_item):
         raise ValueError("explain takes one user and one item")
-    posterior = known_users(fitted, rows, filter_seen=False).posterior(slice(0, 1))
-    columns, contributions, from_prior = posterior.contributions(0, fitted.item_factors[column[0]])
-    best = np.argsort(-contributions, kind="stable")[: integer("k", k, 1)]
+    return _explain(fitted, known_users(fitted, rows, filter_seen=False), int(column[0]), k)
+
+
+def explain_for(fitted: Fitted, interactions: Any, item: Any, k: int, columns: Mapping[str, Any]) -> Explanation:
+    """The same for one user given by interactions."""
+    column, one_item = row_numbers(item, fitted.item_ids, fitted.n_items, "item")
+    if not one_item:
+        raise ValueError("explain_for takes one item")
+    matrix = new_rows(fitted, interactions, columns).matrix
+    if matrix.shape[0] != 1:
+        raise DataError(f"interactions must be of one user, got {matrix.shape[0]}")
+    return _explain(fitted, new_users(fitted, matrix, filter_seen=False), int(column[0]), k)
+
+
+def _explain(fitted: Fitted, users: Users, column: int, k: int) -> Explanation:
+    k = integer("k", k, 1)
+    columns, contributions, from_prior = users.posterior(slice(0, 1)).contributions(0, fitted.item_factors[column])
+    best = np.argsort(-contributions, kind="stable")[:k]
     score = float(contributions.sum()) + from_prior
     return Explanation(score, item_index(fitted).named(columns[best]), contributions[best], from_prior)
 
@@ -195,115 +280,3 @@ def _pair_deviations(
             pairs = order[ends[start + row] : ends[start + row + 1]]
             deviations[pairs] = np.sqrt(posterior.variances(row, item_factors[columns[pairs]]))
     return deviations
-
-
-# ---------------------------------------------------------------------------------------------------- users
-
-
-def known_users(fitted: Fitted, rows: NDArray[np.integer], filter_seen: bool) -> Users:
-    """Users of the training data by row number."""
-    seen = fitted.seen if filter_seen else None
-
-    def posterior(part: slice) -> Posterior:
-        terms, prior = _pulled_training_users(_training_terms(fitted, rows[part]), fitted.user_prior, rows[part])
-        return _posterior(fitted, terms, prior, lambda row: fitted.name_of_user(int(rows[part.start + row])))
-
-    return Users(
-        len(rows),
-        lambda part: fitted.user_factors[rows[part]],
-        lambda part: None if seen is None else seen[rows[part]],
-        posterior,
-        rows,
-    )
-
-
-def new_users(fitted: Fitted, matrix: csr_matrix, filter_seen: bool) -> Users:
-    """Users given by their interactions (R, I)."""
-    factors = fold_in(fitted, matrix)
-
-    def posterior(part: slice) -> Posterior:
-        terms, prior = _pulled_new_users(_new_terms(fitted, matrix[part]), fitted.user_prior)
-        return _posterior(fitted, terms, prior, lambda row: f"row {part.start + row}")
-
-    return Users(
-        len(factors),
-        factors.__getitem__,
-        lambda part: matrix[part] if filter_seen else None,
-        posterior,
-        np.arange(len(factors)),
-    )
-
-
-def fold_in(fitted: Fitted, matrix: csr_matrix, embeddings: Any = None) -> NDArray[np.floating]:
-    """Factors (R, D) of users from their interactions (R, I), with the item factors as they are."""
-    factors = np.zeros((matrix.shape[0], fitted.factors), fitted.dtype)
-    terms, prior = _pulled_new_users(_new_terms(fitted, matrix), fitted.user_prior, embeddings)
-    fitted.backend.solve_rows(terms, fitted.item_factors, factors, prior=prior, spectrum=fitted.spectrum(terms))
-    return factors
-
-
-def new_rows(fitted: Fitted, interactions: Any, columns: Mapping[str, Any]) -> csr_matrix:
-    """Interactions of new users (R, I), from a matrix, or from a table with ids that the model knows."""
-    if isinstance(interactions, Interactions) and interactions.item_ids is None:
-        interactions = interactions.matrix
-    if isinstance(interactions, np.ndarray) or hasattr(interactions, "tocsr"):
-        return as_csr(interactions, dtype=fitted.dtype, n_columns=fitted.n_items, allow_empty=True)
-    if fitted.item_ids is None:
-        raise TypeError("interactions must be a matrix: the model was fitted on one, so it has no item ids")
-    return as_interactions(interactions, item_ids=fitted.item_ids, dtype=fitted.dtype, **columns).matrix
-
-
-def _new_terms(fitted: Fitted, matrix: csr_matrix) -> RowTerms:
-    assert fitted.bound is not None
-    return fitted.bound.user_terms(matrix, fold_in=True)
-
-
-def _training_terms(fitted: Fitted, rows: NDArray[np.integer]) -> RowTerms:
-    """Terms of users of the training data, as the fit had them."""
-    assert fitted.bound is not None and fitted.seen is not None
-    if fitted.seen.dtype == bool:
-        raise ModelFitError(
-            "the folder that this model was loaded from holds no values of the training data, as older versions "
-            "saved it; fit and save it again"
-        )
-    return fitted.bound.of_users(rows).user_terms(fitted.seen[rows])
-
-
-def _posterior(
-    fitted: Fitted, terms: RowTerms, prior: NDArray[np.floating] | None, name_of: Callable[[int], str]
-) -> Posterior:
-    return Posterior(terms, fitted.item_factors, fitted.spectrum(terms), name_of, prior)
-
-
-# ---------------------------------------------------------------------------------------------------- user priors
-
-
-def _pulled_training_users(
-    terms: RowTerms, fitted: FittedPrior | None, rows: NDArray[np.integer]
-) -> tuple[RowTerms, NDArray[np.floating] | None]:
-    """Terms and prior means (None without a prior) of users of the training data, by their row numbers."""
-    if fitted is None:
-        return terms, None
-    assert fitted.mean is not None
-    return fitted.pulled(terms, fitted.mean[rows], rows)
-
-
-def _pulled_new_users(
-    terms: RowTerms, fitted: FittedPrior | None, embeddings: Any = None
-) -> tuple[RowTerms, NDArray[np.floating] | None]:
-    """The same of users that were not there, with their embeddings or those of the mean user."""
-    if fitted is None:
-        if embeddings is not None:
-            raise ValueError("embeddings of users need a model with a user_prior")
-        return terms, None
-    if embeddings is None:
-        mean = np.tile(fitted.weights[-1], (terms.n_rows, 1))  # of features like the mean of all
-    else:
-        mean = fitted.project(embeddings)
-        if len(mean) != terms.n_rows:
-            raise DataError(f"embeddings must have one row for each of {terms.n_rows} users, got {len(mean)}")
-    dtype = terms.ridge.dtype
-    if fitted.prior.cold == "prior_mean":
-        met = np.diff(terms.row_ptr) > 0
-        terms = dataclasses.replace(terms, background=np.where(met, terms.background, 0).astype(dtype))
-    return fitted.pulled(terms, mean.astype(dtype), np.full(terms.n_rows, -1))

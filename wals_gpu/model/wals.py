@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -14,12 +14,15 @@ from wals_gpu.backends.devices import limits, make_backend
 from wals_gpu.backends.session import Backend
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.checks import integer, number
-from wals_gpu.data.ids import Ids, row_numbers
+from wals_gpu.data.ids import Ids
+from wals_gpu.data.tables import as_output, check_output
+from wals_gpu.data.titles import Titles
 from wals_gpu.errors import ModelFitError
 from wals_gpu.model import answers, new_items
-from wals_gpu.model.answers import Explanation
+from wals_gpu.model import users as asking
 from wals_gpu.model.files import SavedModel, read_model, unreadable, write_model
 from wals_gpu.model.plot import plot_history
+from wals_gpu.model.recommendations import Explanation, Recommendations, RecommendationsChunk
 from wals_gpu.objective.bound import BoundObjective, Objective
 from wals_gpu.objective.presets import make_objective
 from wals_gpu.priors.linear import FittedPrior, LinearPrior
@@ -466,6 +469,10 @@ class WALS:
 
     # ------------------------------------------------------------------------------------------------ recommendations
 
+    @overload
+    def recommend(self, users: ArrayLike, k: int = ..., *, output: str, **options: Any) -> Any: ...
+
+    @overload
     def recommend(
         self,
         users: ArrayLike,
@@ -479,9 +486,35 @@ class WALS:
         explore: str | UCB | Thompson | None = None,
         noise: float | None = None,
         random_state: int | np.random.Generator | None = None,
+        cold_users: str = "popular",
+        unknown: str = "error",
+        titles: Any = None,
+        title_column: str | None = None,
         show_progress: bool = False,
-    ) -> tuple[NDArray[Any], NDArray[np.floating]]:
-        """The k best items for users of the training data.
+        output: None = None,
+    ) -> Recommendations: ...
+
+    def recommend(  # type: ignore[misc]  # with output= too it takes no other options than these
+        self,
+        users: ArrayLike,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        deny: Any = None,
+        allow: Any = None,
+        deny_items: ArrayLike | None = None,
+        allow_items: ArrayLike | None = None,
+        explore: str | UCB | Thompson | None = None,
+        noise: float | None = None,
+        random_state: int | np.random.Generator | None = None,
+        cold_users: str = "popular",
+        unknown: str = "error",
+        titles: Any = None,
+        title_column: str | None = None,
+        show_progress: bool = False,
+        output: str | None = None,
+    ) -> Any:
+        """The k best items for users of the training data, and what everybody likes for whom the model does not know.
 
         Parameters
         ----------
@@ -505,33 +538,53 @@ class WALS:
         random_state : int, Generator or None
             With "thompson": seed of the draws. A user's draw depends on it and on the user only; None: from the
             operating system.
+        cold_users : {"popular", "mean", "error"}, default "popular"
+            What users get who have no entry in the training data (unless the model has a user_prior, whose features say
+            something of them), and ids that are unknown. "popular": the items with most training entries of a value
+            above 0, with that number as score; `explore` is not for them, the lists are. "mean": what the mean of all
+            users with entries would get. "error": a DataError.
+        unknown : {"error", "popular", "skip"}, default "error"
+            What ids get that are not in the training data. "error": a KeyError (IndexError for a row number).
+            "popular": what `cold_users` says. "skip": no row in the answer; its `users` says who is there. For a single
+            id that is skipped, both arrays are empty and `source` is "skipped".
+        titles : mapping of id to title, list, table or path, optional
+            Titles of items for the tables: of items by number for a list, with a column of ids and one of titles for a
+            table (pandas, polars, Arrow, or a Parquet or CSV file).
+        title_column : str, optional
+            Of a table of titles. Default: the one named like ``title`` or ``name``.
         show_progress : bool, default False
+        output : {None, "pandas", "polars", "arrow"}, default None
+            A table in place of the pair of arrays, see :meth:`.Recommendations.to_arrow`.
 
         Returns
         -------
-        ids : (k,) for one user, (B, k) for several
-            Item ids, or int32 column numbers of the matrix; None, or -1, where fewer than k items are left.
-        scores : same shape
-            Dot products (with `explore`: the bounds, or the drawn scores) in falling order, equal ones by item number;
-            -inf where there is no item.
+        Recommendations
+            The pair ``ids, scores`` of arrays, (k,) for one user, (B, k) for several, with more as attributes. Ids are
+            item ids, or int32 column numbers of the matrix; None, or -1, where fewer than k items are left. Scores are
+            dot products (with `explore`: the bounds, or the drawn scores) in falling order, equal ones by item number;
+            -inf where there is no item. With `output`, a table.
 
         Raises
         ------
         KeyError, IndexError
-            A user or item that the model does not know.
+            An item that the model does not know; a user, with ``unknown="error"``.
+        DataError
+            A user without entries, with ``cold_users="error"``; titles that cannot be read.
         TypeError, ValueError
-            Lists of a wrong kind or shape; an option that has no meaning beside the others.
+            Lists of a wrong kind or shape; an option of a wrong value, or one that has no meaning beside the others.
+        ImportError
+            `output` needs a package that is not installed.
         SingularSystemError
             With `explore`: scores of a user have no finite variance.
         ModelFitError
             The model is not fitted.
         """
-        fitted = self.fitted
-        rows, is_single = row_numbers(users, fitted.user_ids, fitted.n_users, "user")
-        queries, lists = answers.known_users(fitted, rows, filter_seen), Lists(deny, allow, deny_items, allow_items)
-        exploration = make_exploration(explore, noise, random_state)
-        ids, scores = answers.recommend(fitted, queries, k, lists, exploration, show_progress)
-        return (ids[0], scores[0]) if is_single else (ids, scores)
+        fitted, output = self.fitted, check_output(output)
+        exploration, policy = make_exploration(explore, noise, random_state), asking.Policy(cold_users, unknown)
+        asked = asking.asked_users(fitted, users, filter_seen, policy)
+        lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column)
+        found = answers.recommend(fitted, asked, k, lists, exploration, known_titles, show_progress)
+        return found if output is None else as_output(found.to_arrow(), output)
 
     def recommend_chunks(
         self,
@@ -547,7 +600,11 @@ class WALS:
         explore: str | UCB | Thompson | None = None,
         noise: float | None = None,
         random_state: int | np.random.Generator | None = None,
-    ) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[np.floating]]]:
+        cold_users: str = "popular",
+        unknown: str = "error",
+        titles: Any = None,
+        title_column: str | None = None,
+    ) -> Iterator[RecommendationsChunk]:
         """:meth:`recommend` for many users, some at a time: memory does not grow with their number.
 
         Parameters
@@ -557,22 +614,51 @@ class WALS:
         k : int, default 10
         chunk_size : int, default 4096
             Users at a time.
-        filter_seen, deny, allow, deny_items, allow_items, explore, noise, random_state
+        filter_seen, deny, allow, deny_items, allow_items, explore, noise, random_state, cold_users, unknown
             As for :meth:`recommend`.
+        titles, title_column
+            Of the tables that each chunk can be had as.
 
         Yields
         ------
-        users : (b,) array
-            Ids, or row numbers.
-        ids, scores : (b, k)
+        RecommendationsChunk
+            The triple ``users, ids, scores``: (b,) ids or row numbers, (b, k) and (b, k), with `source` and tables as
+            :class:`.Recommendations`.
         """
-        fitted = self.fitted
-        rows = np.arange(fitted.n_users)
-        if users is not None:
-            rows, _ = row_numbers(users, fitted.user_ids, fitted.n_users, "user")
-        queries, lists = answers.known_users(fitted, rows, filter_seen), Lists(deny, allow, deny_items, allow_items)
-        exploration = make_exploration(explore, noise, random_state)
-        return answers.recommend_chunks(fitted, queries, k, lists, exploration, chunk_size)
+        fitted, policy = self.fitted, asking.Policy(cold_users, unknown)
+        exploration, lists = make_exploration(explore, noise, random_state), Lists(deny, allow, deny_items, allow_items)
+        if users is None:
+            asked = asking.everybody(fitted, filter_seen, policy)
+        else:
+            asked = asking.asked_users(fitted, users, filter_seen, policy)
+        known_titles = _titles(titles, title_column)
+        return answers.recommend_chunks(fitted, asked, k, lists, exploration, chunk_size, known_titles)
+
+    @overload
+    def recommend_for(self, interactions: Any, k: int = ..., *, output: str, **options: Any) -> Any: ...
+
+    @overload
+    def recommend_for(
+        self,
+        interactions: Any,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        deny: Any = None,
+        allow: Any = None,
+        deny_items: ArrayLike | None = None,
+        allow_items: ArrayLike | None = None,
+        explore: str | UCB | Thompson | None = None,
+        noise: float | None = None,
+        random_state: int | np.random.Generator | None = None,
+        cold_users: str = "popular",
+        unknown: str = "error",
+        titles: Any = None,
+        title_column: str | None = None,
+        show_progress: bool = False,
+        output: None = None,
+        **columns: Any,
+    ) -> Recommendations: ...
 
     def recommend_for(
         self,
@@ -587,29 +673,53 @@ class WALS:
         explore: str | UCB | Thompson | None = None,
         noise: float | None = None,
         random_state: int | np.random.Generator | None = None,
+        cold_users: str = "popular",
+        unknown: str = "error",
+        titles: Any = None,
+        title_column: str | None = None,
         show_progress: bool = False,
+        output: str | None = None,
         **columns: Any,
-    ) -> tuple[NDArray[Any], NDArray[np.floating]]:
+    ) -> Any:
         """The k best items for users given by their interactions, whether they were in the training data or not.
 
         Parameters
         ----------
         interactions, **columns
             As for :meth:`fold_in`.
-        k, filter_seen, deny, allow, deny_items, allow_items, explore, noise, random_state, show_progress
+        k, filter_seen, deny, allow, deny_items, allow_items, explore, noise, random_state, show_progress, output
             As for :meth:`recommend`; a draw depends on the seed and on the number of the row.
+        cold_users : {"popular", "mean", "error"}, default "popular"
+            What a row without an item that the model knows gets, as for :meth:`recommend`.
+        unknown : {"error", "popular", "skip"}, default "error"
+            What to do with rows of a table whose item the model does not know. "error": a KeyError. "popular": they are
+            ignored, with a warning that counts them, and users with nothing else get what `cold_users` says. "skip":
+            the same, and users with nothing else are left out.
+        titles, title_column
+            As for :meth:`recommend`.
 
         Returns
         -------
-        ids, scores : (R, k)
-            As for :meth:`recommend`, one row for each user in the order of :meth:`fold_in`.
-        """
-        fitted = self.fitted
-        queries = answers.new_users(fitted, answers.new_rows(fitted, interactions, columns), filter_seen)
-        lists = Lists(deny, allow, deny_items, allow_items)
-        exploration = make_exploration(explore, noise, random_state)
-        return answers.recommend(fitted, queries, k, lists, exploration, show_progress)
+        Recommendations
+            As for :meth:`recommend`, one row for each user, in the order in which users first appear in a table; of a
+            matrix, in its order. `users` says who each row is for.
 
+        Warns
+        -----
+        ParameterWarning
+            Rows were ignored, or pairs repeated.
+        """
+        fitted, output = self.fitted, check_output(output)
+        exploration, policy = make_exploration(explore, noise, random_state), asking.Policy(cold_users, unknown)
+        asked = asking.asked_rows(fitted, interactions, columns, filter_seen, policy)
+        lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column)
+        found = answers.recommend(fitted, asked, k, lists, exploration, known_titles, show_progress)
+        return found if output is None else as_output(found.to_arrow(), output)
+
+    @overload
+    def search(self, vectors: ArrayLike, k: int = ..., *, output: str, **options: Any) -> Any: ...
+
+    @overload
     def search(
         self,
         vectors: ArrayLike,
@@ -620,8 +730,27 @@ class WALS:
         allow: Any = None,
         deny_items: ArrayLike | None = None,
         allow_items: ArrayLike | None = None,
+        titles: Any = None,
+        title_column: str | None = None,
         show_progress: bool = False,
-    ) -> tuple[NDArray[Any], NDArray[np.floating]]:
+        output: None = None,
+    ) -> Recommendations: ...
+
+    def search(  # type: ignore[misc]  # with output= too it takes no other options than these
+        self,
+        vectors: ArrayLike,
+        k: int = 10,
+        *,
+        metric: str = "dot",
+        deny: Any = None,
+        allow: Any = None,
+        deny_items: ArrayLike | None = None,
+        allow_items: ArrayLike | None = None,
+        titles: Any = None,
+        title_column: str | None = None,
+        show_progress: bool = False,
+        output: str | None = None,
+    ) -> Any:
         """The k best items for vectors in the space of the factors: of :meth:`fold_in`, or projected texts.
 
         Parameters
@@ -629,28 +758,28 @@ class WALS:
         vectors : (D,) or (B, D) array
         k : int, default 10
         metric : {"dot", "cosine"}, default "dot"
-        deny, allow, deny_items, allow_items, show_progress
+        deny, allow, deny_items, allow_items, titles, title_column, show_progress, output
             As for :meth:`recommend`.
 
         Returns
         -------
-        ids, scores : (k,) for one vector, (B, k) for several
-            As for :meth:`recommend`; scores are cosines with that metric.
+        Recommendations
+            As for :meth:`recommend`, (k,) for one vector, (B, k) for several; scores are cosines with that metric. A
+            table of several has the number of the vector in a column ``query``.
         """
-        return self.item_index(metric).search(
-            vectors,
-            k,
-            deny=deny,
-            allow=allow,
-            deny_items=deny_items,
-            allow_items=allow_items,
-            show_progress=show_progress,
-        )
+        index, output = self.item_index(metric), check_output(output)
+        lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column)
+        found = answers.search(index, vectors, k, lists, known_titles, show_progress)
+        return found if output is None else as_output(found.to_arrow(), output)
 
     def item_index(self, metric: str = "dot") -> ExactIndex:
         """The item factors as an index: exact search, and export to approximate ones (:mod:`wals_gpu.ann`)."""
         return answers.item_index(self.fitted, metric)
 
+    @overload
+    def similar_items(self, items: ArrayLike, k: int = ..., *, output: str, **options: Any) -> Any: ...
+
+    @overload
     def similar_items(
         self,
         items: ArrayLike,
@@ -660,8 +789,26 @@ class WALS:
         allow: Any = None,
         deny_items: ArrayLike | None = None,
         allow_items: ArrayLike | None = None,
+        titles: Any = None,
+        title_column: str | None = None,
         show_progress: bool = False,
-    ) -> tuple[NDArray[Any], NDArray[np.floating]]:
+        output: None = None,
+    ) -> Recommendations: ...
+
+    def similar_items(  # type: ignore[misc]  # with output= too it takes no other options than these
+        self,
+        items: ArrayLike,
+        k: int = 10,
+        *,
+        deny: Any = None,
+        allow: Any = None,
+        deny_items: ArrayLike | None = None,
+        allow_items: ArrayLike | None = None,
+        titles: Any = None,
+        title_column: str | None = None,
+        show_progress: bool = False,
+        output: str | None = None,
+    ) -> Any:
         """The k items with the most similar factors, the item itself first.
 
         Parameters
@@ -669,17 +816,25 @@ class WALS:
         items : id, or (B,) list or array of ids
             Column numbers where the model was fitted on a matrix.
         k : int, default 10
-        deny, allow, deny_items, allow_items, show_progress
+        deny, allow, deny_items, allow_items, titles, title_column, show_progress, output
             As for :meth:`recommend`, with one list for each of the `items`. They hold for the item itself too.
 
         Returns
         -------
-        ids, scores : (k,) or (B, k)
-            Cosines in falling order; None, or -1, and -inf where there are no more. Items with a zero factor (no
-            interactions) are not similar to anything, not even to themselves.
+        Recommendations
+            The pair ``ids, scores``, (k,) or (B, k): cosines in falling order; None, or -1, and -inf where there are no
+            more. Items with a zero factor (no interactions) are not similar to anything, not even to themselves. A
+            table has the columns ``item_id``, ``rank`` (1 for the item itself), ``similar_id`` and ``score``.
         """
-        return answers.similar_items(self.fitted, items, k, Lists(deny, allow, deny_items, allow_items), show_progress)
+        fitted, output = self.fitted, check_output(output)
+        lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column)
+        found = answers.similar_items(fitted, items, k, lists, known_titles, show_progress)
+        return found if output is None else as_output(found.to_arrow(), output)
 
+    @overload
+    def similar_users(self, users: ArrayLike, k: int = ..., *, output: str, **options: Any) -> Any: ...
+
+    @overload
     def similar_users(
         self,
         users: ArrayLike,
@@ -688,9 +843,23 @@ class WALS:
         deny_users: ArrayLike | None = None,
         allow_users: ArrayLike | None = None,
         show_progress: bool = False,
-    ) -> tuple[NDArray[Any], NDArray[np.floating]]:
+        output: None = None,
+    ) -> Recommendations: ...
+
+    def similar_users(  # type: ignore[misc]  # with output= too it takes no other options than these
+        self,
+        users: ArrayLike,
+        k: int = 10,
+        *,
+        deny_users: ArrayLike | None = None,
+        allow_users: ArrayLike | None = None,
+        show_progress: bool = False,
+        output: str | None = None,
+    ) -> Any:
         """The k users with the most similar factors, the user themself first; otherwise as :meth:`similar_items`."""
-        return answers.similar_users(self.fitted, users, k, deny_users, allow_users, show_progress)
+        fitted, output = self.fitted, check_output(output)
+        found = answers.similar_users(fitted, users, k, deny_users, allow_users, show_progress)
+        return found if output is None else as_output(found.to_arrow(), output)
 
     # ------------------------------------------------------------------------------------------------ single scores
 
@@ -751,6 +920,31 @@ class WALS:
         """
         return answers.explain(self.fitted, user, item, k)
 
+    def explain_for(self, interactions: Any, item: Any, k: int = 10, **columns: Any) -> Explanation:
+        """:meth:`explain` for one user given by interactions, whether they were in the training data or not.
+
+        Parameters
+        ----------
+        interactions, **columns
+            As for :meth:`fold_in`: a matrix (1, I), or a table in which one user occurs.
+        item : id
+        k : int, default 10
+            Items of the user to name.
+
+        Returns
+        -------
+        Explanation
+            Its score is that of :meth:`recommend_for`.
+
+        Raises
+        ------
+        DataError, KeyError, TypeError
+            Input that cannot be used, such as several users, or items that the model does not know.
+        SingularSystemError
+            The user's system has no unique solution.
+        """
+        return answers.explain_for(self.fitted, interactions, item, k, columns)
+
     # ---------------------------------------------------------------------------------------- new users and items
 
     def fold_in(
@@ -761,7 +955,8 @@ class WALS:
         Parameters
         ----------
         interactions : matrix (R, I), or a table with the items' ids
-            All that is known of each user, not only what is new. A table's users come in increasing order of their ids.
+            All that is known of each user, not only what is new. A table's users come in the order in which they first
+            appear in it, as of ``table["user_id"].unique()``.
         embeddings : (R, E) array, optional
             Of the users, for the model's `user_prior`; default: the mean of the users in training.
         **columns
@@ -777,7 +972,7 @@ class WALS:
             Input that cannot be used, or items that the model does not know.
         """
         fitted = self.fitted
-        return answers.fold_in(fitted, answers.new_rows(fitted, interactions, columns), embeddings)
+        return asking.fold_in(fitted, asking.new_rows(fitted, interactions, columns).matrix, embeddings)
 
     def project_items(self, items: Any) -> NDArray[np.floating]:
         """Prior means of items from their texts or embeddings, to be handed to :meth:`search`, for example.
@@ -928,6 +1123,12 @@ _SETTINGS = (
     "init_scale",
     "compute_loss",
 )
+
+
+def _titles(titles: Any, column: str | None) -> Titles | None:
+    if titles is None and column is not None:
+        raise ValueError("title_column has a meaning only with titles=")
+    return None if titles is None else Titles.read(titles, column)
 
 
 def _read_only(array: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -15,7 +15,7 @@ from wals_gpu.retrieval.exact import CHUNK, ExactIndex
 from wals_gpu.retrieval.lists import Filters
 from wals_gpu.retrieval.posterior import Posterior
 
-__all__ = ["UCB", "Thompson", "Users", "best_items", "make_exploration"]
+__all__ = ["UCB", "Chunks", "Thompson", "Users", "best_items", "make_exploration"]
 
 Chunks = Iterator[tuple[slice, NDArray[np.int32], NDArray[np.floating]]]
 
@@ -35,6 +35,8 @@ class Users:
         Their Posterior.
     keys : (n,) array of int
         Who they are: draws depend on the seed and on this.
+    cold : (n,) array of bool, optional
+        Of whom nothing is known: their factors are as they are, and there is nothing to explore with.
     """
 
     n: int
@@ -42,6 +44,11 @@ class Users:
     seen: Callable[[slice], csr_matrix | None]
     posterior: Callable[[slice], Posterior]
     keys: NDArray[np.integer]
+    cold: NDArray[np.bool_] | None = None
+
+    def known(self, part: slice) -> NDArray[np.bool_]:
+        """Of whom of a slice something is known, (b,)."""
+        return np.ones(part.stop - part.start, bool) if self.cold is None else ~self.cold[part]
 
 
 @dataclass(frozen=True)
@@ -69,11 +76,12 @@ class UCB:
             factors, posterior, seen = users.factors(part), users.posterior(part), users.seen(part)
             columns = np.full((len(factors), k), -1, np.int32)
             bounds = np.full(columns.shape, -np.inf, items.dtype)
-            for row in range(len(factors)):
+            for row, is_known in enumerate(users.known(part)):
                 hidden = None if seen is None else seen.indices[seen.indptr[row] : seen.indptr[row + 1]]
                 permitted = np.flatnonzero(filters.permitted(start + row, hidden))
                 bound = items[permitted] @ factors[row].astype(np.float64)
-                bound += self.noise * np.sqrt(posterior.variances(row, items[permitted]))
+                if is_known:
+                    bound += self.noise * np.sqrt(posterior.variances(row, items[permitted]))
                 best = _best(bound, k)
                 columns[row, : len(best)], bounds[row, : len(best)] = permitted[best], bound[best]
             yield part, columns, bounds
@@ -106,9 +114,10 @@ class Thompson:
 
         def drawn(part: slice) -> NDArray[np.floating]:
             factors, posterior = users.factors(part), users.posterior(part)
-            draws = np.empty_like(factors)
-            for row, key in enumerate(users.keys[part]):
-                draws[row] = factors[row] + posterior.draw(row, self.noise, np.random.default_rng([seed, int(key)]))
+            draws = np.array(factors)
+            for row in np.flatnonzero(users.known(part)).tolist():
+                key = int(users.keys[part.start + row])
+                draws[row] += posterior.draw(row, self.noise, np.random.default_rng([seed, key]))
             return draws
 
         return index.chunks(drawn, users.n, k, filters, users.seen, chunk)

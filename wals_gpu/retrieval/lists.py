@@ -6,7 +6,7 @@ Shapes: B queries, I items. A pattern is a canonical CSR matrix of bool whose st
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,11 @@ class Filters:
     allow: csr_matrix | None = None
     deny_items: NDArray[np.integer] | None = None
     allow_items: NDArray[np.integer] | None = None
+
+    def of(self, queries: NDArray[np.integer]) -> Filters:
+        """The same for some of the queries, by their numbers."""
+        deny, allow = (None if lists is None else lists[queries] for lists in (self.deny, self.allow))
+        return replace(self, deny=deny, allow=allow)
 
     def for_all(self) -> NDArray[np.bool_]:
         """Whether each item (I,) is permitted by the lists that hold for all queries."""

@@ -12,11 +12,15 @@ from scipy.sparse import csr_matrix
 from wals_gpu.backends.host import Spectrum
 from wals_gpu.backends.session import Backend
 from wals_gpu.data.ids import Ids
+from wals_gpu.errors import ModelFitError
 from wals_gpu.objective.bound import BoundObjective
 from wals_gpu.objective.terms import RowTerms
 from wals_gpu.priors.linear import FittedPrior
 
 __all__ = ["Fitted"]
+
+#: Entries, and users, that are worked on at a time.
+_ENTRIES, _USERS = 1 << 22, 1 << 14
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,7 @@ class Fitted:
     user_prior: FittedPrior | None = None
     item_prior: FittedPrior | None = None
     _kept_spectrum: list[Spectrum] = field(default_factory=list, init=False, repr=False)
+    _kept_popularity: list[NDArray[np.int64]] = field(default_factory=list, init=False, repr=False)
 
     @property
     def n_users(self) -> int:
@@ -75,6 +80,42 @@ class Fitted:
         if not self._kept_spectrum:
             self._kept_spectrum.append(self.backend.spectrum(terms, self.item_factors))
         return self._kept_spectrum[0]
+
+    def has_history(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Whether users by row number (n,) have an entry in the training data; all where it is not there."""
+        if self.seen is None:
+            return np.ones(len(rows), bool)
+        has: NDArray[np.bool_] = self.seen.indptr[rows] < self.seen.indptr[np.asarray(rows) + 1]
+        return has
+
+    def popularity(self) -> NDArray[np.int64]:
+        """In how many training entries with a value above 0 each item (I,) is. Kept.
+
+        Raises
+        ------
+        ModelFitError
+            There is no training data: factors were assigned.
+        """
+        if self.seen is None:
+            raise ModelFitError("the model knows no interactions, so it does not know which items are popular")
+        if not self._kept_popularity:
+            counts = np.zeros(self.n_items, np.int64)
+            # Both kinds of matrix in pieces: on disk because it may not fit, in memory for the sake of the copies.
+            for start in range(0, self.seen.nnz, _ENTRIES):
+                piece = slice(start, min(start + _ENTRIES, self.seen.nnz))
+                liked = self.seen.indices[piece][self.seen.data[piece] > 0]
+                counts += np.bincount(liked, minlength=self.n_items)
+            self._kept_popularity.append(counts)
+        return self._kept_popularity[0]
+
+    def mean_user(self) -> NDArray[np.floating]:
+        """The mean of the factors of all users with an entry in the training data, (D,)."""
+        total, n = np.zeros(self.factors), 0
+        for start in range(0, self.n_users, _USERS):
+            rows = np.arange(start, min(start + _USERS, self.n_users))
+            known = self.user_factors[rows[self.has_history(rows)]]
+            total, n = total + known.sum(axis=0, dtype=np.float64), n + len(known)
+        return (total / max(n, 1)).astype(self.dtype)
 
     def name_of_user(self, row: int) -> str:
         """A user in the caller's words, such as "user 3 (id 'ann')"."""
