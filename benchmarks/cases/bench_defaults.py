@@ -1,0 +1,168 @@
+"""What WALS() ranks like without settings: regret beside tuned "ials" settings, on every log, and beside popularity.
+
+    .venv/bin/python benchmarks/cases/bench_defaults.py DATA_FOLDER
+
+A random fifth of the entries of each log is hidden, with seeds that no setting was chosen with. Each model is fitted on
+the rest and measured by nDCG@20 over every user with a hidden entry; users with none left get what is popular, from
+each. "ials, tuned" is the best of 48 random settings (24 from wide ranges, 24 from where good ones lie for the density
+of the log) and its best iteration, on a fifth of the training entries of the first seed. Regret is 1 - WALS() / tuned,
+with an interval from a bootstrap over users, paired. EASE (Steck 2019), a closed-form item-item model, is there for
+logs of up to 8,000 items. Writes results/defaults.json.
+"""
+
+import argparse
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import _path  # noqa: F401
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from lib.common import rounded, standard_arguments, write_result
+from lib.logs import LOGS, METRIC, best_iteration, draw_ials, has_values, load_log, ones_of, plain, split
+from wals_gpu import WALS
+from wals_gpu.evaluation import Popularity, evaluate
+
+SEEDS = (11, 12, 13)
+BEFORE = {"factors": 128, "objective": "implicit", "iterations": 15}
+MOST_ITEMS_OF_EASE = 8_000
+
+
+class Ease:
+    """Steck, "Embarrassingly Shallow Autoencoders for Sparse Data" (WWW 2019): B = -P / diag(P), P = (X'X + ridge)^-1."""
+
+    def __init__(self, train: csr_matrix, ridge: float) -> None:
+        self.train = train
+        gram = (train.T @ train).toarray().astype(np.float32)
+        gram[np.diag_indices_from(gram)] += ridge
+        weights = np.linalg.inv(gram)
+        self.weights = weights / -np.diag(weights)
+        self.weights[np.diag_indices_from(weights)] = 0
+        self.popularity = Popularity(train)
+
+    def recommend(self, users, k=10, *, filter_seen=True):
+        rows = self.train[users]
+        scores = np.asarray(rows @ self.weights)
+        scores[rows.nonzero()] = -np.inf
+        best = np.argpartition(-scores, k, axis=1)[:, :k]
+        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
+        ids = np.take_along_axis(best, order, axis=1)
+        cold = np.diff(rows.indptr) == 0
+        if cold.any():
+            ids[cold] = self.popularity.recommend(users[cold], k)[0]
+        return ids, np.take_along_axis(scores, ids, axis=1)
+
+    def recommend_for(self, interactions, k=10, *, filter_seen=True):
+        raise NotImplementedError
+
+
+def tune_ease(train: csr_matrix, valid: csr_matrix) -> float:
+    return max((30.0, 100.0, 300.0, 1000.0), key=lambda ridge: float(per_user(Ease(train, ridge), train, valid).mean()))
+
+
+def tune_ials(train: csr_matrix, valid: csr_matrix, seed: int, trials: int, threads: int) -> dict:
+    """The best settings on a validation part, with their best iteration."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(trials):
+        settings = draw_ials(train, rng, near=number % 2 == 1)
+        found.append(best_iteration(settings, train, valid, 12, threads))
+    return max(found, key=lambda trial: trial["score"])
+
+
+def per_user(model, train: csr_matrix, test: csr_matrix) -> np.ndarray:
+    report = evaluate(model, train, test, 20, baseline=False, n_resamples=0)
+    return next(iter(report.per_user.values()))[METRIC]
+
+
+def regret(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator, samples: int = 1000) -> dict:
+    """1 - mean of ours / mean of theirs, and a paired interval of 95 % from resampled users."""
+    n = len(ours)
+    values = []
+    for _ in range(samples):
+        times = np.bincount(rng.integers(0, n, n), minlength=n)
+        values.append(1 - (times @ ours) / (times @ theirs))
+    low, high = np.quantile(values, [0.025, 0.975])
+    return {"value": rounded(1 - ours.mean() / theirs.mean()), "low": rounded(low), "high": rounded(high)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data_folder", type=Path)
+    parser.add_argument("--trials", type=int, default=48)
+    parser.add_argument("--logs", nargs="+", default=list(LOGS), choices=list(LOGS))
+    standard_arguments(parser, quick="four trials, one seed, two logs")
+    args = parser.parse_args()
+    seeds = SEEDS
+    if args.quick:
+        args.trials, seeds, args.logs = 4, SEEDS[:1], ["debian", "ml-100k"]
+    folder, args.data_folder = args.data_folder, None  # a matter of the machine
+    records = []
+    for name in args.logs:
+        began = time.perf_counter()
+        matrix = load_log(name, folder)
+        shape = [*matrix.shape, matrix.nnz]
+        counted = ones_of(matrix)
+        train, _ = split(counted, seeds[0])
+        tuned = tune_ials(*split(train, seeds[0]), args.seed, args.trials, args.threads)
+        score = tuned.pop("score")
+        with_ease = matrix.shape[1] <= MOST_ITEMS_OF_EASE
+        ridge = tune_ease(*split(train, seeds[0])) if with_ease else None
+        found: dict[str, list[np.ndarray]] = {}
+        seconds = []
+        for seed in seeds:
+            train, test = split(matrix, seed)
+            ones = ones_of(train)
+            models = {
+                "popularity": (Popularity(train), train),
+                "WALS()": (WALS(num_threads=args.threads), train),
+                "WALS() before": (WALS(**BEFORE, num_threads=args.threads), train),
+                "ials as it is": (WALS(128, "ials", iterations=15, num_threads=args.threads), ones),
+                "ials, tuned": (WALS(**tuned, num_threads=args.threads), ones),
+            }
+            if has_values(matrix):
+                models["WALS(), ones"] = (WALS(num_threads=args.threads), ones)
+                models["WALS() before, ones"] = (WALS(**BEFORE, num_threads=args.threads), ones)
+            for system, (model, data) in models.items():
+                start = time.perf_counter()
+                if isinstance(model, WALS):
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        model.fit(data)
+                if system == "WALS()":
+                    seconds.append(time.perf_counter() - start)
+                found.setdefault(system, []).append(per_user(model, data, test))
+            if with_ease:
+                found.setdefault("EASE", []).append(per_user(Ease(ones, ridge), ones, test))
+        joined = {system: np.concatenate(values) for system, values in found.items()}
+        rng = np.random.default_rng(args.seed)
+        for ours in ("WALS()", "WALS(), ones"):
+            if ours not in joined:
+                continue
+            record = {
+                "log": name,
+                "values": "ones" if ours.endswith("ones") else "own",
+                "shape": shape,
+                "users": int(len(joined[ours])),
+                "ndcg@20": {system: rounded(float(values.mean())) for system, values in joined.items()},
+                "of_seeds": {system: [rounded(float(v.mean())) for v in values] for system, values in found.items()},
+                "regret": regret(joined[ours], joined["ials, tuned"], rng),
+                "over_popularity": rounded(float(joined[ours].mean() / joined["popularity"].mean())),
+                "tuned": plain(tuned) | {"validation": rounded(score)},
+                "ease_ridge": ridge,
+                "fit_seconds": rounded(float(np.median(seconds)), 3),
+            }
+            records.append(record)
+            print(name, record["values"], record["ndcg@20"], record["regret"], file=sys.stderr)
+        print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    regrets = [record["regret"]["value"] for record in records]
+    summary = {"mean_regret": rounded(float(np.mean(regrets))), "worst_regret": rounded(max(regrets))}
+    summary["least_over_popularity"] = min(record["over_popularity"] for record in records)
+    print(summary)
+    write_result("defaults", args, records, seeds=list(seeds), summary=summary)
+
+
+if __name__ == "__main__":
+    main()
