@@ -31,7 +31,7 @@ MOST_ITEMS_OF_EASE = 8_000
 
 
 class Ease:
-    """Steck, "Embarrassingly Shallow Autoencoders for Sparse Data" (WWW 2019): B = -P / diag(P), P = (X'X + ridge)^-1."""
+    """Steck, "Embarrassingly Shallow Autoencoders" (WWW 2019): B = -P / diag(P) with P = (X'X + ridge)^-1."""
 
     def __init__(self, train: csr_matrix, ridge: float) -> None:
         self.train = train
@@ -145,7 +145,7 @@ def main() -> None:
                 "log": name,
                 "values": "ones" if ours.endswith("ones") else "own",
                 "shape": shape,
-                "users": int(len(joined[ours])),
+                "users": len(joined[ours]),
                 "ndcg@20": {system: rounded(float(values.mean())) for system, values in joined.items()},
                 "of_seeds": {system: [rounded(float(v.mean())) for v in values] for system, values in found.items()},
                 "regret": regret(joined[ours], joined["ials, tuned"], rng),
