@@ -55,14 +55,22 @@ def read_data(
         return read_interactions(args.interactions if path is None else path, **given)
 
 
-_ARGUMENT = re.compile(rf"\b({'|'.join(_OPTIONS)})\b(=)?")
+# "columns" and "encoding" are also words.
+_ARGUMENT = re.compile(
+    rf"\b({'|'.join(name for name in _OPTIONS if '_' in name)})\b(=)?|\b(columns|encoding)(=|(?= must| is for| can))"
+)
 
 
 def _in_options(text: str) -> str:
     """A message with the options of the command line in place of the arguments behind them."""
     text = text.replace("value_column=False", "--no-values")
-    text = text.replace("columns=['user', 'item', 'value', 'time'] ('_' for what to skip)", "--columns user,item,value,time")
-    return _ARGUMENT.sub(lambda found: f"--{found[1].replace('_', '-')}" + (" " if found[2] else ""), text)
+    text = text.replace("columns=['user', 'item', 'value', 'time']", "--columns user,item,value,time")
+
+    def option(found: re.Match[str]) -> str:
+        equals = " " if "=" in found[0] else ""
+        return f"--{(found[1] or found[3]).replace('_', '-')}{equals}"
+
+    return _ARGUMENT.sub(option, text)
 
 
 @contextlib.contextmanager

@@ -96,12 +96,8 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--min-value", metavar="X", type=float, help="leave out rows with a lower value, such as bad ratings"
     )
-    group.add_argument(
-        "--min-user-interactions", metavar="N", type=positive, help="leave out users with fewer items"
-    )
-    group.add_argument(
-        "--min-item-interactions", metavar="N", type=positive, help="leave out items with fewer users"
-    )
+    group.add_argument("--min-user-interactions", metavar="N", type=positive, help="leave out users with fewer items")
+    group.add_argument("--min-item-interactions", metavar="N", type=positive, help="leave out items with fewer users")
     group.add_argument(
         "--half-life", metavar="SPAN",
         help="a row this much older than the latest counts half: 90d, 12h, or a number in the unit of --time-column",

@@ -15,7 +15,7 @@ from wals_gpu.data.ids import Ids, is_string
 from wals_gpu.data.source import Column, Source
 from wals_gpu.errors import DataError
 
-__all__ = ["checked_ids", "encode", "integers_if_all", "plain_type"]
+__all__ = ["as_plain", "checked_ids", "encode", "integers_if_all", "plain_type"]
 
 
 def plain_type(column: Column) -> Column:
@@ -27,6 +27,13 @@ def plain_type(column: Column) -> Column:
     if getattr(pa.types, "is_run_end_encoded", lambda _: False)(kind):  # absent from older pyarrow
         column = pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks], kind.value_type)
     return column
+
+
+def as_plain(column: Column) -> pa.Array:
+    """One array without a dictionary."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 
 def checked_ids(column: Column, where: str, source: Source) -> Column:

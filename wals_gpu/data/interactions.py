@@ -20,8 +20,8 @@ from scipy import sparse
 from wals_gpu.checks import integer, number, warn
 from wals_gpu.data.columns import native, open_source
 from wals_gpu.data.csr import as_csr, cast_values, entry_rows, value_dtype, warn_repeats
-from wals_gpu.data.encode import encode, plain_type
-from wals_gpu.data.ids import Ids, is_string
+from wals_gpu.data.encode import as_plain, encode, plain_type
+from wals_gpu.data.ids import Ids
 from wals_gpu.data.names import (
     Missing,
     choose_item,
@@ -305,13 +305,13 @@ def in_order_of_appearance(
     interactions = as_interactions(replace(source, read=read), **options)
     ids = interactions.user_ids
     assert ids is not None
-    (column,) = kept
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    first = pc.unique(column)
-    if ids.kind == "integer" and is_string(first.type):  # of a file without types
+    first = as_plain(kept[0]).unique()
+    if ids.kind == "string":
+        first = first.cast(pa.large_string())
+    elif not pa.types.is_integer(first.type):  # of a file without types, and what databases have
         first = first.cast(pa.from_numpy_dtype(ids.ids.dtype))
-    return interactions, np.asarray(ids.index_of(first.to_numpy(zero_copy_only=False)))
+    rows = np.asarray(ids.find(first.to_numpy(zero_copy_only=False)))
+    return interactions, rows[rows >= 0]  # who has no row that counts is not among them
 
 
 def _names(columns: Any) -> tuple[str, ...]:

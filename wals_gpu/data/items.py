@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from wals_gpu.data.columns import open_source
-from wals_gpu.data.encode import checked_ids, integers_if_all
+from wals_gpu.data.encode import as_plain, checked_ids, integers_if_all
 from wals_gpu.data.ids import Ids, is_string
 from wals_gpu.data.names import Missing, choose_item, choose_named, choose_title, missing_error, plain_name
 from wals_gpu.data.source import Column, Source, TextOptions
@@ -75,6 +75,7 @@ def read_items(
     encoding: str | None = None,
     decimal: str | None = None,
     argument: str = "columns",
+    unique: bool = True,
 ) -> ItemTable:
     """Read a table of items, by the same rules as interactions.
 
@@ -95,6 +96,8 @@ def read_items(
         As `columns`, `encoding` and `decimal` of :func:`.as_interactions`.
     argument : str
         What `columns` is called, for error messages.
+    unique : bool, default True
+        Whether an id that is there twice is an error.
 
     Returns
     -------
@@ -138,7 +141,7 @@ def read_items(
         return ItemTable(None, read)
     ids = id_values(arrays[0], f"item_column {item!r}", source, source.text_ids, item_ids)
     distinct = ids.unique()
-    if len(distinct) < len(ids):
+    if unique and len(distinct) < len(ids):
         counts = ids.value_counts()
         twice = next(entry["values"] for entry in counts if entry["counts"].as_py() > 1)
         raise DataError(
@@ -162,13 +165,6 @@ def _item_column(source: Source, column: str | None, taken: Sequence[Hashable]) 
         if "must say which" in str(error):
             raise
         return None
-
-
-def as_plain(column: Column) -> pa.Array:
-    """One array without a dictionary."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 
 def as_texts(table: ItemTable, what: str) -> list[str]:
