@@ -394,12 +394,13 @@ def test_evaluate_prints_a_table(run, plays):
     assert "users evaluated" in text
 
 
-def test_times_of_repeated_pairs_are_refused(run, tmp_path):
+def test_the_latest_time_of_a_repeated_pair_counts(run, tmp_path):
     path = tmp_path / "twice.csv"
-    path.write_text("user,item,time\na,x,1\na,x,2\nb,y,3\n")
-    status, _, said = run("evaluate", path, *QUICK, "--protocol", "temporal", "--time-column", "time")
-    assert status == 2
-    assert "one row for each pair" in said
+    path.write_text("user,item,time\na,x,2024-05-01\na,y,2024-05-02\na,x,2024-05-03\nb,y,2024-05-01\nb,z,2024-05-04\n")
+    options = ["--protocol", "temporal", "--time-column", "time", "--fraction", "0.5", "-k", "1"]
+    status, text, said = run("evaluate", path, *QUICK, *options, "--json")
+    assert status == 0, said
+    assert json.loads(text)["users"] == 2
 
 
 # --------------------------------------------------------------------------------------------------------------- errors

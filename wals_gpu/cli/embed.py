@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
         "--encoder", metavar="NAME", required=True, help="folder of a transformers model, or its name on the hub"
     )
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="write to .npy or .parquet")
-    parser.add_argument("--text", metavar="COLUMNS", default="text", help="joined where several (default text)")
+    parser.add_argument("--text", metavar="COLUMNS", help="joined where several (default: named like text, else title)")
     parser.add_argument("--item-column", metavar="COLUMN", help="default: the one named like item_id")
     parser.add_argument(
         "--layers",
@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--out must end in .npy or .parquet, got {args.out}")
     if not args.out.absolute().parent.is_dir():
         raise FileNotFoundError(f"--out: there is no folder {args.out.absolute().parent}")
-    ids, texts = read_item_texts(args.items, text_columns=args.text.split(","), item_column=args.item_column)
+    columns = None if args.text is None else args.text.split(",")
+    ids, texts = read_item_texts(args.items, text_columns=columns, item_column=args.item_column)
     encoder = TextEncoder(
         args.encoder,
         layers=args.layers,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from wals_gpu import evaluation
@@ -12,10 +11,11 @@ from wals_gpu.cli.inputs import new_model, read_data
 from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, count_or_share, positive
 from wals_gpu.cli.output import print_json, size_of
 from wals_gpu.cli.parser import Commands, add_command
-from wals_gpu.errors import DataError, ParameterWarning
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
+
+    from wals_gpu.data.interactions import Interactions
 
 __all__ = ["add", "run"]
 
@@ -56,7 +56,6 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--heldout", type=count_or_share, default=0.1, help="strong: users held out, a share or a number"
     )
-    parser.add_argument("--time-column", metavar="COLUMN", help="numbers that grow with time, such as Unix seconds")
     parser.add_argument(
         "--negatives", metavar="N", type=positive, help="rank only the hidden items and N others drawn for each user"
     )
@@ -75,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     check_device(args, max(args.k) if args.negatives is None else None)
     model = new_model(args)
     data = read_data(args)
-    train, fold_in, test = _split(args, data.matrix)
+    train, fold_in, test = _split(args, data)
     began = time.perf_counter()
     model.fit(train, show_progress=not args.quiet)
     seconds = time.perf_counter() - began
@@ -94,27 +93,17 @@ def run(args: argparse.Namespace) -> None:
         print(f"{report}\n[in brackets: 95 % interval, bootstrap over users; split {args.protocol}, seed {args.seed}]")
 
 
-def _split(args: argparse.Namespace, matrix: csr_matrix) -> tuple[csr_matrix, csr_matrix | None, csr_matrix]:
+def _split(args: argparse.Namespace, data: Interactions) -> tuple[csr_matrix, csr_matrix | None, csr_matrix]:
     """What to train on, what new users are known by (strong generalisation only), and what to find."""
-    times: Any = None if args.time_column is None else _read_times(args)
+    matrix, times = data.matrix, data.times
     if args.protocol == "random":
         train, test = evaluation.random_holdout(matrix, args.fraction, args.seed)
     elif args.protocol == "leave-one-out":
         train, test = evaluation.leave_one_out(matrix, times, args.seed)
     elif args.protocol == "temporal":
+        assert times is not None  # --time-column was asked for
         train, test = evaluation.temporal_split(matrix, times, fraction=args.fraction)
     else:
         strong = evaluation.strong_generalisation_split(matrix, args.heldout, args.fraction, args.seed)
         return strong.train, strong.fold_in, strong.test
     return train, None, test
-
-
-def _read_times(args: argparse.Namespace) -> csr_matrix:
-    """The time of each entry, as a matrix like that of the interactions."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ParameterWarning)
-        try:
-            # float64 holds Unix microseconds exactly
-            return read_data(args, value_column=args.time_column, dtype="float64").matrix
-        except ParameterWarning as error:  # the sum of two moments is none
-            raise DataError(f"--time-column needs one row for each pair of user and item: {error}") from error

@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from wals_gpu.cli.inputs import model_settings, new_model, read_data
+from wals_gpu.cli.inputs import model_settings, new_model, option_names, read_data
 from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, positive, share_or_path
 from wals_gpu.cli.output import print_json, say, size_of
 from wals_gpu.cli.parser import Commands, add_command
@@ -71,7 +71,9 @@ def add(commands: Commands) -> None:
     texts = parser.add_argument_group("item texts: items nobody has yet are recommended too")
     texts.add_argument("--items", metavar="FILE", type=Path, help="table of items with their texts")
     texts.add_argument("--encoder", metavar="NAME", help="folder of a transformers model, or its name on the hub")
-    texts.add_argument("--text", metavar="COLUMNS", help="of the table, joined where several (default text)")
+    texts.add_argument(
+        "--text", metavar="COLUMNS", help="of the table, joined where several (default: named like text, else title)"
+    )
     texts.add_argument("--strength", type=float, help="what a text is worth (default 3; with --objective its ridge)")
 
 
@@ -137,8 +139,11 @@ def _new_hybrid(args: argparse.Namespace) -> WALS:
     """A model with the texts of --items, in the recommended configuration where nothing else is said."""
     from wals_gpu.text.items import read_item_texts
 
-    columns = (args.text or "text").split(",")
-    ids, texts = read_item_texts(args.items, text_columns=columns, item_column=args.item_column)
+    columns = None if args.text is None else args.text.split(",")
+    with option_names():
+        ids, texts = read_item_texts(
+            args.items, text_columns=columns, item_column=args.item_column, encoding=args.encoding
+        )
     if ids is None:
         raise DataError(
             f"{args.items} must have a column of item ids; --item-column names it, here and in the interactions"

@@ -14,6 +14,7 @@ from wals_gpu.checks import integer
 from wals_gpu.objective.presets import PRESETS
 
 __all__ = [
+    "add_columns",
     "add_computation",
     "add_data",
     "add_item_lists",
@@ -66,13 +67,40 @@ def check_device(args: argparse.Namespace, k: int | None = None) -> None:
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """INTERACTIONS, and how to read them."""
-    parser.add_argument("interactions", metavar="INTERACTIONS", help="Parquet or CSV file, one row per interaction")
+    parser.add_argument(
+        "interactions", metavar="INTERACTIONS", nargs="+",
+        help="files, folders or addresses (s3://...) of Parquet, CSV, JSON Lines or Feather, one row per interaction; "
+        "- for standard input",
+    )  # fmt: skip
+    add_columns(parser)
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """How to read tables of interactions, wherever they are; :func:`.read_data` looks at each."""
     group = parser.add_argument_group("data")
     group.add_argument("--user-column", metavar="COLUMN", help="default: the one named like user_id")
     group.add_argument("--item-column", metavar="COLUMN", help="default: the one named like item_id")
     group.add_argument(
         "--value-column", metavar="COLUMN",
         help="default: one named like value, rating or count; without one, every row is 1",
+    )  # fmt: skip
+    group.add_argument("--no-values", action="store_true", help="every row is 1, whatever columns there are")
+    group.add_argument(
+        "--time-column", metavar="COLUMN", help="when it happened: numbers, dates with or without zones, ISO text"
+    )
+    group.add_argument(
+        "--columns", metavar="NAMES", type=_names,
+        help="of a text file without a line of names, such as user,item,value,time; _ for one to skip",
+    )  # fmt: skip
+    group.add_argument("--encoding", metavar="NAME", help="of text files, such as cp1252 (default utf-8)")
+    group.add_argument(
+        "--min-value", metavar="X", type=float, help="leave out rows with a lower value, such as bad ratings"
+    )
+    group.add_argument("--min-user-interactions", metavar="N", type=positive, help="leave out users with fewer items")
+    group.add_argument("--min-item-interactions", metavar="N", type=positive, help="leave out items with fewer users")
+    group.add_argument(
+        "--half-life", metavar="SPAN",
+        help="a row this much older than the latest counts half: 90d, 12h, or a number in the unit of --time-column",
     )  # fmt: skip
     group.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="of values and factors")
 
@@ -109,6 +137,11 @@ def add_item_lists(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("lists for everybody, as text files with an item id per line")
     group.add_argument("--deny-items", metavar="FILE", type=Path, help="items not to show")
     group.add_argument("--allow-items", metavar="FILE", type=Path, help="the only items to show")
+
+
+def _names(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in text.split(",")]
 
 
 def share_or_path(text: str) -> float | str:

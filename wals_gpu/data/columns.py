@@ -1,48 +1,30 @@
-"""Columns of a table, as Arrow arrays, out of whatever holds the table: pandas, polars, Arrow, Parquet, CSV."""
+"""Columns of a table, as Arrow arrays, out of whatever holds the table: pandas, polars, Arrow, files."""
 
 from __future__ import annotations
 
-import csv
 import os
-import re
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias
+from collections.abc import Hashable, Sequence
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from wals_gpu.data.paths import open_paths
+from wals_gpu.data.source import Column, Source, TextOptions
 from wals_gpu.errors import DataError
 
-Column: TypeAlias = pa.ChunkedArray
+__all__ = ["open_source"]
 
-_DELIMITERS = ",\t;|"
-_HEAD_BYTES = 1 << 16
-# Each block has its own dictionary of ids until they are merged; blocks of 1 MB took twice the memory.
-_BLOCK_BYTES = 1 << 24
+_FEW = 20
 
 
-@dataclass(frozen=True)
-class Source:
-    """A table whose columns have not been read yet.
-
-    ``read(id_columns, value_columns)`` gives one Arrow array for each name asked for. ``text_ids``: ids come as
-    text because the file has no types.
-    """
-
-    what: str
-    names: Sequence[Hashable]
-    read: Callable[[Sequence[Any], Sequence[Any]], list[Column]]
-    text_ids: bool = False
-
-
-def open_source(data: Any) -> Source:
-    """The source of a table or a file.
+def open_source(data: Any, options: TextOptions | None = None) -> Source:
+    """The source of a table or of files.
 
     Raises
     ------
     TypeError
-        If ``data`` is of no kind that holds a table.
+        If ``data`` is of no kind that holds a table, or `options` are for files and it is none.
     DataError
         If a file cannot be read.
     FileNotFoundError, PermissionError
@@ -51,21 +33,49 @@ def open_source(data: Any) -> Source:
     # By name, so that pandas and polars are imported by nobody but the user; by all bases, for subclasses.
     kinds = {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(data).__mro__}
     if isinstance(data, (str, os.PathLike)):
-        return _file(Path(data))
+        return open_paths([data], options)
+    if isinstance(data, (list, tuple)) and data and all(isinstance(path, (str, os.PathLike)) for path in data):
+        return open_paths(data, options)
+    if options is not None and (given := options.given()):
+        raise TypeError(f"{', '.join(given)} can be given with files of text only, got {type(data).__name__}")
     if kinds & {"pandas.DataFrame", "pandas.Series"}:
         return _pandas(data)
     if kinds & {"polars.DataFrame", "polars.LazyFrame"}:
         return _polars(data)
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
+    if isinstance(data, np.ndarray) and data.dtype.names is not None and data.ndim == 1:
+        data = pa.table({name: native(data[name]) for name in data.dtype.names})
     if not isinstance(data, pa.Table) and hasattr(data, "__arrow_c_stream__") and "polars.Series" not in kinds:
-        data = pa.table(data)
+        try:
+            data = pa.table(data)
+        except (pa.ArrowException, TypeError) as error:
+            raise TypeError(f"interactions must be a table, got {type(data).__name__}: {error}") from error
     if isinstance(data, pa.Table):
-        return Source("the table", data.column_names, lambda ids, values: [data[name] for name in [*ids, *values]])
+        return _arrow(data)
     raise TypeError(
         "interactions must be a 2-D SciPy sparse matrix or NumPy array, a pandas or polars DataFrame, an Arrow table, "
-        f"or the path of a Parquet or CSV file; got {type(data).__module__}.{type(data).__name__}"
+        f"or the path of a Parquet, Feather, JSON Lines or CSV file; got {type(data).__module__}.{type(data).__name__}"
     )
+
+
+def native(array: Any) -> Any:
+    """An array in the byte order of this machine."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _arrow(table: pa.Table) -> Source:
+    def read(ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:
+        return [table[name] for name in [*ids, *numbers, *plain]]
+
+    return Source(
+        "the table", table.column_names, read, first=lambda name: _python(table[name].slice(0, _FEW))
+    )  # fmt: skip
+
+
+def _python(column: Column) -> list[Any]:
+    values: list[Any] = column.to_pylist()
+    return values
 
 
 def _pandas(frame: Any) -> Source:
@@ -73,102 +83,65 @@ def _pandas(frame: Any) -> Source:
         frame = frame.to_frame("value" if frame.name is None else frame.name)
     levels = [name for name in frame.index.names if name is not None and name not in frame.columns]
 
-    def read(ids: Sequence[Any], values: Sequence[Any]) -> list[Column]:
+    def column_of(name: Any) -> Any:
+        return frame.index.get_level_values(name).to_series() if name in levels else frame[name]
+
+    def read(ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:
         columns = []
-        for name in [*ids, *values]:
-            column = frame.index.get_level_values(name).to_series() if name in levels else frame[name]
-            try:
-                array = pa.array(column, from_pandas=True)
-            except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-                raise DataError(f"column {name!r} of the DataFrame is of no type that Arrow has: {error}") from error
+        for name in [*ids, *numbers, *plain]:
+            array = _from_pandas(column_of(name), name)
             columns.append(array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array]))
         return columns
 
-    return Source("the DataFrame", [*frame.columns, *levels], read)
+    def first(name: Hashable) -> list[Any]:
+        values: list[Any] = column_of(name).head(_FEW).tolist()
+        return values
+
+    return Source("the DataFrame", [*frame.columns, *levels], read, first=first)
+
+
+def _from_pandas(column: Any, name: Hashable) -> Any:
+    if hasattr(column, "sparse"):
+        column = column.sparse.to_dense()
+    elif isinstance(column.dtype, np.dtype) and not column.dtype.isnative:
+        column = column.astype(column.dtype.newbyteorder("="))
+    try:
+        return pa.array(column, from_pandas=True)
+    except UnicodeEncodeError as error:
+        row = next((k for k, value in enumerate(column) if isinstance(value, str) and not _is_unicode(value)), None)
+        raise DataError(
+            f"column {name!r} of the DataFrame must hold valid Unicode, got a lone surrogate"
+            + (f" in row {row}: {column.iloc[row]!a:.60}" if row is not None else "")
+        ) from error
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        raise DataError(
+            f"column {name!r} of the DataFrame is of no type that can be read ({column.dtype}): {error}"
+        ) from error
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _polars(frame: Any) -> Source:
     lazy = hasattr(frame, "collect")
 
-    def read(ids: Sequence[Any], values: Sequence[Any]) -> list[Column]:
-        chosen = frame.select([*ids, *values])
+    def read(ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:
+        wanted = [*ids, *numbers, *plain]
+        chosen = frame.select(list(dict.fromkeys(wanted)))
         chosen = chosen.collect() if lazy else chosen
         try:
-            columns: list[Column] = chosen.to_arrow().columns
-            return columns
+            table = chosen.to_arrow()
         except pa.ArrowException as error:  # Int128, for one
             raise DataError(f"columns of the DataFrame are of no type that Arrow has: {chosen.schema}") from error
+        return [table[name] for name in wanted]
 
-    return Source("the DataFrame", frame.collect_schema().names() if lazy else frame.columns, read)
+    def first(name: Hashable) -> list[Any]:
+        values: list[Any] = [] if lazy else frame[name].head(_FEW).to_list()
+        return values
 
-
-def _file(path: Path) -> Source:
-    if path.is_dir():
-        return _parquet(path)
-    with open(path, "rb") as file:  # FileNotFoundError and PermissionError say enough as they are
-        magic = file.read(4)
-    if not magic:
-        raise DataError(f"{path} is empty")
-    if magic == b"PAR1":
-        return _parquet(path)
-    if path.suffix in (".parquet", ".pq"):
-        raise DataError(f"{path} is not a Parquet file: it begins with {magic!r}")
-    return _text(path)
-
-
-def _parquet(path: Path) -> Source:
-    import pyarrow.parquet as pq
-
-    def read(ids: Sequence[str], values: Sequence[str]) -> list[Column]:
-        try:
-            # Strings stay dictionary-encoded as in the file: codes, not one string for each row.
-            table = pq.read_table(path, columns=[*ids, *values], read_dictionary=list(ids))
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read: {error}") from error
-        return [table[name] for name in [*ids, *values]]
-
-    try:
-        names = pq.ParquetDataset(path).schema.names
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
-    if not names:
-        raise DataError(f"{path} holds no Parquet file")
-    return Source(str(path), names, read)
-
-
-def _text(path: Path) -> Source:
-    import pyarrow.csv
-
-    try:
-        with pa.input_stream(str(path), compression="detect") as stream:
-            head = stream.read(_HEAD_BYTES)
-        line = head.decode("utf-8-sig", errors="strict" if len(head) < _HEAD_BYTES else "ignore")
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is neither Parquet nor readable UTF-8 text: {error}") from error
-    line = re.split(r"[\r\n]", line, maxsplit=1)[0]
-    if "\0" in line or not line.strip():
-        raise DataError(f"{path} must be a Parquet file, or a text file with the column names in its first line")
-    delimiter = max(_DELIMITERS, key=line.count)
-    names = next(csv.reader([line], delimiter=delimiter))
-
-    def read(ids: Sequence[str], values: Sequence[str]) -> list[Column]:
-        kinds = {name: pa.dictionary(pa.int32(), pa.string()) for name in ids} | dict.fromkeys(values, pa.float64())
-        try:
-            table = pyarrow.csv.read_csv(
-                path,
-                read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES),
-                parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
-                # Only an empty field is missing: "NA" and "null" are ids like any other.
-                convert_options=pyarrow.csv.ConvertOptions(
-                    include_columns=list(kinds),
-                    column_types=kinds,
-                    null_values=[""],
-                    strings_can_be_null=True,
-                    quoted_strings_can_be_null=False,
-                ),
-            )
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read: {error}") from error
-        return [table[name] for name in kinds]
-
-    return Source(str(path), names, read, text_ids=True)
+    return Source("the DataFrame", frame.collect_schema().names() if lazy else frame.columns, read, first=first)

@@ -7,7 +7,6 @@ every number finite.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -18,25 +17,26 @@ import pyarrow.compute as pc
 from numpy.typing import DTypeLike, NDArray
 from scipy import sparse
 
-from wals_gpu.checks import warn
-from wals_gpu.data.columns import Column, Source, open_source
-from wals_gpu.data.csr import MAX_SIDE, as_csr, cast_values, value_dtype, warn_repeats
-from wals_gpu.data.ids import Ids, is_string
+from wals_gpu.checks import integer, number, warn
+from wals_gpu.data.columns import native, open_source
+from wals_gpu.data.csr import as_csr, cast_values, entry_rows, value_dtype, warn_repeats
+from wals_gpu.data.encode import as_plain, encode, plain_type
+from wals_gpu.data.ids import Ids
+from wals_gpu.data.names import (
+    Missing,
+    choose_item,
+    choose_named,
+    choose_user,
+    choose_value,
+    is_rating,
+    missing_error,
+    usual_time,
+)
+from wals_gpu.data.source import Column, Source, TextOptions
+from wals_gpu.data.times import as_times, recency
 from wals_gpu.errors import DataError
 
-__all__ = [
-    "ITEM_COLUMNS",
-    "ColumnNames",
-    "Interactions",
-    "as_interactions",
-    "in_order_of_appearance",
-    "read_interactions",
-]
-
-# Columns taken when none is named, compared without case, "_", "-" and spaces.
-USER_COLUMNS = ("user_id", "user", "customer_id", "customer")
-ITEM_COLUMNS = ("item_id", "item", "product_id", "product", "movie_id", "movie", "book_id", "book", "track_id", "track")
-VALUE_COLUMNS = ("value", "rating", "count", "weight", "plays", "quantity")
+__all__ = ["ColumnNames", "Interactions", "as_interactions", "in_order_of_appearance", "read_interactions"]
 
 
 class ColumnNames(NamedTuple):
@@ -72,83 +72,185 @@ class Interactions:
     columns: ColumnNames | None = None
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What of a table is wanted, as :func:`as_interactions` documents it."""
+
+    user_column: Hashable | None
+    item_column: Hashable | None
+    value_column: Hashable | Literal[False] | None
+    time_column: Hashable | None
+    min_value: float | None
+    min_user_interactions: int | None
+    min_item_interactions: int | None
+    half_life: Any
+    user_ids: Ids | None
+    item_ids: Ids | None
+    unknown: str
+    dtype: np.dtype[Any]
+    warn_ratings: bool
+
+    def of_tables(self) -> list[str]:
+        """Names of the arguments that were given and have a meaning for tables only."""
+        names = (
+            "user_column", "item_column", "value_column", "time_column", "min_value", "min_user_interactions",
+            "min_item_interactions", "half_life",
+        )  # fmt: skip
+        return [name for name in names if getattr(self, name) is not None]
+
+    def check(self) -> None:
+        """Refuse what has no meaning, before anything is read."""
+        if self.unknown not in ("error", "drop"):
+            raise ValueError(f"unknown must be 'error' or 'drop', got {self.unknown!r}")
+        if self.min_value is not None:
+            number("min_value", self.min_value, -np.inf)
+            if self.value_column is False:
+                raise ValueError("min_value needs a column of values, but value_column is False")
+        for side in ("user", "item"):
+            name = f"min_{side}_interactions"
+            if getattr(self, name) is not None:
+                integer(name, getattr(self, name), 1)
+                if self.user_ids is not None or self.item_ids is not None:
+                    raise ValueError(f"{name} chooses users and items, so it cannot be given with known ids of them")
+        if self.half_life is not None and self.time_column is None:
+            raise ValueError("half_life needs time_column: how old each interaction is")
+
+
 def as_interactions(
     data: Any,
     *,
     user_column: Hashable | None = None,
     item_column: Hashable | None = None,
     value_column: Hashable | Literal[False] | None = None,
+    time_column: Hashable | None = None,
+    min_value: float | None = None,
+    min_user_interactions: int | None = None,
+    min_item_interactions: int | None = None,
+    half_life: Any = None,
     user_ids: Ids | None = None,
     item_ids: Ids | None = None,
     unknown: Literal["error", "drop"] = "error",
+    columns: Sequence[str] | None = None,
+    encoding: str | None = None,
+    decimal: Literal[".", ","] | None = None,
+    triplets: bool | None = None,
     dtype: DTypeLike = "float32",
+    warn_ratings: bool = True,
 ) -> Interactions:
     """Check user data and turn it into a canonical sparse matrix with id maps.
 
     Parameters
     ----------
-    data : sparse matrix or array, ndarray, DataFrame, Arrow table, Interactions, or path
+    data : sparse matrix or array, ndarray, DataFrame, Arrow table, Interactions, path, or list of paths
         A matrix is (U, I): any SciPy sparse format, or a dense 2-D array whose zeros are absent entries. A table has
         one row per interaction: pandas or polars DataFrame (polars LazyFrame too), Arrow table, any object with the
-        Arrow stream interface, or the path of a file as in :func:`read_interactions`.
+        Arrow stream interface, structured array, or files as in :func:`read_interactions`.
     user_column, item_column : str, optional
         Columns with the ids: integers or strings, no nulls. By default the one column that is named like
-        ``user_id``, ``userId``, ``user`` or ``customer_id``; like ``item_id``, ``movieId``, ``product_id``,
-        ``book_id`` or ``track_id``. In a pandas DataFrame a named index level counts as a column.
+        ``user_id``, ``userId``, ``customer`` or ``Kundennummer``; like ``item_id``, ``movieId``, ``product`` or
+        ``Artikelnummer``: docs/input.md has the rule. In a pandas DataFrame a named index level counts as a column.
     value_column : str or False, optional
-        Column with finite numbers. By default the one that is named ``value``, ``rating``, ``count``, ``weight``,
-        ``plays`` or ``quantity``. If there is none, or with ``False``, every row counts 1.
+        Column with finite numbers. By default the one that is named like ``value``, ``rating``, ``count``,
+        ``plays``, ``quantity`` or ``Anzahl``. If there is none, or with ``False``, every row counts 1.
+    time_column : str, optional
+        Column with the time of each row: numbers, dates with or without time zones, or such text; kept as
+        ``Interactions.times``. By default there are no times.
+    min_value : float, optional
+        Rows with a lower value are left out, such as ratings that are no likes.
+    min_user_interactions, min_item_interactions : int, optional
+        Users with fewer different items are left out, and items with fewer different users, until all that are left
+        have enough of each other. What is left out has no id in the result.
+    half_life : float, str or timedelta, optional
+        Weigh each value by 2**-(age / half_life), where the latest row has age 0. A number in the unit of times that
+        are numbers; a span such as ``"90d"`` or ``"12h"``, or a timedelta, where they are dates.
     user_ids, item_ids : Ids, optional
         Ids that are known already, such as those of a fitted model: rows (columns) get their positions, and the
         matrix their number. By default the distinct ids of the data in increasing order, so that the order of the
         rows of the table does not matter.
     unknown : {"error", "drop"}
         What to do with rows of a table whose id is not among ``user_ids`` or ``item_ids``.
+    columns : sequence of str, optional
+        For a text file whose first line has no names: names of its columns, such as
+        ``["user", "item", "value", "time"]``, ``"_"`` for one to skip. One called ``time`` is the `time_column`.
+    encoding : str, optional
+        Of text files; default UTF-8, or what a byte order mark says.
+    decimal : {".", ","}, optional
+        What separates decimals in text files; default: as it looks.
+    triplets : bool, optional
+        Whether the rows of a dense array (n, 2 to 4) are user, item, value and time. By default an array of three
+        columns that looks like this is refused, with the question.
     dtype : {"float32", "float64"}
         Type of the values; integers and bools are converted.
+    warn_ratings : bool, default True
+        Whether to warn where a column of ratings is found by its name, and all of its rows count as likes.
 
     Returns
     -------
     Interactions
-        The values of repeated pairs are summed. Where nothing has to be converted or sorted, the matrix shares the
-        memory of ``data``; ``data`` itself is never changed.
+        The values of repeated pairs are summed, and have their latest time. Where nothing has to be converted or
+        sorted, the matrix shares the memory of ``data``; ``data`` itself is never changed.
 
     Raises
     ------
     DataError
         If the data cannot be used: no interactions, NaN or infinite values, null ids, ids of another type, indices
-        out of range, a column that is missing or ambiguous, a file that cannot be read.
+        out of range, columns that are missing or ambiguous, times that are none, a file that cannot be read.
     KeyError
         If an id is not among ``user_ids`` or ``item_ids``, with ``unknown="error"``.
     TypeError
-        If ``data`` is of no kind listed above.
+        If ``data`` is of no kind listed above, or an argument of none that it can be.
+    ValueError
+        If an argument has no meaning, or none with this data.
     FileNotFoundError
         If ``data`` is a path and there is nothing.
 
     Warns
     -----
     ParameterWarning
-        If pairs were repeated, or rows dropped; says how many.
+        If pairs were repeated, or rows dropped; says how many. If ratings count as likes.
     """
-    if unknown not in ("error", "drop"):
-        raise ValueError(f"unknown must be 'error' or 'drop', got {unknown!r}")
-    if isinstance(data, (Interactions, np.ndarray)) or sparse.issparse(data):
-        if not (user_column is None and item_column is None and value_column is None):
-            raise ValueError("user_column, item_column and value_column are for tables; interactions is a matrix")
+    names = None if columns is None else _names(columns)
+    options = TextOptions(names, encoding, decimal)
+    if names is not None and "time" in names and time_column is None:
+        time_column = "time"
+    wanted = _Wanted(
+        user_column, item_column, value_column, time_column, min_value, min_user_interactions, min_item_interactions,
+        half_life, user_ids, item_ids, unknown, value_dtype(dtype), warn_ratings,
+    )  # fmt: skip
+    wanted.check()
+    is_array = isinstance(data, np.ndarray) and data.dtype.names is None
+    if triplets and not is_array:
+        raise TypeError(f"triplets=True is for arrays of rows (user, item, value, time), got {type(data).__name__}")
+    if is_array and triplets is None and looks_like_triplets(data):
+        raise DataError(
+            f"interactions is an array {data.shape} whose rows look like (user, item, value): give triplets=True if "
+            "they are, or triplets=False if it is a dense matrix of users and 3 items"
+        )
+    if isinstance(data, Interactions) or (is_array and not triplets) or sparse.issparse(data):
+        if given := [*wanted.of_tables(), *options.given()]:
+            raise ValueError(
+                f"{', '.join(given)} {'are' if len(given) > 1 else 'is'} for tables; interactions is a matrix"
+            )
         return _from_matrix(data, user_ids, item_ids, dtype)
-    source = data if isinstance(data, Source) else open_source(data)
-    return _from_table(source, (user_column, item_column, value_column), (user_ids, item_ids), unknown, dtype)
+    if is_array:
+        data, four = _table_of_triplets(data), data.shape[1] == 4
+        if four and wanted.time_column is None:
+            wanted = replace(wanted, time_column="time")
+    return _from_table(data if isinstance(data, Source) else open_source(data, options), wanted)
 
 
-def read_interactions(path: str | os.PathLike[str], **options: Any) -> Interactions:
-    """Read a Parquet or text file of interactions.
+def read_interactions(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], **options: Any) -> Interactions:
+    """Read files of interactions.
 
     Parameters
     ----------
-    path : str or path
-        A Parquet file or a folder of them, recognised by content; or UTF-8 text with the column names in its first
-        line, separated by comma, tab, semicolon or ``|`` (whichever is most frequent in that line). Text may be
-        compressed: ``.gz``, ``.bz2``, ``.zst``.
+    path : str or path, or a list of them
+        Each a file, a pattern such as ``"logs/2024-*.csv.gz"``, a folder, ``"-"`` for standard input, or the address
+        of a file or folder on a file system of Arrow (``s3://``, ``gs://``, ``hdfs://``, ``file://``). Parquet and
+        Feather (Arrow) files are recognised by content; JSON Lines by its suffix or content; anything else is text:
+        UTF-8 or `encoding`, the column names in its first line (else `columns`), separated by comma, tab, semicolon,
+        ``|``, ``::`` or blanks, whichever fits the first lines. Text may be compressed: gzip, bzip2, zstd, lz4, xz.
+        Several files must have the same columns.
     **options
         As for :func:`as_interactions`.
 
@@ -163,15 +265,16 @@ def read_interactions(path: str | os.PathLike[str], **options: Any) -> Interacti
     DataError, KeyError, FileNotFoundError
         As :func:`as_interactions`.
     """
-    return as_interactions(os.fspath(path), **options)
+    several = isinstance(path, (list, tuple))
+    return as_interactions([os.fspath(one) for one in path] if several else os.fspath(path), **options)  # type: ignore[arg-type, union-attr]
 
 
 def in_order_of_appearance(
     data: Any,
     *,
-    user_column: Hashable | None = None,
-    item_column: Hashable | None = None,
-    value_column: Hashable | Literal[False] | None = None,
+    columns: Sequence[str] | None = None,
+    encoding: str | None = None,
+    decimal: Literal[".", ","] | None = None,
     **options: Any,
 ) -> tuple[Interactions, NDArray[np.int64]]:
     """A table as :func:`as_interactions` takes it, and its users in the order in which they first appear in it.
@@ -179,7 +282,7 @@ def in_order_of_appearance(
     Parameters
     ----------
     data : table or path
-    user_column, item_column, value_column, **options
+    columns, encoding, decimal, **options
         As for :func:`as_interactions`.
 
     Returns
@@ -188,25 +291,67 @@ def in_order_of_appearance(
     rows : (U,) int64 array
         Their row numbers.
     """
-    source = open_source(data)
+    names = None if columns is None else _names(columns)
+    source = open_source(data, TextOptions(names, encoding, decimal))
     kept: list[Column] = []
 
-    def read(ids: Sequence[Any], values: Sequence[Any]) -> list[Column]:
-        columns = source.read(ids, values)
-        kept.append(columns[0])
-        return columns
+    def read(ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:
+        found = source.read(ids, numbers, plain)
+        kept.append(plain_type(found[0]))
+        return found
 
-    columns: dict[str, Any] = {"user_column": user_column, "item_column": item_column, "value_column": value_column}
-    interactions = as_interactions(replace(source, read=read), **columns, **options)
+    if names is not None and "time" in names:
+        options = {"time_column": "time"} | options
+    interactions = as_interactions(replace(source, read=read), **options)
     ids = interactions.user_ids
     assert ids is not None
-    (column,) = kept
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    first = pc.unique(column)
-    if ids.kind == "integer" and is_string(first.type):  # of a file without types
+    first = as_plain(kept[0]).unique()
+    if ids.kind == "string":
+        first = first.cast(pa.large_string())
+    elif not pa.types.is_integer(first.type):  # of a file without types, and what databases have
         first = first.cast(pa.from_numpy_dtype(ids.ids.dtype))
-    return interactions, np.asarray(ids.index_of(first.to_numpy(zero_copy_only=False)))
+    rows = np.asarray(ids.find(first.to_numpy(zero_copy_only=False)))
+    return interactions, rows[rows >= 0]  # who has no row that counts is not among them
+
+
+def _names(columns: Any) -> tuple[str, ...]:
+    if isinstance(columns, str) or not isinstance(columns, Sequence) or not all(isinstance(c, str) for c in columns):
+        raise TypeError(f"columns must be a list of names such as ['user', 'item', 'value', 'time'], got {columns!r}")
+    names = [name for name in columns if name != "_"]
+    if len(set(names)) < len(names) or not names:
+        raise ValueError(f"columns must be different names, '_' for what to skip, got {list(columns)!r}")
+    return tuple(columns)
+
+
+def looks_like_triplets(array: NDArray[Any]) -> bool:
+    """Whether a dense array has rows of user, item and value: three columns, the first two whole numbers from 0 on,
+    hardly a zero, and pairs that mostly differ. A matrix of three items that nearly everybody has would look so too.
+    """
+    if array.ndim != 2 or array.shape[1] != 3 or array.shape[0] < 3 or array.dtype.kind not in "iuf":
+        return False
+    pairs = array[:, :2]
+    if not ((pairs >= 0).all() and (pairs == np.floor(pairs)).all() and np.isfinite(pairs).all()):
+        return False
+    return bool(np.mean(array == 0) <= 0.1 and len(np.unique(pairs, axis=0)) * 2 > len(pairs))
+
+
+def _table_of_triplets(array: NDArray[Any]) -> pa.Table:
+    if array.ndim != 2 or not 2 <= array.shape[1] <= 4:
+        raise DataError(f"triplets=True needs rows of user, item, value and time, (n, 2 to 4); got shape {array.shape}")
+    table: dict[str, Any] = {}
+    for name, values in zip(("user", "item", "value", "time"), native(array).T, strict=False):
+        values = np.ascontiguousarray(values)
+        if name in ("user", "item") and values.dtype.kind == "f":
+            whole = np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) <= 2**53)
+            if not whole.all():
+                row = int(np.argmin(whole))
+                raise DataError(f"triplets: {name} ids must be whole numbers, got {values[row]} in row {row}")
+            values = values.astype(np.int64)
+        try:
+            table[name] = pa.array(values.tolist() if values.dtype.kind in "OUS" else values)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"triplets: the {name}s are of no type that can be read: {error}") from error
+    return pa.table(table)
 
 
 def _from_matrix(data: Any, user_ids: Ids | None, item_ids: Ids | None, dtype: DTypeLike) -> Interactions:
@@ -223,129 +368,158 @@ def _from_matrix(data: Any, user_ids: Ids | None, item_ids: Ids | None, dtype: D
     return Interactions(matrix, known_users, known_items, own.times, own.columns)
 
 
-def _from_table(
-    source: Source,
-    columns: tuple[Any, Any, Any],
-    known: tuple[Ids | None, Ids | None],
-    unknown: str,
-    dtype: DTypeLike,
-) -> Interactions:
-    dtype = value_dtype(dtype)
-    user = _choose(source, columns[0], "user_column", USER_COLUMNS)
-    item = _choose(source, columns[1], "item_column", ITEM_COLUMNS)
-    value = None if columns[2] is False else _choose(source, columns[2], "value_column", VALUE_COLUMNS)
-    chosen = [user, item] if value is None else [user, item, value]
-    if len(set(chosen)) < len(chosen):
-        raise DataError(f"user_column, item_column and value_column must be different columns, got {chosen}")
-    arrays = source.read([user, item], chosen[2:])
-    if not len(arrays[0]):
+def _from_table(source: Source, wanted: _Wanted) -> Interactions:
+    names = _choose(source, wanted)
+    number_names = [] if names.value is None else [names.value]
+    time_names = [] if names.time is None else [names.time]
+    arrays = source.read([names.user, names.item], number_names, time_names)
+    n_rows = len(arrays[0])
+    if not n_rows:
         raise DataError(f"interactions must hold at least one row; {source.what} has none")
-
-    rows, row_ids = _encode(arrays[0], "user", user, known[0], unknown, source.text_ids)
-    cols, col_ids = _encode(arrays[1], "item", item, known[1], unknown, source.text_ids)
-    values = np.ones(len(rows), dtype) if value is None else _numbers(arrays[2], value, dtype)
+    dtype, known = wanted.dtype, (wanted.user_ids, wanted.item_ids)
+    values = np.ones(n_rows, dtype) if names.value is None else _numbers(arrays[2], names.value, dtype, source)
+    times = as_times(arrays[-1], names.time, source.place) if time_names else None
+    keep = None
+    if wanted.min_value is not None:
+        keep = values >= wanted.min_value
+        if not keep.any():
+            raise DataError(f"min_value={wanted.min_value:g} leaves no row: the highest value is {values.max():g}")
+    elif names.value is not None and wanted.value_column is None and wanted.warn_ratings and is_rating(names.value):
+        _warn_ratings(names.value, values)
+    if times is not None and wanted.half_life is not None:
+        # Not quite 0, however old: what is in the table is an interaction.
+        weight = np.maximum(recency(times, wanted.half_life), float(np.finfo(np.float32).tiny))
+        values = (values * weight).astype(dtype)
+    if keep is not None:
+        # Before ids are numbered, so that who has no row left has no number.
+        arrays = [column.filter(pa.array(keep)) for column in arrays[:2]]
+        values, times = values[keep], None if times is None else times[keep]
+    rows, row_ids = encode(arrays[0], "user", names.user, known[0], wanted.unknown, source)
+    cols, col_ids = encode(arrays[1], "item", names.item, known[1], wanted.unknown, source)
     del arrays
     absent = (rows < 0) | (cols < 0) if known != (None, None) else np.zeros(0, bool)
     if absent.any():
         rows, cols, values = rows[~absent], cols[~absent], values[~absent]
+        times = None if times is None else times[~absent]
         warn(f"{absent.sum()} of {len(absent)} rows name a user or an item that is not known; they were dropped")
     matrix = sparse.coo_matrix((values, (rows, cols)), shape=(len(row_ids), len(col_ids))).tocsr()
+    if times is not None:
+        times = _latest(rows, cols, times)
     if matrix.nnz < len(values):
         warn_repeats(len(values) - matrix.nnz, f"of {len(values)} rows of {source.what}")
-        cast_values(matrix.data, dtype, lambda k: f"the sum of column {value!r} for a repeated pair")
-    return Interactions(matrix, row_ids, col_ids, columns=ColumnNames(user, item, value))
+        cast_values(matrix.data, dtype, lambda k: f"the sum of column {names.value!r} for a repeated pair")
+    found = Interactions(matrix, row_ids, col_ids, times, names)
+    if wanted.min_user_interactions is not None or wanted.min_item_interactions is not None:
+        found = _with_enough(found, wanted.min_user_interactions or 1, wanted.min_item_interactions or 1)
+    return found
 
 
-def _encode(
-    column: Column, side: str, name: Hashable, known: Ids | None, unknown: str, text: bool
-) -> tuple[NDArray[np.int32], Ids]:
-    """Position of each id of a column among the ids of its side; -1 where ``known`` does not have it."""
-    where = f"{side}_column {name!r}"
-    coded = pa.types.is_dictionary(column.type)
-    kind = column.type.value_type if coded else column.type
-    if column.null_count:
-        row = pc.index(column.is_null(), True).as_py()
-        raise DataError(
-            f"{where} must have an id in every row, got {column.null_count} nulls (or NaN), the first in row {row}"
-        )
-    if not (is_string(kind) or pa.types.is_integer(kind)):
-        raise DataError(f"{where} must hold integers or strings, got {kind}; convert it to one of these")
-    column = column.unify_dictionaries() if coded else column.dictionary_encode()
-    # Python never sees a row: codes and the distinct values are all that is handled from here on.
-    codes = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in column.chunks])
-    distinct = column.chunk(0).dictionary
-    if is_string(kind):
-        distinct = distinct.cast(pa.large_string())
-    if coded:  # categories may be unused
-        used = np.zeros(len(distinct), bool)
-        used[codes] = True
-        codes = (np.cumsum(used, dtype=np.int32) - np.int32(1))[codes]
-        distinct = distinct.take(pa.array(np.flatnonzero(used)))
-    if distinct.null_count:
-        raise DataError(f"{where} must have an id in every row, got nulls")
-    if text and (known is None or known.kind == "integer"):
-        distinct = _integers_if_all(distinct)
-    if len(distinct) > MAX_SIDE:
-        raise DataError(f"{where} may hold at most {MAX_SIDE} distinct ids, got {len(distinct)}")
-    if known is None:
-        ids, position = Ids.encode(distinct, side)
-        return position[codes], ids
-    if (known.kind == "integer") != pa.types.is_integer(distinct.type):
-        raise DataError(f"{where} must hold {known.kind} ids as known before, got {distinct.type}")
-    find = known.index_of if unknown == "error" else known.find
-    return find(distinct.to_numpy(zero_copy_only=False)).astype(np.int32)[codes], known
+def _choose(source: Source, wanted: _Wanted) -> ColumnNames:
+    """The columns to read; all that is wrong with them is one error."""
+    problems: list[str] = []
 
-
-def _integers_if_all(texts: pa.Array) -> pa.Array:
-    """Ids of a text file: integers if each is written as an integer is, so that no id changes; else strings."""
-    for kind in (pa.int64(), pa.uint64()):
+    def choose(how: Any, *args: Any) -> Any:
         try:
-            integers = texts.cast(kind)
-        except pa.ArrowInvalid:
-            continue
-        if integers.cast(pa.large_string()).equals(texts):
-            return integers
-    return texts
+            return how(source, *args)
+        except Missing as error:
+            problems.append(str(error))
+            return None
+
+    user, item = choose(choose_user, wanted.user_column), choose(choose_item, wanted.item_column)
+    value = None
+    if wanted.value_column is not False:
+        given = wanted.value_column is not None
+        value = choose(choose_named, wanted.value_column, "value_column") if given else choose(choose_value)
+    time, hint = None, ""
+    if wanted.time_column is not None:
+        time = choose(choose_named, wanted.time_column, "time_column")
+        usual = usual_time(source.names)
+        hint = f" (its time column may be {usual!r})" if time is None and usual is not None else ""
+    if problems:
+        raise missing_error(source, problems, hint)
+    if wanted.min_value is not None and value is None:
+        raise DataError(f"min_value needs a column of values, and {source.what} has none; value_column names it")
+    chosen = [name for name in (user, item, value, time) if name is not None]
+    if len(set(chosen)) < len(chosen):
+        raise DataError(
+            f"user_column, item_column, value_column and time_column must be different columns, got {chosen}"
+        )
+    return ColumnNames(user, item, value, time)
 
 
-def _numbers(column: Column, name: Hashable, dtype: np.dtype[Any]) -> NDArray[np.floating]:
+def _numbers(column: Column, name: Hashable, dtype: np.dtype[Any], source: Source) -> NDArray[np.floating]:
     where = f"value_column {name!r}"
+    column = plain_type(column)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     kind = column.type
     if column.null_count:
         row = pc.index(column.is_null(), True).as_py()
-        raise DataError(f"{where} must have a number in every row, got a null (or NaN) in row {row}")
+        raise DataError(f"{where} must have a number in every row, got a null (or NaN) in {source.place(row)}")
     known = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
     if not any(is_kind(kind) for is_kind in known):
         raise DataError(f"{where} must hold numbers, got {kind}")
     if not pa.types.is_floating(kind):
         column = column.cast(pa.from_numpy_dtype(dtype), safe=False)
     values = np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in column.chunks])
-    return cast_values(values, dtype, lambda k: f"row {k} of {where}")
+
+    def place(k: int) -> str:
+        found = source.place(k)
+        return f"{where} in {found}" if " of " in found else f"{found} of {where}"
+
+    return cast_values(values, dtype, place)
 
 
-def _choose(source: Source, column: Any, argument: str, defaults: Sequence[str]) -> Hashable | None:
-    if column is not None:
-        matches = [name for name in source.names if name == column]
-    else:
-        usual = {_plain_name(name) for name in defaults}
-        matches = [name for name in source.names if _plain_name(name) in usual]
-    if len(matches) == 1:
-        return matches[0]
-    if not matches and column is None and argument == "value_column":
-        return None
-    if column is not None:
-        problem = f"{argument}={column!r} is {'not there' if not matches else 'not unique'}"
-    elif matches:
-        problem = f"{argument} must say which of {', '.join(map(repr, matches))} to use"
-    else:
-        problem = (
-            f"{argument} must be given, since no column has a usual name such as {defaults[0]!r} or {defaults[1]!r}"
+def _warn_ratings(name: Hashable, values: NDArray[np.floating]) -> None:
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return
+    middle = low + 0.75 * (high - low)
+    likes = f"{round(middle)}" if high - low >= 2 else f"{middle:.2g}"
+    warn(
+        f"value_column {name!r}, found by its name, has values from {low:g} to {high:g}: if these are ratings, note "
+        "that every row counts as a like, weighted by its value, also the lowest; "
+        f"min_value={likes} keeps likes only, value_column=False counts all rows alike, and value_column={name!r} "
+        "keeps them as they are without this warning"
+    )
+
+
+def _latest(rows: NDArray[np.int32], cols: NDArray[np.int32], times: NDArray[Any]) -> NDArray[Any]:
+    """The latest time of each pair, in the order of the canonical matrix."""
+    order = np.lexsort((cols, rows))
+    rows, cols, times = rows[order], cols[order], times[order]
+    starts = np.flatnonzero(np.concatenate([[True], (rows[1:] != rows[:-1]) | (cols[1:] != cols[:-1])]))
+    if len(starts) == len(times):
+        return times
+    latest: NDArray[Any] = np.maximum.reduceat(times, starts)
+    return latest
+
+
+def _with_enough(data: Interactions, of_user: int, of_item: int) -> Interactions:
+    """Users with at least so many items and items with at least so many users, of what is left of the others."""
+    matrix = data.matrix
+    row, col = entry_rows(matrix), matrix.indices
+    keep = np.ones(matrix.nnz, bool)
+    while True:
+        users = np.bincount(row[keep], minlength=matrix.shape[0]) >= of_user
+        items = np.bincount(col[keep], minlength=matrix.shape[1]) >= of_item
+        left = users[row] & items[col]
+        if np.array_equal(left, keep):
+            break
+        keep = left
+    if not keep.any():
+        raise DataError(
+            f"min_user_interactions={of_user} and min_item_interactions={of_item} leave no interactions: no users and "
+            "items have so many of each other"
         )
-    listing = ", ".join(f"{name!r:.60}" for name in source.names[:20]) + (", ..." if len(source.names) > 20 else "")
-    raise DataError(f"{problem}; {source.what} has the columns {listing}")
+    users, items = np.bincount(row[keep], minlength=len(users)) > 0, np.bincount(col[keep], minlength=len(items)) > 0
+    ids = [_part(known, mask) for known, mask in ((data.user_ids, users), (data.item_ids, items))]
+    times = None if data.times is None else data.times[keep]
+    return Interactions(matrix[users][:, items], ids[0], ids[1], times, data.columns)
 
 
-def _plain_name(name: Hashable) -> str:
-    return re.sub(r"[_\-\s]", "", str(name)).lower()
+def _part(ids: Ids | None, mask: NDArray[np.bool_]) -> Ids | None:
+    if ids is None or mask.all():
+        return ids
+    left = ids.take(np.flatnonzero(mask))
+    return Ids(pa.array(left, pa.large_string()) if ids.kind == "string" else left, ids.side)

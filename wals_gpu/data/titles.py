@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -12,16 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from wals_gpu.data.columns import Source, open_source
 from wals_gpu.data.ids import is_string
-from wals_gpu.data.interactions import ITEM_COLUMNS
+from wals_gpu.data.items import read_items
 from wals_gpu.errors import DataError
 
-__all__ = ["TITLE_COLUMNS", "Titles"]
-
-# Columns taken when none is named, compared without case, "_", "-" and spaces.
-TITLE_COLUMNS = ("title", "name", "item_title", "item_name", "product_name", "movie_title", "book_title", "track_name")
-_ID_COLUMNS = (*ITEM_COLUMNS, "id")
+__all__ = ["Titles"]
 
 
 class Titles:
@@ -39,7 +33,7 @@ class Titles:
         self._ids, self._titles = ids, titles
 
     @classmethod
-    def read(cls, source: Any, title_column: Hashable | None = None, item_column: Hashable | None = None) -> Titles:
+    def read(cls, source: Any, title_column: str | None = None, item_column: str | None = None) -> Titles:
         """Titles in any form.
 
         Parameters
@@ -69,18 +63,18 @@ class Titles:
         if type(source).__name__ == "Series" and hasattr(source, "index") and hasattr(source, "tolist"):
             return cls._of_pairs(source.index.tolist(), source.tolist())
         try:
-            table = open_source(source)
-        except TypeError:
+            table = read_items(source, title_column, item_column, argument="title_column", unique=False)
+        except TypeError as error:
+            if "interactions must be" not in str(error):
+                raise
             raise TypeError(
                 "titles must be a mapping of item id to title, a list of titles, a table, or the path of a Parquet or "
                 f"CSV file; got {type(source).__module__}.{type(source).__name__}"
             ) from None
-        title = _choose(table, title_column, "title_column", TITLE_COLUMNS)
-        item = _choose(table, item_column, "the column of item ids", [c for c in _ID_COLUMNS if c != title])
-        ids, titles = (_texts(c, name) for c, name in zip(table.read([item, title], []), (item, title), strict=True))
-        if ids.null_count:
-            raise DataError(f"titles must have an id in every row, got {ids.null_count} without in column {item!r}")
-        return cls(ids, titles)
+        if table.ids is None:
+            raise DataError("titles must have a column of item ids, such as 'item_id' or 'id'; item_column names it")
+        ((name, titles),) = table.columns.items()
+        return cls(table.ids.cast(pa.large_string()), _texts(titles, name))
 
     @classmethod
     def _of_pairs(cls, ids: Sequence[Any], titles: Sequence[Any]) -> Titles:
@@ -97,27 +91,7 @@ class Titles:
         return self._titles.take(place)
 
 
-def _choose(source: Source, column: Hashable | None, argument: str, usual: Sequence[str]) -> Hashable:
-    if column is not None:
-        matches = [name for name in source.names if name == column]
-    else:
-        plain = {_plain_name(name): name for name in reversed(source.names)}
-        matches = [plain[name] for name in map(_plain_name, usual) if name in plain][:1]
-    if len(matches) == 1:
-        return matches[0]
-    if column is None:
-        problem = f"{argument} must be given, since no column has a usual name such as {usual[0]!r}"
-    else:
-        problem = f"{argument}={column!r} is {'not unique' if matches else 'not there'}"
-    raise DataError(f"{problem}; {source.what} has the columns {', '.join(f'{name!r:.60}' for name in source.names)}")
-
-
-def _plain_name(name: Hashable) -> str:
-    return re.sub(r"[_\-\s]", "", str(name)).lower()
-
-
-def _texts(column: pa.ChunkedArray, name: Hashable) -> pa.Array:
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (is_string(kind) or pa.types.is_integer(kind)):
-        raise DataError(f"titles and their ids must be texts or integers, got {kind} in column {name!r}")
-    return pa.chunked_array(column.cast(kind)).cast(pa.large_string()).combine_chunks()
+def _texts(column: pa.Array, name: Hashable) -> pa.Array:
+    if not (is_string(column.type) or pa.types.is_integer(column.type) or column.null_count == len(column)):
+        raise DataError(f"titles must be texts or integers, got {column.type} in column {name!r}")
+    return column.cast(pa.large_string())

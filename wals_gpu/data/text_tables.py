@@ -1,0 +1,465 @@
+"""Tables in files of text: how they are written is judged by several lines, and Arrow reads them.
+
+What Arrow's reader does not know (blanks before quotes, ``::`` and runs of blanks between fields) is rewritten on the
+way to it. Errors name the line, which is looked for only once something is wrong.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wals_gpu.data.names import count_usual
+from wals_gpu.data.source import Column, Source, TextOptions
+from wals_gpu.errors import DataError
+
+__all__ = ["open_text"]
+
+_HEAD_BYTES = 1 << 16
+_MAX_HEAD_BYTES = 1 << 24  # a line of thousands of columns may be long
+_RECORDS = 200
+_DELIMITERS = (",", "\t", ";", "|", "::")
+_UNIT = "\x1f"  # stands for what is no single character
+# Each block has its own dictionary of ids until they are merged; blocks of 1 MB took twice the memory.
+_BLOCK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class _Dialect:
+    """How a file is written.
+
+    Attributes
+    ----------
+    names : list of str
+    delimiter : str
+        A character; what it stands for is in `rewrite`.
+    skip_lines : int
+        Before the first row.
+    padded : bool
+        Fields have blanks beside them that are not part of them.
+    rewrite : {"", "::", "blanks", "quotes"}
+        What Arrow cannot read as it is.
+    rows : list of lists of str
+        The first ones.
+    """
+
+    names: list[str]
+    delimiter: str
+    skip_lines: int
+    padded: bool
+    rewrite: str
+    rows: list[list[str]]
+
+
+def open_text(name: str, stream: Callable[[], Any], options: TextOptions) -> Source:
+    """The source of a file of text.
+
+    Parameters
+    ----------
+    name : str
+        Of the file, for messages.
+    stream : callable
+        Opens it at its first byte, uncompressed.
+    options : TextOptions
+
+    Raises
+    ------
+    DataError
+        It is no text in this encoding, or has no columns.
+    ValueError
+        An option is none.
+    """
+    return _TextTable(name, stream, options).source()
+
+
+class _TextTable:
+    def __init__(self, name: str, stream: Callable[[], Any], options: TextOptions) -> None:
+        self._name, self._stream = name, stream
+        self._has_header = options.columns is None
+        if options.decimal not in (None, ".", ","):
+            raise ValueError(f"decimal must be '.' or ',', got {options.decimal!r}")
+        self._decimal = options.decimal
+        head, whole = self._head()
+        self._encoding = _encoding(head, options.encoding, name)
+        self._dialect = _judge(self._decode(head, whole, options.encoding), whole, options.columns, name)
+        if not self._has_header:
+            self._refuse_header()
+
+    def source(self) -> Source:
+        names: list[Hashable] = list(self._dialect.names)
+        remark = ""
+        if self._has_header and all(re.fullmatch(r"\s*-?[\d.:]*\s*", name) for name in self._dialect.names):
+            remark = (
+                "its first line looks like data: columns=['user', 'item', 'value', 'time'] ('_' for what to skip) "
+                "names those of a file without a line of names"
+            )
+        return Source(self._name, names, self._read, True, self._place, self._first, remark)
+
+    # --------------------------------------------------------------------------------------------------- judging
+
+    def _head(self) -> tuple[bytes, bool]:
+        """The first bytes, with two lines at least; whether that is all."""
+        with self._stream() as stream:
+            head, size = stream.read(_HEAD_BYTES), _HEAD_BYTES
+            while len(head) == size < _MAX_HEAD_BYTES and len(re.findall(rb"[\r\n]+", head)) < 2:
+                head, size = head + stream.read(size), size * 2
+        return head, len(head) < size
+
+    def _decode(self, head: bytes, whole: bool, asked: str | None) -> str:
+        try:
+            text = codecs.getincrementaldecoder(self._encoding)().decode(head, whole)
+        except (UnicodeDecodeError, UnicodeError) as error:
+            raise DataError(_not_text(self._name, self._encoding, asked, error)) from error
+        text = text.removeprefix("\ufeff")
+        first = re.split(r"[\r\n]", text, maxsplit=1)[0]
+        if "\0" in first or not text.strip():
+            wide = "; it looks like UTF-16, which encoding='utf-16-le' reads" if head[1:2] == b"\0" else ""
+            wide = "; it looks like UTF-16, which encoding='utf-16-be' reads" if head[:1] == b"\0" else wide
+            raise DataError(
+                f"{self._name} must be a Parquet or Feather file, or a text file with the column names in its first "
+                f"line{wide}"
+            )
+        return text
+
+    def _refuse_header(self) -> None:
+        first = [field.strip() for field in self._dialect.rows[0]] if self._dialect.rows else []
+        if count_usual(first) >= 2:
+            raise DataError(
+                f"columns is for files without a line of names, but the first line of {self._name} has "
+                f"{', '.join(map(repr, first[:5]))}: leave columns away"
+            )
+
+    # --------------------------------------------------------------------------------------------------- reading
+
+    def _read(self, ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:
+        place = {name: at for at, name in reversed(list(enumerate(self._dialect.names)))}
+        coded, text = pa.dictionary(pa.int32(), pa.string()), pa.string()
+        kinds = {str(place[name]): text for name in plain}
+        kinds |= {str(place[name]): pa.float64() for name in numbers}
+        kinds |= {str(place[name]): coded for name in ids}
+        table = self._table(kinds, [place[name] for name in numbers])
+        columns = [table[str(place[name])] for name in [*ids, *numbers, *plain]]
+        if self._dialect.padded:
+            columns = [column if pa.types.is_floating(column.type) else _stripped(column) for column in columns]
+        return columns
+
+    def _table(self, kinds: dict[str, pa.DataType], numbers: list[int]) -> pa.Table:
+        if not self._dialect.rows and self._is_over():
+            return pa.table({label: pa.array([], kind) for label, kind in kinds.items()})
+        points = [self._decimal or self._judge_decimal(numbers)]
+        if self._decimal is None and numbers and self._dialect.delimiter != ",":
+            points.append("." if points == [","] else ",")
+        newlines, failed = False, None
+        while points:
+            try:
+                return self._arrow(kinds, points[0], newlines)
+            except (pa.ArrowException, OSError, UnicodeError) as error:
+                failed = failed or error
+                if not isinstance(error, pa.ArrowInvalid):
+                    break
+                if "conversion error" in str(error):
+                    del points[0]
+                elif newlines:
+                    break
+                else:
+                    newlines = True  # rows that span lines, where a block ends in one of them
+        assert failed is not None
+        self._explain(failed, kinds, numbers)
+
+    def _is_over(self) -> bool:
+        return next(self._records(), None) is None
+
+    def _judge_decimal(self, numbers: list[int]) -> str:
+        fields = [row[at] for row in self._dialect.rows for at in numbers if at < len(row)]
+        comma = self._dialect.delimiter != "," and any(re.fullmatch(r"\s*[-+]?\d*,\d+\s*", field) for field in fields)
+        return "," if comma else "."
+
+    def _arrow(self, kinds: dict[str, pa.DataType], point: str, newlines: bool) -> pa.Table:
+        import pyarrow.csv
+
+        dialect = self._dialect
+        rewritten = dialect.rewrite != ""
+        with self._rewritten() if rewritten else self._stream() as stream:
+            return pyarrow.csv.read_csv(
+                stream,
+                read_options=pyarrow.csv.ReadOptions(
+                    block_size=_BLOCK_BYTES,
+                    # Numbers instead of names, which may be there twice.
+                    column_names=[str(at) for at in range(len(dialect.names))],
+                    skip_rows=0 if rewritten else dialect.skip_lines,
+                    encoding="utf8" if rewritten else self._encoding,
+                ),
+                parse_options=pyarrow.csv.ParseOptions(
+                    delimiter=dialect.delimiter,
+                    newlines_in_values=newlines,
+                    quote_char=False if dialect.rewrite in ("::", "blanks") else '"',
+                ),
+                # Only an empty field is missing: "NA" and "null" are ids like any other.
+                convert_options=pyarrow.csv.ConvertOptions(
+                    include_columns=list(kinds),
+                    column_types=kinds,
+                    null_values=[""],
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=False,
+                    decimal_point=point,
+                ),
+            )
+
+    # ---------------------------------------------------------------------------------------- rewriting and lines
+
+    def _text(self, errors: str = "strict") -> io.TextIOWrapper:
+        encoding = "utf-8-sig" if self._encoding in ("utf8", "utf-8") else self._encoding
+        return io.TextIOWrapper(self._stream(), encoding, errors=errors, newline="")
+
+    def _records(self) -> Iterator[tuple[int, list[str]]]:
+        """The rows with the number of their first line, as Python's reader finds them; slow."""
+        with self._text(errors="replace") as text:
+            lines: Iterable[str] = text
+            if self._dialect.rewrite in ("::", "blanks"):
+                lines = (_with_units(line, self._dialect.rewrite) for line in text)
+            yield from _csv_records(lines, self._dialect, skip=self._dialect.skip_lines)
+
+    def _rewritten(self) -> Any:
+        def pieces() -> Iterator[bytes]:
+            if self._dialect.rewrite == "quotes":
+                out = io.StringIO()
+                writer = csv.writer(out, delimiter=self._dialect.delimiter)
+                with self._text() as text:
+                    for _, fields in _csv_records(text, self._dialect, skip=self._dialect.skip_lines):
+                        writer.writerow(fields)
+                        if out.tell() >= _HEAD_BYTES:
+                            yield out.getvalue().encode()
+                            out.seek(0)
+                            out.truncate()
+                yield out.getvalue().encode()
+                return
+            with self._text() as text:
+                for _ in range(self._dialect.skip_lines):
+                    text.readline()
+                while lines := text.readlines(_HEAD_BYTES):
+                    yield _with_units("".join(lines), self._dialect.rewrite).encode()
+
+        return pa.PythonFile(_Pieces(pieces()), mode="r")
+
+    def _place(self, row: int) -> str:
+        try:
+            for at, (line, _) in enumerate(self._records()):
+                if at == row:
+                    return f"line {line} of {self._name}"
+        except csv.Error:
+            pass  # a field beyond what Python's reader takes
+        return f"row {row} of {self._name}"
+
+    def _first(self, name: Hashable) -> list[Any]:
+        at = self._dialect.names.index(str(name))
+        return [row[at].strip() for row in self._dialect.rows if at < len(row)]
+
+    def _explain(self, error: Exception, kinds: dict[str, pa.DataType], numbers: list[int]) -> NoReturn:
+        """What is wrong, in words and with its line; Arrow's words where that is not found."""
+        if isinstance(error, UnicodeError) or "UTF8" in str(error) or "UTF-8" in str(error):
+            try:
+                with self._text() as text:
+                    for _ in text:
+                        pass
+            except UnicodeError as bad:
+                raise DataError(_not_text(self._name, self._encoding, None, bad)) from error
+        n, names = len(self._dialect.names), self._dialect.names
+        try:
+            for line, fields in self._records():
+                if len(fields) != n:
+                    whose = "columns names" if not self._has_header else "its first line has"
+                    raise DataError(
+                        f"line {line} of {self._name} has {len(fields)} field{'s' * (len(fields) != 1)}, {whose} {n}"
+                    ) from error
+                for at in numbers:
+                    if not _is_number(fields[at], self._decimal, self._dialect.delimiter):
+                        raise DataError(
+                            f"column {names[at]!r} must hold numbers, got {fields[at]!r:.60} in line {line} of "
+                            f"{self._name}"
+                        ) from error
+        except csv.Error:
+            pass
+        raise DataError(f"{self._name} cannot be read: {error}") from error
+
+
+class _Pieces(io.RawIOBase):
+    """A file of the bytes that an iterator gives."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._left = pieces, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        parts, missing = [], size if size >= 0 else 1 << 62
+        while missing > 0:
+            if not self._left:
+                self._left = next(self._pieces, b"")
+                if not self._left:
+                    break
+            part, self._left = self._left[:missing], self._left[missing:]
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+
+def _with_units(text: str, rewrite: str) -> str:
+    if rewrite == "::":
+        return text.replace("::", _UNIT)
+    text = re.sub(r"(?m)^[ \t]+|[ \t]+(?=\r?$)", "", text)
+    return re.sub(r"[ \t]+", _UNIT, text)
+
+
+def _reader(lines: Iterable[str], delimiter: str, *, skip_blanks: bool, quotes: bool) -> Any:
+    if quotes:
+        return csv.reader(lines, delimiter=delimiter, skipinitialspace=skip_blanks)
+    return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+
+
+def _csv_records(lines: Iterable[str], dialect: _Dialect, skip: int) -> Iterator[tuple[int, list[str]]]:
+    lines = iter(lines)
+    for _ in range(skip):
+        next(lines, None)
+    quotes = dialect.rewrite not in ("::", "blanks")
+    reader = _reader(lines, dialect.delimiter, skip_blanks=dialect.rewrite == "quotes", quotes=quotes)
+    for fields in reader:
+        if fields:
+            inner = sum(len(re.findall(r"\r\n|\r|\n", field)) for field in fields)
+            yield skip + reader.line_num - inner, fields
+
+
+def _is_number(field: str, decimal: str | None, delimiter: str) -> bool:
+    text = field.strip()
+    if decimal == "," or (decimal is None and delimiter != ","):
+        text = text.replace(",", ".")
+    try:
+        float(text)
+    except ValueError:
+        return text == ""  # missing, which is another error
+    return "_" not in text
+
+
+def _stripped(column: Column) -> Column:
+    """Text without the blanks beside it; what was only blanks is missing."""
+
+    def strip(texts: pa.Array) -> pa.Array:
+        bare = pc.utf8_trim_whitespace(texts)
+        return pc.if_else(pc.equal(bare, ""), pa.scalar(None, bare.type), bare)
+
+    if not pa.types.is_dictionary(column.type):
+        return pa.chunked_array([strip(chunk) for chunk in column.chunks], column.type)
+    chunks = []
+    for chunk in column.chunks:
+        values = strip(chunk.dictionary)
+        indices = chunk.indices
+        if values.null_count:  # a null of the rows, not of the dictionary
+            missing = pc.take(pc.is_null(values), indices)
+            indices = pc.if_else(missing, pa.scalar(None, indices.type), indices)
+        chunks.append(pa.DictionaryArray.from_arrays(indices, values))
+    return pa.chunked_array(chunks, column.type)
+
+
+# --------------------------------------------------------------------------------------------------- how it is written
+
+
+def _encoding(head: bytes, asked: str | None, name: str) -> str:
+    if asked is not None:
+        try:
+            "a".encode(asked)  # there are codecs of bytes, too
+        except (LookupError, TypeError, ValueError):
+            raise ValueError(
+                f"encoding must be the name of a text encoding such as 'utf-8', 'cp1252' or 'latin-1', got {asked!r}"
+            ) from None
+        return {"utf_8": "utf8"}.get(codecs.lookup(asked).name.replace("-", "_"), asked)
+    for mark, encoding in ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")):
+        if head.startswith(mark):
+            return encoding
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return "utf8"
+
+
+def _not_text(name: str, encoding: str, asked: str | None, error: Exception) -> str:
+    if asked is not None and encoding != "utf8":
+        return f"{name} is not text in encoding={asked!r}: {error}"
+    return (
+        f"{name} is neither Parquet nor readable UTF-8 text: {error}; if it is text, encoding= says in what, such as "
+        "encoding='cp1252' (Windows) or 'latin-1'"
+    )
+
+
+def _judge(text: str, whole: bool, columns: tuple[str, ...] | None, name: str) -> _Dialect:
+    """The way of writing that fits the first lines best."""
+    found = [(_score(rows), delimiter, rows) for delimiter in _DELIMITERS if (rows := _rows(text, whole, delimiter))]
+    found = [one for one in found if one[0][-1] > 1]
+    if not found and (rows := _rows(text, whole, "blanks")) and _score(rows)[1] == 1 and len(rows[0][1]) > 1:
+        found = [(_score(rows), "blanks", rows)]
+    if not found:  # a single column
+        found = [((0, 0, 1), ",", _rows(text, whole, ",") or [(1, text.splitlines()[:1])])]
+    _, delimiter, rows = max(found, key=lambda one: one[0])
+    rewrite = delimiter if delimiter in ("::", "blanks") else ""
+    padded = False
+    if not rewrite:
+        raw = _rows(text, whole, delimiter, skip_blanks=False) or rows
+        padded = _is_padded(raw)
+        if padded and any(re.match(r' +"', field) for _, row in raw for field in row):
+            rewrite = "quotes"
+        else:
+            rows = raw
+    data = [row for _, row in rows]
+    skip = 0
+    if columns is None:
+        names, skip, data = [field.strip() for field in data[0]], rows[0][0], data[1:]
+    else:
+        names = list(columns)
+        if len(names) != len(data[0]):
+            raise DataError(
+                f"columns must name each column of {name}, '_' for what to skip: got {len(names)} names, and "
+                f"{len(data[0])} fields in its first line"
+            )
+    return _Dialect(names, _UNIT if rewrite in ("::", "blanks") else delimiter, skip, padded, rewrite, data)
+
+
+def _rows(text: str, whole: bool, delimiter: str, skip_blanks: bool = True) -> list[tuple[int, list[str]]]:
+    """The first rows, each with the number of its last line, if fields are divided like that."""
+    rewritten = delimiter in ("::", "blanks")
+    if rewritten:
+        text, delimiter = _with_units(text, delimiter), _UNIT
+    reader = _reader(io.StringIO(text, newline=""), delimiter, skip_blanks=skip_blanks, quotes=not rewritten)
+    rows: list[tuple[int, list[str]]] = []
+    try:
+        for fields in reader:
+            if any(fields):
+                rows.append((reader.line_num, fields))
+            if len(rows) == _RECORDS:
+                return rows
+    except csv.Error:
+        return rows[:1]
+    if not whole and len(rows) > 1:
+        rows.pop()  # may have been cut
+    return rows
+
+
+def _score(rows: list[tuple[int, list[str]]]) -> tuple[int, float, int]:
+    first = rows[0][1]
+    agree = sum(len(row) == len(first) for _, row in rows) / len(rows)
+    return count_usual([field.strip() for field in first]), agree, len(first)
+
+
+def _is_padded(rows: list[tuple[int, list[str]]]) -> bool:
+    """Whether blanks beside fields are of the way of writing: a column after the first has one in every row."""
+    width = len(rows[0][1])
+    fields = [row for _, row in rows if len(row) == width]
+    if len(fields) < 2:
+        return any(field[:1] == " " for field in rows[0][1][1:])
+    data = fields[1:]
+    return any(all(row[at][:1] == " " for row in data) for at in range(1, width))

@@ -1,0 +1,218 @@
+"""When something happened, out of whatever a column has: numbers, dates with or without zones, text."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from wals_gpu.checks import number
+from wals_gpu.data.encode import plain_type
+from wals_gpu.data.ids import is_string
+from wals_gpu.data.source import Column
+from wals_gpu.errors import DataError
+
+__all__ = ["as_times", "recency"]
+
+# Every integer up to here is a float64; microseconds since 1970 are, nanoseconds are not.
+_EXACT = 2**53
+_UNITS = {
+    "s": 1, "sec": 1, "second": 1, "seconds": 1, "min": 60, "minute": 60, "minutes": 60, "h": 3600, "hour": 3600,
+    "hours": 3600, "d": 86400, "day": 86400, "days": 86400, "w": 604800, "week": 604800, "weeks": 604800,
+    "y": 31557600, "year": 31557600, "years": 31557600,
+}  # fmt: skip
+_ZONE = r"[T ]\d{1,2}(:\d{2}){0,2}(\.\d+)?(Z|[+-]\d{2}(:?\d{2})?)$"
+
+
+def as_times(column: Column, name: Hashable, place: Callable[[int], str]) -> NDArray[Any]:
+    """The times of a column.
+
+    Parameters
+    ----------
+    column : ChunkedArray of n
+        Numbers; timestamps of any unit, with a zone or without, or dates; or text: numbers, ISO 8601 (``2024-03-01``,
+        ``2024-03-01T12:00:00+01:00``, zones may differ), or German dates (``1.3.2024 12:00``).
+    name : of the column
+    place : callable
+        What to call a row.
+
+    Returns
+    -------
+    float64 array (n,), or datetime64[us] array in UTC (n,)
+        Of numbers and of the others. Integers beyond 2**53 are nanoseconds since 1970: datetime64[ns]. What has no
+        zone is taken as it is.
+
+    Raises
+    ------
+    DataError
+        A time is missing, or is none.
+    """
+    where = f"time_column {name!r}"
+    column = plain_type(column)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if column.null_count:
+        row = pc.index(column.is_null(), True).as_py()
+        raise DataError(f"{where} must have a time in every row, got a null (or NaN) in {place(row)}")
+    kind = column.type
+    if is_string(kind):
+        return _of_text(column.cast(pa.large_string()), where, place)
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        # A zone is how an instant is shown; Arrow has the instants in UTC.
+        return _dates(column, where)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return _numbers(column, where, place)
+    raise DataError(f"{where} must hold numbers, dates or text in ISO 8601, got {kind}")
+
+
+def _numpy(column: Column) -> NDArray[Any]:
+    return np.concatenate([np.zeros(0, column.type.to_pandas_dtype()), *(c.to_numpy(False) for c in column.chunks)])
+
+
+def _dates(column: Column, where: str) -> NDArray[Any]:
+    try:
+        zone = column.type.tz if pa.types.is_timestamp(column.type) else None
+        micros = column.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
+    except pa.ArrowException as error:
+        raise DataError(f"{where} holds dates that cannot be counted in microseconds: {error}") from error
+    return _numpy(micros).astype("datetime64[us]")
+
+
+def _numbers(column: Column, where: str, place: Callable[[int], str]) -> NDArray[Any]:
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64())
+    values = _numpy(column)
+    if values.dtype.kind in "iu" and len(values):
+        largest = max(int(values.max()), -int(values.min()))
+        if largest > np.iinfo(np.int64).max:
+            raise DataError(f"{where} holds {largest}, which is beyond nanoseconds of any date")
+        if largest > _EXACT:
+            return values.astype(np.int64).astype("datetime64[ns]")
+    numbers = values.astype(np.float64)
+    finite = np.isfinite(numbers)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise DataError(f"{where} must have a finite time in every row, got {numbers[row]} in {place(row)}")
+    return numbers
+
+
+def _of_text(column: Column, where: str, place: Callable[[int], str]) -> NDArray[Any]:
+    for kind in (pa.int64(), pa.float64()):
+        try:
+            return _numbers(column.cast(kind), where, place)
+        except pa.ArrowException:
+            continue
+    texts = pc.utf8_trim_whitespace(column)
+    texts = pc.replace_substring_regex(texts, r"\s*(UTC|GMT|z)$", "Z")
+    texts = pc.replace_substring_regex(texts, r"\s+([+-]\d{2}:?\d{2})$", r"\1")
+    texts = pc.replace_substring_regex(texts, r"^(\d{4})/(\d{2})/(\d{2})", r"\1-\2-\3")
+    # 1.3.2024 and 01.03.2024, then one digit of what has two
+    texts = pc.replace_substring_regex(texts, r"^(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{4}),?", r"\3-\2-\1")
+    for place_of_digit in (r"^(\d{4}-)(\d-\d{1,2})", r"^(\d{4}-\d{2}-)(\d(?:[^\d].*)?)$", r"([T ])(\d:\d{2})"):
+        texts = pc.replace_substring_regex(texts, place_of_digit, r"\10\2")  # RE2: the first group, 0, the second
+    texts = pc.replace_substring_regex(texts, r"(\d{2}:\d{2}:\d{2})[.,](\d{1,6})\d*", r"\1.\2")
+    zoned = pc.match_substring_regex(texts, _ZONE)
+    micros = np.zeros(len(texts), np.int64)
+    of_zone = _numpy_bool(zoned)
+    for mask, kind in ((of_zone, pa.timestamp("us", "UTC")), (~of_zone, pa.timestamp("us"))):
+        if mask.any():
+            part = texts if mask.all() else texts.filter(pa.array(mask))
+            try:
+                micros[mask] = _numpy(part.cast(kind).cast(pa.int64()))
+            except pa.ArrowException as error:
+                raise _bad_text(column, texts, of_zone, where, place) from error
+    return micros.astype("datetime64[us]")
+
+
+def _numpy_bool(column: Column) -> NDArray[np.bool_]:
+    return np.concatenate([np.zeros(0, bool), *(chunk.to_numpy(zero_copy_only=False) for chunk in column.chunks)])
+
+
+def _bad_text(
+    column: Column, texts: Column, of_zone: NDArray[np.bool_], where: str, place: Callable[[int], str]
+) -> DataError:
+    """The first text that is no time; looked for by halves, since Arrow only says that there is one."""
+
+    def fails(begin: int, end: int) -> bool:
+        part, mask = texts.slice(begin, end - begin), of_zone[begin:end]
+        try:
+            part.filter(pa.array(mask)).cast(pa.timestamp("us", "UTC"))
+            part.filter(pa.array(~mask)).cast(pa.timestamp("us"))
+        except pa.ArrowException:
+            return True
+        return False
+
+    begin, end = 0, len(texts)
+    while end - begin > 1:
+        middle = (begin + end) // 2
+        begin, end = (begin, middle) if fails(begin, middle) else (middle, end)
+    text = column[begin].as_py()
+    advice = ""
+    if re.match(r"\s*\d{1,2}/\d{1,2}/\d{2,4}", text):
+        advice = ": whether the day or the month comes first, nobody can know; write 2024-03-01"
+    return DataError(
+        f"{where} must hold numbers, or dates such as 2024-03-01 or 2024-03-01T12:00:00+01:00, got {text!r:.60} in "
+        f"{place(begin)}{advice}"
+    )
+
+
+def recency(times: NDArray[Any], half_life: Any) -> NDArray[np.float64]:
+    """2**-((latest - time) / half_life) for each time, (n,).
+
+    Parameters
+    ----------
+    times : float64 or datetime64 array (n,)
+    half_life : number, str, timedelta
+        In the unit of times that are numbers; for dates a span of time, such as "90d", "12h", or a timedelta of
+        datetime, NumPy or pandas.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no span of these times.
+    """
+    age = times.max() - times
+    if times.dtype.kind == "M":
+        seconds = _seconds(half_life)
+        ages: NDArray[np.float64] = age.astype(f"timedelta64[{np.datetime_data(times.dtype)[0]}]").astype(np.float64)
+        ages /= {"us": 1e6, "ns": 1e9}.get(np.datetime_data(times.dtype)[0], 1.0)
+    else:
+        if isinstance(half_life, str):
+            try:
+                half_life = float(half_life)
+            except ValueError:
+                raise ValueError(
+                    f"half_life must be a number in the unit of the times, which are numbers themselves; got "
+                    f"{half_life!r} (90 days are 7776000 in seconds)"
+                ) from None
+        if isinstance(half_life, (datetime.timedelta, np.timedelta64)):
+            raise TypeError(f"half_life must be a number, as the times are, got {half_life!r}")
+        seconds, ages = number("half_life", half_life, positive=True), age
+    return np.exp2(-ages / seconds)
+
+
+def _seconds(span: Any) -> float:
+    wanted = "half_life must be a span of time above 0, such as '90d', '12h', '30min' or a timedelta"
+    if isinstance(span, str):
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]+)\s*", span.lower())
+        if match is None or match[2] not in _UNITS:
+            raise ValueError(f"{wanted} (units: s, min, h, d, w, y), got {span!r}")
+        seconds = float(match[1]) * _UNITS[match[2]]
+    elif isinstance(span, np.timedelta64):
+        try:
+            seconds = float(span / np.timedelta64(1, "s"))
+        except TypeError:  # months and years have no length, and numbers no unit
+            raise ValueError(f"{wanted}, got {span!r}") from None
+    elif isinstance(span, datetime.timedelta):
+        seconds = span.total_seconds()
+    else:
+        raise TypeError(f"{wanted}, because the times are dates; got {span!r}")
+    if not (seconds > 0 and np.isfinite(seconds)):
+        raise ValueError(f"{wanted}, got {span!r}")
+    return seconds
