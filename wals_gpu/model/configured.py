@@ -126,10 +126,10 @@ class Configured:
         TypeError, ValueError
             As the constructor; a name that is none is a ValueError.
         """
-        known = (*SETTINGS, *ModelOptions.__annotations__, *self.objective.parameters())
+        own, others = (*SETTINGS, *self.objective.parameters()), ModelOptions.__annotations__
         for name in params:
-            if name not in known:
-                raise ValueError(f"WALS has no setting {name}{did_you_mean(name, known)}")
+            if name not in own and name not in others:
+                raise ValueError(f"WALS has no setting {name}{did_you_mean(name, own, others)}")
         self._take_settings(self._settings().changed(params))
         return self
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import number
+from wals_gpu.checks import integer, number
 from wals_gpu.data.csr import as_csr, contains, entry_keys, entry_rows, select
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.errors import DataError
@@ -36,19 +36,18 @@ def score(
     k = parse_metric(metric)[1]
     fitted.backend.check(k=k)
     heldout = number("heldout", heldout, positive=True, below=1)
+    if not isinstance(random_state, np.random.Generator):
+        random_state = integer("random_state", random_state, 0)
     data = _users_of(fitted, interactions, columns)
     known, unseen = _unseen_entries(fitted, data)
     folded = np.flatnonzero(known < 0)
     given, asked = _split_rows(data.matrix[folded], heldout, np.random.default_rng(random_state))
     ranked = np.flatnonzero(known >= 0)
-    tasks: list[tuple[csr_matrix, csr_matrix, NDArray[np.floating] | None]] = [
-        (relevant_entries(asked, "interactions"), given, None)
-    ]
+    values = _measured(fitted, relevant_entries(asked, "interactions"), given, None, k, metric)
     if len(ranked):
-        new = relevant_entries(unseen[ranked], "interactions")
         assert fitted.seen is not None
-        tasks.append((new, fitted.seen[known[ranked]], fitted.user_factors[known[ranked]]))
-    values = [part for asked, owned, factors in tasks for part in _measured(fitted, asked, owned, factors, k, metric)]
+        new, rows = relevant_entries(unseen[ranked], "interactions"), known[ranked]
+        values += _measured(fitted, new, fitted.seen[rows], fitted.user_factors[rows], k, metric)
     if not values:
         raise DataError(
             "interactions have nothing to ask for: users the model does not know need two items that it knows, with "

@@ -202,7 +202,9 @@ def check_names(params: Mapping[str, Any], objective: Any) -> None:
         if isinstance(objective, str) and objective in PRESETS:
             accepted = [field.name for field in dataclasses.fields(PRESETS[objective])]
             of_preset = f", and objective {objective!r} has no parameter {unknown[0]}; it has {', '.join(accepted)}"
-        hint = did_you_mean(unknown[0], (*SETTINGS, *_parameters()))
+            hint = did_you_mean(unknown[0], (*SETTINGS, *accepted), _parameters())
+        else:
+            hint = did_you_mean(unknown[0], SETTINGS, _parameters())
         raise TypeError(f"WALS has no setting {unknown[0]}{of_preset}{hint}")
 
 
@@ -233,10 +235,13 @@ def how_to_set(name: str, value: Any, objective: Objective, fit_arguments: Colle
     return f"WALS has no setting {name}{hint or '; it has ' + ', '.join(SETTINGS)}"
 
 
-def did_you_mean(name: str, names: Collection[str]) -> str:
-    """The end of a message: the known name that is most like an unknown one; empty where none is."""
-    close = difflib.get_close_matches(str(name), names, 1, 0.7)
-    return f"; did you mean {close[0]}?" if close else ""
+def did_you_mean(name: str, names: Collection[str], others: Collection[str] = ()) -> str:
+    """The end of a message: the known name that is most like an unknown one, of `others` only where none else is."""
+    for group in (names, others):
+        close = difflib.get_close_matches(str(name), group, 1)
+        if close:
+            return f"; did you mean {close[0]}?"
+    return ""
 
 
 def _parameters() -> tuple[str, ...]:

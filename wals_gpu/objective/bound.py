@@ -308,7 +308,10 @@ class BoundObjective:
         )
 
     def of_users(self, rows: NDArray[np.integer]) -> BoundObjective:
-        """The objective of some of the training users, (n,) row numbers; -1 is a new one, of weight and background 1."""
+        """The objective of some of the training users, (n,) row numbers; -1 is a new user.
+
+        A new user has weight and background 1.
+        """
         new = None if rows.size == 0 or rows.min() >= 0 else 1.0
         return dataclasses.replace(
             self,

@@ -149,6 +149,9 @@ class LinearPrior:
         embeddings = encoder.encode(texts)
         return cls(embeddings if ids is None else (ids, embeddings), encoder=encoder, **settings)
 
+    def __sklearn_clone__(self) -> LinearPrior:
+        return copy.copy(self)  # what is large, embeddings and encoder, is shared
+
     def __repr__(self) -> str:
         shape = "not with the model" if self.embeddings is None else f"{self.embeddings.shape}"
         return f"LinearPrior(embeddings {shape}, strength={self.strength!r}, ridge={self.ridge:g})"
