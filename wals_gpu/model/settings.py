@@ -209,10 +209,15 @@ def check_names(params: Mapping[str, Any], objective: Any) -> None:
 
 
 def is_free(model: type, name: str) -> bool:
-    """Whether an attribute that is no setting may be assigned: a private, a learned or a declared one."""
+    """Whether an attribute that is no setting may be assigned: a private, a learned or a declared one.
+
+    Classes of a user's may have others, but for those that look like a parameter of an objective.
+    """
     if name.startswith("_") or name.endswith("_"):
         return True
-    return any(name in vars(cls) or name in inspect.get_annotations(cls) for cls in model.__mro__)
+    if any(name in vars(cls) or name in inspect.get_annotations(cls) for cls in model.__mro__):
+        return True
+    return "_is_closed" not in vars(model) and name not in _parameters()
 
 
 def how_to_set(name: str, value: Any, objective: Objective, fit_arguments: Collection[str]) -> str:

@@ -131,6 +131,7 @@ class WALS(Configured):
     history_: list[FitRecord]
     validation_metric_: str | None
     best_iteration_: int | None
+    _is_closed = True  # an unknown attribute is an error; classes made from this one may have more
     _bound: BoundObjective | None
     _seen: csr_matrix | None  # training interactions
     _last: tuple[tuple[Any, ...], Fitted] | None = None  # see `fitted`
