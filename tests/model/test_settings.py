@@ -124,9 +124,9 @@ def test_a_saved_model_can_be_read_whatever_was_set_since(likes, tmp_path):
             r"alpha is a parameter of the objective: model.set_params\(alpha=40\), or model.objective = make_obj",
         ),
         (
-            "nu",
-            0.5,
-            r"nu is a parameter of the objective 'ials', not of 'hu': model.objective = make_objective\('ials', nu",
+            "missing_weight",
+            9,
+            r"missing_weight is a parameter of the objective 'eals', not of 'hu': model.objective = make_obj",
         ),
         ("iteratons", 3, "WALS has no setting iteratons; did you mean iterations?"),
         ("regularisation", 3, "did you mean regularization?"),
@@ -189,12 +189,12 @@ def test_copies_are_independent(likes):
 
 def test_get_params_are_arguments_as_given():
     seed = np.random.default_rng(0)
-    model = WALS(4, "hu", alpha=40, random_state=seed, dtype=np.float64)
+    model = WALS(4, "hu", alpha=40, iterations=7, random_state=seed, dtype=np.float64)
     shallow = model.get_params(deep=False)
     assert shallow == {
         "factors": 4,
         "objective": "hu",
-        "iterations": 15,
+        "iterations": 7,
         "solver": "auto",
         "cg_steps": 3,
         "block_size": 64,

@@ -15,7 +15,7 @@ from wals_gpu.data.csr import as_csr, contains, entry_keys, entry_rows, select
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.errors import DataError
 from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
-from wals_gpu.model import answers
+from wals_gpu.model.users import fold_in
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.validation import parse_metric
 
@@ -109,7 +109,7 @@ def _measured(
     values = []
     for start in range(0, len(users), _USERS_PER_BATCH):
         batch = users[start : start + _USERS_PER_BATCH]
-        vectors = answers.fold_in(fitted, owned[batch]) if factors is None else factors[batch]
+        vectors = fold_in(fitted, owned[batch]) if factors is None else factors[batch]
         ids, _ = fitted.backend.topk(vectors, fitted.item_factors, k, owned[batch])
         values.append(row_metrics(ids, asked[batch], [k], None)[metric])
     return values

@@ -37,3 +37,5 @@ class ObjectiveOptions(TypedDict, total=False):
     factor: float
     confidence: float
     missing_weight: float
+    background: float
+    damping: float
