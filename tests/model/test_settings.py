@@ -261,6 +261,9 @@ def test_names_that_are_none_say_what_was_meant():
             r"fit\(\) has no argument 'valdation'; did you mean validation",
         ),
         (lambda: WALS(2).fit(np.eye(3)).update_users(np.eye(3), valu_column=3), "did you mean value_column?"),
+        (lambda: WALS(2).fit(np.eye(3)).fold_in(np.eye(3), usr_column=3), r"fold_in\(\) has no argument 'usr_column'"),
+        (lambda: WALS(2).fit(np.eye(3)).recommend_for(np.eye(3), fliter_seen=3), "did you mean filter_seen?"),
+        (lambda: WALS(2).fit(np.eye(3)).score(np.eye(3), mertic=3), "did you mean metric?"),
     ]:
         with pytest.raises(TypeError, match=message):
             call()

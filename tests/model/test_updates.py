@@ -236,10 +236,12 @@ def test_users_with_a_prior(cold, strength, tmp_path):
     prior = LinearPrior((ids[:20], features[:20]), **options)
     model = fit(as_data(matrix[:20], "strings"), user_prior=prior)
     new = as_data(only(matrix, range(20, 30)), "strings")
+    appearing = [int(one[1:]) for one in new["user"].unique()]
+    assert appearing != sorted(appearing)
     folded = model.fold_in(matrix[20:], embeddings=features[20:])
     unknown = model.fold_in(matrix[20:])
     for embeddings, expected in [
-        (features[20:], folded),
+        (features[appearing], folded),
         ((ids[::-1], features[::-1]), folded),
         (dict(zip(ids, features, strict=True)), folded),
         (None, unknown),

@@ -9,13 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
 
 from wals_gpu.data.csr import as_csr
-from wals_gpu.data.ids import Ids
-from wals_gpu.data.interactions import Interactions, as_interactions
+from wals_gpu.data.interactions import Interactions, as_interactions, in_order_of_appearance
 from wals_gpu.errors import DataError, SingularSystemError
 from wals_gpu.model.rows import Growth, changeable, ids_of_rows, merged_ids, rows_replaced
 from wals_gpu.objective.bound import BoundObjective
@@ -33,13 +31,13 @@ def update_users(
     matrix, ids, known = _user_interactions(fitted, interactions, columns)
     is_new = known < 0
     n_new = int(is_new.sum())
-    new_ids = None if ids is None else ids.take(np.flatnonzero(is_new)).tolist()
+    new_ids = None if ids is None else ids[is_new].tolist()
     growth = merged_ids(fitted.user_ids, fitted.n_users, new_ids, n_new, "user")
     rows = np.where(is_new, -1, growth.old[known])
     rows[is_new] = growth.new
 
     met = np.diff(matrix.indptr) > 0
-    prior = _grown_prior(fitted, growth, new_ids, embeddings)
+    prior = _grown_prior(fitted, growth, embeddings)
     is_cold = prior is not None and prior.prior.cold == "prior_mean"
     grown = _grown_bound(bound, growth, rows[met], rows[~met] if is_cold else None)
     seen = None if fitted.seen is None else rows_replaced(fitted.seen, growth, rows, matrix)
@@ -55,9 +53,8 @@ def update_users(
 
 def _user_interactions(
     fitted: Fitted, interactions: Any, columns: Mapping[str, Any]
-) -> tuple[sparse.csr_matrix, Ids | None, NDArray[np.int64]]:
+) -> tuple[sparse.csr_matrix, NDArray[Any] | None, NDArray[np.int64]]:
     """All that is known of some users (n, I), their ids, and the row in the model of each, -1 for a new one."""
-    is_path = isinstance(interactions, (str, os.PathLike))
     if isinstance(interactions, Interactions) and interactions.user_ids is None:
         interactions = interactions.matrix
     if isinstance(interactions, np.ndarray) or hasattr(interactions, "tocsr"):
@@ -67,21 +64,27 @@ def _user_interactions(
             more = ", and one for each new user after them" if fitted.user_ids is None else "; new users need ids"
             raise DataError(f"interactions must have {n_old} rows, one per user{more}; got {matrix.shape}")
         rows = np.flatnonzero((np.diff(matrix.indptr) > 0) | (np.arange(n) >= n_old))
-        return matrix[rows], ids_of_rows(fitted.user_ids, rows), np.where(rows < n_old, rows, -1)
+        names = None if fitted.user_ids is None else fitted.user_ids.take(rows)
+        return matrix[rows], names, np.where(rows < n_old, rows, -1)
     if fitted.user_ids is None or fitted.item_ids is None:
         raise TypeError("interactions must be a matrix: the model was fitted on one, so it has no ids")
-    data = as_interactions(interactions, dtype=fitted.dtype, item_ids=fitted.item_ids, **columns)
-    ids = data.user_ids
-    assert ids is not None
-    if is_path and ids.kind == "integer" and fitted.user_ids.kind == "string":
+    options: dict[str, Any] = {"dtype": fitted.dtype, "item_ids": fitted.item_ids, **columns}
+    if isinstance(interactions, Interactions):
+        data = as_interactions(interactions, **options)
+        order = np.arange(data.matrix.shape[0])
+    else:
+        data, order = in_order_of_appearance(interactions, **options)
+    assert data.user_ids is not None
+    names, kind = data.user_ids.take(order), data.user_ids.kind
+    if isinstance(interactions, (str, os.PathLike)) and kind == "integer" and fitted.user_ids.kind == "string":
         # Of a text file whose ids happen to be written like integers, each as str() writes it.
-        texts, order = Ids.encode(pa.array(map(str, ids.ids.tolist()), pa.large_string()), "user")
-        ids, data = texts, replace(data, matrix=data.matrix[np.argsort(order)])
-    if ids.kind != fitted.user_ids.kind:
-        raise DataError(f"user ids must be {fitted.user_ids.kind}s as those of the model, got {ids.kind}s")
-    known = np.asarray(fitted.user_ids.find(ids.ids))
-    rows = np.flatnonzero((np.diff(data.matrix.indptr) > 0) | (known < 0))
-    return data.matrix[rows], ids_of_rows(ids, rows), known[rows]
+        names, kind = np.array([str(name) for name in names.tolist()], dtype=object), "string"
+    if kind != fitted.user_ids.kind:
+        raise DataError(f"user ids must be {fitted.user_ids.kind}s as those of the model, got {kind}s")
+    known = np.asarray(fitted.user_ids.find(names))
+    matrix = data.matrix[order]
+    rows = np.flatnonzero((np.diff(matrix.indptr) > 0) | (known < 0))
+    return matrix[rows], names[rows], known[rows]
 
 
 def _grown_bound(
@@ -102,7 +105,7 @@ def _grown_bound(
     return grown.without_background(users=is_absent)
 
 
-def _grown_prior(fitted: Fitted, growth: Growth, new_ids: list[Any] | None, embeddings: Any) -> FittedPrior | None:
+def _grown_prior(fitted: Fitted, growth: Growth, embeddings: Any) -> FittedPrior | None:
     """With the prior means of new users: from their embeddings, or that of the mean user."""
     prior, n = fitted.user_prior, len(growth.new)
     if prior is None:
@@ -112,8 +115,11 @@ def _grown_prior(fitted: Fitted, growth: Growth, new_ids: list[Any] | None, embe
     assert prior.mean is not None
     added = np.tile(prior.weights[-1], (n, 1))
     if embeddings is not None:
-        ids = None if new_ids is None or not n else ids_of_rows(growth.ids, growth.new)
-        added = prior.project(LinearPrior(embeddings).rows_for("user", ids, n))
+        rising = np.argsort(growth.new)
+        raw = LinearPrior(embeddings).rows_for("user", ids_of_rows(growth.ids, growth.new[rising]), n)
+        if isinstance(embeddings, (Mapping, tuple)):  # found by id, so in the order of the ids
+            raw = raw[np.argsort(rising)]
+        added = prior.project(raw)
     grown = copy.copy(prior)
     grown.mean = growth.spread(prior.mean, added)
     if isinstance(prior.prior.strength, np.ndarray):

@@ -704,7 +704,7 @@ class WALS(Configured):
         title_column: str | None = None,
         show_progress: bool = False,
         output: None = None,
-        **columns: Any,
+        **columns: Unpack[ColumnOptions],
     ) -> Recommendations: ...
 
     def recommend_for(
@@ -756,6 +756,7 @@ class WALS(Configured):
         ParameterWarning
             Rows were ignored, or pairs repeated.
         """
+        _check_columns(columns, "recommend_for")
         fitted, output = self.fitted, check_output(output)
         exploration, policy = make_exploration(explore, noise, random_state), asking.Policy(cold_users, unknown)
         asked = asking.asked_rows(fitted, interactions, columns, filter_seen, policy)
@@ -967,7 +968,7 @@ class WALS(Configured):
         """
         return answers.explain(self.fitted, user, item, k)
 
-    def explain_for(self, interactions: Any, item: Any, k: int = 10, **columns: Any) -> Explanation:
+    def explain_for(self, interactions: Any, item: Any, k: int = 10, **columns: Unpack[ColumnOptions]) -> Explanation:
         """:meth:`explain` for one user given by interactions, whether they were in the training data or not.
 
         Parameters
@@ -990,12 +991,13 @@ class WALS(Configured):
         SingularSystemError
             The user's system has no unique solution.
         """
+        _check_columns(columns, "explain_for")
         return answers.explain_for(self.fitted, interactions, item, k, columns)
 
     # ---------------------------------------------------------------------------------------- new users and items
 
     def fold_in(
-        self, interactions: Any, *, embeddings: ArrayLike | None = None, **columns: Any
+        self, interactions: Any, *, embeddings: ArrayLike | None = None, **columns: Unpack[ColumnOptions]
     ) -> NDArray[np.floating]:
         """Factors of users from their interactions, with the item factors as they are.
 
@@ -1018,6 +1020,7 @@ class WALS(Configured):
         DataError, KeyError
             Input that cannot be used, or items that the model does not know.
         """
+        _check_columns(columns, "fold_in")
         fitted = self.fitted
         return asking.fold_in(fitted, asking.new_rows(fitted, interactions, columns).matrix, embeddings)
 
@@ -1109,8 +1112,8 @@ class WALS(Configured):
             of a table whom the model does not know become users of the model. Of a matrix, the rows with entries are
             updated; where the model was fitted on one, rows from U on are new users.
         embeddings : (n, E) array, mapping of id to (E,) array, or pair (ids, (n, E) array), optional
-            Of the new users, an array in the order of their ids or rows, for the model's `user_prior`. Default: the
-            mean of the users in training.
+            Of the new users, for the model's `user_prior`: an array in the order in which they first appear in a table,
+            or of their rows. Default: the mean of the users in training.
         **columns
             ``user_column``, ``item_column``, ``value_column`` of a table, and whatever else :meth:`fit` takes of it.
 
