@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,9 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import integer, number
 from wals_gpu.data.interactions import as_interactions
+from wals_gpu.data.options import ColumnOptions
 from wals_gpu.errors import ModelFitError
+from wals_gpu.objective.options import Unpack
 from wals_gpu.priors.linear import FittedPrior, LinearPrior
 from wals_gpu.text.transformer import TextEncoder
 
@@ -89,7 +91,7 @@ def fine_tune(
     heldout: float = 0.1,
     seed: int = 0,
     show_progress: bool = False,
-    **columns: Any,
+    **columns: Unpack[ColumnOptions],
 ) -> list[FineTuneRound]:
     """Alternate epochs of the encoder and iterations of WALS.
 
@@ -146,7 +148,8 @@ def fine_tune(
     heldout = number("heldout", heldout, below=1)
     learning_rate = number("learning_rate", learning_rate, positive=True)
     layers = _trained_parameters(encoder.model, freeze_below)
-    data = as_interactions(interactions, dtype=model.dtype, **columns)
+    options: Mapping[str, Any] = columns
+    data = as_interactions(interactions, dtype=model.dtype, **options)
     n_users = model.n_users
     if data.matrix.shape != (n_users, len(texts)):
         raise ValueError(f"interactions must be those of the fit, {(n_users, len(texts))}, got {data.matrix.shape}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,11 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import integer, number
 from wals_gpu.data.interactions import as_interactions
+from wals_gpu.data.options import ColumnOptions
 from wals_gpu.errors import ModelFitError
 from wals_gpu.evaluation.metrics import ranking_metrics
 from wals_gpu.evaluation.splits import cold_items_split, random_holdout
+from wals_gpu.objective.options import Unpack
 
 if TYPE_CHECKING:
     from wals_gpu.model.wals import WALS
@@ -50,7 +52,7 @@ def tune_strength(
     heldout: float = 0.1,
     k: int = 100,
     random_state: int = 0,
-    **columns: Any,
+    **columns: Unpack[ColumnOptions],
 ) -> list[StrengthTrial]:
     """Fit with several strengths of the item prior, and measure each on items with and without interactions.
 
@@ -93,7 +95,8 @@ def tune_strength(
     cold_weight = number("cold_weight", cold_weight, high=1)
     heldout = number("heldout", heldout, positive=True, below=1)
     k = integer("k", k, 1)
-    data = as_interactions(interactions, dtype=model.dtype, **columns)
+    options: Mapping[str, Any] = columns
+    data = as_interactions(interactions, dtype=model.dtype, **options)
     rest, cold_test, cold = cold_items_split(data.matrix, heldout, integer("random_state", random_state, 0))
     train, warm_test = random_holdout(rest, heldout, random_state)
     warm = np.flatnonzero(np.bincount(train.indices, minlength=train.shape[1]))
