@@ -364,9 +364,16 @@ def test_fractions_are_checked(fraction):
         random_holdout(sparse((5, 5)), "0.5")
 
 
-def test_a_dense_array_is_refused_by_name():
-    with pytest.raises(TypeError, match="matrix must be a SciPy sparse matrix"):
-        random_holdout(np.ones((3, 3)))
+def test_a_dense_array_is_a_matrix_whose_zeros_are_absent():
+    dense = np.arange(12.0).reshape(3, 4)
+    train, test = random_holdout(dense, 0.3)
+    assert train.dtype == np.float64 and (train + test).toarray().tolist() == dense.tolist()
+    assert (train.nnz, test.nnz) == (8, 3)
+    for wrong in (np.ones(3), np.array([["a"]])):
+        with pytest.raises(ValueError, match="matrix must"):
+            random_holdout(wrong)
+    with pytest.raises(TypeError, match="matrix: interactions must be"):
+        random_holdout(7)
 
 
 # ----------------------------------------------------------------------------------------------------------- popularity
