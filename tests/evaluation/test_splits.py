@@ -1,4 +1,4 @@
-"""Splits of Interactions and tables keep ids and times; splits by time take moments and durations as people say them."""
+"""Splits of Interactions and tables keep ids and times; splits by time take moments and durations as people say."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def read_like(
         As :func:`open_interactions` and :func:`match`.
     """
     table, as_text = is_table(data), False
-    columns = {key: value for key, value in (columns or {}).items() if value is not None}
+    columns = {key: value for key, value in (columns or {}).items() if value is not None and key != "time_column"}
     if table:
         try:
             source = open_source(data)
