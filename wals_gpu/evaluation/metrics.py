@@ -36,6 +36,10 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import integer, number
 from wals_gpu.data.csr import canonical, contains, entry_keys, select
+from wals_gpu.data.ids import Ids, row_numbers
+from wals_gpu.data.matching import is_table, open_interactions, read_like
+from wals_gpu.errors import DataError
+from wals_gpu.evaluation.recommenders import columns_of
 
 __all__ = [
     "Estimate",
@@ -52,20 +56,29 @@ __all__ = [
 
 
 def ranking_metrics(
-    ids: ArrayLike, test: Any, ks: int | Sequence[int] = (20, 100), *, train: Any | None = None
+    ids: ArrayLike,
+    test: Any,
+    ks: int | Sequence[int] = (20, 100),
+    *,
+    train: Any | None = None,
+    users: ArrayLike | None = None,
 ) -> dict[str, float]:
     """Mean ranking metrics of lists of recommendations; the module's text defines each.
 
     Parameters
     ----------
-    ids : (B, K) array of int
-        Recommended column numbers, best first; -1 for none. Row b belongs to row b of ``test``.
-    test : (B, I) sparse matrix or Interactions
+    ids : (B, K) array
+        Recommended items, best first: column numbers, -1 for none; where ``test`` has item ids, these ids, None (or
+        -1, if it is no id) for none.
+    test : (B, I) matrix or Interactions
         The relevant items: entries with a value above 0.
     ks : int or sequence of int, default (20, 100)
         Lengths at which to cut the lists; none longer than K.
-    train : (U, I) sparse matrix or Interactions, optional
+    train : (U, I) matrix or Interactions, optional
         Training data, for ``novelty@k`` only.
+    users : (B,) array, optional
+        Whom the lists are for: ids where ``test`` has user ids, else row numbers of ``test``, which may have more rows
+        then. Default: row b of ``ids`` belongs to row b of ``test``.
 
     Returns
     -------
@@ -75,8 +88,11 @@ def ranking_metrics(
 
     Raises
     ------
+    DataError
+        If an item or a user is none of ``test``.
     ValueError
-        If shapes do not fit, an id is not in [-1, I), an item appears twice in a row, or no row has a relevant item.
+        If shapes do not fit, a number is not in [-1, I), an item appears twice in a row, a user twice, or no row has a
+        relevant item.
 
     Examples
     --------
@@ -87,13 +103,23 @@ def ranking_metrics(
     >>> metrics["recall@3"], round(metrics["map@3"], 4)
     (1.0, 0.8333)
     """
-    test = relevant_entries(test)
+    if is_table(test):
+        raise TypeError(f"test must be a matrix or Interactions, got {type(test).__name__}; see as_interactions")
+    whole = open_interactions("test", test)
+    test = relevant_entries(whole)
+    if users is not None:
+        test = test[_rows_of(users, whole.user_ids, test.shape[0])]
+    if whole.item_ids is not None:
+        ids = columns_of("ids", ids, whole.item_ids, "test")
     ids = check_ids(ids, test.shape)
     ks = check_ks(ks, ids.shape[1])
     rows = np.flatnonzero(np.diff(test.indptr))
     if rows.size == 0:
         raise ValueError("test has no row with a value above 0, so there is nothing to measure")
-    surprise = None if train is None else surprise_of(relevant_entries(train, "train"), test.shape[1])
+    surprise = None
+    if train is not None:
+        matched = read_like("train", train, None, whole.item_ids, "test").data
+        surprise = surprise_of(relevant_entries(matched, "train"), test.shape[1])
     per_user = row_metrics(ids[rows], test[rows], ks, surprise)
     counts = recommendation_counts(ids[rows], ks, test.shape[1])
     return {
@@ -102,6 +128,17 @@ def ranking_metrics(
         "users": rows.size,
         "users_left_out": test.shape[0] - rows.size,
     }
+
+
+def _rows_of(users: ArrayLike, user_ids: Ids | None, n_rows: int) -> NDArray[np.int64]:
+    """Rows of the test data that lists belong to."""
+    try:
+        rows, _ = row_numbers(users, user_ids, n_rows, "user")
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(f"users must be users of test: {error.args[0]}") from error
+    if len(np.unique(rows)) < len(rows):
+        raise ValueError("users must name nobody twice: each would count twice")
+    return rows
 
 
 def row_metrics(
@@ -178,6 +215,10 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         interval = "" if self.low is None else f" [{self.low:.4f}, {self.high:.4f}]"
+        return f"{self.value:.4f}{interval}"
+
+    def _repr_html_(self) -> str:
+        interval = "" if self.low is None else f" <small>[{self.low:.4f}, {self.high:.4f}]</small>"
         return f"{self.value:.4f}{interval}"
 
 
