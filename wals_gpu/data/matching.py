@@ -27,7 +27,7 @@ class Match(NamedTuple):
 
     data: Interactions
     dropped: int = 0  # entries of users and items that the others do not have
-    entries: int = 0  # that there were before
+    unknown: str = ""  # these users and items in words: "3 users, such as user 'ann'"
 
 
 def is_table(data: Any) -> bool:
@@ -192,23 +192,24 @@ def match(
         there = _find(name, own, known, whose, as_text)[index]
         places.append(there)
         if (missing := there < 0).any():
-            strange = np.unique(index[missing])
-            plural = f"{len(strange)} {own.side}{'s' * (len(strange) > 1)}"
-            unknown.append((plural, f"{own.side} {own[int(strange[0])]!r}", missing))
+            others = np.unique(index[missing])
+            plural = f"{len(others)} {own.side}{'s' * (len(others) > 1)}"
+            unknown.append((plural, f"{own.side} {own[int(others[0])]!r}", missing))
     if same:
-        return Match(data, 0, n_entries)
+        return Match(data)
     rows, cols = places
     times = data.times
     values = matrix.data
-    dropped = 0
+    dropped, strange = 0, ""
     if unknown:
         missing = np.logical_or.reduce([each[2] for each in unknown])
         dropped = int(missing.sum())
         who, example = " and ".join(each[0] for each in unknown), unknown[-1][1]
+        strange = f"{who}, such as {example}"
         if dropped == n_entries:
             raise DataError(
                 f"none of the {n_entries} entries of {name} is of a user and an item that {whose} knows: "
-                f"{who} are unknown, such as {example}"
+                f"it does not know {strange}"
             )
         if not drop:
             raise DataError(
@@ -219,7 +220,7 @@ def match(
         times = None if times is None else times[~missing]
         warn(
             f"{dropped} of {n_entries} entries of {name} name a user or an item that is not known to {whose} "
-            f"({who}, such as {example}); they were dropped"
+            f"({strange}); they were dropped"
         )
     shape = tuple(n if ids is None else len(ids) for ids, n in zip((user_ids, item_ids), matrix.shape, strict=True))
     n_rows, n_columns = shape
@@ -232,7 +233,7 @@ def match(
     moved = csr_matrix((values, cols.astype(matrix.indices.dtype), row_ptr), shape=shape)
     users = data.user_ids if user_ids is None else user_ids
     items = data.item_ids if item_ids is None else item_ids
-    return Match(Interactions(moved, users, items, times, data.columns), dropped, n_entries)
+    return Match(Interactions(moved, users, items, times, data.columns), dropped, strange)
 
 
 def _find(name: str, own: Ids, known: Ids, whose: str, as_text: bool) -> NDArray[np.int64]:

@@ -135,7 +135,7 @@ def parameters_of(method: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def _speaks_implicit(model: Any) -> bool:
-    return {"userid", "user_items"} <= set(parameters_of(model.recommend))
+    return {"userid", "user_items"} <= set(parameters_of(getattr(model, "recommend", None)))
 
 
 def _ask_implicit(

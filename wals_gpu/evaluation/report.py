@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from html import escape
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import integer, number
+from wals_gpu.data.tables import format_table, html_table
 from wals_gpu.evaluation.metrics import (
     Estimate,
     bootstrap_interval,
@@ -24,7 +27,6 @@ from wals_gpu.evaluation.metrics import (
 )
 from wals_gpu.evaluation.popularity import Popularity
 from wals_gpu.evaluation.recommenders import AnyRecommender, ImplicitRecommender, Recommender
-from wals_gpu.evaluation.tables import format_table, html_lines, html_table
 from wals_gpu.evaluation.task import Task
 
 __all__ = ["AnyRecommender", "Cohort", "EvaluationReport", "ImplicitRecommender", "Recommender", "evaluate"]
@@ -66,6 +68,10 @@ class EvaluationReport:
         What each model recommended to them, in words; empty where there are none.
     dropped : int
         Entries of a table given as ``test`` that were left out, since the model does not know their user or item.
+    user_ids : (V,) array or None
+        The ids of ``users``, in the order of the values of ``per_user``; None where there are none.
+    notes : list of str
+        Who was evaluated and who was not, what cold users got, and what was left out: a sentence each.
     """
 
     results: dict[str, dict[str, Estimate]]
@@ -78,22 +84,8 @@ class EvaluationReport:
     cold_users: int = 0
     cold_lists: dict[str, str] = field(default_factory=dict)
     dropped: int = 0
-
-    @property
-    def notes(self) -> list[str]:
-        """Who was evaluated and who was not, what cold users got, and what was left out: a sentence each."""
-        n_users = len(self.users)
-        left_out = f"; {self.users_left_out:,} left out, without a test item" if self.users_left_out else ""
-        notes = [f"{n_users:,} users evaluated{left_out}"]
-        if self.cold_users:
-            # Popularity says nothing new of itself: it is named only where no model is beside.
-            lists = {name: got for name, got in self.cold_lists.items() if name != "popularity"} or self.cold_lists
-            got = "; ".join(f"{name} gave them {what}" for name, what in lists.items())
-            have = "have" if self.cold_users > 1 else "has"
-            notes.append(f"{self.cold_users:,} of {n_users:,} users {have} no training entry: {got}")
-        if self.dropped:
-            notes.append(f"{self.dropped:,} test entries left out: the model does not know their user or item")
-        return notes
+    user_ids: NDArray[Any] | None = None
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the per-user values, as plain Python numbers for JSON."""
@@ -104,7 +96,7 @@ class EvaluationReport:
             "cold_users": self.cold_users,
             "cold_lists": dict(self.cold_lists),
             "dropped": self.dropped,
-            "notes": self.notes,
+            "notes": list(self.notes),
             "seconds": self.seconds,
             "results": _plain_results(self.results),
             "cohorts": {
@@ -138,21 +130,22 @@ class EvaluationReport:
 
     def to_pandas(self) -> Any:
         """The table of :meth:`to_arrow` as a pandas DataFrame; ImportError without pandas."""
-        return self.to_arrow().to_pandas()
+        table = self.to_arrow()
+        import_module("pandas")  # to say what is missing in its own words
+        return table.to_pandas()
 
     def to_polars(self) -> Any:
         """The table of :meth:`to_arrow` as a polars DataFrame; ImportError without polars."""
-        import polars
-
-        return polars.from_arrow(self.to_arrow())
+        return import_module("polars").from_arrow(self.to_arrow())
 
     def __str__(self) -> str:
         text = "\n".join([format_table(*self._table()), *self.notes])
         return f"{text}\n\n{format_table(*self._cohort_table())}" if self.cohorts else text
 
     def _repr_html_(self) -> str:
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
         cohorts = html_table(*self._cohort_table()) if self.cohorts else ""
-        return f"<div>{html_table(*self._table())}{html_lines(self.notes)}{cohorts}</div>"
+        return f"<div>{html_table(*self._table())}{notes}{cohorts}</div>"
 
     def _table(self) -> tuple[list[str], list[list[Any]]]:
         names = list(self.results)
@@ -265,8 +258,18 @@ def evaluate(
     resamples = _Resamples(confidence, integer("n_resamples", n_resamples, 0), random_state)
     batch_size = integer("batch_size", batch_size, 1)
     left_out = task.test.shape[0] - task.users.size
-    sizes = {"entries": task.test.nnz, "cold_users": int(task.is_cold(task.users).sum()), "dropped": task.dropped}
-    report = EvaluationReport({}, {}, task.users, left_out, {}, cohorts, **sizes)
+    report = EvaluationReport(
+        {},
+        {},
+        task.users,
+        left_out,
+        {},
+        cohorts,
+        entries=task.test.nnz,
+        cold_users=int(task.is_cold(task.users).sum()),
+        dropped=task.dropped,
+        user_ids=None if task.user_ids is None else task.user_ids[task.users],
+    )
     popular = Popularity(task.train)
     models: dict[str, Any] = {_name_of(model): model} | ({"popularity": popular} if baseline else {})
     for name, recommender in models.items():
@@ -284,7 +287,21 @@ def evaluate(
         report.results[name] = dict(
             sorted((of_users | of_lists).items(), key=lambda item: int(item[0].split("@")[1]))  # by k
         )
+    report.notes.extend(_notes(report, task))
     return report
+
+
+def _notes(report: EvaluationReport, task: Task) -> Iterator[str]:
+    n_users = f"{len(report.users):,}"
+    left_out = f"; {report.users_left_out:,} left out, without a test item" if report.users_left_out else ""
+    yield f"{n_users} users evaluated{left_out}"
+    if report.cold_users:
+        has = "has" if report.cold_users == 1 else "have"
+        what = "training entry" if task.fold_in is None else "entry in fold_in"
+        got = next(iter(report.cold_lists.values()))  # the model's; popularity's own are no news
+        yield f"{report.cold_users:,} of {n_users} users {has} no {what}: they got {got}"
+    if report.dropped:
+        yield f"{report.dropped:,} entries of test left out: the model does not know {task.dropped_ids}"
 
 
 def _name_of(model: Any) -> str:
@@ -364,7 +381,7 @@ class _ColdLists:
             return "the most popular items"
         if self._all_alike:
             return "one list for all of them, which is not the most popular items"
-        return "lists of its own, which are not the most popular items"
+        return "different lists, which are not the most popular items"
 
 
 class _Resamples(NamedTuple):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.data.csr import contains, entry_keys, entry_rows, select
+from wals_gpu.data.ids import Ids
 from wals_gpu.data.matching import is_table, read_like
 from wals_gpu.evaluation.metrics import relevant_entries, surprise_of
 from wals_gpu.evaluation.recommenders import ids_of, parameters_of, recommend
@@ -32,7 +33,9 @@ class Task:
     surprise: NDArray[np.float64]  # (I,)
     options: Mapping[str, Any]  # for the model that is measured
     model: Any
+    user_ids: Ids | None  # of the rows of test
     dropped: int  # entries of test that are of an unknown user or item
+    dropped_ids: str  # these, in words
 
     @classmethod
     def make(
@@ -79,7 +82,7 @@ class Task:
             if candidates.shape != relevant.shape:
                 raise ValueError(f"candidates must have the shape of test, {relevant.shape}, got {candidates.shape}")
         surprise = surprise_of(relevant_entries(known, "train"), relevant.shape[1])
-        rest = (filter_seen, ks, users, surprise, options, model, asked.dropped)
+        rest = (filter_seen, ks, users, surprise, options, model, user_ids, asked.dropped, asked.unknown)
         return cls(known.matrix, relevant, fold_in, candidates, *rest)
 
     @property
