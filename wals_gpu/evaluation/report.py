@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import integer, number
-from wals_gpu.data.tables import format_table, html_table
+from wals_gpu.data.tables import as_output, format_table, html_table
 from wals_gpu.evaluation.metrics import (
     Estimate,
     bootstrap_interval,
@@ -130,13 +129,11 @@ class EvaluationReport:
 
     def to_pandas(self) -> Any:
         """The table of :meth:`to_arrow` as a pandas DataFrame; ImportError without pandas."""
-        table = self.to_arrow()
-        import_module("pandas")  # to say what is missing in its own words
-        return table.to_pandas()
+        return as_output(self.to_arrow(), "pandas")
 
     def to_polars(self) -> Any:
         """The table of :meth:`to_arrow` as a polars DataFrame; ImportError without polars."""
-        return import_module("polars").from_arrow(self.to_arrow())
+        return as_output(self.to_arrow(), "polars")
 
     def __str__(self) -> str:
         text = "\n".join([format_table(*self._table()), *self.notes])
