@@ -82,6 +82,22 @@ def test_what_is_numbered_apart_gives_the_same_numbers(split):
         assert recall == pytest.approx(len(set(np.asarray(ids).tolist()) & set(relevant)) / len(relevant))
 
 
+def test_arguments_that_are_none_are_named(split):
+    model, train, test = split
+    for wrong in (None, WALS, 5):
+        with pytest.raises(TypeError, match=r"model must be a fitted model with recommend\(...\), such as a WALS, got"):
+            evaluate(wrong, train, test)
+    for ks in ("5", 5.0, [1, 2.5], True, [[1, 2]]):
+        with pytest.raises(TypeError, match="ks must be a list length or several, integers"):
+            evaluate(model, train, test, ks=ks)
+    with pytest.raises(ValueError, match="ks must be list lengths of at least 1"):
+        evaluate(model, train, test, ks=[])
+    assert repr(evaluate(model, train, test, ks=3)) == str(evaluate(model, train, test, ks=3))
+    for relevant in (test, test.matrix):
+        with pytest.raises(ValueError, match="ids must be lists of one length"):
+            ranking_metrics([[1, 2], [3]], relevant, 1)
+
+
 def test_what_does_not_match_is_refused(split):
     model, train, test = split
     strange = {"user": [train.user_ids[0]] * 2 + [train.user_ids[1]], "item": [-7, int(test.item_ids[0]), -8]}

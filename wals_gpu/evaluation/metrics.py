@@ -110,7 +110,7 @@ def ranking_metrics(
     if users is not None:
         test = test[_rows_of(users, whole.user_ids, test.shape[0])]
     if whole.item_ids is not None:
-        ids = columns_of("ids", ids, whole.item_ids, "test")
+        ids = columns_of("ids", as_rectangle("ids", ids), whole.item_ids, "test")
     ids = check_ids(ids, test.shape)
     ks = check_ks(ks, ids.shape[1])
     rows = np.flatnonzero(np.diff(test.indptr))
@@ -283,7 +283,10 @@ def relevant_entries(matrix: Any, name: str = "test") -> csr_matrix:
 
 def check_ks(ks: int | Sequence[int], longest: int | None) -> list[int]:
     """List lengths as a sorted list of different numbers, each at most `longest`."""
-    ks = sorted({int(k) for k in np.atleast_1d(ks)})
+    lengths = np.atleast_1d(np.asarray(ks))
+    if (lengths.size and lengths.dtype.kind not in "iu") or lengths.ndim > 1:
+        raise TypeError(f"ks must be a list length or several, integers, got {ks!r:.60}")
+    ks = sorted({int(k) for k in lengths})
     if not ks or ks[0] < 1:
         raise ValueError(f"ks must be list lengths of at least 1, got {ks}")
     if longest is not None and ks[-1] > longest:
@@ -291,9 +294,17 @@ def check_ks(ks: int | Sequence[int], longest: int | None) -> list[int]:
     return ks
 
 
+def as_rectangle(name: str, lists: ArrayLike) -> NDArray[Any]:
+    """Lists as an array; a plain error where they are of different lengths."""
+    try:
+        return np.asarray(lists)
+    except ValueError as error:
+        raise ValueError(f"{name} must be lists of one length (B, K); fill short ones up with -1 or None") from error
+
+
 def check_ids(ids: ArrayLike, shape: tuple[int, int]) -> NDArray[np.int64]:
     """Ids (B, K) as int64, in [-1, I), no item twice in a row: a repeated hit would count twice."""
-    ids = np.asarray(ids)
+    ids = as_rectangle("ids", ids)
     if ids.ndim != 2 or ids.shape[0] != shape[0] or ids.dtype.kind not in "iu":
         raise ValueError(f"ids must be integers of shape (B={shape[0]}, K), got {ids.dtype} of shape {ids.shape}")
     if ids.size and not (-1 <= ids.min() and ids.max() < shape[1]):

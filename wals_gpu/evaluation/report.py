@@ -39,7 +39,7 @@ class Cohort(NamedTuple):
     results: dict[str, dict[str, Estimate]]  # as of EvaluationReport, means over users only
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationReport:
     """What :func:`evaluate` found; ``print(report)`` shows tables, as a notebook does.
 
@@ -138,6 +138,9 @@ class EvaluationReport:
     def __str__(self) -> str:
         text = "\n".join([format_table(*self._table()), *self.notes])
         return f"{text}\n\n{format_table(*self._cohort_table())}" if self.cohorts else text
+
+    def __repr__(self) -> str:
+        return str(self)  # the arrays of all users would fill the screen
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)

@@ -51,6 +51,9 @@ class Task:
         columns: Mapping[str, Any],
     ) -> Task:
         """Read and check everything; :func:`.evaluate` documents the arguments."""
+        method = "recommend" if fold_in is None else "recommend_for"
+        if isinstance(model, type) or not (hasattr(model, method) or hasattr(model, "recommend")):
+            raise TypeError(f"model must be a fitted model with {method}(...), such as a WALS, got {model!r:.60}")
         options = _options(model, fold_in is not None, cold_users)
         user_ids, item_ids = ids_of(model, "user"), ids_of(model, "item")
         whose = "train" if user_ids is None and item_ids is None else "the model"
