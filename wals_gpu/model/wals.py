@@ -15,7 +15,7 @@ from wals_gpu.backends.session import Backend
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.checks import integer, number
 from wals_gpu.data.ids import Ids
-from wals_gpu.data.tables import as_output, check_output
+from wals_gpu.data.tables import as_output, check_output, html_table
 from wals_gpu.data.titles import Titles
 from wals_gpu.errors import ModelFitError
 from wals_gpu.model import answers, new_items
@@ -33,7 +33,7 @@ from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.loop import Run
 from wals_gpu.training.memory import MemoryEstimate, estimate_memory
 from wals_gpu.training.plan import FitSettings, HoldOut, Saving, WarmStart, make_plan
-from wals_gpu.training.state import FitRecord
+from wals_gpu.training.state import FitRecord, History
 
 __all__ = ["WALS", "FitRecord"]
 
@@ -97,8 +97,8 @@ class WALS:
         The ids that the training data came with; None when it was a matrix, whose row numbers are the ids then.
     item_prior_, user_prior_ : FittedPrior or None
         What the last `fit` learned of the priors.
-    history_ : list of FitRecord
-        One for each iteration of the last `fit`.
+    history_ : History, a list of FitRecord
+        One for each iteration of the last `fit`; as a table with ``to_pandas()``, ``to_polars()``, ``to_arrow()``.
     validation_metric_ : str or None
         What the last `fit` was validated with; None without validation.
     best_iteration_ : int or None
@@ -174,7 +174,7 @@ class WALS:
         self.item_ids: Ids | None = None
         self.item_prior_: FittedPrior | None = None
         self.user_prior_: FittedPrior | None = None
-        self.history_: list[FitRecord] = []
+        self.history_ = History()
         self.validation_metric_: str | None = None
         self.best_iteration_: int | None = None
         self._bound: BoundObjective | None = None
@@ -252,6 +252,26 @@ class WALS:
         if self.user_factors is not None and self.item_factors is not None:
             fitted = f"{len(self.user_factors)} users x {len(self.item_factors)} items"
         return f"WALS(factors={self.factors}, objective={self.objective!r}, {fitted})"
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, object]] = [("factors", self.factors), ("objective", self.objective)]
+        rows += [
+            (name, getattr(self, name)) for name in ("item_prior", "user_prior") if getattr(self, name) is not None
+        ]
+        rows += [("solver", self.solver), ("type, device", f"{self.dtype}, {self._backend.name}")]
+        if self.user_factors is None or self.item_factors is None:
+            rows.append(("iterations", f"{self.iterations}, not fitted yet"))
+            return html_table([], [(name, str(value)) for name, value in rows], "WALS")
+        rows.append(("size", f"{len(self.user_factors):,} users, {len(self.item_factors):,} items"))
+        if self._seen is not None:
+            rows.append(("interactions", f"{self._seen.nnz:,}"))
+        rows.append(("iterations", f"{len(self.history_)} of {self.iterations}"))
+        if self.history_ and self.history_[-1].loss is not None:
+            rows.append(("loss", f"{self.history_[-1].loss:.6g}"))
+        if self.validation_metric_ is not None and self.best_iteration_ is not None:
+            best = self.history_[self.best_iteration_ - 1].validation
+            rows.append((f"{self.validation_metric_}", f"{best:.4f}, of iteration {self.best_iteration_}"))
+        return html_table([], [(name, str(value)) for name, value in rows], "WALS")
 
     # ------------------------------------------------------------------------------------------------ training
 
