@@ -20,7 +20,7 @@ from wals_gpu.errors import DeviceError, ModelFormatError
 from wals_gpu.objective.presets import bound_from_arrays
 from wals_gpu.priors.linear import FittedPrior
 from wals_gpu.training.fitted import Fitted
-from wals_gpu.training.state import FitRecord
+from wals_gpu.training.state import FitRecord, History
 
 __all__ = ["SavedModel", "read_model", "unreadable", "write_model"]
 
@@ -42,7 +42,7 @@ class SavedModel:
 
     settings: dict[str, Any]
     fitted: Fitted
-    history: list[FitRecord]
+    history: History
     metric: str | None = None
     best_iteration: int | None = None
 
@@ -111,7 +111,7 @@ def read_model(path: str | PathLike[str], backend: Backend) -> SavedModel:
                 raise ValueError(f"{len(of_side)} {of_side.side} ids for {n} rows")
         seen = _read_seen(tensors, shape)
         priors = _read_priors(tensors, metadata, shape, width)
-        history = [FitRecord(**record) for record in metadata["history"]]
+        history = History(FitRecord(**record) for record in metadata["history"])
         validation = metadata.get("validation", {"metric": None, "best_iteration": None})
         metric, best_iteration = validation["metric"], validation["best_iteration"]
     items.flags.writeable = False  # answers may keep what they computed from it

@@ -16,7 +16,7 @@ from wals_gpu.checks import integer, warn
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import as_interactions
 from wals_gpu.data.options import ColumnOptions
-from wals_gpu.data.tables import as_output, check_output
+from wals_gpu.data.tables import as_output, check_output, html_table
 from wals_gpu.data.titles import Titles
 from wals_gpu.errors import ModelFitError
 from wals_gpu.model import answers, new_items, new_users, removal, scoring
@@ -36,7 +36,7 @@ from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.loop import Run
 from wals_gpu.training.memory import MemoryEstimate, estimate_memory
 from wals_gpu.training.plan import HoldOut, Saving, WarmStart, make_plan
-from wals_gpu.training.state import FitRecord
+from wals_gpu.training.state import FitRecord, History
 
 __all__ = ["WALS", "FitRecord"]
 
@@ -100,8 +100,8 @@ class WALS(Configured):
         The ids that the training data came with; None when it was a matrix, whose row numbers are the ids then.
     item_prior_, user_prior_ : FittedPrior or None
         What the last `fit` learned of the priors.
-    history_ : list of FitRecord
-        One for each iteration of the last `fit`.
+    history_ : History, a list of FitRecord
+        One for each iteration of the last `fit`; as a table with ``to_pandas()``, ``to_polars()``, ``to_arrow()``.
     validation_metric_ : str or None
         What the last `fit` was validated with; None without validation.
     best_iteration_ : int or None
@@ -128,7 +128,7 @@ class WALS(Configured):
     item_ids: Ids | None
     item_prior_: FittedPrior | None
     user_prior_: FittedPrior | None
-    history_: list[FitRecord]
+    history_: History
     validation_metric_: str | None
     best_iteration_: int | None
     _is_closed = True  # an unknown attribute is an error; classes made from this one may have more
@@ -177,7 +177,7 @@ class WALS(Configured):
         self.user_factors = self.item_factors = None
         self.user_ids = self.item_ids = None
         self.item_prior_ = self.user_prior_ = None
-        self.history_ = []
+        self.history_ = History()
         self.validation_metric_ = self.best_iteration_ = None
         self._bound = self._seen = None
 
@@ -254,6 +254,26 @@ class WALS(Configured):
         if self.user_factors is not None and self.item_factors is not None:
             fitted = f"{len(self.user_factors)} users x {len(self.item_factors)} items"
         return f"WALS(factors={self.factors}, objective={self.objective!r}, {fitted})"
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, object]] = [("factors", self.factors), ("objective", self.objective)]
+        rows += [
+            (name, getattr(self, name)) for name in ("item_prior", "user_prior") if getattr(self, name) is not None
+        ]
+        rows += [("solver", self.solver), ("type, device", f"{self.dtype}, {self._backend.name}")]
+        if self.user_factors is None or self.item_factors is None:
+            rows.append(("iterations", f"{self.iterations}, not fitted yet"))
+            return html_table([], [(name, str(value)) for name, value in rows], "WALS")
+        rows.append(("size", f"{len(self.user_factors):,} users, {len(self.item_factors):,} items"))
+        if self._seen is not None:
+            rows.append(("interactions", f"{self._seen.nnz:,}"))
+        rows.append(("iterations", f"{len(self.history_)} of {self.iterations}"))
+        if self.history_ and self.history_[-1].loss is not None:
+            rows.append(("loss", f"{self.history_[-1].loss:.6g}"))
+        if self.validation_metric_ is not None and self.best_iteration_ is not None:
+            best = self.history_[self.best_iteration_ - 1].validation
+            rows.append((f"{self.validation_metric_}", f"{best:.4f}, of iteration {self.best_iteration_}"))
+        return html_table([], [(name, str(value)) for name, value in rows], "WALS")
 
     # ------------------------------------------------------------------------------------------------ training
 

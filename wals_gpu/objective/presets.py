@@ -98,14 +98,16 @@ class Wals(Objective):
 
     def _damped(self, values: Floats) -> Floats:
         # A stored zero is the same as an absent pair, with any damping.
-        return np.where(values == 0, 0.0, np.abs(values) ** self.damping)
+        damped: Floats = np.where(values == 0, 0.0, np.abs(values) ** self.damping)
+        return damped
 
     def _unobserved_weight(self, bound: BoundObjective) -> float:
         return float(_numbers(bound)[0])
 
     def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
         w0, mean = _numbers(bound)
-        return w0 + weights * (self._damped(values) / mean)
+        confidence: Floats = w0 + weights * (self._damped(values) / mean)
+        return confidence
 
     def _target(self, values: Floats, lowest: float) -> Floats:
         return _positive(values, lowest)

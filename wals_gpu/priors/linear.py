@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from wals_gpu.checks import number
 from wals_gpu.data.ids import Ids
+from wals_gpu.data.tables import html_table
 from wals_gpu.errors import DataError, ModelFitError
 from wals_gpu.objective.terms import Floats, RowTerms
 
@@ -156,6 +157,19 @@ class LinearPrior:
         shape = "not with the model" if self.embeddings is None else f"{self.embeddings.shape}"
         return f"LinearPrior(embeddings {shape}, strength={self.strength!r}, ridge={self.ridge:g})"
 
+    def settings(self) -> list[tuple[str, str]]:
+        """Names and values, for people."""
+        if isinstance(self.strength, np.ndarray):
+            strength = f"{self.strength.min():g} to {self.strength.max():g}, of {len(self.strength):,} rows"
+        else:
+            strength = "that of the row's ridge" if self.strength is None else f"{self.strength:g}"
+        shape = "not with the model" if self.embeddings is None else "{:,} x {:,}".format(*self.embeddings.shape)
+        rows = [("embeddings", shape), ("strength", strength)]
+        return rows + [(name, str(getattr(self, name))) for name in _SETTINGS]
+
+    def _repr_html_(self) -> str:
+        return html_table([], self.settings(), "LinearPrior")
+
     def rows_for(self, side: str, ids: Ids | None, n_rows: int) -> NDArray[Any]:
         """Embeddings (R, E) of the rows of a fit.
 
@@ -287,6 +301,17 @@ class FittedPrior:
         self.scale = scale
         self.center = center
         self.mean: NDArray[np.floating] | None = None
+
+    def __repr__(self) -> str:
+        features, factors = len(self.weights) - 1, self.weights.shape[1]
+        return f"FittedPrior({self.prior!r}, {features} features to {factors} factors, scale={self.scale[0]:g})"
+
+    def _repr_html_(self) -> str:
+        rows = [("map", f"{len(self.weights) - 1:,} features to {self.weights.shape[1]:,} factors")]
+        rows += [("rows", "unknown" if self.mean is None else f"{len(self.mean):,}")]
+        if self.prior.learn != "none":
+            rows.append(("strength was multiplied by", f"{self.scale[0]:.4g}"))
+        return html_table([], rows + self.prior.settings(), "FittedPrior")
 
     @classmethod
     def begin(cls, prior: LinearPrior, raw: NDArray[Any], factors: int) -> FittedPrior:

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from wals_gpu.objective.terms import RowTerms
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.plan import Plan
-from wals_gpu.training.state import FitRecord, FitState
+from wals_gpu.training.state import FitRecord, FitState, History
 
 __all__ = ["Run"]
 
@@ -32,7 +32,7 @@ class Run:
     ----------
     fitted : Fitted
         The arrays that are being solved: right at the end, and in a callback, where they may be rotated.
-    history : list of FitRecord
+    history : History
         Of the iterations that are behind; grows.
 
     Raises
@@ -43,7 +43,7 @@ class Run:
 
     def __init__(self, plan: Plan, publish: Callable[[Run], None]) -> None:
         self._plan, self._publish = plan, publish
-        self.history: list[FitRecord] = []
+        self.history = History()
         users, items = plan.users, plan.items
         priors = (None if side.prior is None else side.prior.fitted for side in (users, items))
         self.fitted = Fitted(
@@ -64,8 +64,8 @@ class Run:
         )
         if plan.checkpoint is not None:
             try:
-                self.history = plan.checkpoint.begin(
-                    self._state, settings.iterations, plan.validation, resume=plan.resume
+                self.history = History(
+                    plan.checkpoint.begin(self._state, settings.iterations, plan.validation, resume=plan.resume)
                 )
             except BaseException:
                 session.close()

@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.session import Backend
 from wals_gpu.backends.solve import EXACT, SolveOptions, SolveSizes
+from wals_gpu.data.tables import html_table
 from wals_gpu.objective.bound import Objective
 from wals_gpu.priors.linear import LinearPrior
 
@@ -53,12 +54,18 @@ class MemoryEstimate:
         """All of the host's memory together."""
         return sum(getattr(self, field.name) for field in fields(self) if field.name != "device")
 
-    def __str__(self) -> str:
+    def _sizes(self) -> list[tuple[str, str]]:
         names = [field.name for field in fields(self) if field.name != "device"] + ["total"]
-        rows = [(name, getattr(self, name)) for name in names]
+        sizes = [(name, getattr(self, name)) for name in names]
         if self.device:
-            rows.append(("on device", self.device))
-        return "\n".join(f"{name:<13}{size / 2**20:>12,.1f} MiB" for name, size in rows)
+            sizes.append(("on device", self.device))
+        return [(name, f"{size / 2**20:,.1f} MiB") for name, size in sizes]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<13}{size:>16}" for name, size in self._sizes())
+
+    def _repr_html_(self) -> str:
+        return html_table([], self._sizes(), "Memory of a fit")
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from wals_gpu.backends.session import Session
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.data.ids import Ids
+from wals_gpu.data.tables import Tabular, format_table, html_table
 from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.objective.terms import SideTerms
 from wals_gpu.priors.steps import PriorSteps
 
-__all__ = ["FitRecord", "FitState", "Side"]
+__all__ = ["FitRecord", "FitState", "History", "Side"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,43 @@ class FitRecord:
     validation: float | None = None
     user_strength: float | None = None
     item_strength: float | None = None
+
+
+class History(list[FitRecord], Tabular):
+    """The list of the iterations of a fit; ``print`` shows a table, and tables of other libraries are a call away.
+
+    Examples
+    --------
+    >>> history = History([FitRecord(1, 12.5, 0.25), FitRecord(2, 10.0, 0.25)])
+    >>> print(history)
+    iteration     loss  seconds
+    ---------  -------  -------
+            1  12.5000   0.2500
+            2  10.0000   0.2500
+    >>> history.to_arrow()["loss"].to_pylist()
+    [12.5, 10.0]
+    """
+
+    def to_arrow(self) -> pa.Table:
+        """As an Arrow table with a row for each iteration and the columns of :class:`FitRecord`; null where None."""
+        names = [field.name for field in fields(FitRecord)]
+        kinds = dict.fromkeys(names, pa.float64()) | {"iteration": pa.int64()}
+        return pa.table({name: pa.array([getattr(record, name) for record in self], kinds[name]) for name in names})
+
+    def _lines(self) -> tuple[list[str], list[list[object]]]:
+        """The columns that hold anything, for people."""
+        names = [field.name for field in fields(FitRecord)]
+        names = [name for name in names[:3] if self] + [
+            name for name in names[3:] if any(getattr(record, name) is not None for record in self)
+        ]
+        blank = ((getattr(record, name) for name in names) for record in self)
+        return names, [["" if value is None else value for value in row] for row in blank]
+
+    def __str__(self) -> str:
+        return format_table(*self._lines()) if self else "no iterations"
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._lines()) if self else "<p>no iterations</p>"
 
 
 @dataclass(eq=False)
