@@ -239,6 +239,42 @@ def test_warm_start_refuses_ids_of_another_kind():
     assert np.array_equal(model.user_factors, before)
 
 
+def test_warm_start_from_another_model_or_its_folder(tmp_path):
+    matrix = make_matrix()
+    first = make_model(iterations=5).fit(make_table(matrix))
+    first.save(tmp_path / "model")
+    expected = make_model(iterations=10).fit(matrix)
+    for start in (first, str(tmp_path / "model"), tmp_path / "model"):
+        model = make_model(iterations=5)
+        assert same_factors(model.fit(make_table(matrix), warm_start=start), expected)
+    wide = make_model(iterations=5, dtype="float64").fit(make_table(matrix), warm_start=first)
+    assert wide.user_factors.dtype == np.float64
+    np.testing.assert_allclose(wide.user_factors, expected.user_factors, rtol=1e-3, atol=1e-5)
+
+
+def test_warm_start_refuses_what_it_cannot_start_from(tmp_path):
+    matrix = make_matrix()
+    first = make_model(factors=3).fit(matrix)
+    first.save(tmp_path / "model")
+    model = make_model(factors=4).fit(matrix)
+    before = model.user_factors.copy()
+    message = "warm_start needs a model of as many factors: this fit has factors=4, the model to start from has 3"
+    for start in (first, tmp_path / "model"):
+        with pytest.raises(ValueError, match=message):
+            model.fit(matrix, warm_start=start)
+    model.factors = 5
+    with pytest.raises(ValueError, match="this fit has factors=5, the model to start from has 4"):
+        model.fit(matrix, warm_start=True)
+    with pytest.raises(FileNotFoundError):
+        model.fit(matrix, warm_start=tmp_path / "nothing")
+    with pytest.raises(ModelFitError, match="not fitted"):
+        model.fit(matrix, warm_start=make_model())
+    for wrong in (None, 1, np.eye(3)):
+        with pytest.raises(TypeError, match="warm_start must be True, False, a fitted WALS or the path of one"):
+            model.fit(matrix, warm_start=wrong)
+    assert np.array_equal(model.user_factors, before)
+
+
 # What ends a fit early
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu import WALS, as_interactions
+from wals_gpu import WALS, as_interactions, make_objective
 from wals_gpu.als import AlternatingLeastSquares
 from wals_gpu.evaluation.popularity import Popularity
 from wals_gpu.evaluation.report import evaluate
@@ -31,7 +31,26 @@ def wrong_calls() -> None:
     WALS(num_threads="2")  # type: ignore[arg-type]
     model.fit(plays, patience="ten")  # type: ignore[arg-type]
     model.recommended(0)  # type: ignore[attr-defined]
+    WALS(regularisation=0.1)  # type: ignore[call-arg]
+    WALS(objective="hu", alpha="40")  # type: ignore[arg-type]
+    make_objective("hu", alfa=40)  # type: ignore[call-arg]
+    model.fit(plays, usr_column="who")  # type: ignore[call-arg]
+    model.fit(plays, min_user_interactions="3")  # type: ignore[arg-type]
+    model.update_users(plays, valu_column="n")  # type: ignore[call-arg]
+    model.set_params(factorz=3)  # type: ignore[call-arg]
+    model.alpha = 40  # type: ignore[attr-defined]
+    model.factors = "64"  # type: ignore[assignment]
+    model.objective = 3  # type: ignore[assignment]
+    model.fit(plays, warm_start=3)  # type: ignore[arg-type]
 
+
+model.objective, model.dtype, model.iterations = "hu", "float64", 3
+model.objective = make_objective("hu", alpha=3, regularization=1)
+same: WALS = WALS.from_config(model.to_config()).set_params(factors=3, alpha=4.0)
+exact: float = same.fit(plays).score(plays, metric="recall@2")
+gone: NDArray[Any] = same.remove_users([0])
+alpha: dict[str, Any] = same.get_params()
+objective_name: str = same.objective.name
 
 report = evaluate(Popularity(plays.matrix), plays.matrix, plays.matrix, filter_seen=False, n_resamples=0)
 print(report.results)

@@ -12,15 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from wals_gpu.checks import number
 from wals_gpu.data.csr import as_csr
-from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.errors import DataError, ModelFitError
+from wals_gpu.model.rows import Growth, changeable, merged_ids
 from wals_gpu.objective.bound import BoundObjective
 from wals_gpu.priors.linear import COLD_MODES, FittedPrior
 from wals_gpu.training.fitted import Fitted
@@ -42,56 +41,47 @@ def project_items(fitted: Fitted, items: Any) -> NDArray[np.floating]:
 def add_items(fitted: Fitted, items: Any, ids: ArrayLike | None, mode: str | None) -> tuple[Fitted, NDArray[Any]]:
     """With items that have no interactions yet; and their ids, or column numbers."""
     mean = project_items(fitted, items)
-    prior, bound = fitted.item_prior, fitted.bound
-    assert prior is not None and prior.mean is not None and bound is not None
+    prior, bound = fitted.item_prior, changeable(fitted)
+    assert prior is not None and prior.mean is not None
     mode = prior.prior.cold if mode is None else mode
     if mode not in COLD_MODES:
         raise ValueError(f"mode must be one of {', '.join(COLD_MODES)}; got {mode!r}")
     n, n_old = len(mean), fitted.n_items
-    merged, row = _merged_ids(fitted, ids, n)
-
-    # Where each new row comes from: an old one, or -1 for a new item.
-    source = np.full(n_old + n, -1)
-    source[row[:n_old]] = np.arange(n_old)
-    grown = bound.of_items(source)
-    new_rows = row[n_old:]
+    growth = _growth(fitted, ids, n)
+    source = growth.source
+    objective = bound.objective.of_rows((bound.n_users, n_old), items=source)
+    grown = replace(bound.of_items(source), objective=objective)
     if mode == "prior_mean":
         unmet = np.zeros(len(source), np.bool_)
-        unmet[new_rows] = True
+        unmet[growth.new] = True
         grown = grown.without_background(items=unmet)
         new = mean
     else:
         nothing = sparse.csr_matrix((n, bound.n_users), dtype=fitted.dtype)
-        new = _solve_items(fitted, grown, nothing, new_rows, mean, np.full(n, -1))
-
-    def spread(old: NDArray[Any], added: Any) -> NDArray[Any]:
-        out = np.empty((len(source), *old.shape[1:]), old.dtype)
-        out[row[:n_old]] = old
-        out[new_rows] = added
-        return out
+        new = _solve_items(fitted, grown, nothing, growth.new, mean, np.full(n, -1))
 
     seen = fitted.seen
     if seen is not None:
-        columns = row[:n_old].astype(seen.indices.dtype)[seen.indices]
+        columns = growth.old.astype(seen.indices.dtype)[seen.indices]
         seen = sparse.csr_matrix((seen.data, columns, seen.indptr), shape=(seen.shape[0], n_old + n))
     changed = replace(
         fitted,
-        item_factors=_read_only(spread(fitted.item_factors, new)),
-        item_ids=merged,
+        item_factors=_read_only(growth.spread(fitted.item_factors, new)),
+        item_ids=growth.ids,
         bound=grown,
         seen=seen,
-        item_prior=_grown_prior(prior, spread(prior.mean, mean), spread),
+        item_prior=_grown_prior(prior, growth.spread(prior.mean, mean), growth),
     )
-    return changed, new_rows if merged is None else merged.take(new_rows)
+    return changed, growth.new if growth.ids is None else growth.ids.take(growth.new)
 
 
-def _grown_prior(prior: FittedPrior, mean: NDArray[np.floating], spread: Any) -> FittedPrior:
+def _grown_prior(prior: FittedPrior, mean: NDArray[np.floating], growth: Growth) -> FittedPrior:
     """With the prior means of more rows, and a strength of each where each has its own: new ones the mean of all."""
     grown = copy.copy(prior)
     grown.mean = mean
     if isinstance(prior.prior.strength, np.ndarray):
         grown.prior = copy.copy(prior.prior)
-        grown.prior.strength = spread(prior.prior.strength, prior.prior.strength.mean())
+        grown.prior.strength = growth.spread(prior.prior.strength, prior.prior.strength.mean())
     return grown
 
 
@@ -101,11 +91,11 @@ def update_items(
     """With factors of some items from their interactions, everything else as it is; and their ids, or columns."""
     if exposure is not None:
         exposure = number("exposure", exposure, 0.0, 1.0)
+    bound = changeable(fitted)
     matrix = _item_interactions(fitted, interactions, columns)
     of_items = fitted.backend.transpose(matrix)
     rows = np.flatnonzero(np.diff(of_items.indptr))
-    assert fitted.bound is not None
-    bound = fitted.bound if exposure is None else fitted.bound.met(rows, exposure)
+    bound = bound if exposure is None else bound.met(rows, exposure)
     mean = None
     if fitted.item_prior is not None and fitted.item_prior.mean is not None:
         mean = fitted.item_prior.mean[rows]
@@ -148,12 +138,12 @@ def _solve_items(
     return factors
 
 
-def _merged_ids(fitted: Fitted, ids: ArrayLike | None, n: int) -> tuple[Ids | None, NDArray[np.int64]]:
-    """The ids with `n` more, and the row of each: of the old ones in order, then of the new ones."""
+def _growth(fitted: Fitted, ids: ArrayLike | None, n: int) -> Growth:
+    """Where rows are with n new items, whose ids must be new and distinct."""
     if fitted.item_ids is None:
         if ids is not None:
             raise TypeError("ids must not be given: the model was fitted on a matrix, new items are its next columns")
-        return None, np.arange(fitted.n_items + n)
+        return merged_ids(None, fitted.n_items, None, n, "item")
     if ids is None:
         raise TypeError("ids must be given, one for each new item: the model knows its items by ids")
     new: list[Any] = list(ids)  # type: ignore[arg-type]  # what is no iterable says so itself
@@ -162,12 +152,7 @@ def _merged_ids(fitted: Fitted, ids: ArrayLike | None, n: int) -> tuple[Ids | No
     known = np.flatnonzero(np.asarray(fitted.item_ids.find(new)) >= 0).tolist() if n else []
     if known:
         raise DataError(f"ids must be new, but the model knows {len(known)} of them, such as {new[known[0]]!r}")
-    old = fitted.item_ids.ids
-    text = fitted.item_ids.kind == "string"
-    merged, row = Ids.encode(pa.array([*old, *new], type=pa.large_string()) if text else _joined(old, new), "item")
-    if len(merged) < len(old) + n:
-        raise DataError("ids must be distinct, got the same id for several items")
-    return merged, row.astype(np.int64)
+    return merged_ids(fitted.item_ids, fitted.n_items, new, n, "item")
 
 
 def _read_only(factors: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -187,7 +172,3 @@ def _replace_columns(
     if seen.dtype == bool:
         data[:] = True
     return sparse.csr_matrix((data, (row, column)), shape=seen.shape)
-
-
-def _joined(old: NDArray[np.integer], new: list[Any]) -> pa.Array:
-    return pa.array([*old.tolist(), *(int(one) for one in new)])

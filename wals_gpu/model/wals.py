@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from typing import Any, overload
@@ -10,21 +11,23 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.backends.devices import limits, make_backend
-from wals_gpu.backends.session import Backend
-from wals_gpu.backends.solve import SolveOptions
-from wals_gpu.checks import integer, number
+from wals_gpu.backends.devices import make_backend
+from wals_gpu.checks import integer, warn
 from wals_gpu.data.ids import Ids
+from wals_gpu.data.interactions import as_interactions
+from wals_gpu.data.options import ColumnOptions
 from wals_gpu.data.tables import as_output, check_output
 from wals_gpu.data.titles import Titles
 from wals_gpu.errors import ModelFitError
-from wals_gpu.model import answers, new_items
+from wals_gpu.model import answers, new_items, new_users, removal, scoring
 from wals_gpu.model import users as asking
+from wals_gpu.model.configured import Configured
 from wals_gpu.model.files import SavedModel, read_model, unreadable, write_model
 from wals_gpu.model.plot import plot_history
 from wals_gpu.model.recommendations import Explanation, Recommendations, RecommendationsChunk
+from wals_gpu.model.settings import ModelOptions, did_you_mean
 from wals_gpu.objective.bound import BoundObjective, Objective
-from wals_gpu.objective.presets import make_objective
+from wals_gpu.objective.options import ObjectiveOptions, Unpack
 from wals_gpu.priors.linear import FittedPrior, LinearPrior
 from wals_gpu.retrieval.exact import CHUNK, ExactIndex
 from wals_gpu.retrieval.explore import UCB, Thompson, make_exploration
@@ -32,13 +35,13 @@ from wals_gpu.retrieval.lists import Lists
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.loop import Run
 from wals_gpu.training.memory import MemoryEstimate, estimate_memory
-from wals_gpu.training.plan import FitSettings, HoldOut, Saving, WarmStart, make_plan
+from wals_gpu.training.plan import HoldOut, Saving, WarmStart, make_plan
 from wals_gpu.training.state import FitRecord
 
 __all__ = ["WALS", "FitRecord"]
 
 
-class WALS:
+class WALS(Configured):
     """Weighted matrix factorisation of implicit feedback.
 
     Minimises the objective of :mod:`wals_gpu.objective` over user factors X (U, D) and item factors Y (I, D); the score
@@ -119,6 +122,18 @@ class WALS:
     2
     """
 
+    user_factors: NDArray[np.floating] | None
+    item_factors: NDArray[np.floating] | None
+    user_ids: Ids | None
+    item_ids: Ids | None
+    item_prior_: FittedPrior | None
+    user_prior_: FittedPrior | None
+    history_: list[FitRecord]
+    validation_metric_: str | None
+    best_iteration_: int | None
+    _is_closed = True  # an unknown attribute is an error; classes made from this one may have more
+    _bound: BoundObjective | None
+    _seen: csr_matrix | None  # training interactions
     _last: tuple[tuple[Any, ...], Fitted] | None = None  # see `fitted`
 
     def __init__(
@@ -139,46 +154,32 @@ class WALS:
         compute_loss: bool = True,
         item_prior: LinearPrior | None = None,
         user_prior: LinearPrior | None = None,
-        **objective_params: Any,
+        **objective_params: Unpack[ObjectiveOptions],
     ) -> None:
-        self.factors = integer("factors", factors, 1, limits().most_factors)
-        self.objective = make_objective(objective, **objective_params)
-        self.iterations = integer("iterations", iterations, 0)
-        options = SolveOptions.choose(solver, self.factors, cg_steps=cg_steps, block_size=block_size)
-        self.solver, self.cg_steps, self.block_size = solver, options.cg_steps, options.block_size
-        self.over_relaxation = number("over_relaxation", over_relaxation, 1.0, below=2.0)
-        try:
-            self.dtype = np.dtype(dtype)
-        except (TypeError, ValueError, SyntaxError):  # NumPy parses texts such as "f4, (2,3)f8"
-            raise ValueError(f"dtype must be float32 or float64, got {dtype!r}") from None
-        if self.dtype not in (np.float32, np.float64):
-            raise ValueError(f"dtype must be float32 or float64, got {self.dtype}")
-        self.device = device
-        self.num_threads = integer("num_threads", num_threads, 0)
-        if not (random_state is None or isinstance(random_state, np.random.Generator)):
-            random_state = integer("random_state", random_state, 0)
-        self.random_state = random_state
-        self.init_scale = number("init_scale", init_scale)
-        self.compute_loss = bool(compute_loss)
-        for name, prior in (("item_prior", item_prior), ("user_prior", user_prior)):
-            if not (prior is None or isinstance(prior, LinearPrior)):
-                raise TypeError(f"{name} must be a LinearPrior, such as LinearPrior(embeddings); got {prior!r:.60}")
-        self.item_prior = item_prior
-        self.user_prior = user_prior
-        self._backend: Backend = make_backend(device, self.num_threads)
-        self._settings().check_device()
-
-        self.user_factors: NDArray[np.floating] | None = None
-        self.item_factors: NDArray[np.floating] | None = None
-        self.user_ids: Ids | None = None
-        self.item_ids: Ids | None = None
-        self.item_prior_: FittedPrior | None = None
-        self.user_prior_: FittedPrior | None = None
-        self.history_: list[FitRecord] = []
-        self.validation_metric_: str | None = None
-        self.best_iteration_: int | None = None
-        self._bound: BoundObjective | None = None
-        self._seen: csr_matrix | None = None  # training interactions
+        arguments = {
+            "factors": factors,
+            "objective": objective,
+            "iterations": iterations,
+            "solver": solver,
+            "cg_steps": cg_steps,
+            "block_size": block_size,
+            "over_relaxation": over_relaxation,
+            "dtype": dtype,
+            "device": device,
+            "num_threads": num_threads,
+            "random_state": random_state,
+            "init_scale": init_scale,
+            "compute_loss": compute_loss,
+            "item_prior": item_prior,
+            "user_prior": user_prior,
+        }
+        self._configure(arguments, objective_params)
+        self.user_factors = self.item_factors = None
+        self.user_ids = self.item_ids = None
+        self.item_prior_ = self.user_prior_ = None
+        self.history_ = []
+        self.validation_metric_ = self.best_iteration_ = None
+        self._bound = self._seen = None
 
     @classmethod
     def hybrid(
@@ -190,7 +191,7 @@ class WALS:
         max_length: int = 128,
         batch_size: int = 32,
         prior: Mapping[str, Any] | None = None,
-        **settings: Any,
+        **settings: Unpack[ModelOptions],
     ) -> WALS:
         """A model of interactions and item texts in the recommended configuration: 256 factors, 20 iterations, Google's
         WALS objective with weighting exponent 0.5, unobserved weight 0.01 and ridge 0.05, and a linear prior of
@@ -235,7 +236,8 @@ class WALS:
                 del recommended["exponent"]
             # The ridge alone, as strength, leaves cold items far below what their texts could tell (docs/priors.md).
             prior = {"strength": 3.0} | prior
-        model = cls(**(recommended | settings), item_prior=None)  # refuses what is wrong before texts are encoded
+        recommended |= settings
+        model = cls(**recommended, item_prior=None)  # refuses what is wrong before texts are encoded
         if encoder is None:
             model.item_prior = LinearPrior(items if ids is None else (ids, items), **prior)
         else:
@@ -258,8 +260,9 @@ class WALS:
     def fit(
         self,
         interactions: Any,
+        y: Any = None,
         *,
-        warm_start: bool = False,
+        warm_start: bool | WALS | str | PathLike[str] = False,
         callback: Callable[[WALS, FitRecord], bool | None] | None = None,
         show_progress: bool = False,
         validation: Any = None,
@@ -269,7 +272,7 @@ class WALS:
         checkpoint_dir: str | PathLike[str] | None = None,
         checkpoint_every: int = 1,
         resume: bool = False,
-        **columns: Any,
+        **columns: Unpack[ColumnOptions],
     ) -> WALS:
         """Learn the factors; docs/training.md shows validation and checkpoints at work.
 
@@ -278,8 +281,11 @@ class WALS:
         interactions : matrix (U, I), DataFrame, Arrow table, path or Interactions
             See :func:`wals_gpu.interactions.as_interactions`. Repeated pairs are summed, with a warning. More than the
             memory holds: a :class:`wals_gpu.stored.StoredMatrix`, which is read block by block.
-        warm_start : bool, default False
-            Start from the present factors, matched by id (by row number without ids); new rows start at random.
+        y : ignored
+            What scikit-learn's pipelines and searches pass; with a warning where it is not None.
+        warm_start : bool, fitted WALS, or path of a saved model, default False
+            Start from the present factors (True) or those of another model, matched by id (by row number without ids);
+            new rows start at random. Both must have the same number of factors.
         callback : callable, optional
             Called as ``callback(model, record)`` after each iteration; a true result ends the fit. Until the fit ends,
             both factor arrays are read-only and may be rotated, in the same way: scores, cosines, norms and the loss
@@ -331,34 +337,25 @@ class WALS:
         """
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable, got {callback!r}")
+        if y is not None:
+            warn("y is not used: fit takes held-out interactions as validation=")
+        _check_columns(columns, "fit")
         holding = HoldOut(validation, metric, validate_every, patience)
         saving = Saving(checkpoint_dir, checkpoint_every, resume)
-        plan = make_plan(self._settings(), interactions, columns, holding, saving, self._start(warm_start))
+        plan = make_plan(self._settings().of_fit(), interactions, columns, holding, saving, self._start(warm_start))
         with Run(plan, self._take) as run:  # once it has begun, an earlier fit is gone
             run.iterate(None if callback is None else self._announcer(callback), show_progress)
         return self
 
-    def _start(self, warm_start: bool) -> WarmStart:
-        has_factors = self.user_factors is not None and self.item_factors is not None
-        return WarmStart(bool(warm_start), self.fitted if warm_start and has_factors else None)
-
-    def _settings(self) -> FitSettings:
-        """What fits depend on beside their data."""
-        options = SolveOptions.choose(self.solver, self.factors, cg_steps=self.cg_steps, block_size=self.block_size)
-        return FitSettings(
-            self.factors,
-            self.objective,
-            self.iterations,
-            options,
-            self.over_relaxation,
-            self.dtype,
-            self.random_state,
-            self.init_scale,
-            self.compute_loss,
-            self.user_prior,
-            self.item_prior,
-            self._backend,
-        )
+    def _start(self, warm_start: bool | WALS | str | PathLike[str]) -> WarmStart:
+        if isinstance(warm_start, (bool, np.bool_)):
+            has_factors = self.user_factors is not None and self.item_factors is not None
+            return WarmStart(bool(warm_start), self.fitted if warm_start and has_factors else None)
+        if isinstance(warm_start, (str, PathLike)):
+            return WarmStart(True, read_model(warm_start, self._backend).fitted)
+        if isinstance(warm_start, WALS):
+            return WarmStart(True, warm_start.fitted)
+        raise TypeError(f"warm_start must be True, False, a fitted WALS or the path of one, got {warm_start!r:.60}")
 
     def _take(self, run: Run) -> None:
         """Become the model of a fit, which has begun or ended."""
@@ -413,7 +410,7 @@ class WALS:
         more: dict[str, Any] = {"validation": bool(validation)}
         if block_bytes is not None:
             more["block_bytes"] = integer("block_bytes", block_bytes, 1)
-        sizes = self._settings().sizes(shape, integer("n_entries", n_entries, 0), **more)
+        sizes = self._settings().of_fit().sizes(shape, integer("n_entries", n_entries, 0), **more)
         return estimate_memory(sizes, self._backend)
 
     def plot_history(self, ax: Any = None) -> Any:
@@ -437,6 +434,56 @@ class WALS:
             Nothing was recorded.
         """
         return plot_history(self.history_, self.validation_metric_, self.best_iteration_, ax)
+
+    def score(
+        self,
+        interactions: Any,
+        y: Any = None,
+        *,
+        metric: str = "ndcg@10",
+        heldout: float = 0.2,
+        random_state: int | np.random.Generator = 0,
+        **columns: Unpack[ColumnOptions],
+    ) -> float:
+        """How well the model finds what users took: what scikit-learn's searches maximise.
+
+        Users of a table whom the model knows, with entries that it was not fitted on, are ranked with their factors and
+        asked for these entries. All others, so every row of a matrix, count as new users: they are folded in from a
+        part of their entries and asked for the rest.
+
+        Parameters
+        ----------
+        interactions : matrix (R, I), or a table
+            Of users, known or not. Entries of items that the model does not know are dropped, with a warning.
+        y : ignored
+        metric : str, default "ndcg@10"
+            As for :meth:`fit`. What a user is given, or has in training, is not recommended; values above 0 are
+            relevant.
+        heldout : float, default 0.2
+            The share of a new user's entries to ask for, drawn at random, rounded down but at least one. Who has a
+            single entry is left out.
+        random_state : int or Generator, default 0
+            Seed of the draw.
+        **columns
+            As for :meth:`fit`.
+
+        Returns
+        -------
+        float
+            The mean over the users who are asked for something.
+
+        Raises
+        ------
+        DataError, TypeError, ValueError
+            Input that cannot be used, or nobody to ask for anything.
+        ModelFitError
+            The model is not fitted.
+        """
+        _check_columns(columns, "score")
+        return scoring.score(self.fitted, interactions, metric, heldout, random_state, columns)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self.user_factors is not None and self.item_factors is not None
 
     @property
     def fitted(self) -> Fitted:
@@ -1015,15 +1062,13 @@ class WALS:
         ModelFitError
             The model is not fitted, or has no item_prior.
         """
-        before = self.fitted
-        changed, added = new_items.add_items(before, items, ids, mode)
-        if before.item_prior is not None and changed.item_prior is not None:
-            if self.item_prior is before.item_prior.prior:
-                self.item_prior = changed.item_prior.prior  # has the strengths of the new items too
-        self._become(changed)
+        changed, added = new_items.add_items(self.fitted, items, ids, mode)
+        self._adopt(changed)
         return added
 
-    def update_items(self, interactions: Any, *, exposure: float | None = None, **columns: Any) -> NDArray[Any]:
+    def update_items(
+        self, interactions: Any, *, exposure: float | None = None, **columns: Unpack[ColumnOptions]
+    ) -> NDArray[Any]:
         """Factors of some items from their interactions, everything else as it is.
 
         Parameters
@@ -1047,9 +1092,115 @@ class WALS:
         DataError, KeyError, TypeError, ValueError
             Input that cannot be used, or users or items that the model does not know; the model is left as it was.
         """
+        _check_columns(columns, "update_items")
         changed, updated = new_items.update_items(self.fitted, interactions, exposure, columns)
-        self._become(changed)
+        self._adopt(changed)
         return updated
+
+    def update_users(
+        self, interactions: Any, *, embeddings: Any = None, **columns: Unpack[ColumnOptions]
+    ) -> NDArray[Any]:
+        """Factors of some users from their interactions, everything else as it is; new users are taken in.
+
+        Parameters
+        ----------
+        interactions : matrix (R, I), or a table with items that the model knows
+            All that is known of the users that occur in it, not only what is new; other users stay as they are. Users
+            of a table whom the model does not know become users of the model. Of a matrix, the rows with entries are
+            updated; where the model was fitted on one, rows from U on are new users.
+        embeddings : (n, E) array, mapping of id to (E,) array, or pair (ids, (n, E) array), optional
+            Of the new users, an array in the order of their ids or rows, for the model's `user_prior`. Default: the
+            mean of the users in training.
+        **columns
+            ``user_column``, ``item_column``, ``value_column`` of a table, and whatever else :meth:`fit` takes of it.
+
+        Returns
+        -------
+        (n,) array
+            Ids, or row numbers, of the users that have new factors, in rising order. With ids, the row numbers of other
+            users may change: rows are in the order of the ids.
+
+        Raises
+        ------
+        DataError, KeyError, TypeError, ValueError
+            Input that cannot be used, or items that the model does not know; the model is left as it was.
+        SingularSystemError
+            The system of a user is singular; possible only without regularization. Likewise.
+        ModelFitError
+            The model is not fitted, or its training interactions are on disk.
+        """
+        _check_columns(columns, "update_users")
+        changed, updated = new_users.update_users(self.fitted, interactions, embeddings, columns)
+        self._adopt(changed)
+        return updated
+
+    def remove_users(self, users: ArrayLike, *, unknown: str = "error") -> NDArray[Any]:
+        """Forget users: their factors, interactions, ids, weights and features; everything else stays as it is.
+
+        What others' factors learned from them stays too, until the next :meth:`fit`; so do files that were saved.
+
+        Parameters
+        ----------
+        users : id, or (B,) list or array of ids
+            Row numbers where the model was fitted on a matrix; the users after them move up then, as in
+            ``numpy.delete``.
+        unknown : {"error", "skip"}, default "error"
+            What to do about a user that the model does not know.
+
+        Returns
+        -------
+        (n,) array
+            Ids, or former row numbers, of the users who are gone, in rising order.
+
+        Raises
+        ------
+        KeyError, IndexError
+            A user that the model does not know; the model is left as it was.
+        TypeError, ValueError
+            Something that is no id; or no user would be left.
+        ModelFitError
+            The model is not fitted, or its training interactions are on disk.
+        """
+        changed, gone = removal.remove_users(self.fitted, users, unknown)
+        self._adopt(changed)
+        return gone
+
+    def remove_items(self, items: ArrayLike, *, unknown: str = "error") -> NDArray[Any]:
+        """Forget items, which are not recommended any more; everything else stays, the factors of users too.
+
+        Parameters
+        ----------
+        items : id, or (B,) list or array of ids
+            Column numbers where the model was fitted on a matrix; the items after them move up then, as in
+            ``numpy.delete``.
+        unknown : {"error", "skip"}, default "error"
+            What to do about an item that the model does not know.
+
+        Returns
+        -------
+        (n,) array
+            Ids, or former column numbers, of the items that are gone, in rising order.
+
+        Raises
+        ------
+        KeyError, IndexError, TypeError, ValueError, ModelFitError
+            As :meth:`remove_users`; the model is left as it was.
+        """
+        changed, gone = removal.remove_items(self.fitted, items, unknown)
+        self._adopt(changed)
+        return gone
+
+    def _adopt(self, changed: Fitted) -> None:
+        """Become a model with other rows; settings that go by rows follow, unless they were assigned since the fit."""
+        before = self.fitted
+        for side in ("user", "item"):
+            old, new = getattr(before, f"{side}_prior"), getattr(changed, f"{side}_prior")
+            if old is not None and new is not old and getattr(self, f"{side}_prior") is old.prior:
+                setattr(self, f"{side}_prior", new.prior)
+        if before.bound is not None and changed.bound is not None and self.objective == before.bound.objective:
+            if changed.bound.objective != self.objective:
+                self.objective = changed.bound.objective
+        self._become(changed)
 
     # ------------------------------------------------------------------------------------------------ files
 
@@ -1071,6 +1222,8 @@ class WALS:
         seed = self.random_state
         settings = {name: getattr(self, name) for name in _SETTINGS}
         settings |= {"dtype": self.dtype.name, "random_state": seed if isinstance(seed, int) else None}
+        # What the factors have, where another number or type was set for the next fit.
+        settings |= {"factors": self.fitted.factors, "dtype": self.fitted.dtype.name}
         metric, best_iteration = self.validation_metric_, self.best_iteration_
         write_model(path, SavedModel(settings, self.fitted, self.history_, metric, best_iteration))
 
@@ -1129,6 +1282,17 @@ def _titles(titles: Any, column: str | None) -> Titles | None:
     if titles is None and column is not None:
         raise ValueError("title_column has a meaning only with titles=")
     return None if titles is None else Titles.read(titles, column)
+
+
+def _check_columns(columns: Mapping[str, Any], method: str) -> None:
+    """TypeError where one is no argument of the method, and none that is passed on to the reader."""
+    for name in columns:
+        if name not in _COLUMNS:
+            known = (*inspect.signature(getattr(WALS, method)).parameters, *_COLUMNS)
+            raise TypeError(f"{method}() has no argument {name!r}{did_you_mean(name, known[1:])}")
+
+
+_COLUMNS = tuple(set(inspect.signature(as_interactions).parameters) - {"data", "dtype"})
 
 
 def _read_only(array: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -75,6 +75,24 @@ class Objective:
         """The parameters by name."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
+    def of_rows(
+        self, shape: tuple[int, int], users: NDArray[np.integer] | None = None, items: NDArray[np.integer] | None = None
+    ) -> Objective:
+        """The same for other users and items: parameters that have a number for each are those of these rows.
+
+        Parameters
+        ----------
+        shape : (int, int)
+            U, I: numbers of users and items up to now.
+        users, items : (n,) int, optional
+            Their row numbers up to now, -1 for new ones. None: they stay as they are.
+
+        Returns
+        -------
+        Objective
+        """
+        return self
+
     def bind(self, matrix: csr_matrix) -> BoundObjective:
         """Learn what depends on the training data: numbers of users and items, item counts, weights by popularity.
 
@@ -290,12 +308,16 @@ class BoundObjective:
         )
 
     def of_users(self, rows: NDArray[np.integer]) -> BoundObjective:
-        """The objective of some of the training users, (n,) row numbers."""
+        """The objective of some of the training users, (n,) row numbers; -1 is a new user.
+
+        A new user has weight and background 1.
+        """
+        new = None if rows.size == 0 or rows.min() >= 0 else 1.0
         return dataclasses.replace(
             self,
             n_users=len(rows),
-            user_weights=_take(self.user_weights, rows, None),
-            user_background=_take(self.user_background, rows, None),
+            user_weights=_take(self.user_weights, rows, new),
+            user_background=_take(self.user_background, rows, new),
         )
 
     def of_items(self, rows: NDArray[np.integer]) -> BoundObjective:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.errors import ModelFormatError
 from wals_gpu.objective.bound import ONE, BoundObjective, Objective, checked_number, number_field
+from wals_gpu.objective.options import ObjectiveOptions, Unpack
 from wals_gpu.objective.terms import CHUNK, Floats, column_counts, row_of_entry
 
 __all__ = [
@@ -297,6 +298,18 @@ class GoogleWals(Objective):
     def _unobserved_weight(self, bound: BoundObjective) -> float:
         return self.unobserved_weight
 
+    def of_rows(
+        self, shape: tuple[int, int], users: NDArray[np.integer] | None = None, items: NDArray[np.integer] | None = None
+    ) -> Objective:
+        """With the weights of other rows: 1 for a new user, and the highest for a new item."""
+        changes: dict[str, Any] = {}
+        for parameter, rows, n in (("row_weights", users, shape[0]), ("column_weights", items, shape[1])):
+            weights = getattr(self, parameter)
+            if rows is not None and isinstance(weights, np.ndarray) and len(weights) == n:
+                new = 1.0 if parameter == "row_weights" else weights.max()
+                changes[parameter] = np.where(rows >= 0, weights[rows], new)
+        return dataclasses.replace(self, **changes) if changes else self
+
     def learn(self, matrix: csr_matrix) -> dict[str, Any]:
         """Row and column weights of the right number; column weights by the popularity exponent."""
         column_weights = self.column_weights
@@ -438,7 +451,7 @@ class Explicit(Objective):
 PRESETS: dict[str, type[Objective]] = {c.name: c for c in (Wals, Implicit, Hu, Ials, GoogleWals, Eals, Spark, Explicit)}
 
 
-def make_objective(objective: str | Objective = "wals", **params: Any) -> Objective:
+def make_objective(objective: str | Objective = "wals", **params: Unpack[ObjectiveOptions]) -> Objective:
     """An objective from the name of a preset and its parameters.
 
     Parameters
@@ -467,12 +480,13 @@ def make_objective(objective: str | Objective = "wals", **params: Any) -> Object
         return objective
     if not isinstance(objective, str) or objective not in PRESETS:
         raise ValueError(f"objective must be an Objective or one of {', '.join(PRESETS)}, got {objective!r}")
-    preset = PRESETS[objective]
+    preset: Any = PRESETS[objective]
     accepted = [f.name for f in dataclasses.fields(preset)]
     unknown = [name for name in params if name not in accepted]
     if unknown:
         raise TypeError(f"objective {objective!r} has no parameter {', '.join(unknown)}; it has {', '.join(accepted)}")
-    return preset(**params)
+    made: Objective = preset(**params)
+    return made
 
 
 def _checked_weights(parameter: str, value: Any) -> float | Floats | None:
@@ -500,7 +514,7 @@ def bound_from_arrays(arrays: dict[str, Floats], params: dict[str, Any]) -> Boun
         The arrays and params do not describe an objective.
     """
     try:
-        parts: dict[str, dict[str, Floats]] = {"learned": {}, "parameter": {}}
+        parts: dict[str, dict[str, Any]] = {"learned": {}, "parameter": {}}
         for key, array in arrays.items():
             part, name = key.split(".", 1)
             parts[part][name] = array

@@ -11,6 +11,7 @@ steps in between are in :mod:`wals_gpu.prior_steps`.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -148,6 +149,9 @@ class LinearPrior:
         embeddings = encoder.encode(texts)
         return cls(embeddings if ids is None else (ids, embeddings), encoder=encoder, **settings)
 
+    def __sklearn_clone__(self) -> LinearPrior:
+        return copy.copy(self)  # what is large, embeddings and encoder, is shared
+
     def __repr__(self) -> str:
         shape = "not with the model" if self.embeddings is None else f"{self.embeddings.shape}"
         return f"LinearPrior(embeddings {shape}, strength={self.strength!r}, ridge={self.ridge:g})"
@@ -210,6 +214,39 @@ class LinearPrior:
             return np.empty((0, 0)), []
         rest = np.flatnonzero(ids.find(self._ids.ids) < 0)
         return self.embeddings[self._row_of_id[rest]], self._ids.take(rest).tolist()
+
+    def of_rows(self, kept: NDArray[np.integer], ids: Ids | None, n_rows: int) -> LinearPrior:
+        """The same without the features of other rows, those of a catalogue that were in no fit excepted.
+
+        Parameters
+        ----------
+        kept : (n,) int
+            Rows of the fit to keep, in rising order.
+        ids : Ids, optional
+            Of all rows of the fit.
+        n_rows : int
+            Their number.
+
+        Returns
+        -------
+        LinearPrior
+        """
+        shrunk = copy.copy(self)
+        if isinstance(self.strength, np.ndarray) and len(self.strength) == n_rows:
+            shrunk.strength = self.strength[kept]
+        if self.embeddings is None:
+            return shrunk
+        if self._ids is None or self._row_of_id is None:
+            if len(self.embeddings) == n_rows:
+                shrunk.embeddings = self.embeddings[kept]
+        elif ids is not None and ids.kind == self._ids.kind:
+            gone = np.setdiff1d(np.arange(n_rows), kept)
+            place = np.asarray(self._ids.find(ids.take(gone)))
+            rest = np.setdiff1d(np.arange(len(self._ids)), place)
+            left = self._ids.take(rest)
+            shrunk._ids = Ids(left if self._ids.kind == "integer" else pa.array(left, pa.large_string()), "embedded")
+            shrunk.embeddings, shrunk._row_of_id = self.embeddings[self._row_of_id[rest]], np.arange(len(rest))
+        return shrunk
 
     def fingerprint(self) -> str:
         """A digest of the embeddings and all settings that a fit depends on."""

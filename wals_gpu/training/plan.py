@@ -143,6 +143,14 @@ class WarmStart:
     is_wanted: bool = False
     fitted: Fitted | None = None
 
+    def check(self, settings: FitSettings) -> None:
+        """ValueError where the factors cannot be those of the fit."""
+        if self.fitted is not None and self.fitted.factors != settings.factors:
+            raise ValueError(
+                f"warm_start needs a model of as many factors: this fit has factors={settings.factors}, the model to "
+                f"start from has {self.fitted.factors}"
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -206,6 +214,7 @@ def make_plan(
     settings.check_device()
     holding.check(settings)
     saving.check(settings, holding)
+    start.check(settings)
     data = as_stored(interactions, settings.dtype, columns)
     if data is None:
         data = as_interactions(interactions, dtype=settings.dtype, **columns)

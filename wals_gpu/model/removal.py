@@ -1,0 +1,71 @@
+"""Users and items that leave a fitted model, with all that it has of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from wals_gpu.data.ids import Ids, row_numbers
+from wals_gpu.model.rows import changeable, ids_of_rows, prior_of_rows
+from wals_gpu.training.fitted import Fitted
+
+__all__ = ["remove_items", "remove_users"]
+
+
+def remove_users(fitted: Fitted, users: ArrayLike, unknown: str) -> tuple[Fitted, NDArray[Any]]:
+    """Without some users; and the ids, or former row numbers, of those who were there."""
+    bound, n, ids = changeable(fitted), fitted.n_users, fitted.user_ids
+    gone = _rows(users, ids, n, "user", unknown)
+    kept = np.delete(np.arange(n), gone)
+    objective = bound.objective.of_rows((bound.n_users, bound.n_items), users=kept)
+    changed = replace(
+        fitted,
+        user_factors=fitted.user_factors[kept],
+        user_ids=ids_of_rows(ids, kept),
+        bound=replace(bound.of_users(kept), objective=objective),
+        seen=None if fitted.seen is None else fitted.seen[kept],
+        user_prior=prior_of_rows(fitted.user_prior, kept, ids, n),
+    )
+    return changed, gone if ids is None else ids.take(gone)
+
+
+def remove_items(fitted: Fitted, items: ArrayLike, unknown: str) -> tuple[Fitted, NDArray[Any]]:
+    """Without some items; and the ids, or former column numbers, of those that were there."""
+    bound, n, ids = changeable(fitted), fitted.n_items, fitted.item_ids
+    gone = _rows(items, ids, n, "item", unknown)
+    kept = np.delete(np.arange(n), gone)
+    factors = fitted.item_factors[kept]
+    factors.flags.writeable = False  # answers may keep what they computed from it
+    objective = bound.objective.of_rows((bound.n_users, bound.n_items), items=kept)
+    changed = replace(
+        fitted,
+        item_factors=factors,
+        item_ids=ids_of_rows(ids, kept),
+        bound=replace(bound.of_items(kept), objective=objective),
+        seen=None if fitted.seen is None else fitted.seen[:, kept],
+        item_prior=prior_of_rows(fitted.item_prior, kept, ids, n),
+    )
+    return changed, gone if ids is None else ids.take(gone)
+
+
+def _rows(queries: ArrayLike, ids: Ids | None, n: int, side: str, unknown: str) -> NDArray[np.int64]:
+    """Row numbers to remove, each once, in rising order."""
+    if unknown not in ("error", "skip"):
+        raise ValueError(f"unknown must be 'error' or 'skip', got {unknown!r}")
+    if unknown == "skip":
+        if ids is not None:
+            found = np.ravel(ids.find(queries))
+        else:
+            found = np.ravel(np.asarray(queries))
+            if found.size and found.dtype.kind not in "iu":
+                raise TypeError(f"{side}s must be row numbers (integers), got {found.dtype}")
+        rows = found[(found >= 0) & (found < n)]
+    else:
+        rows, _ = row_numbers(queries, ids, n, side)
+    rows = np.unique(rows).astype(np.int64)
+    if len(rows) == n:
+        raise ValueError(f"{side}s must leave at least one of the {n} {side}s: a model without any answers nothing")
+    return rows

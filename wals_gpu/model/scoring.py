@@ -1,0 +1,115 @@
+"""One number for how well a model finds what users took, as scikit-learn's ``score`` is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse import csr_matrix
+
+from wals_gpu.checks import integer, number
+from wals_gpu.data.csr import as_csr, contains, entry_keys, entry_rows, select
+from wals_gpu.data.interactions import Interactions, as_interactions
+from wals_gpu.errors import DataError
+from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
+from wals_gpu.model import answers
+from wals_gpu.training.fitted import Fitted
+from wals_gpu.training.validation import parse_metric
+
+__all__ = ["score"]
+
+_USERS_PER_BATCH = 2048
+
+
+def score(
+    fitted: Fitted,
+    interactions: Any,
+    metric: str,
+    heldout: float,
+    random_state: int | np.random.Generator,
+    columns: Mapping[str, Any],
+) -> float:
+    """What :meth:`wals_gpu.WALS.score` documents."""
+    k = parse_metric(metric)[1]
+    fitted.backend.check(k=k)
+    heldout = number("heldout", heldout, positive=True, below=1)
+    if not isinstance(random_state, np.random.Generator):
+        random_state = integer("random_state", random_state, 0)
+    data = _users_of(fitted, interactions, columns)
+    known, unseen = _unseen_entries(fitted, data)
+    folded = np.flatnonzero(known < 0)
+    given, asked = _split_rows(data.matrix[folded], heldout, np.random.default_rng(random_state))
+    ranked = np.flatnonzero(known >= 0)
+    values = _measured(fitted, relevant_entries(asked, "interactions"), given, None, k, metric)
+    if len(ranked):
+        assert fitted.seen is not None
+        new, rows = relevant_entries(unseen[ranked], "interactions"), known[ranked]
+        values += _measured(fitted, new, fitted.seen[rows], fitted.user_factors[rows], k, metric)
+    if not values:
+        raise DataError(
+            "interactions have nothing to ask for: users the model does not know need two items that it knows, with "
+            "values above 0"
+        )
+    return float(np.concatenate(values).mean())
+
+
+def _users_of(fitted: Fitted, interactions: Any, columns: Mapping[str, Any]) -> Interactions:
+    """Users by their interactions with items of the model; others are dropped, with a warning."""
+    if isinstance(interactions, Interactions) and interactions.item_ids is None:
+        interactions = interactions.matrix
+    if isinstance(interactions, np.ndarray) or hasattr(interactions, "tocsr"):
+        return Interactions(as_csr(interactions, dtype=fitted.dtype, n_columns=fitted.n_items))
+    if fitted.item_ids is None:
+        raise TypeError("interactions must be a matrix: the model was fitted on one, so it has no item ids")
+    return as_interactions(interactions, item_ids=fitted.item_ids, unknown="drop", dtype=fitted.dtype, **columns)
+
+
+def _unseen_entries(fitted: Fitted, data: Interactions) -> tuple[NDArray[np.int64], csr_matrix]:
+    """The row in the model of each user whom it knows and of whom it has not seen all, else -1; and what it has not."""
+    known = np.full(data.matrix.shape[0], -1)
+    user_ids = fitted.user_ids
+    if user_ids is None or data.user_ids is None or fitted.seen is None or user_ids.kind != data.user_ids.kind:
+        return known, data.matrix
+    known = user_ids.find(data.user_ids.ids)
+    seen = [
+        fitted.seen[known[known >= 0]],
+        csr_matrix((int((known < 0).sum()), fitted.n_items), dtype=fitted.seen.dtype),
+    ]
+    order = np.argsort(np.argsort(known < 0, kind="stable"), kind="stable")
+    owned = sparse.vstack(seen, "csr")[order]
+    unseen = select(data.matrix, ~contains(entry_keys(owned), entry_keys(data.matrix)))
+    return np.where(np.diff(unseen.indptr) > 0, known, -1), unseen
+
+
+def _split_rows(matrix: csr_matrix, share: float, rng: np.random.Generator) -> tuple[csr_matrix, csr_matrix]:
+    """The entries of each row in two: a share to ask for, at least one and not all; nothing of a row with one entry."""
+    draws = rng.random(matrix.nnz)
+    per_row = np.diff(matrix.indptr)
+    asked = np.where(per_row > 1, np.maximum((share * per_row).astype(np.int64), 1), 0)
+    order = np.lexsort((draws, entry_rows(matrix)))
+    position = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], per_row)
+    is_asked = np.zeros(matrix.nnz, dtype=bool)
+    is_asked[order] = position < np.repeat(asked, per_row)
+    return select(matrix, ~is_asked), select(matrix, is_asked)
+
+
+def _measured(
+    fitted: Fitted,
+    asked: csr_matrix,
+    owned: csr_matrix,
+    factors: NDArray[np.floating] | None,
+    k: int,
+    metric: str,
+) -> list[NDArray[np.float64]]:
+    """The metric of each user with something to find; their factors are folded in from what they own by default."""
+    users = np.flatnonzero(np.diff(asked.indptr))
+    values = []
+    for start in range(0, len(users), _USERS_PER_BATCH):
+        batch = users[start : start + _USERS_PER_BATCH]
+        vectors = answers.fold_in(fitted, owned[batch]) if factors is None else factors[batch]
+        ids, _ = fitted.backend.topk(vectors, fitted.item_factors, k, owned[batch])
+        values.append(row_metrics(ids, asked[batch], [k], None)[metric])
+    return values
