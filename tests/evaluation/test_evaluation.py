@@ -364,9 +364,16 @@ def test_fractions_are_checked(fraction):
         random_holdout(sparse((5, 5)), "0.5")
 
 
-def test_a_dense_array_is_refused_by_name():
-    with pytest.raises(TypeError, match="matrix must be a SciPy sparse matrix"):
-        random_holdout(np.ones((3, 3)))
+def test_a_dense_array_is_a_matrix_whose_zeros_are_absent():
+    dense = np.arange(12.0).reshape(3, 4)
+    train, test = random_holdout(dense, 0.3)
+    assert train.dtype == np.float64 and (train + test).toarray().tolist() == dense.tolist()
+    assert (train.nnz, test.nnz) == (8, 3)
+    for wrong in (np.ones(3), np.array([["a"]])):
+        with pytest.raises(ValueError, match="matrix must"):
+            random_holdout(wrong)
+    with pytest.raises(TypeError, match="matrix: interactions must be"):
+        random_holdout(7)
 
 
 # ----------------------------------------------------------------------------------------------------------- popularity
@@ -521,7 +528,9 @@ def test_leave_one_out_with_sampled_negatives(names):
             assert report.results[name][f"ndcg@{k}"].value == pytest.approx(
                 np.mean([1 / math.log2(1 + place) if place <= k else 0 for place in places])
             )
-    with pytest.raises(ValueError, match="candidates must have the shape of test"):
+    with pytest.raises(
+        ValueError, match=r"candidates must have (the shape of test|40 rows, one for each user of the model)"
+    ):
         evaluate(model, train, test, candidates=candidates[:5])
 
 
@@ -551,13 +560,13 @@ def test_cohorts_by_how_much_is_known():
     of_user, of_item = np.diff(train.indptr), np.bincount(train.indices, minlength=40)
     assert (of_item == 0).any() and set(report.cohorts) == {
         f"{name} {side}" for name in ("cold", "few-shot", "warm") for side in ("users", "items")
-    }
+    } | {"known users"}
     ids = {"wals": model.recommend(range(60), 10)[0], "popularity": Popularity(train).recommend(range(60), 10)[0]}
-    for name, low, high in (("cold", 0, 0), ("few-shot", 1, 3), ("warm", 4, 99)):
+    for name, low, high in (("known", 1, 99), ("cold", 0, 0), ("few-shot", 1, 3), ("warm", 4, 99)):
         for side, keep in (
             ("users", ((of_user >= low) & (of_user <= high))[:, None]),
             ("items", ((of_item >= low) & (of_item <= high))[None]),
-        ):
+        )[: 1 if name == "known" else 2]:
             part = csr_matrix(test.toarray() * keep)
             found = report.cohorts[f"{name} {side}"]
             assert (found.users, found.entries) == ((np.diff(part.indptr) > 0).sum(), part.nnz)
@@ -569,9 +578,13 @@ def test_cohorts_by_how_much_is_known():
     assert "few-shot items" in str(report) and "cold users" in json.dumps(report.to_dict())
     whole = evaluate(model, train, test, ks=(5, 10), batch_size=7, few_shot=3)
     assert whole.cohorts == report.cohorts
-    assert evaluate(model, train, test, ks=5).cohorts == {}
+    alone = evaluate(model, train, test, ks=(5, 10)).cohorts  # cold users are shown apart, asked for or not
+    assert alone == {name: report.cohorts[name] for name in ("known users", "cold users")}
+    known = test.multiply(of_user[:, None] > 0).tocsr()
+    known.eliminate_zeros()
+    assert evaluate(model, train, csr_matrix(known), ks=5).cohorts == {}
     plain = evaluate(model, train, test, ks=5, few_shot=30, n_resamples=0)
-    assert set(plain.cohorts) == {"cold users", "few-shot users", "cold items", "few-shot items"}
+    assert set(plain.cohorts) == {"known users", "cold users", "few-shot users", "cold items", "few-shot items"}
     assert plain.cohorts["cold items"].results["wals"]["ndcg@5"].low is None
     with pytest.raises(ValueError, match="few_shot must be an integer >= 1, got 0"):
         evaluate(model, train, test, few_shot=0)

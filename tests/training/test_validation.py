@@ -9,7 +9,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from wals_gpu import WALS, DataError, FitRecord, Interactions, ModelFitError, ParameterWarning, as_interactions, cli
-from wals_gpu.data.csr import select
+from wals_gpu.data.csr import entry_rows, select
 from wals_gpu.evaluation.report import evaluate
 from wals_gpu.evaluation.splits import random_holdout
 from wals_gpu.training.validation import METRICS
@@ -125,6 +125,46 @@ def test_validation_by_table_matrix_or_interactions_is_the_same():
     with pytest.warns(ParameterWarning, match="1 of .* not known"):
         model = make_model().fit(data, validation=pd.concat([held_out, stranger]))
     assert same_factors(model, expected)
+
+
+def as_table(matrix, user="user", item="item"):
+    coo = matrix.tocoo()
+    return pd.DataFrame({user: [f"u{u:02}" for u in coo.row], item: coo.col * 2, "value": coo.data})
+
+
+def test_interactions_numbered_apart_are_compared_by_id():
+    train, test = make_split(4)
+    data = as_interactions(as_table(train))
+    few = select(test, (entry_rows(test) > 30) & (test.indices % 3 > 0))
+    apart = as_interactions(as_table(few))
+    assert apart.matrix.shape != few.shape and apart.item_ids != data.item_ids
+    expected = make_model(iterations=3).fit(train, validation=few)
+    for same in (apart, few, as_table(few)):
+        model = make_model(iterations=3).fit(data, validation=same)
+        assert [r.validation for r in model.history_] == [r.validation for r in expected.history_]
+    stranger = as_interactions(pd.concat([as_table(few), pd.DataFrame({"user": ["who"], "item": [0], "value": [1.0]})]))
+    with pytest.raises(
+        DataError, match=r"validation names 1 user that the training data does not know, such as user 'who'"
+    ):
+        make_model().fit(data, validation=stranger)
+    numbers = as_interactions(as_table(few).assign(user=lambda t: t["user"].str[1:].astype(int)))
+    with pytest.raises(DataError, match=r"user ids of validation are integers, such as 32, but .* are strings"):
+        make_model().fit(data, validation=numbers)
+    with pytest.raises(DataError, match="none of the 1 entries of validation is of a user and an item that"):
+        make_model().fit(data, validation=pd.DataFrame({"user": ["who"], "item": [0]}))
+
+
+def test_a_table_of_validation_has_the_columns_of_the_training_data():
+    train, test = make_split(4)
+    expected = make_model(iterations=2).fit(train, validation=test)
+    named = {"user_column": "who", "item_column": "what"}
+    tables = [as_table(part, "who", "what") for part in (train, test)]
+    data = as_interactions(tables[0], **named)
+    for first, validation, columns in (
+        (tables[0], tables[1], named), (data, tables[1], {}), (data, as_table(test), {}),
+    ):  # fmt: skip
+        model = make_model(iterations=2).fit(first, validation=validation, **columns)
+        assert [r.validation for r in model.history_] == [r.validation for r in expected.history_]
 
 
 def test_values_up_to_zero_are_nothing_to_find():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from wals_gpu.errors import ModelFormatError
 
 # A bisection step in Python costs about as much as hashing this many ids does in Arrow.
 _BISECT_RATIO = 64
+_IDS_AT_ONCE = 1 << 16  # that a loop over all ids turns into Python objects
 
 
 class Ids:
@@ -38,6 +39,18 @@ class Ids:
     -----
     Integers are kept as int64, or as uint64 where one of them exceeds 2**63 - 1. Strings are kept as one Arrow
     buffer: a million ids cost their own bytes and 8 more each, not a Python object each.
+
+    They behave as a sequence that cannot be changed: ``for user in ids``, ``len(ids)``, ``ids[0]``, ``ids[-1]``,
+    ``ids[:5]``, ``ids[[2, 0]]``, ``"ann" in ids``, ``list(ids)``, ``numpy.asarray(ids)``, ``pyarrow.array(ids)``.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> ids = Ids(pa.array(["ann", "bob", "eve"]), "user")
+    >>> ids[0], ids[-1], "bob" in ids, "dan" in ids
+    ('ann', 'eve', True, False)
+    >>> ids.find(["eve", "dan"]).tolist()
+    [2, -1]
     """
 
     __slots__ = ("_values", "side")
@@ -99,8 +112,100 @@ class Ids:
         values: NDArray[Any] = self._values
         return values if self.kind == "integer" else self._values.to_numpy(zero_copy_only=False)
 
+    def to_numpy(self) -> NDArray[Any]:
+        """All ids in order, (N,), as :attr:`ids`: read-only int64 (or uint64), or an object array of ``str``."""
+        return self.ids
+
+    def tolist(self) -> list[Any]:
+        """All ids in order, as a list of Python ``int`` or ``str``."""
+        ids: list[Any] = self._values.tolist() if self.kind == "integer" else self._values.to_pylist()
+        return ids
+
     def __len__(self) -> int:
         return len(self._values)
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self), _IDS_AT_ONCE):
+            part = self._values[start : start + _IDS_AT_ONCE]
+            yield from part.tolist() if self.kind == "integer" else part.to_pylist()
+
+    def __getitem__(self, index: Any) -> Any:
+        """The id at a position, or an array of the ids at several.
+
+        Parameters
+        ----------
+        index : int, slice, array or list of int, or (N,) mask of bool
+            A single negative number counts from the end. In arrays negative numbers are refused: results of searches
+            hold -1 for "none", which :meth:`take` understands.
+
+        Returns
+        -------
+        id, or array as :meth:`take` gives it
+
+        Raises
+        ------
+        IndexError
+            If a position is outside.
+        TypeError
+            If `index` is something else, such as an id: :meth:`index_of` gives the position of an id.
+        """
+        if isinstance(index, slice):
+            return self.take(np.arange(len(self))[index])
+        if not isinstance(index, (bool, np.bool_)) and hasattr(index, "__index__") and not np.ndim(index):
+            position = int(index)
+            if not -len(self) <= position < len(self):
+                raise IndexError(f"index must be in [{-len(self)}, {len(self)}) for {self._count()}, got {position}")
+            return self.take(position % len(self))
+        positions = np.asarray(index)
+        if positions.ndim and positions.dtype == bool:
+            if positions.shape != (len(self),):
+                raise IndexError(f"a mask must have shape ({len(self)},) for {self._count()}, got {positions.shape}")
+            positions = np.flatnonzero(positions)
+        if not positions.ndim or (positions.size and positions.dtype.kind not in "iu"):
+            raise TypeError(
+                f"index must be a position, a slice, or an array of positions, got {index!r:.60}; "
+                "index_of(id) gives the position of an id"
+            )
+        if positions.size and positions.min() < 0:
+            raise IndexError(
+                f"positions in an array must be in [0, {len(self)}), got {positions.min()}; take() reads -1 as 'none'"
+            )
+        return self.take(positions)
+
+    def __contains__(self, value: object) -> bool:
+        if np.ndim(value) if isinstance(value, np.ndarray) else not isinstance(value, (str, int, np.generic)):
+            return False
+        try:
+            return bool(self.find(value) >= 0)  # type: ignore[arg-type]
+        except (TypeError, ValueError):  # of the other kind, or no text that can be encoded
+            return False
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        made_here = self.kind == "string"
+        if copy is False and (made_here or (dtype is not None and np.dtype(dtype) != self.ids.dtype)):
+            raise ValueError("these ids have no array that could be shared: copy=False is not possible")
+        ids = self.ids if dtype is None else self.ids.astype(dtype, copy=False)
+        return ids.copy() if copy and not made_here and ids is self._values else ids
+
+    def __arrow_array__(self, type: pa.DataType | None = None) -> pa.Array:
+        ids = pa.array(self._values) if self.kind == "integer" else self._values
+        return ids if type is None else ids.cast(type)
+
+    def subset(self, index: ArrayLike) -> Ids:
+        """The ids at strictly increasing positions, as `Ids` of their own.
+
+        Raises
+        ------
+        IndexError, TypeError
+            As ``ids[index]``.
+        ValueError
+            If the positions do not increase.
+        """
+        values = self[np.asarray(index, np.int64)]
+        return Ids(values if self.kind == "integer" else pa.array(values, pa.large_string()), self.side)
+
+    def _count(self) -> str:
+        return f"{len(self)} {self.side} ids"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Ids):

@@ -36,6 +36,10 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import integer, number
 from wals_gpu.data.csr import canonical, contains, entry_keys, select
+from wals_gpu.data.ids import Ids, row_numbers
+from wals_gpu.data.matching import is_table, open_interactions, read_like
+from wals_gpu.errors import DataError
+from wals_gpu.evaluation.recommenders import columns_of
 
 __all__ = [
     "Estimate",
@@ -52,20 +56,29 @@ __all__ = [
 
 
 def ranking_metrics(
-    ids: ArrayLike, test: Any, ks: int | Sequence[int] = (20, 100), *, train: Any | None = None
+    ids: ArrayLike,
+    test: Any,
+    ks: int | Sequence[int] = (20, 100),
+    *,
+    train: Any | None = None,
+    users: ArrayLike | None = None,
 ) -> dict[str, float]:
     """Mean ranking metrics of lists of recommendations; the module's text defines each.
 
     Parameters
     ----------
-    ids : (B, K) array of int
-        Recommended column numbers, best first; -1 for none. Row b belongs to row b of ``test``.
-    test : (B, I) sparse matrix or Interactions
+    ids : (B, K) array
+        Recommended items, best first: column numbers, -1 for none; where ``test`` has item ids, these ids, None (or
+        -1, if it is no id) for none.
+    test : (B, I) matrix or Interactions
         The relevant items: entries with a value above 0.
     ks : int or sequence of int, default (20, 100)
         Lengths at which to cut the lists; none longer than K.
-    train : (U, I) sparse matrix or Interactions, optional
+    train : (U, I) matrix or Interactions, optional
         Training data, for ``novelty@k`` only.
+    users : (B,) array, optional
+        Whom the lists are for: ids where ``test`` has user ids, else row numbers of ``test``, which may have more rows
+        then. Default: row b of ``ids`` belongs to row b of ``test``.
 
     Returns
     -------
@@ -75,8 +88,11 @@ def ranking_metrics(
 
     Raises
     ------
+    DataError
+        If an item or a user is none of ``test``.
     ValueError
-        If shapes do not fit, an id is not in [-1, I), an item appears twice in a row, or no row has a relevant item.
+        If shapes do not fit, a number is not in [-1, I), an item appears twice in a row, a user twice, or no row has a
+        relevant item.
 
     Examples
     --------
@@ -87,13 +103,23 @@ def ranking_metrics(
     >>> metrics["recall@3"], round(metrics["map@3"], 4)
     (1.0, 0.8333)
     """
-    test = relevant_entries(test)
+    if is_table(test):
+        raise TypeError(f"test must be a matrix or Interactions, got {type(test).__name__}; see as_interactions")
+    whole = open_interactions("test", test)
+    test = relevant_entries(whole)
+    if users is not None:
+        test = test[_rows_of(users, whole.user_ids, test.shape[0])]
+    if whole.item_ids is not None:
+        ids = columns_of("ids", as_rectangle("ids", ids), whole.item_ids, "test")
     ids = check_ids(ids, test.shape)
     ks = check_ks(ks, ids.shape[1])
     rows = np.flatnonzero(np.diff(test.indptr))
     if rows.size == 0:
         raise ValueError("test has no row with a value above 0, so there is nothing to measure")
-    surprise = None if train is None else surprise_of(relevant_entries(train, "train"), test.shape[1])
+    surprise = None
+    if train is not None:
+        matched = read_like("train", train, None, whole.item_ids, "test").data
+        surprise = surprise_of(relevant_entries(matched, "train"), test.shape[1])
     per_user = row_metrics(ids[rows], test[rows], ks, surprise)
     counts = recommendation_counts(ids[rows], ks, test.shape[1])
     return {
@@ -102,6 +128,17 @@ def ranking_metrics(
         "users": rows.size,
         "users_left_out": test.shape[0] - rows.size,
     }
+
+
+def _rows_of(users: ArrayLike, user_ids: Ids | None, n_rows: int) -> NDArray[np.int64]:
+    """Rows of the test data that lists belong to."""
+    try:
+        rows, _ = row_numbers(users, user_ids, n_rows, "user")
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(f"users must be users of test: {error.args[0]}") from error
+    if len(np.unique(rows)) < len(rows):
+        raise ValueError("users must name nobody twice: each would count twice")
+    return rows
 
 
 def row_metrics(
@@ -180,6 +217,10 @@ class Estimate(NamedTuple):
         interval = "" if self.low is None else f" [{self.low:.4f}, {self.high:.4f}]"
         return f"{self.value:.4f}{interval}"
 
+    def _repr_html_(self) -> str:
+        interval = "" if self.low is None else f" <small>[{self.low:.4f}, {self.high:.4f}]</small>"
+        return f"{self.value:.4f}{interval}"
+
 
 def bootstrap_interval(
     values: ArrayLike,
@@ -242,7 +283,10 @@ def relevant_entries(matrix: Any, name: str = "test") -> csr_matrix:
 
 def check_ks(ks: int | Sequence[int], longest: int | None) -> list[int]:
     """List lengths as a sorted list of different numbers, each at most `longest`."""
-    ks = sorted({int(k) for k in np.atleast_1d(ks)})
+    lengths = np.atleast_1d(np.asarray(ks))
+    if (lengths.size and lengths.dtype.kind not in "iu") or lengths.ndim > 1:
+        raise TypeError(f"ks must be a list length or several, integers, got {ks!r:.60}")
+    ks = sorted({int(k) for k in lengths})
     if not ks or ks[0] < 1:
         raise ValueError(f"ks must be list lengths of at least 1, got {ks}")
     if longest is not None and ks[-1] > longest:
@@ -250,9 +294,17 @@ def check_ks(ks: int | Sequence[int], longest: int | None) -> list[int]:
     return ks
 
 
+def as_rectangle(name: str, lists: ArrayLike) -> NDArray[Any]:
+    """Lists as an array; a plain error where they are of different lengths."""
+    try:
+        return np.asarray(lists)
+    except ValueError as error:
+        raise ValueError(f"{name} must be lists of one length (B, K); fill short ones up with -1 or None") from error
+
+
 def check_ids(ids: ArrayLike, shape: tuple[int, int]) -> NDArray[np.int64]:
     """Ids (B, K) as int64, in [-1, I), no item twice in a row: a repeated hit would count twice."""
-    ids = np.asarray(ids)
+    ids = as_rectangle("ids", ids)
     if ids.ndim != 2 or ids.shape[0] != shape[0] or ids.dtype.kind not in "iu":
         raise ValueError(f"ids must be integers of shape (B={shape[0]}, K), got {ids.dtype} of shape {ids.shape}")
     if ids.size and not (-1 <= ids.min() and ids.max() < shape[1]):

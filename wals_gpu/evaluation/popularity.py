@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.data.csr import canonical, contains, entry_keys, entry_rows, select
+from wals_gpu.data.ids import row_numbers
+from wals_gpu.data.matching import open_interactions, read_like
 
 __all__ = ["Popularity"]
 
@@ -18,12 +20,23 @@ class Popularity:
 
     Parameters
     ----------
-    train : (U, I) sparse matrix or Interactions
+    train : (U, I) matrix, Interactions, DataFrame, Arrow table or path
         An item's popularity is the number of users with a value above 0. Equal popularity: the lower column first.
+    **columns
+        ``user_column``, ``item_column``, ``value_column`` of a table.
+
+    Attributes
+    ----------
+    counts : (I,) int64 array
+        The popularity of each item.
+    user_ids, item_ids : Ids or None
+        The ids that it takes and gives, as :class:`.WALS` does; None for a matrix: row and column numbers.
     """
 
-    def __init__(self, train: Any) -> None:
-        self._train = canonical("train", train)
+    def __init__(self, train: Any, **columns: Any) -> None:
+        data = open_interactions("train", train, columns)
+        self.user_ids, self.item_ids = data.user_ids, data.item_ids
+        self._train = data.matrix
         liked = self._train.indices[self._train.data > 0]
         self.counts = np.bincount(liked, minlength=self._train.shape[1])  # (I,)
         self._order = np.argsort(-self.counts, kind="stable")
@@ -37,8 +50,8 @@ class Popularity:
 
         Parameters
         ----------
-        users : (B,) array of int
-            Row numbers of the training matrix.
+        users : (B,) array
+            Ids, or row numbers of the training matrix where there are none.
         k : int, default 10
             List length; where fewer items are left, id -1 and score ``-inf``.
         filter_seen : bool, default True
@@ -48,17 +61,25 @@ class Popularity:
 
         Returns
         -------
-        ids : (B, k) int64 array
+        ids : (B, k) array
+            Ids of items, None for none; or int64 column numbers, -1 for none.
         scores : (B, k) float64 array
             The number of training users who have the item.
         """
-        return self.recommend_for(self._train[np.asarray(users)], k, filter_seen=filter_seen, allow=allow)
+        rows, _ = row_numbers(users, self.user_ids, self._train.shape[0], "user")
+        return self.recommend_for(self._train[rows], k, filter_seen=filter_seen, allow=allow)
 
     def recommend_for(
         self, interactions: Any, k: int = 10, *, filter_seen: bool = True, allow: csr_matrix | None = None
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """The same for users given by their interactions (B, I), seen in training or not."""
-        seen = canonical("interactions", interactions)
+        known = read_like("interactions", interactions, None, self.item_ids, "the training data")
+        ids, scores = self._lists(known.data.matrix, k, filter_seen, allow)
+        return ids if self.item_ids is None else self.item_ids.take(ids), scores
+
+    def _lists(
+        self, seen: csr_matrix, k: int, filter_seen: bool, allow: csr_matrix | None
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         if allow is not None:
             return self._from_lists(allow, seen if filter_seen else None, k)
         n_rows, n_items = seen.shape

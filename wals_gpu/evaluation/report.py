@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from html import escape
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import integer, number
-from wals_gpu.data.csr import canonical, contains, entry_keys, entry_rows, select
+from wals_gpu.data.tables import as_output, format_table, html_table
 from wals_gpu.evaluation.metrics import (
     Estimate,
     bootstrap_interval,
@@ -20,24 +22,13 @@ from wals_gpu.evaluation.metrics import (
     check_ks,
     list_metrics,
     recommendation_counts,
-    relevant_entries,
     row_metrics,
-    surprise_of,
 )
 from wals_gpu.evaluation.popularity import Popularity
-from wals_gpu.evaluation.tables import format_table
+from wals_gpu.evaluation.recommenders import AnyRecommender, ImplicitRecommender, Recommender
+from wals_gpu.evaluation.task import Task
 
-__all__ = ["Cohort", "EvaluationReport", "Recommender", "evaluate"]
-
-
-class Recommender(Protocol):
-    """What :func:`evaluate` needs of a model: WALS, :class:`Popularity`, or anything of your own."""
-
-    def recommend(self, users: Any, k: int = 10, *, filter_seen: bool = True) -> tuple[NDArray[Any], NDArray[Any]]: ...
-
-    def recommend_for(
-        self, interactions: Any, k: int = 10, *, filter_seen: bool = True
-    ) -> tuple[NDArray[Any], NDArray[Any]]: ...
+__all__ = ["AnyRecommender", "Cohort", "EvaluationReport", "ImplicitRecommender", "Recommender", "evaluate"]
 
 
 class Cohort(NamedTuple):
@@ -48,9 +39,9 @@ class Cohort(NamedTuple):
     results: dict[str, dict[str, Estimate]]  # as of EvaluationReport, means over users only
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationReport:
-    """What :func:`evaluate` found; ``print(report)`` shows a table.
+    """What :func:`evaluate` found; ``print(report)`` shows tables, as a notebook does.
 
     Attributes
     ----------
@@ -59,14 +50,27 @@ class EvaluationReport:
     per_user : dict of str to dict of str to (V,) array
         The same metrics per evaluated user, for paired comparisons.
     users : (V,) int64 array
-        Rows of ``test`` that were evaluated.
+        Rows of ``test`` that were evaluated; of the training data, where ``test`` was brought to its ids.
     users_left_out : int
         Rows of ``test`` without a relevant item.
     seconds : dict of str to float
         Time each model took to recommend.
     cohorts : dict of str to Cohort
-        "cold users", "few-shot users", "warm users" and the same of items, as far as there are test entries of them;
-        empty without ``few_shot``.
+        "known users" and "cold users" (those without any training entry) where there are cold ones. With ``few_shot``
+        also "few-shot users", "warm users" and "cold items", "few-shot items", "warm items", as far as there are test
+        entries of them.
+    entries : int
+        Relevant items of all evaluated users.
+    cold_users : int
+        How many of ``users`` have no training entry (with ``fold_in``: no entry there).
+    cold_lists : dict of str to str
+        What each model recommended to them, in words; empty where there are none.
+    dropped : int
+        Entries of a table given as ``test`` that were left out, since the model does not know their user or item.
+    user_ids : (V,) array or None
+        The ids of ``users``, in the order of the values of ``per_user``; None where there are none.
+    notes : list of str
+        Who was evaluated and who was not, what cold users got, and what was left out: a sentence each.
     """
 
     results: dict[str, dict[str, Estimate]]
@@ -75,12 +79,23 @@ class EvaluationReport:
     users_left_out: int
     seconds: dict[str, float]
     cohorts: dict[str, Cohort] = field(default_factory=dict)
+    entries: int = 0
+    cold_users: int = 0
+    cold_lists: dict[str, str] = field(default_factory=dict)
+    dropped: int = 0
+    user_ids: NDArray[Any] | None = None
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the per-user values, as plain Python numbers for JSON."""
         return {
             "users": int(self.users.size),
             "users_left_out": self.users_left_out,
+            "entries": self.entries,
+            "cold_users": self.cold_users,
+            "cold_lists": dict(self.cold_lists),
+            "dropped": self.dropped,
+            "notes": list(self.notes),
             "seconds": self.seconds,
             "results": _plain_results(self.results),
             "cohorts": {
@@ -89,21 +104,65 @@ class EvaluationReport:
             },
         }
 
+    def to_arrow(self) -> pa.Table:
+        """An Arrow table with a row for each model, cohort ("all" first) and metric.
+
+        Returns
+        -------
+        pyarrow.Table
+            Columns ``model``, ``cohort``, ``metric``, ``value``, ``low``, ``high`` (null where a metric has no
+            interval) and ``users``, over whom it is.
+        """
+        parts = {"all": Cohort(len(self.users), self.entries, self.results), **self.cohorts}
+        rows = [
+            (model, cohort, metric, *estimate, part.users)
+            for cohort, part in parts.items()
+            for model, metrics in part.results.items()
+            for metric, estimate in metrics.items()
+        ]
+        columns = list(zip(*rows, strict=True))
+        number, text = pa.float64(), pa.string()
+        kinds = {"model": text, "cohort": text, "metric": text, "value": number, "low": number, "high": number}
+        kinds["users"] = pa.int64()
+        arrays = [pa.array(values, kind) for values, kind in zip(columns, kinds.values(), strict=True)]
+        return pa.table(arrays, names=list(kinds))
+
+    def to_pandas(self) -> Any:
+        """The table of :meth:`to_arrow` as a pandas DataFrame; ImportError without pandas."""
+        return as_output(self.to_arrow(), "pandas")
+
+    def to_polars(self) -> Any:
+        """The table of :meth:`to_arrow` as a polars DataFrame; ImportError without polars."""
+        return as_output(self.to_arrow(), "polars")
+
     def __str__(self) -> str:
+        text = "\n".join([format_table(*self._table()), *self.notes])
+        return f"{text}\n\n{format_table(*self._cohort_table())}" if self.cohorts else text
+
+    def __repr__(self) -> str:
+        return str(self)  # the arrays of all users would fill the screen
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        cohorts = html_table(*self._cohort_table()) if self.cohorts else ""
+        return f"<div>{html_table(*self._table())}{notes}{cohorts}</div>"
+
+    def _table(self) -> tuple[list[str], list[list[Any]]]:
         names = list(self.results)
         metrics = self.results[names[0]]
-        rows: list[list[Any]] = [[metric, *(self.results[name][metric] for name in names)] for metric in metrics]
-        left_out = f"; {self.users_left_out} left out, without a test item" if self.users_left_out else ""
-        text = f"{format_table(['metric', *names], rows)}\n{self.users.size} users evaluated{left_out}"
-        if not self.cohorts:
-            return text
-        columns = [metric for metric in metrics if metric.startswith(("recall@", "ndcg@"))][:2]
-        header = ["cohort", "users", "entries", *(f"{name} {metric}" for metric in columns for name in names)]
-        rows = [
-            [cohort, part.users, part.entries, *(part.results[name][m] for m in columns for name in names)]
-            for cohort, part in self.cohorts.items()
+        return ["metric", *names], [[metric, *(self.results[n][metric] for n in names)] for metric in metrics]
+
+    def _cohort_table(self) -> tuple[list[str], list[list[Any]]]:
+        """Two metrics of everybody and of each cohort, one below the other, so that a terminal is wide enough."""
+        names = list(self.results)
+        chosen = [metric for metric in self.results[names[0]] if metric.startswith(("recall@", "ndcg@"))][:2]
+        parts = {"all": Cohort(len(self.users), self.entries, self.results), **self.cohorts}
+        rows: list[list[Any]] = [
+            [metric, cohort, part.users, part.entries, *(part.results[name][metric] for name in names)]
+            for metric in chosen
+            for cohort, part in parts.items()
         ]
-        return f"{text}\n\n{format_table(header, rows)}"
+        return ["metric", "of", "users", "entries", *names], rows
 
 
 def _plain_results(results: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
@@ -114,7 +173,7 @@ def _plain_results(results: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
 
 
 def evaluate(
-    model: Recommender,
+    model: AnyRecommender,
     train: Any,
     test: Any,
     ks: int | Sequence[int] = (20, 100),
@@ -123,41 +182,55 @@ def evaluate(
     filter_seen: bool = True,
     candidates: Any | None = None,
     few_shot: int | None = None,
+    cold_users: str | None = None,
     baseline: bool = True,
     confidence: float = 0.95,
     n_resamples: int = 1000,
     random_state: int | np.random.Generator = 0,
     batch_size: int = 2048,
+    **columns: Any,
 ) -> EvaluationReport:
     """Recommend to every user with a test item and measure, with the popularity baseline beside.
 
+    What has ids is compared by id: ``train``, ``test``, ``fold_in`` and ``candidates`` may be numbered apart from the
+    model and from each other. A matrix has no ids and is taken by its row and column numbers, which must be those of
+    the model.
+
     Parameters
     ----------
-    model : WALS or any Recommender
+    model : WALS, any Recommender, or a model of implicit's signature
         A fitted model.
-    train : (U, I) sparse matrix or Interactions
+    train : (U, I) matrix, Interactions, DataFrame, Arrow table or path
         What the model was fitted on.
-    test : (U, I), or (H, I) with ``fold_in``
-        The held-out items; values above 0 are relevant.
+    test : the same, or (H, I) with ``fold_in``
+        The held-out items; values above 0 are relevant. Rows of a table whose user or item is unknown to the model are
+        left out, with a warning that counts them; in Interactions they are an error.
     ks : int or sequence of int, default (20, 100)
         List lengths.
-    fold_in : (H, I) sparse matrix, optional
+    fold_in : (H, I) matrix, Interactions or table, optional
         For :func:`strong_generalisation_split`: the users to recommend to, by their known interactions
         (``model.recommend_for``). Default: row b of ``test`` is training user b (``model.recommend``).
     filter_seen : bool, default True
         Do not recommend what the user already has.
-    candidates : sparse matrix of the shape of ``test``, optional
+    candidates : of the kinds of ``test``, optional
         Rank only the stored entries of each user's row, such as those of :func:`sample_negatives`; the model must take
         ``allow=``. Default: all items.
     few_shot : int, optional
         Also measure by how much is known: of users and of items with no training entry (cold), up to this many
         (few-shot), and more (warm). In a cohort of items, only these are relevant; the lists stay the same.
+    cold_users : str, optional
+        What the model is to recommend to users without a training entry, where its ``recommend`` takes ``cold_users``
+        as that of :class:`.WALS`. Default: whatever it does by itself. Cold and known users are reported apart whenever
+        there are cold ones, and ``report.notes`` says what they got.
     baseline : bool, default True
         Measure :class:`Popularity` of ``train`` too.
     confidence, n_resamples, random_state
         See :func:`bootstrap_interval`; 0 resamples for no intervals.
     batch_size : int, default 2048
         Users per call of the model; bounds memory at ``batch_size * max(ks)`` ids.
+    **columns
+        ``user_column``, ``item_column``, ``value_column`` of what is given as a table. Default for ``test``: the
+        columns that ``train`` has them in.
 
     Returns
     -------
@@ -165,12 +238,18 @@ def evaluate(
 
     Raises
     ------
+    DataError
+        If ids are unknown or of another kind than those of the model.
     ValueError
         If shapes do not fit, no user has a test item, or (with ``filter_seen``) test items are among the seen ones,
         where no model could find them.
+    TypeError
+        If ``test`` is a table and nobody has ids to read it with; or the model does not take ``cold_users``.
     """
-    task = _Task.make(model, train, test, fold_in, filter_seen, candidates, check_ks(ks, None))
-    relevant_by_cohort = {} if few_shot is None else task.cohorts(integer("few_shot", few_shot, 1))
+    ks = check_ks(ks, None)
+    task = Task.make(model, train, test, fold_in, candidates, filter_seen, ks, cold_users, columns)
+    few = None if few_shot is None else integer("few_shot", few_shot, 1)
+    relevant_by_cohort = task.cohorts(few)
     cohorts = {
         name: Cohort(int((np.diff(relevant.indptr) > 0).sum()), relevant.nnz, {})
         for name, relevant in relevant_by_cohort.items()
@@ -178,14 +257,29 @@ def evaluate(
     confidence = number("confidence", confidence, positive=True, below=1)
     resamples = _Resamples(confidence, integer("n_resamples", n_resamples, 0), random_state)
     batch_size = integer("batch_size", batch_size, 1)
-    report = EvaluationReport({}, {}, task.users, task.test.shape[0] - task.users.size, {}, cohorts)
-    models = {_name_of(model): model} | ({"popularity": Popularity(task.train)} if baseline else {})
+    left_out = task.test.shape[0] - task.users.size
+    report = EvaluationReport(
+        {},
+        {},
+        task.users,
+        left_out,
+        {},
+        cohorts,
+        entries=task.test.nnz,
+        cold_users=int(task.is_cold(task.users).sum()),
+        dropped=task.dropped,
+        user_ids=None if task.user_ids is None else task.user_ids[task.users],
+    )
+    popular = Popularity(task.train)
+    models: dict[str, Any] = {_name_of(model): model} | ({"popularity": popular} if baseline else {})
     for name, recommender in models.items():
-        tally = _Tally(task, relevant_by_cohort)
+        tally = _Tally(task, relevant_by_cohort, popular)
         for start in range(0, task.users.size, batch_size):
             tally.add(recommender, task.users[start : start + batch_size])
         report.seconds[name] = tally.seconds
         report.per_user[name] = tally.whole.values()
+        if report.cold_users:
+            report.cold_lists[name] = tally.cold.in_words()
         of_users = resamples.estimates(report.per_user[name])
         for cohort, metrics in tally.cohorts.items():
             cohorts[cohort].results[name] = resamples.estimates(metrics.values())
@@ -193,101 +287,24 @@ def evaluate(
         report.results[name] = dict(
             sorted((of_users | of_lists).items(), key=lambda item: int(item[0].split("@")[1]))  # by k
         )
+    report.notes.extend(_notes(report, task))
     return report
 
 
-# ---------------------------------------------------------------------------------------------------- the data
+def _notes(report: EvaluationReport, task: Task) -> Iterator[str]:
+    n_users = f"{len(report.users):,}"
+    left_out = f"; {report.users_left_out:,} left out, without a test item" if report.users_left_out else ""
+    yield f"{n_users} users evaluated{left_out}"
+    if report.cold_users:
+        has = "has" if report.cold_users == 1 else "have"
+        what = "training entry" if task.fold_in is None else "entry in fold_in"
+        got = next(iter(report.cold_lists.values()))  # the model's; popularity's own are no news
+        yield f"{report.cold_users:,} of {n_users} users {has} no {what}: they got {got}"
+    if report.dropped:
+        yield f"{report.dropped:,} entries of test left out: the model does not know {task.dropped_ids}"
 
 
-@dataclass(frozen=True)
-class _Task:
-    """The data of an evaluation, checked: whom to recommend to, and what is relevant to them.
-
-    U training users, H rows of `test` (U of them without `fold_in`), V users with a relevant item.
-    """
-
-    train: csr_matrix  # (U, I)
-    test: csr_matrix  # (H, I), relevant entries only
-    fold_in: csr_matrix | None  # (H, I)
-    candidates: csr_matrix | None  # (H, I)
-    filter_seen: bool
-    ks: list[int]
-    users: NDArray[np.int64]  # (V,) row numbers of test
-    surprise: NDArray[np.float64]  # (I,)
-
-    @classmethod
-    def make(
-        cls, model: Recommender, train: Any, test: Any, fold_in: Any, filter_seen: bool, candidates: Any, ks: list[int]
-    ) -> _Task:
-        train, test = canonical("train", train), relevant_entries(test)
-        fold_in = None if fold_in is None else canonical("fold_in", fold_in)
-        _check_shapes(model, train, test, fold_in)
-        if filter_seen:
-            _check_unseen(train if fold_in is None else fold_in, test)
-        users = np.flatnonzero(np.diff(test.indptr))
-        if users.size == 0:
-            raise ValueError("test has no user with a value above 0, so there is nothing to measure")
-        if candidates is not None:
-            candidates = canonical("candidates", candidates)
-            if candidates.shape != test.shape:
-                raise ValueError(f"candidates must have the shape of test, {test.shape}, got {candidates.shape}")
-        surprise = surprise_of(relevant_entries(train, "train"), train.shape[1])
-        return cls(train, test, fold_in, candidates, filter_seen, ks, users, surprise)
-
-    def cohorts(self, few: int) -> dict[str, csr_matrix]:
-        """The relevant entries that belong to each cohort, of which there are some."""
-        known = self.train if self.fold_in is None else self.fold_in
-        of_user = np.diff(known.indptr)[entry_rows(self.test)]
-        of_item = np.bincount(self.train.indices, minlength=self.train.shape[1])[self.test.indices]
-        by_cohort = {}
-        for side, n in (("users", of_user), ("items", of_item)):
-            for name, mask in (("cold", n == 0), ("few-shot", (n > 0) & (n <= few)), ("warm", n > few)):
-                if mask.any():
-                    by_cohort[f"{name} {side}"] = select(self.test, mask)
-        return by_cohort
-
-    def recommend(self, model: Recommender, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """What a model recommends to some rows of `test`: column numbers (b, K), -1 for none.
-
-        A model that was fitted on a table takes and gives the ids of that table.
-        """
-        options: dict[str, Any] = {} if self.candidates is None else {"allow": self.candidates[rows]}
-        if self.fold_in is None:
-            user_ids = getattr(model, "user_ids", None)
-            users = rows if user_ids is None else user_ids.take(rows)
-            ids, _ = model.recommend(users, max(self.ks), filter_seen=self.filter_seen, **options)
-        else:
-            ids, _ = model.recommend_for(self.fold_in[rows], max(self.ks), filter_seen=self.filter_seen, **options)
-        item_ids = getattr(model, "item_ids", None)
-        if item_ids is None:
-            return ids
-        labels: NDArray[Any] = np.asarray(ids, dtype=object)
-        columns = np.full(labels.shape, -1, dtype=np.int64)
-        is_item = labels != np.array(None)  # None: no item was left
-        columns[is_item] = item_ids.index_of(labels[is_item])
-        return columns
-
-
-def _check_shapes(model: Recommender, train: csr_matrix, test: csr_matrix, fold_in: csr_matrix | None) -> None:
-    known = train if fold_in is None else fold_in
-    expected = (known.shape[0], train.shape[1])
-    if test.shape != expected or known.shape != expected:
-        what = "train" if fold_in is None else "fold_in and the columns of train"
-        raise ValueError(f"test must have shape {expected} as {what}, got {test.shape}")
-    factors = getattr(model, "user_factors", None)
-    if fold_in is None and factors is not None and len(factors) != train.shape[0]:
-        raise ValueError(f"model was fitted on {len(factors)} users, but train has {train.shape[0]} rows")
-
-
-def _check_unseen(known: csr_matrix, test: csr_matrix) -> None:
-    if both := int(contains(entry_keys(known), entry_keys(test)).sum()):
-        raise ValueError(
-            f"{both} test entries are among the user's seen items, which filter_seen=True never recommends; "
-            "use disjoint data or filter_seen=False"
-        )
-
-
-def _name_of(model: Recommender) -> str:
+def _name_of(model: Any) -> str:
     return type(model).__name__.lower()
 
 
@@ -313,22 +330,58 @@ class _UserMetrics:
 class _Tally:
     """What the lists of one model come to, batch after batch: for users, for cohorts, all together, and in time."""
 
-    def __init__(self, task: _Task, relevant_by_cohort: dict[str, csr_matrix]) -> None:
+    def __init__(self, task: Task, relevant_by_cohort: dict[str, csr_matrix], popular: Popularity) -> None:
         self._task = task
+        self.cold = _ColdLists(task, popular)
         self.whole = _UserMetrics(task.test, task.ks, task.surprise)
         self.cohorts = {name: _UserMetrics(relevant, task.ks, None) for name, relevant in relevant_by_cohort.items()}
         self.counts = {k: np.zeros(task.train.shape[1], dtype=np.int64) for k in task.ks}
         self.seconds = 0.0
 
-    def add(self, model: Recommender, users: NDArray[np.int64]) -> None:
+    def add(self, model: AnyRecommender, users: NDArray[np.int64]) -> None:
         began = time.perf_counter()
         ids = self._task.recommend(model, users)
         self.seconds += time.perf_counter() - began
         ids = check_ids(ids, (users.size, self._task.train.shape[1]))
         for metrics in (self.whole, *self.cohorts.values()):
             metrics.add(users, ids)
+        self.cold.add(users, ids)
         for k, counts in recommendation_counts(ids, self._task.ks, self._task.train.shape[1]).items():
             self.counts[k] += counts
+
+
+class _ColdLists:
+    """What users without history were given: found out from the lists, whatever the model calls it."""
+
+    def __init__(self, task: Task, popular: Popularity) -> None:
+        self._task, self._popular = task, popular
+        self._first: NDArray[np.int64] | None = None
+        self._all_popular = self._all_alike = self._all_empty = True
+
+    def add(self, users: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
+        task, cold = self._task, self._task.is_cold(users)
+        rows, lists = users[cold], ids[cold]
+        if not rows.size:
+            return
+        if self._first is None:
+            self._first = lists[0]
+        self._all_empty &= bool((lists < 0).all())
+        self._all_alike &= bool((lists == self._first).all())
+        if self._all_popular:  # items that are as popular may stand in another order
+            best = self._popular.recommend_for(
+                task.known[rows], max(task.ks), allow=None if task.candidates is None else task.candidates[rows]
+            )[1]
+            counts = np.where(lists >= 0, self._popular.counts[lists], -np.inf)
+            self._all_popular = np.array_equal(counts, best)
+
+    def in_words(self) -> str:
+        if self._all_empty:
+            return "no items"
+        if self._all_popular:
+            return "the most popular items"
+        if self._all_alike:
+            return "one list for all of them, which is not the most popular items"
+        return "different lists, which are not the most popular items"
 
 
 class _Resamples(NamedTuple):

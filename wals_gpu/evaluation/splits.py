@@ -1,51 +1,71 @@
 """Ways to hold out a part of the interactions, the same on every machine.
 
-Every function takes a matrix (U, I) in SciPy sparse form (or ``Interactions``), brings it to canonical CSR (rows in
-order, columns sorted, no duplicates) and draws one number per entry in that order from
-``numpy.random.default_rng(random_state).random``. The same matrix and seed therefore give the same split everywhere,
-whatever order the entries came in. Results keep the columns of the input; entries stored as 0 stay entries.
+Every function takes a matrix (U, I), ``Interactions``, or a table (DataFrame, Arrow table, path of a file, with
+``user_column=``, ``item_column=``, ``value_column=`` and ``time_column=`` as of :func:`.as_interactions`). It is
+brought to canonical CSR (rows in order, columns sorted, no duplicates), and one number per entry is drawn in that order
+from ``numpy.random.default_rng(random_state).random``. The same data and seed therefore give the same split everywhere,
+whatever order the entries came in.
+
+The parts of a matrix are CSR matrices; those of Interactions and of a table are Interactions, with the ids and times.
+All parts keep the rows and columns of the whole; entries stored as 0 stay entries.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_matrix, issparse
+from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import number
-from wals_gpu.data.csr import canonical, entry_rows, select
+from wals_gpu.checks import integer, number
+from wals_gpu.data.csr import entry_rows, select
+from wals_gpu.data.ids import Ids
+from wals_gpu.data.interactions import Interactions
+from wals_gpu.data.matching import is_table, open_interactions, read_like
+from wals_gpu.evaluation.times import at_or_after, duration, entry_times, moment
 
 __all__ = [
     "StrongSplit",
     "cold_items_split",
+    "last_n",
     "leave_one_out",
     "random_holdout",
+    "rolling_windows",
     "sample_negatives",
     "strong_generalisation_split",
     "temporal_split",
 ]
 
+#: A csr_matrix where a matrix was split, else Interactions.
+Part: TypeAlias = Any
+
 
 class StrongSplit(NamedTuple):
     """Result of :func:`strong_generalisation_split`: U = T training users + H held-out users."""
 
-    train: csr_matrix  # (T, I)
-    fold_in: csr_matrix  # (H, I): what a held-out user is known by
-    test: csr_matrix  # (H, I): what is asked for
+    train: Part  # (T, I)
+    fold_in: Part  # (H, I): what a held-out user is known by
+    test: Part  # (H, I): what is asked for
     train_users: NDArray[np.int64]  # (T,) row numbers in the input
     heldout_users: NDArray[np.int64]  # (H,) row numbers in the input
 
 
 def random_holdout(
-    matrix: Any, fraction: float = 0.2, random_state: int | np.random.Generator = 0, *, per_user: bool = False
-) -> tuple[csr_matrix, csr_matrix]:
+    matrix: Any,
+    fraction: float = 0.2,
+    random_state: int | np.random.Generator = 0,
+    *,
+    per_user: bool = False,
+    **columns: Any,
+) -> tuple[Part, Part]:
     """Hold out entries at random.
 
     Parameters
     ----------
-    matrix : (U, I) sparse matrix or Interactions
+    matrix : (U, I) matrix, Interactions, DataFrame, Arrow table or path
         The interactions; every stored entry takes part, whatever its value.
     fraction : float, default 0.2
         Share of the entries that goes to ``test``, in (0, 1).
@@ -54,65 +74,106 @@ def random_holdout(
     per_user : bool, default False
         False: ``round(fraction * Z)`` entries of the whole matrix. True: ``floor(fraction * n_u)`` entries of each
         user, so that nobody loses their whole history.
+    **columns
+        ``user_column``, ``item_column``, ``value_column``, ``time_column`` of a table.
 
     Returns
     -------
-    train, test : (U, I) csr_matrix
-        Disjoint; together the input.
+    train, test : (U, I) csr_matrix, or Interactions
+        Disjoint; together the input. Interactions where `matrix` is no matrix.
 
     Raises
     ------
     ValueError
         If ``fraction`` is not in (0, 1).
     """
-    matrix = canonical("matrix", matrix)
+    whole = _Whole.open("matrix", matrix, columns)
     fraction = number("fraction", fraction, positive=True, below=1)
-    draws = np.random.default_rng(random_state).random(matrix.nnz)
+    n_entries = whole.matrix.nnz
+    draws = np.random.default_rng(random_state).random(n_entries)
     if per_user:
-        held_out = _per_row_holdout(matrix, draws, fraction)
+        held_out = _per_row_holdout(whole.matrix, draws, fraction)
     else:
-        held_out = np.zeros(matrix.nnz, dtype=bool)
-        held_out[np.argsort(draws, kind="stable")[: round(fraction * matrix.nnz)]] = True
-    return select(matrix, ~held_out), select(matrix, held_out)
+        held_out = np.zeros(n_entries, dtype=bool)
+        held_out[np.argsort(draws, kind="stable")[: round(fraction * n_entries)]] = True
+    return whole.divide(held_out)
 
 
 def leave_one_out(
-    matrix: Any, timestamps: ArrayLike | None = None, random_state: int | np.random.Generator = 0
-) -> tuple[csr_matrix, csr_matrix]:
+    matrix: Any,
+    timestamps: ArrayLike | None = None,
+    random_state: int | np.random.Generator = 0,
+    **columns: Any,
+) -> tuple[Part, Part]:
     """Hold out one entry of every user who has at least two: the last by time, or a random one.
 
     Parameters
     ----------
-    matrix : (U, I) sparse matrix or Interactions
+    matrix : (U, I) matrix, Interactions, DataFrame, Arrow table or path
         The interactions.
     timestamps : (Z,) array or (U, I) sparse matrix with the same entries, optional
-        Time of each entry, an array in canonical CSR order (rows in order, columns sorted). The latest entry is held
-        out; of equal times, the one with the highest column. Default: an entry at random.
+        Time of each entry; an array, for a matrix only, in canonical CSR order (rows in order, columns sorted).
+        Default: the times of the Interactions or of the table. The latest entry is held out; of equal times, the one
+        with the highest column. Where there are no times: an entry at random.
     random_state : int or numpy.random.Generator, default 0
-        Seed of the random choice; unused with timestamps.
+        Seed of the random choice; unused with times.
+    **columns
+        ``user_column``, ``item_column``, ``value_column``, ``time_column`` of a table.
 
     Returns
     -------
-    train, test : (U, I) csr_matrix
+    train, test : (U, I) csr_matrix, or Interactions
+        Interactions where `matrix` is no matrix.
 
     Raises
     ------
     ValueError
-        If ``timestamps`` does not fit the entries or holds NaN.
+        If ``timestamps`` does not fit the entries or holds NaN; or is an array beside a table or what was read from
+        one, whose rows are in another order than the entries.
     """
-    source, matrix = matrix, canonical("matrix", matrix)
-    if timestamps is None:
-        key = np.random.default_rng(random_state).random(matrix.nnz)
-    else:
-        key = _entry_times(source, matrix, timestamps)
-    order = np.lexsort((key, entry_rows(matrix)))  # by row, then key; stable, so equal keys stay in column order
-    ends = matrix.indptr[1:][np.diff(matrix.indptr) >= 2]
-    held_out = np.zeros(matrix.nnz, dtype=bool)
-    held_out[order[ends - 1]] = True
-    return select(matrix, ~held_out), select(matrix, held_out)
+    whole = _Whole.open("matrix", matrix, columns)
+    key = whole.times(timestamps)
+    if key is None:
+        key = np.random.default_rng(random_state).random(whole.matrix.nnz)
+    return whole.divide(_last_of_each_row(whole.matrix, key, 1))
 
 
-def sample_negatives(train: Any, test: Any, n: int = 99, random_state: int | np.random.Generator = 0) -> csr_matrix:
+def last_n(data: Any, n: int = 1, timestamps: ArrayLike | None = None, **columns: Any) -> tuple[Part, Part]:
+    """Hold out the last n entries, by time, of every user who has more than n.
+
+    Users with n entries or fewer keep them all, so that nobody loses their whole history.
+
+    Parameters
+    ----------
+    data : (U, I) matrix, Interactions, DataFrame, Arrow table or path
+        The interactions.
+    n : int, default 1
+        Entries to hold out of each user; of equal times, those with the highest columns.
+    timestamps : (Z,) array or (U, I) sparse matrix with the same entries, optional
+        As of :func:`leave_one_out`, but there must be times.
+    **columns
+        ``user_column``, ``item_column``, ``value_column``, ``time_column`` of a table.
+
+    Returns
+    -------
+    train, test : (U, I) csr_matrix, or Interactions
+        Interactions where `data` is no matrix.
+
+    Raises
+    ------
+    ValueError
+        If there are no times, or ``timestamps`` cannot be used, as of :func:`leave_one_out`; or if no user has more
+        than n entries.
+    """
+    n = integer("n", n, 1)
+    whole = _Whole.open("data", data, columns)
+    held_out = _last_of_each_row(whole.matrix, whole.needed_times(timestamps), n)
+    if not held_out.any():
+        raise ValueError(f"n={n} leaves nothing to hold out: no user has more than {n} entries")
+    return whole.divide(held_out)
+
+
+def sample_negatives(train: Any, test: Any, n: int = 99, random_state: int | np.random.Generator = 0) -> Part:
     """For each user with a test entry, the test items and n items drawn from those the user has nothing to do with.
 
     The protocol of He et al., "Neural Collaborative Filtering" (WWW 2017), with :func:`leave_one_out`. Metrics on so
@@ -121,8 +182,8 @@ def sample_negatives(train: Any, test: Any, n: int = 99, random_state: int | np.
 
     Parameters
     ----------
-    train, test : (U, I) sparse matrix or Interactions
-        What each user has; every stored entry counts.
+    train, test : (U, I) matrix or Interactions
+        What each user has; every stored entry counts. `test` with other ids than `train` is brought to those.
     n : int, default 99
         Items to draw, uniformly and none twice.
     random_state : int or numpy.random.Generator, default 0
@@ -130,15 +191,17 @@ def sample_negatives(train: Any, test: Any, n: int = 99, random_state: int | np.
 
     Returns
     -------
-    (U, I) csr_matrix of bool
+    (U, I) csr_matrix of bool; where `train` is Interactions, Interactions with values of 1
         The candidates; users without a test entry have none.
 
     Raises
     ------
     ValueError
-        If shapes differ, or fewer than n items are left for a user.
+        If shapes differ, fewer than n items are left for a user, or `test` has ids that `train` does not know.
     """
-    train, test = canonical("train", train), canonical("test", test)
+    whole = _Whole.open("train", train, {})
+    test = read_like("test", test, whole.data.user_ids, whole.data.item_ids, "train").data.matrix
+    train = whole.matrix
     if train.shape != test.shape:
         raise ValueError(f"train and test must have one shape, got {train.shape} and {test.shape}")
     n_users, n_items = test.shape
@@ -156,7 +219,10 @@ def sample_negatives(train: Any, test: Any, n: int = 99, random_state: int | np.
         rows.append(np.union1d(tested, _draw_others(rng, known, left, n)))
     row_ptr = np.concatenate([[0], np.cumsum([row.size for row in rows], dtype=np.int64)])
     columns = np.concatenate([*rows, np.empty(0, np.int64)]).astype(np.int32)
-    return csr_matrix((np.ones(columns.size, bool), columns, row_ptr), shape=test.shape)
+    drawn = csr_matrix((np.ones(columns.size, bool), columns, row_ptr), shape=test.shape)
+    if whole.wants_matrix:
+        return drawn
+    return replace(whole.data, matrix=drawn.astype(np.float32), times=None)
 
 
 def _draw_others(rng: np.random.Generator, known: NDArray[np.integer], left: int, n: int) -> NDArray[np.int64]:
@@ -167,8 +233,13 @@ def _draw_others(rng: np.random.Generator, known: NDArray[np.integer], left: int
 
 
 def temporal_split(
-    matrix: Any, timestamps: ArrayLike, *, fraction: float = 0.2, cutoff: float | np.datetime64 | None = None
-) -> tuple[csr_matrix, csr_matrix]:
+    matrix: Any,
+    timestamps: ArrayLike | None = None,
+    *,
+    fraction: float = 0.2,
+    cutoff: Any = None,
+    **columns: Any,
+) -> tuple[Part, Part]:
     """Train on what happened before one moment, test on what happened from it on.
 
     Users and items that appear only after the cutoff keep their row and column: their test entries count (mostly as
@@ -176,68 +247,191 @@ def temporal_split(
 
     Parameters
     ----------
-    matrix : (U, I) sparse matrix or Interactions
+    matrix : (U, I) matrix, Interactions, DataFrame, Arrow table or path
         The interactions.
-    timestamps : (Z,) array or (U, I) sparse matrix with the same entries
-        Time of each entry, an array in canonical CSR order.
+    timestamps : (Z,) array or (U, I) sparse matrix with the same entries, optional
+        Time of each entry; an array, for a matrix only, in canonical CSR order. Default: the times of the Interactions
+        or of the table.
     fraction : float, default 0.2
         Without ``cutoff``: the cutoff is the time of entry ``Z - round(fraction * Z)`` in order of time, so that
         about this share is tested (more if many entries share that time).
-    cutoff : float or datetime64, optional
-        First moment of the test period, in the unit of ``timestamps``.
+    cutoff : number, datetime64, datetime, date, pandas Timestamp, or text such as "2024-01-31", optional
+        First moment of the test period: a number where the times are numbers, in their unit; a moment where they are
+        dates. A date is its beginning; zones are converted to UTC, in which the times are, and a moment without one is
+        UTC.
+    **columns
+        ``user_column``, ``item_column``, ``value_column``, ``time_column`` of a table.
 
     Returns
     -------
-    train, test : (U, I) csr_matrix
+    train, test : (U, I) csr_matrix, or Interactions
+        Interactions where `matrix` is no matrix.
 
     Raises
     ------
     ValueError
-        If ``timestamps`` does not fit the entries, or one of the two sides would be empty.
+        If there are no times, ``timestamps`` cannot be used, as of :func:`leave_one_out`, or one of the two sides would
+        be empty.
+    TypeError, ValueError
+        If ``cutoff`` is no moment, or of another kind than the times.
     """
-    source, matrix = matrix, canonical("matrix", matrix)
-    times = _entry_times(source, matrix, timestamps)
-    if not matrix.nnz:
+    whole = _Whole.open("matrix", matrix, columns)
+    times, n_entries = whole.needed_times(timestamps), whole.matrix.nnz
+    if not n_entries:
         raise ValueError("matrix must have entries to split, got none")
     if cutoff is None:
         fraction = number("fraction", fraction, positive=True, below=1)
-        first = min(matrix.nnz - round(fraction * matrix.nnz), matrix.nnz - 1)
+        first = min(n_entries - round(fraction * n_entries), n_entries - 1)
         cutoff = np.partition(times, first)[first]
-    late = times >= cutoff
+    else:
+        cutoff = moment("cutoff", cutoff, times)
+    late = at_or_after(times, cutoff)
     if late.all() or not late.any():
         side = "train" if late.all() else "test"
-        raise ValueError(f"a cutoff at time {cutoff} leaves no entry for {side}; give another cutoff or fraction")
-    return select(matrix, ~late), select(matrix, late)
+        raise ValueError(
+            f"a cutoff at time {cutoff} leaves no entry for {side}, as the times go from {times.min()} to "
+            f"{times.max()}; give another cutoff or fraction"
+        )
+    return whole.divide(late)
+
+
+def rolling_windows(
+    data: Any,
+    n_splits: int = 5,
+    *,
+    test_size: Any = None,
+    max_train_size: Any = None,
+    gap: Any = None,
+    timestamps: ArrayLike | None = None,
+    **columns: Any,
+) -> Iterator[tuple[Part, Part]]:
+    """Pairs of train and test, window after window: test on a window, train on what happened before it.
+
+    The names are those of scikit-learn's ``TimeSeriesSplit``; sizes are lengths of time such as "7d", as of RecTools'
+    ``TimeRangeSplitter``, not numbers of entries. The windows follow one another without a hole, from the earliest to
+    the one that ends with the last entry.
+
+    Parameters
+    ----------
+    data : (U, I) matrix, Interactions, DataFrame, Arrow table or path
+        The interactions, with times.
+    n_splits : int, default 5
+        Number of windows.
+    test_size : number, timedelta, timedelta64, or text such as "7d", "12h", "30min", optional
+        Length of a window: a number where the times are numbers, in their unit; a duration where they are dates. It
+        ends with its last moment, and begins just after the one before, so that "7d" of a column of days are seven.
+        Default: the entries in order of time are cut in ``n_splits + 1`` parts of about the same number, of which the
+        first is trained on only; entries of one time stay together.
+    max_train_size : of the same kinds, optional
+        Train only on what happened in such a time before the window (and the gap). Default: on everything before.
+    gap : of the same kinds, optional
+        A time before each window that is not trained on. Default: none.
+    timestamps : (Z,) array or (U, I) sparse matrix with the same entries, optional
+        As of :func:`temporal_split`.
+    **columns
+        ``user_column``, ``item_column``, ``value_column``, ``time_column`` of a table.
+
+    Yields
+    ------
+    train, test : (U, I) csr_matrix, or Interactions
+        Interactions where `data` is no matrix. All keep the rows and columns of the whole.
+
+    Raises
+    ------
+    ValueError
+        Before the first pair: if there are no times, they cannot be used, or a window would have nothing to train on or
+        to test with.
+    TypeError, ValueError
+        If a length is none, or of another kind than the times.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse import csr_matrix
+    >>> plays, days = csr_matrix(np.ones((3, 3))), np.arange(9)
+    >>> [(train.nnz, test.nnz) for train, test in rolling_windows(plays, 2, test_size=2, timestamps=days)]
+    [(5, 2), (7, 2)]
+    """
+    n_splits = integer("n_splits", n_splits, 1)
+    whole = _Whole.open("data", data, columns)
+    times = whole.needed_times(timestamps)
+    if not whole.matrix.nnz:
+        raise ValueError("data must have entries to split, got none")
+    if times.dtype.kind == "u":
+        times = times.astype(np.int64)  # differences of unsigned numbers would wrap around
+    order = np.argsort(times, kind="stable")
+    ordered = times[order]
+    if test_size is None:
+        if len(ordered) <= n_splits:
+            raise ValueError(f"n_splits must be below the number of entries, {len(ordered)}, got {n_splits}")
+        part = len(ordered) // (n_splits + 1)
+        starts = [ordered[len(ordered) - k * part] for k in range(n_splits, 0, -1)]
+        side = "left"  # a start belongs to its window
+    else:
+        length = duration("test_size", test_size, times)
+        starts = [ordered[-1] - k * length for k in range(n_splits, 0, -1)]
+        side = "right"
+    ends_of_train = starts if gap is None else [start - duration("gap", gap, times) for start in starts]
+
+    def place(when: Any) -> int:
+        """How many entries are before a start."""
+        return int(np.searchsorted(ordered, when, side=side))  # type: ignore[call-overload]
+
+    begins, ends = [place(start) for start in starts], [place(end) for end in ends_of_train]
+    firsts = [0] * n_splits
+    if max_train_size is not None:
+        length = duration("max_train_size", max_train_size, times)
+        firsts = [place(end - length) for end in ends_of_train]
+    pieces = list(zip(firsts, ends, begins, [*begins[1:], len(ordered)], strict=True))
+    for k, (first, end, begin, last) in enumerate(pieces):
+        if first == end or begin == last:
+            nothing = "to train on" if first == end else "to test with"
+            raise ValueError(
+                f"window {k + 1} of {n_splits}, from {starts[k]} on, has nothing {nothing}: the times go from "
+                f"{ordered[0]} to {ordered[-1]}; give fewer windows, or other sizes"
+            )
+
+    def pairs() -> Iterator[tuple[Part, Part]]:
+        for first, end, begin, last in pieces:
+            masks = np.zeros((2, len(ordered)), dtype=bool)
+            masks[0, order[first:end]] = masks[1, order[begin:last]] = True
+            yield whole.part(masks[0]), whole.part(masks[1])
+
+    return pairs()
 
 
 def cold_items_split(
-    matrix: Any, fraction: float = 0.2, random_state: int | np.random.Generator = 0
-) -> tuple[csr_matrix, csr_matrix, NDArray[np.int64]]:
+    matrix: Any, fraction: float = 0.2, random_state: int | np.random.Generator = 0, **columns: Any
+) -> tuple[Part, Part, NDArray[np.int64]]:
     """Take every entry of some items away: a cold start with a known answer.
 
     Parameters
     ----------
-    matrix : (U, I) sparse matrix or Interactions
+    matrix : (U, I) matrix, Interactions, DataFrame, Arrow table or path
         The interactions.
     fraction : float, default 0.2
         Share of the items that have entries to make cold, in (0, 1); ``round(fraction * count)`` items, drawn
         uniformly.
     random_state : int or numpy.random.Generator, default 0
         Seed.
+    **columns
+        ``user_column``, ``item_column``, ``value_column``, ``time_column`` of a table.
 
     Returns
     -------
-    train, test : (U, I) csr_matrix
-        All entries of the warm and of the cold items; both keep all I columns.
+    train, test : (U, I) csr_matrix, or Interactions
+        All entries of the warm and of the cold items; both keep all I columns. Interactions where `matrix` is no
+        matrix.
     cold_items : (C,) int64 array
-        Sorted column numbers of the cold items.
+        Sorted column numbers of the cold items; ``train.item_ids[cold_items]`` are their ids.
 
     Raises
     ------
     ValueError
         If ``fraction`` leaves no item with entries on one of the two sides.
     """
-    matrix = canonical("matrix", matrix)
+    whole = _Whole.open("matrix", matrix, columns)
+    matrix = whole.matrix
     fraction = number("fraction", fraction, positive=True, below=1)
     items = np.flatnonzero(np.bincount(matrix.indices, minlength=matrix.shape[1]))
     draws = np.random.default_rng(random_state).random(items.size)
@@ -247,8 +441,7 @@ def cold_items_split(
     cold = np.sort(items[np.argsort(draws, kind="stable")[:count]])
     is_cold = np.zeros(matrix.shape[1], dtype=bool)
     is_cold[cold] = True
-    held_out = is_cold[matrix.indices]
-    return select(matrix, ~held_out), select(matrix, held_out), cold.astype(np.int64)
+    return *whole.divide(is_cold[matrix.indices]), cold.astype(np.int64)
 
 
 def strong_generalisation_split(
@@ -256,6 +449,7 @@ def strong_generalisation_split(
     heldout: float = 0.1,
     test_fraction: float = 0.2,
     random_state: int | np.random.Generator = 0,
+    **columns: Any,
 ) -> StrongSplit:
     """Hold out whole users; recommend to them from a part of their history (Liang et al. 2018).
 
@@ -266,7 +460,7 @@ def strong_generalisation_split(
 
     Parameters
     ----------
-    matrix : (U, I) sparse matrix or Interactions
+    matrix : (U, I) matrix, Interactions, DataFrame, Arrow table or path
         The interactions.
     heldout : float or int, default 0.1
         A share of the users that have entries (float in (0, 1)), or their number (int).
@@ -274,18 +468,22 @@ def strong_generalisation_split(
         Share of a held-out user's entries that is asked for.
     random_state : int or numpy.random.Generator, default 0
         Seed.
+    **columns
+        ``user_column``, ``item_column``, ``value_column``, ``time_column`` of a table.
 
     Returns
     -------
     StrongSplit
-        ``train`` (T, I), ``fold_in`` (H, I), ``test`` (H, I), ``train_users`` (T,), ``heldout_users`` (H,).
+        ``train`` (T, I), ``fold_in`` (H, I), ``test`` (H, I): csr_matrix, or Interactions where `matrix` is no matrix,
+        with the ids of their users; ``train_users`` (T,), ``heldout_users`` (H,): row numbers in the input.
 
     Raises
     ------
     ValueError
         If ``heldout`` leaves no user on one of the two sides.
     """
-    matrix = canonical("matrix", matrix)
+    whole = _Whole.open("matrix", matrix, columns)
+    matrix = whole.matrix
     test_fraction = number("test_fraction", test_fraction, positive=True, below=1)
     users = np.flatnonzero(np.diff(matrix.indptr))
     count = heldout if isinstance(heldout, (int, np.integer)) else round(heldout * users.size)
@@ -297,18 +495,79 @@ def strong_generalisation_split(
     heldout_users = np.sort(users[np.argsort(rng.random(users.size), kind="stable")[:count]])
     is_train = np.ones(matrix.shape[0], dtype=bool)
     is_train[heldout_users] = False
-    train = matrix[is_train]
-    known = np.bincount(train.indices, minlength=matrix.shape[1]) > 0
-    entries = matrix[heldout_users]
-    entries = select(entries, known[entries.indices])
-    in_test = _per_row_holdout(entries, rng.random(entries.nnz), test_fraction)
-    return StrongSplit(
-        train,
-        select(entries, ~in_test),
-        select(entries, in_test),
-        np.flatnonzero(is_train),
-        heldout_users.astype(np.int64),
-    )
+    train, entries = whole.rows(is_train), whole.rows(~is_train)
+    known = np.bincount(train.matrix.indices, minlength=matrix.shape[1]) > 0
+    entries = entries.where(known[entries.matrix.indices])
+    in_test = _per_row_holdout(entries.matrix, rng.random(entries.matrix.nnz), test_fraction)
+    fold_in, test = entries.divide(in_test)
+    return StrongSplit(train.all(), fold_in, test, np.flatnonzero(is_train), heldout_users.astype(np.int64))
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """What is split, and what its parts are to be."""
+
+    data: Interactions  # with a canonical matrix
+    given: Any
+    wants_matrix: bool  # as a matrix was given
+    is_table: bool
+
+    @classmethod
+    def open(cls, name: str, given: Any, columns: Mapping[str, Any]) -> _Whole:
+        table = is_table(given)
+        data = open_interactions(name, given, columns)
+        return cls(data, given, not (table or isinstance(given, Interactions)), table)
+
+    @property
+    def matrix(self) -> csr_matrix:
+        return self.data.matrix
+
+    def times(self, timestamps: Any) -> NDArray[Any] | None:
+        return entry_times(self.data, self.given, timestamps, self.is_table)
+
+    def needed_times(self, timestamps: Any) -> NDArray[Any]:
+        times = self.times(timestamps)
+        if times is None:
+            if self.wants_matrix:
+                advice = "give timestamps, one for each entry in the order of a sorted CSR matrix"
+            elif self.is_table:
+                advice = "name the column that has them: time_column='time'"
+            else:
+                advice = "read them with the interactions: as_interactions(table, time_column='time')"
+            raise ValueError(f"there are no times to split by; {advice}")
+        return times
+
+    def where(self, keep: NDArray[np.bool_]) -> _Whole:
+        """Only the entries (Z,) that are kept, of all rows and columns."""
+        times = None if self.data.times is None else self.data.times[keep]
+        return replace(self, data=replace(self.data, matrix=select(self.matrix, keep), times=times))
+
+    def rows(self, keep: NDArray[np.bool_]) -> _Whole:
+        """Only the rows (U,) that are kept."""
+        entries = np.repeat(keep, np.diff(self.matrix.indptr))
+        times = None if self.data.times is None else self.data.times[entries]
+        ids: Ids | None = None if self.data.user_ids is None else self.data.user_ids.subset(np.flatnonzero(keep))
+        return replace(self, data=replace(self.data, matrix=self.matrix[keep], user_ids=ids, times=times))
+
+    def all(self) -> Part:
+        return self.matrix if self.wants_matrix else self.data
+
+    def part(self, keep: NDArray[np.bool_]) -> Part:
+        return self.where(keep).all()
+
+    def divide(self, held_out: NDArray[np.bool_]) -> tuple[Part, Part]:
+        """train, test"""
+        return self.part(~held_out), self.part(held_out)
+
+
+def _last_of_each_row(matrix: csr_matrix, key: NDArray[Any], n: int) -> NDArray[np.bool_]:
+    """Mask of the n entries with the highest keys of each row that has more than n."""
+    order = np.lexsort((key, entry_rows(matrix)))  # by row, then key; stable, so equal keys stay in column order
+    per_row = np.diff(matrix.indptr)
+    from_end = np.repeat(matrix.indptr[1:], per_row) - np.arange(matrix.nnz)  # n, ..., 2, 1 in each row
+    held_out = np.zeros(matrix.nnz, dtype=bool)
+    held_out[order] = (from_end <= n) & np.repeat(per_row > n, per_row)
+    return held_out
 
 
 def _per_row_holdout(matrix: csr_matrix, draws: NDArray[Any], fraction: float) -> NDArray[np.bool_]:
@@ -319,31 +578,3 @@ def _per_row_holdout(matrix: csr_matrix, draws: NDArray[Any], fraction: float) -
     held_out = np.zeros(matrix.nnz, dtype=bool)
     held_out[order] = position < np.repeat((fraction * per_row).astype(np.int64), per_row)
     return held_out
-
-
-def _entry_times(source: Any, matrix: csr_matrix, timestamps: Any) -> NDArray[Any]:
-    """Timestamps as an array (Z,) in the order of the entries of ``matrix``, the canonical form of ``source``."""
-    if issparse(timestamps):
-        times = canonical("timestamps", timestamps)
-        same = np.array_equal(times.indptr, matrix.indptr) and np.array_equal(times.indices, matrix.indices)
-        if times.shape != matrix.shape or not same or times.nnz != timestamps.nnz:
-            raise ValueError("timestamps must have the shape and the stored entries of matrix, each once")
-        times = times.data
-    else:
-        times = np.asarray(timestamps)
-        source = getattr(source, "matrix", source)
-        if source.format != "csr" or not source.has_canonical_format:
-            raise ValueError(
-                "timestamps as an array need a matrix in CSR form with sorted columns and no duplicates, because they "
-                "belong to its entries one by one; give a sparse matrix of timestamps instead"
-            )
-        if times.shape != (matrix.nnz,):
-            raise ValueError(
-                f"timestamps must have one value per stored entry, shape ({matrix.nnz},), got shape {times.shape}"
-            )
-    if times.dtype.kind not in "biufM":
-        raise ValueError(f"timestamps must be numbers or datetime64, got dtype {times.dtype}")
-    if missing := int(np.isnan(times).sum()):
-        raise ValueError(f"timestamps must be there for every entry, {missing} of {times.size} are NaN or NaT")
-    checked: NDArray[Any] = times
-    return checked

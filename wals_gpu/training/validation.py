@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu.backends.session import Backend
 from wals_gpu.data.csr import contains, entry_keys
 from wals_gpu.data.interactions import Interactions, as_interactions
+from wals_gpu.data.matching import is_table, read_like
 from wals_gpu.data.stored import StoredMatrix
 from wals_gpu.errors import DataError
 from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
@@ -158,8 +159,9 @@ def hold_out(
     ----------
     data : Interactions
     validation : float, or matrix, table or Interactions
-        A share of the entries of `data` to hold out, or interactions that are not in `data`. Rows of a table that name
-        a user or an item unknown to `data` are dropped, with a warning.
+        A share of the entries of `data` to hold out, or interactions that are not in `data`. What has ids is compared
+        by id, whatever its numbering, as :func:`.evaluate` does: Interactions must have no entry of a user or an item
+        that is unknown to `data`; such rows of a table are dropped, with a warning. A matrix is taken by row numbers.
     random_state : int, Generator or None
         Seed for a share.
     dtype : dtype
@@ -169,6 +171,11 @@ def hold_out(
     Returns
     -------
     train, test : (U, I) csr_matrix
+
+    Raises
+    ------
+    DataError, TypeError, ValueError
+        If `validation` cannot be used.
     """
     if isinstance(validation, numbers.Real) and not isinstance(validation, bool):
         if not 0 < float(validation) < 1:
@@ -183,13 +190,10 @@ def hold_out(
         if not train.nnz or not test.nnz:
             raise DataError(f"validation={validation} of {data.matrix.nnz} entries leaves none on one of the two sides")
         return train, test
-    is_table = not (isinstance(validation, (Interactions, np.ndarray)) or hasattr(validation, "tocsr"))
-    if not is_table:
-        test = as_interactions(validation, user_ids=data.user_ids, item_ids=data.item_ids, dtype=dtype).matrix
+    if not is_table(validation):
+        validation = as_interactions(validation, dtype=dtype)  # refuses what is not finite
     elif data.user_ids is None or data.item_ids is None:
         raise TypeError("validation must be a matrix or a share: the interactions are a matrix, so there are no ids")
-    else:
-        test = as_interactions(
-            validation, dtype=dtype, user_ids=data.user_ids, item_ids=data.item_ids, unknown="drop", **columns
-        ).matrix
-    return data.matrix, test
+    known, whose = (data.user_ids, data.item_ids), "the training data"
+    test = read_like("validation", validation, *known, whose, columns, like=data.columns, dtype=dtype).data
+    return data.matrix, test.matrix

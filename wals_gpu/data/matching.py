@@ -1,0 +1,252 @@
+"""Interactions beside others: read with what is known of those, and brought to their numbering by id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from scipy.sparse import csr_matrix, issparse
+
+from wals_gpu.checks import warn
+from wals_gpu.data.columns import open_source
+from wals_gpu.data.csr import as_csr, canonical, entry_rows
+from wals_gpu.data.ids import Ids
+from wals_gpu.data.interactions import ColumnNames, Interactions, as_interactions
+from wals_gpu.errors import DataError
+
+__all__ = ["COLUMNS", "Match", "is_table", "match", "open_interactions", "read_like"]
+
+#: The keyword arguments of tables.
+COLUMNS = ("user_column", "item_column", "value_column", "time_column")
+
+
+class Match(NamedTuple):
+    """Interactions in the numbering of others."""
+
+    data: Interactions
+    dropped: int = 0  # entries of users and items that the others do not have
+    unknown: str = ""  # these users and items in words: "3 users, such as user 'ann'"
+
+
+def is_table(data: Any) -> bool:
+    """Whether it is a table or the path of one: no matrix and no Interactions."""
+    is_matrix = isinstance(data, (Interactions, np.ndarray)) or hasattr(data, "tocsr")
+    return not (is_matrix or issparse(getattr(data, "matrix", None)))
+
+
+def open_interactions(
+    name: str, data: Any, columns: Mapping[str, Any] | None = None, dtype: DTypeLike = "float32"
+) -> Interactions:
+    """What an argument holds, with a canonical matrix.
+
+    Parameters
+    ----------
+    name : str
+        The argument, for error messages.
+    data : (U, I) sparse matrix or array, Interactions, DataFrame, Arrow table or path
+    columns : mapping, optional
+        ``user_column``, ``item_column``, ``value_column`` and ``time_column`` of a table; None is as if not given.
+    dtype : {"float32", "float64"}
+        Of the values of a table; a sparse matrix keeps its own.
+
+    Returns
+    -------
+    Interactions
+        Without ids for a matrix. A sparse matrix that is canonical already is shared; it may be without entries.
+
+    Raises
+    ------
+    DataError, TypeError, ValueError
+        If something cannot be used; the message names the argument.
+    """
+    columns = {key: value for key, value in (columns or {}).items() if value is not None}
+    if strange := [key for key in columns if key not in COLUMNS]:
+        raise TypeError(f"unexpected argument {strange[0]!r}; a table is described by {', '.join(COLUMNS)}")
+    if is_table(data):
+        try:
+            return as_interactions(data, dtype=dtype, **columns)
+        except (DataError, TypeError) as error:
+            raise type(error)(f"{name}: {error}") from error
+    if columns:
+        raise ValueError(f"{', '.join(columns)} can be given with a table only; {name} is a matrix or Interactions")
+    own = data if isinstance(data, Interactions) else Interactions(getattr(data, "matrix", data))
+    if isinstance(own.matrix, np.ndarray):
+        kind = np.dtype(np.float64) if own.matrix.dtype == np.float64 else dtype
+        return Interactions(as_csr(own.matrix, dtype=kind, allow_empty=True, argument=name))
+    matrix = canonical(name, own.matrix)
+    for ids, n, side in ((own.user_ids, matrix.shape[0], "row"), (own.item_ids, matrix.shape[1], "column")):
+        if ids is not None and len(ids) != n:
+            raise DataError(f"{name} must have {len(ids)} {side}s, one per {ids.side} id; got shape {matrix.shape}")
+    if own.times is not None:
+        same_order = own.matrix.format == "csr" and own.matrix.has_canonical_format
+        if not same_order or np.shape(own.times) != (matrix.nnz,):
+            raise DataError(
+                f"{name}.times must have one time for each entry of {name}.matrix, a CSR matrix with sorted columns "
+                f"and no pair twice; got shape {np.shape(own.times)} for {matrix.nnz} entries"
+            )
+    return Interactions(matrix, own.user_ids, own.item_ids, own.times, own.columns)
+
+
+def read_like(
+    name: str,
+    data: Any,
+    user_ids: Ids | None,
+    item_ids: Ids | None,
+    whose: str,
+    columns: Mapping[str, Any] | None = None,
+    *,
+    like: ColumnNames | None = None,
+    drop: bool | None = None,
+    dtype: DTypeLike = "float32",
+) -> Match:
+    """What an argument holds, in the numbering of interactions or of a model that are known.
+
+    Parameters
+    ----------
+    name, data, columns, dtype
+        As of :func:`open_interactions`.
+    user_ids, item_ids : Ids or None
+        The known ids; None: rows (columns) are taken by their number.
+    whose : str
+        Who knows them, for messages: "the model".
+    like : ColumnNames, optional
+        The columns of the known interactions' table: where `data` is a table with such columns, and `columns` does
+        not say otherwise, they are taken.
+    drop : bool, optional
+        What to do with entries of unknown ids: leave them out, with a warning, or raise. Default: leave those of a
+        table out, as it may be newer than the model; raise for Interactions.
+
+    Returns
+    -------
+    Match
+
+    Raises
+    ------
+    DataError, TypeError, ValueError
+        As :func:`open_interactions` and :func:`match`.
+    """
+    table, as_text = is_table(data), False
+    columns = {key: value for key, value in (columns or {}).items() if value is not None and key != "time_column"}
+    if table:
+        try:
+            source = open_source(data)
+        except (DataError, TypeError) as error:
+            raise type(error)(f"{name}: {error}") from error
+        as_text = source.text_ids
+        for role, column in ({} if like is None else like._asdict()).items():
+            if column is not None and role != "time" and any(column == there for there in source.names):
+                columns.setdefault(f"{role}_column", column)
+    own = open_interactions(name, data, columns if table else None, dtype)
+    return match(name, own, user_ids, item_ids, whose, drop=table if drop is None else drop, as_text=as_text)
+
+
+def match(
+    name: str,
+    data: Interactions,
+    user_ids: Ids | None,
+    item_ids: Ids | None,
+    whose: str,
+    *,
+    drop: bool = False,
+    as_text: bool = False,
+) -> Match:
+    """Interactions in the numbering of known ids.
+
+    Parameters
+    ----------
+    name : str
+        The argument, for messages.
+    data : Interactions
+        With a canonical matrix, which may have no ids on either side: it is taken by row (column) number there.
+    user_ids, item_ids, whose, drop
+        As of :func:`read_like`.
+    as_text : bool
+        The ids come from a text file, whose numbers may be texts to others.
+
+    Returns
+    -------
+    Match
+        `data` itself where the ids are the known ones. Else a matrix (len(user_ids), len(item_ids)), and times.
+
+    Raises
+    ------
+    DataError
+        If ids are of another kind than the known ones; if entries are of unknown ids (with `drop`: all are); or if
+        there are no ids to compare, and the shape does not fit.
+    """
+    matrix, n_entries = data.matrix, data.matrix.nnz
+    places, unknown, same = [], [], True
+    sides = ((data.user_ids, user_ids, entry_rows(matrix)), (data.item_ids, item_ids, matrix.indices))
+    for axis, (own, known, index) in enumerate(sides):
+        if known is None or own is None or own == known:
+            if known is not None and matrix.shape[axis] != len(known):
+                raise DataError(
+                    f"{name} must have {len(known)} {('rows', 'columns')[axis]}, one for each {known.side} of {whose}; "
+                    f"got shape {matrix.shape}"
+                )
+            places.append(index)
+            continue
+        same = False
+        there = _find(name, own, known, whose, as_text)[index]
+        places.append(there)
+        if (missing := there < 0).any():
+            others = np.unique(index[missing])
+            plural = f"{len(others)} {own.side}{'s' * (len(others) > 1)}"
+            unknown.append((plural, f"{own.side} {own[int(others[0])]!r}", missing))
+    if same:
+        return Match(data)
+    rows, cols = places
+    times = data.times
+    values = matrix.data
+    dropped, strange = 0, ""
+    if unknown:
+        missing = np.logical_or.reduce([each[2] for each in unknown])
+        dropped = int(missing.sum())
+        who, example = " and ".join(each[0] for each in unknown), unknown[-1][1]
+        strange = f"{who}, such as {example}"
+        if dropped == n_entries:
+            raise DataError(
+                f"none of the {n_entries} entries of {name} is of a user and an item that {whose} knows: "
+                f"it does not know {strange}"
+            )
+        if not drop:
+            raise DataError(
+                f"{name} names {who} that {whose} does not know, such as {example}, in {dropped} of its {n_entries} "
+                "entries; leave these out, or give a table: its rows of unknown ids are left out and counted"
+            )
+        rows, cols, values = rows[~missing], cols[~missing], values[~missing]
+        times = None if times is None else times[~missing]
+        warn(
+            f"{dropped} of {n_entries} entries of {name} name a user or an item that is not known to {whose} "
+            f"({strange}); they were dropped"
+        )
+    shape = tuple(n if ids is None else len(ids) for ids, n in zip((user_ids, item_ids), matrix.shape, strict=True))
+    n_rows, n_columns = shape
+    keys = rows.astype(np.int64) * n_columns + cols
+    if np.any(keys[1:] <= keys[:-1]):  # the known ids are texts of numbers, which have another order
+        order = np.argsort(keys, kind="stable")
+        rows, cols, values = rows[order], cols[order], values[order]
+        times = None if times is None else times[order]
+    row_ptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n_rows))])
+    moved = csr_matrix((values, cols.astype(matrix.indices.dtype), row_ptr), shape=shape)
+    users = data.user_ids if user_ids is None else user_ids
+    items = data.item_ids if item_ids is None else item_ids
+    return Match(Interactions(moved, users, items, times, data.columns), dropped, strange)
+
+
+def _find(name: str, own: Ids, known: Ids, whose: str, as_text: bool) -> NDArray[np.int64]:
+    """Positions of `own` ids among the known ones, -1 where they are unknown."""
+    values = own.ids
+    if own.kind != known.kind:
+        if not (as_text and known.kind == "string"):
+            raise DataError(
+                f"the {own.side} ids of {name} are {own.kind}s, such as {own[0]!r}, but those of {whose} are "
+                f"{known.kind}s, such as {known[0]!r}; convert one of them"
+                if len(own) and len(known)
+                else f"the {own.side} ids of {name} are {own.kind}s, but those of {whose} are {known.kind}s"
+            )
+        values = values.astype(str)
+    positions: NDArray[np.int64] = known.find(values)
+    return positions

@@ -1,0 +1,168 @@
+"""The data of an evaluation: whom to recommend to, and what is relevant to them, in one numbering."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from wals_gpu.data.csr import contains, entry_keys, entry_rows, select
+from wals_gpu.data.ids import Ids
+from wals_gpu.data.matching import is_table, read_like
+from wals_gpu.evaluation.metrics import relevant_entries, surprise_of
+from wals_gpu.evaluation.recommenders import ids_of, parameters_of, recommend
+
+__all__ = ["Task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """U training users, H rows of `test` (U of them without `fold_in`), V users with a relevant item."""
+
+    train: csr_matrix  # (U, I)
+    test: csr_matrix  # (H, I), relevant entries only
+    fold_in: csr_matrix | None  # (H, I)
+    candidates: csr_matrix | None  # (H, I)
+    filter_seen: bool
+    ks: list[int]
+    users: NDArray[np.int64]  # (V,) row numbers of test
+    surprise: NDArray[np.float64]  # (I,)
+    options: Mapping[str, Any]  # for the model that is measured
+    model: Any
+    user_ids: Ids | None  # of the rows of test
+    dropped: int  # entries of test that are of an unknown user or item
+    dropped_ids: str  # these, in words
+
+    @classmethod
+    def make(
+        cls,
+        model: Any,
+        train: Any,
+        test: Any,
+        fold_in: Any,
+        candidates: Any,
+        filter_seen: bool,
+        ks: list[int],
+        cold_users: str | None,
+        columns: Mapping[str, Any],
+    ) -> Task:
+        """Read and check everything; :func:`.evaluate` documents the arguments."""
+        method = "recommend" if fold_in is None else "recommend_for"
+        if isinstance(model, type) or not (hasattr(model, method) or hasattr(model, "recommend")):
+            raise TypeError(f"model must be a fitted model with {method}(...), such as a WALS, got {model!r:.60}")
+        options = _options(model, fold_in is not None, cold_users)
+        user_ids, item_ids = ids_of(model, "user"), ids_of(model, "item")
+        whose = "train" if user_ids is None and item_ids is None else "the model"
+        if fold_in is not None:
+            user_ids = None  # of other people
+        known = read_like("train", train, user_ids, item_ids, whose, columns, drop=False).data
+        item_ids = known.item_ids if item_ids is None else item_ids
+        user_ids = known.user_ids if user_ids is None else user_ids
+        like = known.columns
+        if fold_in is not None:
+            _need_ids("fold_in", fold_in, item_ids)
+            folded = read_like("fold_in", fold_in, None, item_ids, whose, columns, like=like).data
+            fold_in, user_ids = folded.matrix, folded.user_ids
+            if user_ids is not None:
+                whose = f"{whose} or fold_in"
+        _need_ids("test", test, item_ids, user_ids)
+        asked = read_like("test", test, user_ids, item_ids, whose, columns, like=like)
+        relevant = relevant_entries(asked.data)
+        _check_shapes(model, known.matrix, relevant, fold_in)
+        if filter_seen:
+            _check_unseen(known.matrix if fold_in is None else fold_in, relevant)
+        users = np.flatnonzero(np.diff(relevant.indptr))
+        if users.size == 0:
+            raise ValueError("test has no user with a value above 0, so there is nothing to measure")
+        if candidates is not None:
+            _need_ids("candidates", candidates, item_ids, user_ids)
+            columns = {**columns, "value_column": False} if is_table(candidates) else columns
+            candidates = read_like("candidates", candidates, user_ids, item_ids, whose, columns, like=like).data.matrix
+            if candidates.shape != relevant.shape:
+                raise ValueError(f"candidates must have the shape of test, {relevant.shape}, got {candidates.shape}")
+        surprise = surprise_of(relevant_entries(known, "train"), relevant.shape[1])
+        rest = (filter_seen, ks, users, surprise, options, model, user_ids, asked.dropped, asked.unknown)
+        return cls(known.matrix, relevant, fold_in, candidates, *rest)
+
+    @property
+    def known(self) -> csr_matrix:
+        """(H, I): what the users are known by."""
+        return self.train if self.fold_in is None else self.fold_in
+
+    def is_cold(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows of `test` are known by nothing (b,)."""
+        ends = self.known.indptr
+        cold: NDArray[np.bool_] = ends[rows] == ends[rows + 1]
+        return cold
+
+    def cohorts(self, few: int | None) -> dict[str, csr_matrix]:
+        """The relevant entries that belong to each cohort, of which there are some.
+
+        Known and cold users where there are cold ones; with `few` also by the number of entries, and of items.
+        """
+        of_user = np.diff(self.known.indptr)[entry_rows(self.test)]
+        masks = {"known users": of_user > 0, "cold users": of_user == 0} if (of_user == 0).any() else {}
+        if few is not None:
+            of_item = np.bincount(self.train.indices, minlength=self.train.shape[1])[self.test.indices]
+            for side, n in (("users", of_user), ("items", of_item)):
+                masks |= {
+                    f"cold {side}": n == 0,
+                    f"few-shot {side}": (n > 0) & (n <= few),
+                    f"warm {side}": n > few,
+                }
+        return {name: select(self.test, mask) for name, mask in masks.items() if mask.any()}
+
+    def recommend(self, model: Any, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """What a model recommends to some rows of `test`: column numbers (b, K), -1 for none."""
+        return recommend(
+            model,
+            rows,
+            max(self.ks),
+            known=self.known,
+            is_fold_in=self.fold_in is not None,
+            filter_seen=self.filter_seen,
+            allow=None if self.candidates is None else self.candidates[rows],
+            options=self.options if model is self.model else None,
+        )
+
+
+def _options(model: Any, is_fold_in: bool, cold_users: str | None) -> dict[str, Any]:
+    if cold_users is None:
+        return {}
+    method = "recommend_for" if is_fold_in else "recommend"
+    if "cold_users" not in parameters_of(getattr(model, method, None)):
+        raise TypeError(f"cold_users={cold_users!r} needs a model whose {method} takes cold_users=; this one does not")
+    return {"cold_users": cold_users}
+
+
+def _need_ids(name: str, data: Any, *ids: Any) -> None:
+    if is_table(data) and any(each is None for each in ids):
+        raise TypeError(
+            f"{name} must be a matrix, as there are no ids to read a table with: the model was fitted on a matrix, and "
+            "train is one; fit the model on a table, or on what as_interactions makes of it"
+        )
+
+
+def _check_shapes(model: Any, train: csr_matrix, test: csr_matrix, fold_in: csr_matrix | None) -> None:
+    known = train if fold_in is None else fold_in
+    expected = (known.shape[0], train.shape[1])
+    if test.shape != expected or known.shape != expected:
+        what = "train" if fold_in is None else "fold_in and the columns of train"
+        raise ValueError(f"test must have shape {expected} as {what}, got {test.shape}")
+    for side, axis, word in (("user", 0, "rows"), ("item", 1, "columns")):
+        # Of implicit's models on a GPU they are no arrays, but have a shape.
+        shape: Any = getattr(getattr(model, f"{side}_factors", None), "shape", ())
+        if len(shape) == 2 and shape[0] != train.shape[axis] and not (side == "user" and fold_in is not None):
+            raise ValueError(f"model was fitted on {shape[0]} {side}s, but train has {train.shape[axis]} {word}")
+
+
+def _check_unseen(known: csr_matrix, test: csr_matrix) -> None:
+    if both := int(contains(entry_keys(known), entry_keys(test)).sum()):
+        raise ValueError(
+            f"{both} test entries are among the user's seen items, which filter_seen=True never recommends; "
+            "use disjoint data or filter_seen=False"
+        )

@@ -1,0 +1,235 @@
+"""Times of entries, and the moments and durations that people compare them with."""
+
+from __future__ import annotations
+
+import datetime
+import numbers
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+
+from wals_gpu.data.csr import canonical
+from wals_gpu.data.interactions import Interactions
+
+__all__ = ["at_or_after", "duration", "entry_times", "moment"]
+
+_UNITS = {
+    "weeks": ("w", "wk", "week", "weeks"),
+    "days": ("d", "day", "days"),
+    "hours": ("h", "hr", "hour", "hours"),
+    "minutes": ("min", "mins", "minute", "minutes"),
+    "seconds": ("s", "sec", "secs", "second", "seconds"),
+}
+_UNIT_OF = {word: unit for unit, words in _UNITS.items() for word in words}
+
+
+def entry_times(data: Interactions, given: Any, timestamps: Any, is_table: bool) -> NDArray[Any] | None:
+    """Times (Z,) of the entries of `data` in their order; None where there are none.
+
+    Parameters
+    ----------
+    data : Interactions
+        With a canonical matrix.
+    given : matrix, Interactions or table
+        What `data` was made of.
+    timestamps : None, (Z,) array or sparse matrix
+        None: those of `data`.
+    is_table : bool
+        Whether `given` is a table.
+
+    Raises
+    ------
+    ValueError
+        If `timestamps` cannot be told to belong to the entries, do not fit them, are no times, or are missing.
+    """
+    matrix = data.matrix
+    if timestamps is None:
+        if data.times is None:
+            return None
+        times = np.asarray(data.times)
+    elif issparse(getattr(timestamps, "matrix", timestamps)):
+        stored = getattr(timestamps, "matrix", timestamps)
+        own = canonical("timestamps", stored)
+        same = np.array_equal(own.indptr, matrix.indptr) and np.array_equal(own.indices, matrix.indices)
+        if own.shape != matrix.shape or not same or own.nnz != stored.nnz:
+            raise ValueError("timestamps must have the shape and the stored entries of matrix, each once")
+        times = own.data
+    else:
+        _check_order(data, given, timestamps, is_table)
+        times = np.asarray(timestamps)
+        if times.shape != (matrix.nnz,):
+            raise ValueError(
+                f"timestamps must have one value per stored entry, shape ({matrix.nnz},), got shape {times.shape}"
+            )
+    return _checked(times)
+
+
+def _check_order(data: Interactions, given: Any, timestamps: Any, is_table: bool) -> None:
+    """An array belongs to entries one by one, so both must be in the same order: those of a table are not."""
+    name = getattr(timestamps, "name", timestamps if isinstance(timestamps, str) else None)
+    column = repr(name) if isinstance(name, str) else "'time'"
+    if is_table:
+        raise ValueError(
+            "timestamps beside a table have no order in common with the entries, which are sorted by user and item, "
+            f"and repeated pairs are one entry; name the column instead: time_column={column}"
+        )
+    if data.user_ids is not None or data.item_ids is not None:
+        raise ValueError(
+            "timestamps as an array cannot be told to belong to interactions with ids: the rows of a table are in "
+            "another order than the entries, which are sorted by user and item, and repeated pairs are one entry; read "
+            f"the times with the rest, as_interactions(table, time_column={column}), and leave timestamps out"
+        )
+    if np.ndim(timestamps) == 0:
+        raise ValueError(
+            f"timestamps must be an array or a sparse matrix with a time for each entry, got {timestamps!r:.60}"
+        )
+    own = getattr(given, "matrix", given)
+    if not isinstance(own, np.ndarray) and (own.format != "csr" or not own.has_canonical_format):
+        raise ValueError(
+            "timestamps as an array need a matrix in CSR form with sorted columns and no duplicates, because they "
+            "belong to its entries one by one; give a sparse matrix of timestamps instead"
+        )
+
+
+def _checked(times: NDArray[Any]) -> NDArray[Any]:
+    if times.dtype.kind not in "biufM":
+        raise ValueError(f"timestamps must be numbers or datetime64, got dtype {times.dtype}")
+    if missing := int(np.isnan(times).sum()):
+        raise ValueError(f"timestamps must be there for every entry, {missing} of {times.size} are NaN or NaT")
+    if times.dtype.kind == "f" and np.isinf(times).any():
+        raise ValueError("timestamps must be finite, got infinity")
+    if times.dtype.kind == "f" and times.dtype.itemsize < 8 and times.size:
+        largest = np.abs(times).max()
+        if (step := float(np.spacing(largest))) > 1:
+            raise ValueError(
+                f"timestamps as {times.dtype} are rounded to {step:g} at {float(largest):.10g}, so their order is "
+                "lost; give float64, or read them with as_interactions(table, time_column='time')"
+            )
+    return times.astype(np.int64) if times.dtype.kind == "b" else times
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (numbers.Real, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64))
+
+
+def moment(name: str, value: Any, times: NDArray[Any]) -> Any:
+    """A moment that can be compared with `times`: a number, or datetime64 in UTC.
+
+    Parameters
+    ----------
+    name : str
+        The argument.
+    value : number, datetime64, datetime, date, pandas Timestamp, or ISO text
+        Of the kind of the times. A date is its beginning, a moment without a zone is UTC.
+    times : (Z,) array
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is of another kind, or no moment.
+    """
+    if times.dtype.kind != "M":
+        if not _is_number(value):
+            raise TypeError(
+                f"{name} must be a number, as the times are (from {times.min()} to {times.max()}), got {value!r}; "
+                "moments need a column of dates as time_column"
+            )
+        if not np.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value!r}")
+        return value
+    wanted = f"{name} must be a moment such as '2024-01-31' or '2024-01-31 18:00', as the times are dates"
+    if isinstance(value, str):
+        when = _parsed(value)
+        if when is None:
+            raise ValueError(f"{wanted}; got {value!r}")
+    elif isinstance(value, np.datetime64):
+        when = value
+    elif hasattr(value, "to_datetime64"):  # pandas: nanoseconds, a zone is converted
+        when = value.to_datetime64()
+    elif isinstance(value, datetime.date):  # datetime is a kind of it
+        when = _without_zone(value)
+    else:
+        raise TypeError(f"{wanted}; got {value!r}")
+    if np.isnat(when):
+        raise ValueError(f"{wanted}; got {value!r}")
+    return when
+
+
+def _parsed(text: str) -> np.datetime64 | None:
+    text = text.strip()
+    if re.fullmatch(r"\d{4}(-\d\d)?", text):  # a year, a month: their beginning
+        text += "-01" * (3 - len(text.split("-")))
+    if re.search(r"\d[zZ]$", text):  # fromisoformat takes it from Python 3.11 on
+        text = text[:-1] + "+00:00"
+    try:
+        return _without_zone(datetime.datetime.fromisoformat(text))
+    except ValueError:
+        return None
+
+
+def _without_zone(value: datetime.date) -> np.datetime64:
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        value = value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+    return np.datetime64(value, "us")
+
+
+def at_or_after(times: NDArray[Any], when: Any) -> NDArray[np.bool_]:
+    """Which times are not before a moment."""
+    if times.dtype.kind == "M" and np.datetime_data(times.dtype)[0] in ("ns", "ps", "fs", "as"):
+        # NumPy would bring the moment to nanoseconds, which hold no years before 1678 or after 2262, without a word.
+        if np.datetime_data(when.dtype)[0] not in ("ns", "ps", "fs", "as"):
+            times, when = times.astype("M8[us]"), when.astype("M8[us]")  # rounded down: the answer is the same
+    late: NDArray[np.bool_] = times >= when
+    return late
+
+
+def duration(name: str, value: Any, times: NDArray[Any]) -> Any:
+    """A length of time that can be added to `times`: a number, or timedelta64.
+
+    Parameters
+    ----------
+    name : str
+        The argument.
+    value : number, timedelta, timedelta64, or text such as "7d", "12h", "30min", "2 weeks"
+        A number where the times are numbers, in their unit.
+    times : (Z,) array
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is of another kind, or not above 0.
+    """
+    if times.dtype.kind != "M":
+        if not _is_number(value):
+            raise TypeError(
+                f"{name} must be a number in the unit of the times, which are numbers, got {value!r}; durations such "
+                "as '7d' need a column of dates as time_column"
+            )
+        if not (np.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be a number above 0, got {value!r}")
+        return value
+    wanted = f"{name} must be a duration above 0 such as '7d', '12h', '30min' or a timedelta, as the times are dates"
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value)
+        unit = _UNIT_OF.get(found[2].lower()) if found else None
+        if found is None or unit is None:
+            raise ValueError(f"{wanted}; got {value!r}")
+        try:
+            value = datetime.timedelta(**{unit: float(found[1])})
+        except OverflowError:
+            raise ValueError(f"{wanted}; got {value!r}") from None
+    if isinstance(value, np.timedelta64):
+        unit = np.datetime_data(value.dtype)[0]
+        if unit in ("Y", "M", "generic"):  # months have no one length
+            raise ValueError(f"{wanted}; got {value!r}")
+        length = value
+    elif isinstance(value, datetime.timedelta):
+        length = np.timedelta64(value, "us")
+    else:
+        raise TypeError(f"{wanted}; got {value!r}")
+    if np.isnat(length) or length <= np.timedelta64(0, "us"):
+        raise ValueError(f"{wanted}; got {value!r}")
+    return length
