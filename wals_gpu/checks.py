@@ -6,6 +6,7 @@ import math
 import numbers
 import sys
 import warnings
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
@@ -13,7 +14,26 @@ import numpy as np
 
 from wals_gpu.errors import ParameterWarning
 
-__all__ = ["integer", "number", "warn"]
+__all__ = ["did_you_mean", "integer", "number", "warn"]
+
+
+def did_you_mean(word: Any, known: Iterable[Any], **meant: str) -> str:
+    """The end of a message about a name that is not known: "; did you mean 'x'?", or nothing where no name is like it.
+
+    Case, "-" and "_" do not count. `meant`: what people write for what, such as ``gpu="cuda"``.
+    """
+    from difflib import get_close_matches  # not for those who make no mistake
+
+    def plain(text: Any) -> str:
+        return str(text).lower().replace("_", "-")
+
+    names: dict[str, str] = {}
+    for name in known:
+        names.setdefault(plain(name), str(name))
+    if plain(word) in meant:
+        return f"; did you mean {meant[plain(word)]!r}?"
+    found = get_close_matches(plain(word), names, n=1)
+    return f"; did you mean {names[found[0]]!r}?" if found else ""
 
 
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:

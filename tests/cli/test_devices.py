@@ -102,13 +102,17 @@ def test_a_device_that_cannot_be_used_is_refused_before_any_work(run, tmp_path, 
     monkeypatch.chdir(tmp_path)
     available, why = cuda_status()
     refused = [
-        (["--device", "abacus"], "device must be 'auto', 'cpu' or 'cuda', got 'abacus'"),
-        (["--threads", "-1"], "num_threads must be an integer >= 0, got -1"),
+        (["--threads", "-1"], "--threads must be an integer >= 0, got -1"),
     ]
     if not available:
         refused.append((["--device", "cuda"], f"--device cuda: {why}"))
     for options, message in refused:
         assert run(*words, *options) == (2, "", f"wals-gpu: error: {message}\n")
+    status, text, said = run(*words, "--device", "gpu")
+    assert (status, text) == (2, "") and said.count("\n") == 1
+    assert said.startswith(
+        "wals-gpu: error: --device must be one of auto, cpu, cuda, got 'gpu'; did you mean 'cuda'? (try: wals-gpu "
+    )
     assert os.listdir(tmp_path) == []
 
 

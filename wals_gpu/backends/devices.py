@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from wals_gpu.backends.session import Backend
+from wals_gpu.checks import did_you_mean
 
 __all__ = ["DEVICES", "limits", "make_backend"]
 
@@ -30,7 +31,8 @@ def make_backend(device: str = "auto", num_threads: int = 0) -> Backend:
         "cuda" where it cannot be used; the text says why.
     """
     if device not in DEVICES:
-        raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}")
+        like = did_you_mean(device, DEVICES, gpu="cuda")
+        raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}{like}")
     # Imported here: `wals-gpu doctor` must run where a native module does not.
     if device == "cuda":
         from wals_gpu.backends.cuda import CudaBackend

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from wals_gpu.checks import integer, number
+from wals_gpu.checks import did_you_mean, integer, number
 
 __all__ = ["EXACT", "SOLVERS", "SolveMemory", "SolveOptions", "SolveSizes"]
 
@@ -64,7 +64,9 @@ class SolveOptions:
         if solver == "auto":
             solver = "cholesky" if factors <= MOST_FACTORS_EXACT else "cg"
         elif solver not in SOLVERS:
-            raise ValueError(f"solver must be one of {', '.join(('auto', *SOLVERS))}; got {solver!r}")
+            names = ("auto", *SOLVERS)
+            like = did_you_mean(solver, names)
+            raise ValueError(f"solver must be one of {', '.join(names)}; got {solver!r}{like}")
         return cls(solver, **options)  # type: ignore[arg-type]  # checked there
 
     def relaxed(self, relaxation: float) -> SolveOptions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wals_gpu.cli.options import add_computation, add_quiet, check_device
+from wals_gpu.cli.options import add_computation, add_quiet, check_device, whole_number
 from wals_gpu.cli.output import print_json
 from wals_gpu.cli.parser import Commands, add_command
 
@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands, "demo", "learn from the embedded Debian data, measure, and show recommendations", run
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of split, start and bootstrap (default 0)")
+    parser.add_argument("--seed", type=whole_number, default=0, help="seed of split, start and bootstrap (default 0)")
     add_quiet(parser)
     add_computation(parser)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import traceback
@@ -15,7 +16,7 @@ from numpy.linalg import LinAlgError
 from wals_gpu.cli import demo, doctor, embed, evaluate, fit, recommend, similar
 from wals_gpu.cli.installation import installed_version
 from wals_gpu.cli.output import one_line, say
-from wals_gpu.cli.parser import Formatter, Parser
+from wals_gpu.cli.parser import Command, Formatter, Program
 
 __all__ = ["main", "make_parser"]
 
@@ -49,39 +50,81 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        Arguments without the program name; default ``sys.argv[1:]``.
+        Arguments without the program name; default ``sys.argv[1:]``. None at all prints the help.
 
     Returns
     -------
     int
         Exit status: 0 done, 1 the installation is not usable (``doctor``), 2 bad input, 130 interrupted.
     """
-    args = make_parser().parse_args(argv)
+    parser = make_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what can come next
+        with contextlib.suppress(ImportError):
+            from argcomplete import autocomplete
+
+            autocomplete(parser)
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 0
+
+    def tell(kind: str, text: str) -> None:
+        say(f"{kind}: {args.parser.in_options(text)}")
+
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = lambda message, *_, **__: tell("warning", str(message))
         try:
-            status: int = args.run(args) or 0
-            sys.stdout.flush()  # so that a reader that has gone away shows here and not at exit
-            return status
+            return _run(args)
         except KeyboardInterrupt:
             kept = getattr(args, "checkpoint_dir", None)
             say("interrupted; nothing was saved" + (f" but the checkpoint in {kept}" if kept else ""))
             return 130
         except BrokenPipeError:  # the reader, such as head, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             return 0
         except EXPECTED as error:
             if args.traceback:
                 traceback.print_exc()
-            say(f"error: {one_line(error)}")
+            tell("error", _option_of_file(error, args) + one_line(error))
+            if sys.stdout is not None:
+                try:
+                    sys.stdout.flush()
+                except OSError:  # it was the error
+                    _discard_output()
             return 2
 
 
-def make_parser() -> argparse.ArgumentParser:
+def _option_of_file(error: BaseException, args: argparse.Namespace) -> str:
+    """The option of the file that an error is about, to stand before what the error says."""
+    file = str(getattr(error, "filename", None) or "")
+    given = [dest for dest, value in vars(args).items() if isinstance(value, (str, os.PathLike)) and str(value) == file]
+    return f"{args.parser.name_of(given[0])}: " if given else ""
+
+
+def _run(args: argparse.Namespace) -> int:
+    status: int = args.run(args) or 0
+    try:
+        if sys.stdout is not None:  # None where it was closed
+            sys.stdout.flush()  # so that a reader that has gone away, or a full disk, shows here and not at exit
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        raise OSError(f"standard output: {one_line(error)}") from error
+    return status
+
+
+def _discard_output() -> None:
+    """What is still to be written to standard output goes nowhere: Python would try it again at exit."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: of something that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def make_parser() -> Program:
     """The parser of the whole command line; of what it parses, `command` is the name of the command, `run` does it."""
-    parser = Parser(prog="wals-gpu", formatter_class=Formatter, description=ABOUT, epilog=FIRST_STEPS)
+    parser = Program(prog="wals-gpu", formatter_class=Formatter, description=ABOUT, epilog=FIRST_STEPS)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=Command)
     for command in COMMANDS:
         command.add(commands)
     return parser
@@ -93,7 +136,3 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         print(f"wals_gpu {installed_version('wals_gpu') or '(not installed)'}")
         parser.exit()
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    say(f"warning: {message}")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import errno
 import json
 import os
+import re
 import signal
 import textwrap
 from pathlib import Path
 from typing import Any
 
-from wals_gpu.cli.inputs import model_settings, new_model, option_names, read_data
-from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, positive, share_or_path
+from wals_gpu.cli.inputs import model_settings, new_model, read_data
+from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, number, positive, share_or_path
 from wals_gpu.cli.output import print_json, say, size_of
 from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.data.files import remove_folder
@@ -74,7 +76,7 @@ def add(commands: Commands) -> None:
     texts.add_argument(
         "--text", metavar="COLUMNS", help="of the table, joined where several (default: named like text, else title)"
     )
-    texts.add_argument("--strength", type=float, help="what a text is worth (default 3; with --objective its ridge)")
+    texts.add_argument("--strength", type=number, help="what a text is worth (default 3; with --objective its ridge)")
 
 
 def _objectives() -> str:
@@ -108,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """What can be refused before any work."""
     _check_target(args.out)
+    _check_companions(args)
     if args.checkpoint_dir is not None and args.checkpoint_dir.resolve() == args.out.resolve():
         raise ValueError("--checkpoint-dir and --out must be different folders")
     if (args.items is None) != (args.encoder is None):
@@ -117,6 +120,21 @@ def _check(args: argparse.Namespace) -> None:
     if args.encoder is None and (args.text is not None or args.strength is not None):
         raise ValueError("--text and --strength need --items and --encoder")
     check_device(args)
+    for path in (args.validation, args.items):  # opened much later
+        if isinstance(path, (str, Path)) and not os.path.exists(path) and not re.search(r"[*?\[]|://", str(path)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def _check_companions(args: argparse.Namespace) -> None:
+    """Options that mean something only beside another one."""
+    for needed, others in (
+        ("validation", ("metric", "validate_every", "patience")),
+        ("checkpoint_dir", ("checkpoint_every", "resume")),
+    ):
+        given = [f"--{name.replace('_', '-')}" for name in others if getattr(args, name)]
+        if given and getattr(args, needed) is None:
+            needs = "needs" if len(given) == 1 else "need"
+            raise ValueError(f"{' and '.join(given)} {needs} --{needed.replace('_', '-')}")
 
 
 def _check_target(path: Path) -> None:
@@ -127,12 +145,12 @@ def _check_target(path: Path) -> None:
         with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
             if json.loads((path / "model.json").read_bytes())["format"] == "wals_gpu":
                 return
-        raise ValueError(f"{path} is there and is not a model folder; give a new name, or remove it yourself")
+        raise ValueError(f"--out: {path} is there and is not a model folder; give a new name, or remove it yourself")
     if path.exists() or path.is_symlink():
-        raise ValueError(f"{path} is there and is not a folder; give a new name, or remove it yourself")
+        raise ValueError(f"--out: {path} is there and is not a folder; give a new name, or remove it yourself")
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise ValueError(f"{path} cannot be made: {parent} is no folder that you may write to")
+        raise ValueError(f"--out: {path} cannot be made: {parent} is no folder that you may write to")
 
 
 def _new_hybrid(args: argparse.Namespace) -> WALS:
@@ -140,10 +158,9 @@ def _new_hybrid(args: argparse.Namespace) -> WALS:
     from wals_gpu.text.items import read_item_texts
 
     columns = None if args.text is None else args.text.split(",")
-    with option_names():
-        ids, texts = read_item_texts(
-            args.items, text_columns=columns, item_column=args.item_column, encoding=args.encoding
-        )
+    ids, texts = read_item_texts(
+        args.items, text_columns=columns, item_column=args.item_column, encoding=args.encoding
+    )
     if ids is None:
         raise DataError(
             f"{args.items} must have a column of item ids; --item-column names it, here and in the interactions"

@@ -1,26 +1,20 @@
-"""What commands are given: files of interactions, saved models, ids."""
+"""What commands are given: files of interactions, and models, new and saved."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import re
-import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from wals_gpu.data.ids import Ids
+from wals_gpu.data.columns import open_source
 from wals_gpu.data.interactions import Interactions, read_interactions
-from wals_gpu.errors import DataError
+from wals_gpu.data.titles import Titles
 from wals_gpu.model.wals import WALS
 from wals_gpu.objective.presets import make_objective
 
-__all__ = ["load_model", "model_settings", "new_model", "option_names", "parse_ids", "read_data", "read_lines"]
-
+__all__ = ["load_model", "model_settings", "new_model", "read_data", "read_titles"]
 
 #: Arguments of as_interactions and the options of the command line that are passed on to them.
 _OPTIONS = (
@@ -36,7 +30,7 @@ def read_data(
 ) -> Interactions:
     """The interactions of the command, or of other files with the same columns.
 
-    `options` go before those of the command line. Errors and warnings name the options of the command line.
+    `options` go before those of the command line.
     """
     given = {name: value for name in _OPTIONS if (value := getattr(args, name, None)) is not None}
     if getattr(args, "no_values", False):
@@ -51,41 +45,11 @@ def read_data(
     given |= options
     if given.get("time_column") is None and "time" not in given.get("columns", ()) and "half_life" in given:
         raise ValueError("--half-life needs --time-column: how old each interaction is")
-    with option_names():
-        return read_interactions(args.interactions if path is None else path, **given)
-
-
-# "columns" and "encoding" are also words.
-_ARGUMENT = re.compile(
-    rf"\b({'|'.join(name for name in _OPTIONS if '_' in name)})\b(=)?|\b(columns|encoding)(=|(?= must| is for| can))"
-)
-
-
-def _in_options(text: str) -> str:
-    """A message with the options of the command line in place of the arguments behind them."""
-    text = text.replace("value_column=False", "--no-values")
-    text = text.replace("columns=['user', 'item', 'value', 'time']", "--columns user,item,value,time")
-
-    def option(found: re.Match[str]) -> str:
-        equals = " " if "=" in found[0] else ""
-        return f"--{(found[1] or found[3]).replace('_', '-')}{equals}"
-
-    return _ARGUMENT.sub(option, text)
-
-
-@contextlib.contextmanager
-def option_names() -> Iterator[None]:
-    """Errors and warnings from inside speak of options of the command line: ``--user-column`` for user_column."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            yield
-        except (DataError, ValueError, TypeError) as error:
-            if type(error) not in (DataError, ValueError, TypeError):
-                raise  # made of something else than a message
-            raise type(error)(_in_options(str(error))) from error
-    for one in caught:
-        warnings.warn_explicit(_in_options(str(one.message)), one.category, one.filename, one.lineno)
+    source = args.interactions if path is None else path
+    for one in [source] if isinstance(source, (str, os.PathLike)) else source:
+        if (Path(one) / "model.json").is_file():
+            raise ValueError(f"{one} is a saved model; wanted is a file of interactions")
+    return read_interactions(source, **given)
 
 
 def model_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -109,34 +73,20 @@ def new_model(args: argparse.Namespace) -> WALS:
 
 def load_model(args: argparse.Namespace) -> WALS:
     """The model of the command, on its device."""
-    return WALS.load(args.model, device=args.device, num_threads=args.threads)
+    path = args.model
+    if path.is_file() and path.name == "model.json":
+        raise ValueError(f"MODEL must be the folder that 'wals-gpu fit' saved, {path.parent}; {path} is a file in it")
+    if path.is_file():
+        raise ValueError(f"MODEL must be a folder that 'wals-gpu fit' saved; {path} is not a model folder, but a file")
+    return WALS.load(path, device=args.device, num_threads=args.threads)
 
 
-def parse_ids(texts: Sequence[str], ids: Ids | None, count: int, side: str) -> Any:
-    """Ids as the model has them, from the text of the command line; an unknown one is an error."""
-    if ids is not None and ids.kind == "string":
-        values = np.array(texts, dtype=object)
-    else:
-        values = np.array([_whole_number(text, side, ids is not None) for text in texts])
-    if ids is not None:
-        ids.index_of(values)
-    elif (outside := values[(values < 0) | (values >= count)]).size:
-        raise ValueError(f"{side} {outside[0]} is not a row number in [0, {count})")
-    return values
-
-
-def _whole_number(text: str, side: str, is_id: bool) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        what = f"{side} ids" if is_id else "row numbers, because it was fitted on a matrix"
-        raise ValueError(f"{side} {text!r} is not an integer; this model has {'integer ' * is_id}{what}") from None
-
-
-def read_lines(path: str | os.PathLike[str]) -> list[str]:
-    """The lines of a text file in UTF-8, or of standard input for "-", without empty ones and byte order marks."""
-    with contextlib.nullcontext(sys.stdin) if str(path) == "-" else open(path, encoding="utf-8-sig") as file:
-        try:
-            return [line.strip().removeprefix("\ufeff") for line in file if line.strip()]
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is not UTF-8 text: {error}") from error
+def read_titles(args: argparse.Namespace) -> Titles | None:
+    """The titles of --titles, None without one."""
+    if args.titles is None:
+        if args.title_column is not None:
+            raise ValueError("--title-column needs --titles FILE")
+        return None
+    # --item-column is that of other tables too, which may have another name for it
+    there = args.item_column in open_source(args.titles).names
+    return Titles.read(args.titles, args.title_column, args.item_column if there else None)

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.cli.inputs import read_lines
+from wals_gpu.cli.lines import ids_of_lines, read_lines
 from wals_gpu.cli.output import say
-from wals_gpu.data.interactions import read_interactions
+from wals_gpu.data.interactions import ITEM_COLUMNS, read_interactions
 from wals_gpu.errors import ParameterWarning
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def item_lists(args: argparse.Namespace, model: WALS) -> dict[str, Any]:
         path = getattr(args, name)
         if path is not None:
             option = f"--{name.replace('_', '-')}"
-            ids = _ids_of(read_lines(path), model.item_ids, option)
+            ids = ids_of_lines(read_lines(path, option), model.item_ids, "item", option, ITEM_COLUMNS, all_fit=True)
             columns = _columns(ids, model.item_ids, n_items, option)
             _warn_unknown(option, "items", columns)
             columns = columns[columns >= 0]
@@ -46,11 +46,11 @@ def item_lists(args: argparse.Namespace, model: WALS) -> dict[str, Any]:
 def user_lists(args: argparse.Namespace, model: WALS, users: Any) -> dict[str, csr_matrix]:
     """``deny=`` and ``allow=`` of `users` from tables with a user and an item column.
 
-    A user that the table does not name has an empty list: nothing is denied to them, or nothing allowed.
+    A user that the table does not name has an empty list: nothing is denied to them, or nothing allowed. The users may
+    be unknown to the model.
     """
     lists = {}
     n_users, n_items = model.n_users, model.n_items
-    rows = users if model.user_ids is None else model.user_ids.index_of(users)
     for name in ("deny", "allow"):
         path = getattr(args, name)
         if path is not None:
@@ -61,25 +61,18 @@ def user_lists(args: argparse.Namespace, model: WALS, users: Any) -> dict[str, c
                 )
             assert data.user_ids is not None and data.item_ids is not None  # as of every table
             user_rows = _columns(data.user_ids.ids, model.user_ids, n_users, f"--{name}")
-            item_columns = _columns(data.item_ids.ids, model.item_ids, n_items, f"--{name}")
+            columns = _columns(data.item_ids.ids, model.item_ids, n_items, f"--{name}")
+            asked = data.user_ids.find(users)  # the row of each user in the table, -1 where it has none
+            user_rows[asked[asked >= 0]] = 0  # known at least here
             _warn_unknown(f"--{name}", "users", user_rows)
-            _warn_unknown(f"--{name}", "items", item_columns)
+            _warn_unknown(f"--{name}", "items", columns)
             pairs = data.matrix.tocoo()
-            row, column = user_rows[pairs.row], item_columns[pairs.col]
-            both = (row >= 0) & (column >= 0)
-            of_all = csr_matrix((np.ones(both.sum(), bool), (row[both], column[both])), shape=(n_users, n_items))
-            lists[name] = of_all[rows]
+            known = columns[pairs.col] >= 0
+            row, column = pairs.row[known], columns[pairs.col[known]]
+            # The last row is empty, and is the one of -1
+            of_table = csr_matrix((np.ones(len(row), bool), (row, column)), shape=(data.matrix.shape[0] + 1, n_items))
+            lists[name] = of_table[asked]
     return lists
-
-
-def _ids_of(texts: list[str], ids: Ids | None, option: str) -> NDArray[Any]:
-    if ids is not None and ids.kind == "string":
-        return np.array(texts, dtype=object)
-    try:
-        return np.array([int(text) for text in texts], np.int64)
-    except (ValueError, OverflowError) as error:
-        kind = "row numbers" if ids is None else "integers"
-        raise ValueError(f"{option}: this model's item ids are {kind}: {error}") from None
 
 
 def _columns(values: NDArray[Any], ids: Ids | None, n: int, option: str) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ __all__ = [
     "add_model",
     "add_model_folder",
     "add_quiet",
+    "add_titles",
     "check_device",
     "count_or_share",
+    "number",
     "positive",
     "setting",
     "share_or_path",
+    "whole_number",
 ]
 
 
@@ -43,11 +47,15 @@ def add_computation(parser: argparse.ArgumentParser) -> None:
     """--device and --threads, of every command that computes with a model."""
     group = parser.add_argument_group("computation")
     group.add_argument(
-        "--device", metavar=f"{{{','.join(DEVICES)}}}", default="auto",
+        "--device", choices=DEVICES, default="auto",
         help="cuda: the current CUDA device, in float32; cpu, and auto (default): the CPU",
     )  # fmt: skip
     group.add_argument(
-        "--threads", metavar="N", type=int, default=0, help="of the CPU; 0 (default): all that this process may use"
+        "--threads",
+        metavar="N",
+        type=whole_number,
+        default=0,
+        help="of the CPU; 0 (default): all that this process may use",
     )
 
 
@@ -115,21 +123,36 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         choices=list(PRESETS),
         help="what is minimised (default wals; with --encoder google_wals, exponent 0.5)",
     )
-    group.add_argument(
+    parameters = group.add_argument(
         "--set", metavar="NAME=VALUE", type=setting, action="append", default=[], help="parameter of the objective"
     )
+    parameters.completer = _complete_setting  # type: ignore[attr-defined]  # argcomplete asks for it
     group.add_argument(
         "--solver",
-        metavar=f"{{{','.join(('auto', *SOLVERS))}}}",
+        choices=("auto", *SOLVERS),
         default="auto",
         help="how a row is solved (default auto)",
     )
     group.add_argument(
-        "--over-relaxation", metavar="W", type=float, default=1.0,
+        "--over-relaxation", metavar="W", type=number, default=1.0,
         help="from 1 (default) to below 2: 1.7 takes half the iterations to the same loss",
     )  # fmt: skip
-    group.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    group.add_argument("--seed", type=whole_number, default=0, help="of everything random (default 0)")
     add_quiet(parser)
+
+
+def _complete_setting(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """For the shell: parameters of the objective that the line names, or of all."""
+    preset = PRESETS.get(getattr(parsed_args, "objective", None) or "")
+    chosen = list(PRESETS.values()) if preset is None else [preset]
+    return sorted({f"{field.name}=" for one in chosen for field in dataclasses.fields(one)})
+
+
+def add_titles(parser: argparse.ArgumentParser) -> None:
+    """--titles and --title-column."""
+    group = parser.add_argument_group("titles, to be shown beside the ids of items")
+    group.add_argument("--titles", metavar="FILE", type=Path, help="table of items: Parquet, CSV, TSV or JSON lines")
+    group.add_argument("--title-column", metavar="COLUMN", help="default: the one named like title or name")
 
 
 def add_item_lists(parser: argparse.ArgumentParser) -> None:
@@ -152,23 +175,33 @@ def share_or_path(text: str) -> float | str:
         return text
 
 
+def whole_number(text: str) -> int:
+    """A whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+
+
 def positive(text: str) -> int:
     """A whole number from 1."""
-    value = int(text)
+    value = whole_number(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
 
 
-positive.__name__ = "whole number"  # argparse shows it: "invalid whole number value: 'x'"
+def number(text: str) -> float:
+    """A number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
 
 
 def count_or_share(text: str) -> float:
     """A whole number, or a number with a point."""
-    return int(text) if text.isdigit() else float(text)
-
-
-count_or_share.__name__ = "number"
+    return int(text) if text.isdigit() else number(text)
 
 
 def setting(text: str) -> tuple[str, Any]:

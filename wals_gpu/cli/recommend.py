@@ -10,19 +10,26 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from wals_gpu.cli.inputs import load_model, parse_ids, read_lines
+from wals_gpu.cli.answers import FOR_TEXT, FOR_USERS, MODEL, answers_of, columns_of, print_answers, schema
+from wals_gpu.cli.inputs import load_model, read_titles
+from wals_gpu.cli.lines import ids_of_lines, parse_ids, read_lines
 from wals_gpu.cli.lists import item_lists, user_lists
 from wals_gpu.cli.options import (
     add_computation,
     add_item_lists,
     add_model_folder,
     add_quiet,
+    add_titles,
     check_device,
+    number,
     positive,
+    whole_number,
 )
-from wals_gpu.cli.output import item_json, pairs_of, plain, print_json, write_recommendations, writer_for
+from wals_gpu.cli.output import print_json, say
 from wals_gpu.cli.parser import Commands, add_command
-from wals_gpu.evaluation.tables import format_table
+from wals_gpu.cli.tables import check_table, open_table
+from wals_gpu.data.interactions import USER_COLUMNS
+from wals_gpu.model.recommendations import RecommendationsChunk
 from wals_gpu.model.wals import WALS
 
 __all__ = ["add", "run"]
@@ -33,15 +40,18 @@ USERS_PER_CHUNK = 4096
 EPILOG = """\
 examples:
   wals-gpu recommend model alice bob -k 5
+  wals-gpu recommend model alice --titles items.csv
   wals-gpu recommend model --users-file users.txt --json
-  wals-gpu recommend model --text "plays music files"
+  wals-gpu recommend model --text "plays music files" --titles items.csv
   wals-gpu recommend model --all --out top10.parquet
   wals-gpu recommend model --all --out top10.parquet --allow-items in_stock.txt \\
       --deny returned.parquet
 
-Ids are those of the training data, or row numbers if it was a matrix. A list
-ends early when no item is left. Scores compare items for one user; they are not
-probabilities and do not compare users.
+Ids are those of the training data, or row numbers if it was a matrix; those that
+begin with "-" stand after "--". A list ends early when no item is left. Scores
+compare items for one user; they are not probabilities and do not compare users.
+Whom the model does not know gets the most popular items, and is counted on
+standard error; only a USER that is typed must be known.
 """
 
 
@@ -54,22 +64,36 @@ def add(commands: Commands) -> None:
     parser.add_argument("--text", metavar="TEXT", help="the items that are most like this text, instead of USERs")
     parser.add_argument("--all", action="store_true", help="every user, chunk by chunk; needs --out")
     parser.add_argument(
-        "--out", metavar="FILE", type=Path, help="write user_id, rank, item_id, score to .parquet or .csv"
-    )
+        "--out", metavar="FILE", type=Path,
+        help="write user_id, rank, item_id, score, source to .parquet, .csv, .tsv, .jsonl or .feather",
+    )  # fmt: skip
     parser.add_argument("-k", type=positive, default=10, help="items per user (default 10)")
     parser.add_argument("--include-seen", action="store_true", help="also what the user already has")
     add_quiet(parser)
+    add_titles(parser)
+    cold = parser.add_argument_group("users that the model knows nothing of")
+    cold.add_argument(
+        "--cold-users", choices=["popular", "mean", "error"], default="popular",
+        help="known users without interactions: the most popular items (default), those of the mean user, or an error",
+    )  # fmt: skip
+    cold.add_argument(
+        "--unknown", choices=["popular", "skip", "error"],
+        help="ids that the model does not have: the most popular items (default for --users-file), nothing, or an error"
+        " (default for USER)",
+    )  # fmt: skip
     add_computation(parser)
     add_item_lists(parser)
     lists = parser.add_argument_group("lists for each user: Parquet or CSV files with a user and an item column")
     lists.add_argument("--deny", metavar="FILE", type=Path, help="pairs not to recommend")
     lists.add_argument("--allow", metavar="FILE", type=Path, help="the only pairs to recommend")
     lists.add_argument("--user-column", metavar="COLUMN", help="default: the one named like user_id")
-    lists.add_argument("--item-column", metavar="COLUMN", help="default: the one named like item_id")
+    lists.add_argument("--item-column", metavar="COLUMN", help="default: the one named like item_id; also of --titles")
     explore = parser.add_argument_group("exploration: what the model is unsure of gets a chance")
     explore.add_argument("--explore", choices=["ucb", "thompson"], help="upper bounds of the scores, or draws")
-    explore.add_argument("--noise", type=float, help="how much; 0 is not at all (default 1)")
-    explore.add_argument("--seed", type=int, help="of thompson's draws; without one they differ each time")
+    explore.add_argument("--noise", metavar="X", type=number, help="how much; 0 is not at all (default 1)")
+    explore.add_argument(
+        "--seed", metavar="N", type=whole_number, help="of thompson's draws; without one they differ each time"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -79,7 +103,13 @@ def run(args: argparse.Namespace) -> None:
         choices = "USER ids, --users-file FILE, --all or --text TEXT"
         raise ValueError(f"say for whom: {choices}" + (" (only one of them)" if ways else ""))
     if args.all and args.out is None:
-        raise ValueError("--all needs --out FILE (.parquet or .csv)")
+        raise ValueError("--all needs --out FILE (such as top10.parquet or top10.csv)")
+    if args.noise is not None and args.explore is None:
+        raise ValueError("--noise needs --explore ucb or --explore thompson")
+    if args.seed is not None and args.explore != "thompson":
+        raise ValueError("--seed needs --explore thompson: nothing else is random")
+    if args.out is not None:
+        check_table(args.out)
     # Listed items and upper bounds are scored on the host.
     check_device(args, args.k if args.allow is None and args.explore != "ucb" else None)
     if args.text is not None:
@@ -88,56 +118,131 @@ def run(args: argparse.Namespace) -> None:
         _recommend_to_users(args)
 
 
+# ------------------------------------------------------------------------------------------------------------ for users
+
+
 def _recommend_to_users(args: argparse.Namespace) -> None:
-    if args.out is not None:
-        writer_for(args.out)  # refuse a wrong name before the model is loaded
+    titles = read_titles(args)
     model = load_model(args)
-    users = _users(args, model)
+    users, unknown = _users(args, model)
     options: dict[str, Any] = {"filter_seen": not args.include_seen, "explore": args.explore, "noise": args.noise}
     options |= {"random_state": args.seed} | item_lists(args, model) | user_lists(args, model, users)
+    options |= {"cold_users": args.cold_users, "unknown": unknown}
     chunks = model.recommend_chunks(users, args.k, chunk_size=USERS_PER_CHUNK, **options)
+    counted = _counting(chunks, model, args)
     if args.out is None:
-        _print(chunks, args.json)
+        answers = [
+            one for chunk in counted for one in answers_of(chunk.users, chunk.ids, chunk.scores, titles, chunk.source)
+        ]
+        if args.json:
+            print_json([{"user": one.asked, "source": one.source, "items": one.to_json()} for one in answers])
+        else:
+            print_answers(answers, FOR_USERS)
         return
-    with tqdm(total=len(users), desc="recommend", unit="user", delay=1, disable=args.quiet) as progress:
-        rows = write_recommendations(args.out, model, chunks, progress.update)
+    rows = 0
+    columns = schema(FOR_USERS, model.user_ids, model.item_ids, titles is not None, with_source=True)
+    with (
+        tqdm(total=len(users), desc="recommend", unit="user", delay=1, disable=args.quiet) as progress,
+        open_table(args.out, columns) as write,
+    ):
+        for chunk in counted:
+            parts = columns_of(chunk.users, chunk.ids, chunk.scores, titles, chunk.source)
+            write(parts)
+            rows += len(parts[0])
+            progress.update(len(chunk.users))
     if args.json:
         print_json({"out": str(args.out), "users": len(users), "rows": rows})
     else:
         print(f"wrote {rows:,} rows for {len(users):,} users to {args.out}")
 
 
-def _users(args: argparse.Namespace, model: WALS) -> Any:
-    """Ids, or row numbers, of the users to recommend to."""
+def _users(args: argparse.Namespace, model: WALS) -> tuple[Any, str]:
+    """Ids, or row numbers, of the users to recommend to; and what to do with those that the model does not know."""
     if args.all:
-        return np.arange(model.n_users) if model.user_ids is None else model.user_ids.ids
-    texts = args.users or read_lines(args.users_file)
+        return np.arange(model.n_users) if model.user_ids is None else model.user_ids.ids, "error"
+    if args.users and args.unknown in (None, "error"):
+        return parse_ids(args.users, model.user_ids, model.n_users, "user"), "error"
+    option = "USER" if args.users else "--users-file"
+    texts = args.users or read_lines(args.users_file, option)
     if not texts:
-        raise ValueError(f"{args.users_file} holds no user ids")
-    return parse_ids(texts, model.user_ids, model.n_users, "user")
+        raise ValueError(f"--users-file {args.users_file} holds no user ids")
+    if args.unknown == "error":
+        return parse_ids(texts, model.user_ids, model.n_users, "user"), "error"
+    users = ids_of_lines(texts, model.user_ids, "user", option, USER_COLUMNS, all_fit=False)
+    known = _known(model, users)
+    if known.all():
+        return users, "error"
+    if args.unknown is None and not known.any():
+        such = ", ".join(map(repr, users[:3].tolist()))
+        raise ValueError(
+            f"--users-file {args.users_file}: the model knows none of {len(users):,} ids, such as {such}; "
+            "--unknown popular recommends to them all the same"
+        )
+    count, such = _count(users, ~known)
+    if args.unknown == "skip":
+        say(f"{count} unknown to the model, {such}, and left out")
+        return users[known], "error"
+    what = {"popular": "the most popular items", "mean": "the items of the mean user"}.get(args.cold_users, "nothing")
+    say(f"{count} unknown to the model, {such}: they get {what} (--unknown skip leaves them out)")
+    return users, "popular"
 
 
-def _print(chunks: Iterator[tuple[Any, Any, Any]], as_json: bool) -> None:
-    lists = [(user, pairs_of(ids, scores)) for batch in chunks for user, ids, scores in zip(*batch, strict=True)]
-    if as_json:
-        print_json([{"user": plain(user), "items": [item_json(pair) for pair in pairs]} for user, pairs in lists])
-        return
-    rows: list[list[object]] = [
-        [str(user), rank, str(item), score] for user, pairs in lists for rank, (item, score) in enumerate(pairs, 1)
-    ]
-    print(format_table(["user", "rank", "item", "score"], rows))
+def _known(model: WALS, users: Any) -> Any:
+    """Whether the model has each user."""
+    if model.user_ids is not None:
+        return model.user_ids.find(users) >= 0
+    return (users >= 0) & (users < model.n_users)
+
+
+def _count(users: Any, some: Any) -> tuple[str, str]:
+    """How many, and up to three by name."""
+    n = int(some.sum())
+    names = ", ".join(repr(user) for user in users[some][:3].tolist())
+    return f"{n:,} of {len(users):,} users {'is' if n == 1 else 'are'}", f"such as {names}" if n > 3 else names
+
+
+def _counting(
+    chunks: Iterator[RecommendationsChunk], model: WALS, args: argparse.Namespace
+) -> Iterator[RecommendationsChunk]:
+    """The same; after the last one, a line says which known users the model has nothing of."""
+    n, cold = 0, 0
+    names: list[Any] = []
+    for chunk in chunks:
+        yield chunk
+        some = (chunk.source != MODEL) & _known(model, chunk.users)
+        n, cold = n + len(some), cold + int(some.sum())
+        names += chunk.users[some][: 3 - len(names)].tolist()
+    if cold:
+        what = {"popular": "the most popular items", "mean": "the items of the mean user"}[args.cold_users]
+        such = ("such as " if cold > len(names) else "") + ", ".join(map(repr, names))
+        verb = "has" if cold == 1 else "have"
+        say(f"{cold:,} of {n:,} users {verb} no interactions, {such}: they get {what} (--cold-users)")
+
+
+# ------------------------------------------------------------------------------------------------------------- a text
 
 
 def _recommend_for_text(args: argparse.Namespace) -> None:
-    for_users = {"--out": args.out, "--deny": args.deny, "--allow": args.allow, "--explore": args.explore}
-    for_users |= {"--noise": args.noise, "--seed": args.seed, "--include-seen": args.include_seen or None}
+    for_users = {"--deny": args.deny, "--allow": args.allow, "--explore": args.explore, "--noise": args.noise}
+    for_users |= {"--seed": args.seed, "--include-seen": args.include_seen or None, "--unknown": args.unknown}
     if unfit := [name for name, value in for_users.items() if value is not None]:
         raise ValueError(f"{', '.join(unfit)} cannot be used with --text, which is for no user")
+    titles = read_titles(args)
     model = load_model(args)
     lists = item_lists(args, model)
-    pairs = pairs_of(*model.search(model.project_items([args.text])[0], args.k, metric="cosine", **lists))
+    found = model.search(model.project_items([args.text])[0], args.k, metric="cosine", **lists)
+    ids, scores = (np.asarray(array)[None] for array in found)
+    if args.out is not None:
+        with open_table(args.out, schema(FOR_TEXT, None, model.item_ids, titles is not None)) as write:
+            columns = columns_of(None, ids, scores, titles)
+            write(columns)
+        if args.json:
+            print_json({"text": args.text, "out": str(args.out), "rows": len(columns[0])})
+        else:
+            print(f"wrote {len(columns[0]):,} rows to {args.out}")
+        return
+    answers = answers_of([None], ids, scores, titles)
     if args.json:
-        print_json({"text": args.text, "items": [item_json(pair) for pair in pairs]})
+        print_json({"text": args.text, "items": answers[0].to_json()})
     else:
-        rows = [[rank, str(item), score] for rank, (item, score) in enumerate(pairs, 1)]
-        print(format_table(["rank", "item", "cosine"], rows))
+        print_answers(answers, FOR_TEXT)

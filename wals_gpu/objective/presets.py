@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu.checks import did_you_mean
 from wals_gpu.errors import ModelFormatError
 from wals_gpu.objective.bound import ONE, BoundObjective, Objective, checked_number, number_field
 from wals_gpu.objective.options import ObjectiveOptions, Unpack
@@ -452,6 +453,9 @@ class Explicit(Objective):
 #: Every preset by its name.
 PRESETS: dict[str, type[Objective]] = {c.name: c for c in (Wals, Implicit, Hu, Ials, GoogleWals, Eals, Spark, Explicit)}
 
+#: What other libraries call a parameter.
+ELSEWHERE = dict.fromkeys(("lambda", "lam", "l2", "reg", "reg-param", "regparam"), "regularization")
+
 
 def make_objective(objective: str | Objective = "wals", **params: Unpack[ObjectiveOptions]) -> Objective:
     """An objective from the name of a preset and its parameters.
@@ -481,12 +485,17 @@ def make_objective(objective: str | Objective = "wals", **params: Unpack[Objecti
             )
         return objective
     if not isinstance(objective, str) or objective not in PRESETS:
-        raise ValueError(f"objective must be an Objective or one of {', '.join(PRESETS)}, got {objective!r}")
+        wanted = f"objective must be an Objective or one of {', '.join(PRESETS)}, got {objective!r}"
+        raise ValueError(wanted + did_you_mean(objective, PRESETS))
     preset: Any = PRESETS[objective]
     accepted = [f.name for f in dataclasses.fields(preset)]
     unknown = [name for name in params if name not in accepted]
     if unknown:
-        raise TypeError(f"objective {objective!r} has no parameter {', '.join(unknown)}; it has {', '.join(accepted)}")
+        message = f"objective {objective!r} has no parameter {', '.join(unknown)}; it has {', '.join(accepted)}"
+        others = [name for name, other in PRESETS.items() if unknown[0] in {f.name for f in dataclasses.fields(other)}]
+        if others:
+            message += f"; {', '.join(others)} {'has' if len(others) == 1 else 'have'} one of that name"
+        raise TypeError(message + did_you_mean(unknown[0], accepted, **ELSEWHERE))
     made: Objective = preset(**params)
     return made
 
