@@ -11,7 +11,8 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.cli.lines import ids_of_lines, read_lines
 from wals_gpu.cli.output import say
-from wals_gpu.data.interactions import ITEM_COLUMNS, read_interactions
+from wals_gpu.data.interactions import read_interactions
+from wals_gpu.data.names import item_names
 from wals_gpu.errors import ParameterWarning
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def item_lists(args: argparse.Namespace, model: WALS) -> dict[str, Any]:
         path = getattr(args, name)
         if path is not None:
             option = f"--{name.replace('_', '-')}"
-            ids = ids_of_lines(read_lines(path, option), model.item_ids, "item", option, ITEM_COLUMNS, all_fit=True)
+            ids = ids_of_lines(read_lines(path, option), model.item_ids, "item", option, item_names(), all_fit=True)
             columns = _columns(ids, model.item_ids, n_items, option)
             _warn_unknown(option, "items", columns)
             columns = columns[columns >= 0]

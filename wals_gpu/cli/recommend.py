@@ -28,7 +28,7 @@ from wals_gpu.cli.options import (
 from wals_gpu.cli.output import print_json, say
 from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.cli.tables import check_table, open_table
-from wals_gpu.data.interactions import USER_COLUMNS
+from wals_gpu.data.names import user_names
 from wals_gpu.model.recommendations import RecommendationsChunk
 from wals_gpu.model.wals import WALS
 
@@ -168,7 +168,7 @@ def _users(args: argparse.Namespace, model: WALS) -> tuple[Any, str]:
         raise ValueError(f"--users-file {args.users_file} holds no user ids")
     if args.unknown == "error":
         return parse_ids(texts, model.user_ids, model.n_users, "user"), "error"
-    users = ids_of_lines(texts, model.user_ids, "user", option, USER_COLUMNS, all_fit=False)
+    users = ids_of_lines(texts, model.user_ids, "user", option, user_names(), all_fit=False)
     known = _known(model, users)
     if known.all():
         return users, "error"

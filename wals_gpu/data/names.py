@@ -26,8 +26,10 @@ __all__ = [
     "choose_value",
     "count_usual",
     "is_rating",
+    "item_names",
     "missing_error",
     "plain_name",
+    "user_names",
     "usual_time",
 ]
 
@@ -223,6 +225,16 @@ def count_usual(names: Sequence[str]) -> int:
         any(plain in forms for forms in known) or plain in _PLAIN_VALUES or plain in _PLAIN_TIMES
         for plain in map(plain_name, names)
     )
+
+
+def user_names() -> frozenset[str]:
+    """Every name that means a column of users, as :func:`plain_name` writes it."""
+    return frozenset(_forms(_USERS)) | frozenset(_forms(_USERS_SECOND))
+
+
+def item_names() -> frozenset[str]:
+    """The same of items."""
+    return frozenset(_forms(_ITEMS)) | frozenset(_forms(_ITEMS_SECOND))
 
 
 def missing_error(source: Source, problems: Sequence[str], also: str = "") -> DataError:

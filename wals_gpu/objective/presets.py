@@ -117,7 +117,7 @@ class Wals(Objective):
         of_background = _numbers(bound)[0] * n_other
         mean = of_background * (1 + 1 / self.background)  # a row's entries are 1 / background of that, on average
         if self.nu == 0:
-            return ONE * mean
+            return np.full(1, mean)
         scale: Floats = mean * ((np.diff(matrix.indptr) + of_background) / mean) ** self.nu
         return scale
 
