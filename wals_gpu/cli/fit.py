@@ -158,9 +158,7 @@ def _new_hybrid(args: argparse.Namespace) -> WALS:
     from wals_gpu.text.items import read_item_texts
 
     columns = None if args.text is None else args.text.split(",")
-    ids, texts = read_item_texts(
-        args.items, text_columns=columns, item_column=args.item_column, encoding=args.encoding
-    )
+    ids, texts = read_item_texts(args.items, text_columns=columns, item_column=args.item_column, encoding=args.encoding)
     if ids is None:
         raise DataError(
             f"{args.items} must have a column of item ids; --item-column names it, here and in the interactions"
