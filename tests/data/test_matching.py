@@ -130,6 +130,28 @@ def test_the_columns_of_the_known_table_are_the_default():
     assert set(cells(read_like("test", both, USERS, ITEMS, "x", chosen, like=like).data)) == {("ann", 10), ("ann", 20)}
 
 
+def test_options_of_a_whole_are_not_for_its_parts():
+    log = LOG.rename(columns={"value": "rating"}).assign(time=[1.0, 2.0, 3.0])
+    whole = {"min_user_interactions": 2, "half_life": 1.0, "time_column": "time"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of ratings as well, which the whole was warned of
+        got = read_like("test", log, USERS, ITEMS, "the model", {**whole, "min_item_interactions": 2}).data
+        assert cells(got) == EXPECTED and got.times is None
+        liked = read_like("test", log, USERS, ITEMS, "the model", {**whole, "min_value": 2}).data
+    assert cells(liked) == {pair: value for pair, value in EXPECTED.items() if value >= 2}
+    with pytest.raises(DataError, match="train: min_user_interactions"):
+        read_like("train", log, USERS, ITEMS, "the model", {"min_user_interactions": 2}, is_part=False)
+    with pytest.raises(TypeError, match="unexpected argument 'colour'; a table is described by user_column"):
+        read_like("test", log, USERS, ITEMS, "the model", {"colour": 2})
+
+
+def test_files_without_a_line_of_names(tmp_path):
+    (tmp_path / "log.txt").write_text("zoe;10;1,0\nann;20;2,0\neve;10;3,0\n")
+    options = {"columns": ["user", "item", "value"], "decimal": ","}
+    for path in (tmp_path / "log.txt", [tmp_path / "log.txt"]):
+        assert cells(read_like("test", path, USERS, ITEMS, "the model", options).data) == EXPECTED
+
+
 def test_what_cannot_be_opened_is_named():
     for wrong in (3, None, object()):
         with pytest.raises(TypeError, match="train: interactions must be"):

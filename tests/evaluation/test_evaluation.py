@@ -370,7 +370,7 @@ def test_a_dense_array_is_a_matrix_whose_zeros_are_absent():
     assert train.dtype == np.float64 and (train + test).toarray().tolist() == dense.tolist()
     assert (train.nnz, test.nnz) == (8, 3)
     for wrong in (np.ones(3), np.array([["a"]])):
-        with pytest.raises(ValueError, match="matrix must"):
+        with pytest.raises(ValueError, match="matrix: interactions must"):
             random_holdout(wrong)
     with pytest.raises(TypeError, match="matrix: interactions must be"):
         random_holdout(7)

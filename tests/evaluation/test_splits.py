@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from scipy.sparse import coo_matrix, csr_matrix
 
-from wals_gpu import Interactions, as_interactions
+from wals_gpu import Interactions, ParameterWarning, as_interactions
 from wals_gpu.data.interactions import ColumnNames
 from wals_gpu.evaluation import (
     cold_items_split,
@@ -373,3 +373,64 @@ def test_negatives_of_interactions():
     stranger = as_interactions(pd.DataFrame({"user": ["who"], "item": [5]}))
     with pytest.raises(ValueError, match="none of the 1 entries of test is of a user and an item that train knows"):
         sample_negatives(train, stranger, 2)
+
+
+# ------------------------------------------------------------------------------------------------------ times of tables
+
+
+@pytest.mark.filterwarnings("ignore::wals_gpu.errors.ParameterWarning")
+@pytest.mark.parametrize("kind", ["pandas", "polars", "csv", "parquet", "interactions"])
+def test_times_come_with_the_table(kind, tmp_path):
+    log, path = make_log(), tmp_path / f"log.{kind}"
+    if kind == "csv":
+        log.to_csv(path, index=False)
+    elif kind == "parquet":
+        log.to_parquet(path)
+    given = {"pandas": log, "polars": pl.from_pandas(log)}.get(kind, path)
+    options = {"time_column": "time"}
+    if kind == "interactions":
+        given, options = as_interactions(log, **options), {}
+    data = with_times(log)
+    for split, more in (
+        (leave_one_out, {}), (last_n, {"n": 2}), (temporal_split, {"cutoff": "2024-04-01"}), (temporal_split, {}),
+        (lambda data, **rest: next(iter(rolling_windows(data, 3, test_size="2w", **rest))), {}),
+    ):  # fmt: skip
+        for part, expected in zip(split(given, **more, **options), split(data, **more), strict=True):
+            assert triples(part) == triples(expected) and part.times.dtype == np.dtype("M8[us]")
+            assert part.columns.time == "time"
+
+
+def test_the_last_event_is_the_last_of_the_table():
+    """An array of the table's times held out another; float32 made both times one; sums made the first the last."""
+    for time in ([1, 2], [1_700_000_000, 1_700_000_050], [pd.Timestamp("2024-01-01"), pd.Timestamp("2024-01-02")]):
+        log = pd.DataFrame({"user_id": ["a", "a"], "item_id": ["y", "x"], "time": time})
+        _, test = leave_one_out(log, time_column="time")
+        assert test.item_ids[test.matrix.indices].tolist() == ["x"]
+    log = pd.DataFrame({"user_id": ["a"] * 3, "item_id": ["x", "x", "y"], "time": [1.0, 2.0, 2.5]})
+    with pytest.warns(ParameterWarning, match="repeat a pair"):
+        _, test = leave_one_out(log, time_column="time")
+    assert test.item_ids[test.matrix.indices].tolist() == ["y"] and test.times.tolist() == [2.5]
+
+
+def test_zones_are_utc():
+    time = pd.to_datetime(["2024-01-31 23:30", "2024-02-01 00:30", "2024-02-01 01:30"]).tz_localize("Europe/Berlin")
+    log = pd.DataFrame({"user": [1, 1, 1], "item": [1, 2, 3], "time": time})
+    for cutoff in ("2024-02-01", pd.Timestamp("2024-02-01 01:00", tz="Europe/Berlin"), "2024-02-01T01:00+01:00"):
+        _, test = temporal_split(log, time_column="time", cutoff=cutoff)
+        assert test.item_ids[test.matrix.indices].tolist() == [3]
+
+
+def test_all_options_of_tables_are_taken(tmp_path):
+    path = tmp_path / "log.dat"
+    path.write_text("7::1::5::100\n7::2::1::200\n7::3::4::300\n8::1::5::400\n", encoding="utf-8")
+    train, test = leave_one_out([path], columns=["user", "item", "value", "time"], min_value=2)
+    assert test.times.tolist() == [300] and train.times.tolist() == [100, 400]
+    triplets = np.array([[1, 10, 5.0], [2, 20, 3.0], [3, 10, 1.0]])
+    with pytest.raises(ValueError, match=r"matrix: .*triplets=True"):
+        random_holdout(triplets)
+    train, test = random_holdout(triplets, 0.4, triplets=True)
+    assert train.item_ids.tolist() == [10, 20] and train.matrix.nnz + test.matrix.nnz == 3
+    train, test = random_holdout(triplets, triplets=False)
+    assert type(train) is csr_matrix and train.shape == (3, 3)
+    with pytest.raises(ValueError, match="beside a table"):
+        leave_one_out(triplets, [1, 2, 3], triplets=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,10 @@ from wals_gpu.cli.inputs import new_model, read_data
 from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, count_or_share, positive
 from wals_gpu.cli.output import print_json, size_of
 from wals_gpu.cli.parser import Commands, add_command
+from wals_gpu.evaluation.times import moment
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
     from wals_gpu.data.interactions import Interactions
@@ -23,7 +26,8 @@ EPILOG = """\
 protocols:
   random         a share of all entries is hidden (default)
   leave-one-out  one entry of each user: the last by --time-column, else any
-  temporal       everything from some moment on, by --time-column
+  last-n         the last --last N entries of each user who has more, by --time-column
+  temporal       everything from --cutoff on, or the latest share, by --time-column
   strong         users the model has never seen; a share of their entries is hidden
                  and asked for, the rest is what they are known by
 
@@ -39,6 +43,7 @@ metrics (means over the users with a hidden item):
 examples:
   wals-gpu evaluate plays.parquet --objective ials --set unobserved_weight=0.01
   wals-gpu evaluate plays.parquet --protocol leave-one-out --time-column time -k 10
+  wals-gpu evaluate plays.parquet --time-column time --cutoff 2024-01-31
 """
 
 
@@ -48,14 +53,19 @@ def add(commands: Commands) -> None:
     add_data(parser)
     parser.add_argument(
         "--protocol",
-        choices=["random", "strong", "leave-one-out", "temporal"],
-        default="random",
-        help="what is held out (default random)",
+        choices=["random", "strong", "leave-one-out", "last-n", "temporal"],
+        help="what is held out (default random; with --cutoff temporal, with --last last-n)",
     )
     parser.add_argument("--fraction", type=float, default=0.2, help="share held out (default 0.2)")
     parser.add_argument(
         "--heldout", type=count_or_share, default=0.1, help="strong: users held out, a share or a number"
     )
+    parser.add_argument(
+        "--cutoff", metavar="DATE",
+        help="temporal: first moment of the test period, such as 2024-01-31 (its beginning, UTC); a number where the "
+        "times are numbers",
+    )  # fmt: skip
+    parser.add_argument("--last", metavar="N", type=positive, help="last-n: entries of each user (default 1)")
     parser.add_argument(
         "--negatives", metavar="N", type=positive, help="rank only the hidden items and N others drawn for each user"
     )
@@ -69,12 +79,11 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Split, fit, measure and print."""
-    if args.protocol == "temporal" and args.time_column is None:
-        raise ValueError("--protocol temporal needs --time-column COLUMN")
+    protocol = _protocol(args)
     check_device(args, max(args.k) if args.negatives is None else None)
     model = new_model(args)
     data = read_data(args)
-    train, fold_in, test = _split(args, data)
+    train, fold_in, test = _split(args, protocol, data)
     began = time.perf_counter()
     model.fit(train, show_progress=not args.quiet)
     seconds = time.perf_counter() - began
@@ -86,24 +95,53 @@ def run(args: argparse.Namespace) -> None:
     report = evaluation.evaluate(model, train, test, args.k, **options)
     if args.json:
         objective = {"name": model.objective.name, **model.objective.parameters()}
-        settings = {"protocol": args.protocol, "seed": args.seed, "objective": objective, "fit_seconds": seconds}
+        settings = {"protocol": protocol, "seed": args.seed, "objective": objective, "fit_seconds": seconds}
         print_json(settings | report.to_dict())
     else:
         print(f"{size_of(data)}; {train.nnz:,} to train on, {test.nnz:,} to find; fitted in {seconds:.1f} s\n")
-        print(f"{report}\n[in brackets: 95 % interval, bootstrap over users; split {args.protocol}, seed {args.seed}]")
+        print(f"{report}\n[in brackets: 95 % interval, bootstrap over users; split {protocol}, seed {args.seed}]")
 
 
-def _split(args: argparse.Namespace, data: Interactions) -> tuple[csr_matrix, csr_matrix | None, csr_matrix]:
-    """What to train on, what new users are known by (strong generalisation only), and what to find."""
-    matrix, times = data.matrix, data.times
-    if args.protocol == "random":
-        train, test = evaluation.random_holdout(matrix, args.fraction, args.seed)
-    elif args.protocol == "leave-one-out":
-        train, test = evaluation.leave_one_out(matrix, times, args.seed)
-    elif args.protocol == "temporal":
-        assert times is not None  # --time-column was asked for
-        train, test = evaluation.temporal_split(matrix, times, fraction=args.fraction)
-    else:
-        strong = evaluation.strong_generalisation_split(matrix, args.heldout, args.fraction, args.seed)
+def _protocol(args: argparse.Namespace) -> str:
+    """What is held out; options that it needs and are not there, or it has no use for, are refused at once."""
+    protocol: str = args.protocol or next(
+        (of for of, value in (("temporal", args.cutoff), ("last-n", args.last)) if value is not None), "random"
+    )
+    if protocol in ("temporal", "last-n") and args.time_column is None and "time" not in (args.columns or ()):
+        raise ValueError(f"--protocol {protocol} needs --time-column COLUMN")
+    for option, value, of in (("--cutoff", args.cutoff, "temporal"), ("--last", args.last, "last-n")):
+        if value is not None and protocol != of:
+            raise ValueError(f"{option} is for --protocol {of}, not for {protocol}")
+    return protocol
+
+
+def _split(
+    args: argparse.Namespace, protocol: str, data: Interactions
+) -> tuple[csr_matrix, csr_matrix | None, csr_matrix]:
+    """What to train on, what new users are known by (strong generalisation only), and what to find.
+
+    Matrices: millions of lists of numbers have no need for names.
+    """
+    if protocol == "strong":
+        strong = evaluation.strong_generalisation_split(data.matrix, args.heldout, args.fraction, args.seed)
         return strong.train, strong.fold_in, strong.test
-    return train, None, test
+    if protocol == "random":
+        train, test = evaluation.random_holdout(data, args.fraction, args.seed)
+    elif protocol == "leave-one-out":
+        train, test = evaluation.leave_one_out(data, random_state=args.seed)
+    elif protocol == "last-n":
+        train, test = evaluation.last_n(data, args.last or 1)
+    else:
+        train, test = evaluation.temporal_split(data, fraction=args.fraction, cutoff=_cutoff(args.cutoff, data.times))
+    return train.matrix, None, test.matrix
+
+
+def _cutoff(text: str | None, times: NDArray[Any] | None) -> Any:
+    """A moment of the kind of the times."""
+    if text is None or times is None:
+        return None
+    value: Any = text
+    if times.dtype.kind != "M":
+        with contextlib.suppress(ValueError):  # what is none is refused below
+            value = float(text)
+    return moment("--cutoff", value, times)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,15 +12,16 @@ from scipy.sparse import csr_matrix, issparse
 
 from wals_gpu.checks import warn
 from wals_gpu.data.columns import open_source
-from wals_gpu.data.csr import as_csr, canonical, entry_rows
+from wals_gpu.data.csr import canonical, entry_rows
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames, Interactions, as_interactions
+from wals_gpu.data.source import Source, TextOptions
 from wals_gpu.errors import DataError
 
-__all__ = ["COLUMNS", "Match", "is_table", "match", "open_interactions", "read_like"]
+__all__ = ["Match", "is_table", "match", "open_interactions", "read_like"]
 
-#: The keyword arguments of tables.
-COLUMNS = ("user_column", "item_column", "value_column", "time_column")
+# What chooses from a whole, or weighs it, has no meaning for a part that is held out of it.
+_OF_A_WHOLE = ("time_column", "min_user_interactions", "min_item_interactions", "half_life")
 
 
 class Match(NamedTuple):
@@ -32,7 +34,9 @@ class Match(NamedTuple):
 
 def is_table(data: Any) -> bool:
     """Whether it is a table or the path of one: no matrix and no Interactions."""
-    is_matrix = isinstance(data, (Interactions, np.ndarray)) or hasattr(data, "tocsr")
+    if isinstance(data, np.ndarray):
+        return data.dtype.names is not None
+    is_matrix = isinstance(data, Interactions) or hasattr(data, "tocsr")
     return not (is_matrix or issparse(getattr(data, "matrix", None)))
 
 
@@ -47,9 +51,9 @@ def open_interactions(
         The argument, for error messages.
     data : (U, I) sparse matrix or array, Interactions, DataFrame, Arrow table or path
     columns : mapping, optional
-        ``user_column``, ``item_column``, ``value_column`` and ``time_column`` of a table; None is as if not given.
+        Options of :func:`.as_interactions` for tables, such as ``user_column``; None is as if not given.
     dtype : {"float32", "float64"}
-        Of the values of a table; a sparse matrix keeps its own.
+        Of the values of a table; a matrix of floats keeps its own.
 
     Returns
     -------
@@ -62,19 +66,21 @@ def open_interactions(
         If something cannot be used; the message names the argument.
     """
     columns = {key: value for key, value in (columns or {}).items() if value is not None}
-    if strange := [key for key in columns if key not in COLUMNS]:
-        raise TypeError(f"unexpected argument {strange[0]!r}; a table is described by {', '.join(COLUMNS)}")
-    if is_table(data):
+    known = set(inspect.signature(as_interactions).parameters) - {"data", "user_ids", "item_ids", "unknown", "dtype"}
+    if strange := [key for key in columns if key not in known]:
+        raise TypeError(
+            f"unexpected argument {strange[0]!r}; a table is described by user_column, item_column, value_column, "
+            "time_column and the other options of as_interactions"
+        )
+    if isinstance(data, np.ndarray) or is_table(data):
+        is_double = getattr(data, "dtype", None) == np.float64
         try:
-            return as_interactions(data, dtype=dtype, **columns)
+            return as_interactions(data, dtype="float64" if is_double else dtype, **columns)
         except (DataError, TypeError) as error:
             raise type(error)(f"{name}: {error}") from error
     if columns:
         raise ValueError(f"{', '.join(columns)} can be given with a table only; {name} is a matrix or Interactions")
     own = data if isinstance(data, Interactions) else Interactions(getattr(data, "matrix", data))
-    if isinstance(own.matrix, np.ndarray):
-        kind = np.dtype(np.float64) if own.matrix.dtype == np.float64 else dtype
-        return Interactions(as_csr(own.matrix, dtype=kind, allow_empty=True, argument=name))
     matrix = canonical(name, own.matrix)
     for ids, n, side in ((own.user_ids, matrix.shape[0], "row"), (own.item_ids, matrix.shape[1], "column")):
         if ids is not None and len(ids) != n:
@@ -99,6 +105,7 @@ def read_like(
     *,
     like: ColumnNames | None = None,
     drop: bool | None = None,
+    is_part: bool = True,
     dtype: DTypeLike = "float32",
 ) -> Match:
     """What an argument holds, in the numbering of interactions or of a model that are known.
@@ -117,6 +124,9 @@ def read_like(
     drop : bool, optional
         What to do with entries of unknown ids: leave them out, with a warning, or raise. Default: leave those of a
         table out, as it may be newer than the model; raise for Interactions.
+    is_part : bool, default True
+        Whether it was held out of something: options that choose users and items by their numbers of entries, or weigh
+        by time, are for the rest then.
 
     Returns
     -------
@@ -127,19 +137,31 @@ def read_like(
     DataError, TypeError, ValueError
         As :func:`open_interactions` and :func:`match`.
     """
-    table, as_text = is_table(data), False
-    columns = {key: value for key, value in (columns or {}).items() if value is not None and key != "time_column"}
-    if table:
-        try:
-            source = open_source(data)
-        except (DataError, TypeError) as error:
-            raise type(error)(f"{name}: {error}") from error
-        as_text = source.text_ids
+    columns = {key: value for key, value in (columns or {}).items() if value is not None}
+    if is_part:
+        columns = {key: value for key, value in columns.items() if key not in _OF_A_WHOLE}
+    if not (is_table(data) or "triplets" in columns):
+        own = open_interactions(name, data, None, dtype)
+        return match(name, own, user_ids, item_ids, whose, drop=bool(drop))
+    as_text = False
+    if is_table(data):
+        data = _opened(name, data, columns)
+        as_text = data.text_ids
         for role, column in ({} if like is None else like._asdict()).items():
-            if column is not None and role != "time" and any(column == there for there in source.names):
+            if column is not None and role != "time" and any(column == there for there in data.names):
                 columns.setdefault(f"{role}_column", column)
-    own = open_interactions(name, data, columns if table else None, dtype)
-    return match(name, own, user_ids, item_ids, whose, drop=table if drop is None else drop, as_text=as_text)
+    # Of ratings that count as likes was warned where the known ones were read.
+    own = open_interactions(name, data, {"warn_ratings": False} | columns, dtype)
+    return match(name, own, user_ids, item_ids, whose, drop=drop is None or drop, as_text=as_text)
+
+
+def _opened(name: str, data: Any, columns: Mapping[str, Any]) -> Source:
+    names = columns.get("columns")
+    options = TextOptions(None if names is None else tuple(names), columns.get("encoding"), columns.get("decimal"))
+    try:
+        return open_source(data, options)
+    except (DataError, TypeError) as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def match(

@@ -229,8 +229,8 @@ def evaluate(
     batch_size : int, default 2048
         Users per call of the model; bounds memory at ``batch_size * max(ks)`` ids.
     **columns
-        ``user_column``, ``item_column``, ``value_column`` of what is given as a table. Default for ``test``: the
-        columns that ``train`` has them in.
+        ``user_column``, ``item_column``, ``value_column`` and the like of what is given as a table. Default for
+        ``test``: the columns that ``train`` has them in.
 
     Returns
     -------

@@ -1,8 +1,8 @@
 """Ways to hold out a part of the interactions, the same on every machine.
 
-Every function takes a matrix (U, I), ``Interactions``, or a table (DataFrame, Arrow table, path of a file, with
-``user_column=``, ``item_column=``, ``value_column=`` and ``time_column=`` as of :func:`.as_interactions`). It is
-brought to canonical CSR (rows in order, columns sorted, no duplicates), and one number per entry is drawn in that order
+Every function takes a matrix (U, I), ``Interactions``, or a table: DataFrame, Arrow table, path of a file, with
+``user_column=``, ``time_column=`` and all other options of :func:`.as_interactions` for tables. It is brought to
+canonical CSR (rows in order, columns sorted, no duplicates), and one number per entry is drawn in that order
 from ``numpy.random.default_rng(random_state).random``. The same data and seed therefore give the same split everywhere,
 whatever order the entries came in.
 
@@ -75,7 +75,7 @@ def random_holdout(
         False: ``round(fraction * Z)`` entries of the whole matrix. True: ``floor(fraction * n_u)`` entries of each
         user, so that nobody loses their whole history.
     **columns
-        ``user_column``, ``item_column``, ``value_column``, ``time_column`` of a table.
+        ``user_column``, ``item_column``, ``value_column``, ``time_column`` and the like of a table.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def leave_one_out(
     random_state : int or numpy.random.Generator, default 0
         Seed of the random choice; unused with times.
     **columns
-        ``user_column``, ``item_column``, ``value_column``, ``time_column`` of a table.
+        ``user_column``, ``item_column``, ``value_column``, ``time_column`` and the like of a table.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def last_n(data: Any, n: int = 1, timestamps: ArrayLike | None = None, **columns
     timestamps : (Z,) array or (U, I) sparse matrix with the same entries, optional
         As of :func:`leave_one_out`, but there must be times.
     **columns
-        ``user_column``, ``item_column``, ``value_column``, ``time_column`` of a table.
+        ``user_column``, ``item_column``, ``value_column``, ``time_column`` and the like of a table.
 
     Returns
     -------
@@ -260,7 +260,7 @@ def temporal_split(
         dates. A date is its beginning; zones are converted to UTC, in which the times are, and a moment without one is
         UTC.
     **columns
-        ``user_column``, ``item_column``, ``value_column``, ``time_column`` of a table.
+        ``user_column``, ``item_column``, ``value_column``, ``time_column`` and the like of a table.
 
     Returns
     -------
@@ -329,7 +329,7 @@ def rolling_windows(
     timestamps : (Z,) array or (U, I) sparse matrix with the same entries, optional
         As of :func:`temporal_split`.
     **columns
-        ``user_column``, ``item_column``, ``value_column``, ``time_column`` of a table.
+        ``user_column``, ``item_column``, ``value_column``, ``time_column`` and the like of a table.
 
     Yields
     ------
@@ -415,7 +415,7 @@ def cold_items_split(
     random_state : int or numpy.random.Generator, default 0
         Seed.
     **columns
-        ``user_column``, ``item_column``, ``value_column``, ``time_column`` of a table.
+        ``user_column``, ``item_column``, ``value_column``, ``time_column`` and the like of a table.
 
     Returns
     -------
@@ -469,7 +469,7 @@ def strong_generalisation_split(
     random_state : int or numpy.random.Generator, default 0
         Seed.
     **columns
-        ``user_column``, ``item_column``, ``value_column``, ``time_column`` of a table.
+        ``user_column``, ``item_column``, ``value_column``, ``time_column`` and the like of a table.
 
     Returns
     -------
@@ -516,6 +516,8 @@ class _Whole:
     def open(cls, name: str, given: Any, columns: Mapping[str, Any]) -> _Whole:
         table = is_table(given)
         data = open_interactions(name, given, columns)
+        # An array of triplets is a table, though it looks like a matrix.
+        table = table or not (isinstance(given, Interactions) or data.user_ids is None)
         return cls(data, given, not (table or isinstance(given, Interactions)), table)
 
     @property

@@ -59,7 +59,7 @@ class Task:
         whose = "train" if user_ids is None and item_ids is None else "the model"
         if fold_in is not None:
             user_ids = None  # of other people
-        known = read_like("train", train, user_ids, item_ids, whose, columns, drop=False).data
+        known = read_like("train", train, user_ids, item_ids, whose, columns, drop=False, is_part=False).data
         item_ids = known.item_ids if item_ids is None else item_ids
         user_ids = known.user_ids if user_ids is None else user_ids
         like = known.columns
@@ -80,7 +80,7 @@ class Task:
             raise ValueError("test has no user with a value above 0, so there is nothing to measure")
         if candidates is not None:
             _need_ids("candidates", candidates, item_ids, user_ids)
-            columns = {**columns, "value_column": False} if is_table(candidates) else columns
+            columns = {**columns, "value_column": False, "min_value": None} if is_table(candidates) else columns
             candidates = read_like("candidates", candidates, user_ids, item_ids, whose, columns, like=like).data.matrix
             if candidates.shape != relevant.shape:
                 raise ValueError(f"candidates must have the shape of test, {relevant.shape}, got {candidates.shape}")
