@@ -296,6 +296,7 @@ def test_recommendations_show_themselves():
     lines = str(found).splitlines()
     assert lines[0].split() == ["user_id", "rank", "item_id", "score", "title", "source"] and len(lines) == 6
     assert lines[2].startswith("u03") and lines[-1].endswith("popularity") and repr(found) == str(found)
+    assert f" {found.scores[1, 0]:.0f} " in lines[4] and f" {found.scores[0, 0]:.4f} " in lines[2]
     page = Page(found._repr_html_())
     assert page.lines[0] == ["user_id", "rank", "item_id", "score", "title", "source"] and len(page.lines) == 5
     assert "<b>Nought" not in found._repr_html_() and "<b>Nought</b> & co" in page.text

@@ -20,6 +20,11 @@ loss: float | None = fitted.history_[-1].loss
 ids: NDArray[Any]
 ids, scores = model.recommend([0, 1], k=3)
 text: str = ids  # type: ignore[assignment]
+found = model.recommend([0, 1], k=3, unknown="skip")
+cold: NDArray[np.bool_] = found.is_cold
+columns: list[str] = found.to_arrow().column_names
+frame: Any = model.recommend([0, 1], k=3, output="arrow")
+users, items, values = next(model.recommend_chunks())
 
 if model.user_factors is not None:
     rows: int = len(model.user_factors)
@@ -42,6 +47,7 @@ def wrong_calls() -> None:
     model.factors = "64"  # type: ignore[assignment]
     model.objective = 3  # type: ignore[assignment]
     model.fit(plays, warm_start=3)  # type: ignore[arg-type]
+    model.recommend(0, deny_item=[1])  # type: ignore[call-overload]
 
 
 model.objective, model.dtype, model.iterations = "hu", "float64", 3

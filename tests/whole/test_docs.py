@@ -51,6 +51,13 @@ def test_page(page, tmp_path, monkeypatch):
             pytest.skip(f"{error.name} is not installed")
 
 
+def test_the_first_example_recommends_no_package_to_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    exec(next(python_blocks(ROOT / "README.md")), namespace)
+    assert len(namespace["names"]) == 5 and "python3-sklearn" not in namespace["names"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_fences_are_closed_and_say_what_they_hold(page):
     fences = re.findall(r"^ *```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from wals_gpu.cli.answers import FOR_TEXT, FOR_USERS, MODEL, answers_of, columns_of, print_answers, schema
 from wals_gpu.cli.inputs import load_model, read_titles
@@ -29,6 +28,7 @@ from wals_gpu.cli.output import print_json, say
 from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.cli.tables import check_table, open_table
 from wals_gpu.data.names import user_names
+from wals_gpu.data.progress import tqdm
 from wals_gpu.model.recommendations import RecommendationsChunk
 from wals_gpu.model.wals import WALS
 

@@ -19,7 +19,6 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
-from tqdm.auto import tqdm
 
 from wals_gpu.backends.cuda_memory import cuda_status
 from wals_gpu.backends.devices import make_backend
@@ -28,6 +27,7 @@ from wals_gpu.compat.answers import Answers
 from wals_gpu.compat.loss import absolute_sum, calculate_loss, mean_loss
 from wals_gpu.compat.rows import csr, half_step, implicits_words, options_of
 from wals_gpu.data.files import load_npz
+from wals_gpu.data.progress import tqdm
 from wals_gpu.errors import ModelFormatError
 
 __all__ = ["AlternatingLeastSquares", "CpuAlternatingLeastSquares", "calculate_loss"]

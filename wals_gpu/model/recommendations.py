@@ -140,7 +140,13 @@ class _Answers(_WithTitles):
         """Titles of columns, the first rows for people, and how many there are beside these."""
         table = self._table(None, None, SHOWN)
         names = [name for name in table.column_names if name != "source" or np.any(self.is_cold)]
-        rows = [[_shown(value) for value in row] for row in zip(*(table[n].to_pylist() for n in names), strict=True)]
+        columns = {name: table[name].to_pylist() for name in names}
+        if "source" in names:  # counts are shown as such
+            columns["score"] = [
+                int(score) if source == "popularity" else score
+                for score, source in zip(columns["score"], columns["source"], strict=True)
+            ]
+        rows = [["" if value is None else value for value in row] for row in zip(*columns.values(), strict=True)]
         return names, rows, int((self.scores > -np.inf).sum()) - len(rows)
 
     def __repr__(self) -> str:
@@ -276,7 +282,3 @@ def _ids_column(ids: NDArray[Any], kind: pa.DataType) -> pa.Array:
         return pa.array(ids, kind)
     except (pa.ArrowInvalid, OverflowError):
         return pa.array([str(one) for one in ids], pa.large_string())
-
-
-def _shown(value: object) -> object:
-    return "" if value is None else value

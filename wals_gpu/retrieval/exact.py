@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
-from tqdm.auto import tqdm
 
 from wals_gpu.backends.devices import make_backend
 from wals_gpu.backends.session import Backend
 from wals_gpu.checks import integer
 from wals_gpu.data.csr import select
 from wals_gpu.data.ids import Ids
+from wals_gpu.data.progress import tqdm
 from wals_gpu.retrieval.lists import Filters, Lists, pattern, stored, union
 
 __all__ = ["CHUNK", "ExactIndex"]

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tqdm.auto import tqdm
 
 from wals_gpu.checks import integer
+from wals_gpu.data.progress import tqdm
 from wals_gpu.text.cache import EmbeddingStore
 
 __all__ = ["Encoder", "checked_vectors"]

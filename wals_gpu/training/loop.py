@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from tqdm.auto import tqdm
-
+from wals_gpu.data.progress import tqdm
 from wals_gpu.objective.terms import RowTerms
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.plan import Plan
