@@ -184,6 +184,17 @@ def test_copies_are_independent(likes):
     assert (model.objective.alpha, model.factors, model.get_params()["alpha"]) == (3, 2, 3)
 
 
+def test_a_model_of_a_pickle_that_does_not_know_what_was_given(likes):
+    model = WALS(2, "hu", alpha=3).fit(likes)
+    state = {name: value for name, value in vars(model).items() if name != "_given"}  # as version 0.1.0 wrote it
+    old = WALS.__new__(WALS)
+    vars(old).update(state)
+    assert WALS(**old.get_params()).objective == model.objective
+    assert old.set_params(alpha=4, iterations=3).objective.alpha == 4
+    old.objective = "ials"
+    assert np.array_equal(old.fit(likes).user_factors, WALS(2, "ials", iterations=3).fit(likes).user_factors)
+
+
 # ---------------------------------------------------------------------------------------------------- parameters
 
 

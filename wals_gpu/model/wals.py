@@ -92,6 +92,10 @@ class WALS(Configured):
 
     Attributes
     ----------
+    factors, objective, iterations, ...
+        Every parameter but those of the objective. Assigning one checks it as the constructor does, and it holds for
+        the next `fit`; `device` and `num_threads` hold at once. An objective is assigned by name or ready, with its
+        parameters; :meth:`set_params` changes some of these only.
     user_factors : (U, D) array or None
     item_factors : (I, D) array or None
         None before `fit`. The item factors are read-only after it, as answers keep what they computed from them; to
