@@ -16,6 +16,7 @@ from commands import QUICK, command_parsers
 from wals_gpu.checks import did_you_mean
 from wals_gpu.cli.entry import make_parser
 from wals_gpu.model.wals import WALS
+from wals_gpu.objective.presets import make_objective
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -49,9 +50,9 @@ def test_options_stand_anywhere_for_people(run, model):
 
 def test_a_list_of_numbers_ends_where_names_begin():
     args = make_parser().parse_args(["evaluate", "-k", "10", "50", "plays.csv", "--factors", "8"])
-    assert (args.k, args.interactions, args.factors) == ([10, 50], "plays.csv", 8)
+    assert (args.k, args.interactions, args.factors) == ([10, 50], ["plays.csv"], 8)
     args = make_parser().parse_args(["evaluate", "plays.csv", "-k", "10"])
-    assert (args.k, args.interactions) == ([10], "plays.csv")
+    assert (args.k, args.interactions) == ([10], ["plays.csv"])
 
 
 def test_values_that_look_like_options_and_options_that_look_like_values():
@@ -61,7 +62,7 @@ def test_values_that_look_like_options_and_options_that_look_like_values():
     assert parse(["recommend", "m", "--text=--all"]).text == "--all"
     assert parse(["recommend", "m", "--", "-k", "--all"]).users == ["-k", "--all"]
     assert parse(["recommend", "m", "-5", "-0.5", ""]).users == ["-5", "-0.5", ""]
-    assert parse(["fit", "a b.csv", "--out", "m m"]).interactions == "a b.csv"
+    assert parse(["fit", "a b.csv", "--out", "m m"]).interactions == ["a b.csv"]
 
 
 def test_ids_below_zero_and_ids_with_a_dash(run, tmp_path):
@@ -91,7 +92,8 @@ def test_ids_below_zero_and_ids_with_a_dash(run, tmp_path):
         ("recommend MODEL p00 -zzz", "there is no option -zzz (try"),
         ("recommend MODEL --deny", "--deny: expected one argument"),
         ("fit x --out m --it 3", "--it may be --item-column or --iterations or --items"),
-        ("fit x y --out m", "unexpected argument: 'y' (try: wals-gpu fit --help)"),
+        ("embed x y --out m.npy --encoder e", "unexpected argument: 'y' (try: wals-gpu embed --help)"),
+        ("fit PLAYS none.csv --out m", "INTERACTIONS: No such file or directory: none.csv"),
         ("doctor x y", "unexpected arguments: 'x' 'y'"),
         ("recommend MODEL p00 --explore ubc", "--explore must be one of ucb, thompson, got 'ubc'; did you mean 'ucb'?"),
         ("fit x --out m --objective IALS", "did you mean 'ials'?"),
@@ -107,7 +109,7 @@ def test_ids_below_zero_and_ids_with_a_dash(run, tmp_path):
         ("fit PLAYS --out m --validation none.csv", "--validation: No such file or directory: none.csv"),
         ("fit MODEL --out m", "is a saved model; wanted is a file of interactions"),
         ("fit PLAYS --out PLAYS", "--out: "),
-        ("recommend MODEL/model.json p00", "MODEL must be the folder that 'wals-gpu fit' saved, "),
+        ("recommend MODEL/model.json p00", "MODEL must be a folder that 'wals-gpu fit' saved; "),
         ("recommend PLAYS p00", "MODEL must be a folder that 'wals-gpu fit' saved; "),
         ("recommend MODEL --all --out none/top.csv", "--out none/top.csv: there is no folder none; make it first"),
         ("recommend MODEL --all --out .csv", "--out must end in .parquet, "),
@@ -141,7 +143,7 @@ def test_the_library_suggests_too():
     with pytest.raises(ValueError, match=r"got 'hu2'; did you mean 'hu'\?"):
         WALS(objective="hu2")
     with pytest.raises(TypeError, match=r"has no parameter Alpha; .*; did you mean 'alpha'\?"):
-        WALS(objective="hu", Alpha=3)
+        make_objective("hu", Alpha=3)
     with pytest.raises(
         TypeError, match=r"no parameter alpha; it has .*, nu; implicit, hu, spark have one of that name"
     ):

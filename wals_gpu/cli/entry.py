@@ -17,6 +17,7 @@ from wals_gpu.cli import demo, doctor, embed, evaluate, fit, recommend, similar
 from wals_gpu.cli.installation import installed_version
 from wals_gpu.cli.output import one_line, say
 from wals_gpu.cli.parser import Command, Formatter, Program
+from wals_gpu.cli.settings import fill_settings
 
 __all__ = ["main", "make_parser"]
 
@@ -97,11 +98,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _option_of_file(error: BaseException, args: argparse.Namespace) -> str:
     """The option of the file that an error is about, to stand before what the error says."""
     file = str(getattr(error, "filename", None) or "")
-    given = [dest for dest, value in vars(args).items() if isinstance(value, (str, os.PathLike)) and str(value) == file]
-    return f"{args.parser.name_of(given[0])}: " if given else ""
+    for dest, value in vars(args).items():
+        if file and file in [str(one) for one in (value if isinstance(value, list) else [value])]:
+            return f"{args.parser.name_of(dest)}: "
+    return ""
 
 
 def _run(args: argparse.Namespace) -> int:
+    fill_settings(args)
     status: int = args.run(args) or 0
     try:
         if sys.stdout is not None:  # None where it was closed

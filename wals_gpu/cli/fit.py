@@ -14,14 +14,14 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from wals_gpu.cli.inputs import model_settings, new_model, read_data
+from wals_gpu.cli.inputs import load_model, new_model, read_data
 from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, number, positive, share_or_path
 from wals_gpu.cli.output import print_json, say, size_of
 from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.data.files import remove_folder
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.errors import DataError
-from wals_gpu.model.wals import WALS
+from wals_gpu.model.wals import HYBRID_STRENGTH, WALS
 from wals_gpu.objective.presets import PRESETS
 
 __all__ = ["add", "run"]
@@ -35,6 +35,7 @@ examples:
 
   wals-gpu fit plays.parquet --out model --iterations 50 --validation 0.1 --patience 3
   wals-gpu fit plays.parquet --out model --checkpoint-dir unfinished --resume
+  wals-gpu fit plays.parquet --out new --config settings.json --warm-start model
   wals-gpu fit plays.parquet --out model --items tracks.csv --text title,description \\
       --encoder roberta-base
 
@@ -54,6 +55,10 @@ def add(commands: Commands) -> None:
         "--out", metavar="MODEL", type=Path, required=True, help="folder to save to; a model there is replaced"
     )
     add_model(parser)
+    parser.add_argument(
+        "--warm-start", metavar="MODEL", type=Path,
+        help="begin with the factors of this model, of as many factors; who or what is new begins at random",
+    )  # fmt: skip
     add_computation(parser)
     group = parser.add_argument_group("validation and checkpoints")
     group.add_argument(
@@ -76,7 +81,11 @@ def add(commands: Commands) -> None:
     texts.add_argument(
         "--text", metavar="COLUMNS", help="of the table, joined where several (default: named like text, else title)"
     )
-    texts.add_argument("--strength", type=number, help="what a text is worth (default 3; with --objective its ridge)")
+    texts.add_argument(
+        "--strength",
+        type=number,
+        help=f"what a text is worth (default {HYBRID_STRENGTH:g}; with --objective its ridge)",
+    )
 
 
 def _objectives() -> str:
@@ -94,8 +103,9 @@ def run(args: argparse.Namespace) -> int:
     """Fit and save; 130 where Ctrl-C ended it early."""
     _check(args)
     model = new_model(args) if args.encoder is None else _new_hybrid(args)
+    start = None if args.warm_start is None else _start_of(model, args)
     data = read_data(args)
-    interrupted = _fit_until_interrupted(model, data, args)
+    interrupted = _fit_until_interrupted(model, data, start, args)
     if model.item_prior is not None and model.item_ids is not None:
         embeddings, ids = model.item_prior.left_over(model.item_ids)
         if ids:
@@ -163,20 +173,28 @@ def _new_hybrid(args: argparse.Namespace) -> WALS:
         raise DataError(
             f"{args.items} must have a column of item ids; --item-column names it, here and in the interactions"
         )
-    settings = {name: getattr(args, name) for name in ("factors", "iterations", "objective")}
     return WALS.hybrid(
         texts,
         args.encoder,
         ids=ids.to_pylist(),
         prior={} if args.strength is None else {"strength": args.strength},
-        **{name: value for name, value in settings.items() if value is not None},
-        **dict(args.set),
-        **model_settings(args),
+        **args.settings,
     )
 
 
-def _fit_until_interrupted(model: WALS, data: Interactions, args: argparse.Namespace) -> bool:
-    """Fit; whether Ctrl-C ended it early.
+def _start_of(model: WALS, args: argparse.Namespace) -> WALS:
+    """The model of --warm-start; one that `model` cannot begin with is refused before the interactions are read."""
+    start = load_model(args, args.warm_start, "--warm-start")
+    if start.factors != model.factors:
+        raise ValueError(
+            f"--warm-start needs a model of as many factors: {args.warm_start} has {start.factors}, this fit "
+            f"{model.factors}; --factors {start.factors} makes them the same"
+        )
+    return start
+
+
+def _fit_until_interrupted(model: WALS, data: Interactions, start: WALS | None, args: argparse.Namespace) -> bool:
+    """Fit, from another model where there is one; whether Ctrl-C ended it early.
 
     The first Ctrl-C lets the running iteration finish, so that the factors of both sides belong together and can be
     saved; the second stops at once.
@@ -184,6 +202,8 @@ def _fit_until_interrupted(model: WALS, data: Interactions, args: argparse.Names
     stop = False
     names = ("validation", "metric", "validate_every", "patience", "checkpoint_dir", "checkpoint_every", "resume")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if start is not None:
+        options["warm_start"] = start
     if isinstance(args.validation, str):
         ids = {"user_ids": data.user_ids, "item_ids": data.item_ids, "unknown": "drop"}
         options["validation"] = read_data(args, args.validation, **ids)

@@ -12,9 +12,8 @@ from wals_gpu.data.columns import open_source
 from wals_gpu.data.interactions import Interactions, read_interactions
 from wals_gpu.data.titles import Titles
 from wals_gpu.model.wals import WALS
-from wals_gpu.objective.presets import make_objective
 
-__all__ = ["load_model", "model_settings", "new_model", "read_data", "read_titles"]
+__all__ = ["load_model", "new_model", "read_data", "read_titles"]
 
 #: Arguments of as_interactions and the options of the command line that are passed on to them.
 _OPTIONS = (
@@ -52,32 +51,21 @@ def read_data(
     return read_interactions(source, **given)
 
 
-def model_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Settings of a new model that have one default, whatever the model is."""
-    return {
-        "solver": args.solver,
-        "over_relaxation": args.over_relaxation,
-        "dtype": args.dtype,
-        "device": args.device,
-        "num_threads": args.threads,
-        "random_state": args.seed,
-    }
-
-
 def new_model(args: argparse.Namespace) -> WALS:
     """A model of interactions alone."""
-    chosen = {name: getattr(args, name) for name in ("factors", "iterations") if getattr(args, name) is not None}
-    objective = make_objective(args.objective or "wals", **dict(args.set))
-    return WALS(objective=objective, **chosen, **model_settings(args))
+    return WALS(**args.settings)
 
 
-def load_model(args: argparse.Namespace) -> WALS:
-    """The model of the command, on its device."""
-    path = args.model
-    if path.is_file() and path.name == "model.json":
-        raise ValueError(f"MODEL must be the folder that 'wals-gpu fit' saved, {path.parent}; {path} is a file in it")
+def load_model(args: argparse.Namespace, path: Path | None = None, option: str = "MODEL") -> WALS:
+    """The model of the command, or another one, on its device."""
+    path = args.model if path is None else path
     if path.is_file():
-        raise ValueError(f"MODEL must be a folder that 'wals-gpu fit' saved; {path} is not a model folder, but a file")
+        where = (
+            f"; {path} is a file in {path.parent}"
+            if path.name == "model.json"
+            else f"; {path} is not a model folder, but a file"
+        )
+        raise ValueError(f"{option} must be a folder that 'wals-gpu fit' saved{where}")
     return WALS.load(path, device=args.device, num_threads=args.threads)
 
 

@@ -6,7 +6,7 @@ import codecs
 import io
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wals_gpu.cli.output import say
 from wals_gpu.data.ids import Ids
+from wals_gpu.data.names import plain_name
 
 __all__ = ["ids_of_lines", "parse_ids", "read_lines"]
 
@@ -84,15 +85,15 @@ def parse_ids(texts: Sequence[str], ids: Ids | None, count: int, side: str) -> N
 
 
 def ids_of_lines(
-    lines: Sequence[str], ids: Ids | None, side: str, option: str, headings: Iterable[str], *, all_fit: bool
+    lines: Sequence[str], ids: Ids | None, side: str, option: str, headings: Collection[str], *, all_fit: bool
 ) -> NDArray[Any]:
     """Each id of a file once, in the order of the file; known to the model or not.
 
-    The first line is left out, with a note, where it is one of the `headings` and no id of the model. Lines that are no
-    integers where the model's ids are integers are an error with `all_fit`, or where there is nothing else, else left
-    out, with a note.
+    The first line is left out, with a note, where it is one of the `headings` (as :func:`.plain_name` writes them) and
+    no id of the model. Lines that are no integers where the model's ids are integers are an error with `all_fit`, or
+    where there is nothing else, else left out, with a note.
     """
-    if lines and re.sub(r"[\W_]", "", lines[0]).lower() in {re.sub("_", "", name) for name in headings}:
+    if lines and plain_name(lines[0]) in headings:
         first, unfit = _values(lines[:1], ids)
         if unfit or ids is None or ids.find(first)[0] < 0:
             say(f"{option}: the first line, {lines[0].strip()!r}, is a heading and left out")

@@ -12,6 +12,8 @@ import numpy as np
 from wals_gpu.backends.devices import DEVICES, make_backend
 from wals_gpu.backends.solve import SOLVERS
 from wals_gpu.checks import integer
+from wals_gpu.cli.settings import default_of
+from wals_gpu.model.wals import HYBRID_PARAMETERS, HYBRID_SETTINGS
 from wals_gpu.objective.presets import PRESETS
 
 __all__ = [
@@ -47,16 +49,13 @@ def add_computation(parser: argparse.ArgumentParser) -> None:
     """--device and --threads, of every command that computes with a model."""
     group = parser.add_argument_group("computation")
     group.add_argument(
-        "--device", choices=DEVICES, default="auto",
+        "--device", choices=DEVICES,
         help="cuda: the current CUDA device, in float32; cpu, and auto (default): the CPU",
     )  # fmt: skip
     group.add_argument(
-        "--threads",
-        metavar="N",
-        type=whole_number,
-        default=0,
+        "--threads", metavar="N", type=whole_number,
         help="of the CPU; 0 (default): all that this process may use",
-    )
+    )  # fmt: skip
 
 
 def check_device(args: argparse.Namespace, k: int | None = None) -> None:
@@ -110,35 +109,49 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
         "--half-life", metavar="SPAN",
         help="a row this much older than the latest counts half: 90d, 12h, or a number in the unit of --time-column",
     )  # fmt: skip
-    group.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="of values and factors")
+    group.add_argument("--dtype", choices=["float32", "float64"], help="of values and factors (default float32)")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """What is fitted, and how."""
     group = parser.add_argument_group("model")
-    group.add_argument("--factors", type=positive, help="size of a user's and an item's vector (default 256)")
-    group.add_argument("--iterations", type=positive, help="sweeps over users and items (default 8; with --encoder 20)")
     group.add_argument(
-        "--objective",
-        choices=list(PRESETS),
-        help="what is minimised (default wals; with --encoder google_wals, exponent 0.5)",
+        "--config", metavar="FILE", type=Path,
+        help="settings as JSON, such as json.dump(model.to_config(), file); options go before them",
+    )  # fmt: skip
+    group.add_argument(
+        "--factors", metavar="D", type=positive, help=f"size of a user's and an item's vector ({_defaults('factors')})"
     )
+    group.add_argument(
+        "--iterations", metavar="N", type=positive, help=f"sweeps over users and items ({_defaults('iterations')})"
+    )
+    group.add_argument("--objective", choices=list(PRESETS), help=f"what is minimised ({_defaults('objective')})")
     parameters = group.add_argument(
         "--set", metavar="NAME=VALUE", type=setting, action="append", default=[], help="parameter of the objective"
     )
     parameters.completer = _complete_setting  # type: ignore[attr-defined]  # argcomplete asks for it
     group.add_argument(
-        "--solver",
-        choices=("auto", *SOLVERS),
-        default="auto",
-        help="how a row is solved (default auto)",
+        "--solver", choices=("auto", *SOLVERS), help=f"how a row is solved (default {default_of('solver')})"
     )
     group.add_argument(
-        "--over-relaxation", metavar="W", type=number, default=1.0,
-        help="from 1 (default) to below 2: 1.7 takes half the iterations to the same loss",
+        "--over-relaxation", metavar="W", type=number,
+        help=f"from 1 to below 2 (default {default_of('over_relaxation'):g}): 1.7 takes half the iterations to the same"
+        " loss",
     )  # fmt: skip
-    group.add_argument("--seed", type=whole_number, default=0, help="of everything random (default 0)")
+    group.add_argument(
+        "--seed", metavar="N", type=whole_number,
+        help=f"of everything random (default {default_of('random_state')})",
+    )  # fmt: skip
     add_quiet(parser)
+    parser.set_defaults(settings={})  # what fill_settings makes of these
+
+
+def _defaults(setting: str) -> str:
+    """What the library takes for a setting, without and with item texts."""
+    default, with_texts = default_of(setting), HYBRID_SETTINGS[setting]
+    if setting == "objective":
+        with_texts += "".join(f", {name} {value:g}" for name, value in HYBRID_PARAMETERS.items())
+    return f"default {default}" + (f"; with --encoder {with_texts}" if with_texts != default else "")
 
 
 def _complete_setting(parsed_args: argparse.Namespace, **_: Any) -> list[str]:

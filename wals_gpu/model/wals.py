@@ -40,6 +40,12 @@ from wals_gpu.training.state import FitRecord, History
 
 __all__ = ["WALS", "FitRecord"]
 
+#: What :meth:`WALS.hybrid` recommends, and parameters of that objective.
+HYBRID_SETTINGS: dict[str, Any] = {"factors": 256, "objective": "google_wals", "iterations": 20}
+HYBRID_PARAMETERS: dict[str, float] = {"exponent": 0.5, "unobserved_weight": 0.01, "regularization": 0.05}
+#: The ridge alone, as strength, leaves cold items far below what their texts could tell (docs/priors.md).
+HYBRID_STRENGTH = 3.0
+
 
 class WALS(Configured):
     """Weighted matrix factorisation of implicit feedback.
@@ -232,14 +238,13 @@ class WALS(Configured):
         """
         from wals_gpu.text.encoders import as_encoder
 
-        recommended: dict[str, Any] = {"factors": 256, "objective": "google_wals", "iterations": 20}
+        recommended = dict(HYBRID_SETTINGS)
         prior = dict(prior or {})
-        if settings.get("objective", "google_wals") == "google_wals":
-            recommended |= {"exponent": 0.5, "unobserved_weight": 0.01, "regularization": 0.05}
+        if settings.get("objective", HYBRID_SETTINGS["objective"]) == HYBRID_SETTINGS["objective"]:
+            recommended |= HYBRID_PARAMETERS
             if "column_weights" in settings:
                 del recommended["exponent"]
-            # The ridge alone, as strength, leaves cold items far below what their texts could tell (docs/priors.md).
-            prior = {"strength": 3.0} | prior
+            prior = {"strength": HYBRID_STRENGTH} | prior
         recommended |= settings
         model = cls(**recommended, item_prior=None)  # refuses what is wrong before texts are encoded
         if encoder is None:
