@@ -26,6 +26,7 @@ __all__ = [
     "choose_value",
     "count_usual",
     "is_rating",
+    "is_time",
     "missing_error",
     "plain_name",
     "usual_time",
@@ -203,9 +204,14 @@ def is_rating(name: Hashable) -> bool:
     return plain_name(name) in _PLAIN_RATINGS
 
 
+def is_time(name: Hashable) -> bool:
+    """Whether a column is named as one of times."""
+    return plain_name(name) in _PLAIN_TIMES
+
+
 def usual_time(names: Sequence[Hashable]) -> Hashable | None:
     """The column that is named like one of times, if there is exactly one."""
-    matches = [name for name in names if plain_name(name) in _PLAIN_TIMES]
+    matches = [name for name in names if is_time(name)]
     return matches[0] if len(matches) == 1 else None
 
 
