@@ -105,6 +105,8 @@ def _from_pandas(column: Any, name: Hashable) -> Any:
         column = column.sparse.to_dense()
     elif isinstance(column.dtype, np.dtype) and not column.dtype.isnative:
         column = column.astype(column.dtype.newbyteorder("="))
+    elif isinstance(column.dtype, np.dtype) and column.dtype.kind == "f" and column.dtype.itemsize > 8:
+        column = column.astype(np.float64)  # long double
     try:
         return pa.array(column, from_pandas=True)
     except UnicodeEncodeError as error:

@@ -154,9 +154,9 @@ def cast_values(values: NDArray[Any], dtype: np.dtype[Any], place: Callable[[int
     return cast
 
 
-def warn_repeats(n: int, what: str) -> None:
+def warn_repeats(n: int, what: str, advice: str = "") -> None:
     """Warn that pairs were given more than once, and summed."""
-    warn(f"{n} {what} repeat a pair of user and item; the values of a pair were summed")
+    warn(f"{n} {what} repeat a pair of user and item; the values of a pair were summed{advice}")
 
 
 def value_dtype(dtype: DTypeLike) -> np.dtype[Any]:

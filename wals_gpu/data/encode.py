@@ -21,9 +21,6 @@ __all__ = ["as_plain", "checked_ids", "encode", "integers_if_all", "plain_type"]
 def plain_type(column: Column) -> Column:
     """A column without the types that only say how it is stored."""
     kind = column.type
-    if isinstance(kind, pa.BaseExtensionType):
-        column = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
-        kind = column.type
     if getattr(pa.types, "is_run_end_encoded", lambda _: False)(kind):  # absent from older pyarrow
         column = pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks], kind.value_type)
     return column

@@ -29,6 +29,7 @@ from wals_gpu.data.names import (
     choose_user,
     choose_value,
     is_rating,
+    is_time,
     missing_error,
     usual_time,
 )
@@ -406,7 +407,9 @@ def _from_table(source: Source, wanted: _Wanted) -> Interactions:
     if times is not None:
         times = _latest(rows, cols, times)
     if matrix.nnz < len(values):
-        warn_repeats(len(values) - matrix.nnz, f"of {len(values)} rows of {source.what}")
+        times_too = names.value is not None and is_time(names.value)
+        advice = f"; if these are times, time_column={names.value!r} keeps the latest of a pair" if times_too else ""
+        warn_repeats(len(values) - matrix.nnz, f"of {len(values)} rows of {source.what}", advice)
         cast_values(matrix.data, dtype, lambda k: f"the sum of column {names.value!r} for a repeated pair")
     found = Interactions(matrix, row_ids, col_ids, times, names)
     if wanted.min_user_interactions is not None or wanted.min_item_interactions is not None:
@@ -460,14 +463,23 @@ def _numbers(column: Column, name: Hashable, dtype: np.dtype[Any], source: Sourc
     if not any(is_kind(kind) for is_kind in known):
         raise DataError(f"{where} must hold numbers, got {kind}")
     if not pa.types.is_floating(kind):
-        column = column.cast(pa.from_numpy_dtype(dtype), safe=False)
+        # Times as values are looked at before they are rounded.
+        column = column.cast(pa.float64() if is_time(name) else pa.from_numpy_dtype(dtype), safe=False)
     values = np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in column.chunks])
 
     def place(k: int) -> str:
         found = source.place(k)
         return f"{where} in {found}" if " of " in found else f"{found} of {where}"
 
-    return cast_values(values, dtype, place)
+    cast = cast_values(values, dtype, place)
+    if is_time(name) and cast.dtype != values.dtype and len(values):
+        largest = int(np.argmax(np.abs(values)))
+        if float(cast[largest]) != float(values[largest]):
+            raise DataError(
+                f"{where} has {values[largest]:.17g} in {source.place(largest)}, which {dtype} rounds to "
+                f"{float(cast[largest]):.17g}: if these are times, give time_column={name!r}"
+            )
+    return cast
 
 
 def _warn_ratings(name: Hashable, values: NDArray[np.floating]) -> None:

@@ -69,7 +69,8 @@ def _objects(name: str, stream: Callable[[], Any]) -> Iterator[tuple[int, dict[s
 class _Lines:
     def __init__(self, name: str, stream: Callable[[], Any]) -> None:
         self._name, self._stream = name, stream
-        self._sample = [found for _, found in itertools.islice(_objects(name, stream), _SAMPLE)]
+        sample = list(itertools.islice(_objects(name, stream), _SAMPLE))
+        self._lines, self._sample = [line for line, _ in sample], [found for _, found in sample]
         if not self._sample:
             raise DataError(f"{name} holds no JSON object")
         self._names: list[Hashable] = list(dict.fromkeys(key for found in self._sample for key in found))
@@ -93,8 +94,16 @@ class _Lines:
             return pa.bool_()
         if kinds <= {int, float}:
             return pa.float64()
-        mixed = " or ".join(sorted({"str": "text"}.get(kind.__name__, kind.__name__) for kind in kinds))
-        raise DataError(f"column {name!r} of {self._name} must hold text or numbers throughout, got {mixed}")
+        one, *others = [
+            (line, found[name])
+            for line, found in zip(self._lines, self._sample, strict=True)
+            if found.get(name) is not None
+        ]
+        another = next((other for other in others if type(other[1]) is not type(one[1])), one)
+        raise DataError(
+            f"column {name!r} must hold text throughout, or numbers: {self._name} has {one[1]!r:.60} in line {one[0]}"
+            + (f" and {another[1]!r:.60} in line {another[0]}" if another is not one else "")
+        )
 
     def _read(self, ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:
         import pyarrow.json

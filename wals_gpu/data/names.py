@@ -26,7 +26,11 @@ __all__ = [
     "choose_value",
     "count_usual",
     "is_rating",
+<<<<<<< HEAD
     "item_names",
+=======
+    "is_time",
+>>>>>>> 3688c80c42e1bba027d9ca4b1e26edb4ad5305e9
     "missing_error",
     "plain_name",
     "user_names",
@@ -205,9 +209,14 @@ def is_rating(name: Hashable) -> bool:
     return plain_name(name) in _PLAIN_RATINGS
 
 
+def is_time(name: Hashable) -> bool:
+    """Whether a column is named as one of times."""
+    return plain_name(name) in _PLAIN_TIMES
+
+
 def usual_time(names: Sequence[Hashable]) -> Hashable | None:
     """The column that is named like one of times, if there is exactly one."""
-    matches = [name for name in names if plain_name(name) in _PLAIN_TIMES]
+    matches = [name for name in names if is_time(name)]
     return matches[0] if len(matches) == 1 else None
 
 

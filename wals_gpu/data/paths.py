@@ -150,7 +150,7 @@ def _remote(uri: str) -> Iterator[_File]:
         system, path = fs.FileSystem.from_uri(base)
         info = system.get_file_info(path)
         if info.type == fs.FileType.Directory:
-            within = system.get_file_info(fs.FileSelector(path, recursive=True))
+            within = [part for part in system.get_file_info(fs.FileSelector(path, recursive=True)) if part.size]
             names = sorted(part.path for part in within if part.is_file and part.base_name[0] not in "_.")
             start = path.rstrip("/") + "/"
             names = [n for n in names if fnmatch.fnmatch(n[len(start) :], wild)] if wild else _of_tables(names)
@@ -161,7 +161,8 @@ def _remote(uri: str) -> Iterator[_File]:
         else:
             names = [path]
     except (pa.ArrowException, ValueError, NotImplementedError) as error:
-        raise DataError(f"{uri} cannot be opened: {error}") from error
+        advice = "; download the file first" if uri.startswith(("http:", "https:", "ftp:")) else ""
+        raise DataError(f"{uri} cannot be opened: {error}{advice}") from error
     scheme = uri.partition("://")[0]
     for name in names:
         yield _File(f"{scheme}://{name}", lambda name=name: system.open_input_file(name))  # type: ignore[misc]
@@ -335,8 +336,8 @@ def _joined(name: Any, columns: list[Column], files: list[str]) -> Column:
             other = next(k for k, kind in enumerate(values) if kind is not None and kind != known[0])
             one = next(k for k, kind in enumerate(values) if kind is not None)
             raise DataError(
-                f"files that are read together must agree: column {name!r} is {kinds[one]} in {files[one]} and "
-                f"{kinds[other]} in {files[other]}"
+                f"files that are read together must agree: column {name!r} is {values[one]} in {files[one]} and "
+                f"{values[other]} in {files[other]}"
             )
         try:
             columns = [column.cast(common, safe=not pa.types.is_timestamp(common)) for column in columns]

@@ -114,15 +114,16 @@ class _TextTable:
         return head, len(head) < size
 
     def _decode(self, head: bytes, whole: bool, asked: str | None) -> str:
+        wide = ""
+        if self._encoding == "utf8" and b"\0" in head[:2] and head[:2] != b"\0\0":
+            wide = f"; it looks like UTF-16, which encoding='utf-16-{'be' if head[:1] == bytes(1) else 'le'}' reads"
         try:
             text = codecs.getincrementaldecoder(self._encoding)().decode(head, whole)
-        except (UnicodeDecodeError, UnicodeError) as error:
-            raise DataError(_not_text(self._name, self._encoding, asked, error)) from error
+        except UnicodeError as error:
+            raise DataError(_not_text(self._name, self._encoding, asked, error) + wide) from error
         text = text.removeprefix("\ufeff")
         first = re.split(r"[\r\n]", text, maxsplit=1)[0]
         if "\0" in first or not text.strip():
-            wide = "; it looks like UTF-16, which encoding='utf-16-le' reads" if head[1:2] == b"\0" else ""
-            wide = "; it looks like UTF-16, which encoding='utf-16-be' reads" if head[:1] == b"\0" else wide
             raise DataError(
                 f"{self._name} must be a Parquet or Feather file, or a text file with the column names in its first "
                 f"line{wide}"
