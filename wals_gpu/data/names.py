@@ -26,11 +26,8 @@ __all__ = [
     "choose_value",
     "count_usual",
     "is_rating",
-<<<<<<< HEAD
     "item_names",
-=======
     "is_time",
->>>>>>> 3688c80c42e1bba027d9ca4b1e26edb4ad5305e9
     "missing_error",
     "plain_name",
     "user_names",
