@@ -71,7 +71,7 @@ class _Lines:
         self._name, self._stream = name, stream
         sample = list(itertools.islice(_objects(name, stream), _SAMPLE))
         self._lines = [line for line, _ in sample]
-        self._sample: list[dict[Hashable, Any]] = [{**found} for _, found in sample]
+        self._sample: list[dict[Hashable, Any]] = [dict(found.items()) for _, found in sample]
         if not self._sample:
             raise DataError(f"{name} holds no JSON object")
         self._names: list[Hashable] = list(dict.fromkeys(key for found in self._sample for key in found))
