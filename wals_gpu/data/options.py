@@ -17,8 +17,10 @@ class ColumnOptions(TypedDict, total=False):
     time_column: Hashable | None
     half_life: Any
     min_value: float | None
-    min_user_interactions: int
-    min_item_interactions: int
+    min_user_interactions: int | None
+    min_item_interactions: int | None
     encoding: str | None
+    decimal: Literal[".", ","] | None
     columns: Sequence[str] | None
     triplets: bool | None
+    warn_ratings: bool
