@@ -25,7 +25,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 where a table is stale")
     pages = [ROOT / "README.md", BENCHMARKS / "README.md"]
     pages += [
-        ROOT / "docs" / f"{name}.md" for name in ("solvers", "retrieval", "migrate-from-implicit", "text", "priors")
+        ROOT / "docs" / f"{name}.md"
+        for name in ("solvers", "retrieval", "migrate-from-implicit", "text", "priors", "objective")
     ]
     parser.add_argument("files", nargs="*", type=Path, default=pages)
     args = parser.parse_args()

@@ -326,8 +326,73 @@ def arrivals_table(result: dict) -> str:
     return table(header, rows) + plain_caption(result, words) + "\n"
 
 
+def defaults_table(result: dict) -> str:
+    """What a person gets without settings, beside tuned ones; the last row is the mean and the worst of the regrets."""
+    systems = ["popularity", "WALS() before", "ials as it is", "WALS()", "ials, tuned", "EASE"]
+    header = ["log", "values", *systems, "regret"]
+    rows = []
+    for record in result["records"]:
+        of_ones = record["values"] == "ones"
+        cells = []
+        for system in systems:
+            name = f"{system}, ones" if of_ones and f"{system}, ones" in record["ndcg@20"] else system
+            value = record["ndcg@20"].get(name)
+            cells.append("-" if value is None else f"{value:.3f}")
+        one = record["regret"]
+        regret = f"{one['value']:+.1%} ({one['low']:+.1%} to {one['high']:+.1%})"
+        rows.append([record["log"], record["values"], *cells, regret])
+    total = result["summary"]
+    words = f"nDCG@20, mean of {len(result['seeds'])} splits; regret of WALS() beside tuned ials: mean "
+    words += f"{total['mean_regret']:.1%}, worst {total['worst_regret']:.1%}; WALS() is at least "
+    words += f"{total['least_over_popularity']:.2f} times popularity; intervals of 95 %, paired over users"
+    return table(header, rows) + plain_caption(result, words) + "\n"
+
+
+def defaults_choice_table(result: dict) -> str:
+    """The best trials, and what would have been chosen without each log."""
+    header = ["settings", "iterations", "mean regret", "worst regret"]
+    rows = []
+    for record in result["records"][:6]:
+        settings = record["settings"]
+        if settings != "defaults":
+            settings = ", ".join(f"{name} {number(value)}" for name, value in settings.items())
+        rows.append([settings, record["iterations"], f"{record['mean_regret']:.1%}", f"{record['worst_regret']:.1%}"])
+    left_out = result["left_out"].values()
+    same = sum(choice["settings"] == "defaults" for choice in left_out)
+    words = f"{result['settings']['trials']} settings of objective wals on {len(result['best'])} logs; regret beside the best "
+    words += f"of all on each log; without any one log the defaults would have been chosen {same} times of {len(left_out)}, at "
+    words += f"most {max(choice['regret'] for choice in left_out):.1%} below the best on the log left out"
+    return table(header, [[str(cell) for cell in row] for row in rows]) + plain_caption(result, words) + "\n"
+
+
+def ratings_table(result: dict) -> str:
+    """What ratings are best taken for."""
+    header = [
+        "log",
+        "likes from",
+        "weighted by value",
+        "alike",
+        "likes only",
+        "weighted - alike",
+        "weighted - likes only",
+    ]
+    rows = []
+    for record in result["records"]:
+        differences = [
+            f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
+            for value, low, high in (record["weighted - alike"], record["weighted - likes only"])
+        ]
+        means = [f"{record[way]:.3f}" for way in ("weighted", "alike", "likes only")]
+        rows.append([record["log"], number(record["liked_from"]), *means, *differences])
+    words = f"nDCG@20 of hidden likes, {len(result['seeds'])} splits, intervals of 95 %, paired over users"
+    return table(header, rows) + plain_caption(result, words) + "\n"
+
+
 TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark begins
     "fit-": fit_table,
+    "defaults-choice": defaults_choice_table,
+    "defaults": defaults_table,
+    "ratings": ratings_table,
     "accel": accel_table,
     "converge-": converge_table,
     "threads-": threads_table,
