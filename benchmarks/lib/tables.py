@@ -359,9 +359,11 @@ def defaults_choice_table(result: dict) -> str:
         rows.append([settings, record["iterations"], f"{record['mean_regret']:.1%}", f"{record['worst_regret']:.1%}"])
     left_out = result["left_out"].values()
     same = sum(choice["settings"] == "defaults" for choice in left_out)
-    words = f"{result['settings']['trials']} settings of objective wals on {len(result['best'])} logs; regret beside the best "
-    words += f"of all on each log; without any one log the defaults would have been chosen {same} times of {len(left_out)}, at "
-    words += f"most {max(choice['regret'] for choice in left_out):.1%} below the best on the log left out"
+    words = (
+        f"{result['settings']['trials']} settings of objective wals on {len(result['best'])} logs; regret beside the "
+    )
+    words += "best of all on each log; without any one log the defaults would have been chosen "
+    words += f"{same} times of {len(left_out)}, at most {max(choice['regret'] for choice in left_out):.1%} below the best on the log left out"
     return table(header, [[str(cell) for cell in row] for row in rows]) + plain_caption(result, words) + "\n"
 
 
