@@ -363,7 +363,8 @@ def defaults_choice_table(result: dict) -> str:
         f"{result['settings']['trials']} settings of objective wals on {len(result['best'])} logs; regret beside the "
     )
     words += "best of all on each log; without any one log the defaults would have been chosen "
-    words += f"{same} times of {len(left_out)}, at most {max(choice['regret'] for choice in left_out):.1%} below the best on the log left out"
+    worst = max(choice["regret"] for choice in left_out)
+    words += f"{same} times of {len(left_out)}, at most {worst:.1%} below the best on the log left out"
     return table(header, [[str(cell) for cell in row] for row in rows]) + plain_caption(result, words) + "\n"
 
 
