@@ -119,12 +119,16 @@ def _with_popular_items(
 
     The lists hold for these too; nobody has seen anything yet. Numbers are compared as float64, which has all of them.
     """
+
+    def best(n: int, own: Filters) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
+        return popularity.collect(n, k, popularity.chunks(lambda part: np.ones((part.stop - part.start, 1)), n, k, own))
+
+    # Without lists for each user all of them get the same: found once.
+    for_all = best(1, filters) if filters.deny is None and filters.allow is None else None
     for part, columns, scores in chunks:
         rows = np.flatnonzero(cold[part])
         if len(rows):
-            own = filters.of(part.start + rows)
-            found = popularity.chunks(lambda part: np.ones((part.stop - part.start, 1)), len(rows), k, own)
-            columns[rows], scores[rows] = popularity.collect(len(rows), k, found)
+            columns[rows], scores[rows] = for_all or best(len(rows), filters.of(part.start + rows))
         yield part, columns, scores
 
 
