@@ -239,6 +239,14 @@ def test_cutoffs_of_every_kind():
             temporal_split(matrix, np.arange(6), cutoff=wrong)
     with pytest.raises(ValueError, match="finite"):
         temporal_split(matrix, np.arange(6), cutoff=np.nan)
+    seconds = (days - np.datetime64("1970-01-01")) // np.timedelta64(1, "s")  # what most logs have
+    for unit, factor in (("seconds", 1), ("milliseconds", 1000), ("microseconds", 10**6)):
+        words = f"if these are {unit} since 1970, it is {1704153600 * factor}$"
+        with pytest.raises(TypeError, match=words):
+            temporal_split(matrix, seconds * factor, cutoff="2024-01-02")
+        with pytest.raises(TypeError, match=f"if these are {unit} since 1970, it is {604800 * factor}$"):
+            rolling_windows(matrix, 2, test_size="7d", timestamps=seconds * factor)
+        assert temporal_split(matrix, seconds * factor, cutoff=1704153600 * factor)[1].nnz == 4
     for cutoff in (3, 2.5, np.float32(3), np.int64(3)):
         assert temporal_split(matrix, np.arange(6), cutoff=cutoff)[1].nnz == 3
 

@@ -23,6 +23,7 @@ _UNITS = {
     "minutes": ("min", "mins", "minute", "minutes"),
     "seconds": ("s", "sec", "secs", "second", "seconds"),
 }
+_1970 = np.datetime64(0, "s")
 _UNIT_OF = {word: unit for unit, words in _UNITS.items() for word in words}
 
 
@@ -133,29 +134,34 @@ def moment(name: str, value: Any, times: NDArray[Any]) -> Any:
     """
     if times.dtype.kind != "M":
         if not _is_number(value):
+            low, high = (f"{float(end):.16g}" for end in (times.min(), times.max()))
             raise TypeError(
-                f"{name} must be a number, as the times are (from {times.min()} to {times.max()}), got {value!r}; "
-                "moments need a column of dates as time_column"
+                f"{name} must be a number, as the times are (from {low} to {high}), got {value!r}"
+                + _in_numbers(_moment_or_none(value), times)
             )
         if not np.isfinite(value):
             raise ValueError(f"{name} must be a finite number, got {value!r}")
         return value
-    wanted = f"{name} must be a moment such as '2024-01-31' or '2024-01-31 18:00', as the times are dates"
+    when = _moment_or_none(value)
+    if when is None:
+        is_kind = isinstance(value, (str, np.datetime64, datetime.date)) or hasattr(value, "to_datetime64")
+        raise (ValueError if is_kind else TypeError)(
+            f"{name} must be a moment such as '2024-01-31' or '2024-01-31 18:00', as the times are dates; got {value!r}"
+        )
+    return when
+
+
+def _moment_or_none(value: Any) -> np.datetime64 | None:
+    when: Any = None
     if isinstance(value, str):
         when = _parsed(value)
-        if when is None:
-            raise ValueError(f"{wanted}; got {value!r}")
     elif isinstance(value, np.datetime64):
         when = value
     elif hasattr(value, "to_datetime64"):  # pandas: nanoseconds, a zone is converted
         when = value.to_datetime64()
     elif isinstance(value, datetime.date):  # datetime is a kind of it
         when = _without_zone(value)
-    else:
-        raise TypeError(f"{wanted}; got {value!r}")
-    if np.isnat(when):
-        raise ValueError(f"{wanted}; got {value!r}")
-    return when
+    return None if when is None or np.isnat(when) else when
 
 
 def _parsed(text: str) -> np.datetime64 | None:
@@ -205,31 +211,45 @@ def duration(name: str, value: Any, times: NDArray[Any]) -> Any:
     if times.dtype.kind != "M":
         if not _is_number(value):
             raise TypeError(
-                f"{name} must be a number in the unit of the times, which are numbers, got {value!r}; durations such "
-                "as '7d' need a column of dates as time_column"
+                f"{name} must be a number in the unit of the times, which are numbers, got {value!r}"
+                + _in_numbers(_length_or_none(value), times)
             )
         if not (np.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be a number above 0, got {value!r}")
         return value
-    wanted = f"{name} must be a duration above 0 such as '7d', '12h', '30min' or a timedelta, as the times are dates"
+    length = _length_or_none(value)
+    if length is None:
+        raise (ValueError if isinstance(value, (str, np.timedelta64, datetime.timedelta)) else TypeError)(
+            f"{name} must be a duration above 0 such as '7d', '12h', '30min' or a timedelta, as the times are dates; "
+            f"got {value!r}"
+        )
+    return length
+
+
+def _length_or_none(value: Any) -> np.timedelta64 | None:
     if isinstance(value, str):
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value)
         unit = _UNIT_OF.get(found[2].lower()) if found else None
         if found is None or unit is None:
-            raise ValueError(f"{wanted}; got {value!r}")
+            return None
         try:
             value = datetime.timedelta(**{unit: float(found[1])})
         except OverflowError:
-            raise ValueError(f"{wanted}; got {value!r}") from None
-    if isinstance(value, np.timedelta64):
-        unit = np.datetime_data(value.dtype)[0]
-        if unit in ("Y", "M", "generic"):  # months have no one length
-            raise ValueError(f"{wanted}; got {value!r}")
-        length = value
-    elif isinstance(value, datetime.timedelta):
-        length = np.timedelta64(value, "us")
-    else:
-        raise TypeError(f"{wanted}; got {value!r}")
-    if np.isnat(length) or length <= np.timedelta64(0, "us"):
-        raise ValueError(f"{wanted}; got {value!r}")
-    return length
+            return None
+    if isinstance(value, datetime.timedelta):  # NaT of pandas is none
+        value = np.timedelta64(value, "us")
+    if not isinstance(value, np.timedelta64) or np.datetime_data(value.dtype)[0] in ("Y", "M", "generic"):
+        return None  # months have no one length
+    return value if value > np.timedelta64(0, "us") else None  # not NaT either
+
+
+def _in_numbers(value: np.datetime64 | np.timedelta64 | None, times: NDArray[Any]) -> str:
+    """What a moment or a length would be in times that look like Unix time; the user is to say so."""
+    units: tuple[tuple[Any, str], ...] = (("s", "seconds"), ("ms", "milliseconds"), ("us", "microseconds"))
+    for unit, word in units:
+        one = np.timedelta64(1, unit)
+        first, last = ((np.datetime64(year) - _1970) / one for year in ("1990", "2100"))
+        if value is not None and first <= times.min() and times.max() < last:
+            length = value - _1970 if isinstance(value, np.datetime64) else value
+            return f"; if these are {word} since 1970, it is {length / one:.16g}"
+    return ""
