@@ -90,6 +90,7 @@ class _Wanted:
     unknown: str
     dtype: np.dtype[Any]
     warn_ratings: bool
+    like: ColumnNames | None
 
     def of_tables(self) -> list[str]:
         """Names of the arguments that were given and have a meaning for tables only."""
@@ -137,6 +138,7 @@ def as_interactions(
     triplets: bool | None = None,
     dtype: DTypeLike = "float32",
     warn_ratings: bool = True,
+    like: ColumnNames | None = None,
 ) -> Interactions:
     """Check user data and turn it into a canonical sparse matrix with id maps.
 
@@ -184,6 +186,10 @@ def as_interactions(
         Type of the values; integers and bools are converted.
     warn_ratings : bool, default True
         Whether to warn where a column of ratings is found by its name, and all of its rows count as likes.
+    like : ColumnNames, optional
+        Of a table that was read before, such as ``Interactions.columns`` or ``WALS.columns_``: users, items and
+        values are in the columns of these names, where they are there and nothing else is said; without a value
+        column there, each row counts 1 here, too.
 
     Returns
     -------
@@ -216,7 +222,7 @@ def as_interactions(
         time_column = "time"
     wanted = _Wanted(
         user_column, item_column, value_column, time_column, min_value, min_user_interactions, min_item_interactions,
-        half_life, user_ids, item_ids, unknown, value_dtype(dtype), warn_ratings,
+        half_life, user_ids, item_ids, unknown, value_dtype(dtype), warn_ratings, like,
     )  # fmt: skip
     wanted.check()
     is_array = isinstance(data, np.ndarray) and data.dtype.names is None
@@ -370,6 +376,7 @@ def _from_matrix(data: Any, user_ids: Ids | None, item_ids: Ids | None, dtype: D
 
 
 def _from_table(source: Source, wanted: _Wanted) -> Interactions:
+    wanted = _remembered(source, wanted)
     names = _choose(source, wanted)
     number_names = [] if names.value is None else [names.value]
     time_names = [] if names.time is None else [names.time]
@@ -415,6 +422,21 @@ def _from_table(source: Source, wanted: _Wanted) -> Interactions:
     if wanted.min_user_interactions is not None or wanted.min_item_interactions is not None:
         found = _with_enough(found, wanted.min_user_interactions or 1, wanted.min_item_interactions or 1)
     return found
+
+
+def _remembered(source: Source, wanted: _Wanted) -> _Wanted:
+    """With the names of columns of an earlier table, where nothing else was asked for."""
+    like = wanted.like
+    if like is None:
+        return wanted
+    found: dict[str, Any] = {
+        f"{role}_column": name
+        for role, name in (("user", like.user), ("item", like.item), ("value", like.value))
+        if name is not None and getattr(wanted, f"{role}_column") is None and any(name == n for n in source.names)
+    }
+    if like.value is None and wanted.value_column is None and wanted.min_value is None:
+        found["value_column"] = False
+    return replace(wanted, **found)
 
 
 def _choose(source: Source, wanted: _Wanted) -> ColumnNames:

@@ -22,5 +22,6 @@ class ColumnOptions(TypedDict, total=False):
     encoding: str | None
     decimal: Literal[".", ","] | None
     columns: Sequence[str] | None
+    decimal: Literal[".", ","] | None
     triplets: bool | None
     warn_ratings: bool

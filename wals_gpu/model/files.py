@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu.backends.session import Backend
 from wals_gpu.data.files import load_folder, save_folder
 from wals_gpu.data.ids import Ids
+from wals_gpu.data.interactions import ColumnNames
 from wals_gpu.errors import DeviceError, ModelFormatError
 from wals_gpu.objective.presets import bound_from_arrays
 from wals_gpu.priors.linear import FittedPrior
@@ -74,6 +75,8 @@ def write_model(path: str | PathLike[str], saved: SavedModel) -> None:
     }
     if priors:
         metadata["priors"] = priors
+    if fitted.columns is not None and all(name is None or isinstance(name, str) for name in fitted.columns):
+        metadata["columns"] = fitted.columns._asdict()
     if saved.metric is not None:
         metadata["validation"] = {"metric": saved.metric, "best_iteration": saved.best_iteration}
     save_folder(path, tensors, metadata)
@@ -114,9 +117,10 @@ def read_model(path: str | PathLike[str], backend: Backend) -> SavedModel:
         history = History(FitRecord(**record) for record in metadata["history"])
         validation = metadata.get("validation", {"metric": None, "best_iteration": None})
         metric, best_iteration = validation["metric"], validation["best_iteration"]
+        columns = _read_columns(metadata.get("columns"))
     items.flags.writeable = False  # answers may keep what they computed from it
     sides = (users, items, user_ids, item_ids)
-    fitted = Fitted(backend, *sides, bound, seen, priors["user_prior"], priors["item_prior"])
+    fitted = Fitted(backend, *sides, bound, seen, priors["user_prior"], priors["item_prior"], columns)
     return SavedModel(settings, fitted, history, metric, best_iteration)
 
 
@@ -129,6 +133,17 @@ def unreadable(path: str | PathLike[str]) -> Iterator[None]:
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFormatError(f"{path} is not a model that this version can read: {error}") from error
+
+
+def _read_columns(saved: Any) -> ColumnNames | None:
+    """The names of the columns; earlier versions did not save them."""
+    if saved is None:
+        return None
+    columns = ColumnNames(**saved)
+    for name in columns:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"names of columns must be text, got {name!r}")
+    return columns
 
 
 def _read_seen(tensors: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> csr_matrix:

@@ -118,7 +118,8 @@ def _item_interactions(fitted: Fitted, interactions: Any, columns: Mapping[str, 
     if fitted.user_ids is None or fitted.item_ids is None:
         raise TypeError("interactions must be a matrix: the model was fitted on one, so it has no ids")
     known: dict[str, Any] = {"user_ids": fitted.user_ids, "item_ids": fitted.item_ids}
-    return as_interactions(interactions, dtype=fitted.dtype, **known, **columns).matrix
+    known |= {"like": fitted.columns, "warn_ratings": False}
+    return as_interactions(interactions, dtype=fitted.dtype, **(known | dict(columns))).matrix
 
 
 def _solve_items(

@@ -64,7 +64,8 @@ def _users_of(fitted: Fitted, interactions: Any, columns: Mapping[str, Any]) -> 
         return Interactions(as_csr(interactions, dtype=fitted.dtype, n_columns=fitted.n_items))
     if fitted.item_ids is None:
         raise TypeError("interactions must be a matrix: the model was fitted on one, so it has no item ids")
-    return as_interactions(interactions, item_ids=fitted.item_ids, unknown="drop", dtype=fitted.dtype, **columns)
+    options = {"item_ids": fitted.item_ids, "unknown": "drop", "like": fitted.columns, "warn_ratings": False}
+    return as_interactions(interactions, dtype=fitted.dtype, **(options | dict(columns)))
 
 
 def _unseen_entries(fitted: Fitted, data: Interactions) -> tuple[NDArray[np.int64], csr_matrix]:

@@ -296,6 +296,7 @@ def new_rows(fitted: Fitted, interactions: Any, columns: Mapping[str, Any], unkn
     if fitted.item_ids is None:
         raise TypeError(_NO_IDS)
     options: dict[str, Any] = {"item_ids": fitted.item_ids, "dtype": fitted.dtype, "unknown": unknown}
+    options |= {"like": fitted.columns, "warn_ratings": False}
     own, rows = in_order_of_appearance(interactions, **options, **columns)
     assert own.user_ids is not None  # as of every table
     return NewRows(own.matrix[rows], own.user_ids.take(rows), arrow_type(own.user_ids), is_table=True)

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu.backends.devices import make_backend
 from wals_gpu.checks import integer, warn
 from wals_gpu.data.ids import Ids
-from wals_gpu.data.interactions import as_interactions
+from wals_gpu.data.interactions import ColumnNames, as_interactions
 from wals_gpu.data.options import ColumnOptions
 from wals_gpu.data.tables import as_output, check_output, html_table
 from wals_gpu.data.titles import Titles
@@ -110,6 +110,9 @@ class WALS(Configured):
         The ids that the training data came with; None when it was a matrix, whose row numbers are the ids then.
     item_prior_, user_prior_ : FittedPrior or None
         What the last `fit` learned of the priors.
+    columns_ : ColumnNames or None
+        What the columns of the training table were called, ``None`` for a matrix: new interactions are looked for in
+        columns of the same names.
     history_ : History, a list of FitRecord
         One for each iteration of the last `fit`; as a table with ``to_pandas()``, ``to_polars()``, ``to_arrow()``.
     validation_metric_ : str or None
@@ -139,6 +142,7 @@ class WALS(Configured):
     item_prior_: FittedPrior | None
     user_prior_: FittedPrior | None
     history_: History
+    columns_: ColumnNames | None = None  # also of those that an earlier version pickled
     validation_metric_: str | None
     best_iteration_: int | None
     _is_closed = True  # an unknown attribute is an error; classes made from this one may have more
@@ -396,6 +400,7 @@ class WALS(Configured):
         self.user_ids, self.item_ids = fitted.user_ids, fitted.item_ids
         self.user_prior_, self.item_prior_ = fitted.user_prior, fitted.item_prior
         self._bound, self._seen = fitted.bound, fitted.seen
+        self.columns_ = fitted.columns
         self._last = None  # an earlier model's factors are free
 
     def _announcer(self, callback: Callable[[WALS, FitRecord], bool | None]) -> Callable[[FitRecord], bool | None]:
@@ -526,7 +531,8 @@ class WALS(Configured):
         if self.user_factors is None or self.item_factors is None:
             raise ModelFitError("the model is not fitted: call fit(interactions) first")
         ids, priors = (self.user_ids, self.item_ids), (self.user_prior_, self.item_prior_)
-        parts = (self._backend, self.user_factors, self.item_factors, *ids, self._bound, self._seen, *priors)
+        learned = (self.user_factors, self.item_factors, *ids, self._bound, self._seen, *priors, self.columns_)
+        parts = (self._backend, *learned)
         # The same object as long as nothing was assigned: it keeps what answers computed from it.
         last = self._last  # read once and set in one step: other threads do the same
         if last is None or any(a is not b for a, b in zip(last[0], parts, strict=True)):

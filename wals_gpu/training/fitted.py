@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu.backends.host import Spectrum
 from wals_gpu.backends.session import Backend
 from wals_gpu.data.ids import Ids
+from wals_gpu.data.interactions import ColumnNames
 from wals_gpu.errors import ModelFitError
 from wals_gpu.objective.bound import BoundObjective
 from wals_gpu.objective.terms import RowTerms
@@ -39,6 +40,8 @@ class Fitted:
     seen : (U, I) csr_matrix or StoredMatrix, optional
         The training interactions; without their values (bool) where a file did not have them.
     user_prior, item_prior : FittedPrior, optional
+    columns : ColumnNames, optional
+        Of the table that the training interactions came from.
     """
 
     backend: Backend
@@ -50,6 +53,7 @@ class Fitted:
     seen: csr_matrix | Any | None = None
     user_prior: FittedPrior | None = None
     item_prior: FittedPrior | None = None
+    columns: ColumnNames | None = None
     _kept_spectrum: list[Spectrum] = field(default_factory=list, init=False, repr=False)
     _kept_popularity: list[NDArray[np.int64]] = field(default_factory=list, init=False, repr=False)
 

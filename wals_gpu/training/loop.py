@@ -46,8 +46,9 @@ class Run:
         users, items = plan.users, plan.items
         priors = (None if side.prior is None else side.prior.fitted for side in (users, items))
         self.fitted = Fitted(
-            plan.settings.backend, users.factors, items.factors, users.ids, items.ids, plan.bound, plan.train, *priors
-        )
+            plan.settings.backend, users.factors, items.factors, users.ids, items.ids, plan.bound, plan.train, *priors,
+            plan.columns,
+        )  # fmt: skip
 
     def __enter__(self) -> Run:
         plan, settings = self._plan, self._plan.settings

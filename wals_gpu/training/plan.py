@@ -16,7 +16,7 @@ from wals_gpu.backends.session import Backend
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.checks import integer
 from wals_gpu.data.ids import Ids
-from wals_gpu.data.interactions import Interactions, as_interactions
+from wals_gpu.data.interactions import ColumnNames, Interactions, as_interactions
 from wals_gpu.data.stored import StoredMatrix, StoredTerms, as_stored
 from wals_gpu.objective.bound import BoundObjective, Objective
 from wals_gpu.objective.terms import RowTerms, SideTerms, column_counts
@@ -168,6 +168,8 @@ class Plan:
     checkpoint : Checkpoint, optional
     resume : bool, default False
         Whether to go on from the checkpoint that is there.
+    columns : ColumnNames, optional
+        Of the table that the interactions came from.
     """
 
     settings: FitSettings
@@ -178,6 +180,7 @@ class Plan:
     validation: Validation | None = None
     checkpoint: Checkpoint | None = None
     resume: bool = False
+    columns: ColumnNames | None = None
 
 
 def make_plan(
@@ -217,7 +220,9 @@ def make_plan(
     start.check(settings)
     data = as_stored(interactions, settings.dtype, columns)
     if data is None:
-        data = as_interactions(interactions, dtype=settings.dtype, **columns)
+        # Ratings are what the objective "explicit" is for.
+        wanted = {"warn_ratings": settings.objective.name != "explicit"} | dict(columns)
+        data = as_interactions(interactions, dtype=settings.dtype, **wanted)
     train, validation = data.matrix, None
     if holding.validation is not None:
         train, test = hold_out(data, holding.validation, settings.random_state, settings.dtype, columns)
@@ -234,7 +239,8 @@ def make_plan(
     if saving.folder is not None:
         compared = _to_compare(settings, data, validation, start.is_wanted)
         checkpoint = Checkpoint(saving.folder, saving.every, compared)
-    return Plan(settings, train, bound, of_users, of_items, validation, checkpoint, bool(saving.resume))
+    resume = bool(saving.resume)
+    return Plan(settings, train, bound, of_users, of_items, validation, checkpoint, resume, data.columns)
 
 
 def _sizes_of(settings: FitSettings, train: Any, validation: bool) -> FitSizes:
