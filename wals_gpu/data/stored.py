@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,18 +122,28 @@ class StoredTerms:
         self._rows = stored if side == "user" else stored.transposed
         self._block_entries = stored.block_entries
         background, ridge, self.target_square = [], [], 0.0
+        self._one_each: Callable[[RowTerms], RowTerms] = lambda terms: terms
+        coefficients: set[float | None] = set()
+        gram_offset: float | None = None
         for rows, terms in self.parts():
             background.append((rows, terms.background))
             ridge.append((rows, terms.ridge))
+            coefficients.add(float(terms.rhs[0]) if terms.rhs.size == 1 else None)
+            if terms.rhs.size > 1 and terms.gram is None:
+                gram_offset = terms.gram_offset
             self.target_square += terms.target_square
             self.other_background = terms.other_background
             del terms  # before the next block is read
+        # One coefficient for all entries of a block is solved with other roundings than one for each. A block may have
+        # one by chance: all are solved as those of the whole matrix would be.
+        if len(coefficients) > 1 or None in coefficients:
+            self._one_each = lambda terms: _one_each(terms, gram_offset)
         self.background, self.ridge = _joined(background), _joined(ridge)
 
     def parts(self) -> Iterator[tuple[slice, RowTerms]]:
         """Blocks of rows, with their terms."""
         for begin, end in self._rows.bounds(self._block_entries):
-            yield slice(begin, end), self._block_terms(begin, end)
+            yield slice(begin, end), self._one_each(self._block_terms(begin, end))
 
     def _block_terms(self, begin: int, end: int) -> RowTerms:
         block, rows, bound = self._rows.block(begin, end), slice(begin, end), self._bound
@@ -164,6 +174,16 @@ def as_stored(data: Any, dtype: np.dtype[Any], columns: Mapping[str, Any]) -> In
         if ids is not None and len(ids) != n:
             raise DataError(f"interactions must have one {ids.side} id for each of {n} {ids.side}s, got {len(ids)}")
     return own
+
+
+def _one_each(terms: RowTerms, gram_offset: float | None) -> RowTerms:
+    """With a coefficient for each entry, also where all are the same; `gram_offset` is of blocks where they differ."""
+    if terms.rhs.size > 1 and (terms.gram is None or terms.gram.size > 1):
+        return terms
+    rhs = np.ascontiguousarray(terms.rhs_values())
+    if gram_offset is not None:
+        return dataclasses.replace(terms, rhs=rhs, gram=None, gram_offset=gram_offset)
+    return dataclasses.replace(terms, rhs=rhs, gram=np.ascontiguousarray(terms.gram_values()))
 
 
 def _part(array: NDArray[Any] | None, rows: slice) -> NDArray[Any] | None:

@@ -136,7 +136,7 @@ class Objective:
         """``c`` of entries with these values and products of row and column weight."""
         raise NotImplementedError
 
-    def _target(self, values: Floats, lowest: float) -> Floats:
+    def _target(self, values: Floats, lowest: float, bound: BoundObjective) -> Floats:
         """``t`` of entries with these values; `lowest` is the lowest value of all entries."""
         raise NotImplementedError
 
@@ -402,7 +402,7 @@ def _entry_coefficients(
         entries = slice(start, min(start + CHUNK, size))
         values = np.array([lowest]) if lowest == highest else data[entries].astype(np.float64)
         c = objective._confidence(values, product_at(matrix, entries, *weights), bound)
-        t = objective._target(values, lowest)
+        t = objective._target(values, lowest, bound)
         gh = objective._unobserved_weight(bound) * product_at(matrix, entries, *background)
         c_t, c_gh = c * t, c - gh
         squares = c_t * t

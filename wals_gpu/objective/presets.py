@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -82,20 +83,21 @@ class Wals(Objective):
             raise ValueError(f"damping of objective 'wals' must be from 0 to 1, got {self.damping!r}")
 
     def learn(self, matrix: csr_matrix) -> dict[str, Any]:
-        """Item weights, and the numbers of the data as a whole: w0, and the mean of ``|v|^damping``."""
+        """Item weights, and the numbers of the data as a whole: w0, the mean of ``|v|^damping``, and the lowest value."""
         counts, n_entries = column_counts(matrix), max(matrix.indices.size, 1)
         n_users, n_items = matrix.shape
         w0 = self.background * n_entries / (max(n_users, 1) * max(n_items, 1))
         # An item that nobody has counts as one that one user has; its weight first matters when a new user brings it.
         weights = np.maximum(counts, 1.0) ** -self.exponent
         weights *= n_entries / max(counts @ weights, 1.0)
-        total = sum(
-            float(self._damped(np.asarray(matrix.data[start : start + CHUNK], np.float64)).sum())
-            for start in range(0, matrix.indices.size, CHUNK)
-        )
-        if not np.isfinite(total):
+        total, lowest = 0.0, math.inf
+        for start in range(0, matrix.indices.size, CHUNK):
+            values = np.asarray(matrix.data[start : start + CHUNK], np.float64)
+            total += float(self._damped(values).sum())
+            lowest = min(lowest, float(values.min()))
+        if not math.isfinite(total):
             raise ValueError("objective 'wals': the values add up to more than float64 holds")
-        return {"item_weights": weights, "numbers": np.array([w0, total / n_entries if total else 1.0])}
+        return {"item_weights": weights, "numbers": np.array([w0, total / n_entries if total else 1.0, lowest])}
 
     def _damped(self, values: Floats) -> Floats:
         # A stored zero is the same as an absent pair, with any damping.
@@ -106,12 +108,13 @@ class Wals(Objective):
         return float(_numbers(bound)[0])
 
     def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
-        w0, mean = _numbers(bound)
+        w0, mean, _ = _numbers(bound)
         confidence: Floats = w0 + weights * (self._damped(values) / mean)
         return confidence
 
-    def _target(self, values: Floats, lowest: float) -> Floats:
-        return _positive(values, lowest)
+    def _target(self, values: Floats, lowest: float, bound: BoundObjective) -> Floats:
+        # Blocks of a matrix on disk, read one at a time, must all be of the kind that the whole matrix is.
+        return _positive(values, min(lowest, _numbers(bound)[2]))
 
     def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int, bound: BoundObjective) -> Floats:
         of_background = _numbers(bound)[0] * n_other
@@ -150,7 +153,7 @@ class Implicit(Objective):
     def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
         return np.abs(self.alpha * values)
 
-    def _target(self, values: Floats, lowest: float) -> Floats:
+    def _target(self, values: Floats, lowest: float, bound: BoundObjective) -> Floats:
         # The target of a stored zero is immaterial, its confidence is 0.
         return ONE if lowest >= 0 else _positive(values, lowest)
 
@@ -207,7 +210,7 @@ class Hu(Objective):
             values = values**self.exponent
         return 1 + self.alpha * values
 
-    def _target(self, values: Floats, lowest: float) -> Floats:
+    def _target(self, values: Floats, lowest: float, bound: BoundObjective) -> Floats:
         return _positive(values, lowest)
 
 
@@ -243,7 +246,7 @@ class Ials(Objective):
     def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
         return ONE + self.unobserved_weight
 
-    def _target(self, values: Floats, lowest: float) -> Floats:
+    def _target(self, values: Floats, lowest: float, bound: BoundObjective) -> Floats:
         return ONE / (1 + self.unobserved_weight)
 
     def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int, bound: BoundObjective) -> Floats:
@@ -333,7 +336,7 @@ class GoogleWals(Objective):
     def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
         return self.unobserved_weight + weights
 
-    def _target(self, values: Floats, lowest: float) -> Floats:
+    def _target(self, values: Floats, lowest: float, bound: BoundObjective) -> Floats:
         return values
 
 
@@ -376,7 +379,7 @@ class Eals(Objective):
     def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
         return ONE * self.confidence
 
-    def _target(self, values: Floats, lowest: float) -> Floats:
+    def _target(self, values: Floats, lowest: float, bound: BoundObjective) -> Floats:
         return ONE
 
 
@@ -404,7 +407,7 @@ class Spark(Objective):
     def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
         return 1 + self.alpha * np.abs(values)
 
-    def _target(self, values: Floats, lowest: float) -> Floats:
+    def _target(self, values: Floats, lowest: float, bound: BoundObjective) -> Floats:
         return _positive(values, lowest)
 
     def _ridge_scale(self, matrix: csr_matrix, lowest: float, n_other: int, bound: BoundObjective) -> Floats:
@@ -439,7 +442,7 @@ class Explicit(Objective):
     def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
         return ONE
 
-    def _target(self, values: Floats, lowest: float) -> Floats:
+    def _target(self, values: Floats, lowest: float, bound: BoundObjective) -> Floats:
         return values
 
     def _rhs_is_value(self, lowest: float) -> bool:

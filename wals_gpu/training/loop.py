@@ -44,10 +44,10 @@ class Run:
         self._plan, self._publish = plan, publish
         self.history = History()
         users, items = plan.users, plan.items
-        priors = (None if side.prior is None else side.prior.fitted for side in (users, items))
+        of_users, of_items = (None if side.prior is None else side.prior.fitted for side in (users, items))
         self.fitted = Fitted(
-            plan.settings.backend, users.factors, items.factors, users.ids, items.ids, plan.bound, plan.train, *priors,
-            plan.columns,
+            plan.settings.backend, users.factors, items.factors, users.ids, items.ids, plan.bound, plan.train,
+            of_users, of_items, plan.columns,
         )  # fmt: skip
 
     def __enter__(self) -> Run:
