@@ -47,7 +47,7 @@ PLAYS = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0]])
 @pytest.mark.parametrize("ridge", [0, 1e-38, 1e-30, 1e-20, 1e-12])
 def test_more_factors_than_rows_without_ridge(solver, dtype, ridge):
     """Exact solvers name the row and the remedy; CG does not walk off along what no data determine."""
-    model = WALS(16, regularization=ridge, solver=solver, block_size=16, iterations=10, dtype=dtype)
+    model = WALS(16, "implicit", regularization=ridge, solver=solver, block_size=16, iterations=10, dtype=dtype)
     if solver == "cg":
         model.fit(PLAYS)
         assert max(abs(model.user_factors).max(), abs(model.item_factors).max()) < 1000
@@ -85,7 +85,8 @@ def test_extreme_parameters(solver, alpha, regularization, dtype):
     """Factors are finite and the loss falls, or an error says what to change."""
     rng = np.random.default_rng(0)
     plays = (rng.random((40, 30)) < 0.2) * 10.0 ** rng.uniform(-4, 4, (40, 30))
-    model = WALS(16, alpha=alpha, regularization=regularization, solver=solver, block_size=16, dtype=dtype)
+    settings = {"alpha": alpha, "regularization": regularization, "iterations": 15}
+    model = WALS(16, "implicit", **settings, solver=solver, block_size=16, dtype=dtype)
     try:
         model.fit(plays)
     except (SingularSystemError, ModelFitError) as error:
@@ -101,6 +102,6 @@ def test_extreme_parameters(solver, alpha, regularization, dtype):
 
 def test_values_that_no_float32_holds_are_refused_by_name():
     with pytest.raises(ValueError, match=r"coefficients too large for float32"):
-        WALS(4, alpha=1e20).fit(PLAYS * 1e20)
-    model = WALS(4, alpha=1e20, regularization=1e30, dtype="float64").fit(PLAYS * 1e20)
+        WALS(4, "implicit", alpha=1e20).fit(PLAYS * 1e20)
+    model = WALS(4, "implicit", alpha=1e20, regularization=1e30, dtype="float64").fit(PLAYS * 1e20)
     assert np.isfinite(model.user_factors).all()

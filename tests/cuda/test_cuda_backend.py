@@ -48,6 +48,10 @@ def parts(owner="emulated"):
     return module, HostTorchMemory() if owner == "torch" else EmulatedMemory(module)
 
 
+#: Where models get their backend from.
+PLACES = [f"wals_gpu.{name}.make_backend" for name in ("model.settings", "model.wals", "compat.als")]
+
+
 @pytest.fixture(params=["torch"] if ON_DEVICE else ["torch", "emulated"])
 def on_device(request, monkeypatch):
     """Models ask for device="cuda" and get the backend over the emulator, or over the device."""
@@ -56,7 +60,7 @@ def on_device(request, monkeypatch):
         return CudaBackend(*parts(request.param)) if device == "cuda" else real(device, num_threads)
 
     real = backends.make_backend
-    for place in ("wals_gpu.model.wals.make_backend", "wals_gpu.compat.als.make_backend"):
+    for place in PLACES:
         monkeypatch.setattr(place, make)
     monkeypatch.setattr("wals_gpu.compat.als.cuda_status", lambda: (True, ""))
 
@@ -161,7 +165,7 @@ def test_factors_stay_on_the_device_during_a_fit(make, monkeypatch):
         if not keeps:
             keeping = backend.session
             monkeypatch.setattr(backend, "session", lambda *sides, **_: keeping(*sides, is_shared=True))
-        for place in ("wals_gpu.model.wals.make_backend", "wals_gpu.compat.als.make_backend"):
+        for place in PLACES:
             monkeypatch.setattr(place, lambda *args, **kwargs: backend)
         model = make(factors=13, iterations=iterations, random_state=0)
         model.fit(interactions(), show_progress=False, **options)
@@ -181,7 +185,8 @@ def test_factors_stay_on_the_device_during_a_fit(make, monkeypatch):
 
 def on_emulator(monkeypatch):
     backend = CudaBackend(*parts())
-    monkeypatch.setattr("wals_gpu.model.wals.make_backend", lambda *args, **kwargs: backend)
+    for place in PLACES:
+        monkeypatch.setattr(place, lambda *args, **kwargs: backend)
     return backend
 
 

@@ -58,21 +58,21 @@ class Wals(Objective):
     Parameters
     ----------
     background : float > 0, default 8.0
-    exponent : float, default 0.2
+    exponent : float, default 0.25
         0: all items have the same weight.
     damping : float from 0 to 1, default 0.5
         1: confidence in proportion to the value; 0: every entry counts alike.
-    nu : float, default 0.5
+    nu : float, default 0.6
         0: every row has the same ridge; 1: in proportion to its weight.
-    regularization : float, default 0.011
+    regularization : float, default 0.0115
         Ridge of the mean row, as a share of its weight.
     """
 
-    regularization: float = number_field(0.011)
+    regularization: float = number_field(0.0115)
     background: float = number_field(8.0, positive=True)
-    exponent: float = number_field(0.2)
+    exponent: float = number_field(0.25)
     damping: float = number_field(0.5)
-    nu: float = number_field(0.5)
+    nu: float = number_field(0.6)
 
     name: ClassVar[str] = "wals"
     accepts_negative: ClassVar[bool] = True
