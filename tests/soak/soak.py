@@ -70,8 +70,11 @@ class Soak:
         """A new model; its loss falls and is the reference's, its users solve their systems."""
         rng = self.rng
         self.data = self.plays()
+        objective, ridge = str(rng.choice(list(PRESETS))), float(rng.uniform(0.05, 2))
+        if objective == "wals":
+            ridge /= 50  # of that one it is a share of what a row weighs: a large one leaves nothing of the factors
         self.model = WALS(
-            int(rng.integers(1, 40)), str(rng.choice(list(PRESETS))), regularization=float(rng.uniform(0.05, 2)),
+            int(rng.integers(1, 40)), objective, regularization=ridge,
             iterations=int(rng.integers(1, 5)), solver=str(rng.choice(["cholesky", "cg", "subspace"])), block_size=16,
             dtype=str(rng.choice(["float32", "float64"])), num_threads=int(rng.integers(1, 5)),
             random_state=int(rng.integers(2**31)),
@@ -111,9 +114,22 @@ class Soak:
         model, users, k = self.model, self.some(self.data.shape[0]), int(self.rng.integers(1, 100))
         seen = bool(self.rng.integers(2))
         got = model.recommend(users, k, filter_seen=not seen)
-        self.check_lists(got, model.user_factors[users], k, None if seen else self.data[users])
+        self.check_lists(got, model.user_factors[users], k, self.data[users], not seen)
 
-    def check_lists(self, got: Any, queries: np.ndarray, k: int, excluded: csr_matrix | None) -> None:
+    def check_lists(self, got: Any, queries: np.ndarray, k: int, known: csr_matrix, filter_seen: bool = True) -> None:
+        """Lists of the highest scores; of users of whom nothing is known, the most popular items."""
+        cold = np.diff(known.indptr) == 0
+        self.check(np.array_equal(got.is_cold, cold), "users are cold who are not, or the reverse")
+        counts = np.bincount(self.data.indices, minlength=self.data.shape[1]).astype(np.float64)
+        popular = np.lexsort((np.arange(len(counts)), -counts))[:k]
+        for ids, scores in zip(got.ids[cold], got.scores[cold], strict=True):
+            self.check(ids[: len(popular)] == popular, "cold users do not get what is popular")
+            self.check(scores[: len(popular)] == counts[popular], "scores of what is popular are not its counts")
+        excluded = known[~cold] if filter_seen else None
+        if not cold.all():
+            self.check_scores((got.ids[~cold], got.scores[~cold]), queries[~cold], k, excluded)
+
+    def check_scores(self, got: Any, queries: np.ndarray, k: int, excluded: csr_matrix | None) -> None:
         ids, scores = got
         _, want = reference.topk(queries, self.model.item_factors, k, excluded)
         self.check((ids >= 0) == np.isfinite(want), "lists of another length")
