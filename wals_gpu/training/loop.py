@@ -47,7 +47,7 @@ class Run:
         priors = (None if side.prior is None else side.prior.fitted for side in (users, items))
         self.fitted = Fitted(
             plan.settings.backend, users.factors, items.factors, users.ids, items.ids, plan.bound, plan.train, *priors,
-            plan.columns,
+            columns=plan.columns,
         )  # fmt: skip
 
     def __enter__(self) -> Run:
