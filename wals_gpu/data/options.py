@@ -22,6 +22,5 @@ class ColumnOptions(TypedDict, total=False):
     encoding: str | None
     decimal: Literal[".", ","] | None
     columns: Sequence[str] | None
-    decimal: Literal[".", ","] | None
     triplets: bool | None
     warn_ratings: bool

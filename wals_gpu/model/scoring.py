@@ -64,7 +64,8 @@ def _users_of(fitted: Fitted, interactions: Any, columns: Mapping[str, Any]) -> 
         return Interactions(as_csr(interactions, dtype=fitted.dtype, n_columns=fitted.n_items))
     if fitted.item_ids is None:
         raise TypeError("interactions must be a matrix: the model was fitted on one, so it has no item ids")
-    options = {"item_ids": fitted.item_ids, "unknown": "drop", "like": fitted.columns, "warn_ratings": False}
+    options: dict[str, Any] = {"item_ids": fitted.item_ids, "unknown": "drop", "like": fitted.columns}
+    options |= {"warn_ratings": False}
     return as_interactions(interactions, dtype=fitted.dtype, **(options | dict(columns)))
 
 

@@ -83,7 +83,7 @@ class Wals(Objective):
             raise ValueError(f"damping of objective 'wals' must be from 0 to 1, got {self.damping!r}")
 
     def learn(self, matrix: csr_matrix) -> dict[str, Any]:
-        """Item weights, and the numbers of the data as a whole: w0, the mean of ``|v|^damping``, and the lowest value."""
+        """Item weights, and numbers of the data as a whole: w0, the mean of ``|v|^damping``, and the lowest value."""
         counts, n_entries = column_counts(matrix), max(matrix.indices.size, 1)
         n_users, n_items = matrix.shape
         w0 = self.background * n_entries / (max(n_users, 1) * max(n_items, 1))
