@@ -68,7 +68,12 @@ def _user_interactions(
         return matrix[rows], names, np.where(rows < n_old, rows, -1)
     if fitted.user_ids is None or fitted.item_ids is None:
         raise TypeError("interactions must be a matrix: the model was fitted on one, so it has no ids")
-    options: dict[str, Any] = {"dtype": fitted.dtype, "item_ids": fitted.item_ids, "like": fitted.columns, "warn_ratings": False}
+    options: dict[str, Any] = {
+        "dtype": fitted.dtype,
+        "item_ids": fitted.item_ids,
+        "like": fitted.columns,
+        "warn_ratings": False,
+    }
     options |= columns
     if isinstance(interactions, Interactions):
         data = as_interactions(interactions, **options)
