@@ -160,8 +160,10 @@ def test_a_table_of_validation_has_the_columns_of_the_training_data():
     named = {"user_column": "who", "item_column": "what"}
     tables = [as_table(part, "who", "what") for part in (train, test)]
     data = as_interactions(tables[0], **named)
+    ids = {"user_ids": data.user_ids, "item_ids": data.item_ids, "unknown": "drop"}  # of the training data
     for first, validation, columns in (
         (tables[0], tables[1], named), (data, tables[1], {}), (data, as_table(test), {}),
+        (tables[0], tables[1], named | ids), (tables[0], tables[1], named | {"min_user_interactions": 1}),
     ):  # fmt: skip
         model = make_model(iterations=2).fit(first, validation=validation, **columns)
         assert [r.validation for r in model.history_] == [r.validation for r in expected.history_]
@@ -330,7 +332,7 @@ def test_the_command_validates(tmp_path, capsys):
     assert cli.main([*command[:4], *common, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["best_iteration"] is None
     assert cli.main([*command[:4], *common, "--patience", "2"]) == 2
-    assert "need validation" in capsys.readouterr().err
+    assert "--patience needs --validation" in capsys.readouterr().err
     assert cli.main([*command[:4], *common, "--validation", str(tmp_path / "nothing.csv")]) == 2
     assert "nothing.csv" in capsys.readouterr().err
 

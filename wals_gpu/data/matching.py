@@ -20,8 +20,10 @@ from wals_gpu.errors import DataError
 
 __all__ = ["Match", "is_table", "match", "open_interactions", "read_like"]
 
-# What chooses from a whole, or weighs it, has no meaning for a part that is held out of it.
-_OF_A_WHOLE = ("time_column", "min_user_interactions", "min_item_interactions", "half_life")
+# What chooses from a whole, or weighs or numbers it, has no meaning for a part that is held out of it.
+_OF_A_WHOLE = (
+    "time_column", "min_user_interactions", "min_item_interactions", "half_life", "user_ids", "item_ids", "unknown",
+)  # fmt: skip
 
 
 class Match(NamedTuple):
@@ -147,11 +149,8 @@ def read_like(
     if is_table(data):
         data = _opened(name, data, columns)
         as_text = data.text_ids
-        for role, column in ({} if like is None else like._asdict()).items():
-            if column is not None and role != "time" and any(column == there for there in data.names):
-                columns.setdefault(f"{role}_column", column)
     # Of ratings that count as likes was warned where the known ones were read.
-    own = open_interactions(name, data, {"warn_ratings": False} | columns, dtype)
+    own = open_interactions(name, data, {"warn_ratings": False, "like": like} | columns, dtype)
     return match(name, own, user_ids, item_ids, whose, drop=drop is None or drop, as_text=as_text)
 
 

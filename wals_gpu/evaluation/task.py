@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.data.csr import contains, entry_keys, entry_rows, select
 from wals_gpu.data.ids import Ids
+from wals_gpu.data.interactions import ColumnNames
 from wals_gpu.data.matching import is_table, read_like
 from wals_gpu.evaluation.metrics import relevant_entries, surprise_of
 from wals_gpu.evaluation.recommenders import ids_of, parameters_of, recommend
@@ -59,10 +60,12 @@ class Task:
         whose = "train" if user_ids is None and item_ids is None else "the model"
         if fold_in is not None:
             user_ids = None  # of other people
-        known = read_like("train", train, user_ids, item_ids, whose, columns, drop=False, is_part=False).data
+        remembered = getattr(model, "columns_", None)
+        like: ColumnNames | None = remembered if isinstance(remembered, ColumnNames) else None
+        known = read_like("train", train, user_ids, item_ids, whose, columns, like=like, drop=False, is_part=False).data
         item_ids = known.item_ids if item_ids is None else item_ids
         user_ids = known.user_ids if user_ids is None else user_ids
-        like = known.columns
+        like = like if known.columns is None else known.columns
         if fold_in is not None:
             _need_ids("fold_in", fold_in, item_ids)
             folded = read_like("fold_in", fold_in, None, item_ids, whose, columns, like=like).data
