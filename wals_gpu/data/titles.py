@@ -72,7 +72,10 @@ class Titles:
                 f"CSV file; got {type(source).__module__}.{type(source).__name__}"
             ) from None
         if table.ids is None:
-            raise DataError("titles must have a column of item ids, such as 'item_id' or 'id'; item_column names it")
+            raise DataError(
+                "titles must have a column of item ids that is named like 'item_id' or 'id': rename it, or give a "
+                "mapping of id to title"
+            )
         ((name, titles),) = table.columns.items()
         return cls(table.ids.cast(pa.large_string()), _texts(titles, name))
 
