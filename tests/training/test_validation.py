@@ -10,8 +10,10 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu import WALS, DataError, FitRecord, Interactions, ModelFitError, ParameterWarning, as_interactions, cli
 from wals_gpu.data.csr import entry_rows, select
+from wals_gpu.data.stored import write_stored
 from wals_gpu.evaluation.report import evaluate
 from wals_gpu.evaluation.splits import random_holdout
+from wals_gpu.priors.linear import LinearPrior
 from wals_gpu.training.validation import METRICS
 
 
@@ -56,6 +58,29 @@ def test_the_best_factors_stay(factors, solver):
     best = 1 + int(np.argmax(scores))
     assert model.best_iteration_ == best < len(scores) == 12, "the test wants a best in the middle"
     assert same_factors(model, make_model(**options | {"iterations": best}).fit(train))
+
+
+@pytest.mark.parametrize("k", [3, 40])
+@pytest.mark.parametrize("stored", [False, True])
+def test_users_without_training_entries_get_what_is_popular(k, stored, tmp_path):
+    likes = make_likes(7)
+    test = select(likes, (entry_rows(likes) < 20) | (likes.indices % 5 == 0))
+    train = select(likes, ~((entry_rows(likes) < 20) | (likes.indices % 5 == 0)))
+    data = write_stored(tmp_path / "stored", train) if stored else train
+    model = make_model(iterations=3).fit(data, validation=test, metric=f"recall@{k}")
+    for record in model.history_:
+        upto = make_model(iterations=record.iteration).fit(train)
+        report = evaluate(upto, train, test, k, baseline=False, n_resamples=0)
+        assert report.cold_users == 20 and report.cold_lists == {"wals": "the most popular items"}
+        assert record.validation == pytest.approx(report.results["wals"][f"recall@{k}"].value, abs=1e-12)
+    # all of them are cold: nothing that is learned changes the metric, and the first iteration stays the best
+    cold = select(test, entry_rows(test) < 20)
+    model = make_model(iterations=3).fit(data, validation=cold, metric=f"recall@{k}")
+    assert len({record.validation for record in model.history_}) == 1 and model.best_iteration_ == 1
+    # features say something of users without entries, so these are not cold
+    prior = LinearPrior(np.random.default_rng(0).random((70, 3)).astype(np.float32))
+    model = make_model(iterations=3, user_prior=prior).fit(train, validation=cold, metric="mrr@40")
+    assert len({record.validation for record in model.history_}) > 1
 
 
 def test_a_best_in_the_end_changes_nothing():

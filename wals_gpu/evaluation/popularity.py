@@ -12,7 +12,18 @@ from wals_gpu.data.csr import canonical, contains, entry_keys, entry_rows, selec
 from wals_gpu.data.ids import row_numbers
 from wals_gpu.data.matching import open_interactions, read_like
 
-__all__ = ["Popularity"]
+__all__ = ["Popularity", "item_counts"]
+
+_ENTRIES = 1 << 22  # looked at at a time
+
+
+def item_counts(train: Any) -> NDArray[np.int64]:
+    """How many entries with a value above 0 each column of a CSR matrix has (I,), in memory or on disk."""
+    counts = np.zeros(train.shape[1], np.int64)
+    for start in range(0, train.nnz, _ENTRIES):
+        piece = slice(start, min(start + _ENTRIES, train.nnz))
+        counts += np.bincount(train.indices[piece][train.data[piece] > 0], minlength=train.shape[1])
+    return counts
 
 
 class Popularity:
@@ -37,8 +48,7 @@ class Popularity:
         data = open_interactions("train", train, columns)
         self.user_ids, self.item_ids = data.user_ids, data.item_ids
         self._train = data.matrix
-        liked = self._train.indices[self._train.data > 0]
-        self.counts = np.bincount(liked, minlength=self._train.shape[1])  # (I,)
+        self.counts = item_counts(self._train)  # (I,)
         self._order = np.argsort(-self.counts, kind="stable")
         self._rank = np.empty_like(self._order)
         self._rank[self._order] = np.arange(self._order.size)

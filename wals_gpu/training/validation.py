@@ -18,6 +18,7 @@ from wals_gpu.data.matching import is_table, read_like
 from wals_gpu.data.stored import StoredMatrix
 from wals_gpu.errors import DataError
 from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
+from wals_gpu.evaluation.popularity import item_counts
 from wals_gpu.evaluation.splits import random_holdout
 from wals_gpu.training.state import FitState
 
@@ -54,6 +55,9 @@ class Validation:
         Iterations from one measurement to the next.
     patience : int or None
         Measurements in a row without a new best after which the fit is over; None: it goes on.
+    cold_get_popular : bool
+        Whether users without an entry in `train` get the most popular items, as the model will answer; else what their
+        factors say, which know something of them by a user_prior.
 
     Attributes
     ----------
@@ -70,6 +74,7 @@ class Validation:
         metric: str,
         every: int = 1,
         patience: int | None = None,
+        cold_get_popular: bool = True,
     ) -> None:
         self._k = parse_metric(metric)[1]
         self.metric, self._backend = metric, backend
@@ -80,6 +85,7 @@ class Validation:
         self._users = np.flatnonzero(np.diff(self.test.indptr))
         if not len(self._users):
             raise DataError("validation has no value above 0, so there is nothing to measure")
+        self._values_of_cold = self._leave_cold_out() if cold_get_popular else np.empty(0)
         if both := sum(int(contains(entry_keys(train[b]), entry_keys(self.test[b])).sum()) for b in self._batches()):
             raise DataError(
                 f"{both} entries of validation are in the interactions too: what a user has is not recommended, so "
@@ -89,6 +95,19 @@ class Validation:
         self.best_iteration: int | None = None
         self._since_best = 0
         self._best: dict[str, NDArray[Any]] = {}
+
+    def _leave_cold_out(self) -> NDArray[np.float64]:
+        """The metric of users without training entries, the same whatever is learned; they are not looked at again."""
+        ends = self.train.indptr
+        is_cold = np.asarray(ends[self._users]) == np.asarray(ends[self._users + 1])
+        cold, self._users = self._users[is_cold], self._users[~is_cold]
+        if not len(cold):
+            return np.empty(0)
+        popular = np.argsort(-item_counts(self.train), kind="stable")[: self._k]
+        ids = np.full((len(cold), self._k), -1)
+        ids[:, : len(popular)] = popular
+        values: NDArray[np.float64] = row_metrics(ids, self.test[cold], [self._k], None)[self.metric]
+        return values
 
     def _batches(self) -> Iterator[NDArray[np.int64]]:
         for start in range(0, len(self._users), _USERS_PER_BATCH):
@@ -102,7 +121,7 @@ class Validation:
     def measure(self, state: FitState) -> float:
         """The metric with the present factors; those may be rotated, as scores are the same."""
         users, items = state.session.factors("user"), state.session.factors("item")
-        values = []
+        values = [self._values_of_cold]
         for batch in self._batches():
             ids, _ = self._backend.topk(users[batch], items, self._k, self.train[batch])
             values.append(row_metrics(ids, self.test[batch], [self._k], None)[self.metric])
