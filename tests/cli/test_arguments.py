@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -118,6 +119,12 @@ def test_ids_below_zero_and_ids_with_a_dash(run, tmp_path):
         ("recommend MODEL p00 --deny-items .", "--deny-items: Is a directory: ."),
         ("recommend MODEL p00 --seed 3", "--seed needs --explore thompson"),
         ("recommend MODEL p00 --title-column name", "--title-column needs --titles FILE"),
+        ("recommend", "arguments are required: MODEL (try"),
+        ("recommend MODEL --text blue", "--text needs a model that was fitted with --items and --encoder; "),
+        ("recommend MODEL p00 --titles MODEL", "is a saved model; wanted is a table of items, for --titles"),
+        ("recommend MODEL p00 --deny MODEL", "is a saved model; wanted is a table of pairs, for --deny"),
+        ("recommend MODEL p00 --noise much", "--noise must be a number, got 'much'"),
+        ("evaluate PLAYS --fraction much", "--fraction must be a number, got 'much'"),
         ("recommend MODEL p00 --titles none.csv", "--titles: No such file or directory: none.csv"),
     ],
 )
@@ -130,13 +137,50 @@ def test_mistakes_are_answered_with_what_was_meant(run, plays, model, tmp_path, 
     assert os.listdir(tmp_path) == []
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(run, model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "words", [["recommend", "MODEL", "--all"], ["similar", "MODEL", "s00"], ["fit", "nowhere.csv"]]
+)
+def test_where_nothing_can_be_made_is_refused_before_any_work(run, model, tmp_path, monkeypatch, words):
     monkeypatch.setattr(WALS, "load", partial(pytest.fail, "the model was loaded"))
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    _, _, said = run("recommend", model, "--all", "--out", tmp_path / "top.csv")
-    assert f"you may not write to the folder {tmp_path}" in said
-    (tmp_path / "folder.csv").mkdir()
-    assert "is a folder" in run("recommend", model, "--all", "--out", tmp_path / "folder.csv")[2]
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    words = [model if word == "MODEL" else word for word in words]
+    out = tmp_path / ("m" if words[0] == "fit" else "top.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.TemporaryDirectory", refuse)
+        said = run(*words, "--out", out)[2]
+    assert said == f"wals-gpu: error: --out {out} cannot be made in {tmp_path}: Read-only file system\n"
+    if words[0] != "fit":
+        (tmp_path / "folder.csv").mkdir()
+        assert "is a folder" in run(*words, "--out", tmp_path / "folder.csv")[2]
+
+
+def test_a_disk_without_room_for_the_model_is_refused_before_the_fit(run, plays, tmp_path, monkeypatch):
+    """24 users and 12 items of 8 factors in float32, and 100 entries."""
+    fits = []
+    monkeypatch.setattr(WALS, "fit", lambda *_, **__: fits.append(1) or pytest.fail("the fit began"))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1951))
+    status, _, said = run("fit", plays, "--out", tmp_path / "m", *QUICK)
+    assert status == 2 and "the model takes 1.95e-06 GB, and 1.95e-06 GB are free there" in said
+    assert not fits and list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1952))
+    with pytest.raises(pytest.fail.Exception, match="the fit began"):
+        run("fit", plays, "--out", tmp_path / "m", *QUICK)
+
+
+def test_more_items_than_there_are_take_no_memory(run, model):
+    expected = run("recommend", model, "p03", "-k", 12)
+    assert expected[0] == 0 and run("recommend", model, "p03", "-k", 10**12) == expected
+    assert run("similar", model, "s03", "-k", 10**12) == run("similar", model, "s03", "-k", 11)
+
+
+def test_who_gets_nothing_is_named(run, model, tmp_path):
+    (tmp_path / "none.txt").write_text("")
+    status, text, said = run("recommend", model, *(f"p0{n}" for n in range(5)), "--allow-items", tmp_path / "none.txt")
+    assert status == 0 and len(text.splitlines()) == 2
+    assert said == "wals-gpu: no item is left for 'p00', 'p01', 'p02' and 2 more\n"
 
 
 def test_the_library_suggests_too():

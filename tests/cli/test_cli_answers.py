@@ -60,7 +60,7 @@ def test_unknown_ids_of_a_file_get_what_is_popular_and_are_counted(run, model, t
     assert [one["source"] for one in lists] == ["model", "popularity", "model"]
     assert [[pair["item"] for pair in one["items"]] for one in lists] == expected.ids.tolist()
     assert said == (
-        "wals-gpu: 1 of 3 users is unknown to the model, 'zoe': they get the most popular items "
+        "wals-gpu: 1 of 3 users is unknown to the model, 'zoe': the most popular items are recommended instead "
         "(--unknown skip leaves them out)\n"
     )
     text = run("recommend", model, "--users-file", tmp_path / "users.txt", "-k", 1)[1]
@@ -125,12 +125,12 @@ def test_known_users_without_interactions_are_counted(run, matrix_model, tmp_pat
     status, _, said = run("recommend", matrix_model, "--all", "--out", out, "-k", 6, "--cold-users", policy)
     what = {"popular": "the most popular items", "mean": "the items of the mean user"}[policy]
     assert status == 0
-    assert said == f"wals-gpu: 2 of 7 users have no interactions, 2, 5: they get {what} (--cold-users)\n"
+    assert said == f"wals-gpu: 2 of 7 users have no interactions, 2, 5: {what} are recommended instead (--cold-users)\n"
     table = pyarrow.parquet.read_table(out).to_pydict()
     assert dict(zip(table["user_id"], table["source"], strict=True)) == dict(enumerate(expected.source))
     assert table["item_id"] == [item for row in expected.ids.tolist() for item in row if item >= 0]
     said = run("recommend", matrix_model, 2, "--cold-users", policy)[2]
-    assert said == f"wals-gpu: 1 of 1 users has no interactions, 2: they get {what} (--cold-users)\n"
+    assert said == f"wals-gpu: 1 of 1 users has no interactions, 2: {what} are recommended instead (--cold-users)\n"
 
 
 def test_known_users_without_interactions_can_be_an_error(run, matrix_model, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.cli.output import plain
+from wals_gpu.cli.output import plain, say
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.tables import format_table
 from wals_gpu.data.titles import Titles
@@ -96,6 +96,8 @@ def print_answers(answers: Sequence[Answer], names: Names) -> None:
     with_title = any(answer.titles is not None for answer in answers)
     with_source = any(answer.source != MODEL for answer in answers)
     rows: list[list[object]] = []
+    if empty := [repr(answer.asked) for answer in answers if not answer.items and answer.asked is not None]:
+        say(f"no item is left for {', '.join(empty[:3])}" + (f" and {len(empty) - 3:,} more" if len(empty) > 3 else ""))
     for answer in answers:
         titles = [[]] * len(answer.items) if answer.titles is None else [[title] for title in answer.titles]
         for rank, (item, title, score) in enumerate(zip(answer.items, titles, answer.scores, strict=True), 1):

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import textwrap
 from pathlib import Path
@@ -18,6 +19,7 @@ from wals_gpu.cli.inputs import load_model, new_model, read_data
 from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, number, positive, share_or_path
 from wals_gpu.cli.output import print_json, say, size_of
 from wals_gpu.cli.parser import Commands, add_command
+from wals_gpu.cli.tables import check_writable
 from wals_gpu.data.files import remove_folder
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.errors import DataError
@@ -105,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
     model = new_model(args) if args.encoder is None else _new_hybrid(args)
     start = None if args.warm_start is None else _start_of(model, args)
     data = read_data(args)
+    _check_space(args.out, model, data)
     interrupted = _fit_until_interrupted(model, data, start, args)
     if model.item_prior is not None and model.item_ids is not None:
         embeddings, ids = model.item_prior.left_over(model.item_ids)
@@ -148,8 +151,9 @@ def _check_companions(args: argparse.Namespace) -> None:
 
 
 def _check_target(path: Path) -> None:
-    """Refuse to put a model where something else is."""
+    """Refuse to put a model where something else is, or where nothing can be."""
     if path.is_dir():
+        check_writable(path, path)
         if not any(path.iterdir()):
             return
         with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
@@ -158,9 +162,21 @@ def _check_target(path: Path) -> None:
         raise ValueError(f"--out: {path} is there and is not a model folder; give a new name, or remove it yourself")
     if path.exists() or path.is_symlink():
         raise ValueError(f"--out: {path} is there and is not a folder; give a new name, or remove it yourself")
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise ValueError(f"--out: {path} cannot be made: {parent} is no folder that you may write to")
+    check_writable(path, _nearest_folder(path))
+
+
+def _nearest_folder(path: Path) -> Path:
+    """What is there of a path."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+
+
+def _check_space(path: Path, model: WALS, data: Interactions) -> None:
+    """Refuse a fit whose model the disk has no room for, as far as it can be told before."""
+    n_users, n_items = data.matrix.shape
+    needed = ((n_users + n_items) * model.factors + data.matrix.nnz) * model.dtype.itemsize + 4 * data.matrix.nnz
+    free = shutil.disk_usage(_nearest_folder(path)).free
+    if needed > free:
+        raise ValueError(f"--out {path}: the model takes {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free there")
 
 
 def _new_hybrid(args: argparse.Namespace) -> WALS:

@@ -13,7 +13,7 @@ from wals_gpu.data.interactions import Interactions, read_interactions
 from wals_gpu.data.titles import Titles
 from wals_gpu.model.wals import WALS
 
-__all__ = ["load_model", "new_model", "read_data", "read_titles"]
+__all__ = ["load_model", "new_model", "read_data", "read_titles", "refuse_model"]
 
 #: Arguments of as_interactions and the options of the command line that are passed on to them.
 _OPTIONS = (
@@ -46,9 +46,14 @@ def read_data(
         raise ValueError("--half-life needs --time-column: how old each interaction is")
     source = args.interactions if path is None else path
     for one in [source] if isinstance(source, (str, os.PathLike)) else source:
-        if (Path(one) / "model.json").is_file():
-            raise ValueError(f"{one} is a saved model; wanted is a file of interactions")
+        refuse_model(one, "a file of interactions")
     return read_interactions(source, **given)
+
+
+def refuse_model(path: Any, wanted: str) -> None:
+    """A folder of a model is none of data, though it can be taken for one."""
+    if (Path(path) / "model.json").is_file():
+        raise ValueError(f"{path} is a saved model; wanted is {wanted}")
 
 
 def new_model(args: argparse.Namespace) -> WALS:
@@ -75,6 +80,7 @@ def read_titles(args: argparse.Namespace) -> Titles | None:
         if args.title_column is not None:
             raise ValueError("--title-column needs --titles FILE")
         return None
+    refuse_model(args.titles, "a table of items, for --titles")
     # --item-column is that of other tables too, which may have another name for it
     there = args.item_column in open_source(args.titles).names
     return Titles.read(args.titles, args.title_column, args.item_column if there else None)

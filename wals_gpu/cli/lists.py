@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu.cli.inputs import refuse_model
 from wals_gpu.cli.lines import ids_of_lines, read_lines
 from wals_gpu.cli.output import say
 from wals_gpu.data.interactions import read_interactions
@@ -55,6 +56,7 @@ def user_lists(args: argparse.Namespace, model: WALS, users: Any) -> dict[str, c
     for name in ("deny", "allow"):
         path = getattr(args, name)
         if path is not None:
+            refuse_model(path, f"a table of pairs, for --{name}")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ParameterWarning)  # a pair twice is as good as once
                 data = read_interactions(

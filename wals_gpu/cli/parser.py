@@ -38,6 +38,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say it and exit with status 2."""
+        message = re.sub(r"invalid float value: (.*)", r"must be a number, got \1", message)
         message = re.sub(r"^argument (\S+): (must )?", lambda of: f"{of[1]} must " if of[2] else f"{of[1]}: ", message)
         say(f"error: {message} (try: {self.prog} --help)")
         raise SystemExit(2)

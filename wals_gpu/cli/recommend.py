@@ -59,7 +59,7 @@ def add(commands: Commands) -> None:
     """The command's arguments."""
     parser = add_command(commands, "recommend", "recommend items to users of a saved model", run, EPILOG)
     add_model_folder(parser)
-    parser.add_argument("users", metavar="USER", nargs="*", help="user ids as in the training data")
+    parser.add_argument("users", metavar="USER", nargs="*", default=[], help="user ids as in the training data")
     parser.add_argument("--users-file", metavar="FILE", help="text file with a user id per line; - for standard input")
     parser.add_argument("--text", metavar="TEXT", help="the items that are most like this text, instead of USERs")
     parser.add_argument("--all", action="store_true", help="every user, chunk by chunk; needs --out")
@@ -128,7 +128,7 @@ def _recommend_to_users(args: argparse.Namespace) -> None:
     options: dict[str, Any] = {"filter_seen": not args.include_seen, "explore": args.explore, "noise": args.noise}
     options |= {"random_state": args.seed} | item_lists(args, model) | user_lists(args, model, users)
     options |= {"cold_users": args.cold_users, "unknown": unknown}
-    chunks = model.recommend_chunks(users, args.k, chunk_size=USERS_PER_CHUNK, **options)
+    chunks = model.recommend_chunks(users, min(args.k, model.n_items), chunk_size=USERS_PER_CHUNK, **options)
     counted = _counting(chunks, model, args)
     if args.out is None:
         answers = [
@@ -182,9 +182,14 @@ def _users(args: argparse.Namespace, model: WALS) -> tuple[Any, str]:
     if args.unknown == "skip":
         say(f"{count} unknown to the model, {such}, and left out")
         return users[known], "error"
-    what = {"popular": "the most popular items", "mean": "the items of the mean user"}.get(args.cold_users, "nothing")
-    say(f"{count} unknown to the model, {such}: they get {what} (--unknown skip leaves them out)")
+    say(f"{count} unknown to the model, {such}: {_instead(args)} (--unknown skip leaves them out)")
     return users, "popular"
+
+
+def _instead(args: argparse.Namespace) -> str:
+    """What users get of whom nothing is known."""
+    what = "the items of the mean user" if args.cold_users == "mean" else "the most popular items"
+    return f"{what} are recommended instead"
 
 
 def _known(model: WALS, users: Any) -> Any:
@@ -213,10 +218,9 @@ def _counting(
         n, cold = n + len(some), cold + int(some.sum())
         names += chunk.users[some][: 3 - len(names)].tolist()
     if cold:
-        what = {"popular": "the most popular items", "mean": "the items of the mean user"}[args.cold_users]
         such = ("such as " if cold > len(names) else "") + ", ".join(map(repr, names))
         verb = "has" if cold == 1 else "have"
-        say(f"{cold:,} of {n:,} users {verb} no interactions, {such}: they get {what} (--cold-users)")
+        say(f"{cold:,} of {n:,} users {verb} no interactions, {such}: {_instead(args)} (--cold-users)")
 
 
 # ------------------------------------------------------------------------------------------------------------- a text
@@ -229,8 +233,12 @@ def _recommend_for_text(args: argparse.Namespace) -> None:
         raise ValueError(f"{', '.join(unfit)} cannot be used with --text, which is for no user")
     titles = read_titles(args)
     model = load_model(args)
+    if model.fitted.item_prior is None:
+        raise ValueError(
+            f"--text needs a model that was fitted with --items and --encoder; {args.model} knows no texts"
+        )
     lists = item_lists(args, model)
-    found = model.search(model.project_items([args.text])[0], args.k, metric="cosine", **lists)
+    found = model.search(model.project_items([args.text])[0], min(args.k, model.n_items), metric="cosine", **lists)
     ids, scores = (np.asarray(array)[None] for array in found)
     if args.out is not None:
         with open_table(args.out, schema(FOR_TEXT, None, model.item_ids, titles is not None)) as write:

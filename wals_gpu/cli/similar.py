@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> None:
     model = load_model(args)
     items = parse_ids(args.items, model.item_ids, model.n_items, "item")
     # Nobody wants the item itself, whatever the lists say.
-    ids, scores = model.similar_items(items, args.k, deny=[[item] for item in items], **item_lists(args, model))
+    k = min(args.k, model.n_items)
+    ids, scores = model.similar_items(items, k, deny=[[item] for item in items], **item_lists(args, model))
     if args.out is not None:
         with open_table(args.out, schema(SIMILAR, model.item_ids, model.item_ids, titles is not None)) as write:
             columns = columns_of(items, ids, scores, titles)

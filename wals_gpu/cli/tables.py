@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from wals_gpu.cli.output import one_line, plain
 
-__all__ = ["SUFFIXES", "check_table", "open_table"]
+__all__ = ["SUFFIXES", "check_table", "check_writable", "open_table"]
 
 SUFFIXES = (".parquet", ".pq", ".csv", ".tsv", ".jsonl", ".feather", ".arrow")
 
@@ -31,8 +32,23 @@ def check_table(path: Path) -> None:
     folder = path.absolute().parent
     if not folder.is_dir():
         raise ValueError(f"--out {path}: there is no folder {path.parent}; make it first")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"--out {path}: you may not write to the folder {path.parent}")
+    check_writable(path, folder)
+
+
+def check_writable(path: Path, folder: Path) -> None:
+    """Refuse a folder that nothing can be made in. Permissions tell less: root has them all, also where nothing can.
+
+    Raises
+    ------
+    ValueError
+        `path`, what --out names, cannot be made in `folder`.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".wals_gpu", dir=folder):
+            pass
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else one_line(error)
+        raise ValueError(f"--out {path} cannot be made in {folder}: {why}") from error
 
 
 @contextlib.contextmanager
