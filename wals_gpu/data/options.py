@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any, Literal, TypedDict
 
+from wals_gpu.data.interactions import ColumnNames
+
 __all__ = ["ColumnOptions"]
 
 
@@ -24,3 +26,4 @@ class ColumnOptions(TypedDict, total=False):
     columns: Sequence[str] | None
     triplets: bool | None
     warn_ratings: bool
+    like: ColumnNames | None

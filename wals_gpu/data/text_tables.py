@@ -96,7 +96,7 @@ class _TextTable:
     def source(self) -> Source:
         names: list[Hashable] = list(self._dialect.names)
         remark = ""
-        if self._has_header and all(re.fullmatch(r"\s*-?[\d.:]*\s*", name) for name in self._dialect.names):
+        if self._has_header and any(re.fullmatch(r"-?\d[\d.:/+ TZ-]*", name) for name in self._dialect.names):
             remark = (
                 "its first line looks like data: columns=['user', 'item', 'value', 'time'] ('_' for what to skip) "
                 "names those of a file without a line of names"
