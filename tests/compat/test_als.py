@@ -253,9 +253,19 @@ def test_types_of_values_and_indices(values, index):
     np.testing.assert_array_equal(got.user_factors, want.user_factors)
 
 
+def test_dense_arrays_are_taken_as_matrices():
+    matrix = interactions(signed=False)
+    want, got = (AlternatingLeastSquares(D, random_state=0) for _ in range(2))
+    want.fit(matrix, show_progress=False)
+    with pytest.warns(ParameterWarning, match="ndarray was given and had to be converted"):
+        got.fit(matrix.toarray(), show_progress=False)
+    np.testing.assert_array_equal(got.user_factors, want.user_factors)
+
+
 def test_fit_refusals():
-    with pytest.raises(AttributeError, match="tocsr"):
-        AlternatingLeastSquares().fit(np.ones((3, 3)))
+    for wrong in (np.ones(3), "plays.csv", {"user_id": [1], "item_id": [2]}):
+        with pytest.raises(TypeError, match=r"a sparse matrix of users x items is wanted, got .*wals_gpu\.WALS"):
+            AlternatingLeastSquares().fit(wrong)
     with pytest.raises(TypeError, match="float16"):
         AlternatingLeastSquares(dtype=np.float16).fit(interactions())
     for value in (np.nan, np.inf, 1e39):

@@ -37,10 +37,19 @@ __all__ = [
 
 
 def as_csr(matrix: Any) -> csr_matrix:
-    """CSR of any sparse matrix; a ParameterWarning where it was converted."""
+    """CSR of any sparse matrix or 2-D array, with a ParameterWarning where it was converted."""
     if isinstance(matrix, csr_matrix):
         return matrix
-    rows = csr_matrix(matrix.tocsr())
+    if hasattr(matrix, "tocsr"):
+        rows = csr_matrix(matrix.tocsr())
+    elif isinstance(matrix, np.ndarray) and matrix.ndim == 2 and matrix.dtype.kind in "biuf":
+        rows = csr_matrix(matrix)
+    else:
+        kind = f"{type(matrix).__module__.partition('.')[0]}.{type(matrix).__name__}".removeprefix("builtins.")
+        raise TypeError(
+            f"a sparse matrix of users x items is wanted, got {kind}; tables are for wals_gpu.WALS, or for "
+            "wals_gpu.as_interactions(table).matrix"
+        )
     warn(f"a csr_matrix is wanted, {type(matrix).__name__} was given and had to be converted")
     return rows
 
