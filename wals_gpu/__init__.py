@@ -16,6 +16,7 @@ from wals_gpu.errors import (
     ParameterWarning,
     SingularSystemError,
 )
+from wals_gpu.model.recommendations import Explanation, Recommendations
 from wals_gpu.model.wals import WALS
 from wals_gpu.objective.presets import PRESETS, make_objective
 from wals_gpu.training.state import FitRecord
@@ -31,11 +32,13 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "DeviceError",
+    "Explanation",
     "FitRecord",
     "Interactions",
     "ModelFitError",
     "ModelFormatError",
     "ParameterWarning",
+    "Recommendations",
     "SingularSystemError",
     "as_interactions",
     "cuda_status",

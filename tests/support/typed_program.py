@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu import WALS, as_interactions, make_objective
+from wals_gpu import WALS, Recommendations, as_interactions, make_objective
 from wals_gpu.als import AlternatingLeastSquares
 from wals_gpu.evaluation.popularity import Popularity
 from wals_gpu.evaluation.report import evaluate
@@ -20,7 +20,7 @@ loss: float | None = fitted.history_[-1].loss
 ids: NDArray[Any]
 ids, scores = model.recommend([0, 1], k=3)
 text: str = ids  # type: ignore[assignment]
-found = model.recommend([0, 1], k=3, unknown="skip")
+found: Recommendations = model.recommend([0, 1], k=3, unknown="skip")
 cold: NDArray[np.bool_] = found.is_cold
 columns: list[str] = found.to_arrow().column_names
 frame: Any = model.recommend([0, 1], k=3, output="arrow")
