@@ -96,5 +96,5 @@ class Titles:
 
 def _texts(column: pa.Array, name: Hashable) -> pa.Array:
     if not (is_string(column.type) or pa.types.is_integer(column.type) or column.null_count == len(column)):
-        raise DataError(f"titles and their ids must be texts or integers, got {column.type} in column {name!r}")
+        raise DataError(f"titles must be texts or integers, got {column.type} in column {name!r}")
     return column.cast(pa.large_string())
