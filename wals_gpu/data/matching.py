@@ -142,16 +142,21 @@ def read_like(
     columns = {key: value for key, value in (columns or {}).items() if value is not None}
     if is_part:
         columns = {key: value for key, value in columns.items() if key not in _OF_A_WHOLE}
+    if is_part:
+        advice = "leave these out, or give a table: its rows of unknown ids are left out and counted"
+    else:
+        advice = "it is to be what was learned from, read with the same options, such as min_value"
     if not (is_table(data) or "triplets" in columns):
         own = open_interactions(name, data, None, dtype)
-        return match(name, own, user_ids, item_ids, whose, drop=bool(drop))
+        return match(name, own, user_ids, item_ids, whose, drop=bool(drop), advice=advice)
     as_text = False
     if is_table(data):
         data = _opened(name, data, columns)
         as_text = data.text_ids
     # Of ratings that count as likes was warned where the known ones were read.
     own = open_interactions(name, data, {"warn_ratings": False, "like": like} | columns, dtype)
-    return match(name, own, user_ids, item_ids, whose, drop=drop is None or drop, as_text=as_text)
+    drop = drop is None or drop
+    return match(name, own, user_ids, item_ids, whose, drop=drop, as_text=as_text, advice=advice)
 
 
 def _opened(name: str, data: Any, columns: Mapping[str, Any]) -> Source:
@@ -172,6 +177,7 @@ def match(
     *,
     drop: bool = False,
     as_text: bool = False,
+    advice: str = "leave these out",
 ) -> Match:
     """Interactions in the numbering of known ids.
 
@@ -185,6 +191,8 @@ def match(
         As of :func:`read_like`.
     as_text : bool
         The ids come from a text file, whose numbers may be texts to others.
+    advice : str
+        What to do about unknown ids, for the error.
 
     Returns
     -------
@@ -235,7 +243,7 @@ def match(
         if not drop:
             raise DataError(
                 f"{name} names {who} that {whose} does not know, such as {example}, in {dropped} of its {n_entries} "
-                "entries; leave these out, or give a table: its rows of unknown ids are left out and counted"
+                f"entries; {advice}"
             )
         rows, cols, values = rows[~missing], cols[~missing], values[~missing]
         times = None if times is None else times[~missing]
