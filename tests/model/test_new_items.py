@@ -264,7 +264,7 @@ def test_command_line_from_texts_to_a_model_that_answers_texts(tmp_path, capsys)
     assert "cosine" in capsys.readouterr().out
     for wrong, message in [
         (["recommend", f"{tmp_path}/model", "3", "--text", "music"], "only one of them"),
-        (["recommend", f"{tmp_path}/model", "--text", "music", "--seed", "1"], "--seed cannot be used with --text"),
+        (["recommend", f"{tmp_path}/model", "--text", "music", "--seed", "1"], "--seed needs --explore thompson"),
         (fit[:6], "--items and --encoder belong together"),
         ([*fit[:4], "--text", "title"], "--text and --strength need --items and --encoder"),
         ([*fit, "--strength", "0"], "strength must be a finite number > 0"),

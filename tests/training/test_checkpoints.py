@@ -349,7 +349,7 @@ def test_the_command_resumes_by_itself(plays, tmp_path, capsys, monkeypatch):
     assert run(plays, tmp_path / "out", "--checkpoint-dir", folder) == 2
     assert "holds a checkpoint, or a model: go on from a checkpoint" in capsys.readouterr().err
     assert run(plays, tmp_path / "out", *options, "--seed", 3) == 2
-    assert "random_state = 0 there, 3 here" in capsys.readouterr().err
+    assert "--seed = 0 there, 3 here" in capsys.readouterr().err
     assert run(plays, tmp_path / "out", *options) == 0
     assert same_course(WALS.load(tmp_path / "out"), WALS.load(tmp_path / "whole"))
     assert not folder.exists(), "it has served its purpose"
@@ -386,4 +386,4 @@ def test_the_command_does_not_mix_model_and_checkpoint(plays, tmp_path, capsys):
     assert run(plays, tmp_path / "out", "--checkpoint-dir", tmp_path / "x" / ".." / "out") == 2
     assert "must be different folders" in capsys.readouterr().err
     assert run(plays, tmp_path / "out", "--resume") == 2
-    assert "need checkpoint_dir" in capsys.readouterr().err
+    assert "--resume needs --checkpoint-dir" in capsys.readouterr().err

@@ -24,10 +24,12 @@ class Reader(Protocol):
 
 
 def _row(row: int) -> str:
+    """The k-th row, in words."""
     return f"row {row}"
 
 
 def _unknown(name: Hashable) -> list[Any]:
+    """No values to judge a column by."""
     return []
 
 
