@@ -24,7 +24,8 @@ from wals_gpu.data.files import load_folder, load_npz, save_folder
 
 HERE = Path(__file__).parents[1]
 TARGETS = ["model.json", "metadata.json", "tensors.safetensors", "implicit.npz", "table.csv"]
-# 100,000 hostile files in about two minutes of one core; WALS_FUZZ_INPUTS=1000000 looks further, from other seeds.
+TARGETS += ["table.jsonl", "table.feather"]
+# 140,000 hostile files in about three minutes of one core; WALS_FUZZ_INPUTS=1000000 looks further, from other seeds.
 INPUTS = int(os.environ.get("WALS_FUZZ_INPUTS", 20_000))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -169,6 +170,14 @@ def test_times_stay_with_rows_of_known_ids():
     more = pa.table({"user": ["b", "new", "a"], "item": ["x", "x", "y"], "t": [1, 2, 3]})
     got = as_interactions(more, user_ids=known.user_ids, item_ids=known.item_ids, unknown="drop", time_column="t")
     assert got.times.tolist() == [3, 1]  # of a, then of b
+
+
+def test_interactions_with_times_that_do_not_fit():
+    data = as_interactions(pa.table({"user": [1, 1], "item": [1, 2], "t": [1, 2]}), time_column="t")
+    assert as_interactions(data, dtype="float64").times.tolist() == [1, 2]
+    for matrix, times in ((data.matrix.tocoo(), data.times), (data.matrix, data.times[:1])):
+        with pytest.raises(DataError, match="times of Interactions must be one for each entry"):
+            as_interactions(replace(data, matrix=matrix, times=times))
 
 
 def test_times_as_values_are_noticed():

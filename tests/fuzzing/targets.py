@@ -11,8 +11,10 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from scipy.sparse import csr_matrix
 
 from wals_gpu import WALS, DataError, ModelFitError, ModelFormatError, SingularSystemError, read_interactions
@@ -20,6 +22,18 @@ from wals_gpu.als import AlternatingLeastSquares
 from wals_gpu.data.files import _canonical, _parse
 
 DATA = csr_matrix(np.array([[1, 0, 2, 0, 1], [0, 1, 0, 3, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 2]], np.float32))
+
+
+def _arrow_files() -> list[bytes]:
+    """A table as a file and as a stream."""
+    table = pa.table({"user": ["a", "b"], "item": pa.array([1, 2]).dictionary_encode(), "value": [1.0, 2.5]})
+    files = []
+    for writer in (pa.ipc.new_file, pa.ipc.new_stream):
+        out = pa.BufferOutputStream()
+        with writer(out, table.schema) as stream:
+            stream.write_table(table)
+        files.append(out.getvalue().to_pybytes())
+    return files
 
 
 class Targets:
@@ -39,6 +53,8 @@ class Targets:
             "tensors.safetensors": self.tensor_content,
             "implicit.npz": self.npz,
             "table.csv": self.csv,
+            "table.jsonl": self.jsonl,
+            "table.feather": self.feather,
         }
 
     def seeds(self) -> dict[str, list[bytes]]:
@@ -52,7 +68,18 @@ class Targets:
             "metadata.json": [json.dumps(self.document["metadata"]).encode()],
             "tensors.safetensors": [self.tensors],
             "implicit.npz": [npz.getvalue()],
-            "table.csv": [b"user,item,value\n1,2,3\n2,1,0.5\n", b'user\titem\n"a b"\t\xc3\xa9\n"",x\nNA\tnull\n'],
+            "table.csv": [
+                b"user,item,value\n1,2,3\n2,1,0.5\n",
+                b'user\titem\n"a b"\t\xc3\xa9\n"",x\nNA\tnull\n',
+                b'user, item, t\n"a", "x, y", 2024-05-01\n"b", "z", 1.5.2024 9:30\n',
+                b"1::2::3::4\n5::6::7::8\n",
+                "user;item;value\n\xe4;1;1,5\n".encode("utf-16"),
+            ],
+            "table.jsonl": [
+                b'{"user": "a", "item": 5, "value": 2, "t": "2024-05-01"}\n{"user": "b", "item": 6, "value": 1.5}\n',
+                b'[{"user": "a", "item": 5}, {"user": "b", "item": 6}]',
+            ],
+            "table.feather": _arrow_files(),
         }
 
     def model_json(self, data: bytes) -> None:
@@ -104,13 +131,27 @@ class Targets:
         assert model.factors > 0
 
     def csv(self, data: bytes) -> None:
-        """Any bytes as a text file of interactions."""
-        path = self.folder / "table.csv"
+        """Any bytes as a text file of interactions, with names and without."""
+        self._table("table.csv", data)
+        self._table("table.csv", data, columns=["user", "item", "value", "time"])
+        self._table("table.csv", data, time_column="t", encoding="cp1252")
+
+    def jsonl(self, data: bytes) -> None:
+        """Any bytes as JSON."""
+        self._table("table.jsonl", data)
+        self._table("table.jsonl", data, time_column="t")
+
+    def feather(self, data: bytes) -> None:
+        """Any bytes as a file or a stream of Arrow's."""
+        self._table("table.feather", data)
+
+    def _table(self, name: str, data: bytes, **options: Any) -> None:
+        path = self.folder / name
         path.write_bytes(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                read = read_interactions(path)
+                read = read_interactions(path, **options)
             except DataError as error:
                 assert str(error)
                 return

@@ -364,6 +364,13 @@ def _table_of_triplets(array: NDArray[Any]) -> pa.Table:
 def _from_matrix(data: Any, user_ids: Ids | None, item_ids: Ids | None, dtype: DTypeLike) -> Interactions:
     own = data if isinstance(data, Interactions) else Interactions(data)
     matrix = as_csr(own.matrix, dtype=dtype)
+    if own.times is not None:
+        in_order = getattr(own.matrix, "format", "") == "csr" and own.matrix.has_canonical_format
+        if not in_order or np.shape(own.times) != (matrix.nnz,):
+            raise DataError(
+                "times of Interactions must be one for each entry of a CSR matrix with sorted columns and no pair "
+                f"twice; got shape {np.shape(own.times)} for {matrix.nnz} entries"
+            )
     for known, has, n, what in ((user_ids, own.user_ids, 0, "rows"), (item_ids, own.item_ids, 1, "columns")):
         for ids in (known, has):
             if ids is not None and len(ids) != matrix.shape[n]:

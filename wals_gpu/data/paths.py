@@ -196,7 +196,7 @@ def _open(file: _File, options: TextOptions) -> Source:
         return open_text(file.name, file.stream, options)
     except (FileNotFoundError, PermissionError):
         raise
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:  # names that are no text, for one
         raise DataError(f"{file.name} cannot be read: {error}") from error
 
 
@@ -236,7 +236,7 @@ def _parquet(file: _File) -> Source:
 
     try:
         names = pq.ParquetDataset(file.path).schema.names if file.path else pq.read_schema(file.open()).names
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise DataError(f"{file.name} is not a readable Parquet file: {error}") from error
     if not names:
         raise DataError(f"{file.name} holds no Parquet file")
@@ -248,7 +248,9 @@ def _feather(file: _File) -> Source:
 
     def table_of(columns: list[str] | None = None) -> pa.Table:
         try:
-            return pyarrow.feather.read_table(file.path or file.open(), columns=columns)
+            table = pyarrow.feather.read_table(file.path or file.open(), columns=columns)
+            table.validate(full=True)  # the file says where each text begins; Arrow follows it anywhere
+            return table
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(f"{file.name} cannot be read: {error}") from error
 
@@ -268,8 +270,9 @@ def _stream(file: _File) -> Source:
     def read(ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:
         try:
             with file.open() as raw:
-                table = pa.ipc.open_stream(raw).read_all()
-        except (pa.ArrowException, OSError) as error:
+                table = pa.ipc.open_stream(raw).read_all().select(list(dict.fromkeys([*ids, *numbers, *plain])))
+            table.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(f"{file.name} cannot be read: {error}") from error
         return [table[name] for name in [*ids, *numbers, *plain]]
 
