@@ -98,8 +98,10 @@ def format_demo(result: DemoResult) -> str:
             "hidden ones. Only the links are used here; the names and descriptions below are for you. The same works "
             "for people and what they bought, read or played."
         ),
-        f"Fitted in {result.fit_seconds:.1f} s, without settings. Was the hidden found? "
-        f"({result.report.users.size:,} packages, 95 % interval)",
+        wrapped(
+            f"Fitted in {result.fit_seconds:.1f} s, without settings. Was the hidden found? "
+            f"({result.report.users.size:,} packages, 95 % interval)"
+        ),
         format_table(["metric", *names], table),
         wrapped(
             "recall@20 is the share of the hidden links among the first 20 suggestions, ndcg@100 the same for 100 with "

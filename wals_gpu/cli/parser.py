@@ -22,6 +22,7 @@ ARGUMENTS = {"num_threads": "threads", "random_state": "seed"}
 PHRASES = {
     "value_column=False": "--no-values",
     "columns=['user', 'item', 'value', 'time']": "--columns user,item,value,time",
+    "rename it, or give a mapping of id to title": "--item-column names it",
 }
 
 NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
