@@ -66,7 +66,8 @@ static inline Quantised quantise(const float* x, const float* norm_of_x, int64_t
             _mm512_reduce_add_epi32(sum)};
 }
 
-/// Quantises 16 items, of places from `first` on (past the end the last one again), into a panel (P / 4, 16, 4): four bytes of each item side by side, as the instruction takes them. rows is a place for (16, P).
+/// Quantises 16 items, of places from `first` on (past the end the last one again), into a panel (P / 4, 16, 4): four
+/// bytes of each item side by side, as the instruction takes them. rows is a place for (16, P).
 static void quantise_panel(const TopkChunk<float>& p, int64_t first, int64_t end, int8_t* rows, int8_t* panel, float* u,
                            float* norm, float* residual) {
     const int64_t P = padded_bytes(p.D);

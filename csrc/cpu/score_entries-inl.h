@@ -44,7 +44,8 @@ static inline __attribute__((always_inline)) void score_rows(const T* const* x, 
     for (int n = 0; n < N; ++n) out[n] = sum[n];
 }
 
-/// scores (n) = x . items[listed[e]], x (D), items (., D), divided by their norms (.) unless these are null. Bound by the latency of random rows, hence the prefetch.
+/// scores (n) = x . items[listed[e]], x (D), items (., D), divided by their norms (.) unless these are null. Bound by
+/// the latency of random rows, hence the prefetch.
 template <class T>
 static void score_entries(const T* x, const T* items, const T* norms, int64_t D, const int32_t* listed, int64_t n,
                           T* scores) {

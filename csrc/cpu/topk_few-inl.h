@@ -7,9 +7,9 @@
 // is not are scored as ever. The result is therefore the same to the last bit.
 //
 // Bound. With u half the distance from 1 to the next number, chain and estimate each err by at most (D + 2) u times the
-// sum of |q_j y_j|, which is at most |q| |y|; quotients by norms by some u more. 4 (D + 16) u is twice all that, for the
-// rounding of the bound itself. In place of |y| it has the norm of all W rows, which takes no shuffles. Products that
-// are too small for the type are allowed for by its smallest normal number. Half of the bound is taken before the
+// sum of |q_j y_j|, which is at most |q| |y|; quotients by norms by some u more. 4 (D + 16) u is twice all that, for
+// the rounding of the bound itself. In place of |y| it has the norm of all W rows, which takes no shuffles. Products
+// that are too small for the type are allowed for by its smallest normal number. Half of the bound is taken before the
 // division by the norm and half after it, so that it is infinite, or NaN, where one of the two sums may overflow; then
 // the row passes.
 //
@@ -22,15 +22,15 @@
 namespace wals::cpu {
 namespace WALS_ISA {
 
-/// Rows are asked for so many bytes ahead: as they are searched in any order, and sixteen at a time, the processor's own
-/// guess comes too late (half as fast without, the same from 8 to 16 KiB).
+/// Rows are asked for so many bytes ahead: as they are searched in any order, and sixteen at a time, the processor's
+/// own guess comes too late (half as fast without, the same from 8 to 16 KiB).
 constexpr int64_t kAheadBytes = 8192;
 
 /// Factors at most for which the bound holds: D u must be far below 1.
 constexpr int64_t kMostEstimated = 1 << 16;
 
-/// out[n] = scores of query x[n] with the items of W places but for rounding; returns the sum of all their squares. Asks for
-/// the rows that are `ahead` places further, a place at most. kListed: p.rows is there.
+/// out[n] = scores of query x[n] with the items of W places but for rounding; returns the sum of all their squares.
+/// Asks for the rows that are `ahead` places further, a place at most. kListed: p.rows is there.
 template <class T, int N, bool kListed>
 static inline __attribute__((always_inline)) T estimate_rows(const TopkChunk<T>& p, const T* const* x, int64_t place,
                                                              int64_t ahead, int64_t last, Vec<T>* out) {

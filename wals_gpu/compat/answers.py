@@ -274,6 +274,7 @@ class Answers(Factors):
             raise IndexError(f"N must be at least 1, got {N}")
 
         queries = np.ascontiguousarray(np.atleast_2d(query), factors.dtype)
+        ids: NDArray[np.integer]
         ids, scores = rank(self._backend, queries, factors, N, liked=liked, hidden=hidden, only=choice, norms=norms)
         if only is not None:
             ids = ids.astype(only.dtype) if choice is not None else only[ids]

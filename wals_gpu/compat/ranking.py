@@ -97,10 +97,9 @@ def _put_last(
     filtered: NDArray[np.bool_],
     only: NDArray[np.integer] | None,
 ) -> None:
-    """Fill the slots (id -1) left over in the rows `short` (s,) with filtered rows: of the first k to choose from, which
-    `filtered` (s, k) tells, the highest ones, by falling id.
+    """Fill the slots (id -1) left over in the rows `short` (s,) with filtered rows.
 
-    That is what implicit's selection comes to, which sees rows in rising order and scores these lower than any other.
+    Of the first k to choose from, which of them `filtered` (s, k) tells, these are the highest ones, by falling id. That is what implicit's selection comes to, which sees rows in rising order and scores these lower than any other.
     """
     k = ids.shape[1]
     fill = -np.sort(-np.where(filtered, np.arange(k), -1), axis=1)

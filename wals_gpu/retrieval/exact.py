@@ -105,9 +105,9 @@ class ExactIndex:
         """
         if self._norms is None:
             return self.vectors
-        if self._known is None:
-            return self.vectors / self._norms[:, None]
-        return self.vectors[self._known] / self._norms[self._known, None]
+        known = slice(None) if self._known is None else self._known
+        vectors: NDArray[np.floating] = self.vectors[known] / self._norms[known, None]
+        return vectors
 
     def item_numbers(self) -> NDArray[np.int64]:
         """Item numbers (n,) of the rows of `searched`."""
@@ -228,7 +228,11 @@ class ExactIndex:
         """All answers of :meth:`chunks` in two arrays (B, k)."""
         columns = np.empty((n_queries, integer("k", k, 1)), np.int32)
         scores = np.empty(columns.shape, self.vectors.dtype)
-        with tqdm(total=n_queries, disable=not show_progress, desc="top-k", unit="query") as progress:
+        if not show_progress:
+            for part, some_columns, some_scores in chunks:
+                columns[part], scores[part] = some_columns, some_scores
+            return columns, scores
+        with tqdm(total=n_queries, desc="top-k", unit="query") as progress:
             for part, columns[part], scores[part] in chunks:
                 progress.update(part.stop - part.start)
         return columns, scores

@@ -88,8 +88,10 @@ class Fitted:
         return self._kept_spectrum[0]
 
     def index(self, side: str, metric: str = "dot") -> ExactIndex:
-        """The factors of a side, "user" or "item", to be searched. Kept where these are read-only, as a fit leaves them:
-        with the metric "cosine" it has their norms."""
+        """The factors of a side, "user" or "item", to be searched.
+
+        Kept where these are read-only, as a fit leaves them: with the metric "cosine" it has their norms.
+        """
         users = side == "user"
         factors, ids = (self.user_factors, self.user_ids) if users else (self.item_factors, self.item_ids)
         if factors.flags.writeable:
