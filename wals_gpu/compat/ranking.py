@@ -99,7 +99,8 @@ def _put_last(
 ) -> None:
     """Fill the slots (id -1) left over in the rows `short` (s,) with filtered rows.
 
-    Of the first k to choose from, which of them `filtered` (s, k) tells, these are the highest ones, by falling id. That is what implicit's selection comes to, which sees rows in rising order and scores these lower than any other.
+    Of the first k to choose from, of which `filtered` (s, k) tells, these are the highest ones, by falling id. That is
+    what implicit's selection comes to, which sees rows in rising order and scores these lower than any other.
     """
     k = ids.shape[1]
     fill = -np.sort(-np.where(filtered, np.arange(k), -1), axis=1)
