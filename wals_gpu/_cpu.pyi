@@ -107,9 +107,12 @@ def topk(
     excluded_idx: NDArray[np.int32] | None,
     n_threads: int,
     filter: bool = True,
+    permitted: NDArray[np.bool] | None = None,
+    norms: NDArray[Any] | None = None,
 ) -> tuple[Any, ...]:
     """ids (B, k) and scores (B, k) of the best items, and how many pairs were scored in full: all without filter,
-    else those that a bound does not rule out."""
+    else those that a bound does not rule out. permitted (I,): nobody gets the others; norms (I,): items are
+    divided by them."""
 
 def topk_listed(
     queries: NDArray[Any],
@@ -118,6 +121,7 @@ def topk_listed(
     listed_ptr: NDArray[np.int64],
     listed_idx: NDArray[np.int32],
     n_threads: int,
+    norms: NDArray[Any] | None = None,
 ) -> tuple[Any, ...]:
     """ids (B, k) and scores (B, k) of the best listed items."""
 

@@ -148,6 +148,29 @@ def compare_trees_table(result: dict) -> str:
     return table(header, rows) + caption(result, words, commits)
 
 
+def latency_table(result: dict) -> str:
+    """Milliseconds of each request, a column for each system; then the batch with its memory."""
+    systems = list(dict.fromkeys(record["system"] for record in result["records"]))
+    tables = []
+    for mode in ("requests", "batch"):
+        lines: dict[str, list[str]] = {}
+        for record in result["records"]:
+            if record["measure"] != mode:
+                continue
+            if "error" in record:
+                raise ValueError(f"{record['system']} failed: {record['error']}")
+            cell = spread({name: 1e3 * value for name, value in record["seconds"].items()})
+            if mode == "batch":
+                cell += f", {record['extra_mib']['median']:.0f} MiB"
+            lines.setdefault(record["request"], []).append(cell)
+        first = "one request, ms" if mode == "requests" else "a batch, ms and MiB beyond the answer"
+        tables.append(table([first, *systems], [[name, *cells] for name, cells in lines.items()]))
+    sizes = result["settings"]
+    words = f"requests: {sizes['items']:,} items, {sizes['factors']} factors; batch: {sizes['batch_users']:,} users, "
+    words += f"{sizes['batch_items']:,} items, {sizes['batch_factors']} factors; float32"
+    return "\n".join(tables) + caption(result, words, packages=("wals_gpu", "implicit"))
+
+
 def topk_table(result: dict) -> str:
     header = ["system", "items", "users", "k", "seen left out", "s", "of ceiling"]
     rows, memory = [], []
@@ -401,6 +424,7 @@ TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark
     "threads-": threads_table,
     "compare-trees": compare_trees_table,
     "ann": ann_table,
+    "latency": latency_table,
     "topk": topk_table,
     "rows": rows_table,
     "settings": settings_table,

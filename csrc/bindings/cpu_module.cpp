@@ -303,9 +303,24 @@ py::tuple transpose(const Array<int64_t>& row_ptr, const Array<int32_t>& col_idx
     return py::make_tuple(t_row_ptr, t_col_idx, t_value);
 }
 
+/// Norms (n) of items that are divided by them, or null.
+template <class T>
+struct Norms {
+    std::optional<Array<T>> array;
+    const T* data = nullptr;
+
+    Norms(const std::optional<py::array>& norms, int64_t n) {
+        if (!norms) return;
+        array = Array<T>(*norms);
+        require(array->ndim() == 1 && array->size() == n, "norms must be one for each item");
+        data = array->data();
+    }
+};
+
 py::tuple topk(const py::array& queries, const py::array& items, int64_t k,
                const std::optional<Array<int64_t>>& excluded_ptr, const std::optional<Array<int32_t>>& excluded_idx,
-               int n_threads, bool filter) {
+               int n_threads, bool filter, const std::optional<Array<bool>>& permitted,
+               const std::optional<py::array>& norms) {
     return by_dtype(items, [&](auto zero) -> py::tuple {
         using T = decltype(zero);
         const Array<T> x(queries), y(items);
@@ -322,14 +337,18 @@ py::tuple topk(const py::array& queries, const py::array& items, int64_t k,
             for (int64_t q = 0; q < B; ++q) ordered &= ptr[q] <= ptr[q + 1];
             require(ordered, "excluded: row_ptr and col_idx do not fit");
         }
+        require(!permitted || (permitted->ndim() == 1 && permitted->size() == y.shape(0)),
+                "permitted must be one for each item");
+        const auto* for_all = permitted ? reinterpret_cast<const uint8_t*>(permitted->data()) : nullptr;
+        const Norms<T> norm(norms, y.shape(0));
         py::array_t<int32_t> ids({B, k});
         Array<T> scores({B, k});
         int32_t* ids_to = ids.mutable_data();
         T* scores_to = scores.mutable_data();
         int64_t scored = 0;
         native(n_threads, [&](auto check) {
-            return wals::cpu::topk<T>(x.data(), B, y.data(), y.shape(0), y.shape(1), k, filter, ptr, idx, ids_to,
-                                      scores_to, &scored, n_threads, check);
+            return wals::cpu::topk<T>(x.data(), B, y.data(), y.shape(0), y.shape(1), k, filter, ptr, idx, for_all,
+                                      norm.data, ids_to, scores_to, &scored, n_threads, check);
         });
         return py::make_tuple(ids, scores, scored);
     });
@@ -370,20 +389,21 @@ py::array score_entries(const py::array& queries, const py::array& items, const 
 }
 
 py::tuple topk_listed(const py::array& queries, const py::array& items, int64_t k, const Array<int64_t>& listed_ptr,
-                      const Array<int32_t>& listed_idx, int n_threads) {
+                      const Array<int32_t>& listed_idx, int n_threads, const std::optional<py::array>& norms) {
     return by_dtype(items, [&](auto zero) -> py::tuple {
         using T = decltype(zero);
         const Array<T> x(queries), y(items);
         require(x.ndim() == 2 && y.ndim() == 2 && x.shape(1) == y.shape(1), "queries (B, D) and items (I, D) differ");
         require(k >= 1, "k must be at least 1");
         const Listed listed(listed_ptr, listed_idx, x.shape(0), y.shape(0));
+        const Norms<T> norm(norms, y.shape(0));
         py::array_t<int32_t> ids({x.shape(0), k});
         Array<T> scores({x.shape(0), k});
         int32_t* ids_to = ids.mutable_data();
         T* scores_to = scores.mutable_data();
         native(n_threads, [&](auto check) {
             return wals::cpu::topk_listed<T>(x.data(), x.shape(0), y.data(), x.shape(1), k, listed.ptr.data(),
-                                             listed.idx.data(), ids_to, scores_to, n_threads, check);
+                                             listed.idx.data(), norm.data, ids_to, scores_to, n_threads, check);
         });
         return py::make_tuple(ids, scores);
     });
@@ -422,13 +442,16 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("ridge_loss", &ridge_loss, py::arg("factors"), py::arg("prior"), py::arg("ridge"), py::arg("n_threads"),
           "Sum over rows of ridge |x - prior|^2, in float64.");
     m.def("topk", &topk, py::arg("queries"), py::arg("items"), py::arg("k"), py::arg("excluded_ptr"),
-          py::arg("excluded_idx"), py::arg("n_threads"), py::arg("filter") = true,
+          py::arg("excluded_idx"), py::arg("n_threads"), py::arg("filter") = true, py::arg("permitted") = py::none(),
+          py::arg("norms") = py::none(),
           "ids (B, k) and scores (B, k) of the best items, and how many pairs were scored in full: all without filter, "
-          "else those that a bound does not rule out.");
+          "else those that a bound does not rule out. permitted (I,): nobody gets the others; norms (I,): items are "
+          "divided by them.");
     m.def("score_entries", &score_entries, py::arg("queries"), py::arg("items"), py::arg("listed_ptr"),
           py::arg("listed_idx"), py::arg("n_threads"), "scores (Z) of each query (B, D) with its listed items.");
     m.def("topk_listed", &topk_listed, py::arg("queries"), py::arg("items"), py::arg("k"), py::arg("listed_ptr"),
-          py::arg("listed_idx"), py::arg("n_threads"), "ids (B, k) and scores (B, k) of the best listed items.");
+          py::arg("listed_idx"), py::arg("n_threads"), py::arg("norms") = py::none(),
+          "ids (B, k) and scores (B, k) of the best listed items.");
     m.def("transpose", &transpose, py::arg("row_ptr"), py::arg("col_idx"), py::arg("value"), py::arg("n_cols"),
           py::arg("n_threads"), "CSR arrays of the transposed matrix.");
 }

@@ -195,16 +195,29 @@ bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, dou
 
 template <class T>
 bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t D, int64_t k, bool filter,
-          const int64_t* excluded_ptr, const int32_t* excluded_idx, int32_t* ids, T* scores, int64_t* scored,
-          int n_threads, const Interrupted& interrupted) {
+          const int64_t* excluded_ptr, const int32_t* excluded_idx, const uint8_t* permitted, const T* norms,
+          int32_t* ids, T* scores, int64_t* scored, int n_threads, const Interrupted& interrupted) {
     const KernelTable<T>& kernel = kernels<T>();
-    const int64_t n_results = std::min(k, n_items), capacity = topk_capacity(n_results), stride = capacity + 32;
+    // A list for everybody: of a few queries, each row that is scored is looked up in it, while it leaves most of them.
+    // Else the rows to search are listed once; taking every other row is no slower than taking all.
+    const int64_t n_permitted = permitted ? n_items - std::count(permitted, permitted + n_items, 0) : n_items;
+    const bool by_lookup = (B + n_threads - 1) / n_threads <= kFewQueries && 2 * n_permitted > n_items;
+    Buffer rows(by_lookup || n_permitted == n_items ? 0 : (n_permitted + 1) * int64_t(sizeof(int32_t)));
+    if (int32_t* const row = rows.as<int32_t>()) {
+        int64_t n = 0;
+        for (int64_t i = 0; i < n_items; ++i) {
+            row[n] = int32_t(i);
+            n += permitted[i] != 0;
+        }
+    }
+    const int64_t n_searched = rows.data() ? n_permitted : n_items;
+    const int64_t n_results = std::min(k, n_permitted), capacity = topk_capacity(n_results), stride = capacity + 32;
     // A task is a chunk of queries over a segment of the items. There is one segment, unless queries are too few to
     // keep the threads busy; then the segments' results are merged. The result is the same for any split.
-    const int64_t chunk = topk_chunk(B, n_items, D, capacity, n_threads);
+    const int64_t chunk = topk_chunk(B, n_searched, D, capacity, n_threads);
     const int64_t chunks = (B + chunk - 1) / chunk;
     const int64_t segments =
-        chunks >= n_threads ? 1 : std::clamp<int64_t>(n_threads, 1, std::max<int64_t>(1, n_items / 4096));
+        chunks >= n_threads ? 1 : std::clamp<int64_t>(n_threads, 1, std::max<int64_t>(1, n_searched / 4096));
     const auto workspace = buffers_per_thread(n_threads, kernel.topk_workspace_bytes(D, chunk, n_results));
     const auto list_scores = buffers_per_thread(n_threads, chunk * stride * int64_t(sizeof(T)));
     const auto list_ids = buffers_per_thread(n_threads, chunk * stride * int64_t(sizeof(int32_t)));
@@ -225,6 +238,9 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
         c.k = n_results;
         c.queries = queries + first * D;
         c.items = items;
+        c.norms = norms;
+        c.rows = rows.as<int32_t>();
+        c.permitted = by_lookup && n_permitted < n_items ? permitted : nullptr;
         if (excluded_ptr) {
             c.excluded_ptr = excluded_ptr + first;
             c.excluded_idx = excluded_idx;
@@ -239,7 +255,7 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
         c.scored = &pairs[size_t(thread)];
         std::fill_n(c.count, c.n_queries, 0);
         std::fill_n(c.threshold, c.n_queries, lowest);
-        kernel.topk(c, n_items * segment / segments, n_items * (segment + 1) / segments,
+        kernel.topk(c, n_searched * segment / segments, n_searched * (segment + 1) / segments,
                     workspace[size_t(thread)].data());
         for (int64_t q = 0; q < c.n_queries; ++q) {
             const T* score = c.scores + q * stride;
@@ -296,7 +312,7 @@ bool score_entries(const T* queries, int64_t B, const T* items, int64_t D, const
     return parallel_for((B + kListedQueries - 1) / kListedQueries, n_threads, interrupted, [&](int64_t task, int) {
         for (int64_t q = task * kListedQueries; q < std::min(B, (task + 1) * kListedQueries); ++q) {
             const int64_t begin = listed_ptr[q];
-            kernel.score_entries(queries + q * D, items, D, listed_idx + begin, listed_ptr[q + 1] - begin,
+            kernel.score_entries(queries + q * D, items, nullptr, D, listed_idx + begin, listed_ptr[q + 1] - begin,
                                  scores + begin);
         }
     });
@@ -304,7 +320,8 @@ bool score_entries(const T* queries, int64_t B, const T* items, int64_t D, const
 
 template <class T>
 bool topk_listed(const T* queries, int64_t B, const T* items, int64_t D, int64_t k, const int64_t* listed_ptr,
-                 const int32_t* listed_idx, int32_t* ids, T* scores, int n_threads, const Interrupted& interrupted) {
+                 const int32_t* listed_idx, const T* norms, int32_t* ids, T* scores, int n_threads,
+                 const Interrupted& interrupted) {
     const KernelTable<T>& kernel = kernels<T>();
     int64_t longest = 0;
     for (int64_t q = 0; q < B; ++q) longest = std::max(longest, listed_ptr[q + 1] - listed_ptr[q]);
@@ -316,7 +333,7 @@ bool topk_listed(const T* queries, int64_t B, const T* items, int64_t D, int64_t
         const int64_t n = listed_ptr[q + 1] - listed_ptr[q];
         T* const score = row_scores[size_t(thread)].template as<T>();
         Candidate<T>* const list = lists[size_t(thread)].template as<Candidate<T>>();
-        kernel.score_entries(queries + q * D, items, D, listed, n, score);
+        kernel.score_entries(queries + q * D, items, norms, D, listed, n, score);
         int64_t found = 0;
         for (int64_t e = 0; e < n; ++e)
             if (score[e] > lowest) list[found++] = {score[e], listed[e]};  // not NaN either
@@ -345,11 +362,11 @@ bool topk_listed(const T* queries, int64_t B, const T* items, int64_t D, int64_t
     template bool entry_loss<T>(const RowTerms<T>&, const T*, const T*, int64_t, double*, int, const Interrupted&);    \
     template bool ridge_loss<T>(const T*, const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&); \
     template bool topk<T>(const T*, int64_t, const T*, int64_t, int64_t, int64_t, bool, const int64_t*,                \
-                          const int32_t*, int32_t*, T*, int64_t*, int, const Interrupted&);                            \
+                          const int32_t*, const uint8_t*, const T*, int32_t*, T*, int64_t*, int, const Interrupted&);  \
     template bool score_entries<T>(const T*, int64_t, const T*, int64_t, const int64_t*, const int32_t*, T*, int,      \
                                    const Interrupted&);                                                                \
     template bool topk_listed<T>(const T*, int64_t, const T*, int64_t, int64_t, const int64_t*, const int32_t*,        \
-                                 int32_t*, T*, int, const Interrupted&);
+                                 const T*, int32_t*, T*, int, const Interrupted&);
 WALS_INSTANTIATE(float)
 WALS_INSTANTIATE(double)
 

@@ -46,21 +46,22 @@ bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, dou
                 const Interrupted&);
 
 /// For each of B queries (B, D) the k best of n items (n, D): ids and scores (B, k), padded with -1 and -inf.
-/// excluded_ptr (B + 1) and excluded_idx (sorted within a row), or null. `filter`: pairs that a bound rules out need
-/// not be scored, where the instruction set has such a bound; the result is the same. `scored` tells how many were.
+/// excluded_ptr (B + 1) and excluded_idx (sorted within a row), or null. permitted (n): 0 for items that nobody gets;
+/// or null. norms (n): items are divided by them first; or null. `filter`: pairs that a bound rules out need not be
+/// scored; the result is the same. `scored` tells how many were.
 template <class T>
 bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t D, int64_t k, bool filter,
-          const int64_t* excluded_ptr, const int32_t* excluded_idx, int32_t* ids, T* scores, int64_t* scored,
-          int n_threads, const Interrupted&);
+          const int64_t* excluded_ptr, const int32_t* excluded_idx, const uint8_t* permitted, const T* norms,
+          int32_t* ids, T* scores, int64_t* scored, int n_threads, const Interrupted&);
 
 /// scores (Z): of each of B queries (B, D) with the items that its row of listed_ptr (B + 1), listed_idx (Z) names.
 template <class T>
 bool score_entries(const T* queries, int64_t B, const T* items, int64_t D, const int64_t* listed_ptr,
                    const int32_t* listed_idx, T* scores, int n_threads, const Interrupted&);
 
-/// As topk, from the listed items of each query only: no item twice in a row.
+/// As topk, from the listed items of each query only: no item twice in a row. norms (n) as in topk.
 template <class T>
 bool topk_listed(const T* queries, int64_t B, const T* items, int64_t D, int64_t k, const int64_t* listed_ptr,
-                 const int32_t* listed_idx, int32_t* ids, T* scores, int n_threads, const Interrupted&);
+                 const int32_t* listed_idx, const T* norms, int32_t* ids, T* scores, int n_threads, const Interrupted&);
 
 }  // namespace wals::cpu

@@ -32,9 +32,14 @@ struct Quantised {
 /// x = (z + r) / u with z = round(u x) in int8, u = 127 / max |x|; z goes to `out` (padded_bytes(D)). Vectors that are
 /// not finite, or whose largest magnitude is not 0 or in 2^-40 .. 2^40 (products may be denormal, or overflow), take no
 /// part. Norms are rounded up: sums of D squares err by less than D 2^-24.
-static inline Quantised quantise(const float* x, int64_t D, int8_t* out) {
+///
+/// With a norm, x is divided by it first, as it is to be scored.
+static inline Quantised quantise(const float* x, const float* norm_of_x, int64_t D, int8_t* out) {
+    const __m512 divisor = _mm512_set1_ps(norm_of_x ? *norm_of_x : 1);
     auto part = [&](int64_t j) {
-        return D - j >= 16 ? _mm512_loadu_ps(x + j) : _mm512_maskz_loadu_ps(__mmask16((1u << (D - j)) - 1), x + j);
+        const __m512 v =
+            D - j >= 16 ? _mm512_loadu_ps(x + j) : _mm512_maskz_loadu_ps(__mmask16((1u << (D - j)) - 1), x + j);
+        return norm_of_x ? _mm512_div_ps(v, divisor) : v;
     };
     __m512i top = _mm512_setzero_si512();  // as integers, NaN > infinity > the rest
     for (int64_t j = 0; j < D; j += 16)
@@ -61,13 +66,16 @@ static inline Quantised quantise(const float* x, int64_t D, int8_t* out) {
             _mm512_reduce_add_epi32(sum)};
 }
 
-/// Quantises 16 items, rows of a table of n from `first` on (past the end the last one again), into a panel (P / 4, 16,
-/// 4): four bytes of each item side by side, as the instruction takes them. rows is a place for (16, P).
-static void quantise_panel(const float* table, int64_t n, int64_t first, int64_t D, int8_t* rows, int8_t* panel,
-                           float* u, float* norm, float* residual) {
-    const int64_t P = padded_bytes(D);
+/// Quantises 16 items, of places from `first` on (past the end the last one again), into a panel (P / 4, 16, 4): four
+/// bytes of each item side by side, as the instruction takes them. rows is a place for (16, P).
+static void quantise_panel(const TopkChunk<float>& p, int64_t first, int64_t end, int8_t* rows, int8_t* panel, float* u,
+                           float* norm, float* residual) {
+    const int64_t P = padded_bytes(p.D);
+    int32_t id[16];
+    items_from(p, first, end, id);
     for (int64_t i = 0; i < 16; ++i) {
-        const Quantised z = quantise(table + (first + i < n ? first + i : n - 1) * D, D, rows + i * P);
+        const float* const own = p.norms ? p.norms + id[i] : nullptr;
+        const Quantised z = quantise(p.items + id[i] * p.D, own, p.D, rows + i * P);
         u[i] = z.scale;
         norm[i] = z.norm;
         residual[i] = z.residual;

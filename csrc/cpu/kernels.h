@@ -44,6 +44,9 @@ struct TopkChunk {
     int64_t n_queries = 0, D = 0, k = 0;
     const T* queries = nullptr;             // (n_queries, D)
     const T* items = nullptr;               // (I, D)
+    const T* norms = nullptr;               // (I): each item is divided by its own before it is scored; or null
+    const int32_t* rows = nullptr;          // rising: the items that are searched; null: all
+    const uint8_t* permitted = nullptr;     // (I): 0 where no query may get an item; or null. For kFewQueries at most
     const int64_t* excluded_ptr = nullptr;  // rows of the queries, or null
     const int32_t* excluded_idx = nullptr;  // sorted within a row
     bool filter = true;                     // may pass over items that an int8 bound rules out
@@ -54,7 +57,13 @@ struct TopkChunk {
     int64_t* count = nullptr;               // (n_queries): 0 at first
     T* threshold = nullptr;                 // (n_queries): a score must be above it; -inf at first
     int64_t* scored = nullptr;              // += pairs whose score was computed
+
+    /// Items are searched in the order of their places, [0, length of rows), or [0, I).
+    int32_t item(int64_t place) const { return rows ? rows[place] : int32_t(place); }
 };
+
+/// Queries of a chunk that are searched without packing items (topk_few-inl.h).
+constexpr int64_t kFewQueries = 3;
 
 struct Solver {
     enum Kind { kExact, kConjugateGradients, kSubspace };
@@ -94,11 +103,12 @@ struct KernelTable {
     /// Sum over entries of rows [begin, end) of gram s^2 - 2 rhs s with s = x . y, in float64.
     double (*entry_loss)(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, int64_t begin, int64_t end,
                          double* workspace);
-    /// Leaves the best k of items [begin, end) for each of the chunk's queries in its list, in order.
+    /// Leaves the best k of the items of places [begin, end) for each of the chunk's queries in its list, in order.
     int64_t (*topk_workspace_bytes)(int64_t D, int64_t n_queries, int64_t k);
     void (*topk)(const TopkChunk<T>& chunk, int64_t begin, int64_t end, char* workspace);
-    /// scores (n) = x . items[listed[e]].
-    void (*score_entries)(const T* x, const T* items, int64_t D, const int32_t* listed, int64_t n, T* scores);
+    /// scores (n) = x . items[listed[e]], divided by norms[listed[e]] first where there are norms.
+    void (*score_entries)(const T* x, const T* items, const T* norms, int64_t D, const int32_t* listed, int64_t n,
+                          T* scores);
 };
 
 }  // namespace wals::cpu

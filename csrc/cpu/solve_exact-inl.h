@@ -81,11 +81,6 @@ static inline int64_t dual_limit(int64_t D) {
     return D * limits::dual_numerator / limits::dual_denominator;
 }
 
-template <class T>
-static inline void prefetch_row(const T* row, int64_t P) {
-    for (int64_t j = 0; j < P; j += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + j);
-}
-
 /// Columns [first, first + count) of the rotated basis, count rounded up to whole vectors in M: all of them for an
 /// exact solve, one block for a subspace step.
 struct Columns {

@@ -9,7 +9,7 @@
 // they fit in the place of the lists; two of the best in one group only make the guess lower.
 #pragma once
 
-#include "topk_rows-inl.h"
+#include "topk_few-inl.h"
 
 namespace wals::cpu {
 namespace WALS_ISA {
@@ -76,14 +76,14 @@ static void repair_guesses(const TopkChunk<T>& p, int64_t begin, int64_t end, T*
     if (n > 0) score_tiles(p, which, n, begin, end, packed);
 }
 
-/// All queries of the chunk over items [begin, end).
+/// All queries of the chunk over places [begin, end).
 template <class T>
 static void topk_chunk(const TopkChunk<T>& p, int64_t begin, int64_t end, T* packed, int32_t* which) {
     constexpr int R = kTileRows<T>;
     const Sample<T> sample(p, begin, end);
     if (sample.start()) {
         for (int64_t s = 0; s < sample.size; ++s) {
-            pack_items(p.items, end, p.D, sample.tile_begin(s), packed);
+            pack_items(p, sample.tile_begin(s), end, packed);
             for (int64_t q0 = 0; q0 < p.n_queries; q0 += R) {
                 const T* row[R];
                 for (int r = 0; r < R; ++r) row[r] = p.queries + (q0 + r < p.n_queries ? q0 + r : q0) * p.D;
@@ -110,13 +110,13 @@ static int64_t topk_plain_bytes(int64_t D, int64_t n_queries, int64_t k) {
     return search > sort ? search : sort;
 }
 
-/// The best k of items [begin, end) for every query of the chunk, in lists that may hold some more.
+/// The best k of places [begin, end) for every query of the chunk, in lists that may hold some more.
 template <class T>
 static void topk_plain(const TopkChunk<T>& p, int64_t begin, int64_t end, char* workspace) {
     Carver carve{workspace};
     T* const packed = carve.take<T>(kTileItems<T> * p.D);
     int32_t* const which = carve.take<int32_t>(p.n_queries);
-    // Packing an item costs about as much as scoring it three times.
+    static_assert(kFewQueries == 3);
     if (p.n_queries == 1)
         topk_few<T, 1>(p, begin, end);
     else if (p.n_queries == 2)

@@ -58,12 +58,12 @@ struct Filter {
     float* level;         // (n_queries): u_q t, or infinite while the query goes without the filter
     float* spread;        // (n_queries): |r_q| and slack
     float* weight;        // (n_queries): |z_q|
-    int64_t* plain_from;  // (n_queries): it goes without on items [plain_from, plain_to)
+    int64_t* plain_from;  // (n_queries): it goes without on places [plain_from, plain_to)
     int64_t* plain_to;    // (n_queries)
     int64_t* rest;        // (n_queries): blocks it will go without next time
     int32_t* passed;      // (n_queries): pairs of the present block that passed
     int32_t* n_waiting;   // (n_queries)
-    int32_t* waiting;     // (n_queries, kWaiting): items that passed and wait for a full vector of them
+    int32_t* waiting;     // (n_queries, kWaiting): places of items that passed and wait for a full vector of them
     int8_t* items;        // (panels of 16 items, P / 4, 16, 4): z_y, with kOffset
     float *u, *n, *e;     // (block): of the items
     int8_t* rows;         // (16, P): a panel before it is transposed
@@ -108,27 +108,32 @@ struct Filter {
     }
 };
 
-/// Quantises items [begin, end), a block at most.
+/// Quantises places [begin, end), a block at most.
 static void quantise_items(const TopkChunk<float>& p, int64_t begin, int64_t end, Filter& f) {
     const int64_t P = padded_bytes(p.D);
     for (int64_t i0 = begin; i0 < end; i0 += 16) {
         const int64_t at = i0 - begin;
-        quantise_panel(p.items, end, i0, p.D, f.rows, f.items + at * P, f.u + at, f.n + at, f.e + at);
+        quantise_panel(p, i0, end, f.rows, f.items + at * P, f.u + at, f.n + at, f.e + at);
     }
 }
 
-/// Scores up to 16 items that wait, the first that came, and appends those above the threshold.
+/// Scores up to 16 items whose places wait, the first that came, and appends those above the threshold.
 static void score_waiting(const TopkChunk<float>& p, Filter& f, int64_t q) {
     int32_t* const waiting = f.waiting + q * Filter::kWaiting;
     const int n = f.n_waiting[q] < 16 ? f.n_waiting[q] : 16;
+    int32_t id[16];
     const float* row[16];
-    for (int i = 0; i < 16; ++i) row[i] = p.items + int64_t(waiting[i < n ? i : 0]) * p.D;
+    for (int i = 0; i < 16; ++i) {
+        id[i] = p.item(waiting[i < n ? i : 0]);
+        row[i] = p.items + id[i] * p.D;
+    }
     const float* x = p.queries + q * p.D;
-    Vec<float> score[1];
-    score_rows<float, 1>(&x, row, p.D, score);
+    Vec<float> score[1], norm;
+    if (p.norms) norm = norms_of(p.norms, id);
+    score_rows<float, 1>(&x, row, p.D, score, p.norms ? &norm : nullptr);
     const uint32_t lanes = greater<float>(score[0], splat(p.threshold[q])) & ((1u << n) - 1);
     if (lanes) {
-        append(p, q, lanes, score[0], waiting);
+        append(p, q, lanes, score[0], id);
         f.set_level(q, p.threshold[q]);
     }
     *p.scored += n;
@@ -203,14 +208,14 @@ static void filter_block(const TopkChunk<float>& p, Filter& f, int64_t begin, in
     }
 }
 
-/// The queries that go without the filter, over items [begin, end).
+/// The queries that go without the filter, over places [begin, end).
 static void plain_block(const TopkChunk<float>& p, Filter& f, int64_t begin, int64_t end) {
     for (int64_t i0 = begin; i0 < end; i0 += kTileItems<float>) {
         int64_t n = 0;
         for (int64_t q = 0; q < p.n_queries; ++q)
             if (f.plain_from[q] <= i0 && f.plain_to[q] > begin) f.which[n++] = int32_t(q);
         if (n == 0) continue;
-        pack_items(p.items, end, p.D, i0, f.packed);
+        pack_items(p, i0, end, f.packed);
         score_tile(p, f.which, n, i0, end, f.packed);
     }
 }
@@ -251,7 +256,7 @@ static void guess_thresholds(const TopkChunk<float>& p, int64_t begin, int64_t e
     }
 }
 
-/// The best k of items [begin, end) for every query of the chunk (reference.topk), in lists that may hold some more.
+/// The best k of places [begin, end) for every query of the chunk (reference.topk), in lists that may hold some more.
 /// The caller has seen to D in 1 .. kLargestD and, for AMX, has configured the tiles.
 ///
 /// Measured, D = 128, 2 threads of a Sapphire Rapids, 20,000 items x 8,192 queries, k = 10 / 100: 39 / 70 ms with AMX
@@ -262,7 +267,7 @@ static void topk_filtered(const TopkChunk<float>& p, int64_t begin, int64_t end,
     const float gamma = float(p.D + 16) * 0x1.1p-24f;
     for (int64_t q = 0; q < round_up(p.n_queries, kQueries); ++q) {
         const bool real = q < p.n_queries;
-        const Quantised z = quantise(p.queries + (real ? q : p.n_queries - 1) * p.D, p.D, f.query + q * P);
+        const Quantised z = quantise(p.queries + (real ? q : p.n_queries - 1) * p.D, nullptr, p.D, f.query + q * P);
         const float length = z.norm + z.residual;
         f.shift[q] = kOffset * z.sum;
         f.scale[q] = z.scale;

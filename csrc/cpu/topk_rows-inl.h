@@ -16,41 +16,56 @@ constexpr int64_t kItemTile = 3;  // vectors of items that stay in L1 while all 
 template <class T>
 constexpr int64_t kTileItems = kItemTile * kWidth<T>;
 
-/// Packs items [begin, begin + 3 W) k-major; past the end it repeats the last one.
+/// id[i] = the item of place first + i; past the end the last one again.
 template <class T>
-static inline void pack_items(const T* items, int64_t n_items, int64_t D, int64_t begin, T* packed) {
+static inline void items_from(const TopkChunk<T>& p, int64_t first, int64_t end, int32_t (&id)[kWidth<T>]) {
+    for (int i = 0; i < kWidth<T>; ++i) id[i] = p.item(first + i < end ? first + i : end - 1);
+}
+
+/// Bits of the places first + l that are before the end.
+template <class T>
+static inline uint32_t lanes_inside(int64_t first, int64_t end) {
+    const int64_t left = end - first;
+    return left >= kWidth<T> ? (1u << kWidth<T>)-1 : left > 0 ? (1u << left) - 1 : 0;
+}
+
+/// Packs the items of places [begin, begin + 3 W), divided by their norms, k-major; past the end it repeats the last.
+template <class T>
+static inline void pack_items(const TopkChunk<T>& p, int64_t begin, int64_t end, T* packed) {
     constexpr int W = kWidth<T>;
+    const int64_t D = p.D;
     for (int64_t b = 0; b < kItemTile; ++b) {
+        int32_t id[W];
+        items_from(p, begin + b * W, end, id);
         const T* row[W];
-        for (int i = 0; i < W; ++i) {
-            const int64_t item = begin + b * W + i;
-            row[i] = items + (item < n_items ? item : n_items - 1) * D;
-        }
+        for (int i = 0; i < W; ++i) row[i] = p.items + id[i] * D;
+        const Vec<T> norm = p.norms ? norms_of(p.norms, id) : Vec<T>{};
         T* out = packed + b * D * W;
         int64_t j = 0;
         for (; j + W <= D; j += W) {
             Vec<T> m[W];
             load_transposed(row, j, m);
+            if (p.norms)
+                for (int i = 0; i < W; ++i) m[i] /= norm;
 #pragma GCC unroll 16
             for (int i = 0; i < W; ++i) store(out + (j + i) * W, m[i]);
         }
         for (; j < D; ++j)
-            for (int i = 0; i < W; ++i) out[j * W + i] = row[i][j];
+            for (int i = 0; i < W; ++i) out[j * W + i] = p.norms ? row[i][j] / norm[i] : row[i][j];
     }
 }
 
-/// Scores of the queries `which` (n) with the items of one tile, [begin, min(begin + 3 W, end)), whose rows are packed.
+/// Scores of the queries `which` (n) with a tile, the items of places [begin, min(begin + 3 W, end)), which are packed.
 /// Cost: 2 D flops a pair and one compare per vector of pairs.
 template <class T>
 static inline void score_tile(const TopkChunk<T>& p, const int32_t* which, int64_t n, int64_t begin, int64_t end,
                               const T* packed) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
-    int32_t id[kTileItems<T>];
+    int32_t id[kItemTile][W];
     uint32_t inside[kItemTile];
-    for (int64_t i = 0; i < kTileItems<T>; ++i) id[i] = int32_t(begin + i);
     for (int64_t b = 0; b < kItemTile; ++b) {
-        const int64_t left = end - begin - b * W;
-        inside[b] = left >= W ? (1u << W) - 1 : left > 0 ? (1u << left) - 1 : 0;
+        items_from(p, begin + b * W, end, id[b]);
+        inside[b] = lanes_inside<T>(begin + b * W, end);
     }
     for (int64_t i0 = 0; i0 < n; i0 += R) {
         const T* row[R];
@@ -61,45 +76,20 @@ static inline void score_tile(const TopkChunk<T>& p, const int32_t* which, int64
             const int64_t q = which[i0 + r];
             for (int64_t b = 0; b < kItemTile; ++b) {
                 const uint32_t lanes = greater<T>(score[r][b], splat(p.threshold[q])) & inside[b];
-                if (lanes) append(p, q, lanes, score[r][b], id + b * W);
+                if (lanes) append(p, q, lanes, score[r][b], id[b]);
             }
         }
     }
     *p.scored += n * (end - begin < kTileItems<T> ? end - begin : kTileItems<T>);
 }
 
-/// The queries `which` (n) over items [begin, end).
+/// The queries `which` (n) over places [begin, end).
 template <class T>
 static void score_tiles(const TopkChunk<T>& p, const int32_t* which, int64_t n, int64_t begin, int64_t end, T* packed) {
     for (int64_t i0 = begin; i0 < end; i0 += kTileItems<T>) {
-        pack_items(p.items, end, p.D, i0, packed);
+        pack_items(p, i0, end, packed);
         score_tile(p, which, n, i0, end, packed);
     }
-}
-
-/// The same as topk_chunk for one to three queries: items are read once, in place; packing them would cost more than
-/// the products.
-template <class T, int N>
-static void topk_few(const TopkChunk<T>& p, int64_t begin, int64_t end) {
-    constexpr int W = kWidth<T>;
-    const T* x[N];
-    for (int n = 0; n < N; ++n) x[n] = p.queries + n * p.D;
-    for (int64_t i0 = begin; i0 < end; i0 += W) {
-        const T* row[W];
-        int32_t id[W];
-        for (int i = 0; i < W; ++i) {
-            row[i] = p.items + (i0 + i < end ? i0 + i : end - 1) * p.D;
-            id[i] = int32_t(i0 + i);
-        }
-        const uint32_t inside = end - i0 >= W ? (1u << W) - 1 : (1u << (end - i0)) - 1;
-        Vec<T> score[N];
-        score_rows<T, N>(x, row, p.D, score);
-        for (int n = 0; n < N; ++n) {
-            const uint32_t lanes = greater<T>(score[n], splat(p.threshold[n])) & inside;
-            if (lanes) append(p, n, lanes, score[n], id);
-        }
-    }
-    *p.scored += N * (end - begin);
 }
 
 /// Cuts every list to its best k and sorts it; scratch is (2 k).

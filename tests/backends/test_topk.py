@@ -24,10 +24,11 @@ def _excluded(rng: np.random.Generator, queries: int, items: int, density: float
     return matrix
 
 
-def _topk(x, y, k, excluded=None, threads=1, filter=True):
+def _topk(x, y, k, excluded=None, threads=1, filter=True, permitted=None, norms=None):
     """ids, scores and the number of pairs scored."""
     where = (None, None) if excluded is None else (excluded.indptr.astype(np.int64), excluded.indices)
-    return _cpu.topk(np.ascontiguousarray(x), np.ascontiguousarray(y), k, *where, threads, filter)
+    x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
+    return _cpu.topk(x, y, k, *where, threads, filter, permitted, norms)
 
 
 def _assert_same_bits(found, expected):
@@ -75,6 +76,94 @@ def test_small_integers_agree_exactly(topk_isa, dtype, queries, items, factors, 
             assert scores.dtype == dtype
             np.testing.assert_array_equal(ids, expected[0])
             np.testing.assert_array_equal(scores, expected[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("queries", [0, 1, 2, 3, 4, 5, 40])
+@pytest.mark.parametrize(("items", "factors"), [(1, 3), (47, 8), (49, 31), (700, 17), (9000, 20)])
+def test_lists_for_everybody_agree_exactly(topk_isa, dtype, queries, items, factors, of_integers):
+    """The items that are left, divided by powers of two: as if all others were excluded for each query."""
+    x, y, _ = of_integers(queries, items, factors)
+    rng = np.random.default_rng(items + queries)
+    norms = 2.0 ** rng.integers(-3, 4, items)
+    own = _excluded(rng, queries, items, 0.2) if queries else csr_matrix((0, items))
+    for share in (0, 0.01, 0.4, 0.6, 0.99, 1):
+        permitted = rng.random(items) < share
+        mask = np.tile(~permitted, (queries, 1))
+        for k in (1, 10, 101):
+            for excluded in (None, own):
+                both = csr_matrix(mask if excluded is None else mask | excluded.toarray().astype(bool))
+                expected = reference.topk(x, y / norms[:, None], k, both)
+                for threads in (1, 3):
+                    ids, scores = CpuBackend(threads).topk(
+                        x.astype(dtype), y.astype(dtype), k, excluded, permitted=permitted, norms=norms.astype(dtype)
+                    )
+                    np.testing.assert_array_equal(ids, expected[0])
+                    np.testing.assert_array_equal(scores, expected[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("factors", [1, 7, 33, 64, 130])
+def test_lists_and_norms_change_no_bit(topk_isa, dtype, factors):
+    """What is left out, and the division, give the bits of a table made without them; so for any number of queries."""
+    rng = np.random.default_rng(factors)
+    x, y = rng.standard_normal((70, factors)).astype(dtype), rng.standard_normal((6000, factors)).astype(dtype)
+    norms = np.linalg.norm(y, axis=1) * rng.uniform(0.5, 2, len(y)).astype(dtype)
+    for share in (0.2, 0.8, 1):
+        permitted = rng.random(len(y)) < share
+        chosen = np.flatnonzero(permitted)
+        expected = _topk(x, y[chosen] / norms[chosen, None], 60)
+        for n in (1, 2, 3, 4, 70):
+            for threads in (1, 2):
+                found = _topk(x[:n], y, 60, threads=threads, permitted=permitted, norms=norms)
+                np.testing.assert_array_equal(found[0], chosen[expected[0][:n]])
+                assert found[1].tobytes() == expected[1][:n].tobytes()
+    listed = csr_matrix(np.ones((3, 6000), bool))
+    ids, scores = CpuBackend(2).topk_listed(x[:3], y, 60, listed, norms=norms)
+    expected = _topk(x[:3], y / norms[:, None], 60)
+    _assert_same_bits((ids, scores), expected[:2])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("queries", [1, 2, 3])
+def test_few_queries_are_estimated_first(isa, dtype, queries):
+    """Estimates rule out nearly all items, and never one that is among the best."""
+    rng = np.random.default_rng(queries)
+    for factors in (3, 64, 200, 1024):
+        x, y = (rng.standard_normal((n, factors)).astype(dtype) for n in (queries, 8000))
+        for norms in (None, np.linalg.norm(y, axis=1)):
+            plain = _topk(x, y, 10, filter=False, norms=norms)
+            assert plain[2] == queries * 8000
+            found = _topk(x, y, 10, norms=norms)
+            _assert_same_bits(found, plain)
+            assert found[2] < 0.3 * queries * 8000
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_estimates_allow_for_any_number(isa, dtype):
+    """Sums that cancel to the last digit, overflow, or vanish, NaN and infinity: no bit differs from scores alone."""
+    rng = np.random.default_rng(0)
+    big, small = (1e19, 1e-22) if dtype == np.float32 else (1e154, 1e-162)
+    with np.errstate(all="ignore"):
+        for trial in range(120):
+            factors, items = int(rng.integers(1, 70)), 400
+            x = rng.standard_normal((2, factors))
+            y = rng.standard_normal((items, factors))
+            if trial % 3 != 1:
+                y *= rng.choice([1, 1, big, small], (items, 1))
+            if trial % 2:  # everything cancels: scores are what rounding leaves
+                x = np.hstack([x, -x])
+                y = np.hstack([y, y * rng.choice([1, 1 + 1e-7], (items, 1))])
+            if trial % 3 == 0:
+                x *= rng.choice([big, small, 1])
+            if trial % 5 == 0:
+                y[rng.random(y.shape) < 0.02] = rng.choice([np.inf, -np.inf, np.nan])
+            norms = rng.choice([1, 1e-10, big, 3], items).astype(dtype) if trial % 4 < 2 else None
+            x, y = x.astype(dtype), y.astype(dtype)
+            _assert_same_bits(
+                _topk(x[: 1 + trial % 2], y, 20, norms=norms),
+                _topk(x[: 1 + trial % 2], y, 20, filter=False, norms=norms),
+            )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -267,6 +356,10 @@ def test_binding_refuses_what_does_not_fit():
         _cpu.topk(x, y, 1, np.array([0, 5, 9]), np.array([0], np.int32), 1)
     with pytest.raises(ValueError, match="k must"):
         _cpu.topk(x, y, 0, None, None, 1)
+    with pytest.raises(ValueError, match="permitted"):
+        _topk(x, y, 1, permitted=np.ones(3, bool))
+    with pytest.raises(ValueError, match="norms"):
+        _topk(x, y, 1, norms=np.ones(5, np.float32))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -560,8 +560,7 @@ def test_unfitted():
             call()
 
 
-def test_many_queries_with_a_filter(monkeypatch):
-    monkeypatch.setattr("wals_gpu.compat.ranking.BATCH", 8)
+def test_many_queries_with_a_filter():
     matrix, model = interactions(), fitted()
     ids, _ = model.recommend(np.arange(U), matrix, N=I, filter_items=[1, 2])
     for user in range(U):

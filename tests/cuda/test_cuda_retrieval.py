@@ -122,6 +122,24 @@ def test_queries_in_parts():
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("share", [0, 0.3, 0.9, 1])
+def test_lists_for_everybody_and_norms(share):
+    rng = np.random.default_rng(4)
+    x = rng.integers(-2, 3, (9, 8)).astype(np.float32)
+    y = rng.integers(-2, 3, (300, 8)).astype(np.float32)
+    permitted, norms = rng.random(300) < share, (2.0 ** rng.integers(-2, 3, 300)).astype(np.float32)
+    own = excluded_of(9, 300)
+    mask = np.tile(~permitted, (9, 1))
+    for excluded, hidden in ((None, mask), (own, mask | own.toarray().astype(bool))):
+        for divided, options in ((y, {}), (y / norms[:, None], {"norms": norms})):
+            found = emulated_backend().topk(x, y, 20, excluded, permitted=permitted, **options)
+            expected = reference.topk(x, divided, 20, csr_matrix(hidden))
+            np.testing.assert_array_equal(found[0], expected[0])
+            np.testing.assert_array_equal(found[1], expected[1])
+    found, expected = emulated_backend().topk(x, y, 20, norms=norms), reference.topk(x, y / norms[:, None], 20)
+    np.testing.assert_array_equal(found[0], expected[0])
+
+
 def test_listed_items_are_scored_on_the_host():
     rng = np.random.default_rng(3)
     x, y = rng.standard_normal((5, 8), np.float32), rng.standard_normal((30, 8), np.float32)

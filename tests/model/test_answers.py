@@ -10,7 +10,7 @@ from scipy.stats import chi2
 
 from wals_gpu import PRESETS, WALS, ModelFitError, SingularSystemError, reference
 from wals_gpu.data.files import load_folder, save_folder
-from wals_gpu.retrieval import UCB, Thompson
+from wals_gpu.retrieval import UCB, ExactIndex, Thompson
 
 U, I, D = 30, 22, 5  # noqa: E741
 
@@ -414,6 +414,35 @@ def test_the_kept_spectrum_follows_the_factors():
     doubled = make_model(make_matrix(4))
     doubled.item_factors = 2 * doubled.item_factors
     assert np.array_equal(model.fold_in(matrix), doubled.fold_in(matrix))
+
+
+def test_the_kept_index_follows_the_factors():
+    model = make_model()
+    first = [array.copy() for array in (*model.similar_items(3, 5), *model.similar_users(3, 5))]
+    assert model.item_index("cosine") is model.item_index("cosine")
+    assert model.item_index("cosine") is not model.item_index()
+
+    def assert_similar_of(other):
+        expected = ExactIndex(other.item_factors.copy(), metric="cosine")
+        columns = expected.search(other.item_factors[3], 6)[0]
+        assert model.similar_items(3, 6)[0].tolist() == columns.tolist()
+
+    assert_similar_of(model)
+    changed = model.item_factors * np.linspace(1, 2, model.item_factors.shape[1], dtype=np.float32)
+    model.item_factors = changed
+    assert_similar_of(model)
+    assert model.item_index("cosine") is not model.item_index("cosine")  # of an array that may change
+    model.item_factors[:] = changed[::-1].copy()  # in place
+    assert_similar_of(model)
+    again = make_model()
+    again.item_index("cosine")
+    again.item_factors.flags.writeable = True  # whoever does this may change them
+    again.item_factors[:] = model.item_factors
+    assert again.similar_items(3, 6)[0].tolist() == model.similar_items(3, 6)[0].tolist()
+    for found, before in zip(
+        (*make_model().similar_items(3, 5), *make_model().similar_users(3, 5)), first, strict=True
+    ):
+        np.testing.assert_array_equal(found, before)
 
 
 def test_rows_without_background_leave_nothing_behind():

@@ -196,23 +196,31 @@ def test_progress_is_shown_on_request(capsys):
     assert "5/5" in capsys.readouterr().err
 
 
-def test_memory_does_not_grow_with_the_lists_of_all(monkeypatch):
-    """A denied item joins the lists of each query of a chunk only where that is little beside a copy of the table."""
-    index = ExactIndex(np.ones((1000, 2), np.float32))
-    sizes = []
+@pytest.mark.parametrize("metric", ["dot", "cosine"])
+def test_lists_for_all_are_one_list_and_the_table_is_not_copied(monkeypatch, metric):
+    """Whatever the number of queries: the backend gets the vectors themselves, and a mask of the items."""
+    vectors = np.ones((1000, 2), np.float32)
+    vectors[:7] = 0  # no direction
+    index = ExactIndex(vectors, metric=metric)
+    calls = []
     topk = index._backend.topk
 
-    def spy(queries, items, k, excluded=None):
-        sizes.append((len(items), 0 if excluded is None else excluded.nnz))
-        return topk(queries, items, k, excluded)
+    def spy(queries, items, k, excluded=None, *, permitted=None, norms=None):
+        calls.append((0 if excluded is None else excluded.nnz, None if permitted is None else int(permitted.sum())))
+        assert items is vectors
+        return topk(queries, items, k, excluded, permitted=permitted, norms=norms)
 
     monkeypatch.setattr(index._backend, "topk", spy)
-    index.search(np.ones((10, 2)), deny_items=range(100))
-    index.search(np.ones((11, 2)), deny_items=range(100))
-    assert sizes == [(1000, 1000), (900, 0)]
-    del sizes[:]
+    missing = 7 if metric == "cosine" else 0
+    index.search(np.ones((1, 2)))
+    index.search(np.ones((5000, 2)), deny_items=range(100, 500))  # 4,096 queries at a time
+    index.search(np.ones((2, 2)), deny_items=[500], allow_items=range(500, 600))
+    index.search(np.ones((2, 2)), allow_items=[])
+    none = None if metric == "dot" else 993
+    assert calls == [(0, none), (0, 600 - missing), (0, 600 - missing), (0, 99), (0, 0)]
+    del calls[:]
     index.search(np.ones((9000, 2)), deny=csr_matrix(np.ones((9000, 1000), bool)))
-    assert sizes == [(1000, 4_096_000), (1000, 4_096_000), (1000, 808_000)]  # 4,096 queries at a time
+    assert calls == [(4_096_000, none), (4_096_000, none), (808_000, none)]
 
 
 @pytest.mark.parametrize(

@@ -99,14 +99,21 @@ struct World {
         std::vector<T> scores(size_t(n_queries * k));
         std::vector<T> entries(rhs.size() - size_t(kGiant));
         int64_t scored = 0;
-        for (const int64_t* excluded :
-             {static_cast<const int64_t*>(nullptr), static_cast<const int64_t*>(row_ptr.data())}) {
-            wals::cpu::topk<T>(queries.data(), n_queries, items.data(), kOther, D, k, true, excluded, col_idx.data(),
-                               ids.data(), scores.data(), &scored, n_threads, {});
-            keep(ids), keep(scores);
-        }
+        std::vector<uint8_t> some(size_t(kOther), 1), few(size_t(kOther), 0);
+        for (int64_t i = 0; i < kOther; ++i) some[size_t(i)] = i % 5 != 0, few[size_t(i)] = i % 5 == 0;
+        const std::vector<T> norms(size_t(kOther), T(1.5));
+        const std::vector<const uint8_t*> lists = {nullptr, some.data(), few.data()};
+        for (int64_t n : {int64_t{1}, int64_t{3}, n_queries})
+            for (size_t list = 0; list < lists.size(); ++list) {
+                ids.assign(ids.size(), 0), scores.assign(scores.size(), T(0));
+                wals::cpu::topk<T>(queries.data(), n, items.data(), kOther, D, k, true,
+                                   list == 1 ? nullptr : row_ptr.data(), col_idx.data(), lists[list],
+                                   list == 0 ? nullptr : norms.data(), ids.data(), scores.data(), &scored, n_threads,
+                                   {});
+                keep(ids), keep(scores);
+            }
         wals::cpu::topk_listed<T>(queries.data(), n_queries, items.data(), D, k, row_ptr.data(), col_idx.data(),
-                                  ids.data(), scores.data(), n_threads, {});
+                                  norms.data(), ids.data(), scores.data(), n_threads, {});
         wals::cpu::score_entries<T>(queries.data(), n_queries, items.data(), D, row_ptr.data(), col_idx.data(),
                                     entries.data(), n_threads, {});
         keep(ids), keep(scores), keep(entries);

@@ -207,7 +207,14 @@ class CpuBackend:
         return csr_matrix((value, col_idx, row_ptr), shape=matrix.shape[::-1], copy=False)
 
     def topk(
-        self, queries: NDArray[np.floating], items: NDArray[np.floating], k: int, excluded: csr_matrix | None = None
+        self,
+        queries: NDArray[np.floating],
+        items: NDArray[np.floating],
+        k: int,
+        excluded: csr_matrix | None = None,
+        *,
+        permitted: NDArray[np.bool_] | None = None,
+        norms: NDArray[np.floating] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
         """The k items of highest dot product for each query; see :func:`wals_gpu.reference.topk`.
 
@@ -218,6 +225,11 @@ class CpuBackend:
         k : int
         excluded : (B, I) CSR with sorted indices, optional
             Stored entries are items that the query must not get.
+        permitted : (I,) bool, optional
+            False: no query gets the item.
+        norms : (I,), optional
+            Each item is divided by its own before it is scored, to the bits of ``items / norms[:, None]``, which is
+            not made. Any positive number where `permitted` is False.
 
         Returns
         -------
@@ -227,11 +239,18 @@ class CpuBackend:
         """
         row_ptr, col_idx = (None, None) if excluded is None else _pattern(excluded)
         queries = np.ascontiguousarray(queries, items.dtype)
-        ids, scores, _ = _cpu.topk(queries, np.ascontiguousarray(items), k, row_ptr, col_idx, self.num_threads)
+        items = np.ascontiguousarray(items)
+        ids, scores, _ = _cpu.topk(queries, items, k, row_ptr, col_idx, self.num_threads, True, permitted, norms)
         return ids, scores
 
     def topk_listed(
-        self, queries: NDArray[np.floating], items: NDArray[np.floating], k: int, listed: csr_matrix
+        self,
+        queries: NDArray[np.floating],
+        items: NDArray[np.floating],
+        k: int,
+        listed: csr_matrix,
+        *,
+        norms: NDArray[np.floating] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
         """The k best of the items listed for each query, in time that depends on the lists alone.
 
@@ -242,6 +261,8 @@ class CpuBackend:
         k : int
         listed : (B, I) CSR without repeated entries
             Stored entries are the items to choose from.
+        norms : (I,), optional
+            As for :meth:`topk`.
 
         Returns
         -------
@@ -249,7 +270,7 @@ class CpuBackend:
             As for :meth:`topk`.
         """
         queries = np.ascontiguousarray(queries, items.dtype)
-        return _cpu.topk_listed(queries, np.ascontiguousarray(items), k, *_pattern(listed), self.num_threads)
+        return _cpu.topk_listed(queries, np.ascontiguousarray(items), k, *_pattern(listed), self.num_threads, norms)
 
     def score_entries(
         self, queries: NDArray[np.floating], items: NDArray[np.floating], listed: csr_matrix

@@ -184,22 +184,35 @@ class CudaBackend:
         return csr_matrix((values, columns, indptr), shape=(n_cols, n_rows), copy=False)
 
     def topk(
-        self, queries: NDArray[np.floating], items: NDArray[np.floating], k: int, excluded: csr_matrix | None = None
+        self,
+        queries: NDArray[np.floating],
+        items: NDArray[np.floating],
+        k: int,
+        excluded: csr_matrix | None = None,
+        *,
+        permitted: NDArray[np.bool_] | None = None,
+        norms: NDArray[np.floating] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
         """As :meth:`.cpu.CpuBackend.topk`, for at most 1,024 results; scores are float32.
 
-        The inputs may also be on the device already (torch, DLPack, ``__cuda_array_interface__``); results are on the
-        host.
+        Queries and items may also be on the device already (torch, DLPack, ``__cuda_array_interface__``), items
+        without `permitted` and `norms`: with these, what is searched is copied on the host. Results are on the host.
         """
         if min(k, items.shape[0]) > LIMITS.most_results:
             self.check(k=k)
-        return topk(self.device, queries, items, k, excluded)
+        return topk(self.device, queries, items, k, excluded, permitted, norms)
 
     def topk_listed(
-        self, queries: NDArray[np.floating], items: NDArray[np.floating], k: int, listed: csr_matrix
+        self,
+        queries: NDArray[np.floating],
+        items: NDArray[np.floating],
+        k: int,
+        listed: csr_matrix,
+        *,
+        norms: NDArray[np.floating] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
         """As :meth:`.cpu.CpuBackend.topk_listed`, on the host: it touches the listed items alone."""
-        return self._host.topk_listed(queries, items, k, listed)
+        return self._host.topk_listed(queries, items, k, listed, norms=norms)
 
     def score_entries(
         self, queries: NDArray[np.floating], items: NDArray[np.floating], listed: csr_matrix

@@ -10,14 +10,28 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.cuda_device import Device
 from wals_gpu.backends.cuda_factors import check_factors, padded_factors
+from wals_gpu.data.csr import select
 
 __all__ = ["topk"]
 
 
 def topk(
-    device: Device, queries: Any, items: Any, k: int, excluded: csr_matrix | None = None
+    device: Device,
+    queries: Any,
+    items: Any,
+    k: int,
+    excluded: csr_matrix | None = None,
+    permitted: NDArray[np.bool_] | None = None,
+    norms: NDArray[np.floating] | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
     """As :meth:`.cuda.CudaBackend.topk`, for a k that the kernels take."""
+    if permitted is not None:
+        chosen = np.flatnonzero(permitted)
+        norms = None if norms is None else norms[chosen]
+        ids, scores = topk(device, queries, items[chosen], k, _columns_of(excluded, chosen), norms=norms)
+        return np.where(ids < 0, -1, np.append(chosen, -1)[ids]).astype(np.int32), scores
+    if norms is not None:
+        items = items / norms[:, None]
     kernels, (n, d), n_items = device.kernels, queries.shape, items.shape[0]
     if n == 0 or min(k, n_items) == 0:
         return np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)
@@ -32,6 +46,17 @@ def topk(
         lists = None if excluded is None else excluded[part]
         ids[part], scores[part] = _search(device, queries[part], table, n_items, k, lists)
     return ids, scores
+
+
+def _columns_of(matrix: csr_matrix | None, chosen: NDArray[np.integer]) -> csr_matrix | None:
+    """Some columns, by their sorted numbers, of the pattern of a matrix."""
+    if matrix is None:
+        return None
+    place = np.full(matrix.shape[1], -1, np.int32)
+    place[chosen] = np.arange(len(chosen), dtype=np.int32)
+    place = place[matrix.indices]
+    kept = select(matrix, place >= 0)
+    return csr_matrix((kept.data, place[place >= 0], kept.indptr), shape=(matrix.shape[0], len(chosen)))
 
 
 def _search(

@@ -130,11 +130,24 @@ class Backend(Protocol):
     ) -> float: ...
 
     def topk(
-        self, queries: NDArray[np.floating], items: NDArray[np.floating], k: int, excluded: csr_matrix | None = None
+        self,
+        queries: NDArray[np.floating],
+        items: NDArray[np.floating],
+        k: int,
+        excluded: csr_matrix | None = None,
+        *,
+        permitted: NDArray[np.bool_] | None = None,
+        norms: NDArray[np.floating] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.floating]]: ...
 
     def topk_listed(
-        self, queries: NDArray[np.floating], items: NDArray[np.floating], k: int, listed: csr_matrix
+        self,
+        queries: NDArray[np.floating],
+        items: NDArray[np.floating],
+        k: int,
+        listed: csr_matrix,
+        *,
+        norms: NDArray[np.floating] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.floating]]: ...
 
     def score_entries(

@@ -226,7 +226,7 @@ class Answers(Factors):
         if only is not None:
             only = np.asarray(only)
             N = N if self.strict_compat else min(N, len(only))
-        ids, scores = self._top(query, factors / norms[:, None], N, side, only, hide, f"similar_{side}s")
+        ids, scores = self._top(query, factors, N, side, only, hide, f"similar_{side}s", norms=norms)
         norm = np.linalg.norm(query, axis=-1, keepdims=True)
         with np.errstate(over="ignore"):  # the score of a filtered item
             return ids, scores / np.where(norm == 0, query.dtype.type(1e-10), norm)
@@ -241,37 +241,52 @@ class Answers(Factors):
         hide: ArrayLike | None,
         call: str,
         liked: csr_matrix | None = None,
+        norms: NDArray[np.floating] | None = None,
     ) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
-        """The N rows of `factors` (n, D) best for a query (D,) or (B, D).
+        """The N rows of `factors` (n, D), divided by their norms (n,) if given, best for a query (D,) or (B, D).
 
         Only rows `only`, if given; rows `hide` and the entries of `liked` (B, n) come last. `side` and `call` name
         things in errors.
         """
-        hidden = np.empty(0, np.int64)
+        hidden = choice = None
+        n_rows = len(factors)
         if hide is not None and np.size(hide):
             if only is not None:
                 raise ValueError(f"Can't set both {side}s and filter_{side}s in {call} call")
-            hidden = np.unique(self._index(hide, len(factors), f"filter_{side}s"))
+            hidden = self._index(hide, n_rows, f"filter_{side}s")
         if only is not None:
             if not len(only):
                 raise IndexError(f"{side}s must name at least one {side}")
-            if only.min() < 0 or only.max() >= len(factors):
+            if only.min() < 0 or only.max() >= n_rows:
                 # The words of implicit, which programs may look for.
                 raise IndexError(f"Some {side}ids in the {side}s parameter in are not in the model")
-            factors = factors[only]
-            liked = None if liked is None else chosen_columns(liked, only)
+            n_rows = len(only)
+            if liked is not None and not liked.data.all():  # implicit filters stored zeros only without a choice
+                liked = liked.copy()
+                liked.eliminate_zeros()
+            if only.dtype.kind in "iu" and (only[1:] > only[:-1]).all():
+                choice = only
+            else:  # an id twice is answered twice, and equal scores come by their places in the list
+                factors, norms = factors[only], None if norms is None else norms[only]
+                liked = None if liked is None else chosen_columns(liked, only)
         N = operator.index(N)
         if N < 1:
             raise IndexError(f"N must be at least 1, got {N}")
 
-        ids, scores = rank(self._backend, np.atleast_2d(query), factors, N, liked, hidden)
-        if N > len(factors):
+        queries = np.ascontiguousarray(np.atleast_2d(query), factors.dtype)
+        ids: NDArray[np.integer]
+        ids, scores = rank(self._backend, queries, factors, N, liked=liked, hidden=hidden, only=choice, norms=norms)
+        if only is not None:
+            ids = ids.astype(only.dtype) if choice is not None else only[ids]
+        if N > n_rows:
             id_, score = (0, 0.0) if self.strict_compat else (-1, np.finfo(scores.dtype).min)
-            empty = ((0, 0), (0, N - len(factors)))
+            if only is not None:
+                id_ = only[id_]
+            empty = ((0, 0), (0, N - n_rows))
             ids, scores = np.pad(ids, empty, constant_values=id_), np.pad(scores, empty, constant_values=score)
         if query.ndim == 1:
             ids, scores = ids[0], scores[0]
-        return (ids if only is None else only[ids]), scores
+        return ids, scores
 
     def _user_factor(
         self, userid: ArrayLike, user_items: csr_matrix | None = None, recalculate_user: bool = False

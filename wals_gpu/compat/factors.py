@@ -107,7 +107,8 @@ class Factors:
         if index.min() < lowest or index.max() >= n:
             bad = index[(index < lowest) | (index >= n)].flat[0]
             raise IndexError(f"{name} must be in [{lowest}, {n}), got {bad}")
-        return index.astype(np.intp) % n
+        rows = index.astype(np.intp, copy=False)
+        return rows % n if lowest else rows
 
     def _terms(self, matrix: csr_matrix, side: str) -> RowTerms:
         return row_terms(matrix, side, self.dtype, self.alpha, self.regularization)

@@ -344,7 +344,7 @@ class Ids:
         elif query.dtype.kind != self._values.dtype.kind:
             in_range = query >= 0 if query.dtype.kind == "i" else query <= np.uint64(np.iinfo(np.int64).max)
             query = np.where(in_range, query, 0).astype(self._values.dtype)
-        index = np.searchsorted(self._values, query)
+        index = _places(self._values, query)
         index_in = np.minimum(index, len(self) - 1)
         is_id = in_range & (self._values[index_in] == query) if len(self) else np.zeros(query.shape, bool)
         return np.where(is_id, index, -1).astype(np.int64)[()]
@@ -367,6 +367,21 @@ class Ids:
         # UTF-8 bytes, by which Arrow sorts, and Python strings have the same order: by code point.
         at = bisect_left(range(len(self)), text, key=lambda i: self._values[i].as_py())
         return at if at < len(self) and self._values[at].as_py() == text else -1
+
+
+def _places(ascending: NDArray[Any], query: NDArray[Any]) -> NDArray[np.intp]:
+    """As ``numpy.searchsorted``.
+
+    Many numbers are looked up in their own order: at random, each step of a bisection waits for memory, and 100,000 of
+    300,000 take five to ten times as long as this with its sort.
+    """
+    if query.size < 1000:
+        return np.searchsorted(ascending, query)
+    flat = query.ravel()
+    order = np.argsort(flat)
+    places = np.empty(flat.size, np.intp)
+    places[order] = np.searchsorted(ascending, flat[order])
+    return places.reshape(query.shape)
 
 
 def is_string(kind: pa.DataType) -> bool:

@@ -27,7 +27,7 @@ from wals_gpu.model.recommendations import (
 from wals_gpu.model.users import Asked, known_users, new_rows, new_users
 from wals_gpu.retrieval.exact import CHUNK, ExactIndex
 from wals_gpu.retrieval.explore import UCB, Chunks, Thompson, Users, best_items
-from wals_gpu.retrieval.lists import Filters, Lists, item_list
+from wals_gpu.retrieval.lists import Filters, Lists, permitted_items
 from wals_gpu.training.fitted import Fitted
 
 __all__ = [
@@ -134,7 +134,7 @@ def _with_popular_items(
 
 def item_index(fitted: Fitted, metric: str = "dot") -> ExactIndex:
     """The item factors as an index."""
-    return ExactIndex(fitted.item_factors, fitted.item_ids, metric=metric, backend=fitted.backend)
+    return fitted.index("item", metric)
 
 
 def similar_items(
@@ -156,12 +156,9 @@ def similar_users(
 ) -> Recommendations:
     """The k users with the most similar factors, the user themself first; of those that the lists permit."""
     rows, is_single = row_numbers(users, fitted.user_ids, fitted.n_users, "user")
-    index = ExactIndex(fitted.user_factors, fitted.user_ids, metric="cosine", backend=fitted.backend)
-    filters = Filters(
-        len(index),
-        deny_items=item_list(deny, len(index), fitted.user_ids, "deny_users"),
-        allow_items=item_list(allow, len(index), fitted.user_ids, "allow_users"),
-    )
+    index = fitted.index("user", "cosine")
+    permitted = permitted_items(deny, allow, len(index), fitted.user_ids, ("deny_users", "allow_users"))
+    filters = Filters(len(index), permitted_items=permitted)
     return _similar(index, rows, is_single, k, filters, "user_id", None, show_progress)
 
 

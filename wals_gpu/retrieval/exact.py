@@ -36,12 +36,12 @@ class ExactIndex:
     Parameters
     ----------
     vectors : (I, D) array of float32 or float64
-        Not copied with "dot" where it is C-ordered.
+        Not copied where it is C-ordered; it must not change then.
     ids : Ids, optional
         Names of the rows, which then stand in answers and are expected in lists.
     metric : {"dot", "cosine"}, default "dot"
-        "cosine" keeps a copy of the vectors, each divided by its norm; a zero vector has no direction: as an item it is
-        never found, as a query it finds nothing.
+        "cosine" keeps the norms, by which the vectors are divided while they are searched; a zero vector has no
+        direction: as an item it is never found, as a query it finds nothing.
     device : {"auto", "cpu", "cuda"}, default "auto"
         "auto": the CPU. "cuda": the current CUDA device, for float32 vectors, where there is one that can be used.
     num_threads : int, default 0
@@ -86,23 +86,32 @@ class ExactIndex:
         self.ids = ids
         self.metric = metric
         self._backend = backend or make_backend(device, integer("num_threads", num_threads, 0))
-        self._table, self._known = self.vectors, None  # what is searched, and the item numbers of its rows (None: all)
+        self._norms: NDArray[np.floating] | None = None
+        self._known: NDArray[np.bool_] | None = None  # which vectors have a direction; None: all that is asked of them
         if metric == "cosine":
-            norms = np.linalg.norm(self.vectors, axis=1)
-            self._known = np.flatnonzero(norms > 0)
-            self._table = self.vectors[self._known] / norms[self._known, None]
+            norms = _norms(self.vectors)
+            known = norms > 0
+            self._norms = np.where(known, norms, norms.dtype.type(1))
+            self._known = None if known.all() else known
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     @property
     def searched(self) -> NDArray[np.floating]:
-        """The vectors that are compared with queries (n, D): with "cosine" those that have a direction, of norm 1."""
-        return self._table
+        """The vectors that are compared with queries (n, D): with "cosine" those that have a direction, of norm 1.
+
+        With "cosine" this makes them.
+        """
+        if self._norms is None:
+            return self.vectors
+        known = slice(None) if self._known is None else self._known
+        vectors: NDArray[np.floating] = self.vectors[known] / self._norms[known, None]
+        return vectors
 
     def item_numbers(self) -> NDArray[np.int64]:
         """Item numbers (n,) of the rows of `searched`."""
-        return np.arange(len(self)) if self._known is None else self._known
+        return np.arange(len(self)) if self._known is None else np.flatnonzero(self._known)
 
     def directions(self, queries: NDArray[np.floating]) -> NDArray[np.floating]:
         """Queries (B, D) as they are compared with `searched`: with "cosine" divided by their norm, zero ones left."""
@@ -191,12 +200,19 @@ class ExactIndex:
         scores : (b, k)
         """
         k = integer("k", k, 1)
-        answer = self._answer_listed if filters.allow is not None else self._answer_from(filters, min(n_queries, chunk))
+        permitted = self._permitted(filters)
         for start in range(0, n_queries, chunk):
             part = slice(start, min(start + chunk, n_queries))
-            queries = np.ascontiguousarray(queries_of(part), self._table.dtype)
+            queries = np.ascontiguousarray(queries_of(part), self.vectors.dtype)
             deny = union(pattern(deny_of(part)), None if filters.deny is None else filters.deny[part])
-            columns, scores = answer(self.directions(queries), k, deny, filters, part)
+            compared = self.directions(queries)
+            if filters.allow is None:
+                columns, scores = self._backend.topk(
+                    compared, self.vectors, k, deny, permitted=permitted, norms=self._norms
+                )
+            else:
+                listed = _listed(filters.allow[part], deny, permitted)
+                columns, scores = self._backend.topk_listed(compared, self.vectors, k, listed, norms=self._norms)
             if self.metric == "cosine":
                 directionless = ~queries.any(axis=1)
                 columns[directionless], scores[directionless] = -1, -np.inf
@@ -211,8 +227,12 @@ class ExactIndex:
     ) -> Results:
         """All answers of :meth:`chunks` in two arrays (B, k)."""
         columns = np.empty((n_queries, integer("k", k, 1)), np.int32)
-        scores = np.empty(columns.shape, self._table.dtype)
-        with tqdm(total=n_queries, disable=not show_progress, desc="top-k", unit="query") as progress:
+        scores = np.empty(columns.shape, self.vectors.dtype)
+        if not show_progress:
+            for part, some_columns, some_scores in chunks:
+                columns[part], scores[part] = some_columns, some_scores
+            return columns, scores
+        with tqdm(total=n_queries, desc="top-k", unit="query") as progress:
             for part, columns[part], scores[part] in chunks:
                 progress.update(part.stop - part.start)
         return columns, scores
@@ -224,9 +244,8 @@ class ExactIndex:
         vector is zero, it is left out.
         """
         own = csr_matrix((np.ones(len(rows), bool), rows, np.arange(len(rows) + 1)), shape=(len(rows), len(self)))
-        first = np.zeros(len(self), bool)
-        first[self._known] = True
-        first = (first & filters.for_all())[rows]
+        permitted = self._permitted(filters)
+        first = np.ones(len(rows), bool) if permitted is None else permitted[rows]
         if filters.allow is not None:
             first &= stored(filters.allow, own)
         if filters.deny is not None:
@@ -247,40 +266,12 @@ class ExactIndex:
         """Ids in place of item numbers, None for -1."""
         return columns if self.ids is None else self.ids.take(columns)
 
-    # ------------------------------------------------------------------------------------------------ one chunk
-
-    def _answer_from(self, filters: Filters, n_queries: int) -> Callable[..., Results]:
-        """How to answer without lists of what each query may get: from the table, or from a copy of a part of it."""
-        table, known, hidden = self._table, self._known, filters.deny_items
-        # A few denied items join the denied items of each query; more of them are cheaper to leave out of the table.
-        if filters.allow_items is not None or (hidden is not None and n_queries * len(hidden) > len(table)):
-            permitted = filters.for_all()
-            kept = np.flatnonzero(permitted if known is None else permitted[known])
-            table, known, hidden = table[kept], kept if known is None else known[kept], None
-
-        def answer(
-            queries: NDArray[np.floating], k: int, deny: csr_matrix | None, filters: Filters, part: slice
-        ) -> Results:
-            if hidden is not None and len(hidden):
-                row_ptr = np.arange(len(queries) + 1) * len(hidden)
-                hide = (np.ones(row_ptr[-1], bool), np.tile(hidden, len(queries)), row_ptr)
-                deny = union(deny, csr_matrix(hide, shape=(len(queries), len(self))))
-            columns, scores = self._backend.topk(queries, table, k, _in_table(deny, known))
-            return _from_table(columns, known), scores
-
-        return answer
-
-    def _answer_listed(
-        self, queries: NDArray[np.floating], k: int, deny: csr_matrix | None, filters: Filters, part: slice
-    ) -> Results:
-        assert filters.allow is not None
-        listed = filters.allow[part]
-        keep = filters.for_all()[listed.indices]
-        if deny is not None:
-            keep &= ~stored(deny, listed)
-        listed = _in_table(select(listed, keep), self._known)
-        columns, scores = self._backend.topk_listed(queries, self._table, k, listed)
-        return _from_table(columns, self._known), scores
+    def _permitted(self, filters: Filters) -> NDArray[np.bool_] | None:
+        """Which items (I,) can be found at all; None: all."""
+        if filters.permitted_items is None or self._known is None:
+            return self._known if filters.permitted_items is None else filters.permitted_items
+        both: NDArray[np.bool_] = self._known & filters.permitted_items
+        return both
 
     # ------------------------------------------------------------------------------------------------ input
 
@@ -297,20 +288,18 @@ class ExactIndex:
         return array
 
 
-def _in_table(matrix: csr_matrix | None, known: NDArray[np.integer] | None) -> csr_matrix | None:
-    """The columns `known` (sorted) of a pattern."""
-    if matrix is None or known is None:
-        return matrix
-    place = np.full(matrix.shape[1], -1, np.int32)
-    place[known] = np.arange(len(known), dtype=np.int32)
-    place = place[matrix.indices]
-    kept = select(matrix, place >= 0)
-    return csr_matrix((kept.data, place[place >= 0], kept.indptr), shape=(matrix.shape[0], len(known)))
+def _norms(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Of each row (n,), in pieces, for the sake of the squares' memory."""
+    norms = np.empty(len(vectors), vectors.dtype)
+    for start in range(0, len(vectors), 16384):
+        piece = slice(start, start + 16384)
+        norms[piece] = np.linalg.norm(vectors[piece], axis=1)
+    return norms
 
 
-def _from_table(columns: NDArray[np.int32], known: NDArray[np.integer] | None) -> NDArray[np.int32]:
-    if known is None:
-        return columns
-    if not len(known):
-        return np.full_like(columns, -1)
-    return np.where(columns >= 0, known[columns], -1).astype(np.int32)
+def _listed(allow: csr_matrix, deny: csr_matrix | None, permitted: NDArray[np.bool_] | None) -> csr_matrix:
+    """The entries of the pattern `allow` that are left."""
+    keep = np.ones(allow.nnz, bool) if permitted is None else permitted[allow.indices]
+    if deny is not None:
+        keep &= ~stored(deny, allow)
+    return select(allow, keep)

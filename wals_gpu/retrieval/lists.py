@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix, issparse
 from wals_gpu.data.csr import contains, entry_keys
 from wals_gpu.data.ids import Ids, row_numbers
 
-__all__ = ["Filters", "Lists", "item_list", "pattern", "stored", "union"]
+__all__ = ["Filters", "Lists", "pattern", "permitted_items", "stored", "union"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +45,7 @@ class Lists:
             n_items,
             _per_query(self.deny, shape, ids, "deny"),
             _per_query(self.allow, shape, ids, "allow"),
-            item_list(self.deny_items, n_items, ids, "deny_items"),
-            item_list(self.allow_items, n_items, ids, "allow_items"),
+            permitted_items(self.deny_items, self.allow_items, n_items, ids),
         )
 
 
@@ -60,33 +59,23 @@ class Filters:
         I.
     deny, allow : (B, I) pattern, optional
         For each query the items that it must not get, and the only ones that it may get.
-    deny_items, allow_items : (n,) sorted array of item numbers, optional
-        The same for all queries.
+    permitted_items : (I,) array of bool, optional
+        Which items the lists permit that hold for all queries.
     """
 
     n_items: int
     deny: csr_matrix | None = None
     allow: csr_matrix | None = None
-    deny_items: NDArray[np.integer] | None = None
-    allow_items: NDArray[np.integer] | None = None
+    permitted_items: NDArray[np.bool_] | None = None
 
     def of(self, queries: NDArray[np.integer]) -> Filters:
         """The same for some of the queries, by their numbers."""
         deny, allow = (None if lists is None else lists[queries] for lists in (self.deny, self.allow))
         return replace(self, deny=deny, allow=allow)
 
-    def for_all(self) -> NDArray[np.bool_]:
-        """Whether each item (I,) is permitted by the lists that hold for all queries."""
-        permitted = np.full(self.n_items, self.allow_items is None)
-        if self.allow_items is not None:
-            permitted[self.allow_items] = True
-        if self.deny_items is not None:
-            permitted[self.deny_items] = False
-        return permitted
-
     def permitted(self, query: int, deny: NDArray[np.integer] | None = None) -> NDArray[np.bool_]:
         """Whether each item (I,) is permitted for one query, which has further items to `deny`."""
-        permitted = self.for_all()
+        permitted = np.ones(self.n_items, bool) if self.permitted_items is None else self.permitted_items.copy()
         if self.allow is not None:
             listed = np.zeros(self.n_items, bool)
             listed[_row(self.allow, query)] = True
@@ -100,16 +89,30 @@ class Filters:
 # ---------------------------------------------------------------------------------------------------- lists of ids
 
 
-def item_list(items: ArrayLike | None, n_items: int, ids: Ids | None, name: str) -> NDArray[np.int32] | None:
-    """A list of ids that holds for all queries as sorted item numbers; `name` is the argument's, for errors."""
-    if items is None:
+def permitted_items(
+    deny: ArrayLike | None,
+    allow: ArrayLike | None,
+    n_items: int,
+    ids: Ids | None,
+    names: tuple[str, str] = ("deny_items", "allow_items"),
+) -> NDArray[np.bool_] | None:
+    """Which items (I,) two lists of ids permit that hold for all queries; None where there are no lists.
+
+    `names` are the arguments', for errors.
+    """
+    if deny is None and allow is None:
         return None
-    return np.unique(_numbers(list(items) if isinstance(items, Set) else items, n_items, ids, name))
+    permitted = np.full(n_items, allow is None)
+    if allow is not None:
+        permitted[_numbers(list(allow) if isinstance(allow, Set) else allow, n_items, ids, names[1])] = True
+    if deny is not None:
+        permitted[_numbers(list(deny) if isinstance(deny, Set) else deny, n_items, ids, names[0])] = False
+    return permitted
 
 
-def _numbers(items: ArrayLike, n_items: int, ids: Ids | None, name: str) -> NDArray[np.int32]:
+def _numbers(items: ArrayLike, n_items: int, ids: Ids | None, name: str) -> NDArray[np.int64]:
     try:
-        return row_numbers(items, ids, n_items, "item", name)[0].astype(np.int32)
+        return row_numbers(items, ids, n_items, "item", name)[0]
     except KeyError as error:
         raise KeyError(f"{name}: {error.args[0]}") from None
 
@@ -137,7 +140,7 @@ def _per_query(lists: Any, shape: tuple[int, int], ids: Ids | None, name: str) -
         raise ValueError(f"{requirement}, got {len(lists)} lists")
     row_ptr = np.concatenate([[0], np.cumsum([len(items) for items in lists], dtype=np.int64)])
     columns = _numbers([item for items in lists for item in items], n_items, ids, name)
-    return pattern(csr_matrix((np.ones(len(columns), bool), columns, row_ptr), shape=shape))
+    return pattern(csr_matrix((np.ones(len(columns), bool), columns.astype(np.int32), row_ptr), shape=shape))
 
 
 def _is_list(value: Any) -> bool:

@@ -17,6 +17,7 @@ from wals_gpu.errors import ModelFitError
 from wals_gpu.objective.bound import BoundObjective
 from wals_gpu.objective.terms import RowTerms
 from wals_gpu.priors.linear import FittedPrior
+from wals_gpu.retrieval.exact import ExactIndex
 
 __all__ = ["Fitted"]
 
@@ -56,6 +57,7 @@ class Fitted:
     columns: ColumnNames | None = None
     _kept_spectrum: list[Spectrum] = field(default_factory=list, init=False, repr=False)
     _kept_popularity: list[NDArray[np.int64]] = field(default_factory=list, init=False, repr=False)
+    _kept_indexes: dict[tuple[str, str], ExactIndex] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def n_users(self) -> int:
@@ -84,6 +86,20 @@ class Fitted:
         if not self._kept_spectrum:
             self._kept_spectrum.append(self.backend.spectrum(terms, self.item_factors))
         return self._kept_spectrum[0]
+
+    def index(self, side: str, metric: str = "dot") -> ExactIndex:
+        """The factors of a side, "user" or "item", to be searched.
+
+        Kept where these are read-only, as a fit leaves them: with the metric "cosine" it has their norms.
+        """
+        users = side == "user"
+        factors, ids = (self.user_factors, self.user_ids) if users else (self.item_factors, self.item_ids)
+        if factors.flags.writeable:
+            return ExactIndex(factors, ids, metric=metric, backend=self.backend)
+        key = (side, metric)
+        if key not in self._kept_indexes:
+            self._kept_indexes[key] = ExactIndex(factors, ids, metric=metric, backend=self.backend)
+        return self._kept_indexes[key]
 
     def has_history(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Whether users by row number (n,) have an entry in the training data; all where it is not there."""
