@@ -767,7 +767,7 @@ def test_embed_says_what_is_wrong_in_one_line(run, folder, tmp_path):
         (["--encoder", folder, "--out", tmp_path / "v.txt"], "--out must end in .npy or .parquet"),
         (["--encoder", folder, "--out", tmp_path / "no" / "v.npy"], "there is no folder"),
         (["--encoder", "a/b/c", "--out", tmp_path / "v.npy"], "unknown encoder 'a/b/c'"),
-        (["--encoder", folder, "--out", tmp_path / "v.npy", "--max-length", 99], "max_length must be at most 38"),
+        (["--encoder", folder, "--out", tmp_path / "v.npy", "--max-length", 99], "max-length must be at most 38"),
     ):
         status, _, said = run("embed", tmp_path / "lines.txt", *arguments, "--quiet")
         assert status == 2
