@@ -1,6 +1,7 @@
 #include "drivers.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <numeric>
 
@@ -41,6 +42,32 @@ int64_t topk_chunk(int64_t B, int64_t n_items, int64_t D, int64_t capacity, int 
     const int64_t share = (B + n_threads - 1) / n_threads;
     const int64_t rounds = std::max<int64_t>(1, (share + most - 1) / most);
     return std::max<int64_t>(1, (share + rounds - 1) / rounds);
+}
+
+/// Eight marks from `first` on, those that are there: a byte of 1 for each that is not 0, the first one lowest.
+uint64_t eight_marks(const uint8_t* marks, int64_t first, int64_t n) {
+    uint64_t word = 0;
+    std::memcpy(&word, marks + first, size_t(std::min<int64_t>(8, n - first)));
+    constexpr uint64_t low = 0x7f7f7f7f7f7f7f7f;
+    return (((word & low) + low) | word) >> 7 & 0x0101010101010101;
+}
+
+int64_t count_marks(const uint8_t* marks, int64_t n) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i += 8) count += int64_t(eight_marks(marks, i, n) * 0x0101010101010101 >> 56);
+    return count;
+}
+
+/// row (count_marks + 8) = the places of marks that are not 0; written past its end.
+void list_marks(const uint8_t* marks, int64_t n, int32_t* row) {
+    for (int64_t i = 0; i < n; i += 8) {
+        uint64_t word = eight_marks(marks, i, n);
+        if (word == 0) continue;
+        for (int32_t j = 0; j < 8; ++j, word >>= 8) {
+            *row = int32_t(i) + j;
+            row += word & 1;
+        }
+    }
 }
 
 }  // namespace
@@ -200,16 +227,10 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
     const KernelTable<T>& kernel = kernels<T>();
     // A list for everybody: of a few queries, each row that is scored is looked up in it, while it leaves most of them.
     // Else the rows to search are listed once; taking every other row is no slower than taking all.
-    const int64_t n_permitted = permitted ? n_items - std::count(permitted, permitted + n_items, 0) : n_items;
+    const int64_t n_permitted = permitted ? count_marks(permitted, n_items) : n_items;
     const bool by_lookup = (B + n_threads - 1) / n_threads <= kFewQueries && 2 * n_permitted > n_items;
-    Buffer rows(by_lookup || n_permitted == n_items ? 0 : (n_permitted + 1) * int64_t(sizeof(int32_t)));
-    if (int32_t* const row = rows.as<int32_t>()) {
-        int64_t n = 0;
-        for (int64_t i = 0; i < n_items; ++i) {
-            row[n] = int32_t(i);
-            n += permitted[i] != 0;
-        }
-    }
+    Buffer rows(by_lookup || n_permitted == n_items ? 0 : (n_permitted + 8) * int64_t(sizeof(int32_t)));
+    if (rows.data()) list_marks(permitted, n_items, rows.as<int32_t>());
     const int64_t n_searched = rows.data() ? n_permitted : n_items;
     const int64_t n_results = std::min(k, n_permitted), capacity = topk_capacity(n_results), stride = capacity + 32;
     // A task is a chunk of queries over a segment of the items. There is one segment, unless queries are too few to

@@ -133,7 +133,7 @@ static __attribute__((noinline)) void score_places(const TopkChunk<T>& p, int64_
 template <class T, int N, bool kListed>
 static void topk_few(const TopkChunk<T>& p, int64_t begin, int64_t end) {
     constexpr int W = kWidth<T>;
-    const bool estimates = p.filter && p.D <= kMostEstimated;
+    const bool estimates = p.filter && p.D >= W && p.D <= kMostEstimated;  // of short rows, scores cost as much
     const Estimator<T, N, kListed> estimate(p, end);
     for (int64_t i0 = begin; i0 < end; i0 += W) {
         uint32_t inside = lanes_inside<T>(i0, end);
