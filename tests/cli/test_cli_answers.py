@@ -276,7 +276,9 @@ def test_the_columns_of_titles_can_be_named(run, model, tmp_path):
     said = run("similar", model, "s00", *titles, "--title-column", "name")[2]
     assert "--title-column 'name' is not there; " in said
     said = run("similar", model, "s00", *titles, "--title-column", "was", "--item-column", "item")[2]
-    assert said.endswith("--item-column names it\n")
+    assert "--item-column 'item' is not there" in said
+    (tmp_path / "odd.csv").write_text("zzz,title\ns00,one\n")
+    assert run("similar", model, "s00", "--titles", tmp_path / "odd.csv")[2].endswith("--item-column names it\n")
     named = [*titles, "--title-column", "was", "--item-column", "sku"]
     lists = json.loads(run("similar", model, "s00", *named, "--json", "-k", 2)[1])
     assert all(pair["title"] == f"old {int(pair['item'][1:])}" for pair in lists[0]["similar"])

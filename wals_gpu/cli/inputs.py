@@ -81,6 +81,9 @@ def read_titles(args: argparse.Namespace) -> Titles | None:
             raise ValueError("--title-column needs --titles FILE")
         return None
     refuse_model(args.titles, "a table of items, for --titles")
-    # --item-column is that of other tables too, which may have another name for it
-    there = args.item_column in open_source(args.titles).names
-    return Titles.read(args.titles, args.title_column, args.item_column if there else None)
+    item_column = args.item_column
+    if getattr(args, "deny", None) or getattr(
+        args, "allow", None
+    ):  # it is that of those, and may have another name here
+        item_column = item_column if item_column in open_source(args.titles).names else None
+    return Titles.read(args.titles, args.title_column, item_column)
