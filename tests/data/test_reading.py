@@ -327,6 +327,12 @@ def test_json_lines(tmp_path):
         ("User-ID ISBN Book-Rating", "User-ID ISBN Book-Rating"),
         ("review_id user_id business_id stars date", "user_id business_id stars"),
         ("user_id customer item_id product", "user_id item_id"),
+        ("CustomerID StockCode Description Quantity InvoiceDate", "CustomerID StockCode Quantity"),
+        ("código_de_cliente código_producto cantidad", "código_de_cliente código_producto cantidad"),
+        ("Identifiant-client Réf-produit Quantité", "Identifiant-client Réf-produit Quantité"),
+        ("usuario id_do_produto quantidade", "usuario id_do_produto quantidade"),
+        ("user item liked", "user item liked"),
+        ("user item is_click plays", "user item plays"),
     ],
 )
 def test_usual_names(names, chosen):
@@ -340,6 +346,7 @@ def test_usual_names(names, chosen):
         ("user_id customer_id item", "user_column must say which of 'user_id', 'customer_id'"),
         ("user movie book", "item_column must say which of 'movie', 'book'"),
         ("user item rating count", "value_column must say which of 'rating', 'count'"),
+        ("user item liked clicked", "value_column must say which of 'liked', 'clicked'"),
     ],
 )
 def test_names_that_leave_a_question(names, message):
@@ -350,6 +357,19 @@ def test_names_that_leave_a_question(names, message):
 def test_a_note_in_words_is_no_value():
     assert as_interactions(pa.table({"user": [1], "item": [1], "note": ["late"]})).columns.value is None
     assert as_interactions(pa.table({"user": [1], "item": [1], "note": [5]})).columns.value == "note"
+
+
+@pytest.mark.parametrize("values", [[1, 0], [True, False], [1.0, 0.0]])
+def test_a_row_that_says_no_is_no_like(values):
+    got = as_interactions(pa.table({"user": [1, 1], "item": [1, 2], "liked": values}))
+    assert got.matrix.toarray().tolist() == [[1, 0]] and got.matrix.nnz == 2
+
+
+def test_yes_and_no_in_words_are_not_passed_over(tmp_path):
+    with pytest.raises(DataError, match="column 'liked' must hold numbers, got 'False' in line 2"):
+        read(written(tmp_path / "a.csv", "user,item,liked\na,x,False\n"))
+    words = written(tmp_path / "a.csv", "user,item,like\na,x,a lot\n")
+    assert read_interactions(words).columns.value is None
 
 
 def test_columns_must_be_named_by_names():

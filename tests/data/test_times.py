@@ -45,6 +45,11 @@ def test_numbers(column):
     assert times.dtype == np.float64 and times.tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("days", [[20240229, 20240230], [20240301, 20241301], [20240301, 5], [20240301.5, 20240302]])
+def test_not_all_integers_are_dates(days):
+    assert times_of(pa.array(days)).tolist() == days
+
+
 def test_epochs_keep_every_digit():
     assert np.diff(times_of(pa.array([1_700_000_000_123_456, 1_700_000_000_123_457]))).tolist() == [1]
     nanos = times_of(pa.array([1_700_000_000_123_456_789, 1_700_000_000_123_456_790]))
@@ -77,6 +82,16 @@ def test_epochs_keep_every_digit():
             micros("2024-05-01", "2024-05-01T09:30", "2023-12-31T23:59:59"),
         ),
         (["2024/05/01", "2024-5-1 9:05"], micros("2024-05-01", "2024-05-01T09:05")),
+        (["1.5.24 9:05", "31.12.99"], micros("2024-05-01T09:05", "1999-12-31")),
+        (["5/1/2024", "5/13/2024"], micros("2024-05-01", "2024-05-13")),  # the second tells
+        (["1/5/2024 9:05", "13/05/2024"], micros("2024-05-01T09:05", "2024-05-13")),
+        (["01-05-2024", "13-05-2024, 10:00:01"], micros("2024-05-01", "2024-05-13T10:00:01")),
+        (["12/1/10 8:26", "12/31/10 12:50"], micros("2010-12-01T08:26", "2010-12-31T12:50")),
+        (["1/12/98 8:26", "31/12/98 12:50"], micros("1998-12-01T08:26", "1998-12-31T12:50")),
+        (["5/13/2024 12:05 AM", "05/01/2024 12:05:30 p.m."], micros("2024-05-13T00:05", "2024-05-01T12:05:30")),
+        (["2024-05-01 1:05 PM", "2024-05-01T11:05am"], micros("2024-05-01T13:05", "2024-05-01T11:05")),
+        ([20240229, 19991231], micros("2024-02-29", "1999-12-31")),
+        (["20240229", "19991231"], micros("2024-02-29", "1999-12-31")),
         (pa.array(["2024-05-01", "2024-05-01"]).dictionary_encode(), micros("2024-05-01", "2024-05-01")),
     ],
 )  # fmt: skip
@@ -117,6 +132,10 @@ def test_dates_of_frames():
         (["2024-05-01T10:00:00Z"] * 70 + ["2024-13-01T10:00:00Z"], "got '2024-13-01T10:00:00Z' in row 70"),
         (["2024-05-01", ""], "got '' in row 1"),
         (["5/1/2024", "2024-05-01"], "got '5/1/2024' in row 0: whether the day or the month comes first"),
+        (["5/13/2024", "13/5/2024"], "got '5/13/2024' in row 0: whether the day or the month comes first"),
+        (["24/05/01", "24/05/02"], "got '24/05/01' in row 0: whether the day or the month comes first"),  # or the year
+        (["5/13/2024", "5/32/2024"], "got '5/32/2024' in row 1"),
+        (["5/13/2024 13:05 PM", "5/1/2024"], "got '5/13/2024 13:05 PM' in row 0"),
         ([True, False], "must hold numbers, dates or text in ISO 8601, got bool"),
         ([datetime.time(1), datetime.time(2)], "got time64"),
         ([datetime.timedelta(1), datetime.timedelta(2)], "got duration"),

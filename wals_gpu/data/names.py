@@ -49,15 +49,21 @@ _ITEMS = (
     "restaurant", "business", "place", "poi", "venue", "hotel", "course", "job", "news", "podcast", "episode",
     "listing", "app", "joke", "paper", "content",
     "artikel", "produkt", "ware", "waren", "buch", "spiel", "lied", "rezept", "kurs", "sendung",
-    "produit", "articulo", "producto", "libro", "livre", "pelicula", "articolo", "prodotto",
+    "produit", "articulo", "producto", "libro", "livre", "pelicula", "articolo", "prodotto", "produto", "artigo",
 )  # fmt: skip
 _ITEMS_SECOND = (
     "artist", "album", "künstler", "isbn", "asin", "sku", "ean", "gtin", "upc", "url", "page", "seite",
 )  # fmt: skip
 # "no" and "nr" are numbers that name something; "name" and "title" name it as well, if nothing else does.
 _ID_ENDINGS = ("id", "ids", "uid", "uuid", "guid", "no", "nr", "nummer", "number", "key", "code", "numero", "num")
+# Before the stem, as Romance languages have it: "código de producto", "identifiant client".
+_ID_BEGINNINGS = (
+    "id", "code", "codigo", "codice", "cod", "ref", "reference", "referencia", "riferimento", "identifiant",
+    "identificador", "identificativo", "numero", "num",
+)  # fmt: skip
+_OF = ("", "de", "du", "del", "di", "do")
 _NAME_ENDINGS = ("name", "title", "titel", "bezeichnung")
-_WHOLE = {"uid": "user", "userhash": "user"}
+_WHOLE = {"uid": "user", "userhash": "user", "stockcode": "item"}
 
 _RATINGS = (
     "rating", "ratings", "stars", "score", "scores", "overall", "user_rating", "book_rating", "movie_rating",
@@ -66,11 +72,17 @@ _RATINGS = (
 )  # fmt: skip
 _VALUES = (
     "value", "count", "weight", "plays", "quantity", "play_count", "playcount", "listen_count", "listens", "views",
-    "view_count", "clicks", "purchases", "purchase_count", "frequency", "freq", "qty", "interactions",
+    "view_count", "clicks", "purchases", "purchase_count", "frequency", "freq", "qty", "interactions", "likes",
     "wert", "anzahl", "menge", "stückzahl", "häufigkeit", "gewicht", "quantite", "cantidad", "nombre_ecoutes", "valor",
+    "quantidade", "quantita",
 )  # fmt: skip
-# Also a remark in words: only a column of numbers is taken for a value.
-_DOUBTFUL = ("note", "nota", "score", "punkte")
+# 1 for yes, 0 for no: a row of a 0 is not a like.
+_FLAGS = (
+    "like", "liked", "is_like", "is_liked", "click", "clicked", "is_click", "is_clicked", "purchased", "bought",
+    "is_purchased", "gefällt", "gekauft", "geklickt",
+)  # fmt: skip
+# May be a remark or a kind in words as well: only a column of numbers is taken for a value.
+_DOUBTFUL = ("note", "nota", "score", "punkte", *_FLAGS)
 TIME_NAMES = (
     "timestamp", "time", "datetime", "date", "event_time", "event_timestamp", "created_at", "ts", "unix_time",
     "unix_review_time", "review_time", "review_date", "order_date", "invoice_date", "purchase_date", "played_at",
@@ -109,13 +121,15 @@ def _forms(stems: tuple[str, ...]) -> dict[str, tuple[str, int]]:
         found[stem] = (stem, 1)
         for ending in _ID_ENDINGS:
             found[stem + ending] = (stem, 0)
-        found["id" + stem] = (stem, 0)
+        for beginning in _ID_BEGINNINGS:
+            for of in _OF:
+                found[beginning + of + stem] = (stem, 0)
     found |= {name: (stem, 0) for name, stem in _WHOLE.items() if stem in stems}
     return found
 
 
 _PLAIN_RATINGS, _PLAIN_VALUES, _PLAIN_TIMES = _plain(_RATINGS), _plain((*_RATINGS, *_VALUES)), _plain(TIME_NAMES)
-_PLAIN_DOUBTFUL = _plain(_DOUBTFUL)
+_PLAIN_FLAGS, _PLAIN_DOUBTFUL = _plain(_FLAGS), _plain(_DOUBTFUL)
 
 
 class Missing(Exception):
@@ -184,17 +198,25 @@ def choose_value(source: Source) -> Hashable | None:
     Missing
         There are several.
     """
-    matches = [name for name in source.names if plain_name(name) in _PLAIN_VALUES]
-    matches = [name for name in matches if plain_name(name) not in _PLAIN_DOUBTFUL or _are_numbers(source.first(name))]
-    if len(matches) > 1:
-        raise Missing(f"value_column must say which of {', '.join(map(repr, matches))} to use")
-    return matches[0] if matches else None
+    for known in (_PLAIN_VALUES, _PLAIN_FLAGS):  # how often or how much, rather than whether
+        matches = [
+            name
+            for name in source.names
+            if (plain := plain_name(name)) in known
+            and (plain not in _PLAIN_DOUBTFUL or _are_numbers(source.first(name)))
+        ]
+        if len(matches) > 1:
+            raise Missing(f"value_column must say which of {', '.join(map(repr, matches))} to use")
+        if matches:
+            return matches[0]
+    return None
 
 
 def _are_numbers(values: Sequence[object]) -> bool:
+    """Whether they are numbers, or yes and no, which are better refused where a number is wanted than passed over."""
     try:
         for value in values:
-            if value not in ("", None):
+            if value not in ("", None) and str(value).lower() not in ("true", "false", "<na>"):
                 float(str(value).replace(",", "."))
     except ValueError:
         return False

@@ -37,7 +37,8 @@ def as_times(column: Column, name: Hashable, place: Callable[[int], str]) -> NDA
     ----------
     column : ChunkedArray of n
         Numbers; timestamps of any unit, with a zone or without, or dates; or text: numbers, ISO 8601 (``2024-03-01``,
-        ``2024-03-01T12:00:00+01:00``, zones may differ), or German dates (``1.3.2024 12:00``).
+        ``2024-03-01T12:00:00+01:00``, zones may differ), German dates (``1.3.2024 12:00``), or dates such as
+        ``3/25/2024 1:05 PM`` where some row tells whether the day or the month comes first.
     name : of the column
     place : callable
         What to call a row.
@@ -45,8 +46,8 @@ def as_times(column: Column, name: Hashable, place: Callable[[int], str]) -> NDA
     Returns
     -------
     float64 array (n,), or datetime64[us] array in UTC (n,)
-        Of numbers and of the others. Integers beyond 2**53 are nanoseconds since 1970: datetime64[ns]. What has no
-        zone is taken as it is.
+        Of numbers and of the others. Integers beyond 2**53 are nanoseconds since 1970: datetime64[ns]; integers that
+        all read as dates, such as 20240301, are these. What has no zone is taken as it is.
 
     Raises
     ------
@@ -94,12 +95,29 @@ def _numbers(column: Column, where: str, place: Callable[[int], str]) -> NDArray
             raise DataError(f"{where} holds {largest}, which is beyond nanoseconds of any date")
         if largest > _EXACT:
             return values.astype(np.int64).astype("datetime64[ns]")
+        if (days := _days(values.astype(np.int64))) is not None:
+            return days
     numbers = values.astype(np.float64)
     finite = np.isfinite(numbers)
     if not finite.all():
         row = int(np.argmin(finite))
         raise DataError(f"{where} must have a finite time in every row, got {numbers[row]} in {place(row)}")
     return numbers
+
+
+def _days(values: NDArray[np.int64]) -> NDArray[Any] | None:
+    """Midnights, where all integers read as dates of 1900 to 2100, such as 20240301; else None.
+
+    Differences of such numbers are no lengths of time. Seconds since 1970 of this size are of the summer of 1970.
+    """
+    if not ((values >= 19000101) & (values <= 21001231)).all():
+        return None
+    year, month, day = values // 10000, values // 100 % 100, values % 100
+    if not ((month >= 1) & (month <= 12) & (day >= 1)).all():
+        return None
+    months = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
+    days = months.astype("datetime64[D]") + (day - 1)
+    return days.astype("datetime64[us]") if (days.astype("datetime64[M]") == months).all() else None
 
 
 def _of_text(column: Column, where: str, place: Callable[[int], str]) -> NDArray[Any]:
@@ -114,6 +132,10 @@ def _of_text(column: Column, where: str, place: Callable[[int], str]) -> NDArray
     texts = pc.replace_substring_regex(texts, r"^(\d{4})/(\d{2})/(\d{2})", r"\1-\2-\3")
     # 1.3.2024 and 01.03.2024, then one digit of what has two
     texts = pc.replace_substring_regex(texts, r"^(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{4}),?", r"\3-\2-\1")
+    for years, century in (("[0-6]", "20"), ("[7-9]", "19")):
+        short = rf"^(\d{{1,2}})\.\s?(\d{{1,2}})\.\s?({years}\d),?(\s|$)"
+        texts = pc.replace_substring_regex(texts, short, rf"{century}\3-\2-\1\4")
+    texts = _half_days(_with_slashes(texts))
     for place_of_digit in (r"^(\d{4}-)(\d-\d{1,2})", r"^(\d{4}-\d{2}-)(\d(?:[^\d].*)?)$", r"([T ])(\d:\d{2})"):
         texts = pc.replace_substring_regex(texts, place_of_digit, r"\10\2")  # RE2: the first group, 0, the second
     texts = pc.replace_substring_regex(texts, r"(\d{2}:\d{2}:\d{2})[.,](\d{1,6})\d*", r"\1.\2")
@@ -128,6 +150,45 @@ def _of_text(column: Column, where: str, place: Callable[[int], str]) -> NDArray
             except pa.ArrowException as error:
                 raise _bad_text(column, texts, of_zone, where, place) from error
     return micros.astype("datetime64[us]")
+
+
+def _with_slashes(texts: Column) -> Column:
+    """``3/25/2024`` and ``25-3-2024`` as ISO has them, if the column tells which number is the month; else unchanged."""
+    pattern = r"^(?P<one>\d{1,2})[/-](?P<two>\d{1,2})[/-](?P<year>\d{4}|\d{2})(?P<rest>,?[T ].*)?$"
+    found = pc.extract_regex(texts, pattern)
+    if found.null_count == len(found):
+        return texts
+    one, two, year, rest = (pc.struct_field(found, name) for name in ("one", "two", "year", "rest"))
+    highest = [pc.max(part.cast(pa.int64())).as_py() for part in (one, two, year)]
+    if (highest[0] > 12) == (highest[1] > 12):
+        return texts
+    if highest[0] > 12 and highest[2] <= 31 and pc.any(pc.equal(pc.utf8_length(year), 2)).as_py():
+        return texts  # may be year, month, day
+    for years, century in (("[0-6]", "20"), ("[7-9]", "19")):
+        year = pc.replace_substring_regex(year, rf"^({years}\d)$", rf"{century}\1")
+    month, day = (two, one) if highest[0] > 12 else (one, two)
+    month, day = (pc.utf8_lpad(part, 2, "0") for part in (month, day))
+    rest = pc.replace_substring_regex(rest, r"^,?[T ]\s*", " ")
+    iso = _joined(_joined(year, month, day, between="-"), rest)
+    return pc.if_else(pc.is_null(found), texts, iso)
+
+
+def _half_days(texts: Column) -> Column:
+    """``1:05 PM`` as 13:05."""
+    pattern = r"^(?P<date>.*[T ])(?P<hour>1[0-2]|0?[1-9])(?P<rest>:[\d:.]*\d)\s*(?P<half>[AaPp])\.?[Mm]\.?$"
+    found = pc.extract_regex(texts, pattern)
+    if found.null_count == len(found):
+        return texts
+    date, hour, rest, half = (pc.struct_field(found, name) for name in ("date", "hour", "rest", "half"))
+    hours = hour.cast(pa.int64())
+    hours = pc.if_else(pc.equal(hours, 12), 0, hours)
+    hours = pc.add(hours, pc.if_else(pc.equal(pc.utf8_lower(half), "p"), 12, 0))
+    hour = pc.utf8_lpad(hours.cast(pa.large_string()), 2, "0")
+    return pc.if_else(pc.is_null(found), texts, _joined(date, hour, rest))
+
+
+def _joined(*columns: Column, between: str = "") -> Column:
+    return pc.binary_join_element_wise(*columns, pa.scalar(between, columns[0].type))
 
 
 def _numpy_bool(column: Column) -> NDArray[np.bool_]:
@@ -154,8 +215,8 @@ def _bad_text(
         begin, end = (begin, middle) if fails(begin, middle) else (middle, end)
     text = column[begin].as_py()
     advice = ""
-    if re.match(r"\s*\d{1,2}/\d{1,2}/\d{2,4}", text):
-        advice = ": whether the day or the month comes first, nobody can know; write 2024-03-01"
+    if re.match(r"\s*\d{1,2}[/-]\d{1,2}[/-]\d{2,4}", text):
+        advice = ": whether the day or the month comes first, nobody can know from this column; write 2024-03-01"
     return DataError(
         f"{where} must hold numbers, or dates such as 2024-03-01 or 2024-03-01T12:00:00+01:00, got {text!r:.60} in "
         f"{place(begin)}{advice}"

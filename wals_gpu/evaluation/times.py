@@ -8,11 +8,14 @@ import re
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from wals_gpu.data.csr import canonical
 from wals_gpu.data.interactions import Interactions
+from wals_gpu.data.times import as_times
+from wals_gpu.errors import DataError
 
 __all__ = ["at_or_after", "duration", "entry_times", "moment"]
 
@@ -123,7 +126,7 @@ def moment(name: str, value: Any, times: NDArray[Any]) -> Any:
     ----------
     name : str
         The argument.
-    value : number, datetime64, datetime, date, pandas Timestamp, or ISO text
+    value : number, datetime64, datetime, date, pandas Timestamp, or text as a column of times may hold it
         Of the kind of the times. A date is its beginning, a moment without a zone is UTC.
     times : (Z,) array
 
@@ -173,7 +176,12 @@ def _parsed(text: str) -> np.datetime64 | None:
     try:
         return _without_zone(datetime.datetime.fromisoformat(text))
     except ValueError:
+        pass
+    try:  # 31.1.2024: whatever a column of times may hold
+        found = as_times(pa.chunked_array([[text]]), "", str)
+    except DataError:
         return None
+    return found[0] if found.dtype.kind == "M" else None
 
 
 def _without_zone(value: datetime.date) -> np.datetime64:
