@@ -371,6 +371,20 @@ def defaults_table(result: dict) -> str:
     return table(header, rows) + plain_caption(result, words) + "\n"
 
 
+def defaults_short_table(result: dict) -> str:
+    """The values as they come, without the details."""
+    header = ["log", "popularity", "WALS() before", "WALS()", "ials, tuned", "regret"]
+    rows = []
+    for record in result["records"]:
+        if record["values"] == "own":
+            cells = [f"{record['ndcg@20'][system]:.3f}" for system in header[1:-1]]
+            rows.append([record["log"], *cells, f"{record['regret']['value']:+.1%}"])
+    total = result["summary"]
+    words = f"nDCG@20, mean of {len(result['seeds'])} splits; mean regret {total['mean_regret']:.1%}, worst "
+    words += f"{total['worst_regret']:.1%}, with each entry counted once too"
+    return table(header, rows) + plain_caption(result, words) + "\n"
+
+
 def defaults_choice_table(result: dict) -> str:
     """The best trials, and what would have been chosen without each log."""
     header = ["settings", "iterations", "mean regret", "worst regret"]
@@ -450,6 +464,8 @@ def make_table(name: str) -> str:
     """The table called NAME in the markers."""
     if name == "text" and (result := load_text()):
         return text_table(result)
+    if name == "defaults-short" and (RESULTS / "defaults.json").exists():
+        return defaults_short_table(load("defaults"))
     if (RESULTS / f"{name}.json").exists():
         result = load(name)
         return next(make for kind, make in TABLES.items() if result["benchmark"].startswith(kind))(result)
