@@ -60,7 +60,11 @@ def user_lists(args: argparse.Namespace, model: WALS, users: Any) -> dict[str, c
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ParameterWarning)  # a pair twice is as good as once
                 data = read_interactions(
-                    path, user_column=args.user_column, item_column=args.item_column, value_column=False
+                    path,
+                    user_column=args.user_column,
+                    item_column=args.item_column,
+                    value_column=False,
+                    like=model.columns_,
                 )
             assert data.user_ids is not None and data.item_ids is not None  # as of every table
             user_rows = _columns(data.user_ids.ids, model.user_ids, n_users, f"--{name}")
