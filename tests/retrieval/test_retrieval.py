@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -270,3 +271,34 @@ def test_bad_indexes_are_named():
         ExactIndex(np.ones((40, 2)), ITEM_IDS).search([1, 1], deny_items=[101, 7])
     with pytest.raises(KeyError, match="allow: unknown item id: 7"):
         ExactIndex(np.ones((40, 2)), ITEM_IDS).search([1, 1], allow=[[101, 7]])
+
+
+def test_a_list_for_all_may_be_a_mask():
+    rng = np.random.default_rng(5)
+    vectors = rng.standard_normal((40, 8)).astype(np.float32)
+    names = [f"i{n:02d}" for n in range(40)]
+    ids, _ = Ids.encode(pa.array(names), "item")
+    for index, of in (
+        (ExactIndex(vectors), list),
+        (ExactIndex(vectors, ids), lambda rows: [names[row] for row in rows]),
+    ):
+        deny, allow = rng.choice(40, 15, replace=False), rng.choice(40, 25, replace=False)
+        masks = [np.isin(np.arange(40), rows) for rows in (deny, allow)]
+        before = [mask.copy() for mask in masks]
+        query = rng.standard_normal((3, 8)).astype(np.float32)
+        for mixed in (
+            {"deny_items": masks[0], "allow_items": masks[1]},
+            {"deny_items": of(deny), "allow_items": masks[1]},
+            {"deny_items": masks[0], "allow_items": of(allow)},
+        ):
+            got = index.search(query, 9, **mixed)
+            want = index.search(query, 9, deny_items=of(deny), allow_items=of(allow))
+            np.testing.assert_array_equal(got[0], want[0])
+            np.testing.assert_array_equal(got[1], want[1])
+        np.testing.assert_array_equal(masks, before)
+        with pytest.raises(ValueError, match=r"deny_items as an array of bool must have shape \(40,\), got \(39,\)"):
+            index.search(query, deny_items=np.zeros(39, bool))
+    assert ids.mask(["i03", "i01"]).nonzero()[0].tolist() == [1, 3]
+    assert ids.mask({"i03", "gone"}, unknown="skip").sum() == 1
+    with pytest.raises(KeyError, match="gone"):
+        ids.mask(["gone"])

@@ -191,6 +191,37 @@ class Ids:
         ids = pa.array(self._values) if self.kind == "integer" else self._values
         return ids if type is None else ids.cast(type)
 
+    def mask(self, values: ArrayLike, *, unknown: str = "error") -> NDArray[np.bool_]:
+        """Which of these ids are among some values: a list to leave out or to choose from, looked up once for many uses.
+
+        Parameters
+        ----------
+        values : list or array of ids
+        unknown : {"error", "skip"}, default "error"
+            What to do with values that are not among these ids.
+
+        Returns
+        -------
+        (N,) bool
+
+        Raises
+        ------
+        KeyError
+            A value is not among the ids, with ``unknown="error"``.
+
+        Examples
+        --------
+        >>> Ids(np.array([10, 20, 30]), "item").mask([30, 10])
+        array([ True, False,  True])
+        """
+        if unknown not in ("error", "skip"):
+            raise ValueError(f"unknown must be 'error' or 'skip', got {unknown!r}")
+        find = self.index_of if unknown == "error" else self.find
+        index = np.atleast_1d(find(list(values) if isinstance(values, (set, frozenset)) else values))
+        mask = np.zeros(len(self), bool)
+        mask[index[index >= 0]] = True
+        return mask
+
     def subset(self, index: ArrayLike) -> Ids:
         """The ids at strictly increasing positions, as `Ids` of their own.
 

@@ -608,7 +608,7 @@ class WALS(Configured):
         deny, allow : (B, I) sparse matrix, or B lists of item ids, optional
             For each user, items not to recommend, and the only ones to choose from: the stored entries of a row, of any
             value. With `allow`, only what it lists is scored.
-        deny_items, allow_items : list of item ids, optional
+        deny_items, allow_items : list of item ids, or (I,) array of bool, optional
             The same for all users. Whatever is given holds: an item must be on every allow list and on no deny list.
         explore : {None, "ucb", "thompson"}, UCB or Thompson, default None
             Recommend with the uncertainty of the scores in mind (:mod:`wals_gpu.retrieval.posterior`). "ucb": by

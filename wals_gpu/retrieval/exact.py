@@ -141,7 +141,7 @@ class ExactIndex:
             Items that each query must not get: the stored entries of its row, of any value.
         allow : (B, I) sparse matrix, or B lists of ids, optional
             The only items that each query may get. Only these are scored.
-        deny_items, allow_items : list of ids, optional
+        deny_items, allow_items : list of ids, or (I,) array of bool, optional
             The same for all queries. Whatever is given holds: an item must be on every allow list and on no deny list.
         show_progress : bool, default False
 

@@ -29,8 +29,8 @@ class Lists:
         Items that each query must not get: the stored entries of its row, of any value.
     allow : (B, I) sparse matrix, or B lists of ids, optional
         The only items that each query may get.
-    deny_items, allow_items : list of ids, optional
-        The same for all queries.
+    deny_items, allow_items : list of ids, or (I,) array of bool, optional
+        The same for all queries; as a mask (:meth:`.Ids.mask`) it is not looked up again for each search.
     """
 
     deny: Any = None
@@ -102,12 +102,21 @@ def permitted_items(
     """
     if deny is None and allow is None:
         return None
-    permitted = np.full(n_items, allow is None)
-    if allow is not None:
-        permitted[_numbers(list(allow) if isinstance(allow, Set) else allow, n_items, ids, names[1])] = True
+    permitted = np.ones(n_items, bool) if allow is None else _mask(allow, n_items, ids, names[1])
     if deny is not None:
-        permitted[_numbers(list(deny) if isinstance(deny, Set) else deny, n_items, ids, names[0])] = False
+        permitted &= ~_mask(deny, n_items, ids, names[0])
     return permitted
+
+
+def _mask(items: ArrayLike, n_items: int, ids: Ids | None, name: str) -> NDArray[np.bool_]:
+    """Which items (I,) a list of ids names; a new array."""
+    if isinstance(items, np.ndarray) and items.dtype == bool:
+        if items.shape != (n_items,):
+            raise ValueError(f"{name} as an array of bool must have shape ({n_items},), got {items.shape}")
+        return items.copy()
+    mask = np.zeros(n_items, bool)
+    mask[_numbers(list(items) if isinstance(items, Set) else items, n_items, ids, name)] = True
+    return mask
 
 
 def _numbers(items: ArrayLike, n_items: int, ids: Ids | None, name: str) -> NDArray[np.int64]:
