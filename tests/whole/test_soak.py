@@ -25,8 +25,9 @@ def test_soak():
 
 def test_a_wrong_answer_is_found(monkeypatch):
     def swapped(self, users, k=10, **options):
-        ids, scores = recommend(self, users, k, **options)
-        return ids[:, ::-1], scores
+        answer = recommend(self, users, k, **options)
+        answer.ids[:] = answer.ids[:, ::-1].copy()
+        return answer
 
     recommend = soak.WALS.recommend
     monkeypatch.setattr(soak.WALS, "recommend", swapped)
