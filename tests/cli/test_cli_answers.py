@@ -125,12 +125,18 @@ def test_known_users_without_interactions_are_counted(run, matrix_model, tmp_pat
     status, _, said = run("recommend", matrix_model, "--all", "--out", out, "-k", 6, "--cold-users", policy)
     what = {"popular": "the most popular items", "mean": "the items of the mean user"}[policy]
     assert status == 0
-    assert said == f"wals-gpu: 2 of 7 users have no interactions, 2, 5: {what} are recommended instead (--cold-users)\n"
+    assert (
+        said
+        == f"wals-gpu: 2 of 7 users have no interactions to go by, 2, 5: {what} are recommended instead (--cold-users)\n"
+    )
     table = pyarrow.parquet.read_table(out).to_pydict()
     assert dict(zip(table["user_id"], table["source"], strict=True)) == dict(enumerate(expected.source))
     assert table["item_id"] == [item for row in expected.ids.tolist() for item in row if item >= 0]
     said = run("recommend", matrix_model, 2, "--cold-users", policy)[2]
-    assert said == f"wals-gpu: 1 of 1 users has no interactions, 2: {what} are recommended instead (--cold-users)\n"
+    assert (
+        said
+        == f"wals-gpu: 1 of 1 users has no interactions to go by, 2: {what} are recommended instead (--cold-users)\n"
+    )
 
 
 def test_known_users_without_interactions_can_be_an_error(run, matrix_model, tmp_path):

@@ -220,7 +220,7 @@ def _counting(
     if cold:
         such = ("such as " if cold > len(names) else "") + ", ".join(map(repr, names))
         verb = "has" if cold == 1 else "have"
-        say(f"{cold:,} of {n:,} users {verb} no interactions, {such}: {_instead(args)} (--cold-users)")
+        say(f"{cold:,} of {n:,} users {verb} no interactions to go by, {such}: {_instead(args)} (--cold-users)")
 
 
 # ------------------------------------------------------------------------------------------------------------- a text
