@@ -513,6 +513,13 @@ def test_arrays_of_unusual_types(kind):
         assert got.dtype == np.dtype(dtype) and got.toarray().tolist() == [[0, 1, 2], [3, 0, 0]]
 
 
+def test_what_is_masked_is_not_there():
+    dense = np.ma.masked_equal(np.array([[0, 1.0, 2], [3, 0, 0]]), 2)
+    assert as_interactions(dense).matrix.toarray().tolist() == [[0, 1, 0], [3, 0, 0]]
+    with pytest.raises(DataError, match="triplets must be there in every row"):
+        as_interactions(dense, triplets=True)
+
+
 def test_columns_of_unusual_types():
     import decimal
     import uuid
@@ -535,7 +542,7 @@ def test_columns_of_unusual_types():
     for bad, message in (
         (pd.Series(["\ud800", "b"], dtype=object), r"valid Unicode, got a lone surrogate in row 0: '\\ud800'"),
         ([uuid.UUID(int=1), uuid.UUID(int=2)], "must hold integers or strings, got"),
-        ([1, "a"], "column 'user' of the DataFrame"),
+        ([1, "a"], r"column 'user' of the DataFrame must hold values of one type, got 1 \(int\) in row 0 and 'a'"),
         (pd.period_range("2024", periods=2, freq="D"), "must hold integers or strings, got"),
     ):
         with pytest.raises(DataError, match=message):

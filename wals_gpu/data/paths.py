@@ -219,10 +219,12 @@ def _parquet_folder(text: str) -> Source | None:
     with open(next((name for name in files if os.path.getsize(name)), files[0]), "rb") as file:
         if file.read(4) != b"PAR1":
             return None
-    return _parquet(_File(text, lambda: None, text))
+    has_columns = any("=" in os.path.dirname(os.path.relpath(name, text)) for name in files)
+    return _parquet(_File(text, lambda: None, text), () if has_columns else [f for f in files if os.path.getsize(f)])
 
 
-def _parquet(file: _File) -> Source:
+def _parquet(file: _File, parts: Sequence[str] = ()) -> Source:
+    """A file, or a folder with files that have their columns in them and none in the names of folders: its `parts`."""
     import pyarrow.parquet as pq
 
     def read(ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:
@@ -231,6 +233,9 @@ def _parquet(file: _File) -> Source:
             # Strings stay dictionary-encoded as in the file: codes, not one string for each row.
             table = pq.read_table(file.path or file.open(), columns=wanted, read_dictionary=list(ids))
         except (pa.ArrowException, OSError) as error:
+            if parts:  # of other types than the first, perhaps
+                alone = [_parquet(_local(path)) for path in parts]
+                return _together(alone, file.name).read(ids, numbers, plain)
             raise DataError(f"{file.name} cannot be read: {error}") from error
         return [table[name] for name in [*ids, *numbers, *plain]]
 
