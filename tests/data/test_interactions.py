@@ -524,7 +524,7 @@ def test_compressed_text_and_folder_of_parquet(tmp_path):
     got = read_interactions(folder)
     assert got.item_ids.ids.tolist() == [2, 2**40] and got.matrix.toarray().tolist() == [[3, 0], [0, 0.5]]
     pq.write_table(pa.table({"user": [7], "item": [2], "value": [0.5]}), folder / "part-1.parquet")
-    with pytest.raises(DataError, match="column 'user' is string in .*part-0.parquet and int64 in .*part-1.parquet"):
+    with pytest.raises(DataError, match=r"column 'user' is string in .*part-0.parquet and int64 in .*part-1.parquet"):
         read_interactions(folder)
 
 

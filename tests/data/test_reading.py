@@ -151,6 +151,9 @@ def test_ids_are_as_written(tmp_path):
         (PLAIN, {"columns": ["user", "item", "value"]}, "first line of .* has 'user', 'item', 'value': leave columns"),
         ("user,item\na,\n", {}, "item_column 'item' must have an id in every row.* in line 2 of"),
         ("user, item\na, \nb, x\n", {}, "item_column 'item' must have an id in every row.* in line 2 of"),
+        ('user,item,value\na,x,"4,5"\n', {}, "must hold numbers, got '4,5' in line 2 of .*; decimal=',' reads decimal"),
+        ('user,item\na,x\n"b,y\nc,z\n', {}, "line 3 of .* has 1 field, its first line has 2"),
+        ('user,item,value\n"a\nb",x,1\nc,y,z\n', {}, "got 'z' in line 4 of"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path, content, options, message):

@@ -79,13 +79,9 @@ def test_whom_nothing_above_0_is_known_of(objective, dtype):
     dense[7, [2, 5]] = 0 if objective == "hu" else -1
     matrix = csr_matrix((dense[dense != 0], np.nonzero(dense)), shape=dense.shape)
     if objective == "hu":  # stored zeros
-        matrix = csr_matrix(
-            (
-                np.append(matrix.data, [0, 0]),
-                (np.append(matrix.nonzero()[0], [7, 7]), np.append(matrix.indices, [2, 5])),
-            ),
-            shape=dense.shape,
-        )
+        rows, columns = matrix.nonzero()
+        rows, columns = np.append(rows, [7, 7]), np.append(columns, [2, 5])
+        matrix = csr_matrix((np.append(matrix.data, [0, 0]), (rows, columns)), shape=dense.shape)
     assert np.diff(matrix.indptr)[7] == 2
     model = WALS(4, objective, iterations=3, dtype=dtype).fit(matrix)
     permitted = np.ones(I, bool)

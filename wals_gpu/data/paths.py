@@ -35,6 +35,8 @@ _NO_TABLES = {
     b"\x89HDF": "an HDF5 file; load it with what wrote it",
     b"SQLite f": "a database; export the table",
     b"%PDF": "a PDF",
+    b"\x80\x04\x95": "a pickle; load it with what wrote it",
+    b"\x80\x05\x95": "a pickle; load it with what wrote it",
 }
 
 

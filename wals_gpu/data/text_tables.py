@@ -282,9 +282,11 @@ class _TextTable:
                     ) from error
                 for at in numbers:
                     if not _is_number(fields[at], self._decimal, self._dialect.delimiter):
+                        comma = self._decimal is None and re.fullmatch(r"\s*[-+]?\d*,\d+\s*", fields[at])
+                        advice = "; decimal=',' reads decimal commas" if comma else ""
                         raise DataError(
                             f"column {names[at]!r} must hold numbers, got {fields[at]!r:.60} in line {line} of "
-                            f"{self._name}"
+                            f"{self._name}{advice}"
                         ) from error
         except csv.Error:
             pass
@@ -332,10 +334,11 @@ def _csv_records(lines: Iterable[str], dialect: _Dialect, skip: int) -> Iterator
         next(lines, None)
     quotes = dialect.rewrite not in ("::", "blanks")
     reader = _reader(lines, dialect.delimiter, skip_blanks=dialect.rewrite == "quotes", quotes=quotes)
+    before = 0
     for fields in reader:
         if fields:
-            inner = sum(len(re.findall(r"\r\n|\r|\n", field)) for field in fields)
-            yield skip + reader.line_num - inner, fields
+            yield skip + before + 1, fields
+        before = reader.line_num  # rows may span lines
 
 
 def _is_number(field: str, decimal: str | None, delimiter: str) -> bool:
@@ -393,8 +396,8 @@ def _not_text(name: str, encoding: str, asked: str | None, error: Exception) -> 
     if asked is not None and encoding != "utf8":
         return f"{name} is not text in encoding={asked!r}: {error}"
     return (
-        f"{name} is neither Parquet nor readable UTF-8 text: {error}; if it is text, encoding= says in what, such as "
-        "encoding='cp1252' (Windows) or 'latin-1'"
+        f"{name} is neither Parquet nor readable UTF-8 text: {error}; if it is text, give its encoding, such as "
+        "encoding='cp1252' (Windows) or encoding='latin-1'"
     )
 
 
