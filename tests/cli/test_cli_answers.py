@@ -127,18 +127,7 @@ def test_lists_of_each_user_in_which_ids_look_otherwise(run, tmp_path, kind):
     assert run("fit", tmp_path / "plays.csv", "--out", tmp_path / "m", "--factors", 2)[0] == 0
     more = "" if kind == "texts" else "x,1\n2,y\n"
     (tmp_path / "deny.csv").write_text(f"user,item\n1,2\n1,3\n2,3\n{more}")
-    words = [
-        "recommend",
-        tmp_path / "m",
-        "1",
-        "2",
-        "-k",
-        9,
-        "--include-seen",
-        "--json",
-        "--deny",
-        tmp_path / "deny.csv",
-    ]
+    words = ["recommend", tmp_path / "m", "1", "2", "-k", 9, "--include-seen", "--json"]
     status, text, _ = run(*words, "--deny", tmp_path / "deny.csv")
     items = [{str(pair["item"]) for pair in one["items"]} for one in json.loads(text)]
     assert status == 0 and items == [{"1", "4", last}, {"1", "2", "4", last}]
@@ -394,7 +383,7 @@ def test_items_for_a_text_have_titles_and_go_to_files(run, songs, tmp_path, monk
     (tmp_path / "t.csv").write_text("id,title\n0,zero\n1,one\n2,two\n")
     words = ["recommend", tmp_path / "m", "--text", "ab", "-k", 2, "--titles", tmp_path / "t.csv"]
     names = {0: "zero", 1: "one", 2: "two", 3: ""}
-    status, text, _ = run(*words, "--deny", tmp_path / "deny.csv")
+    status, text, _ = run(*words)
     assert status == 0 and text.splitlines()[0].split() == ["rank", "item", "title", "cosine"]
     said = json.loads(run(*words, "--json")[1])
     assert [pair["item"] for pair in said["items"]] == ids.tolist()

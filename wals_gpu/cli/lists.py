@@ -70,9 +70,7 @@ def user_lists(args: argparse.Namespace, model: WALS, users: Any) -> dict[str, c
             assert data.user_ids is not None and data.item_ids is not None  # as of every table
             user_rows = _columns(data.user_ids.ids, model.user_ids, n_users, f"--{name}")
             columns = _columns(data.item_ids.ids, model.item_ids, n_items, f"--{name}")
-            asked = _positions(
-                np.asarray(users), data.user_ids
-            )  # the row of each user in the table, -1 where it has none
+            asked = _positions(np.asarray(users), data.user_ids)  # the row of each user in the table, or -1
             user_rows[asked[asked >= 0]] = 0  # known at least here
             _warn_unknown(f"--{name}", "users", user_rows)
             _warn_unknown(f"--{name}", "items", columns)
