@@ -66,6 +66,8 @@ def written(path, content, encoding="utf-8"):
         ("7,a,x,1\n7,b,y,2.5\n", {"columns": ["_", "user", "item", "value"]}),
         ("a::x::1::978300760\nb::y::2.5::978300761\n", {"columns": ["user", "item", "value", "time"]}),
         ("user:token\titem:token\tvalue:float\na\tx\t1\nb\ty\t2.5\n", {}),
+        ("sep=;\nuser;item;value\na;x;1\nb;y;2,5\n", {}),  # as spreadsheets have it
+        ('"sep=,"\r\na,x,1\r\nb,y,2.5\r\n', {"columns": ["user", "item", "value"]}),
         ("user,item,value,text,text\na,x,1,p,q\nb,y,2.5,p,q\n", {}),  # names that nobody asks for, twice
         ('user,item,value,text\na,x,1,"one, two\nthree; ""four"""\nb,y,2.5,\n', {}),
     ],
@@ -154,6 +156,7 @@ def test_ids_are_as_written(tmp_path):
         ('user,item,value\na,x,"4,5"\n', {}, "must hold numbers, got '4,5' in line 2 of .*; decimal=',' reads decimal"),
         ('user,item\na,x\n"b,y\nc,z\n', {}, "line 3 of .* has 1 field, its first line has 2"),
         ('user,item,value\n"a\nb",x,1\nc,y,z\n', {}, "got 'z' in line 4 of"),
+        ("sep=,\nuser,item,value\na,x,1\nc,y,z\n", {}, "got 'z' in line 4 of"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path, content, options, message):

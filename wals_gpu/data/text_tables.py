@@ -403,6 +403,9 @@ def _not_text(name: str, encoding: str, asked: str | None, error: Exception) -> 
 
 def _judge(text: str, whole: bool, columns: tuple[str, ...] | None, name: str) -> _Dialect:
     """The way of writing that fits the first lines best."""
+    before = 0
+    if (said := re.match(r"\"?sep=.\"?\r?\n", text)) is not None:  # a line for spreadsheets
+        text, before = text[said.end() :], 1
     found = [(_score(rows), delimiter, rows) for delimiter in _DELIMITERS if (rows := _rows(text, whole, delimiter))]
     found = [one for one in found if one[0][-1] > 1]
     if not found and (rows := _rows(text, whole, "blanks")) and _score(rows)[1] == 1 and len(rows[0][1]) > 1:
@@ -420,9 +423,9 @@ def _judge(text: str, whole: bool, columns: tuple[str, ...] | None, name: str) -
         else:
             rows = raw
     data = [row for _, row in rows]
-    skip = 0
+    skip = before
     if columns is None:
-        names, skip, data = [field.strip() for field in data[0]], rows[0][0], data[1:]
+        names, skip, data = [field.strip() for field in data[0]], before + rows[0][0], data[1:]
     else:
         names = list(columns)
         if len(names) != len(data[0]):
