@@ -378,6 +378,11 @@ def test_yes_and_no_in_words_are_not_passed_over(tmp_path):
     assert read_interactions(words).columns.value is None
 
 
+def test_a_list_of_ids_is_no_list_of_files():
+    with pytest.raises(FileNotFoundError, match=r"no such file \(a list of texts is one of paths\): 'item 1'"):
+        as_interactions(["item 1", "item 2"])
+
+
 def test_columns_must_be_named_by_names():
     pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
     frame = pd.DataFrame({"user": [1], "item": [2]})

@@ -80,7 +80,13 @@ def open_paths(paths: Sequence[str | os.PathLike[str]], options: TextOptions | N
     options = options or TextOptions()
     if len(paths) == 1 and (dataset := _parquet_folder(os.fspath(paths[0]))) is not None:
         return dataset
-    files = [file for path in paths for file in _files(os.fspath(path))]
+    try:
+        files = [file for path in paths for file in _files(os.fspath(path))]
+    except FileNotFoundError as error:
+        if len(paths) > 1 and error.filename is not None:
+            text = "no such file (a list of texts is one of paths)"
+            raise FileNotFoundError(error.errno, text, error.filename) from None
+        raise
     if len(files) == 1:
         return _open(files[0], options)
     # A writer of many parts leaves some of them without a byte.
