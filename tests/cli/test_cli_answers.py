@@ -117,6 +117,22 @@ def test_lists_of_each_user_hold_for_unknown_ones(run, model, tmp_path):
     assert [[pair["item"] for pair in one["items"]] for one in json.loads(text)] == [[], [popular[0]]]
 
 
+@pytest.mark.parametrize("kind", ["texts", "integers"])
+def test_lists_of_each_user_in_which_ids_look_otherwise(run, tmp_path, kind):
+    """A file of a few rows whose ids all are integers, though not all of the model's; and the other way round."""
+    last = "x" if kind == "texts" else "9"
+    (tmp_path / "plays.csv").write_text(
+        "user,item\n" + "".join(f"{u},{i}\n" for u in ["1", "2", "3", last] for i in ["1", "2", "3", "4", last])
+    )
+    assert run("fit", tmp_path / "plays.csv", "--out", tmp_path / "m", "--factors", 2)[0] == 0
+    more = "" if kind == "texts" else "x,1\n2,y\n"
+    (tmp_path / "deny.csv").write_text(f"user,item\n1,2\n1,3\n2,3\n{more}")
+    words = ["recommend", tmp_path / "m", "1", "2", "-k", 9, "--include-seen", "--json"]
+    status, text, _ = run(*words, "--deny", tmp_path / "deny.csv")
+    items = [{str(pair["item"]) for pair in one["items"]} for one in json.loads(text)]
+    assert status == 0 and items == [{"1", "4", last}, {"1", "2", "4", last}]
+
+
 @pytest.mark.parametrize("policy", ["popular", "mean"])
 def test_known_users_without_interactions_are_counted(run, matrix_model, tmp_path, policy, monkeypatch):
     monkeypatch.setattr(recommend, "USERS_PER_CHUNK", 3)
@@ -125,12 +141,13 @@ def test_known_users_without_interactions_are_counted(run, matrix_model, tmp_pat
     status, _, said = run("recommend", matrix_model, "--all", "--out", out, "-k", 6, "--cold-users", policy)
     what = {"popular": "the most popular items", "mean": "the items of the mean user"}[policy]
     assert status == 0
-    assert said == f"wals-gpu: 2 of 7 users have no interactions, 2, 5: {what} are recommended instead (--cold-users)\n"
+    instead = f"{what} are recommended instead (--cold-users)\n"
+    assert said == f"wals-gpu: 2 of 7 users have no interactions to go by, 2, 5: {instead}"
     table = pyarrow.parquet.read_table(out).to_pydict()
     assert dict(zip(table["user_id"], table["source"], strict=True)) == dict(enumerate(expected.source))
     assert table["item_id"] == [item for row in expected.ids.tolist() for item in row if item >= 0]
     said = run("recommend", matrix_model, 2, "--cold-users", policy)[2]
-    assert said == f"wals-gpu: 1 of 1 users has no interactions, 2: {what} are recommended instead (--cold-users)\n"
+    assert said == f"wals-gpu: 1 of 1 users has no interactions to go by, 2: {instead}"
 
 
 def test_known_users_without_interactions_can_be_an_error(run, matrix_model, tmp_path):
@@ -171,6 +188,13 @@ def test_users_files_are_read_however_they_were_saved(run, model, tmp_path, monk
     assert run("recommend", model, "--users-file", tmp_path / "users.txt", "-k", 2) == expected
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), "utf-8"))
     assert run("recommend", model, "--users-file", "-", "-k", 2) == expected
+
+
+def test_quotes_of_csv_are_no_part_of_ids(run, model, tmp_path):
+    (tmp_path / "users.txt").write_text('"user_id"\n"p03"\n"p01"\n')
+    (tmp_path / "plain.txt").write_text("user_id\np03\np01\n")
+    said = [run("recommend", model, "--users-file", tmp_path / name, "-k", 2)[1] for name in ("users.txt", "plain.txt")]
+    assert said[0] == said[1] != ""
 
 
 @pytest.mark.parametrize("content", AS_SAVED.values(), ids=AS_SAVED)

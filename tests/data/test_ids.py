@@ -48,6 +48,15 @@ def test_positions_outside_are_refused(ids):
             ids[index]
 
 
+def test_what_is_no_text_is_no_id():
+    many = Ids(pa.array(sorted(f"user {k}" for k in range(1000))), "user")  # a few are looked for in another way
+    for ids in (WORDS, many):
+        for wrong in (b"ann", ["ann", b"bob"], ["ann", 3], [None], ["ann", None], ["ann", np.nan], "\ud800", {"ann"}):
+            with pytest.raises(TypeError, match="user ids are strings, got"):
+                ids.find(wrong)
+    assert WORDS.find([]).shape == (0,) and WORDS.find(np.array(["bob", "x"])).tolist() == [1, -1]
+
+
 @every
 def test_membership_never_fails(ids):
     plain = ids.tolist()

@@ -516,6 +516,16 @@ def test_compressed_text_and_folder_of_parquet(tmp_path):
     for k in range(2):
         pq.write_table(pa.table({"user": [f"u{k}"], "item": [1]}), folder / f"part-{k}.parquet")
     assert read_interactions(folder).user_ids.ids.tolist() == ["u0", "u1"]
+    # Another part of the same columns, whose writer chose other types.
+    pq.write_table(
+        pa.table({"user": ["u1"], "item": pa.array([2], pa.int32()), "value": [3]}), folder / "part-0.parquet"
+    )
+    pq.write_table(pa.table({"user": ["u2"], "item": [2**40], "value": [0.5]}), folder / "part-1.parquet")
+    got = read_interactions(folder)
+    assert got.item_ids.ids.tolist() == [2, 2**40] and got.matrix.toarray().tolist() == [[3, 0], [0, 0.5]]
+    pq.write_table(pa.table({"user": [7], "item": [2], "value": [0.5]}), folder / "part-1.parquet")
+    with pytest.raises(DataError, match=r"column 'user' is string in .*part-0.parquet and int64 in .*part-1.parquet"):
+        read_interactions(folder)
 
 
 @pytest.mark.parametrize(

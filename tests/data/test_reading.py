@@ -66,6 +66,8 @@ def written(path, content, encoding="utf-8"):
         ("7,a,x,1\n7,b,y,2.5\n", {"columns": ["_", "user", "item", "value"]}),
         ("a::x::1::978300760\nb::y::2.5::978300761\n", {"columns": ["user", "item", "value", "time"]}),
         ("user:token\titem:token\tvalue:float\na\tx\t1\nb\ty\t2.5\n", {}),
+        ("sep=;\nuser;item;value\na;x;1\nb;y;2,5\n", {}),  # as spreadsheets have it
+        ('"sep=,"\r\na,x,1\r\nb,y,2.5\r\n', {"columns": ["user", "item", "value"]}),
         ("user,item,value,text,text\na,x,1,p,q\nb,y,2.5,p,q\n", {}),  # names that nobody asks for, twice
         ('user,item,value,text\na,x,1,"one, two\nthree; ""four"""\nb,y,2.5,\n', {}),
     ],
@@ -151,6 +153,10 @@ def test_ids_are_as_written(tmp_path):
         (PLAIN, {"columns": ["user", "item", "value"]}, "first line of .* has 'user', 'item', 'value': leave columns"),
         ("user,item\na,\n", {}, "item_column 'item' must have an id in every row.* in line 2 of"),
         ("user, item\na, \nb, x\n", {}, "item_column 'item' must have an id in every row.* in line 2 of"),
+        ('user,item,value\na,x,"4,5"\n', {}, "must hold numbers, got '4,5' in line 2 of .*; decimal=',' reads decimal"),
+        ('user,item\na,x\n"b,y\nc,z\n', {}, "line 3 of .* has 1 field, its first line has 2"),
+        ('user,item,value\n"a\nb",x,1\nc,y,z\n', {}, "got 'z' in line 4 of"),
+        ("sep=,\nuser,item,value\na,x,1\nc,y,z\n", {}, "got 'z' in line 4 of"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path, content, options, message):
@@ -372,6 +378,11 @@ def test_yes_and_no_in_words_are_not_passed_over(tmp_path):
     assert read_interactions(words).columns.value is None
 
 
+def test_a_list_of_ids_is_no_list_of_files():
+    with pytest.raises(FileNotFoundError, match=r"no such file \(a list of texts is one of paths\): 'item 1'"):
+        as_interactions(["item 1", "item 2"])
+
+
 def test_columns_must_be_named_by_names():
     pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
     frame = pd.DataFrame({"user": [1], "item": [2]})
@@ -513,6 +524,13 @@ def test_arrays_of_unusual_types(kind):
         assert got.dtype == np.dtype(dtype) and got.toarray().tolist() == [[0, 1, 2], [3, 0, 0]]
 
 
+def test_what_is_masked_is_not_there():
+    dense = np.ma.masked_equal(np.array([[0, 1.0, 2], [3, 0, 0]]), 2)
+    assert as_interactions(dense).matrix.toarray().tolist() == [[0, 1, 0], [3, 0, 0]]
+    with pytest.raises(DataError, match="triplets must be there in every row"):
+        as_interactions(dense, triplets=True)
+
+
 def test_columns_of_unusual_types():
     import decimal
     import uuid
@@ -535,7 +553,7 @@ def test_columns_of_unusual_types():
     for bad, message in (
         (pd.Series(["\ud800", "b"], dtype=object), r"valid Unicode, got a lone surrogate in row 0: '\\ud800'"),
         ([uuid.UUID(int=1), uuid.UUID(int=2)], "must hold integers or strings, got"),
-        ([1, "a"], "column 'user' of the DataFrame"),
+        ([1, "a"], r"column 'user' of the DataFrame must hold values of one type, got 1 \(int\) in row 0 and 'a'"),
         (pd.period_range("2024", periods=2, freq="D"), "must hold integers or strings, got"),
     ):
         with pytest.raises(DataError, match=message):

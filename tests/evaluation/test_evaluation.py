@@ -592,6 +592,13 @@ def test_cohorts_by_how_much_is_known():
 
 def test_evaluate_refuses_what_cannot_be_right():
     train, test = random_holdout(sparse((20, 10), density=0.5), 0.3)
+
+    class Bare:
+        def recommend(self, users, k, filter_seen=True):
+            return [[0]] * 5
+
+    with pytest.raises(TypeError, match=r"what Bare recommends must be a pair \(ids, scores\), .* got \[\[0\], \[0\]"):
+        evaluate(Bare(), train, test)
     with pytest.raises(ValueError, match="never recommends"):
         evaluate(Popularity(train), train, train)
     with pytest.raises(ValueError, match=r"test must have shape \(20, 10\)"):

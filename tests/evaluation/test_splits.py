@@ -210,7 +210,8 @@ def test_cutoffs_of_every_kind():
     utc, plus5 = datetime.timezone.utc, datetime.timezone(datetime.timedelta(hours=5))
     same = [
         "2024-01-31", " 2024-01-31 ", "2024-01-31 00:00", "2024-01-31T00:00:00", "2024-01-31T00:00:00Z",
-        "2024-01-31T05:00+05:00", "2024-01-30T23:59:59.999999", "31.1.2024", "31.01.2024 00:00", "1/31/2024", "20240131",
+        "2024-01-31T05:00+05:00", "2024-01-30T23:59:59.999999", "31.1.2024", "31.01.2024 00:00",
+        "1/31/2024", "20240131",
         datetime.date(2024, 1, 31), datetime.datetime(2024, 1, 31), datetime.datetime(2024, 1, 31, tzinfo=utc),
         datetime.datetime(2024, 1, 31, 5, tzinfo=plus5), np.datetime64("2024-01-31"), np.datetime64("2024-01-31", "ns"),
         pd.Timestamp("2024-01-31"), pd.Timestamp("2024-01-31T05:00", tz="Asia/Karachi"),

@@ -71,6 +71,34 @@ def test_users_without_history_get_what_is_popular():
     assert np.array_equal(Popularity(matrix).recommend([4], 6)[0][0], columns)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("objective", ["wals", "implicit", "hu"])
+def test_whom_nothing_above_0_is_known_of(objective, dtype):
+    """They had factors of 0, hence scores of 0 and the first items by number, as if the model said so."""
+    dense = make_matrix().toarray()
+    dense[7, [2, 5]] = 0 if objective == "hu" else -1
+    matrix = csr_matrix((dense[dense != 0], np.nonzero(dense)), shape=dense.shape)
+    if objective == "hu":  # stored zeros
+        rows, columns = matrix.nonzero()
+        rows, columns = np.append(rows, [7, 7]), np.append(columns, [2, 5])
+        matrix = csr_matrix((np.append(matrix.data, [0, 0]), (rows, columns)), shape=dense.shape)
+    assert np.diff(matrix.indptr)[7] == 2
+    model = WALS(4, objective, iterations=3, dtype=dtype).fit(matrix)
+    permitted = np.ones(I, bool)
+    permitted[[2, 5]] = False
+    expected = popular(csr_matrix(dense), 4, permitted)
+    for found, place in ((model.recommend([0, 7], 4), 1), (model.recommend_for(matrix[[7, 0]], 4), 0)):
+        assert found.source[place] == "popularity" and found.source[1 - place] == "model"
+        assert found.ids[place].tolist() == expected[0].tolist()
+        assert found.scores[place].tolist() == expected[1].tolist()
+
+
+def test_dislikes_say_something_where_the_objective_learns_from_them():
+    dense = make_matrix().toarray()
+    dense[7, [2, 5]] = -1
+    assert WALS(4, "google_wals", iterations=3).fit(csr_matrix(dense)).recommend(7, 2).source == "model"
+
+
 @pytest.mark.parametrize("chunk_size", [1, 3, 1000])
 def test_lists_hold_for_popular_items(chunk_size):
     matrix, model, rng = make_matrix(), make_model(), np.random.default_rng(1)
@@ -141,7 +169,11 @@ def test_popularity_follows_the_model():
     rare = popular(matrix, I)[0][-1]
     everybody = csr_matrix((np.ones(U, np.float32), (np.arange(U), np.full(U, rare))), shape=(U, I))
     model.update_items(everybody)
-    assert model.recommend(model.user_factors.shape[0] - 1, 1, filter_seen=False).source == "model"  # has it now
+    # Has it now, and is known by it once somebody solves for it: the factors are 0 as before.
+    last = model.user_factors.shape[0] - 1
+    assert model.recommend(last, 1, filter_seen=False).source == "popularity"
+    model.update_users(everybody)
+    assert model.recommend(last, 1, filter_seen=False).source == "model"
     assert model.fitted.popularity()[rare] == U and before[0] != rare
 
 
@@ -161,14 +193,14 @@ def test_mean_and_error():
     parts = list(model.recommend_chunks([4], 3, cold_users="mean"))
     assert parts[0].ids[0].tolist() == expected.tolist()
     named = make_model(make_table(matrix))
-    message = r"2 of 3 users have no interaction that the model knows, such as user 4; cold_users='popular' or 'mean'"
+    message = r"2 of 3 users have no interaction to go by, such as user 4; cold_users='popular' or 'mean'"
     for call in (
         lambda: model.recommend([0, 4, 7], cold_users="error"),
         lambda: model.recommend_chunks([0, 4, 7], cold_users="error"),
     ):
         with pytest.raises(DataError, match=message):
             call()
-    with pytest.raises(DataError, match="1 of 1 users have no interaction that the model knows, such as 'who'"):
+    with pytest.raises(DataError, match="1 of 1 users have no interaction to go by, such as 'who'"):
         named.recommend("who", unknown="popular", cold_users="error")
     with pytest.raises(DataError, match=r"1 of 2 users have no .* such as user 1"):
         model.recommend_for(csr_matrix(([1.0], ([0], [2])), shape=(2, I)), cold_users="error")

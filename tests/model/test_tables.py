@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pytest
 from scipy.sparse import csr_matrix
 
-from wals_gpu import WALS, DataError
+from wals_gpu import WALS, DataError, ParameterWarning
 from wals_gpu.data.tables import format_table, html_table
 from wals_gpu.data.titles import Titles
 from wals_gpu.priors import LinearPrior
@@ -178,6 +179,7 @@ def test_a_missing_package_is_named_before_anything_is_computed(package, monkeyp
 def test_what_needs_no_pandas_works_without_it():
     code = """
 import sys
+import warnings
 class NotInstalled:
     def find_spec(self, name, path=None, target=None):
         if name in ("pandas", "polars"):
@@ -256,6 +258,41 @@ def test_titles_that_are_missing_or_repeated(tmp_path):
     path = tmp_path / "items.csv"
     path.write_text('item_id,title,text\ni1,"One, two","a\nb"\ni2,"He said ""no""",\n')
     assert Titles.read(path).of(np.array(["i1", "i2"])).to_pylist() == ["One, two", 'He said "no"']
+
+
+def test_titles_of_other_items_are_noticed():
+    number, text = make_model("number"), make_model()
+    for model, user, titles, message in (
+        (
+            number,
+            3,
+            {f"{n:02}": "x" for n in range(I)},
+            "none of the 8 titles .* such as '00', the model has such as 0",
+        ),
+        (number, 3, pd.Series({1.0: "x"}), "none of the 1 titles is of an item of the model: .* such as '1.0'"),
+        (text, "u03", {n: "x" for n in range(I)}, "such as '0', the model has such as 'i0'"),
+    ):
+        with pytest.warns(ParameterWarning, match=message):
+            assert model.recommend(user, titles=titles).to_arrow()["title"].null_count > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        number.recommend(3, titles={0: "one is enough", "strange": "x"})
+        text.recommend("u03", titles={})
+    with pytest.raises(DataError, match="titles is a list, which is for items that are numbers; these have texts"):
+        text.recommend("u03", titles=["a"] * I)
+    with pytest.raises(DataError, match="titles is a list"):
+        text.recommend("u03").to_pandas(titles=["a"] * I)
+    with pytest.raises(TypeError, match=r"titles must be texts, got \('i0', 'x'\); pairs .*: dict\(pairs\)"):
+        text.recommend("u03", titles=[("i0", "x")])
+
+
+def test_whatever_an_id_is_a_line_stays_a_line():
+    table = format_table(
+        ["id", "n"], [["a\nb\x1b[31m\t\u202e\ud800", 1], ["x" * 5000, 22], ["\u00e4 \u4e2d \U0001f600", 3]]
+    )
+    lines = table.splitlines()
+    assert len(lines) == 5 and max(map(len, lines)) == 104 and lines[3].startswith("x" * 97 + "...")
+    assert lines[2].startswith(r"a\nb\x1b[31m\t\u202e\ud800 ") and lines[4].startswith("\u00e4 \u4e2d \U0001f600 ")
 
 
 def test_titles_that_cannot_be_used(tmp_path):

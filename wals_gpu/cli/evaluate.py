@@ -84,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
     model = new_model(args)
     data = read_data(args)
     train, fold_in, test = _split(args, protocol, data)
+    if not test.nnz:
+        raise ValueError(f"--protocol {protocol} hides none of {data.matrix.nnz:,} interactions: these are too few")
     began = time.perf_counter()
     model.fit(train, show_progress=not args.quiet)
     seconds = time.perf_counter() - began

@@ -93,6 +93,7 @@ def ids_of_lines(
     no id of the model. Lines that are no integers where the model's ids are integers are an error with `all_fit`, or
     where there is nothing else, else left out, with a note.
     """
+    lines = _unquoted(lines, ids)
     if lines and plain_name(lines[0]) in headings:
         first, unfit = _values(lines[:1], ids)
         if unfit or ids is None or ids.find(first)[0] < 0:
@@ -110,6 +111,16 @@ def ids_of_lines(
     if len(distinct) < len(values):
         say(f"{option}: {len(values) - len(distinct):,} of {len(values):,} ids are there a second time and left out")
     return np.array(list(distinct), dtype=values.dtype)
+
+
+def _unquoted(lines: Sequence[str], ids: Ids | None) -> Sequence[str]:
+    """The lines of a column of CSV whose texts are all in quotes, without these; unless the model's ids have them."""
+    bare = [line.strip() for line in lines]
+    if not all(len(line) > 1 and line[0] == line[-1] == '"' for line in bare):
+        return lines
+    if ids is not None and ids.kind == "string" and (ids.find(np.array(bare, object)) >= 0).any():
+        return lines
+    return [line[1:-1].replace('""', '"') for line in bare]
 
 
 def _values(texts: Sequence[str], ids: Ids | None) -> tuple[NDArray[Any], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,7 @@ def user_lists(args: argparse.Namespace, model: WALS, users: Any) -> dict[str, c
             assert data.user_ids is not None and data.item_ids is not None  # as of every table
             user_rows = _columns(data.user_ids.ids, model.user_ids, n_users, f"--{name}")
             columns = _columns(data.item_ids.ids, model.item_ids, n_items, f"--{name}")
-            asked = data.user_ids.find(users)  # the row of each user in the table, -1 where it has none
+            asked = _positions(np.asarray(users), data.user_ids)  # the row of each user in the table, or -1
             user_rows[asked[asked >= 0]] = 0  # known at least here
             _warn_unknown(f"--{name}", "users", user_rows)
             _warn_unknown(f"--{name}", "items", columns)
@@ -85,13 +86,25 @@ def user_lists(args: argparse.Namespace, model: WALS, users: Any) -> dict[str, c
 def _columns(values: NDArray[Any], ids: Ids | None, n: int, option: str) -> NDArray[np.int64]:
     """Row numbers of ids, -1 where the model has no such id."""
     if ids is not None:
-        try:
-            return np.asarray(ids.find(values))
-        except TypeError as error:
-            raise TypeError(f"{option}: {error}") from None
+        found = _positions(values, ids)
+        if (ids.kind == "integer") != (values.dtype.kind in "iu") and (found < 0).all():
+            raise TypeError(f"{option}: {ids.side} ids are {ids.kind}s, got {values[0]!r}")
+        return found
     if values.dtype.kind not in "iu":
         raise TypeError(f"{option}: the model was fitted on a matrix, so ids must be row numbers, got {values[0]!r}")
     return np.where((values >= 0) & (values < n), values, -1).astype(np.int64)
+
+
+def _positions(values: NDArray[Any], ids: Ids) -> NDArray[np.int64]:
+    """Positions of ids, -1 for unknown ones. Ids of a few rows of text may all look like integers, or one may not."""
+    if ids.kind == "string" and values.dtype.kind in "iu":
+        values = values.astype(str).astype(object)
+    if ids.kind == "string" or values.dtype.kind in "iu":
+        return np.asarray(ids.find(values))
+    fits = np.array([re.fullmatch("0|-?[1-9][0-9]{0,19}", str(value)) is not None for value in values], bool)
+    found = np.full(len(values), -1, np.int64)
+    found[fits] = ids.find(np.array([int(value) for value in values[fits]], object))
+    return found
 
 
 def _warn_unknown(option: str, things: str, rows: NDArray[np.int64]) -> None:

@@ -124,6 +124,8 @@ def run(args: argparse.Namespace) -> None:
 def _recommend_to_users(args: argparse.Namespace) -> None:
     titles = read_titles(args)
     model = load_model(args)
+    if titles is not None:
+        titles.checked(model.item_ids)
     users, unknown = _users(args, model)
     options: dict[str, Any] = {"filter_seen": not args.include_seen, "explore": args.explore, "noise": args.noise}
     options |= {"random_state": args.seed} | item_lists(args, model) | user_lists(args, model, users)
@@ -220,7 +222,7 @@ def _counting(
     if cold:
         such = ("such as " if cold > len(names) else "") + ", ".join(map(repr, names))
         verb = "has" if cold == 1 else "have"
-        say(f"{cold:,} of {n:,} users {verb} no interactions, {such}: {_instead(args)} (--cold-users)")
+        say(f"{cold:,} of {n:,} users {verb} no interactions to go by, {such}: {_instead(args)} (--cold-users)")
 
 
 # ------------------------------------------------------------------------------------------------------------- a text
@@ -233,6 +235,8 @@ def _recommend_for_text(args: argparse.Namespace) -> None:
         raise ValueError(f"{', '.join(unfit)} cannot be used with --text, which is for no user")
     titles = read_titles(args)
     model = load_model(args)
+    if titles is not None:
+        titles.checked(model.item_ids)
     if model.fitted.item_prior is None:
         raise ValueError(
             f"--text needs a model that was fitted with --items and --encoder; {args.model} knows no texts"

@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> None:
     check_device(args, args.k)
     titles = read_titles(args)
     model = load_model(args)
+    if titles is not None:
+        titles.checked(model.item_ids)
     items = parse_ids(args.items, model.item_ids, model.n_items, "item")
     # Nobody wants the item itself, whatever the lists say.
     k = min(args.k, model.n_items)

@@ -116,9 +116,22 @@ def _from_pandas(column: Any, name: Hashable) -> Any:
             + (f" in row {row}: {column.iloc[row]!a:.60}" if row is not None else "")
         ) from error
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        if column.dtype == object:
+            _check_one_type(column, name)
         raise DataError(
             f"column {name!r} of the DataFrame is of no type that can be read ({column.dtype}): {error}"
         ) from error
+
+
+def _check_one_type(column: Any, name: Hashable) -> None:
+    """DataError where a column of objects has values of several types."""
+    first: dict[str, tuple[int, Any]] = {}
+    for row, value in enumerate(column):
+        if value is not None and value == value:  # missing ones are another matter
+            first.setdefault(type(value).__name__, (row, value))
+    if len(first) > 1:
+        got = " and ".join(f"{value!r:.60} ({kind}) in row {row}" for kind, (row, value) in list(first.items())[:2])
+        raise DataError(f"column {name!r} of the DataFrame must hold values of one type, got {got}")
 
 
 def _is_unicode(text: str) -> bool:

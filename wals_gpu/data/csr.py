@@ -82,6 +82,8 @@ def as_csr(
     if max(data.shape) > MAX_SIDE:
         raise DataError(f"{argument} may have at most {MAX_SIDE} rows and columns, got shape {data.shape}")
     if isinstance(data, np.ndarray):
+        if isinstance(data, np.ma.MaskedArray):
+            data = data.filled(0)  # what is masked is not there
         if data.dtype == np.float16 or not data.dtype.isnative:  # SciPy has no such matrices
             is_half = data.dtype.kind == "f" and data.dtype.itemsize == 2
             data = data.astype(np.float32 if is_half else data.dtype.newbyteorder("="))

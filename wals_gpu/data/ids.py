@@ -383,13 +383,16 @@ class Ids:
     def _find_strings(self, values: ArrayLike) -> Any:
         query = np.asarray(values, dtype=object)
         try:
-            texts = pa.array(query.ravel(), type=pa.large_string())
-        except (pa.ArrowException, TypeError) as error:
+            texts = pa.array(query.ravel())
+            if not (is_string(texts.type) or pa.types.is_null(texts.type)):  # bytes would be cast
+                raise TypeError(f"they are {texts.type}")
+            texts = texts.cast(pa.large_string())
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise TypeError(f"{self.side} ids are strings, got {values!r:.60}") from error
         if texts.null_count:
             raise TypeError(f"{self.side} ids are strings, got None")
         if len(texts) * _BISECT_RATIO < len(self):
-            index = np.array([self._bisect(text) for text in query.flat], np.int64)
+            index = np.array([self._bisect(text) for text in texts.to_pylist()], np.int64)
         else:
             index = pc.fill_null(pc.index_in(texts, value_set=self._values), -1).to_numpy(zero_copy_only=False)
         return index.astype(np.int64).reshape(query.shape)[()]

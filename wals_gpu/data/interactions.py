@@ -345,6 +345,8 @@ def looks_like_triplets(array: NDArray[Any]) -> bool:
 def _table_of_triplets(array: NDArray[Any]) -> pa.Table:
     if array.ndim != 2 or not 2 <= array.shape[1] <= 4:
         raise DataError(f"triplets=True needs rows of user, item, value and time, (n, 2 to 4); got shape {array.shape}")
+    if np.ma.is_masked(array):
+        raise DataError("triplets must be there in every row, got masked ones; leave out the rows that have them")
     table: dict[str, Any] = {}
     for name, values in zip(("user", "item", "value", "time"), native(array).T, strict=False):
         values = np.ascontiguousarray(values)

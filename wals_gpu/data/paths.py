@@ -35,6 +35,8 @@ _NO_TABLES = {
     b"\x89HDF": "an HDF5 file; load it with what wrote it",
     b"SQLite f": "a database; export the table",
     b"%PDF": "a PDF",
+    b"\x80\x04\x95": "a pickle; load it with what wrote it",
+    b"\x80\x05\x95": "a pickle; load it with what wrote it",
 }
 
 
@@ -78,7 +80,13 @@ def open_paths(paths: Sequence[str | os.PathLike[str]], options: TextOptions | N
     options = options or TextOptions()
     if len(paths) == 1 and (dataset := _parquet_folder(os.fspath(paths[0]))) is not None:
         return dataset
-    files = [file for path in paths for file in _files(os.fspath(path))]
+    try:
+        files = [file for path in paths for file in _files(os.fspath(path))]
+    except FileNotFoundError as error:
+        if len(paths) > 1 and error.filename is not None:
+            text = "no such file (a list of texts is one of paths)"
+            raise FileNotFoundError(error.errno, text, error.filename) from None
+        raise
     if len(files) == 1:
         return _open(files[0], options)
     # A writer of many parts leaves some of them without a byte.
@@ -219,10 +227,12 @@ def _parquet_folder(text: str) -> Source | None:
     with open(next((name for name in files if os.path.getsize(name)), files[0]), "rb") as file:
         if file.read(4) != b"PAR1":
             return None
-    return _parquet(_File(text, lambda: None, text))
+    has_columns = any("=" in os.path.dirname(os.path.relpath(name, text)) for name in files)
+    return _parquet(_File(text, lambda: None, text), () if has_columns else [f for f in files if os.path.getsize(f)])
 
 
-def _parquet(file: _File) -> Source:
+def _parquet(file: _File, parts: Sequence[str] = ()) -> Source:
+    """A file, or a folder with files that have their columns in them and none in the names of folders: its `parts`."""
     import pyarrow.parquet as pq
 
     def read(ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:
@@ -231,6 +241,9 @@ def _parquet(file: _File) -> Source:
             # Strings stay dictionary-encoded as in the file: codes, not one string for each row.
             table = pq.read_table(file.path or file.open(), columns=wanted, read_dictionary=list(ids))
         except (pa.ArrowException, OSError) as error:
+            if parts:  # of other types than the first, perhaps
+                alone = [_parquet(_local(path)) for path in parts]
+                return _together(alone, file.name).read(ids, numbers, plain)
             raise DataError(f"{file.name} cannot be read: {error}") from error
         return [table[name] for name in [*ids, *numbers, *plain]]
 

@@ -11,6 +11,9 @@ import pyarrow as pa
 
 __all__ = ["Tabular", "as_output", "check_output", "format_table", "html_table"]
 
+#: Characters of a cell that a terminal shows.
+_WIDEST = 100
+
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Columns padded to their widest cell; a column is set right when all its cells are numbers.
@@ -20,7 +23,8 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str
     header : sequence of str
         Column titles.
     rows : iterable of sequences
-        Cells; floats are shown with four decimals, everything else with ``str``.
+        Cells; floats are shown with four decimals, everything else with ``str``, in one line and cut after 100
+        characters.
 
     Returns
     -------
@@ -29,7 +33,7 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str
     """
     rows = [list(row) for row in rows]
     right = _columns_of_numbers(len(header), rows)
-    cells = [[_text(cell) for cell in row] for row in rows]
+    cells = [[_line(_text(cell)) for cell in row] for row in rows]
     widths = [max(len(line[c]) for line in [list(header), *cells]) for c in range(len(header))]
 
     def line(parts: Sequence[str]) -> str:
@@ -71,6 +75,13 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[object]], caption:
 
 def _columns_of_numbers(width: int, rows: Sequence[Sequence[object]]) -> list[bool]:
     return [bool(rows) and all(isinstance(row[c], (int, float)) for row in rows) for c in range(width)]
+
+
+def _line(text: str) -> str:
+    """A cell that does not break the table: an id may be whatever text there is."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."
 
 
 def _text(cell: object) -> str:

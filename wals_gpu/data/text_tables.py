@@ -282,9 +282,11 @@ class _TextTable:
                     ) from error
                 for at in numbers:
                     if not _is_number(fields[at], self._decimal, self._dialect.delimiter):
+                        comma = self._decimal is None and re.fullmatch(r"\s*[-+]?\d*,\d+\s*", fields[at])
+                        advice = "; decimal=',' reads decimal commas" if comma else ""
                         raise DataError(
                             f"column {names[at]!r} must hold numbers, got {fields[at]!r:.60} in line {line} of "
-                            f"{self._name}"
+                            f"{self._name}{advice}"
                         ) from error
         except csv.Error:
             pass
@@ -332,10 +334,11 @@ def _csv_records(lines: Iterable[str], dialect: _Dialect, skip: int) -> Iterator
         next(lines, None)
     quotes = dialect.rewrite not in ("::", "blanks")
     reader = _reader(lines, dialect.delimiter, skip_blanks=dialect.rewrite == "quotes", quotes=quotes)
+    before = 0
     for fields in reader:
         if fields:
-            inner = sum(len(re.findall(r"\r\n|\r|\n", field)) for field in fields)
-            yield skip + reader.line_num - inner, fields
+            yield skip + before + 1, fields
+        before = reader.line_num  # rows may span lines
 
 
 def _is_number(field: str, decimal: str | None, delimiter: str) -> bool:
@@ -393,13 +396,16 @@ def _not_text(name: str, encoding: str, asked: str | None, error: Exception) -> 
     if asked is not None and encoding != "utf8":
         return f"{name} is not text in encoding={asked!r}: {error}"
     return (
-        f"{name} is neither Parquet nor readable UTF-8 text: {error}; if it is text, encoding= says in what, such as "
-        "encoding='cp1252' (Windows) or 'latin-1'"
+        f"{name} is neither Parquet nor readable UTF-8 text: {error}; if it is text, give its encoding, such as "
+        "encoding='cp1252' (Windows) or encoding='latin-1'"
     )
 
 
 def _judge(text: str, whole: bool, columns: tuple[str, ...] | None, name: str) -> _Dialect:
     """The way of writing that fits the first lines best."""
+    before = 0
+    if (said := re.match(r"\"?sep=.\"?\r?\n", text)) is not None:  # a line for spreadsheets
+        text, before = text[said.end() :], 1
     found = [(_score(rows), delimiter, rows) for delimiter in _DELIMITERS if (rows := _rows(text, whole, delimiter))]
     found = [one for one in found if one[0][-1] > 1]
     if not found and (rows := _rows(text, whole, "blanks")) and _score(rows)[1] == 1 and len(rows[0][1]) > 1:
@@ -417,9 +423,9 @@ def _judge(text: str, whole: bool, columns: tuple[str, ...] | None, name: str) -
         else:
             rows = raw
     data = [row for _, row in rows]
-    skip = 0
+    skip = before
     if columns is None:
-        names, skip, data = [field.strip() for field in data[0]], rows[0][0], data[1:]
+        names, skip, data = [field.strip() for field in data[0]], before + rows[0][0], data[1:]
     else:
         names = list(columns)
         if len(names) != len(data[0]):

@@ -153,7 +153,7 @@ def _of_text(column: Column, where: str, place: Callable[[int], str]) -> NDArray
 
 
 def _with_slashes(texts: Column) -> Column:
-    """``3/25/2024`` and ``25-3-2024`` as ISO has them, if the column tells which number is the month; else unchanged."""
+    """``3/25/2024`` and ``25-3-2024`` as ISO has them, if the column tells which is the month; else unchanged."""
     pattern = r"^(?P<one>\d{1,2})[/-](?P<two>\d{1,2})[/-](?P<year>\d{4}|\d{2})(?P<rest>,?[T ].*)?$"
     found = pc.extract_regex(texts, pattern)
     if found.null_count == len(found):

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from wals_gpu.data.ids import is_string
+from wals_gpu.checks import warn
+from wals_gpu.data.ids import Ids, is_string
 from wals_gpu.data.items import read_items
 from wals_gpu.errors import DataError
 
@@ -25,12 +26,14 @@ class Titles:
     ----------
     ids, titles : Arrow string arrays, (n,)
         Of a repeated id, the first title counts.
+    by_number : bool, default False
+        They are those of a list: of items that are numbers.
     """
 
-    __slots__ = ("_ids", "_titles")
+    __slots__ = ("_by_number", "_ids", "_titles")
 
-    def __init__(self, ids: pa.Array, titles: pa.Array) -> None:
-        self._ids, self._titles = ids, titles
+    def __init__(self, ids: pa.Array, titles: pa.Array, by_number: bool = False) -> None:
+        self._ids, self._titles, self._by_number = ids, titles, by_number
 
     @classmethod
     def read(cls, source: Any, title_column: str | None = None, item_column: str | None = None) -> Titles:
@@ -59,7 +62,7 @@ class Titles:
             if isinstance(source, Mapping):
                 return cls._of_pairs(list(source.keys()), list(source.values()))
             if isinstance(source, Sequence) or (isinstance(source, np.ndarray) and source.ndim == 1):
-                return cls._of_pairs(range(len(source)), list(source))
+                return cls._of_pairs(range(len(source)), list(source), by_number=True)
         if type(source).__name__ == "Series" and hasattr(source, "index") and hasattr(source, "tolist"):
             return cls._of_pairs(source.index.tolist(), source.tolist())
         try:
@@ -80,9 +83,32 @@ class Titles:
         return cls(table.ids.cast(pa.large_string()), _texts(titles, name))
 
     @classmethod
-    def _of_pairs(cls, ids: Sequence[Any], titles: Sequence[Any]) -> Titles:
+    def _of_pairs(cls, ids: Sequence[Any], titles: Sequence[Any], by_number: bool = False) -> Titles:
+        for title in titles:
+            if isinstance(title, (list, tuple, dict, set, np.ndarray)):
+                raise TypeError(f"titles must be texts, got {title!r:.60}; pairs of id and title: dict(pairs)")
         texts = [None if title is None or title != title else str(title) for title in titles]
-        return cls(pa.array([str(one) for one in ids], pa.large_string()), pa.array(texts, pa.large_string()))
+        keys = pa.array([str(one) for one in ids], pa.large_string())
+        return cls(keys, pa.array(texts, pa.large_string()), by_number)
+
+    def checked(self, item_ids: Ids | None) -> Titles:
+        """The same, after a warning where not one is of the items of a model: these may be written in another way."""
+        if item_ids is not None and len(item_ids) and len(self):
+            self._refuse_texts(item_ids.kind == "string")
+            every = pa.array(item_ids.ids, pa.large_string() if item_ids.kind == "string" else None)
+            if pc.index_in(every.cast(pa.large_string()), value_set=self._ids).null_count == len(every):
+                warn(
+                    f"none of the {len(self)} titles is of an item of the model: they are of ids such as "
+                    f"{self._ids[0].as_py()!r:.60}, the model has such as {item_ids[0]!r:.60}"
+                )
+        return self
+
+    def _refuse_texts(self, are_texts: bool) -> None:
+        if self._by_number and are_texts:
+            raise DataError(
+                "titles is a list, which is for items that are numbers; these have texts as ids: give a mapping of id "
+                "to title, or a table"
+            )
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -90,6 +116,7 @@ class Titles:
     def of(self, ids: NDArray[Any] | pa.Array) -> pa.Array:
         """Titles of items (n,), null where there is none."""
         array = ids if isinstance(ids, (pa.Array, pa.ChunkedArray)) else pa.array(ids)
+        self._refuse_texts(is_string(array.type))
         place = pc.index_in(array.cast(pa.large_string()), value_set=self._ids)
         return self._titles.take(place)
 

@@ -83,16 +83,26 @@ def recommend(
     else:
         more = dict(options or {}) | ({} if allow is None else {"allow": allow})
         if is_fold_in:
-            ids, _ = model.recommend_for(known[rows], k, filter_seen=filter_seen, **more)
+            ids = _ids_of_pair(model, model.recommend_for(known[rows], k, filter_seen=filter_seen, **more))
         else:
             user_ids = ids_of(model, "user")
             users = rows if user_ids is None else user_ids.take(rows)
-            ids, _ = model.recommend(users, k, filter_seen=filter_seen, **more)
+            ids = _ids_of_pair(model, model.recommend(users, k, filter_seen=filter_seen, **more))
     item_ids = ids_of(model, "item")
     columns = np.asarray(ids) if item_ids is None else columns_of("the lists of the model", ids, item_ids, "it")
     if columns.ndim == 2 and columns.dtype.kind in "iu" and columns.shape[1] < k:  # there are fewer items than that
         columns = np.pad(columns.astype(np.int64), ((0, 0), (0, k - columns.shape[1])), constant_values=-1)
     return columns
+
+
+def _ids_of_pair(model: Any, answer: Any) -> Any:
+    try:
+        ids, _ = answer
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"what {type(model).__name__} recommends must be a pair (ids, scores), (B, k) each; got {answer!r:.60}"
+        ) from None
+    return ids
 
 
 def columns_of(name: str, ids: ArrayLike, item_ids: Ids, whose: str) -> NDArray[np.int64]:

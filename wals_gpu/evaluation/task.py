@@ -79,6 +79,8 @@ class Task:
         if filter_seen:
             _check_unseen(known.matrix if fold_in is None else fold_in, relevant)
         users = np.flatnonzero(np.diff(relevant.indptr))
+        if asked.data.matrix.nnz == 0:
+            raise ValueError("test has no entry, so there is nothing to measure")
         if users.size == 0:
             raise ValueError("test has no user with a value above 0, so there is nothing to measure")
         if candidates is not None:

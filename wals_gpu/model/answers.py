@@ -5,7 +5,7 @@ Functions of :class:`.fitted.Fitted`; the methods of :class:`wals_gpu.WALS` docu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -108,27 +108,43 @@ def _best_items(
         popularity = ExactIndex(
             fitted.popularity()[:, None].astype(np.float64), num_threads=getattr(fitted.backend, "num_threads", 0)
         )
-        chunks = _with_popular_items(chunks, popularity, cold, k, filters)
+        chunks = _with_popular_items(chunks, popularity, cold, k, filters, asked.users.seen)
     return index, chunks
 
 
 def _with_popular_items(
-    chunks: Chunks, popularity: ExactIndex, cold: NDArray[np.bool_], k: int, filters: Filters
+    chunks: Chunks,
+    popularity: ExactIndex,
+    cold: NDArray[np.bool_],
+    k: int,
+    filters: Filters,
+    seen_of: Callable[[slice], csr_matrix | None],
 ) -> Chunks:
     """The same answers, but for users of whom nothing is known the most popular items, with their popularity.
 
-    The lists hold for these too; nobody has seen anything yet. Numbers are compared as float64, which has all of them.
+    The lists hold for these too. Hardly any has seen something: only what tells nothing, such as dislikes. Numbers are
+    compared as float64, which has all of them.
     """
 
-    def best(n: int, own: Filters) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
-        return popularity.collect(n, k, popularity.chunks(lambda part: np.ones((part.stop - part.start, 1)), n, k, own))
+    def best(n: int, own: Filters, seen: csr_matrix | None) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
+        def ones(part: slice) -> NDArray[np.float64]:
+            return np.ones((part.stop - part.start, 1))
+
+        def hidden(part: slice) -> csr_matrix | None:
+            return None if seen is None else seen[part]
+
+        return popularity.collect(n, k, popularity.chunks(ones, n, k, own, hidden))
 
     # Without lists for each user all of them get the same: found once.
-    for_all = best(1, filters) if filters.deny is None and filters.allow is None else None
+    for_all = best(1, filters, None) if filters.deny is None and filters.allow is None else None
     for part, columns, scores in chunks:
         rows = np.flatnonzero(cold[part])
         if len(rows):
-            columns[rows], scores[rows] = for_all or best(len(rows), filters.of(part.start + rows))
+            seen = seen_of(part)
+            seen = None if seen is None else seen[rows]
+            has_seen = seen is not None and seen.nnz > 0
+            one = None if has_seen else for_all
+            columns[rows], scores[rows] = one or best(len(rows), filters.of(part.start + rows), seen)
         yield part, columns, scores
 
 

@@ -24,7 +24,7 @@ from wals_gpu.objective.terms import RowTerms
 from wals_gpu.priors.linear import FittedPrior
 from wals_gpu.retrieval.explore import Users
 from wals_gpu.retrieval.posterior import Posterior
-from wals_gpu.training.fitted import Fitted
+from wals_gpu.training.fitted import Fitted, says_something
 
 __all__ = [
     "Asked",
@@ -72,7 +72,7 @@ class Policy:
         """DataError where there are cold users (n,) and must be none; `name_of` tells who one of the n is."""
         if self.cold_users == "error" and cold.any():
             raise DataError(
-                f"{cold.sum()} of {len(cold)} users have no interaction that the model knows, such as "
+                f"{cold.sum()} of {len(cold)} users have no interaction to go by, such as "
                 f"{name_of(int(np.argmax(cold)))}; cold_users='popular' or 'mean' recommends to them all the same"
             )
 
@@ -201,8 +201,11 @@ def asked_rows(
     if policy.unknown == "skip" and rows.is_table and cold.any():
         kept = np.flatnonzero(~cold)
         matrix, names, cold = matrix[kept], names[kept], cold[kept]
+    users = new_users(fitted, matrix, filter_seen)
+    if fitted.user_prior is None:
+        cold = cold | ~says_something(users.factors(slice(None)))
     policy.check_cold(cold, lambda row: f"user {names[row : row + 1].tolist()[0]!r}")
-    users = _with_cold(fitted, new_users(fitted, matrix, filter_seen), cold, policy)
+    users = _with_cold(fitted, users, cold, policy)
     return Asked(users, names.__getitem__, rows.kind, policy, n_asked, kept)
 
 

@@ -664,7 +664,7 @@ class WALS(Configured):
         fitted, output = self.fitted, check_output(output)
         exploration, policy = make_exploration(explore, noise, random_state), asking.Policy(cold_users, unknown)
         asked = asking.asked_users(fitted, users, filter_seen, policy)
-        lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column)
+        lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column, self.item_ids)
         found = answers.recommend(fitted, asked, k, lists, exploration, known_titles, show_progress)
         return found if output is None else as_output(found.to_arrow(), output)
 
@@ -713,7 +713,7 @@ class WALS(Configured):
             asked = asking.everybody(fitted, filter_seen, policy)
         else:
             asked = asking.asked_users(fitted, users, filter_seen, policy)
-        known_titles = _titles(titles, title_column)
+        known_titles = _titles(titles, title_column, self.item_ids)
         return answers.recommend_chunks(fitted, asked, k, lists, exploration, chunk_size, known_titles)
 
     @overload
@@ -795,7 +795,7 @@ class WALS(Configured):
         fitted, output = self.fitted, check_output(output)
         exploration, policy = make_exploration(explore, noise, random_state), asking.Policy(cold_users, unknown)
         asked = asking.asked_rows(fitted, interactions, columns, filter_seen, policy)
-        lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column)
+        lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column, self.item_ids)
         found = answers.recommend(fitted, asked, k, lists, exploration, known_titles, show_progress)
         return found if output is None else as_output(found.to_arrow(), output)
 
@@ -851,7 +851,7 @@ class WALS(Configured):
             table of several has the number of the vector in a column ``query``.
         """
         index, output = self.item_index(metric), check_output(output)
-        lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column)
+        lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column, self.item_ids)
         found = answers.search(index, vectors, k, lists, known_titles, show_progress)
         return found if output is None else as_output(found.to_arrow(), output)
 
@@ -910,7 +910,7 @@ class WALS(Configured):
             table has the columns ``item_id``, ``rank`` (1 for the item itself), ``similar_id`` and ``score``.
         """
         fitted, output = self.fitted, check_output(output)
-        lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column)
+        lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column, self.item_ids)
         found = answers.similar_items(fitted, items, k, lists, known_titles, show_progress)
         return found if output is None else as_output(found.to_arrow(), output)
 
@@ -1316,10 +1316,10 @@ _SETTINGS = (
 )
 
 
-def _titles(titles: Any, column: str | None) -> Titles | None:
+def _titles(titles: Any, column: str | None, item_ids: Ids | None) -> Titles | None:
     if titles is None and column is not None:
         raise ValueError("title_column has a meaning only with titles=")
-    return None if titles is None else Titles.read(titles, column)
+    return None if titles is None else Titles.read(titles, column).checked(item_ids)
 
 
 def _check_columns(columns: Mapping[str, Any], method: str) -> None:

@@ -19,10 +19,16 @@ from wals_gpu.objective.terms import RowTerms
 from wals_gpu.priors.linear import FittedPrior
 from wals_gpu.retrieval.exact import ExactIndex
 
-__all__ = ["Fitted"]
+__all__ = ["Fitted", "says_something"]
 
 #: Entries, and users, that are worked on at a time.
 _ENTRIES, _USERS = 1 << 22, 1 << 14
+
+
+def says_something(factors: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which rows (n, D) are not 0: float64 has remainders of 1e-130 where float32 has 0."""
+    high: NDArray[np.bool_] = np.abs(factors).max(axis=1, initial=0) > np.finfo(np.float32).tiny
+    return high
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +108,17 @@ class Fitted:
         return self._kept_indexes[key]
 
     def has_history(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """Whether users by row number (n,) have an entry in the training data; all where it is not there."""
+        """Whether the model learned anything of users by row number (n,): an entry, and factors that are not all 0.
+
+        All have, where the training data are not there. Of values of 0 and below, most objectives learn nothing that
+        tells one item from another.
+        """
         if self.seen is None:
             return np.ones(len(rows), bool)
         has: NDArray[np.bool_] = self.seen.indptr[rows] < self.seen.indptr[np.asarray(rows) + 1]
+        for start in range(0, len(rows), _USERS):  # in pieces for the sake of the copies
+            piece = slice(start, start + _USERS)
+            has[piece] &= says_something(self.user_factors[rows[piece]])
         return has
 
     def popularity(self) -> NDArray[np.int64]:
