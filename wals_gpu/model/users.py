@@ -203,7 +203,7 @@ def asked_rows(
         matrix, names, cold = matrix[kept], names[kept], cold[kept]
     users = new_users(fitted, matrix, filter_seen)
     if fitted.user_prior is None:
-        cold = cold | ~says_something(users.factors(slice(None)))
+        cold = cold | ~says_something(users.factors(slice(None)), np.arange(users.n))
     policy.check_cold(cold, lambda row: f"user {names[row : row + 1].tolist()[0]!r}")
     users = _with_cold(fitted, users, cold, policy)
     return Asked(users, names.__getitem__, rows.kind, policy, n_asked, kept)

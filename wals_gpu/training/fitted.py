@@ -25,9 +25,14 @@ __all__ = ["Fitted", "says_something"]
 _ENTRIES, _USERS = 1 << 22, 1 << 14
 
 
-def says_something(factors: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Which rows (n, D) are not 0: float64 has remainders of 1e-130 where float32 has 0."""
-    high: NDArray[np.bool_] = np.abs(factors).max(axis=1, initial=0) > np.finfo(np.float32).tiny
+def says_something(factors: NDArray[np.floating], rows: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Which of some rows of (n, D) are not 0: float64 has remainders of 1e-130 where float32 has 0."""
+    tiny = np.finfo(np.float32).tiny
+    high: NDArray[np.bool_] = np.abs(factors[rows, 0]) > tiny  # of nearly every row, so that few are read as a whole
+    rest = np.flatnonzero(~high)
+    for start in range(0, len(rest), _USERS):
+        piece = rest[start : start + _USERS]
+        high[piece] = np.abs(factors[rows[piece]]).max(axis=1) > tiny
     return high
 
 
@@ -116,9 +121,7 @@ class Fitted:
         if self.seen is None:
             return np.ones(len(rows), bool)
         has: NDArray[np.bool_] = self.seen.indptr[rows] < self.seen.indptr[np.asarray(rows) + 1]
-        for start in range(0, len(rows), _USERS):  # in pieces for the sake of the copies
-            piece = slice(start, start + _USERS)
-            has[piece] &= says_something(self.user_factors[rows[piece]])
+        has &= says_something(self.user_factors, np.asarray(rows))
         return has
 
     def popularity(self) -> NDArray[np.int64]:
