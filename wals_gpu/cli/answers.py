@@ -34,10 +34,10 @@ MODEL = "model"
 class Names(NamedTuple):
     """What columns are called, for people and in files; None where answers are for nobody."""
 
-    asked: str | None
+    query: str | None
     found: str
     score: str
-    asked_id: str | None
+    query_id: str | None
     found_id: str
 
 
@@ -52,7 +52,7 @@ class Answer:
 
     Attributes
     ----------
-    asked : id or None
+    query : id or None
         Whom, or what, it is for.
     items : list of ids
         Without the places that no item was left for.
@@ -63,7 +63,7 @@ class Answer:
         "model", or what else the list is from.
     """
 
-    asked: Any
+    query: Any
     items: list[Any]
     scores: list[float]
     titles: list[str] | None = None
@@ -78,12 +78,12 @@ class Answer:
 
 
 def answers_of(
-    asked: Iterable[Any], ids: Any, scores: Any, titles: Titles | None, sources: Iterable[str] | None = None
+    query: Iterable[Any], ids: Any, scores: Any, titles: Titles | None, sources: Iterable[str] | None = None
 ) -> list[Answer]:
     """The answers of arrays (B, k)."""
     sources = [MODEL] * len(ids) if sources is None else sources
     answers = []
-    for one, found, values, source in zip(asked, ids, scores, sources, strict=True):
+    for one, found, values, source in zip(query, ids, scores, sources, strict=True):
         there = values > -np.inf
         named = None if titles is None else [title or "" for title in titles.of(found[there]).to_pylist()]
         items = [plain(item) for item in found[there]]
@@ -96,24 +96,24 @@ def print_answers(answers: Sequence[Answer], names: Names) -> None:
     with_title = any(answer.titles is not None for answer in answers)
     with_source = any(answer.source != MODEL for answer in answers)
     rows: list[list[object]] = []
-    if empty := [repr(answer.asked) for answer in answers if not answer.items and answer.asked is not None]:
+    if empty := [repr(answer.query) for answer in answers if not answer.items and answer.query is not None]:
         say(f"no item is left for {', '.join(empty[:3])}" + (f" and {len(empty) - 3:,} more" if len(empty) > 3 else ""))
     for answer in answers:
         titles = [[]] * len(answer.items) if answer.titles is None else [[title] for title in answer.titles]
         for rank, (item, title, score) in enumerate(zip(answer.items, titles, answer.scores, strict=True), 1):
-            asked = [] if names.asked is None else [str(answer.asked)]
-            rows.append([*asked, rank, str(item), *title, score, *([answer.source] * with_source)])
-    asked = [] if names.asked is None else [names.asked]
+            query = [] if names.query is None else [str(answer.query)]
+            rows.append([*query, rank, str(item), *title, score, *([answer.source] * with_source)])
+    query = [] if names.query is None else [names.query]
     print(
-        format_table([*asked, "rank", names.found, *["title"] * with_title, names.score, *["from"] * with_source], rows)
+        format_table([*query, "rank", names.found, *["title"] * with_title, names.score, *["from"] * with_source], rows)
     )
 
 
-def schema(names: Names, asked: Ids | None, found: Ids | None, with_title: bool, with_source: bool = False) -> Any:
+def schema(names: Names, query: Ids | None, found: Ids | None, with_title: bool, with_source: bool = False) -> Any:
     """The columns of a file, which do not depend on what is found."""
     import pyarrow as pa
 
-    fields = [] if names.asked_id is None else [(names.asked_id, _type_of(asked))]
+    fields = [] if names.query_id is None else [(names.query_id, _type_of(query))]
     fields += [("rank", pa.int32()), (names.found_id, _type_of(found))]
     fields += (
         [("title", pa.string())] * with_title + [("score", pa.float32())] + [("source", pa.string())] * with_source
@@ -122,7 +122,7 @@ def schema(names: Names, asked: Ids | None, found: Ids | None, with_title: bool,
 
 
 def columns_of(
-    asked: NDArray[Any] | None,
+    query: NDArray[Any] | None,
     ids: NDArray[Any],
     scores: NDArray[np.floating],
     titles: Titles | None,
@@ -132,7 +132,7 @@ def columns_of(
     there = scores > -np.inf
     each = there.sum(axis=1)
     ranks = np.broadcast_to(np.arange(1, ids.shape[1] + 1, dtype=np.int32), ids.shape)[there]
-    first = [] if asked is None else [np.repeat(asked, each)]
+    first = [] if query is None else [np.repeat(query, each)]
     named = [] if titles is None else [titles.of(ids[there])]
     last = [] if sources is None else [np.repeat(np.asarray(sources, object), each)]
     return [*first, ranks, ids[there], *named, scores[there], *last]

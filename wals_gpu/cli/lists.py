@@ -70,8 +70,8 @@ def user_lists(args: argparse.Namespace, model: WALS, users: Any) -> dict[str, c
             assert data.user_ids is not None and data.item_ids is not None  # as of every table
             user_rows = _columns(data.user_ids.ids, model.user_ids, n_users, f"--{name}")
             columns = _columns(data.item_ids.ids, model.item_ids, n_items, f"--{name}")
-            asked = _positions(np.asarray(users), data.user_ids)  # the row of each user in the table, or -1
-            user_rows[asked[asked >= 0]] = 0  # known at least here
+            rows_of_users = _positions(np.asarray(users), data.user_ids)  # the row of each user in the table, or -1
+            user_rows[rows_of_users[rows_of_users >= 0]] = 0  # known at least here
             _warn_unknown(f"--{name}", "users", user_rows)
             _warn_unknown(f"--{name}", "items", columns)
             pairs = data.matrix.tocoo()
@@ -79,7 +79,7 @@ def user_lists(args: argparse.Namespace, model: WALS, users: Any) -> dict[str, c
             row, column = pairs.row[known], columns[pairs.col[known]]
             # The last row is empty, and is the one of -1
             of_table = csr_matrix((np.ones(len(row), bool), (row, column)), shape=(data.matrix.shape[0] + 1, n_items))
-            lists[name] = of_table[asked]
+            lists[name] = of_table[rows_of_users]
     return lists
 
 

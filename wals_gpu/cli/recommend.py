@@ -137,7 +137,7 @@ def _recommend_to_users(args: argparse.Namespace) -> None:
             one for chunk in counted for one in answers_of(chunk.users, chunk.ids, chunk.scores, titles, chunk.source)
         ]
         if args.json:
-            print_json([{"user": one.asked, "source": one.source, "items": one.to_json()} for one in answers])
+            print_json([{"user": one.query, "source": one.source, "items": one.to_json()} for one in answers])
         else:
             print_answers(answers, FOR_USERS)
         return

@@ -58,12 +58,12 @@ def _fill_model(args: argparse.Namespace) -> None:
     parameters = dict(args.set)
     for name in parameters:
         if name in SETTINGS:
-            how = (
+            remedy = (
                 f", which has the option --{OPTIONS[name].replace('_', '-')}"
                 if name in OPTIONS
                 else "; --config takes it"
             )
-            raise ValueError(f"--set is for parameters of the objective; {name} is a setting of the model{how}")
+            raise ValueError(f"--set is for parameters of the objective; {name} is a setting of the model{remedy}")
     config = {} if args.config is None else _read(args.config)
     with_texts = getattr(args, "encoder", None) is not None
     usual = HYBRID_SETTINGS["objective"] if with_texts else default_of("objective")

@@ -65,6 +65,6 @@ def run(args: argparse.Namespace) -> None:
         return
     answers = answers_of(items, ids, scores, titles)
     if args.json:
-        print_json([{"item": answer.asked, "similar": answer.to_json()} for answer in answers])
+        print_json([{"item": answer.query, "similar": answer.to_json()} for answer in answers])
     else:
         print_answers(answers, SIMILAR)

@@ -192,7 +192,7 @@ class Ids:
         return ids if type is None else ids.cast(type)
 
     def mask(self, values: ArrayLike, *, unknown: str = "error") -> NDArray[np.bool_]:
-        """Which of these ids are among some values: a list to leave out or to choose from, looked up once for many uses.
+        """Which of these ids are among some values: a list to leave out or choose from, looked up once for many uses.
 
         Parameters
         ----------

@@ -113,14 +113,14 @@ class _TextTable:
                 head, size = head + stream.read(size), size * 2
         return head, len(head) < size
 
-    def _decode(self, head: bytes, whole: bool, asked: str | None) -> str:
+    def _decode(self, head: bytes, whole: bool, given: str | None) -> str:
         wide = ""
         if self._encoding == "utf8" and b"\0" in head[:2] and head[:2] != b"\0\0":
             wide = f"; it looks like UTF-16, which encoding='utf-16-{'be' if head[:1] == bytes(1) else 'le'}' reads"
         try:
             text = codecs.getincrementaldecoder(self._encoding)().decode(head, whole)
         except UnicodeError as error:
-            raise DataError(_not_text(self._name, self._encoding, asked, error) + wide) from error
+            raise DataError(_not_text(self._name, self._encoding, given, error) + wide) from error
         text = text.removeprefix("\ufeff")
         first = re.split(r"[\r\n]", text, maxsplit=1)[0]
         if "\0" in first or not text.strip():
@@ -375,15 +375,15 @@ def _stripped(column: Column) -> Column:
 # --------------------------------------------------------------------------------------------------- how it is written
 
 
-def _encoding(head: bytes, asked: str | None, name: str) -> str:
-    if asked is not None:
+def _encoding(head: bytes, given: str | None, name: str) -> str:
+    if given is not None:
         try:
-            "a".encode(asked)  # there are codecs of bytes, too
+            "a".encode(given)  # there are codecs of bytes, too
         except (LookupError, TypeError, ValueError):
             raise ValueError(
-                f"encoding must be the name of a text encoding such as 'utf-8', 'cp1252' or 'latin-1', got {asked!r}"
+                f"encoding must be the name of a text encoding such as 'utf-8', 'cp1252' or 'latin-1', got {given!r}"
             ) from None
-        return {"utf_8": "utf8"}.get(codecs.lookup(asked).name.replace("-", "_"), asked)
+        return {"utf_8": "utf8"}.get(codecs.lookup(given).name.replace("-", "_"), given)
     for mark, encoding in ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")):
         if head.startswith(mark):
             return encoding
@@ -392,9 +392,9 @@ def _encoding(head: bytes, asked: str | None, name: str) -> str:
     return "utf8"
 
 
-def _not_text(name: str, encoding: str, asked: str | None, error: Exception) -> str:
-    if asked is not None and encoding != "utf8":
-        return f"{name} is not text in encoding={asked!r}: {error}"
+def _not_text(name: str, encoding: str, given: str | None, error: Exception) -> str:
+    if given is not None and encoding != "utf8":
+        return f"{name} is not text in encoding={given!r}: {error}"
     return (
         f"{name} is neither Parquet nor readable UTF-8 text: {error}; if it is text, give its encoding, such as "
         "encoding='cp1252' (Windows) or encoding='latin-1'"

@@ -73,13 +73,13 @@ class Task:
             if user_ids is not None:
                 whose = f"{whose} or fold_in"
         _need_ids("test", test, item_ids, user_ids)
-        asked = read_like("test", test, user_ids, item_ids, whose, columns, like=like)
-        relevant = relevant_entries(asked.data)
+        matched = read_like("test", test, user_ids, item_ids, whose, columns, like=like)
+        relevant = relevant_entries(matched.data)
         _check_shapes(model, known.matrix, relevant, fold_in)
         if filter_seen:
             _check_unseen(known.matrix if fold_in is None else fold_in, relevant)
         users = np.flatnonzero(np.diff(relevant.indptr))
-        if asked.data.matrix.nnz == 0:
+        if matched.data.matrix.nnz == 0:
             raise ValueError("test has no entry, so there is nothing to measure")
         if users.size == 0:
             raise ValueError("test has no user with a value above 0, so there is nothing to measure")
@@ -90,7 +90,7 @@ class Task:
             if candidates.shape != relevant.shape:
                 raise ValueError(f"candidates must have the shape of test, {relevant.shape}, got {candidates.shape}")
         surprise = surprise_of(relevant_entries(known, "train"), relevant.shape[1])
-        rest = (filter_seen, ks, users, surprise, options, model, user_ids, asked.dropped, asked.unknown)
+        rest = (filter_seen, ks, users, surprise, options, model, user_ids, matched.dropped, matched.unknown)
         return cls(known.matrix, relevant, fold_in, candidates, *rest)
 
     @property

@@ -16,6 +16,7 @@ from wals_gpu.checks import integer, number
 from wals_gpu.data.ids import row_numbers
 from wals_gpu.data.titles import Titles
 from wals_gpu.errors import DataError
+from wals_gpu.model.queries import Queries, known_users, new_rows, new_users
 from wals_gpu.model.recommendations import (
     Explanation,
     Layout,
@@ -24,7 +25,6 @@ from wals_gpu.model.recommendations import (
     arrow_type,
     plain_id,
 )
-from wals_gpu.model.users import Asked, known_users, new_rows, new_users
 from wals_gpu.retrieval.exact import CHUNK, ExactIndex
 from wals_gpu.retrieval.explore import UCB, Chunks, Thompson, Users, best_items
 from wals_gpu.retrieval.lists import Filters, Lists, permitted_items
@@ -51,7 +51,7 @@ PAIRS = 16384
 
 def recommend(
     fitted: Fitted,
-    asked: Asked,
+    queries: Queries,
     k: int,
     lists: Lists,
     explore: UCB | Thompson | None,
@@ -59,23 +59,23 @@ def recommend(
     show_progress: bool = False,
 ) -> Recommendations:
     """The k best items for users."""
-    index, chunks = _best_items(fitted, asked, k, lists, explore, CHUNK)
-    columns, scores = index.collect(asked.users.n, k, chunks, show_progress)
-    everybody = slice(0, asked.users.n)
-    ids, names, source = index.named(columns), asked.names(everybody), asked.source(everybody)
-    layout = asked.layout(fitted, titles)
-    if not asked.is_single:
+    index, chunks = _best_items(fitted, queries, k, lists, explore, CHUNK)
+    columns, scores = index.collect(queries.users.n, k, chunks, show_progress)
+    everybody = slice(0, queries.users.n)
+    ids, names, source = index.named(columns), queries.names(everybody), queries.source(everybody)
+    layout = queries.layout(fitted, titles)
+    if not queries.is_single:
         return Recommendations(ids, scores, names, source, layout)
     if not len(ids):  # a single one that is skipped
         return Recommendations(
-            ids.reshape(0), scores.reshape(0), plain_id(asked.names(slice(0, 1))[0]), "skipped", layout
+            ids.reshape(0), scores.reshape(0), plain_id(queries.names(slice(0, 1))[0]), "skipped", layout
         )
     return Recommendations(ids[0], scores[0], plain_id(names[0]), str(source[0]), layout)
 
 
 def recommend_chunks(
     fitted: Fitted,
-    asked: Asked,
+    queries: Queries,
     k: int,
     lists: Lists,
     explore: UCB | Thompson | None,
@@ -83,32 +83,32 @@ def recommend_chunks(
     titles: Titles | None = None,
 ) -> Iterator[RecommendationsChunk]:
     """The same, some users at a time, with their ids, or row numbers; wrong options are refused at once."""
-    index, chunks = _best_items(fitted, asked, k, lists, explore, integer("chunk_size", chunk_size, 1))
-    layout = asked.layout(fitted, titles)
+    index, chunks = _best_items(fitted, queries, k, lists, explore, integer("chunk_size", chunk_size, 1))
+    layout = queries.layout(fitted, titles)
 
     def named() -> Iterator[RecommendationsChunk]:
         for part, columns, scores in chunks:
-            yield RecommendationsChunk(index.named(columns), scores, asked.names(part), asked.source(part), layout)
+            yield RecommendationsChunk(index.named(columns), scores, queries.names(part), queries.source(part), layout)
 
     return named()
 
 
 def _best_items(
-    fitted: Fitted, asked: Asked, k: int, lists: Lists, explore: UCB | Thompson | None, chunk_size: int
+    fitted: Fitted, queries: Queries, k: int, lists: Lists, explore: UCB | Thompson | None, chunk_size: int
 ) -> tuple[ExactIndex, Chunks]:
     """The index of the items, and its answers for users, a chunk after the other."""
     index = item_index(fitted)
-    filters = index.filters(asked.n_asked, lists)
-    if asked.kept is not None:
-        filters = filters.of(asked.kept)
+    filters = index.filters(queries.n_given, lists)
+    if queries.kept is not None:
+        filters = filters.of(queries.kept)
     k = integer("k", k, 1)
-    chunks = best_items(index, asked.users, k, filters, explore, chunk_size)
-    cold = asked.users.cold
-    if asked.policy.cold_users == "popular" and cold is not None and cold.any():
+    chunks = best_items(index, queries.users, k, filters, explore, chunk_size)
+    cold = queries.users.cold
+    if queries.policy.cold_users == "popular" and cold is not None and cold.any():
         popularity = ExactIndex(
             fitted.popularity()[:, None].astype(np.float64), num_threads=getattr(fitted.backend, "num_threads", 0)
         )
-        chunks = _with_popular_items(chunks, popularity, cold, k, filters, asked.users.seen)
+        chunks = _with_popular_items(chunks, popularity, cold, k, filters, queries.users.seen)
     return index, chunks
 
 
@@ -184,13 +184,13 @@ def _similar(
     is_single: bool,
     k: int,
     filters: Filters,
-    asked: str,
+    queries: str,
     titles: Titles | None,
     show_progress: bool,
 ) -> Recommendations:
     columns, scores = index.similar(rows, k, filters, show_progress)
     kind = arrow_type(index.ids)
-    layout = Layout("similar_id", kind, asked, kind, has_source=False, titles=titles)
+    layout = Layout("similar_id", kind, queries, kind, has_source=False, titles=titles)
     return _pair(index.named(columns), scores, index.named(rows.astype(np.int32)), is_single, layout)
 
 
@@ -210,17 +210,17 @@ def search(
         len(table), k, index.chunks(table.__getitem__, len(table), k, filters), show_progress
     )
     layout = Layout(
-        found_type=arrow_type(index.ids), asked=None if is_single else "query", has_source=False, titles=titles
+        found_type=arrow_type(index.ids), query=None if is_single else "query", has_source=False, titles=titles
     )
     return _pair(index.named(columns), scores, np.arange(len(table)), is_single, layout)
 
 
 def _pair(
-    ids: NDArray[Any], scores: NDArray[np.floating], asked: NDArray[Any], is_single: bool, layout: Layout
+    ids: NDArray[Any], scores: NDArray[np.floating], queries: NDArray[Any], is_single: bool, layout: Layout
 ) -> Recommendations:
     if is_single:
-        return Recommendations(ids[0], scores[0], plain_id(asked[0]), "model", layout)
-    return Recommendations(ids, scores, asked, np.full(len(ids), "model"), layout)
+        return Recommendations(ids[0], scores[0], plain_id(queries[0]), "model", layout)
+    return Recommendations(ids, scores, queries, np.full(len(ids), "model"), layout)
 
 
 # ---------------------------------------------------------------------------------------------------- single scores

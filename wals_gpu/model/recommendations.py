@@ -45,9 +45,9 @@ class Layout:
     found : str
         The column of what was found.
     found_type : Arrow type
-    asked : str or None
+    query : str or None
         The column of whom (or what) it was found for; None without one.
-    asked_type : Arrow type
+    query_type : Arrow type
     has_source : bool
         Whether there is a column ``source``.
     titles : Titles or None
@@ -56,8 +56,8 @@ class Layout:
 
     found: str = "item_id"
     found_type: pa.DataType = pa.int64()  # noqa: RUF009 (immutable)
-    asked: str | None = "user_id"
-    asked_type: pa.DataType = pa.int64()  # noqa: RUF009
+    query: str | None = "user_id"
+    query_type: pa.DataType = pa.int64()  # noqa: RUF009
     has_source: bool = True
     titles: Titles | None = None
 
@@ -100,7 +100,7 @@ class _Answers(_WithTitles):
         ----------
         titles : optional
             Titles of the items, for a column ``title``: a mapping of id to title, a table, or the path of a Parquet or
-            CSV file. Default: those that the question was asked with.
+            CSV file. Default: those that the question was query with.
         title_column : str, optional
             Of a table of titles. Default: the one named like ``title`` or ``name``.
 
@@ -124,8 +124,8 @@ class _Answers(_WithTitles):
         per_row = there.sum(axis=1)
         found = pa.array(ids[there], layout.found_type)
         columns: dict[str, Any] = {}
-        if layout.asked is not None:
-            columns[layout.asked] = _ids_column(np.repeat(who[: len(ids)], per_row), layout.asked_type)
+        if layout.query is not None:
+            columns[layout.query] = _ids_column(np.repeat(who[: len(ids)], per_row), layout.query_type)
         ranks = np.broadcast_to(np.arange(1, ids.shape[1] + 1, dtype=np.int32), ids.shape)[there]
         columns |= {"rank": ranks, layout.found: found, "score": scores[there]}
         if known is not None:

@@ -1,4 +1,4 @@
-"""One number for how well a model finds what users took, as scikit-learn's ``score`` is asked for."""
+"""One number for how well a model finds what users took, as scikit-learn's ``score`` is hidden for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wals_gpu.data.csr import as_csr, contains, entry_keys, entry_rows, select
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.errors import DataError
 from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
-from wals_gpu.model.users import fold_in
+from wals_gpu.model.queries import fold_in
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.validation import parse_metric
 
@@ -41,9 +41,9 @@ def score(
     data = _users_of(fitted, interactions, columns)
     known, unseen = _unseen_entries(fitted, data)
     folded = np.flatnonzero(known < 0)
-    given, asked = _split_rows(data.matrix[folded], heldout, np.random.default_rng(random_state))
+    given, hidden = _split_rows(data.matrix[folded], heldout, np.random.default_rng(random_state))
     ranked = np.flatnonzero(known >= 0)
-    values = _measured(fitted, relevant_entries(asked, "interactions"), given, None, k, metric)
+    values = _measured(fitted, relevant_entries(hidden, "interactions"), given, None, k, metric)
     if len(ranked):
         assert fitted.seen is not None
         new, rows = relevant_entries(unseen[ranked], "interactions"), known[ranked]
@@ -90,28 +90,28 @@ def _split_rows(matrix: csr_matrix, share: float, rng: np.random.Generator) -> t
     """The entries of each row in two: a share to ask for, at least one and not all; nothing of a row with one entry."""
     draws = rng.random(matrix.nnz)
     per_row = np.diff(matrix.indptr)
-    asked = np.where(per_row > 1, np.maximum((share * per_row).astype(np.int64), 1), 0)
+    hidden = np.where(per_row > 1, np.maximum((share * per_row).astype(np.int64), 1), 0)
     order = np.lexsort((draws, entry_rows(matrix)))
     position = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], per_row)
-    is_asked = np.zeros(matrix.nnz, dtype=bool)
-    is_asked[order] = position < np.repeat(asked, per_row)
-    return select(matrix, ~is_asked), select(matrix, is_asked)
+    is_hidden = np.zeros(matrix.nnz, dtype=bool)
+    is_hidden[order] = position < np.repeat(hidden, per_row)
+    return select(matrix, ~is_hidden), select(matrix, is_hidden)
 
 
 def _measured(
     fitted: Fitted,
-    asked: csr_matrix,
+    hidden: csr_matrix,
     owned: csr_matrix,
     factors: NDArray[np.floating] | None,
     k: int,
     metric: str,
 ) -> list[NDArray[np.float64]]:
     """The metric of each user with something to find; their factors are folded in from what they own by default."""
-    users = np.flatnonzero(np.diff(asked.indptr))
+    users = np.flatnonzero(np.diff(hidden.indptr))
     values = []
     for start in range(0, len(users), _USERS_PER_BATCH):
         batch = users[start : start + _USERS_PER_BATCH]
         vectors = fold_in(fitted, owned[batch]) if factors is None else factors[batch]
         ids, _ = fitted.backend.topk(vectors, fitted.item_factors, k, owned[batch])
-        values.append(row_metrics(ids, asked[batch], [k], None)[metric])
+        values.append(row_metrics(ids, hidden[batch], [k], None)[metric])
     return values

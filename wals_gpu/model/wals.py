@@ -19,8 +19,7 @@ from wals_gpu.data.options import ColumnOptions
 from wals_gpu.data.tables import as_output, check_output, html_table
 from wals_gpu.data.titles import Titles
 from wals_gpu.errors import ModelFitError
-from wals_gpu.model import answers, new_items, new_users, removal, scoring
-from wals_gpu.model import users as asking
+from wals_gpu.model import answers, new_items, new_users, queries, removal, scoring
 from wals_gpu.model.configured import Configured
 from wals_gpu.model.files import SavedModel, read_model, unreadable, write_model
 from wals_gpu.model.plot import plot_history
@@ -662,10 +661,10 @@ class WALS(Configured):
             The model is not fitted.
         """
         fitted, output = self.fitted, check_output(output)
-        exploration, policy = make_exploration(explore, noise, random_state), asking.Policy(cold_users, unknown)
-        asked = asking.asked_users(fitted, users, filter_seen, policy)
+        exploration, policy = make_exploration(explore, noise, random_state), queries.Policy(cold_users, unknown)
+        batch = queries.user_queries(fitted, users, filter_seen, policy)
         lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column, self.item_ids)
-        found = answers.recommend(fitted, asked, k, lists, exploration, known_titles, show_progress)
+        found = answers.recommend(fitted, batch, k, lists, exploration, known_titles, show_progress)
         return found if output is None else as_output(found.to_arrow(), output)
 
     def recommend_chunks(
@@ -707,14 +706,14 @@ class WALS(Configured):
             The triple ``users, ids, scores``: (b,) ids or row numbers, (b, k) and (b, k), with `source` and tables as
             :class:`.Recommendations`.
         """
-        fitted, policy = self.fitted, asking.Policy(cold_users, unknown)
+        fitted, policy = self.fitted, queries.Policy(cold_users, unknown)
         exploration, lists = make_exploration(explore, noise, random_state), Lists(deny, allow, deny_items, allow_items)
         if users is None:
-            asked = asking.everybody(fitted, filter_seen, policy)
+            batch = queries.everybody(fitted, filter_seen, policy)
         else:
-            asked = asking.asked_users(fitted, users, filter_seen, policy)
+            batch = queries.user_queries(fitted, users, filter_seen, policy)
         known_titles = _titles(titles, title_column, self.item_ids)
-        return answers.recommend_chunks(fitted, asked, k, lists, exploration, chunk_size, known_titles)
+        return answers.recommend_chunks(fitted, batch, k, lists, exploration, chunk_size, known_titles)
 
     @overload
     def recommend_for(self, interactions: Any, k: int = ..., *, output: str, **options: Any) -> Any: ...
@@ -793,10 +792,10 @@ class WALS(Configured):
         """
         _check_columns(columns, "recommend_for")
         fitted, output = self.fitted, check_output(output)
-        exploration, policy = make_exploration(explore, noise, random_state), asking.Policy(cold_users, unknown)
-        asked = asking.asked_rows(fitted, interactions, columns, filter_seen, policy)
+        exploration, policy = make_exploration(explore, noise, random_state), queries.Policy(cold_users, unknown)
+        batch = queries.row_queries(fitted, interactions, columns, filter_seen, policy)
         lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column, self.item_ids)
-        found = answers.recommend(fitted, asked, k, lists, exploration, known_titles, show_progress)
+        found = answers.recommend(fitted, batch, k, lists, exploration, known_titles, show_progress)
         return found if output is None else as_output(found.to_arrow(), output)
 
     @overload
@@ -1057,7 +1056,7 @@ class WALS(Configured):
         """
         _check_columns(columns, "fold_in")
         fitted = self.fitted
-        return asking.fold_in(fitted, asking.new_rows(fitted, interactions, columns).matrix, embeddings)
+        return queries.fold_in(fitted, queries.new_rows(fitted, interactions, columns).matrix, embeddings)
 
     def project_items(self, items: Any) -> NDArray[np.floating]:
         """Prior means of items from their texts or embeddings, to be handed to :meth:`search`, for example.

@@ -226,8 +226,8 @@ def make_plan(
     train, validation = data.matrix, None
     if holding.validation is not None:
         train, test = hold_out(data, holding.validation, settings.random_state, settings.dtype, columns)
-        how = (holding.metric, holding.every, holding.patience)
-        validation = Validation(settings.backend, train, test, *how, cold_get_popular=settings.user_prior is None)
+        options = (holding.metric, holding.every, holding.patience)
+        validation = Validation(settings.backend, train, test, *options, cold_get_popular=settings.user_prior is None)
     check_memory(estimate_memory(_sizes_of(settings, train, validation is not None), settings.backend))
     bound, terms = _bind(settings, train)
     factors = _start_values(settings, data, start.fitted)

@@ -27,16 +27,16 @@ from wals_gpu.retrieval.posterior import Posterior
 from wals_gpu.training.fitted import Fitted, says_something
 
 __all__ = [
-    "Asked",
     "NewRows",
     "Policy",
-    "asked_rows",
-    "asked_users",
+    "Queries",
     "everybody",
     "fold_in",
     "known_users",
     "new_rows",
     "new_users",
+    "row_queries",
+    "user_queries",
 ]
 
 COLD_USERS = ("popular", "mean", "error")
@@ -78,7 +78,7 @@ class Policy:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class Queries:
     """Whom a question is about: n of B that were asked for, less where unknown ones are skipped.
 
     Parameters
@@ -90,7 +90,7 @@ class Asked:
     kind : Arrow type
         Of the names.
     policy : Policy
-    n_asked : int
+    n_given : int
         B.
     kept : (n,) array of int, optional
         Their places among those asked for, where some are left out.
@@ -102,7 +102,7 @@ class Asked:
     names: Names
     kind: pa.DataType
     policy: Policy
-    n_asked: int
+    n_given: int
     kept: NDArray[np.integer] | None = None
     is_single: bool = False
 
@@ -112,13 +112,13 @@ class Asked:
 
     def layout(self, fitted: Fitted, titles: Titles | None) -> Layout:
         """Of the tables of their recommendations."""
-        return Layout(found_type=arrow_type(fitted.item_ids), asked_type=self.kind, titles=titles)
+        return Layout(found_type=arrow_type(fitted.item_ids), query_type=self.kind, titles=titles)
 
 
 # ---------------------------------------------------------------------------------------------------- users
 
 
-def asked_users(fitted: Fitted, users: ArrayLike, filter_seen: bool, policy: Policy) -> Asked:
+def user_queries(fitted: Fitted, users: ArrayLike, filter_seen: bool, policy: Policy) -> Queries:
     """Users of the training data, and with a policy for them users that it does not have.
 
     Raises
@@ -133,23 +133,23 @@ def asked_users(fitted: Fitted, users: ArrayLike, filter_seen: bool, policy: Pol
     else:
         rows, is_single = _rows_or_none(fitted, users)
     if (rows >= 0).all():
-        return replace(_asked(fitted, rows, _names_of(fitted, rows), filter_seen, policy), is_single=is_single)
-    given, n_asked, kept = np.atleast_1d(_as_given(users, fitted)), len(rows), None
+        return replace(_queries(fitted, rows, _names_of(fitted, rows), filter_seen, policy), is_single=is_single)
+    given, n_given, kept = np.atleast_1d(_as_given(users, fitted)), len(rows), None
     if policy.unknown == "skip":
         kept = np.flatnonzero(rows >= 0)
         rows = rows[kept]
         given = given if is_single else given[kept]
-    asked = _asked(fitted, rows, given.__getitem__, filter_seen, policy)
-    return replace(asked, n_asked=n_asked, kept=kept, is_single=is_single)
+    queries = _queries(fitted, rows, given.__getitem__, filter_seen, policy)
+    return replace(queries, n_given=n_given, kept=kept, is_single=is_single)
 
 
-def everybody(fitted: Fitted, filter_seen: bool, policy: Policy) -> Asked:
-    """All users of the training data; DataError as :func:`asked_users`."""
+def everybody(fitted: Fitted, filter_seen: bool, policy: Policy) -> Queries:
+    """All users of the training data; DataError as :func:`user_queries`."""
     rows = np.arange(fitted.n_users)
-    return _asked(fitted, rows, _names_of(fitted, rows), filter_seen, policy)
+    return _queries(fitted, rows, _names_of(fitted, rows), filter_seen, policy)
 
 
-def _asked(fitted: Fitted, rows: NDArray[np.integer], names: Names, filter_seen: bool, policy: Policy) -> Asked:
+def _queries(fitted: Fitted, rows: NDArray[np.integer], names: Names, filter_seen: bool, policy: Policy) -> Queries:
     known = rows >= 0
     cold = ~known
     if fitted.user_prior is None:  # its features say something of each user
@@ -160,7 +160,7 @@ def _asked(fitted: Fitted, rows: NDArray[np.integer], names: Names, filter_seen:
 
     policy.check_cold(cold, name_of)
     users = _with_cold(fitted, known_users(fitted, rows, filter_seen), cold, policy)
-    return Asked(users, names, arrow_type(fitted.user_ids), policy, len(rows))
+    return Queries(users, names, arrow_type(fitted.user_ids), policy, len(rows))
 
 
 def _names_of(fitted: Fitted, rows: NDArray[np.integer]) -> Names:
@@ -191,12 +191,12 @@ def _as_given(users: Any, fitted: Fitted) -> NDArray[Any]:
     return array if array.dtype.kind in "iu" else np.asarray(users, dtype=object)
 
 
-def asked_rows(
+def row_queries(
     fitted: Fitted, interactions: Any, columns: Mapping[str, Any], filter_seen: bool, policy: Policy
-) -> Asked:
-    """Users given by their interactions; errors as :func:`new_rows` and :func:`asked_users`."""
+) -> Queries:
+    """Users given by their interactions; errors as :func:`new_rows` and :func:`user_queries`."""
     rows = new_rows(fitted, interactions, columns, unknown="error" if policy.unknown == "error" else "drop")
-    n_asked, kept, matrix, names = rows.matrix.shape[0], None, rows.matrix, rows.names
+    n_given, kept, matrix, names = rows.matrix.shape[0], None, rows.matrix, rows.names
     cold = np.diff(matrix.indptr) == 0
     if policy.unknown == "skip" and rows.is_table and cold.any():
         kept = np.flatnonzero(~cold)
@@ -206,7 +206,7 @@ def asked_rows(
         cold = cold | ~says_something(users.factors(slice(None)), np.arange(users.n))
     policy.check_cold(cold, lambda row: f"user {names[row : row + 1].tolist()[0]!r}")
     users = _with_cold(fitted, users, cold, policy)
-    return Asked(users, names.__getitem__, rows.kind, policy, n_asked, kept)
+    return Queries(users, names.__getitem__, rows.kind, policy, n_given, kept)
 
 
 def _with_cold(fitted: Fitted, users: Users, cold: NDArray[np.bool_], policy: Policy) -> Users:
