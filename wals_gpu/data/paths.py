@@ -83,7 +83,8 @@ def open_paths(paths: Sequence[str | os.PathLike[str]], options: TextOptions | N
     try:
         files = [file for path in paths for file in _files(os.fspath(path))]
     except FileNotFoundError as error:
-        if len(paths) > 1 and error.filename is not None:
+        name = os.fspath(error.filename or "")
+        if len(paths) > 1 and name and os.path.basename(name) == name and not os.path.splitext(name)[1]:
             text = "no such file (a list of texts is one of paths)"
             raise FileNotFoundError(error.errno, text, error.filename) from None
         raise
