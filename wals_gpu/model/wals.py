@@ -59,7 +59,7 @@ class WALS(Configured):
     objective : str or Objective, default "wals"
         A preset by name ("wals", "implicit", "hu", "ials", "google_wals", "eals", "spark", "explicit"), or an instance.
         "wals" adapts itself to density and values of the data; see docs/objective.md.
-    iterations : int, default 8
+    iterations : int, default 10
         Sweeps over users and items; 0 leaves the start values.
     solver : {"auto", "cholesky", "cg", "subspace"}, default "auto"
         How row systems are solved. "cholesky": exactly, in the cheaper of the primal and the dual form of each row.
@@ -154,7 +154,7 @@ class WALS(Configured):
         factors: int = 256,
         objective: str | Objective = "wals",
         *,
-        iterations: int = 8,
+        iterations: int = 10,
         solver: str = "auto",
         cg_steps: int = 3,
         block_size: int = 64,
