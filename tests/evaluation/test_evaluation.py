@@ -630,3 +630,22 @@ def test_the_page_defines_every_metric():
         if "@" in name:
             assert f"| `{name.replace('@1', '@k')}` |" in PAGE.read_text("utf-8")
             assert f"``{name.replace('@1', '@k')}``" in metrics.__doc__
+
+
+def test_the_report_says_where_popularity_is_ahead():
+    rng = np.random.default_rng(0)
+    data = csr_matrix((rng.random((200, 60)) < np.linspace(0.4, 0.02, 60)).astype(np.float32))  # nobody has a taste
+    train, test = random_holdout(data, 0.2)
+
+    class Last(Popularity):
+        def recommend(self, users, k=10, **options):
+            ids, scores = super().recommend(users, 60, **options)
+            return ids[:, ::-1][:, :k], scores[:, ::-1][:, :k]
+
+    notes = evaluate(Last(train), train, test, 10).notes
+    assert any(note.startswith("popularity is ahead in ndcg@10") for note in notes)
+    assert not any("is ahead" in note for note in evaluate(Last(train), train, test, 10, baseline=False).notes)
+    better = WALS(8, regularization=1.0, num_threads=1).fit(train)  # nearly popularity
+    report = evaluate(better, train, test, 10)
+    ahead = report.results["wals"]["ndcg@10"].value < report.results["popularity"]["ndcg@10"].value
+    assert any("is ahead" in note for note in report.notes) == ahead

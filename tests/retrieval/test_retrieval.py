@@ -250,7 +250,7 @@ def test_lists_for_all_are_one_list_and_the_table_is_not_copied(monkeypatch, met
         ({"deny": [[1], [5]]}, IndexError, r"deny must be in \[0, 5\), got 5"),
         ({"deny_items": [-1]}, IndexError, r"deny_items must be in \[0, 5\), got -1"),
         ({"allow_items": [0.5]}, TypeError, "allow_items must be row numbers"),
-        ({"allow_items": np.ones(5, bool)}, TypeError, "allow_items must be row numbers"),
+        ({"allow_items": np.ones(4, bool)}, ValueError, r"allow_items as an array of bool must have shape \(5,\)"),
         ({"allow_items": [[1]]}, ValueError, "allow_items must be one id or a 1-D list"),
     ],
 )
@@ -302,3 +302,16 @@ def test_a_list_for_all_may_be_a_mask():
     assert ids.mask({"i03", "gone"}, unknown="skip").sum() == 1
     with pytest.raises(KeyError, match="gone"):
         ids.mask(["gone"])
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-22, 1.0, 1e18, 1e30])
+def test_cosines_do_not_depend_on_the_size_of_float32_factors(scale):
+    """Squares of 1e-23 and 1e20 are no float32 numbers."""
+    rng = np.random.default_rng(3)
+    vectors = (rng.standard_normal((60, 12)) * scale).astype(np.float32)
+    exact = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    ids, cosines = ExactIndex(vectors, metric="cosine").search(vectors[:5], 10)
+    want = np.take_along_axis(exact[:5] @ exact.T, ids, axis=1)
+    # Two divisions and a sum of 12 products of numbers up to 1, each rounded: below 30 units of 2^-24.
+    np.testing.assert_allclose(cosines, want, rtol=0, atol=3 * 30 * 2.0**-24)
+    assert (ids[:, 0] == np.arange(5)).all()

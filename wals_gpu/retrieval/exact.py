@@ -117,8 +117,9 @@ class ExactIndex:
         """Queries (B, D) as they are compared with `searched`: with "cosine" divided by their norm, zero ones left."""
         if self.metric == "dot":
             return queries
-        norms = np.linalg.norm(queries, axis=1, keepdims=True)
-        return queries / np.where(norms == 0, 1, norms)
+        norms = _norms(queries)[:, None]
+        directions: NDArray[np.floating] = queries / np.where(norms == 0, norms.dtype.type(1), norms)
+        return directions
 
     def search(
         self,
@@ -289,11 +290,16 @@ class ExactIndex:
 
 
 def _norms(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Of each row (n,), in pieces, for the sake of the squares' memory."""
+    """Of each row (n,), from squares in float64, which those of small and large float32 numbers do not leave.
+
+    0 where it is below the normal numbers of the type: such a row has lost its direction.
+    """
+    limits = np.finfo(vectors.dtype)
     norms = np.empty(len(vectors), vectors.dtype)
-    for start in range(0, len(vectors), 16384):
+    for start in range(0, len(vectors), 16384):  # in pieces, for the sake of the squares' memory
         piece = slice(start, start + 16384)
-        norms[piece] = np.linalg.norm(vectors[piece], axis=1)
+        exact = np.linalg.norm(vectors[piece].astype(np.float64, copy=False), axis=1)
+        norms[piece] = np.where(exact < limits.tiny, 0, np.minimum(exact, limits.max))
     return norms
 
 
