@@ -282,7 +282,7 @@ SYSTEMS = {
     "eals-uniform": eals_system(1.0, 4.0, 0.0, 0.02),
     "spark": spark_system(1.7, 0.1),
     "explicit": explicit_system(0.06),
-    "wals": wals_system(8.0, 0.25, 0.5, 0.6, 0.012),
+    "wals": wals_system(8.0, 0.25, 0.5, 0.6, 0.0117),
     "wals-counts": wals_system(2.0, 0.7, 1.0, 1.0, 0.1),
     "wals-alike": wals_system(0.5, 0.0, 0.0, 0.0, 0.05),
 }

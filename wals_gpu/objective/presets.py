@@ -64,11 +64,11 @@ class Wals(Objective):
         1: confidence in proportion to the value; 0: every entry counts alike.
     nu : float, default 0.6
         0: every row has the same ridge; 1: in proportion to its weight.
-    regularization : float, default 0.012
+    regularization : float, default 0.0117
         Ridge of the mean row, as a share of its weight.
     """
 
-    regularization: float = number_field(0.012)
+    regularization: float = number_field(0.0117)
     background: float = number_field(8.0, positive=True)
     exponent: float = number_field(0.25)
     damping: float = number_field(0.5)
