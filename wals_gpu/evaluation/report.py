@@ -305,10 +305,7 @@ def _notes(report: EvaluationReport, task: Task) -> Iterator[str]:
         model = next(iter(report.results))
         ours, popular = (report.results[name][metric].value for name in (model, "popularity"))
         if ours < popular:
-            yield (
-                f"popularity is ahead in {metric}: what people take says little here of what else they take; more "
-                "regularization, by a factor of 3 or 10, brings a model nearer to it"
-            )
+            yield f"popularity is ahead in {metric}: try 3 or 10 times the regularization (docs/objective.md)"
     if report.dropped:
         yield f"{report.dropped:,} entries of test left out: the model does not know {task.dropped_ids}"
 
