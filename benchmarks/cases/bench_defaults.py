@@ -6,8 +6,8 @@ A random fifth of the entries of each log is hidden, with seeds that no setting 
 the rest and measured by nDCG@20 over every user with a hidden entry; users with none left get what is popular, from
 each. "ials, tuned" is the best of 48 random settings (24 from wide ranges, 24 from where good ones lie for the density
 of the log) and its best iteration, on a fifth of the training entries of a split of its own. Regret is 1 - WALS() /
-tuned, with an interval from a bootstrap over users, paired. EASE (Steck 2019), a closed-form item-item model, is there for
-logs of up to 8,000 items. Writes results/defaults.json.
+tuned, with an interval from a bootstrap over users, paired. EASE (Steck 2019), a closed-form item-item model, is there
+for logs of up to 8,000 items. Writes results/defaults.json.
 """
 
 import argparse
