@@ -23,6 +23,7 @@ from scipy.sparse import csr_matrix
 
 from lib.common import rounded, standard_arguments, write_result
 from lib.logs import LOGS, METRIC, best_iteration, draw_ials, has_values, load_log, ones_of, plain, split
+from lib.tables import defaults_table
 from wals_gpu import WALS
 from wals_gpu.evaluation import Popularity, evaluate
 
@@ -169,8 +170,8 @@ def main() -> None:
     regrets = [record["regret"]["value"] for record in records]
     summary = {"mean_regret": rounded(float(np.mean(regrets))), "worst_regret": rounded(max(regrets))}
     summary["least_over_popularity"] = min(record["over_popularity"] for record in records)
-    print(summary)
-    write_result("defaults", args, records, seeds=list(seeds), summary=summary)
+    path = write_result("defaults", args, records, seeds=list(seeds), summary=summary)
+    print(defaults_table(json.loads(path.read_text())))
 
 
 if __name__ == "__main__":
