@@ -1016,3 +1016,17 @@ def test_files_go_both_ways(implicit, options, tmp_path):
             assert type(getattr(loaded, name)) is type(value)
     matrix = interactions()
     np.testing.assert_array_equal(from_ours.recommend(0, matrix[0])[0], from_theirs.recommend(0, matrix[0])[0])
+
+
+def test_a_whole_number_may_be_a_float():
+    matrix, model = interactions(), fitted()
+    for call in (
+        lambda n: model.recommend(0, matrix[0], N=n),
+        lambda n: model.recommend(0, matrix[0], N=n, filter_already_liked_items=False, items=[1, 2, 3]),
+        lambda n: model.similar_items(0, N=n),
+        lambda n: model.similar_users([0, 1], N=n),
+    ):
+        for got, want in zip(call(2.0), call(2), strict=True):
+            np.testing.assert_array_equal(got, want)
+        with pytest.raises(TypeError, match="float"):
+            call(2.5)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 import warnings
+from typing import Any
 
 import numpy as np
 from numpy.linalg import LinAlgError
@@ -269,7 +270,7 @@ class Answers(Factors):
             else:  # an id twice is answered twice, and equal scores come by their places in the list
                 factors, norms = factors[only], None if norms is None else norms[only]
                 liked = None if liked is None else chosen_columns(liked, only)
-        N = operator.index(N)
+        N = _count(N)
         if N < 1:
             raise IndexError(f"N must be at least 1, got {N}")
 
@@ -305,3 +306,10 @@ class Answers(Factors):
         factors = self._fitted("item")
         rows: NDArray[np.floating] = factors[self._index(itemid, len(factors), "itemid")]
         return rows.copy()
+
+
+def _count(N: Any) -> int:
+    """N as an integer; implicit takes 10.0 for 10."""
+    if isinstance(N, (float, np.floating)) and float(N).is_integer():
+        return int(N)
+    return operator.index(N)
