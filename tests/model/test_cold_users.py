@@ -138,7 +138,7 @@ def test_only_liked_entries_make_an_item_popular():
 
 
 def test_popularity_of_interactions_on_disk_and_of_loaded_models(tmp_path, monkeypatch):
-    monkeypatch.setattr("wals_gpu.training.fitted._ENTRIES", 7)  # some pieces
+    monkeypatch.setattr("wals_gpu.evaluation.popularity._ENTRIES", 7)  # some pieces
     matrix, expected = make_matrix(), popular(make_matrix(), 5)
     stored = write_stored(tmp_path / "stored", matrix)
     models = [make_model(stored), make_model()]

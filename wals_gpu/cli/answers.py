@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.cli.output import plain, say
-from wals_gpu.data.ids import Ids
+from wals_gpu.cli.output import say
+from wals_gpu.data.ids import Ids, plain
 from wals_gpu.data.tables import format_table
 from wals_gpu.data.titles import Titles
 

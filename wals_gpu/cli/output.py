@@ -7,11 +7,10 @@ import sys
 import textwrap
 from typing import Any
 
-import numpy as np
-
+from wals_gpu.data.ids import plain
 from wals_gpu.data.interactions import Interactions
 
-__all__ = ["clipped", "one_line", "plain", "print_json", "say", "size_of", "wrapped"]
+__all__ = ["clipped", "one_line", "print_json", "say", "size_of", "wrapped"]
 
 
 def say(text: str) -> None:
@@ -35,11 +34,6 @@ def print_json(value: Any) -> None:
     """JSON on standard output."""
     json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=plain)
     print()
-
-
-def plain(value: Any) -> Any:
-    """Numbers of NumPy as Python's, all else as it is."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def size_of(data: Interactions) -> str:

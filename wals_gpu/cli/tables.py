@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from wals_gpu.cli.output import one_line, plain
+from wals_gpu.cli.output import one_line
+from wals_gpu.data.ids import plain
 
 __all__ = ["SUFFIXES", "check_table", "check_writable", "open_table"]
 

@@ -284,7 +284,7 @@ class Ids:
         missing = np.ravel(index) < 0
         if missing.any():
             unknown = np.asarray(values, dtype=object).ravel()[missing]
-            examples = ", ".join(repr(_plain(v)) for v in unknown[:3])
+            examples = ", ".join(repr(plain(v)) for v in unknown[:3])
             raise KeyError(
                 f"unknown {self.side} id: {examples}" + (f" and {len(unknown) - 3} more" * (len(unknown) > 3))
             )
@@ -323,7 +323,7 @@ class Ids:
             ids[~none] = self._values[flat[~none]]
         else:
             ids = self._values[flat]
-        return ids.reshape(index.shape) if index.ndim else _plain(ids[0])
+        return ids.reshape(index.shape) if index.ndim else plain(ids[0])
 
     def to_arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """Plain arrays to save: ``name`` for integers, ``name.offsets`` and ``name.utf8`` for strings."""
@@ -424,7 +424,8 @@ def is_string(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or view(kind)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Numbers of NumPy as Python's, all else as it is."""
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -14,7 +14,8 @@ from wals_gpu.data.matching import open_interactions, read_like
 
 __all__ = ["Popularity", "item_counts"]
 
-_ENTRIES = 1 << 22  # looked at at a time
+# Looked at at a time: on disk because all may not fit, in memory for the sake of the copies.
+_ENTRIES = 1 << 22
 
 
 def item_counts(train: Any) -> NDArray[np.int64]:

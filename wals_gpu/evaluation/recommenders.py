@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.data.ids import Ids
+from wals_gpu.data.ids import Ids, plain
 from wals_gpu.errors import DataError
 
 __all__ = ["AnyRecommender", "ImplicitRecommender", "Recommender", "columns_of", "ids_of", "parameters_of", "recommend"]
@@ -131,7 +131,7 @@ def columns_of(name: str, ids: ArrayLike, item_ids: Ids, whose: str) -> NDArray[
         example = labels[unknown].flat[0]
         raise DataError(
             f"{name} must hold the item ids of {whose}, but {int(unknown.sum())} of {labels.size} are none of these, "
-            f"such as {example.item() if isinstance(example, np.generic) else example!r}"
+            f"such as {plain(example)!r}"
         )
     return columns
 

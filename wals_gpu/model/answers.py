@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import integer, number
-from wals_gpu.data.ids import row_numbers
+from wals_gpu.data.ids import plain, row_numbers
 from wals_gpu.data.titles import Titles
 from wals_gpu.errors import DataError
 from wals_gpu.model.queries import Queries, known_users, new_rows, new_users
@@ -23,7 +23,6 @@ from wals_gpu.model.recommendations import (
     Recommendations,
     RecommendationsChunk,
     arrow_type,
-    plain_id,
 )
 from wals_gpu.retrieval.exact import CHUNK, ExactIndex
 from wals_gpu.retrieval.explore import UCB, Chunks, Thompson, Users, best_items
@@ -68,9 +67,9 @@ def recommend(
         return Recommendations(ids, scores, names, source, layout)
     if not len(ids):  # a single one that is skipped
         return Recommendations(
-            ids.reshape(0), scores.reshape(0), plain_id(queries.names(slice(0, 1))[0]), "skipped", layout
+            ids.reshape(0), scores.reshape(0), plain(queries.names(slice(0, 1))[0]), "skipped", layout
         )
-    return Recommendations(ids[0], scores[0], plain_id(names[0]), str(source[0]), layout)
+    return Recommendations(ids[0], scores[0], plain(names[0]), str(source[0]), layout)
 
 
 def recommend_chunks(
@@ -219,7 +218,7 @@ def _pair(
     ids: NDArray[Any], scores: NDArray[np.floating], queries: NDArray[Any], is_single: bool, layout: Layout
 ) -> Recommendations:
     if is_single:
-        return Recommendations(ids[0], scores[0], plain_id(queries[0]), "model", layout)
+        return Recommendations(ids[0], scores[0], plain(queries[0]), "model", layout)
     return Recommendations(ids, scores, queries, np.full(len(ids), "model"), layout)
 
 

@@ -13,7 +13,7 @@ from wals_gpu.data.ids import Ids
 from wals_gpu.data.tables import Tabular, as_output, format_table, html_table
 from wals_gpu.data.titles import Titles
 
-__all__ = ["Explanation", "Layout", "Recommendations", "RecommendationsChunk", "arrow_type", "plain_id"]
+__all__ = ["Explanation", "Layout", "Recommendations", "RecommendationsChunk", "arrow_type"]
 
 #: Rows that a terminal or a notebook shows.
 SHOWN = 20
@@ -67,11 +67,6 @@ def arrow_type(ids: Ids | None) -> pa.DataType:
     if ids is None:
         return pa.int64()
     return pa.large_string() if ids.kind == "string" else pa.from_numpy_dtype(ids.ids.dtype)
-
-
-def plain_id(one: Any) -> Any:
-    """A single id as Python's."""
-    return one.item() if isinstance(one, np.generic) else one
 
 
 class _Answers(_WithTitles):

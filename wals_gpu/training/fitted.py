@@ -14,6 +14,7 @@ from wals_gpu.backends.session import Backend
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames
 from wals_gpu.errors import ModelFitError
+from wals_gpu.evaluation.popularity import item_counts
 from wals_gpu.objective.bound import BoundObjective
 from wals_gpu.objective.terms import RowTerms
 from wals_gpu.priors.linear import FittedPrior
@@ -21,8 +22,8 @@ from wals_gpu.retrieval.exact import ExactIndex
 
 __all__ = ["Fitted", "says_something"]
 
-#: Entries, and users, that are worked on at a time.
-_ENTRIES, _USERS = 1 << 22, 1 << 14
+#: Users that are worked on at a time.
+_USERS = 1 << 14
 
 
 def says_something(factors: NDArray[np.floating], rows: NDArray[np.integer]) -> NDArray[np.bool_]:
@@ -135,13 +136,7 @@ class Fitted:
         if self.seen is None:
             raise ModelFitError("the model knows no interactions, so it does not know which items are popular")
         if not self._kept_popularity:
-            counts = np.zeros(self.n_items, np.int64)
-            # Both kinds of matrix in pieces: on disk because it may not fit, in memory for the sake of the copies.
-            for start in range(0, self.seen.nnz, _ENTRIES):
-                piece = slice(start, min(start + _ENTRIES, self.seen.nnz))
-                liked = self.seen.indices[piece][self.seen.data[piece] > 0]
-                counts += np.bincount(liked, minlength=self.n_items)
-            self._kept_popularity.append(counts)
+            self._kept_popularity.append(item_counts(self.seen))
         return self._kept_popularity[0]
 
     def mean_user(self) -> NDArray[np.floating]:
