@@ -167,9 +167,9 @@ def test_a_popularity_exponent_is_fitted_saved_and_used(run, plays, tmp_path):
     status, text, _ = run("recommend", tmp_path / "m", "p00", "--json")
     assert status == 0
     ids, scores = model.recommend("p00")
-    lines = [json.loads(line) for line in text.splitlines()]
-    assert [line["item_id"] for line in lines] == [one for one in ids if one is not None]
-    np.testing.assert_allclose([line["score"] for line in lines], scores[: len(lines)], rtol=1e-4)
+    pairs = json.loads(text)[0]["items"]
+    assert [pair["item"] for pair in pairs] == [one for one in ids if one is not None]
+    np.testing.assert_allclose([pair["score"] for pair in pairs], scores[: len(pairs)], rtol=1e-4)
 
 
 def test_the_exponent_of_a_config_is_the_models_and_an_option_goes_before_it(tmp_path):
