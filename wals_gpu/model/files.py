@@ -21,6 +21,7 @@ from wals_gpu.data.interactions import ColumnNames
 from wals_gpu.errors import DeviceError, ModelFormatError
 from wals_gpu.objective.presets import bound_from_arrays
 from wals_gpu.priors.linear import FittedPrior
+from wals_gpu.retrieval.neighbors import Neighbors
 from wals_gpu.training.calibration import Calibration, check_exponent
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.state import FitRecord, History
@@ -81,6 +82,10 @@ def write_model(path: str | PathLike[str], saved: SavedModel) -> None:
             "exponent": fitted.calibration.exponent,
             "typical": fitted.calibration.typical,
         }
+    if fitted.neighbors is not None:
+        weights = fitted.neighbors.weights
+        tensors |= {"neighbors.row_ptr": weights.indptr.astype(np.int64), "neighbors.value": weights.data}
+        tensors["neighbors.col_idx"] = weights.indices.astype(np.int32)
     if priors:
         metadata["priors"] = priors
     if fitted.columns is not None and all(name is None or isinstance(name, str) for name in fitted.columns):
@@ -127,9 +132,11 @@ def read_model(path: str | PathLike[str], backend: Backend) -> SavedModel:
         metric, best_iteration = validation["metric"], validation["best_iteration"]
         columns = _read_columns(metadata.get("columns"))
         calibration = _read_calibration(tensors, metadata.get("calibration"), shape[1])
+        neighbors = _read_neighbors(tensors, shape[1])
     items.flags.writeable = False  # answers may keep what they computed from it
     sides = (users, items, user_ids, item_ids)
-    fitted = Fitted(backend, *sides, bound, seen, priors["user_prior"], priors["item_prior"], columns, calibration)
+    of_priors = (priors["user_prior"], priors["item_prior"])
+    fitted = Fitted(backend, *sides, bound, seen, *of_priors, columns, calibration, neighbors)
     return SavedModel(settings, fitted, history, metric, best_iteration)
 
 
@@ -165,6 +172,18 @@ def _read_calibration(tensors: Mapping[str, NDArray[Any]], saved: Any, n_items: 
     if counts.shape != (n_items,) or counts.dtype != np.int64 or (counts < 0).any():
         raise ValueError(f"item_counts must be {n_items} int64 from 0, got {counts.dtype} {counts.shape}")
     return Calibration(exponent, counts, typical)
+
+
+def _read_neighbors(tensors: Mapping[str, NDArray[Any]], n_items: int) -> Neighbors | None:
+    """What items add to the scores of others; most models have nothing."""
+    if "neighbors.value" not in tensors:
+        return None
+    value, col_idx, row_ptr = (tensors[f"neighbors.{name}"] for name in ("value", "col_idx", "row_ptr"))
+    weights = csr_matrix((value, col_idx, row_ptr), shape=(n_items, n_items))
+    weights.check_format(full_check=True)
+    if value.dtype != np.float32 or not np.isfinite(value).all() or not weights.has_canonical_format:
+        raise ValueError("neighbors must be a matrix of finite float32 with sorted rows")
+    return Neighbors(weights)
 
 
 def _read_seen(tensors: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> csr_matrix:

@@ -19,6 +19,7 @@ from wals_gpu.backends.session import Backend
 from wals_gpu.checks import number
 from wals_gpu.errors import DataError
 from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
+from wals_gpu.retrieval.neighbors import Extra, Neighbors, topk
 
 __all__ = ["COARSE", "Calibration", "check_exponent", "choose_popularity_exponent"]
 
@@ -100,6 +101,7 @@ def choose_popularity_exponent(
     users: NDArray[np.integer] | None = None,
     max_users: int = USERS,
     random_state: int = 0,
+    neighbors: Neighbors | None = None,
 ) -> tuple[float, dict[float, float]]:
     """The exponent gamma that lists by ``s_ui n_i^gamma`` find the most held-out entries with.
 
@@ -131,6 +133,8 @@ def choose_popularity_exponent(
         Users that are looked at; of more, as many are drawn.
     random_state : int, default 0
         Seed of that draw.
+    neighbors : Neighbors, optional
+        What is added to the dot products.
 
     Returns
     -------
@@ -158,11 +162,14 @@ def choose_popularity_exponent(
             exponent = round(float(exponent), 9) + 0.0  # no -0.0
             if exponent in measured:
                 continue
-            items = replace(of_fit, exponent=exponent).scaled(item_factors)
+            calibration = replace(of_fit, exponent=exponent)
+            items = calibration.scaled(item_factors)
+            scaled = None if neighbors is None else neighbors.scaled(calibration.multipliers())
             parts = []
             for start in range(0, len(users), _USERS_PER_BATCH):
                 batch = users[start : start + _USERS_PER_BATCH]
-                ids, _ = backend.topk(user_factors[batch], items, k, known[batch])
+                extra = None if scaled is None else Extra(scaled, known[batch])
+                ids, _ = topk(backend, user_factors[batch], items, k, known[batch], extra=extra)
                 parts.append(row_metrics(ids, relevant[batch], [k], None)[f"{metric}@{k}"])
             measured[exponent] = np.concatenate(parts)
 

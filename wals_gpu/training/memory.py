@@ -88,6 +88,8 @@ class FitSizes:
     validation : bool, default False
     is_calibrated : bool, default False
         Whether scores are multiplied by powers of the items' popularity.
+    n_neighbors : int, default 0
+        Of each item.
     block_bytes : int, optional
         Of stored interactions; None: they are in memory.
     values : (float, float), default (1.0, 2.0)
@@ -103,6 +105,7 @@ class FitSizes:
     priors: tuple[LinearPrior | None, LinearPrior | None] = (None, None)
     validation: bool = False
     is_calibrated: bool = False
+    n_neighbors: int = 0
     block_bytes: int | None = None
     values: tuple[float, float] = (1.0, 2.0)
 
