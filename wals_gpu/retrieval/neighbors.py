@@ -20,7 +20,7 @@ from wals_gpu.backends.session import Backend
 from wals_gpu.data.csr import contains, entry_keys, select
 from wals_gpu.retrieval.lists import pattern, union
 
-__all__ = ["Extra", "Neighbors", "best_of", "topk"]
+__all__ = ["Extra", "Neighbors", "best_of", "searched", "topk"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,12 +95,23 @@ def topk(
     permitted: NDArray[np.bool_] | None = None,
     extra: Extra | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
-    """As :meth:`.Backend.topk`, by the scores ``q.y + added``.
-
-    Exact on every device: what nothing is added to is searched as ever, the rest is scored one by one.
-    """
+    """As :meth:`.Backend.topk`, by the scores ``q.y + added``."""
     if extra is None:
         return backend.topk(queries, items, k, excluded, permitted=permitted)
+    return searched(backend, queries, items, k, excluded, permitted=permitted, extra=extra)
+
+
+def searched(
+    backend: Backend,
+    queries: NDArray[np.floating],
+    items: NDArray[np.floating],
+    k: int,
+    excluded: csr_matrix | None = None,
+    *,
+    permitted: NDArray[np.bool_] | None = None,
+    extra: Extra,
+) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
+    """:func:`topk` on any device: what nothing is added to is searched as ever, the rest is scored one by one."""
     added = extra.added()
     excluded = pattern(excluded)
     keep = np.ones(added.nnz, bool) if permitted is None else permitted[added.indices]
