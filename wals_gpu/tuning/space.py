@@ -1,0 +1,202 @@
+"""What a search may choose: parameters with their ranges, and settings that are known to be good somewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from wals_gpu.checks import did_you_mean, number
+
+__all__ = ["KNOWN", "RANKS", "Parameter", "Space", "make_space"]
+
+#: Numbers of factors that are tried, from the first upwards as long as more are better and there is time.
+RANKS = (64, 128, 256, 512, 1024)
+
+#: Ranges by name: lowest, highest, and whether steps are by factors. docs/tuning.md says what they were chosen with.
+RANGES: dict[str, tuple[float, float, bool]] = {
+    "background": (0.5, 200.0, True),
+    "exponent": (-0.1, 0.8, False),
+    "nu": (0.0, 1.0, False),
+    "regularization": (5e-4, 0.2, True),
+    "init_scale": (0.03, 1.0, True),
+    "over_relaxation": (1.0, 1.7, False),
+    "damping": (0.0, 1.0, False),
+}
+
+#: Settings that did well on one kind of data or another; the defaults go before them.
+KNOWN: tuple[dict[str, float], ...] = ()
+
+# As much of a range at either end counts as its edge.
+_EDGE = 0.04
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One number that is searched.
+
+    Parameters
+    ----------
+    name : str
+        A setting of the model, a parameter of its objective, or after a point one of a prior:
+        "item_prior.strength".
+    low, high : float
+    log : bool, default False
+        Whether equal factors are equal steps.
+    """
+
+    name: str
+    low: float
+    high: float
+    log: bool = False
+
+    def value(self, place: float) -> float:
+        """The value at a place from 0 to 1, of four digits."""
+        place = min(max(place, 0.0), 1.0)
+        if self.log:
+            return self.rounded(math.exp(math.log(self.low) + place * math.log(self.high / self.low)))
+        return self.rounded(self.low + place * (self.high - self.low))
+
+    def place(self, value: float) -> float:
+        """Where a value stands between the ends, from 0 to 1; beyond them, at the end."""
+        if self.high == self.low:
+            return 0.5
+        value = min(max(value, self.low), self.high)
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def rounded(self, value: float) -> float:
+        """Four digits, within the range."""
+        return min(max(float(f"{value:.4g}"), self.low), self.high)
+
+    def edge(self, value: float) -> str | None:
+        """ "low" or "high" where a value is at the end of the range."""
+        place = self.place(value)
+        return "low" if place < _EDGE else "high" if place > 1 - _EDGE else None
+
+
+@dataclass(frozen=True)
+class Space:
+    """All that a search may choose.
+
+    Parameters
+    ----------
+    parameters : tuple of Parameter
+        But the number of factors.
+    ranks : tuple of int
+        Numbers of factors, rising.
+    start : dict
+        The defaults of the parameters.
+    """
+
+    parameters: tuple[Parameter, ...]
+    ranks: tuple[int, ...]
+    start: dict[str, float]
+
+    def known(self) -> list[dict[str, float]]:
+        """Settings to begin with, the defaults first."""
+        points = [self.start]
+        for more in KNOWN:
+            point = {p.name: p.rounded(more.get(p.name, self.start[p.name])) for p in self.parameters}
+            if point not in points:
+                points.append(point)
+        return points
+
+    def edges(self, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Names of what is at the end of its range, and which end."""
+        found = {p.name: p.edge(settings[p.name]) for p in self.parameters if p.name in settings}
+        if len(self.ranks) > 1 and settings.get("factors") == self.ranks[-1]:
+            found["factors"] = "high"
+        elif len(self.ranks) > 1 and settings.get("factors") == self.ranks[0]:
+            found["factors"] = "low"
+        return {name: end for name, end in found.items() if end is not None}
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON holds it: what a search must have in common with the one that it goes on with."""
+        return {p.name: [p.low, p.high, "log" if p.log else "linear"] for p in self.parameters} | {
+            "factors": list(self.ranks)
+        }
+
+
+def make_space(
+    defaults: Mapping[str, Any], fixed: Mapping[str, Any], given: Mapping[str, Any], train: csr_matrix, most: int
+) -> Space:
+    """What is searched for some data.
+
+    Parameters
+    ----------
+    defaults : mapping
+        Values of all settings and of the objective's parameters where nothing is searched.
+    fixed : mapping
+        Settings that the user has decided.
+    given : mapping
+        Ranges of the user's own, see :meth:`wals_gpu.WALS.tune`.
+    train : (U, I) csr_matrix
+    most : int
+        The largest number of factors.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A name or a range that is none.
+    """
+    ranges: dict[str, tuple[float, float, bool]] = {}
+    for name, spec in RANGES.items():
+        if name in defaults and name not in fixed:
+            ranges[name] = spec
+    if "damping" in ranges and train.nnz and train.data.min() == train.data.max():
+        del ranges["damping"]  # has no effect
+    ranks = _ranks(given.get("factors"), fixed, train, most)
+    for name, spec in given.items():
+        if name == "factors":
+            continue
+        if name in fixed:
+            raise ValueError(f"space has {name}, which is given as a setting too: {name}={fixed[name]!r}")
+        default = defaults.get(name)
+        if "." not in name and (isinstance(default, bool) or not isinstance(default, (int, float))):
+            known = [*RANGES, *(n for n, v in defaults.items() if isinstance(v, float)), "factors"]
+            raise ValueError(f"space has no number {name!r} to search{did_you_mean(name, known)}")
+        ranges[name] = _range(name, spec)
+    parameters = tuple(Parameter(name, *spec) for name, spec in ranges.items())
+    start = {}
+    for parameter in parameters:
+        default = defaults.get(parameter.name)
+        start[parameter.name] = parameter.rounded(parameter.value(0.5) if default is None else float(default))
+    return Space(parameters, ranks, start)
+
+
+def _ranks(
+    given: Any, fixed: Mapping[str, Any], train: csr_matrix, most: int
+) -> tuple[int, ...]:
+    if "factors" in fixed:
+        if given is not None:
+            raise ValueError(f"space has factors, which is given as a setting too: factors={fixed['factors']!r}")
+        return (int(fixed["factors"]),)
+    if given is None:
+        sensible = max(min(train.shape), 1)
+        ranks = tuple(rank for rank in RANKS if rank <= most and rank < 2 * sensible)
+        return ranks or (min(RANKS[0], sensible),)
+    if isinstance(given, (str, Mapping)) or not isinstance(given, Sequence):
+        raise TypeError(f"space: factors must be a list of numbers of factors, such as [32, 64, 128], got {given!r}")
+    wrong = [v for v in given if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or not 1 <= v <= most]
+    if wrong or not given:
+        raise ValueError(f"space: factors must be a list of integers from 1 to {most}, got {given!r}")
+    return tuple(sorted({int(v) for v in given}))
+
+
+def _range(name: str, spec: Any) -> tuple[float, float, bool]:
+    message = f"space: {name} must be (lowest, highest) or (lowest, highest, 'log'), got {spec!r}"
+    if isinstance(spec, (str, Mapping)) or not isinstance(spec, Sequence) or len(spec) not in (2, 3):
+        raise TypeError(message)
+    if len(spec) == 3 and spec[2] not in ("log", "linear"):
+        raise ValueError(message)
+    low, high = (number(f"space: {name}", value, -math.inf) for value in spec[:2])
+    log = len(spec) == 3 and spec[2] == "log"
+    if low >= high or (log and low <= 0):
+        raise ValueError(message + (": a 'log' range begins above 0" if log and low <= 0 else ""))
+    return low, high, log
