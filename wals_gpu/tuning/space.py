@@ -20,7 +20,7 @@ RANKS = (64, 128, 256, 512, 1024)
 #: Ranges by name: lowest, highest, and whether steps are by factors. docs/tuning.md says what they were chosen with.
 RANGES: dict[str, tuple[float, float, bool]] = {
     "background": (0.5, 200.0, True),
-    "exponent": (-0.1, 0.8, False),
+    "exponent": (0.0, 0.8, False),
     "nu": (0.0, 1.0, False),
     "regularization": (5e-4, 0.2, True),
     "init_scale": (0.03, 1.0, True),
@@ -170,9 +170,7 @@ def make_space(
     return Space(parameters, ranks, start)
 
 
-def _ranks(
-    given: Any, fixed: Mapping[str, Any], train: csr_matrix, most: int
-) -> tuple[int, ...]:
+def _ranks(given: Any, fixed: Mapping[str, Any], train: csr_matrix, most: int) -> tuple[int, ...]:
     if "factors" in fixed:
         if given is not None:
             raise ValueError(f"space has factors, which is given as a setting too: factors={fixed['factors']!r}")

@@ -1,0 +1,337 @@
+"""The search: trials, one after another, from cheap ones of few factors to the best settings at more.
+
+Everything a proposal depends on is in the study: the seed, and the trials that are finished. So a search that was
+interrupted goes on as if it had not been, and several processes can share one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wals_gpu.tuning.problem import Outcome, Problem
+from wals_gpu.tuning.space import Space
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["Budget", "Finished", "Search", "best_of", "import_optuna", "open_study", "quiet"]
+
+#: Share of the budget for few factors, where a trial is cheap: which shape the objective should have.
+SHAPE = 0.4
+#: Trials before Optuna's sampler models what it has seen.
+STARTUP = 16
+#: The best so many settings that more factors and small steps begin from.
+PARENTS = 3
+#: Standard deviation of steps, as a share of each range, at their beginning and at the end.
+STEPS = (0.12, 0.04)
+#: A trial ends when it is worse than this share of the best one of as many factors, at the same iteration.
+HOPELESS = 0.9
+_PATIENT = 3
+
+
+def import_optuna() -> Any:
+    """Optuna; ImportError names the extra where it is missing."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError("tune needs Optuna: pip install 'wals_gpu[tune]'", name=error.name) from error
+    return optuna
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's own lines about each trial, which its settings are left as they were for."""
+    optuna = import_optuna()
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def open_study(storage: str | os.PathLike[str] | None, name: str, search: dict[str, Any]) -> Any:
+    """A new study, or the one of that name in a storage.
+
+    Parameters
+    ----------
+    storage : str or path, optional
+        A file of SQLite, which is made, or an address such as "postgresql://..."; None: in memory.
+    name : str
+    search : dict
+        What the trials of a study have in common.
+
+    Raises
+    ------
+    ValueError
+        The storage cannot be used, or has a study of that name with something else in common.
+    """
+    optuna = import_optuna()
+    url = None
+    if storage is not None:
+        text = os.fspath(storage)
+        url = text if "://" in text else f"sqlite:///{_database(Path(text))}"
+    try:
+        with quiet():
+            study = optuna.create_study(storage=url, study_name=name, direction="maximize", load_if_exists=True)
+            known = study.user_attrs.get("search")
+            if known is None:
+                study.set_user_attr("search", search)
+    except Exception as error:  # of SQLAlchemy and of the drivers below it, each of their own kind
+        if url is None:
+            raise
+        raise ValueError(f"storage {storage} cannot be used: {' '.join(str(error).split())[:200]}") from error
+    if known is not None and known != search:
+        differs = [key for key in search if known.get(key) != search[key]]
+        raise ValueError(
+            f"storage {storage} holds a search with other {' and '.join(differs) or 'settings'}; give another file, or "
+            "the arguments of that search"
+        )
+    return study
+
+
+def _database(path: Path) -> Path:
+    path = path.absolute()
+    if path.is_dir():
+        raise ValueError(f"storage must be a file; {path} is a folder")
+    if not path.parent.is_dir():
+        raise ValueError(f"storage {path}: there is no folder {path.parent}; make it first")
+    return path
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a search may take: until `trials` are finished, or `seconds` over, whichever comes first.
+
+    Parameters
+    ----------
+    seconds : float or None
+    trials : int or None
+        With those of earlier calls.
+    began : float
+        Of ``time.perf_counter()``.
+    spent : float
+        Seconds of earlier calls.
+    """
+
+    seconds: float | None
+    trials: int | None
+    began: float
+    spent: float = 0.0
+
+    def left(self) -> float:
+        """Seconds."""
+        return float("inf") if self.seconds is None else self.began + self.seconds - time.perf_counter()
+
+    def fraction(self, finished: int) -> float:
+        """How much of the budget is gone, from 0 to 1."""
+        of_trials = 0.0 if self.trials is None else finished / self.trials
+        if self.seconds is None:
+            return of_trials
+        elapsed = time.perf_counter() - self.began
+        return max(of_trials, (self.spent + elapsed) / (self.spent + self.seconds))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trial of the past.
+
+    Parameters
+    ----------
+    number : int
+    settings : dict
+        What was chosen, with ``factors``.
+    outcome : Outcome
+    """
+
+    number: int
+    settings: dict[str, Any]
+    outcome: Outcome
+
+    @property
+    def factors(self) -> int:
+        """Its rank."""
+        return int(self.settings["factors"])
+
+
+class Search:
+    """Trials until the budget is gone.
+
+    Parameters
+    ----------
+    problem : Problem
+    space : Space
+    study : optuna.Study
+    budget : Budget
+    seed : int
+    """
+
+    def __init__(self, problem: Problem, space: Space, study: optuna.Study, budget: Budget, seed: int) -> None:
+        self._problem, self._space, self._study, self._budget, self._seed = problem, space, study, budget, seed
+        self._optuna = import_optuna()
+
+    def finished(self) -> list[Finished]:
+        """All trials with a score, in their order."""
+        done = self._optuna.trial.TrialState.COMPLETE
+        found = []
+        for trial in self._study.get_trials(deepcopy=False, states=(done,)):
+            made = dict(trial.user_attrs["outcome"])
+            settings = made.pop("settings")
+            made["curve"] = tuple(made["curve"])
+            found.append(Finished(trial.number, settings, Outcome(score=float(trial.value or 0.0), **made)))
+        return found
+
+    def run(self, tell: Callable[[Finished, Finished, int], bool], reserve: Callable[[Finished], float]) -> bool:
+        """Make trials; whether Ctrl-C ended it.
+
+        Parameters
+        ----------
+        tell : callable
+            Gets each trial, the best so far, and the number of trials; true ends the search.
+        reserve : callable
+            Seconds that must be left, given the best so far.
+        """
+        try:
+            while True:
+                finished = self.finished()
+                best = best_of(finished) if finished else None
+                if self._budget.trials is not None and len(finished) >= self._budget.trials:
+                    return False
+                left = self._budget.left() - (0.0 if best is None else reserve(best))
+                if finished and left <= 0:
+                    return False
+                made = self._one(finished, left)
+                if made is None:
+                    return False
+                if tell(made, best_of([*finished, made]), len(finished) + 1):
+                    return False
+        except KeyboardInterrupt:
+            if not self.finished():
+                raise
+            return True
+
+    # ------------------------------------------------------------------------------------------------ one trial
+
+    def _one(self, finished: list[Finished], left: float) -> Finished | None:
+        proposal = self._propose(finished, left)
+        if proposal is None:
+            return None
+        trial = self._ask(proposal)
+        chosen: dict[str, Any] = {p.name: p.rounded(trial.params[p.name]) for p in self._space.parameters}
+        chosen["factors"] = trial.params["factors"]
+        deadline = time.perf_counter() + left if finished else None
+        try:
+            outcome = self._problem.measure(chosen, self._hopeless(finished, chosen["factors"]), deadline)
+        except BaseException:
+            self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+            raise
+        made = dataclasses.asdict(outcome) | {"settings": chosen, "curve": list(outcome.curve)}
+        del made["score"]
+        trial.set_user_attr("outcome", made)  # at once: a storage writes each attribute to the disk
+        self._study.tell(trial, outcome.score)
+        return Finished(trial.number, chosen, outcome)
+
+    def _ask(self, proposal: dict[str, Any]) -> optuna.Trial:
+        """A trial with these parameters; what is missing is chosen by Optuna."""
+        number = len(self._study.get_trials(deepcopy=False))
+        distributions: dict[str, Any] = {
+            p.name: self._optuna.distributions.FloatDistribution(p.low, p.high, log=p.log)
+            for p in self._space.parameters
+        }
+        distributions["factors"] = self._optuna.distributions.CategoricalDistribution(self._space.ranks)
+        with quiet():
+            # Made anew for each trial, so that it does not matter which were made before in this process.
+            seed = int(np.random.default_rng([self._seed, number]).integers(2**31))
+            self._study.sampler = self._optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, n_startup_trials=len(self._space.known()) + STARTUP,
+                constant_liar=True,
+            )  # fmt: skip
+            self._study.enqueue_trial(proposal)
+            trial: optuna.Trial = self._study.ask(distributions)
+        return trial
+
+    def _hopeless(self, finished: list[Finished], factors: int) -> Callable[[list[float]], bool]:
+        same = [one for one in finished if one.factors == factors and one.outcome.is_whole]
+        if len(same) < 3:
+            return lambda curve: False
+        best = best_of(same).outcome.curve
+
+        def is_hopeless(curve: list[float]) -> bool:
+            if len(curve) < _PATIENT:
+                return False
+            return max(curve) < HOPELESS * max(best[: len(curve)])
+
+        return is_hopeless
+
+    # ------------------------------------------------------------------------------------------------ proposals
+
+    def _propose(self, finished: list[Finished], left: float) -> dict[str, Any] | None:
+        """Parameters of the next trial, some or all of them; None where none is worth its time."""
+        known, number = self._space.known(), len(finished)
+        if number < len(known):
+            return known[number] | {"factors": self._space.ranks[0]}
+        fraction = self._budget.fraction(number)
+        if fraction < SHAPE:
+            return {"factors": self._space.ranks[0]}
+        rng = np.random.default_rng([self._seed, number, 1])
+        scout = self._scout(finished, left)
+        if scout is not None:
+            return scout
+        best = best_of(finished)
+        rank = best.factors
+        parents = sorted(
+            (one for one in finished if one.factors == rank), key=lambda one: (-one.outcome.score, one.number)
+        )[:PARENTS]
+        parent = parents[int(rng.integers(len(parents)))]
+        progress = min(max((fraction - SHAPE) / (1 - SHAPE), 0.0), 1.0)
+        deviation = STEPS[0] * (STEPS[1] / STEPS[0]) ** progress
+        proposal = {
+            p.name: p.value(_reflected(p.place(parent.settings[p.name]) + deviation * rng.standard_normal()))
+            for p in self._space.parameters
+        }
+        return proposal | {"factors": rank}
+
+    def _scout(self, finished: list[Finished], left: float) -> dict[str, Any] | None:
+        """The best settings of one rank at the next, as long as that is better than the one before."""
+        ranks = self._space.ranks
+        for at, rank in enumerate(ranks[1:], 1):
+            below = [one for one in finished if one.factors == ranks[at - 1] and one.outcome.is_whole]
+            here = [one for one in finished if one.factors == rank]
+            if not below:
+                return None
+            if at > 1:
+                before = [one for one in finished if one.factors == ranks[at - 2]]
+                if before and best_of(below).outcome.score < best_of(before).outcome.score:
+                    return None
+            if len(here) < PARENTS:
+                order = sorted(below, key=lambda one: (-one.outcome.score, one.number))
+                if len(here) >= len(order):
+                    return None
+                cost = 3.5 * float(np.mean([one.outcome.seconds for one in order[:PARENTS]]))
+                if PARENTS * cost > 0.25 * left:
+                    return None
+                return {p.name: order[len(here)].settings[p.name] for p in self._space.parameters} | {"factors": rank}
+        return None
+
+
+def best_of(finished: list[Finished]) -> Finished:
+    """The one with the highest score; of equals the first."""
+    return min(finished, key=lambda one: (-one.outcome.score, one.number))
+
+
+def _reflected(place: float) -> float:
+    """Back from beyond an end of 0 ... 1."""
+    place = abs(place)
+    return 2 - place if place > 1 else place
