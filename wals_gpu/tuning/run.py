@@ -77,6 +77,8 @@ def tune(
         raise TypeError(f"callback must be callable, got {callback!r}")
     if space is not None and not isinstance(space, Mapping):
         raise TypeError(f"space must be a dict of ranges by name, got {space!r:.60}")
+    if "iterations" in fixed:
+        raise TypeError("iterations are found by tune: a trial ends when more of them rank no better")
     base = model(**fixed)
     seed = base.random_state
     if not isinstance(seed, int):

@@ -17,15 +17,19 @@ __all__ = ["KNOWN", "RANKS", "Parameter", "Space", "make_space"]
 #: Numbers of factors that are tried, from the first upwards as long as more are better and there is time.
 RANKS = (64, 128, 256, 512, 1024)
 
-#: Ranges by name: lowest, highest, and whether steps are by factors. docs/tuning.md says what they were chosen with.
-RANGES: dict[str, tuple[float, float, bool]] = {
+#: Ranges of the objective "wals", by name: lowest, highest, and whether steps are by factors. docs/tuning.md says what
+#: they were chosen with.
+OF_WALS: dict[str, tuple[float, float, bool]] = {
     "background": (0.5, 200.0, True),
     "exponent": (0.0, 0.8, False),
     "nu": (0.0, 1.0, False),
     "regularization": (5e-4, 0.2, True),
+    "damping": (0.0, 1.0, False),
+}
+#: Of any objective.
+OF_ALL: dict[str, tuple[float, float, bool]] = {
     "init_scale": (0.03, 1.0, True),
     "over_relaxation": (1.0, 1.7, False),
-    "damping": (0.0, 1.0, False),
 }
 
 #: Settings that did well on one kind of data or another; the defaults go before them.
@@ -146,8 +150,9 @@ def make_space(
         A name or a range that is none.
     """
     ranges: dict[str, tuple[float, float, bool]] = {}
-    for name, spec in RANGES.items():
-        if name in defaults and name not in fixed:
+    usual = OF_WALS | OF_ALL if defaults["objective"] == "wals" else OF_ALL
+    for name, spec in usual.items():
+        if name not in fixed:
             ranges[name] = spec
     if "damping" in ranges and train.nnz and train.data.min() == train.data.max():
         del ranges["damping"]  # has no effect
@@ -159,7 +164,7 @@ def make_space(
             raise ValueError(f"space has {name}, which is given as a setting too: {name}={fixed[name]!r}")
         default = defaults.get(name)
         if "." not in name and (isinstance(default, bool) or not isinstance(default, (int, float))):
-            known = [*RANGES, *(n for n, v in defaults.items() if isinstance(v, float)), "factors"]
+            known = [*usual, *(n for n, v in defaults.items() if isinstance(v, float)), "factors"]
             raise ValueError(f"space has no number {name!r} to search{did_you_mean(name, known)}")
         ranges[name] = _range(name, spec)
     parameters = tuple(Parameter(name, *spec) for name, spec in ranges.items())
