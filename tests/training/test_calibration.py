@@ -8,7 +8,7 @@ from wals_gpu.backends.devices import make_backend
 from wals_gpu.errors import DataError
 from wals_gpu.training.calibration import Calibration, choose_popularity_exponent
 
-U, I, D = 600, 200, 8
+U, ITEMS, D = 600, 200, 8
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +19,11 @@ def backend():
 def world(gamma, seed=0):
     """Factors whose lists are best with an exponent, counts, and what is held out."""
     rng = np.random.default_rng(seed)
-    users, items = rng.random((U, D)), rng.random((I, D))
-    counts = np.maximum((2000 / np.arange(1, I + 1) ** 1.2).astype(np.int64), 1)
-    wanted = (users @ items.T) * np.exp(rng.normal(0, 0.3, (U, I)))
-    known = np.zeros((U, I), bool)
-    held_out = np.zeros((U, I), bool)
+    users, items = rng.random((U, D)), rng.random((ITEMS, D))
+    counts = np.maximum((2000 / np.arange(1, ITEMS + 1) ** 1.2).astype(np.int64), 1)
+    wanted = (users @ items.T) * np.exp(rng.normal(0, 0.3, (U, ITEMS)))
+    known = np.zeros((U, ITEMS), bool)
+    held_out = np.zeros((U, ITEMS), bool)
     best = np.argsort(-wanted, axis=1)[:, :16]
     np.put_along_axis(held_out, best, True, axis=1)
     known[:, 0] = True
@@ -86,11 +86,11 @@ def test_what_was_tried_is_measured_as_a_user_would_see_it(backend):
 
 
 def test_0_where_the_gain_is_noise(backend):
-    users, items, counts, known, held_out = world(0.0, seed=1)
+    users, items, _, known, held_out = world(0.0, seed=1)
     rng = np.random.default_rng(0)
-    shuffled = csr_matrix((held_out.data, rng.permutation(I)[held_out.indices], held_out.indptr), held_out.shape)
+    shuffled = csr_matrix((held_out.data, rng.permutation(ITEMS)[held_out.indices], held_out.indptr), held_out.shape)
     few = shuffled[:40]
-    found, metrics = choose_popularity_exponent(users[:40], items, np.ones(I, int), known[:40], few, backend)
+    found, metrics = choose_popularity_exponent(users[:40], items, np.ones(ITEMS, int), known[:40], few, backend)
     assert found == 0
     assert len(set(metrics.values())) == 1  # where all items are as popular nothing changes
 

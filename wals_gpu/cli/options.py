@@ -28,6 +28,7 @@ __all__ = [
     "check_device",
     "count_or_share",
     "number",
+    "number_or_auto",
     "positive",
     "setting",
     "share_or_path",
@@ -143,6 +144,11 @@ def add_model(parser: argparse.ArgumentParser, *, is_searched: bool = False) -> 
         " loss",
     )  # fmt: skip
     group.add_argument(
+        "--popularity-exponent", metavar="X|auto", type=number_or_auto,
+        help=f"multiply scores by this power of an item's entries (default {default_of('popularity_exponent'):g}); "
+        "auto: the one that --validation is best with",
+    )  # fmt: skip
+    group.add_argument(
         "--seed", metavar="N", type=whole_number,
         help=f"of everything random (default {default_of('random_state')})",
     )  # fmt: skip
@@ -214,6 +220,14 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def number_or_auto(text: str) -> float | str:
+    """A number, or the word auto."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number or auto, got {text!r}") from None
 
 
 def count_or_share(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, overload
 
@@ -31,6 +32,7 @@ from wals_gpu.priors.linear import FittedPrior, LinearPrior
 from wals_gpu.retrieval.exact import CHUNK, ExactIndex
 from wals_gpu.retrieval.explore import UCB, Thompson, make_exploration
 from wals_gpu.retrieval.lists import Lists
+from wals_gpu.training.calibration import Calibration, check_exponent
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.loop import Run
 from wals_gpu.training.memory import MemoryEstimate, estimate_memory
@@ -95,6 +97,10 @@ class WALS(Configured):
     item_prior, user_prior : LinearPrior, optional
         Features of items, users, such as embeddings of their texts, as prior means of their factors; see
         docs/priors.md.
+    popularity_exponent : float from -1 to 1, or "auto", default 0.0
+        gamma of the scores ``x_u.y_i (n_i / n)^gamma``, with n_i the training entries of an item and n what is typical
+        of them: above 0, popular items rank higher than the factors alone say. "auto": chosen after a fit by its
+        validation, which it needs. See docs/calibration.md.
     **objective_params
         Parameters of the preset, such as ``regularization`` and ``alpha``.
 
@@ -121,6 +127,8 @@ class WALS(Configured):
         What the last `fit` was validated with; None without validation.
     best_iteration_ : int or None
         The iteration that the factors are from, with validation; None without, or before the first measurement.
+    popularity_exponent_ : float or None
+        gamma of the scores that the model gives; None before `fit`. It may be assigned: scores and lists follow.
 
     Raises
     ------
@@ -150,6 +158,7 @@ class WALS(Configured):
     _is_closed = True  # an unknown attribute is an error; classes made from this one may have more
     _bound: BoundObjective | None
     _seen: csr_matrix | None  # training interactions
+    _calibration: Calibration | None = None  # also of those that an earlier version pickled
     _last: tuple[tuple[Any, ...], Fitted] | None = None  # see `fitted`
 
     def __init__(
@@ -170,6 +179,7 @@ class WALS(Configured):
         compute_loss: bool = True,
         item_prior: LinearPrior | None = None,
         user_prior: LinearPrior | None = None,
+        popularity_exponent: float | str = 0.0,
         **objective_params: Unpack[ObjectiveOptions],
     ) -> None:
         arguments = {
@@ -188,6 +198,7 @@ class WALS(Configured):
             "compute_loss": compute_loss,
             "item_prior": item_prior,
             "user_prior": user_prior,
+            "popularity_exponent": popularity_exponent,
         }
         self._configure(arguments, objective_params)
         self.user_factors = self.item_factors = None
@@ -195,7 +206,7 @@ class WALS(Configured):
         self.item_prior_ = self.user_prior_ = None
         self.history_ = History()
         self.validation_metric_ = self.best_iteration_ = None
-        self._bound = self._seen = None
+        self._bound = self._seen = self._calibration = None
 
     @classmethod
     def hybrid(
@@ -371,6 +382,9 @@ class WALS(Configured):
         rows += [
             (name, getattr(self, name)) for name in ("item_prior", "user_prior") if getattr(self, name) is not None
         ]
+        exponent = self.popularity_exponent if self.popularity_exponent_ is None else self.popularity_exponent_
+        if exponent != 0:
+            rows.append(("popularity exponent", exponent))
         rows += [("solver", self.solver), ("type, device", f"{self.dtype}, {self._backend.name}")]
         if self.user_factors is None or self.item_factors is None:
             rows.append(("iterations", f"{self.iterations}, not fitted yet"))
@@ -498,7 +512,7 @@ class WALS(Configured):
         self.user_ids, self.item_ids = fitted.user_ids, fitted.item_ids
         self.user_prior_, self.item_prior_ = fitted.user_prior, fitted.item_prior
         self._bound, self._seen = fitted.bound, fitted.seen
-        self.columns_ = fitted.columns
+        self.columns_, self._calibration = fitted.columns, fitted.calibration
         self._last = None  # an earlier model's factors are free
 
     def _announcer(self, callback: Callable[[WALS, FitRecord], bool | None]) -> Callable[[FitRecord], bool | None]:
@@ -630,12 +644,28 @@ class WALS(Configured):
             raise ModelFitError("the model is not fitted: call fit(interactions) first")
         ids, priors = (self.user_ids, self.item_ids), (self.user_prior_, self.item_prior_)
         learned = (self.user_factors, self.item_factors, *ids, self._bound, self._seen, *priors, self.columns_)
-        parts = (self._backend, *learned)
+        parts = (self._backend, *learned, self._calibration)
         # The same object as long as nothing was assigned: it keeps what answers computed from it.
         last = self._last  # read once and set in one step: other threads do the same
         if last is None or any(a is not b for a, b in zip(last[0], parts, strict=True)):
             last = self._last = (parts, Fitted(*parts))
         return last[1]
+
+    @property
+    def popularity_exponent_(self) -> float | None:
+        """gamma of the scores that the model gives; None before `fit`. It may be assigned."""
+        if self.user_factors is None or self.item_factors is None:
+            return None
+        return 0.0 if self._calibration is None else self._calibration.exponent
+
+    @popularity_exponent_.setter
+    def popularity_exponent_(self, exponent: float) -> None:
+        exponent = check_exponent("popularity_exponent_", exponent)
+        fitted = self.fitted
+        if fitted.calibration is not None:
+            self._calibration = replace(fitted.calibration, exponent=exponent)
+        else:
+            self._calibration = None if exponent == 0 else Calibration.of(exponent, fitted.popularity())
 
     @property
     def n_users(self) -> int:
@@ -1360,6 +1390,8 @@ class WALS(Configured):
         settings |= {"dtype": self.dtype.name, "random_state": seed if isinstance(seed, int) else None}
         # What the factors have, where another number or type was set for the next fit.
         settings |= {"factors": self.fitted.factors, "dtype": self.fitted.dtype.name}
+        if self.popularity_exponent != 0:  # else the model is one that earlier versions can read
+            settings["popularity_exponent"] = self.popularity_exponent
         metric, best_iteration = self.validation_metric_, self.best_iteration_
         write_model(path, SavedModel(settings, self.fitted, self.history_, metric, best_iteration))
 

@@ -97,6 +97,7 @@ def choose_popularity_exponent(
     metric: str = "ndcg",
     k: int = 20,
     grid: Sequence[float] | None = None,
+    users: NDArray[np.integer] | None = None,
     max_users: int = USERS,
     random_state: int = 0,
 ) -> tuple[float, dict[float, float]]:
@@ -124,6 +125,8 @@ def choose_popularity_exponent(
         Length of the lists.
     grid : sequence of float, optional
         What is tried, and 0. Default: from -0.2 to 0.4 in steps of 0.1, then 0.05 to both sides of the best.
+    users : (n,) array of int, optional
+        Rows of the only users to look at.
     max_users : int, default 4000
         Users that are looked at; of more, as many are drawn.
     random_state : int, default 0
@@ -141,7 +144,8 @@ def choose_popularity_exponent(
         `held_out` has no value above 0.
     """
     relevant = relevant_entries(held_out, "held_out")
-    users = np.flatnonzero(np.diff(relevant.indptr))
+    asked = np.diff(relevant.indptr) > 0
+    users = np.flatnonzero(asked) if users is None else users[asked[users]]
     if not len(users):
         raise DataError("held_out has no value above 0, so there is nothing to measure an exponent with")
     if len(users) > max_users:
