@@ -77,6 +77,9 @@ def tune(
         raise TypeError(f"callback must be callable, got {callback!r}")
     if space is not None and not isinstance(space, Mapping):
         raise TypeError(f"space must be a dict of ranges by name, got {space!r:.60}")
+    fixed = dict(fixed)
+    if fixed.get("popularity_exponent") == "auto":
+        del fixed["popularity_exponent"]  # what every trial does
     if "iterations" in fixed:
         raise TypeError("iterations are found by tune: a trial ends when more of them rank no better")
     base = model(**fixed)
@@ -111,7 +114,7 @@ def tune(
     found = Trials(search.finished())
     best = best_of(found)
     chosen = dict(best.settings) | {"iterations": best.outcome.iterations}
-    if "popularity_exponent" in base.get_params() and problem.chooses_exponent:
+    if problem.chooses_exponent:
         chosen["popularity_exponent"] = best.outcome.popularity_exponent
     settings = problem.settings(chosen)
     comparison = _compare(model, settings, fixed, parts, metric, k) if parts.test is not None else None

@@ -37,6 +37,8 @@ STEPS = (0.12, 0.04)
 #: A trial ends when it is worse than this share of the best one of as many factors, at the same iteration.
 HOPELESS = 0.9
 _PATIENT = 3
+#: More factors are not tried where that would take more than this share of the time that is left.
+DEAR = 0.25
 
 
 def import_optuna() -> Any:
@@ -281,10 +283,10 @@ class Search:
         """Parameters of the next trial, some or all of them; None where none is worth its time."""
         known, number = self._space.known(), len(finished)
         if number < len(known):
-            return known[number] | {"factors": self._space.ranks[0]}
+            return known[number] | {"factors": self._space.first}
         fraction = self._budget.fraction(number)
         if fraction < SHAPE:
-            return {"factors": self._space.ranks[0]}
+            return {"factors": self._space.first}
         rng = np.random.default_rng([self._seed, number, 1])
         scout = self._scout(finished, left)
         if scout is not None:
@@ -304,31 +306,36 @@ class Search:
         return proposal | {"factors": rank}
 
     def _scout(self, finished: list[Finished], left: float) -> dict[str, Any] | None:
-        """The best settings of one rank at the next, as long as that is better than the one before."""
-        ranks = self._space.ranks
-        for at, rank in enumerate(ranks[1:], 1):
-            below = [one for one in finished if one.factors == ranks[at - 1] and one.outcome.is_whole]
-            here = [one for one in finished if one.factors == rank]
-            if not below:
-                return None
-            if at > 1:
-                before = [one for one in finished if one.factors == ranks[at - 2]]
-                if before and best_of(below).outcome.score < best_of(before).outcome.score:
-                    return None
-            if len(here) < PARENTS:
-                order = sorted(below, key=lambda one: (-one.outcome.score, one.number))
-                if len(here) >= len(order):
-                    return None
-                cost = 3.5 * float(np.mean([one.outcome.seconds for one in order[:PARENTS]]))
-                if PARENTS * cost > 0.25 * left:
-                    return None
-                return {p.name: order[len(here)].settings[p.name] for p in self._space.parameters} | {"factors": rank}
+        """The best settings of one number of factors with the next one, as long as that is better than the last."""
+        ranks, first = self._space.ranks, self._space.ranks.index(self._space.first)
+        by_rank = {rank: [one for one in finished if one.factors == rank and one.outcome.is_whole] for rank in ranks}
+        tried = {rank: sum(one.factors == rank for one in finished) for rank in ranks}
+        up = list(ranks[first:])
+        down = list(ranks[first::-1])
+        if len(up) > 1 and by_rank[up[1]] and _best(by_rank[up[1]]) > _best(by_rank[up[0]]):
+            down = down[:1]  # fewer are worse
+        for way in (up, down):
+            for at in range(1, len(way)):
+                source, here = by_rank[way[at - 1]], tried[way[at]]
+                if not source or (at > 1 and _best(source) <= _best(by_rank[way[at - 2]])):
+                    break
+                order = sorted(source, key=lambda one: (-one.outcome.score, one.number))[:PARENTS]
+                if here >= len(order):
+                    continue
+                cost = float(np.mean([one.outcome.seconds for one in order])) * (3.0 if way is up else 1.0)
+                if self._budget.seconds is not None and PARENTS * cost > DEAR * left:
+                    break
+                return {p.name: order[here].settings[p.name] for p in self._space.parameters} | {"factors": way[at]}
         return None
 
 
 def best_of(finished: list[Finished]) -> Finished:
     """The one with the highest score; of equals the first."""
     return min(finished, key=lambda one: (-one.outcome.score, one.number))
+
+
+def _best(finished: list[Finished]) -> float:
+    return max(one.outcome.score for one in finished) if finished else 0.0
 
 
 def _reflected(place: float) -> float:

@@ -14,16 +14,18 @@ from wals_gpu.checks import did_you_mean, number
 
 __all__ = ["KNOWN", "RANKS", "Parameter", "Space", "make_space"]
 
-#: Numbers of factors that are tried, from the first upwards as long as more are better and there is time.
-RANKS = (64, 128, 256, 512, 1024)
+#: Numbers of factors that are tried: trials begin with :data:`FIRST`, and go on to more and to fewer as long as these
+#: are better, and there is time.
+RANKS = (32, 64, 128, 256, 512, 1024)
+FIRST = 128
 
 #: Ranges of the objective "wals", by name: lowest, highest, and whether steps are by factors. docs/tuning.md says what
 #: they were chosen with.
 OF_WALS: dict[str, tuple[float, float, bool]] = {
-    "background": (0.5, 200.0, True),
+    "background": (1.0, 100.0, True),
     "exponent": (0.0, 0.8, False),
     "nu": (0.0, 1.0, False),
-    "regularization": (5e-4, 0.2, True),
+    "regularization": (0.001, 0.15, True),
     "damping": (0.0, 1.0, False),
 }
 #: Of any objective.
@@ -33,7 +35,15 @@ OF_ALL: dict[str, tuple[float, float, bool]] = {
 }
 
 #: Settings that did well on one kind of data or another; the defaults go before them.
-KNOWN: tuple[dict[str, float], ...] = ()
+#: Those of benchmarks/results/defaults-choice.json that were best on one log or two.
+KNOWN: tuple[dict[str, float], ...] = (
+    {"background": 4.92, "exponent": 0.3, "nu": 0.25, "regularization": 0.0279, "init_scale": 1.0, "damping": 0.75},
+    {"background": 20.0, "exponent": 0.3, "nu": 0.25, "regularization": 0.0078, "init_scale": 0.1, "damping": 0.0},
+    {"background": 12.7, "exponent": 0.1, "nu": 1.0, "regularization": 0.0061, "init_scale": 0.1, "damping": 1.0},
+    {"background": 4.0, "exponent": 0.1, "nu": 1.0, "regularization": 0.0225, "init_scale": 1.0, "damping": 0.5},
+    {"background": 9.1, "exponent": 0.4, "nu": 1.0, "regularization": 0.0066, "init_scale": 0.1, "damping": 0.75},
+    {"background": 17.0, "exponent": 0.0, "nu": 0.5, "regularization": 0.0133, "init_scale": 0.1, "damping": 0.25},
+)
 
 # As much of a range at either end counts as its edge.
 _EDGE = 0.04
@@ -101,6 +111,12 @@ class Space:
     parameters: tuple[Parameter, ...]
     ranks: tuple[int, ...]
     start: dict[str, float]
+
+    @property
+    def first(self) -> int:
+        """The number of factors that trials begin with."""
+        few = [rank for rank in self.ranks if rank <= FIRST]
+        return few[-1] if few else self.ranks[0]
 
     def known(self) -> list[dict[str, float]]:
         """Settings to begin with, the defaults first."""
@@ -183,7 +199,7 @@ def _ranks(given: Any, fixed: Mapping[str, Any], train: csr_matrix, most: int) -
     if given is None:
         sensible = max(min(train.shape), 1)
         ranks = tuple(rank for rank in RANKS if rank <= most and rank < 2 * sensible)
-        return ranks or (min(RANKS[0], sensible),)
+        return ranks or (sensible,)
     if isinstance(given, (str, Mapping)) or not isinstance(given, Sequence):
         raise TypeError(f"space: factors must be a list of numbers of factors, such as [32, 64, 128], got {given!r}")
     wrong = [v for v in given if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or not 1 <= v <= most]
