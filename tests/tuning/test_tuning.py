@@ -21,6 +21,13 @@ optuna = pytest.importorskip("optuna")
 SMALL = {"factors": [4, 8]}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_factors_first():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wals_gpu.tuning.space.FIRST", 4)
+        yield
+
+
 @pytest.fixture(scope="module")
 def likes():
     """240 people of six tastes and 60 items; how many people like an item falls with its number."""
@@ -82,13 +89,16 @@ def test_same_seed_and_trials_same_result_with_any_number_of_threads(tuning, lik
     assert of(other) != of(tuning)
 
 
-def test_a_search_goes_on_where_it_ended(tuning, likes, tmp_path):
+def test_a_search_goes_on_where_it_ended(likes, tmp_path):
     where = {"space": SMALL, "num_threads": 1, "refit": False, "storage": tmp_path / "search.db"}
-    before = WALS.tune(likes, None, trials=6, **where)
-    after = WALS.tune(likes, None, trials=14, **where)
-    assert len(before.trials) == 6 and of(after)[:6] == of(before)
-    assert [one.number for one in after.trials] == list(range(14))
-    assert WALS.tune(likes, None, trials=10, **where).validation_score == after.validation_score  # none was made
+    before = WALS.tune(likes, None, trials=3, test=0, **where)
+    after = WALS.tune(likes, None, trials=9, test=0, **where)
+    assert len(before.trials) == 3 and of(after)[:3] == of(before)
+    assert [one.number for one in after.trials] == list(range(9))
+    assert WALS.tune(likes, None, trials=5, test=0, **where).validation_score == after.validation_score  # none was made
+    # As if it had not been interrupted.
+    where["storage"] = None
+    assert of(WALS.tune(likes, None, trials=9, test=0, **where)) == of(after)
 
 
 def test_the_storage_of_another_search_is_refused(likes, tmp_path):
@@ -99,7 +109,9 @@ def test_the_storage_of_another_search_is_refused(likes, tmp_path):
         ({"space": SMALL, "metric": "recall@5"}, "metric"),
         ({"space": SMALL, "nu": 0.5}, "settings"),
     ):
-        with pytest.raises(ValueError, match=rf"storage .*search.db holds a search with other .*{named}"):
+        with pytest.raises(
+            ValueError, match=rf"storage cannot be .*search.db, which holds a search with other .*{named}"
+        ):
             WALS.tune(likes, None, trials=1, **(where | change))
     with pytest.raises(ValueError, match="search with other data"):
         WALS.tune(likes[:200], None, trials=1, space=SMALL, **where)
@@ -107,12 +119,12 @@ def test_the_storage_of_another_search_is_refused(likes, tmp_path):
 
 def test_a_storage_that_is_none(likes, tmp_path):
     (tmp_path / "notes.txt").write_text("these are no trials, " * 100)
-    with pytest.raises(ValueError, match=r"storage .*notes.txt cannot be used"):
+    with pytest.raises(ValueError, match=r"storage cannot be .*notes.txt: "):
         WALS.tune(likes, None, trials=1, storage=tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text().startswith("these are no trials")
     with pytest.raises(ValueError, match="storage must be a file"):
         WALS.tune(likes, None, trials=1, storage=tmp_path)
-    with pytest.raises(ValueError, match="there is no folder"):
+    with pytest.raises(ValueError, match="storage must be a file in a folder"):
         WALS.tune(likes, None, trials=1, storage=tmp_path / "none" / "search.db")
 
 

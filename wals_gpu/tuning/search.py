@@ -94,23 +94,22 @@ def open_study(storage: str | os.PathLike[str] | None, name: str, search: dict[s
     except Exception as error:  # of SQLAlchemy and of the drivers below it, each of their own kind
         if url is None:
             raise
-        raise ValueError(f"storage {storage} cannot be used: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"storage cannot be {storage}: {' '.join(str(error).split())[:200]}") from error
     if known is not None and known != search:
         differs = [key for key in search if known.get(key) != search[key]]
         raise ValueError(
-            f"storage {storage} holds a search with other {' and '.join(differs) or 'settings'}; give another file, or "
-            "the arguments of that search"
+            f"storage cannot be {storage}, which holds a search with other {' and '.join(differs) or 'settings'}; give "
+            "another file, or the arguments of that search"
         )
     return study
 
 
 def _database(path: Path) -> Path:
-    path = path.absolute()
     if path.is_dir():
         raise ValueError(f"storage must be a file; {path} is a folder")
-    if not path.parent.is_dir():
-        raise ValueError(f"storage {path}: there is no folder {path.parent}; make it first")
-    return path
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"storage must be a file in a folder that is there; there is no {path.parent}")
+    return path.absolute()
 
 
 @dataclass(frozen=True)
