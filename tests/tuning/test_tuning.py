@@ -166,7 +166,7 @@ def test_edges_are_named(likes):
     assert any(f"factors is at the {end} end of its range (4 ... 8)" in note for note in found.notes)
     parameter = Parameter("x", 1, 100, log=True)
     assert (parameter.edge(1.1), parameter.edge(10), parameter.edge(99)) == ("low", None, "high")
-    assert parameter.value(0.5) == 10 and parameter.place(10) == 0.5
+    assert parameter.value(0.5) == pytest.approx(10) and parameter.place(10) == pytest.approx(0.5)
 
 
 def test_noise_is_said_to_be_noise(likes):
@@ -207,9 +207,25 @@ def test_a_score_is_that_of_the_fit_it_stands_for(likes):
     chosen = {"factors": 8, "regularization": 0.02}
     outcome = problem.measure(chosen)
     model = WALS(**chosen, iterations=outcome.iterations)
-    model.fit(parts.train, validation=parts.valid, metric="ndcg@20")
+    known = np.diff(parts.train.matrix.indptr) > 0  # others get what is popular from every model
+    asked = parts.valid.matrix.multiply(known[:, None]).tocsr()
+    model.fit(parts.train, validation=asked, metric="ndcg@20")
     assert outcome.curve[outcome.iterations - 1] == model.history_[outcome.iterations - 1].validation
     assert outcome.score >= max(outcome.curve) == outcome.curve[outcome.iterations - 1]
+    fixed = Problem(WALS, {"num_threads": 1, "popularity_exponent": 0.3}, parts, "ndcg@20", 0).measure(chosen)
+    assert fixed.popularity_exponent in (0, 0.3) and fixed.score != outcome.score
+
+
+def test_ridge_and_background_do_not_fight():
+    """Where one background takes the place of another, the ridge of the same place is the same share of the entries."""
+    space = make_space(WALS().get_params(), {}, {}, csr_matrix(np.eye(300)), 1024)
+    places = space.places(space.start)
+    low, high = (space.at(places | {"background": place}) for place in (0.1, 0.9))
+    ridges = [point["regularization"] * (1 + point["background"]) for point in (low, high)]
+    assert ridges[0] == pytest.approx(ridges[1], rel=1e-3) and low["regularization"] > 3 * high["regularization"]
+    for point in space.known():
+        assert space.at(space.places(point)) == pytest.approx(point, rel=1e-3)
+        assert space.of_params(space.params(point)) == pytest.approx(point, rel=1e-3)
 
 
 def test_what_is_saved_makes_the_same_model(tuning, likes, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu.data.csr import select
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.errors import DataError
+from wals_gpu.evaluation.metrics import relevant_entries
 from wals_gpu.evaluation.popularity import item_counts
 from wals_gpu.evaluation.splits import random_holdout, temporal_split
 from wals_gpu.training.calibration import choose_popularity_exponent
@@ -25,8 +26,9 @@ __all__ = ["MOST_ITERATIONS", "Outcome", "Parts", "Problem"]
 MOST_ITERATIONS = 24
 #: Measurements without a new best after which it ends.
 _PATIENCE = 2
-#: Users that a trial is measured on; of more, as many are drawn once for the whole search.
-_USERS = 4000
+#: Users that a trial is measured on at its end, and that it is watched with after each iteration; of more, as many are
+#: drawn once for the whole search.
+_USERS, _WATCHED = 4000, 1500
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,12 @@ class Outcome:
     Parameters
     ----------
     score : float
-        The metric at the best iteration, with the best exponent.
+        The metric at the best iteration, with the best exponent; where it was ended early, the best of `curve`.
     popularity_exponent : float
     iterations : int
         The best one's number.
     curve : tuple of float
-        The metric after each iteration, without the exponent.
+        The metric after each iteration, of fewer users and without the exponent.
     is_whole : bool
         False: it was ended as hopeless, or for want of time.
     seconds : float
@@ -126,9 +128,17 @@ class Problem:
     def __init__(self, model: Any, fixed: Mapping[str, Any], parts: Parts, metric: str, seed: int) -> None:
         self.model, self.fixed, self.parts, self.metric = model, dict(fixed), parts, metric
         self._metric, self._k = parse_metric(metric)
-        self._valid = _some_users(parts.valid.matrix, np.random.default_rng([seed, 2]))
+        rng = np.random.default_rng([seed, 2])
+        train, valid = parts.train.matrix, relevant_entries(parts.valid.matrix, "validation")
+        if fixed.get("user_prior") is None:
+            # Who has nothing in training gets what is popular, the same in every trial.
+            valid = select(valid, np.repeat(np.diff(train.indptr) > 0, np.diff(valid.indptr)))
+        if not valid.nnz:
+            raise DataError("validation has no user with other interactions to learn from")
+        self._valid = _some_users(valid, _USERS, rng)
+        self._watched = _some_users(self._valid, _WATCHED, rng)
         self.chooses_exponent = "popularity_exponent" not in fixed
-        self._counts = item_counts(parts.train.matrix)
+        self._counts = item_counts(train)
 
     def settings(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the model: those that were chosen, beside the fixed ones."""
@@ -146,6 +156,7 @@ class Problem:
         chosen: Mapping[str, Any],
         is_hopeless: Callable[[list[float]], bool] = lambda curve: False,
         deadline: float | None = None,
+        exponents: Sequence[float] | None = None,
     ) -> Outcome:
         """Fit with early stopping, then choose the exponent of items' popularity.
 
@@ -157,6 +168,8 @@ class Problem:
             Gets the metric after each iteration so far; true ends the trial.
         deadline : float, optional
             Of ``time.perf_counter()``; the iteration that passes it is the last.
+        exponents : sequence of float, optional
+            Of items' popularity, that are tried; default: those of :func:`.choose_popularity_exponent`.
         """
         began = time.perf_counter()
         curve: list[float] = []
@@ -171,23 +184,24 @@ class Problem:
 
         settings = self.settings(chosen) | {"iterations": MOST_ITERATIONS, "compute_loss": False}
         model = self.model(**settings)
-        model.fit(self.parts.train, validation=self._valid, metric=self.metric, patience=_PATIENCE, callback=after)
-        fitted = model.fitted
+        model.fit(self.parts.train, validation=self._watched, metric=self.metric, patience=_PATIENCE, callback=after)
         exponent, score = 0.0, max(curve)
-        if is_whole and self.chooses_exponent:
+        if is_whole:
+            fitted = model.fitted
+            grid = exponents if self.chooses_exponent else [model.popularity_exponent]
             exponent, scores = choose_popularity_exponent(
                 fitted.user_factors, fitted.item_factors, self._counts, self.parts.train.matrix, self._valid,
-                fitted.backend, metric=self._metric, k=self._k,
+                fitted.backend, metric=self._metric, k=self._k, max_users=_USERS, grid=grid,
             )  # fmt: skip
-            score = max(score, scores[exponent]) if exponent else score
+            score = scores[exponent] if self.chooses_exponent else scores[round(model.popularity_exponent, 9)]
         seconds = time.perf_counter() - began
         return Outcome(score, exponent, model.best_iteration_, tuple(curve), is_whole, seconds)
 
 
-def _some_users(valid: csr_matrix, rng: np.random.Generator) -> csr_matrix:
+def _some_users(valid: csr_matrix, most: int, rng: np.random.Generator) -> csr_matrix:
     users = np.flatnonzero(np.diff(valid.indptr))
-    if len(users) <= _USERS:
+    if len(users) <= most:
         return valid
     keep = np.zeros(valid.shape[0], bool)
-    keep[rng.choice(users, _USERS, replace=False)] = True
+    keep[rng.choice(users, most, replace=False)] = True
     return select(valid, np.repeat(keep, np.diff(valid.indptr)))

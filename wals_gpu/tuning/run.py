@@ -182,7 +182,9 @@ def _notes(
             )
         if comparison.best.value < comparison.popularity.value:
             notes.append("the most popular items are better than the best settings that were found")
-    ranges = {p.name: f"{p.low:g} ... {p.high:g}" for p in space.parameters}
+    ranges = {
+        p.name: f"{p.low:g} ... {p.high:g}" + (" over 1 + background" if p.of_entries else "") for p in space.parameters
+    }
     for name, end in edges.items():
         of = ranges.get(name, f"{space.ranks[0]} ... {space.ranks[-1]}")
         notes.append(f"{name} is at the {end} end of its range ({of}): others may be better")

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Budget", "Finished", "Search", "best_of", "import_optuna", "open_study", "quiet"]
 
-#: Share of the budget for few factors, where a trial is cheap: which shape the objective should have.
-SHAPE = 0.4
-#: Trials before Optuna's sampler models what it has seen.
-STARTUP = 16
-#: The best so many settings that more factors and small steps begin from.
+#: Share of the budget for the first number of factors, where a trial is cheap.
+SHAPE = 0.35
+#: The best so many settings that steps and other numbers of factors begin from.
 PARENTS = 3
 #: Standard deviation of steps, as a share of each range, at their beginning and at the end.
-STEPS = (0.12, 0.04)
+STEPS = (0.15, 0.04)
+#: Share of the settings that a step changes, on average.
+CHANGED = 0.6
+#: Share of the trials that Optuna's sampler proposes, which looks everywhere.
+SAMPLED = 0.15
 #: A trial ends when it is worse than this share of the best one of as many factors, at the same iteration.
 HOPELESS = 0.9
 _PATIENT = 3
@@ -230,11 +232,13 @@ class Search:
         if proposal is None:
             return None
         trial = self._ask(proposal)
-        chosen: dict[str, Any] = {p.name: p.rounded(trial.params[p.name]) for p in self._space.parameters}
+        chosen: dict[str, Any] = self._space.of_params(trial.params)
         chosen["factors"] = trial.params["factors"]
         deadline = time.perf_counter() + left if finished else None
         try:
-            outcome = self._problem.measure(chosen, self._hopeless(finished, chosen["factors"]), deadline)
+            outcome = self._problem.measure(
+                chosen, self._hopeless(finished, chosen["factors"]), deadline, _exponents(finished)
+            )
         except BaseException:
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
             raise
@@ -256,7 +260,7 @@ class Search:
             # Made anew for each trial, so that it does not matter which were made before in this process.
             seed = int(np.random.default_rng([self._seed, number]).integers(2**31))
             self._study.sampler = self._optuna.samplers.TPESampler(
-                seed=seed, multivariate=True, n_startup_trials=len(self._space.known()) + STARTUP,
+                seed=seed, multivariate=True, n_startup_trials=len(self._space.known()),
                 constant_liar=True,
             )  # fmt: skip
             self._study.enqueue_trial(proposal)
@@ -280,29 +284,29 @@ class Search:
 
     def _propose(self, finished: list[Finished], left: float) -> dict[str, Any] | None:
         """Parameters of the next trial, some or all of them; None where none is worth its time."""
-        known, number = self._space.known(), len(finished)
+        space, known, number = self._space, self._space.known(), len(finished)
         if number < len(known):
-            return known[number] | {"factors": self._space.first}
-        fraction = self._budget.fraction(number)
-        if fraction < SHAPE:
-            return {"factors": self._space.first}
+            return space.params(known[number]) | {"factors": space.first}
         rng = np.random.default_rng([self._seed, number, 1])
-        scout = self._scout(finished, left)
-        if scout is not None:
-            return scout
-        best = best_of(finished)
-        rank = best.factors
-        parents = sorted(
-            (one for one in finished if one.factors == rank), key=lambda one: (-one.outcome.score, one.number)
-        )[:PARENTS]
-        parent = parents[int(rng.integers(len(parents)))]
-        progress = min(max((fraction - SHAPE) / (1 - SHAPE), 0.0), 1.0)
-        deviation = STEPS[0] * (STEPS[1] / STEPS[0]) ** progress
-        proposal = {
-            p.name: p.value(_reflected(p.place(parent.settings[p.name]) + deviation * rng.standard_normal()))
-            for p in self._space.parameters
-        }
-        return proposal | {"factors": rank}
+        fraction = self._budget.fraction(number)
+        factors = space.first
+        if fraction >= SHAPE:
+            scout = self._scout(finished, left)
+            if scout is not None:
+                return scout
+            factors = best_of(finished).factors
+        if rng.random() < SAMPLED:
+            return {"factors": factors}  # the rest is left to Optuna
+        # A step from the mean of two good settings, or from one of them.
+        parents = _in_order(one for one in finished if one.factors == factors and one.outcome.is_whole)[:PARENTS]
+        one, other = (space.places(parents[int(rng.integers(len(parents)))].settings) for _ in range(2))
+        deviation = STEPS[0] * (STEPS[1] / STEPS[0]) ** min(fraction, 1.0)
+        places = {}
+        for name, place in one.items():
+            share, step, is_changed = rng.random(), rng.standard_normal(), rng.random() < CHANGED
+            between = place + share * (other[name] - place)
+            places[name] = _reflected(between + deviation * step) if is_changed else between
+        return {p.name: p.value(places[p.name]) for p in space.parameters} | {"factors": factors}
 
     def _scout(self, finished: list[Finished], left: float) -> dict[str, Any] | None:
         """The best settings of one number of factors with the next one, as long as that is better than the last."""
@@ -318,19 +322,34 @@ class Search:
                 source, here = by_rank[way[at - 1]], tried[way[at]]
                 if not source or (at > 1 and _best(source) <= _best(by_rank[way[at - 2]])):
                     break
-                order = sorted(source, key=lambda one: (-one.outcome.score, one.number))[:PARENTS]
+                order = _in_order(source)[:PARENTS]
                 if here >= len(order):
                     continue
                 cost = float(np.mean([one.outcome.seconds for one in order])) * (3.0 if way is up else 1.0)
                 if self._budget.seconds is not None and PARENTS * cost > DEAR * left:
                     break
-                return {p.name: order[here].settings[p.name] for p in self._space.parameters} | {"factors": way[at]}
+                return self._space.params(order[here].settings) | {"factors": way[at]}
         return None
 
 
 def best_of(finished: list[Finished]) -> Finished:
-    """The one with the highest score; of equals the first."""
-    return min(finished, key=lambda one: (-one.outcome.score, one.number))
+    """The one with the highest score, of those measured to their end if there are any; of equals the first."""
+    whole = [one for one in finished if one.outcome.is_whole]
+    return _in_order(whole or finished)[0]
+
+
+def _in_order(trials: Iterable[Finished]) -> list[Finished]:
+    return sorted(trials, key=lambda one: (-one.outcome.score, one.number))
+
+
+def _exponents(finished: list[Finished]) -> list[float] | None:
+    """Exponents of items' popularity for the next trial: those near the best ones; None: all, where little is known."""
+    whole = [one for one in finished if one.outcome.is_whole]
+    if len(whole) < PARENTS:
+        return None
+    near = [one.outcome.popularity_exponent for one in _in_order(whole)[:PARENTS]]
+    middle = sorted(near)[len(near) // 2]
+    return [round(middle + step, 2) for step in (-0.05, 0.0, 0.05, 0.1)]
 
 
 def _best(finished: list[Finished]) -> float:

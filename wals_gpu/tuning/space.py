@@ -22,16 +22,16 @@ FIRST = 128
 #: Ranges of the objective "wals", by name: lowest, highest, and whether steps are by factors. docs/tuning.md says what
 #: they were chosen with.
 OF_WALS: dict[str, tuple[float, float, bool]] = {
-    "background": (1.0, 100.0, True),
+    "background": (1.5, 60.0, True),
     "exponent": (0.0, 0.8, False),
     "nu": (0.0, 1.0, False),
-    "regularization": (0.001, 0.15, True),
+    "regularization": (0.015, 0.6, True),  # times 1 + background, see Parameter.of_entries
     "damping": (0.0, 1.0, False),
 }
 #: Of any objective.
 OF_ALL: dict[str, tuple[float, float, bool]] = {
     "init_scale": (0.03, 1.0, True),
-    "over_relaxation": (1.0, 1.7, False),
+    "over_relaxation": (1.0, 1.6, False),
 }
 
 #: Settings that did well on one kind of data or another; the defaults go before them.
@@ -45,8 +45,9 @@ KNOWN: tuple[dict[str, float], ...] = (
     {"background": 17.0, "exponent": 0.0, "nu": 0.5, "regularization": 0.0133, "init_scale": 0.1, "damping": 0.25},
 )
 
-# As much of a range at either end counts as its edge.
+# As much of a range at either end counts as its edge, but where there is nothing beyond it.
 _EDGE = 0.04
+_ENDS = {("exponent", "low"), ("nu", "low"), ("damping", "low"), ("damping", "high"), ("over_relaxation", "low")}
 
 
 @dataclass(frozen=True)
@@ -61,32 +62,37 @@ class Parameter:
     low, high : float
     log : bool, default False
         Whether equal factors are equal steps.
+    of_entries : bool, default False
+        Of the regularization of "wals", which is a share of the weight of a row, entries and background: the range is
+        of the share of the entries alone, ``regularization (1 + background)``. What is good hardly depends on the
+        background then.
     """
 
     name: str
     low: float
     high: float
     log: bool = False
+    of_entries: bool = False
 
     def value(self, place: float) -> float:
-        """The value at a place from 0 to 1, of four digits."""
+        """The value at a place from 0 to 1."""
         place = min(max(place, 0.0), 1.0)
         if self.log:
-            return self.rounded(math.exp(math.log(self.low) + place * math.log(self.high / self.low)))
-        return self.rounded(self.low + place * (self.high - self.low))
+            return self.inside(math.exp(math.log(self.low) + place * math.log(self.high / self.low)))
+        return self.inside(self.low + place * (self.high - self.low))
 
     def place(self, value: float) -> float:
         """Where a value stands between the ends, from 0 to 1; beyond them, at the end."""
         if self.high == self.low:
             return 0.5
-        value = min(max(value, self.low), self.high)
+        value = self.inside(value)
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
-    def rounded(self, value: float) -> float:
-        """Four digits, within the range."""
-        return min(max(float(f"{value:.4g}"), self.low), self.high)
+    def inside(self, value: float) -> float:
+        """The nearest value of the range."""
+        return min(max(value, self.low), self.high)
 
     def edge(self, value: float) -> str | None:
         """ "low" or "high" where a value is at the end of the range."""
@@ -106,11 +112,14 @@ class Space:
         Numbers of factors, rising.
     start : dict
         The defaults of the parameters.
+    background : float
+        Of "wals", where it is not searched.
     """
 
     parameters: tuple[Parameter, ...]
     ranks: tuple[int, ...]
     start: dict[str, float]
+    background: float = 0.0
 
     @property
     def first(self) -> int:
@@ -122,25 +131,45 @@ class Space:
         """Settings to begin with, the defaults first."""
         points = [self.start]
         for more in KNOWN:
-            point = {p.name: p.rounded(more.get(p.name, self.start[p.name])) for p in self.parameters}
+            point = {p.name: more.get(p.name, self.start[p.name]) for p in self.parameters}
             if point not in points:
                 points.append(point)
         return points
 
+    def places(self, settings: Mapping[str, float]) -> dict[str, float]:
+        """Where settings are in their ranges, from 0 to 1."""
+        return {p.name: p.place(settings[p.name] * self._unit(p, settings)) for p in self.parameters}
+
+    def at(self, places: Mapping[str, float]) -> dict[str, float]:
+        """The settings at places from 0 to 1; the inverse of :meth:`places`, but for four digits."""
+        return self.of_params({p.name: p.value(places[p.name]) for p in self.parameters})
+
+    def params(self, settings: Mapping[str, float]) -> dict[str, float]:
+        """Settings as numbers in their ranges, as Optuna has them."""
+        return {p.name: p.inside(settings[p.name] * self._unit(p, settings)) for p in self.parameters}
+
+    def of_params(self, params: Mapping[str, float]) -> dict[str, float]:
+        """The inverse of :meth:`params`, of four digits."""
+        settings: dict[str, float] = {}
+        for p in self.parameters:  # the background comes before what depends on it
+            settings[p.name] = float(f"{p.inside(params[p.name]) / self._unit(p, settings):.4g}")
+        return settings
+
+    def _unit(self, parameter: Parameter, settings: Mapping[str, float]) -> float:
+        return 1 + settings.get("background", self.background) if parameter.of_entries else 1.0
+
     def edges(self, settings: Mapping[str, Any]) -> dict[str, str]:
         """Names of what is at the end of its range, and which end."""
-        found = {p.name: p.edge(settings[p.name]) for p in self.parameters if p.name in settings}
+        found = {p.name: p.edge(settings[p.name] * self._unit(p, settings)) for p in self.parameters}
         if len(self.ranks) > 1 and settings.get("factors") == self.ranks[-1]:
             found["factors"] = "high"
         elif len(self.ranks) > 1 and settings.get("factors") == self.ranks[0]:
             found["factors"] = "low"
-        return {name: end for name, end in found.items() if end is not None}
+        return {name: end for name, end in found.items() if end is not None and (name, end) not in _ENDS}
 
     def describe(self) -> dict[str, Any]:
         """As JSON holds it: what a search must have in common with the one that it goes on with."""
-        return {p.name: [p.low, p.high, "log" if p.log else "linear"] for p in self.parameters} | {
-            "factors": list(self.ranks)
-        }
+        return {p.name: [p.low, p.high, p.log, p.of_entries] for p in self.parameters} | {"factors": list(self.ranks)}
 
 
 def make_space(
@@ -183,12 +212,15 @@ def make_space(
             known = [*usual, *(n for n, v in defaults.items() if isinstance(v, float)), "factors"]
             raise ValueError(f"space has no number {name!r} to search{did_you_mean(name, known)}")
         ranges[name] = _range(name, spec)
-    parameters = tuple(Parameter(name, *spec) for name, spec in ranges.items())
+    parameters = tuple(
+        Parameter(name, *spec, of_entries=spec is OF_WALS.get(name) and name == "regularization")
+        for name, spec in ranges.items()
+    )
     start = {}
     for parameter in parameters:
         default = defaults.get(parameter.name)
-        start[parameter.name] = parameter.rounded(parameter.value(0.5) if default is None else float(default))
-    return Space(parameters, ranks, start)
+        start[parameter.name] = parameter.value(0.5) if default is None else float(default)
+    return Space(parameters, ranks, start, float(defaults.get("background", 0.0)))
 
 
 def _ranks(given: Any, fixed: Mapping[str, Any], train: csr_matrix, most: int) -> tuple[int, ...]:
