@@ -28,6 +28,10 @@ def few_factors_first():
         yield
 
 
+def any_number(factors):
+    return True
+
+
 @pytest.fixture(scope="module")
 def likes():
     """240 people of six tastes and 60 items; how many people like an item falls with its number."""
@@ -142,11 +146,11 @@ def test_settings_that_are_given_are_not_searched(likes):
 
 
 def test_damping_is_searched_only_where_values_differ(likes):
-    space = make_space(WALS().get_params(), {}, {}, likes, 1024)
+    space = make_space(WALS().get_params(), {}, {}, likes, any_number)
     assert "damping" not in space.start and {"background", "regularization", "nu"} <= set(space.start)
     counts = likes.copy()
     counts.data[::3] = 5
-    assert "damping" in make_space(WALS().get_params(), {}, {}, counts, 1024).start
+    assert "damping" in make_space(WALS().get_params(), {}, {}, counts, any_number).start
 
 
 def test_another_objective_with_ranges_of_ones_own(likes):
@@ -155,6 +159,16 @@ def test_another_objective_with_ranges_of_ones_own(likes):
     )
     assert found.model.objective.name == "hu" and 1 <= found.model.objective.alpha <= 100
     assert "background" not in found.trials[0].settings
+
+
+def test_numbers_of_factors_follow_data_and_memory(likes):
+    assert make_space(WALS().get_params(), {}, {}, likes, any_number).ranks == (32, 64)
+    few = make_space(WALS().get_params(), {}, {}, csr_matrix((10, 5000)), any_number)
+    assert few.ranks == (10,)
+    large = csr_matrix((9000, 9000))
+    assert make_space(WALS().get_params(), {}, {}, large, lambda factors: factors < 300).ranks == (32, 64, 128, 256)
+    with pytest.raises(ValueError, match="numbers that a model can have"):
+        WALS.tune(likes, None, trials=1, space={"factors": [8, 10**7]})
 
 
 def test_edges_are_named(likes):
@@ -218,7 +232,7 @@ def test_a_score_is_that_of_the_fit_it_stands_for(likes):
 
 def test_ridge_and_background_do_not_fight():
     """Where one background takes the place of another, the ridge of the same place is the same share of the entries."""
-    space = make_space(WALS().get_params(), {}, {}, csr_matrix(np.eye(300)), 1024)
+    space = make_space(WALS().get_params(), {}, {}, csr_matrix(np.eye(300)), any_number)
     places = space.places(space.start)
     low, high = (space.at(places | {"background": place}) for place in (0.1, 0.9))
     ridges = [point["regularization"] * (1 + point["background"]) for point in (low, high)]
@@ -303,7 +317,7 @@ def test_a_callback_ends_the_search(likes):
         ({"space": {"nu": (1, 0)}}, ValueError, "space: nu must be"),
         ({"space": {"nu": (0, 1, "log")}}, ValueError, "a 'log' range begins above 0"),
         ({"space": {"nu": 0.5}}, TypeError, "space: nu must be"),
-        ({"space": {"factors": (0, 2)}}, ValueError, "space: factors must be a list of integers from 1"),
+        ({"space": {"factors": (0, 2)}}, ValueError, "space: each of factors must be an integer >= 1"),
         ({"space": {"nu": (0, 1)}, "nu": 0.5}, ValueError, "space has nu, which is given as a setting too"),
         ({"factr": 8}, TypeError, "WALS has no setting factr"),
         ({"iterations": 5}, TypeError, "iterations are found by tune"),

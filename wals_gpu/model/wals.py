@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.backends.devices import limits, make_backend
+from wals_gpu.backends.devices import make_backend
 from wals_gpu.checks import integer, warn
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames, as_interactions
@@ -365,7 +365,6 @@ class WALS(Configured):
             callback=callback,
             fixed=settings,
             columns=columns,
-            most_factors=limits().most_factors,
         )
 
     def __getstate__(self) -> dict[str, Any]:

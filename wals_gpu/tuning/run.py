@@ -19,6 +19,7 @@ from wals_gpu.evaluation.metrics import bootstrap_interval
 from wals_gpu.evaluation.report import evaluate
 from wals_gpu.evaluation.times import seconds_of
 from wals_gpu.training.checkpoints import fingerprint
+from wals_gpu.training.memory import check_memory
 from wals_gpu.training.validation import parse_metric
 from wals_gpu.tuning.problem import Parts, Problem
 from wals_gpu.tuning.result import Comparison, Trials, Tuning
@@ -47,7 +48,6 @@ def tune(
     callback: Callable[[Trials], bool | None] | None,
     fixed: Mapping[str, Any],
     columns: Mapping[str, Any],
-    most_factors: int,
 ) -> Tuning:
     """Search settings of a class of models; :meth:`wals_gpu.WALS.tune` documents the arguments.
 
@@ -58,8 +58,6 @@ def tune(
         Arguments of the model that are not searched.
     columns : mapping
         Of a table.
-    most_factors : int
-        That a model can have.
     """
     began = time.perf_counter()
     import_optuna()
@@ -90,7 +88,16 @@ def tune(
         raise TypeError("interactions must be in memory: tune splits them, and stored ones are not split")
     whole = as_interactions(interactions, dtype=base.dtype, **columns)
     parts = Parts.divide(whole, validation, test, seed)
-    searched = make_space(base.get_params(), fixed, space or {}, parts.train.matrix, most_factors)
+
+    def can_have(factors: int) -> bool:
+        try:
+            with_these = model(**(fixed | {"factors": factors}))
+            check_memory(with_these.estimate_memory(*whole.matrix.shape, whole.matrix.nnz, validation=True))
+        except (ValueError, MemoryError):
+            return False
+        return True
+
+    searched = make_space(base.get_params(), fixed, space or {}, parts.train.matrix, can_have)
     problem = Problem(model, fixed, parts, metric, seed)
     shared = {
         "data": fingerprint(whole.matrix, whole.user_ids, whole.item_ids),

@@ -287,6 +287,8 @@ class Search:
         space, known, number = self._space, self._space.known(), len(finished)
         if number < len(known):
             return space.params(known[number]) | {"factors": space.first}
+        if number == len(known) and space.usual != space.first:
+            return space.params(known[0]) | {"factors": space.usual}  # the defaults as they are
         rng = np.random.default_rng([self._seed, number, 1])
         fraction = self._budget.fraction(number)
         factors = space.first
@@ -299,6 +301,8 @@ class Search:
             return {"factors": factors}  # the rest is left to Optuna
         # A step from the mean of two good settings, or from one of them.
         parents = _in_order(one for one in finished if one.factors == factors and one.outcome.is_whole)[:PARENTS]
+        if not parents:
+            return {"factors": factors}
         one, other = (space.places(parents[int(rng.integers(len(parents)))].settings) for _ in range(2))
         deviation = STEPS[0] * (STEPS[1] / STEPS[0]) ** min(fraction, 1.0)
         places = {}
@@ -312,23 +316,24 @@ class Search:
         """The best settings of one number of factors with the next one, as long as that is better than the last."""
         ranks, first = self._space.ranks, self._space.ranks.index(self._space.first)
         by_rank = {rank: [one for one in finished if one.factors == rank and one.outcome.is_whole] for rank in ranks}
-        tried = {rank: sum(one.factors == rank for one in finished) for rank in ranks}
         up = list(ranks[first:])
         down = list(ranks[first::-1])
         if len(up) > 1 and by_rank[up[1]] and _best(by_rank[up[1]]) > _best(by_rank[up[0]]):
             down = down[:1]  # fewer are worse
         for way in (up, down):
             for at in range(1, len(way)):
-                source, here = by_rank[way[at - 1]], tried[way[at]]
+                source = by_rank[way[at - 1]]
                 if not source or (at > 1 and _best(source) <= _best(by_rank[way[at - 2]])):
                     break
                 order = _in_order(source)[:PARENTS]
-                if here >= len(order):
+                tried = [one.settings | {"factors": 0} for one in finished if one.factors == way[at]]
+                new = [one for one in order if one.settings | {"factors": 0} not in tried]
+                if not new or len(tried) > PARENTS:
                     continue
                 cost = float(np.mean([one.outcome.seconds for one in order])) * (3.0 if way is up else 1.0)
                 if self._budget.seconds is not None and PARENTS * cost > DEAR * left:
                     break
-                return self._space.params(order[here].settings) | {"factors": way[at]}
+                return self._space.params(new[0].settings) | {"factors": way[at]}
         return None
 
 

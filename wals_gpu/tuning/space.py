@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import did_you_mean, number
+from wals_gpu.checks import did_you_mean, integer, number
 
 __all__ = ["KNOWN", "RANKS", "Parameter", "Space", "make_space"]
 
@@ -114,12 +113,20 @@ class Space:
         The defaults of the parameters.
     background : float
         Of "wals", where it is not searched.
+    default : int
+        The number of factors that a model has where nothing is said.
     """
 
     parameters: tuple[Parameter, ...]
     ranks: tuple[int, ...]
     start: dict[str, float]
     background: float = 0.0
+    default: int = 0
+
+    @property
+    def usual(self) -> int:
+        """The default number of factors, where it is searched; else where trials begin."""
+        return self.default if self.default in self.ranks else self.first
 
     @property
     def first(self) -> int:
@@ -173,7 +180,11 @@ class Space:
 
 
 def make_space(
-    defaults: Mapping[str, Any], fixed: Mapping[str, Any], given: Mapping[str, Any], train: csr_matrix, most: int
+    defaults: Mapping[str, Any],
+    fixed: Mapping[str, Any],
+    given: Mapping[str, Any],
+    train: csr_matrix,
+    can_have: Callable[[int], bool],
 ) -> Space:
     """What is searched for some data.
 
@@ -186,8 +197,8 @@ def make_space(
     given : mapping
         Ranges of the user's own, see :meth:`wals_gpu.WALS.tune`.
     train : (U, I) csr_matrix
-    most : int
-        The largest number of factors.
+    can_have : callable
+        Whether a model can have a number of factors, and a fit the memory for it.
 
     Raises
     ------
@@ -201,7 +212,7 @@ def make_space(
             ranges[name] = spec
     if "damping" in ranges and train.nnz and train.data.min() == train.data.max():
         del ranges["damping"]  # has no effect
-    ranks = _ranks(given.get("factors"), fixed, train, most)
+    ranks = _ranks(given.get("factors"), fixed, train, can_have)
     for name, spec in given.items():
         if name == "factors":
             continue
@@ -220,24 +231,26 @@ def make_space(
     for parameter in parameters:
         default = defaults.get(parameter.name)
         start[parameter.name] = parameter.value(0.5) if default is None else float(default)
-    return Space(parameters, ranks, start, float(defaults.get("background", 0.0)))
+    return Space(parameters, ranks, start, float(defaults.get("background", 0.0)), defaults["factors"])
 
 
-def _ranks(given: Any, fixed: Mapping[str, Any], train: csr_matrix, most: int) -> tuple[int, ...]:
+def _ranks(given: Any, fixed: Mapping[str, Any], train: csr_matrix, can_have: Callable[[int], bool]) -> tuple[int, ...]:
     if "factors" in fixed:
         if given is not None:
             raise ValueError(f"space has factors, which is given as a setting too: factors={fixed['factors']!r}")
         return (int(fixed["factors"]),)
     if given is None:
         sensible = max(min(train.shape), 1)
-        ranks = tuple(rank for rank in RANKS if rank <= most and rank < 2 * sensible)
-        return ranks or (sensible,)
+        ranks = tuple(rank for rank in RANKS if rank < 2 * sensible and can_have(rank))
+        return ranks or (min(sensible, RANKS[0]),)
     if isinstance(given, (str, Mapping)) or not isinstance(given, Sequence):
         raise TypeError(f"space: factors must be a list of numbers of factors, such as [32, 64, 128], got {given!r}")
-    wrong = [v for v in given if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or not 1 <= v <= most]
-    if wrong or not given:
-        raise ValueError(f"space: factors must be a list of integers from 1 to {most}, got {given!r}")
-    return tuple(sorted({int(v) for v in given}))
+    for value in given:
+        integer("space: each of factors", value, 1)
+    ranks = tuple(sorted({int(value) for value in given}))
+    if not ranks or not can_have(ranks[-1]):
+        raise ValueError(f"space: factors must be a list of numbers that a model can have, got {given!r}")
+    return ranks
 
 
 def _range(name: str, spec: Any) -> tuple[float, float, bool]:
