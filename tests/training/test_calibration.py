@@ -111,9 +111,9 @@ def test_users_are_drawn_where_there_are_more(backend):
     asked = []
 
     class Counting:
-        def topk(self, queries, *rest):
+        def topk(self, queries, *rest, **options):
             asked.append(len(queries))
-            return backend.topk(queries, *rest)
+            return backend.topk(queries, *rest, **options)
 
     found, metrics = choose_popularity_exponent(users, items, counts, known, held_out, Counting(), max_users=300)
     assert found > 0

@@ -56,7 +56,7 @@ class Configured:
     user_prior: LinearPrior | None
     popularity_exponent: float | str = 0.0  # these also of those that an earlier version pickled
     neighbors: int = 0
-    neighbor_weight: float = 2.0
+    neighbor_weight: float = 1.5
     neighbor_regularization: float = 20.0
 
     _backend: Backend

@@ -106,7 +106,7 @@ class WALS(Configured):
         With m > 0 the score of a user and an item is ``x_u.y_i + sum_j B_ji`` over the items j that the user has: B is
         a ridge regression of each item on the m items that most resemble it. 100 to 300 rank better than factors alone
         wherever pairs of items say something; see docs/neighbors.md.
-    neighbor_weight : float, default 2.0
+    neighbor_weight : float, default 1.5
         What B is multiplied by, to stand beside the dot products.
     neighbor_regularization : float, default 20.0
         Ridge of B, in users.
@@ -193,7 +193,7 @@ class WALS(Configured):
         user_prior: LinearPrior | None = None,
         popularity_exponent: float | str = 0.0,
         neighbors: int = 0,
-        neighbor_weight: float = 2.0,
+        neighbor_weight: float = 1.5,
         neighbor_regularization: float = 20.0,
         **objective_params: Unpack[ObjectiveOptions],
     ) -> None:

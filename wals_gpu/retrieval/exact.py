@@ -215,9 +215,7 @@ class ExactIndex:
             if extra is not None and listed is not None:
                 columns, scores = best_of(self._backend, compared, self.vectors, k, listed, extra)
             elif extra is not None:
-                columns, scores = topk(
-                    self._backend, compared, self.vectors, k, deny, permitted=permitted, extra=extra
-                )
+                columns, scores = topk(self._backend, compared, self.vectors, k, deny, permitted=permitted, extra=extra)
             elif listed is not None:
                 columns, scores = self._backend.topk_listed(compared, self.vectors, k, listed, norms=self._norms)
             else:

@@ -53,7 +53,7 @@ class FitSettings:
     backend: Backend
     popularity_exponent: float | str = 0.0
     neighbors: int = 0
-    neighbor_weight: float = 2.0
+    neighbor_weight: float = 1.5
     neighbor_regularization: float = 20.0
 
     def check_device(self) -> None:
@@ -260,7 +260,9 @@ def make_plan(
         calibration = Calibration.of(float(settings.popularity_exponent), item_counts(train))
     neighbors = None
     if settings.neighbors:
-        neighbors = fit_neighbors(train, settings.neighbors, settings.neighbor_weight, settings.neighbor_regularization, settings.backend)
+        neighbors = fit_neighbors(
+            train, settings.neighbors, settings.neighbor_weight, settings.neighbor_regularization, settings.backend
+        )
     if holding.validation is not None:
         validation = Validation(
             settings.backend,
@@ -285,7 +287,9 @@ def make_plan(
         compared = _to_compare(settings, data, validation, start.is_wanted)
         checkpoint = Checkpoint(saving.folder, saving.every, compared)
     resume = bool(saving.resume)
-    return Plan(settings, train, bound, of_users, of_items, validation, checkpoint, resume, data.columns, calibration, neighbors)
+    return Plan(
+        settings, train, bound, of_users, of_items, validation, checkpoint, resume, data.columns, calibration, neighbors
+    )
 
 
 def _sizes_of(settings: FitSettings, train: Any, validation: bool) -> FitSizes:

@@ -148,7 +148,9 @@ class Validation:
         if len(self._users):  # else all are cold, and get what is popular
             name, k = parse_metric(self.metric)
             given = (user_factors, item_factors, counts, self.train, self.test, self._backend)
-            exponent, _ = choose_popularity_exponent(*given, metric=name, k=k, users=self._users, neighbors=self._neighbors)
+            exponent, _ = choose_popularity_exponent(
+                *given, metric=name, k=k, users=self._users, neighbors=self._neighbors
+            )
         return Calibration.of(exponent, counts)
 
     def after(self, iteration: int, state: FitState) -> float | None:
