@@ -14,16 +14,16 @@ from wals_gpu.errors import ModelFitError, ModelFormatError
 from wals_gpu.evaluation.popularity import item_counts
 from wals_gpu.stored import write_stored
 
-U, I = 120, 40
+U, N = 120, 40  # users, items
 ALL = np.arange(U)
 
 
 def log(seed: int = 0, values: bool = False) -> csr_matrix:
     """Users who take what their tastes say, with pairs of items that go together whatever the tastes."""
     rng = np.random.default_rng(seed)
-    taste = rng.random((U, 3)) @ rng.random((3, I))
+    taste = rng.random((U, 3)) @ rng.random((3, N))
     taken = taste > np.quantile(taste, 0.85)
-    taken[:, 1::2] |= taken[:, ::2] & (rng.random((U, I // 2)) < 0.7)
+    taken[:, 1::2] |= taken[:, ::2] & (rng.random((U, N // 2)) < 0.7)
     matrix = csr_matrix(taken.astype(np.float32))
     if values:
         matrix.data = rng.integers(-1, 4, matrix.nnz).astype(np.float32)
@@ -60,7 +60,7 @@ def best(scores: NDArray[np.floating], hidden: csr_matrix | None, k: int) -> NDA
 # ---------------------------------------------------------------------------------------------------- B
 
 
-@pytest.mark.parametrize("neighbors", [1, 7, I + 5])
+@pytest.mark.parametrize("neighbors", [1, 7, N + 5])
 @pytest.mark.parametrize("values", [False, True])
 def test_the_weights_are_ridge_regressions_on_the_nearest_items(neighbors: int, values: bool) -> None:
     matrix = log(1, values)
@@ -75,9 +75,9 @@ def test_the_weights_are_ridge_regressions_on_the_nearest_items(neighbors: int, 
     gram = owned.T @ (v[:, None] * owned)
     cosine = gram / np.sqrt(np.maximum(np.outer(gram.diagonal(), gram.diagonal()), 1e-30))
     found = model.neighbors_.toarray()
-    for item in range(I):
+    for item in range(N):
         near = [j for j in np.argsort(-cosine[:, item], kind="stable") if j != item and gram[j, item] > 0][:neighbors]
-        want = np.zeros(I)
+        want = np.zeros(N)
         if near:
             system = gram[np.ix_(near, near)] + 3.0 * np.eye(len(near))
             want[near] = 1.5 * np.linalg.solve(system, gram[near, item])
@@ -94,7 +94,7 @@ def test_pairs_that_go_together_are_learned() -> None:
     model = fitted(neighbor_weight=1.0)
     assert model.neighbors_ is not None
     weights = model.neighbors_.toarray()
-    partners = weights[np.arange(0, I, 2), np.arange(1, I, 2)]
+    partners = weights[np.arange(0, N, 2), np.arange(1, N, 2)]
     assert partners.mean() > 5 * np.abs(weights).mean()
 
 
@@ -134,7 +134,7 @@ def test_lists_of_allowed_and_denied_items_hold() -> None:
     model, matrix = fitted(), log()
     scores = expected(model, matrix)
     users, allowed = np.arange(6), [3, 8, 9, 20, 31]
-    mask = np.full((U, I), -np.inf)
+    mask = np.full((U, N), -np.inf)
     mask[:, allowed] = 0
     mask[:, 9] = -np.inf
     for options in ({"allow": [allowed] * 6}, {"allow_items": allowed}):
@@ -148,13 +148,13 @@ def test_exploration_adds_to_the_same_scores() -> None:
     has = np.flatnonzero(np.diff(matrix.indptr) > 0)[:5]
     for explore in ("ucb", "thompson"):
         options = {"random_state": 0} if explore == "thompson" else {}
-        ids, found = model.recommend(has, 8, explore=explore, noise=0.0, **options)
+        _, found = model.recommend(has, 8, explore=explore, noise=0.0, **options)
         np.testing.assert_allclose(found, best(expected(model, matrix), matrix, 8)[has], atol=3e-5)
 
 
 def test_single_scores_are_those_of_lists() -> None:
     model, matrix = fitted(popularity_exponent=0.1), log()
-    users, items = np.random.default_rng(0).integers(0, (U, I), (200, 2)).T
+    users, items = np.random.default_rng(0).integers(0, (U, N), (200, 2)).T
     np.testing.assert_allclose(model.predict(users, items), expected(model, matrix)[users, items], atol=3e-5)
     assert isinstance(float(model.predict(3, 5)), float)
 
@@ -163,7 +163,7 @@ def test_explanations_sum_to_the_score() -> None:
     model, matrix = fitted(solver="cholesky"), log()
     row = int(np.argmax(np.diff(matrix.indptr)))
     folded = model.fold_in(matrix[row])
-    explained = model.explain_for(matrix[row], 5, k=I)
+    explained = model.explain_for(matrix[row], 5, k=N)
     want = expected(model, matrix[row], folded)[0, 5]
     assert explained.score == pytest.approx(want, abs=3e-5)
     assert explained.contributions.sum() + explained.from_prior == pytest.approx(want, abs=3e-5)
@@ -206,7 +206,7 @@ def test_a_damaged_model_is_refused(tmp_path: Any) -> None:
     fitted().save(tmp_path / "model")
     tensors, metadata = load_folder(tmp_path / "model")
     tensors = dict(tensors)
-    tensors["neighbors.col_idx"] = np.full_like(tensors["neighbors.col_idx"], I)
+    tensors["neighbors.col_idx"] = np.full_like(tensors["neighbors.col_idx"], N)
     save_folder(tmp_path / "broken", tensors, metadata)
     with pytest.raises(ModelFormatError):
         WALS.load(tmp_path / "broken")
@@ -215,7 +215,7 @@ def test_a_damaged_model_is_refused(tmp_path: Any) -> None:
 def test_removed_items_leave_the_neighbours_too() -> None:
     model, matrix = fitted(), log()
     model.remove_items([4, 11])
-    kept = np.delete(np.arange(I), [4, 11])
+    kept = np.delete(np.arange(N), [4, 11])
     has = np.flatnonzero(np.diff(matrix[:, kept].indptr) > 0)
     _, found = model.recommend(has, 9)
     np.testing.assert_allclose(found, best(expected(model, matrix[:, kept]), matrix[:, kept], 9)[has], atol=3e-5)
@@ -232,7 +232,7 @@ def test_updated_users_are_answered_by_their_new_history() -> None:
 
 def test_factors_of_other_items_are_refused() -> None:
     model = fitted()
-    model.item_factors = np.ones((I + 1, 8), np.float32)
+    model.item_factors = np.ones((N + 1, 8), np.float32)
     with pytest.raises(ModelFitError, match="neighbours of 40 items"):
         model.recommend(0, 3)
 

@@ -156,7 +156,8 @@ def _at(matrix: csr_matrix, pairs: csr_matrix) -> NDArray[np.floating]:
     if not len(keys):
         return np.zeros(len(wanted), matrix.dtype)
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[place] == wanted, matrix.data[place], matrix.dtype.type(0))
+    values: NDArray[np.floating] = np.where(keys[place] == wanted, matrix.data[place], matrix.dtype.type(0))
+    return values
 
 
 def _best(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:

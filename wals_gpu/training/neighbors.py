@@ -34,7 +34,8 @@ def user_weights(n_entries: NDArray[np.integer]) -> NDArray[np.float32]:
     n = np.maximum(n_entries, 1).astype(np.float64)
     weights = 1 / np.sqrt(n)
     total = float((weights * n_entries).sum())
-    return (weights * (n_entries.sum() / total if total else 1.0)).astype(np.float32)
+    scaled: NDArray[np.float32] = (weights * (n_entries.sum() / total if total else 1.0)).astype(np.float32)
+    return scaled
 
 
 def fit_neighbors(train: csr_matrix, n_neighbors: int, weight: float, ridge: float, backend: Backend) -> Neighbors:

@@ -27,8 +27,8 @@ from wals_gpu.retrieval.neighbors import Neighbors
 from wals_gpu.training.calibration import Calibration
 from wals_gpu.training.checkpoints import Checkpoint, fingerprint
 from wals_gpu.training.fitted import Fitted
-from wals_gpu.training.neighbors import fit_neighbors
 from wals_gpu.training.memory import FitSizes, check_memory, estimate_memory
+from wals_gpu.training.neighbors import fit_neighbors
 from wals_gpu.training.state import Side
 from wals_gpu.training.validation import Validation, hold_out, parse_metric
 
