@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -300,7 +301,9 @@ class Search:
         if rng.random() < SAMPLED:
             return {"factors": factors}  # the rest is left to Optuna
         # A step from the mean of two good settings, or from one of them.
-        parents = _in_order(one for one in finished if one.factors == factors and one.outcome.is_whole)[:PARENTS]
+        whole = _in_order(one for one in finished if one.outcome.is_whole)
+        parents = [one for one in whole if one.factors == factors]
+        parents = [*parents, *(one for one in whole if one.factors != factors)][:PARENTS]
         if not parents:
             return {"factors": factors}
         one, other = (space.places(parents[int(rng.integers(len(parents)))].settings) for _ in range(2))
@@ -316,25 +319,28 @@ class Search:
         """The best settings of one number of factors with the next one, as long as that is better than the last."""
         ranks, first = self._space.ranks, self._space.ranks.index(self._space.first)
         by_rank = {rank: [one for one in finished if one.factors == rank and one.outcome.is_whole] for rank in ranks}
-        up = list(ranks[first:])
-        down = list(ranks[first::-1])
-        if len(up) > 1 and by_rank[up[1]] and _best(by_rank[up[1]]) > _best(by_rank[up[0]]):
+        up, down = ranks[first:], ranks[first::-1]
+        if len(up) > 1 and _best(by_rank[up[1]]) > _best(by_rank[up[0]]):
             down = down[:1]  # fewer are worse
-        for way in (up, down):
-            for at in range(1, len(way)):
-                source = by_rank[way[at - 1]]
-                if not source or (at > 1 and _best(source) <= _best(by_rank[way[at - 2]])):
+        for way, growth in ((up, 3.0), (down, 1.0)):
+            for few, more in pairwise(way):
+                if not by_rank[few]:
                     break
-                order = _in_order(source)[:PARENTS]
-                tried = [one.settings | {"factors": 0} for one in finished if one.factors == way[at]]
-                new = [one for one in order if one.settings | {"factors": 0} not in tried]
-                if not new or len(tried) > PARENTS:
-                    continue
-                cost = float(np.mean([one.outcome.seconds for one in order])) * (3.0 if way is up else 1.0)
-                if self._budget.seconds is not None and PARENTS * cost > DEAR * left:
+                best = best_of(by_rank[few])
+                # The defaults are tried with more anyway.
+                known = [_shape(best), *(_shape(one) for one in by_rank[few] if one.number)]
+                if not any(one.factors == more and _shape(one) in known for one in finished):
+                    if self._budget.seconds is not None and growth * best.outcome.seconds > DEAR * left:
+                        break
+                    return self._space.params(best.settings) | {"factors": more}
+                if _best(by_rank[more]) <= _best(by_rank[few]):
                     break
-                return self._space.params(new[0].settings) | {"factors": way[at]}
         return None
+
+
+def _shape(one: Finished) -> dict[str, Any]:
+    """Settings but the number of factors."""
+    return {name: value for name, value in one.settings.items() if name != "factors"}
 
 
 def best_of(finished: list[Finished]) -> Finished:
