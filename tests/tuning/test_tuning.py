@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu import WALS, DataError, as_interactions
 from wals_gpu.evaluation import random_holdout, temporal_split
+from wals_gpu.priors import LinearPrior
 from wals_gpu.tuning.problem import Parts, Problem
 from wals_gpu.tuning.space import Parameter, make_space
 
@@ -159,6 +160,21 @@ def test_another_objective_with_ranges_of_ones_own(likes):
     )
     assert found.model.objective.name == "hu" and 1 <= found.model.objective.alpha <= 100
     assert "background" not in found.trials[0].settings
+
+
+def test_parameters_of_a_prior_are_searched(likes):
+    prior = LinearPrior(np.eye(6)[np.arange(60) % 6], strength=2.0)
+    space = {"item_prior.strength": (0.1, 10, "log"), "item_prior.ridge": (0.5, 5)}
+    found = WALS.tune(likes, None, trials=9, factors=4, item_prior=prior, space=space, test=0, num_threads=1)
+    assert found.trials[0].settings["item_prior.strength"] == 2 and prior.strength == 2
+    strengths = [one.settings["item_prior.strength"] for one in found.trials]
+    assert len(set(strengths)) > 1 and 0.1 <= min(strengths) <= max(strengths) <= 10
+    best = max(found.trials, key=lambda one: one.outcome.score)
+    assert found.best_settings["item_prior"].strength == best.settings["item_prior.strength"]
+    assert found.model.item_prior.ridge == best.settings["item_prior.ridge"]
+    for wrong in ("item_prior.strenght", "user_prior.strength", "prior.strength"):
+        with pytest.raises(ValueError, match=f"space has no number '{wrong}'"):
+            WALS.tune(likes, None, trials=1, item_prior=prior, space={wrong: (1, 2)})
 
 
 def test_numbers_of_factors_follow_data_and_memory(likes):

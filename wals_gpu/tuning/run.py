@@ -195,6 +195,8 @@ def _notes(
     for name, end in edges.items():
         of = ranges.get(name, f"{space.ranks[0]} ... {space.ranks[-1]}")
         notes.append(f"{name} is at the {end} end of its range ({of}): others may be better")
+    if any("." in p.name for p in space.parameters):
+        notes.append("settings of priors are in the model, but not among those that are saved")
     if interrupted:
         notes.append("Ctrl-C ended the search early")
     return notes
