@@ -83,14 +83,19 @@ def open_study(storage: str | os.PathLike[str] | None, name: str, search: dict[s
     ValueError
         The storage cannot be used, or has a study of that name with something else in common.
     """
-    optuna = import_optuna()
     url = None
     if storage is not None:
         text = os.fspath(storage)
         url = text if "://" in text else f"sqlite:///{_database(Path(text))}"
     try:
         with quiet():
-            study = optuna.create_study(storage=url, study_name=name, direction="maximize", load_if_exists=True)
+            try:
+                study = _make_study(url, name)
+            except Exception:  # another process may have made the tables at this moment
+                if url is None:
+                    raise
+                time.sleep(1.0)
+                study = _make_study(url, name)
             known = study.user_attrs.get("search")
             if known is None:
                 study.set_user_attr("search", search)
@@ -105,6 +110,11 @@ def open_study(storage: str | os.PathLike[str] | None, name: str, search: dict[s
             "another file, or the arguments of that search"
         )
     return study
+
+
+def _make_study(url: str | None, name: str) -> Any:
+    create: Any = import_optuna().create_study
+    return create(storage=url, study_name=name, direction="maximize", load_if_exists=True)
 
 
 def _database(path: Path) -> Path:
@@ -217,8 +227,6 @@ class Search:
                 if finished and left <= 0:
                     return False
                 made = self._one(finished, left)
-                if made is None:
-                    return False
                 if tell(made, best_of([*finished, made]), len(finished) + 1):
                     return False
         except KeyboardInterrupt:
@@ -228,11 +236,8 @@ class Search:
 
     # ------------------------------------------------------------------------------------------------ one trial
 
-    def _one(self, finished: list[Finished], left: float) -> Finished | None:
-        proposal = self._propose(finished, left)
-        if proposal is None:
-            return None
-        trial = self._ask(proposal)
+    def _one(self, finished: list[Finished], left: float) -> Finished:
+        trial = self._ask(finished, left)
         chosen: dict[str, Any] = self._space.of_params(trial.params)
         chosen["factors"] = trial.params["factors"]
         deadline = time.perf_counter() + left if finished else None
@@ -249,22 +254,21 @@ class Search:
         self._study.tell(trial, outcome.score)
         return Finished(trial.number, chosen, outcome)
 
-    def _ask(self, proposal: dict[str, Any]) -> optuna.Trial:
-        """A trial with these parameters; what is missing is chosen by Optuna."""
-        number = len(self._study.get_trials(deepcopy=False))
+    def _ask(self, finished: list[Finished], left: float) -> optuna.Trial:
+        from wals_gpu.tuning.sampler import Proposals
+
         distributions: dict[str, Any] = {
             p.name: self._optuna.distributions.FloatDistribution(p.low, p.high, log=p.log)
             for p in self._space.parameters
         }
         distributions["factors"] = self._optuna.distributions.CategoricalDistribution(self._space.ranks)
         with quiet():
-            # Made anew for each trial, so that it does not matter which were made before in this process.
-            seed = int(np.random.default_rng([self._seed, number]).integers(2**31))
-            self._study.sampler = self._optuna.samplers.TPESampler(
-                seed=seed, multivariate=True, n_startup_trials=len(self._space.known()),
-                constant_liar=True,
-            )  # fmt: skip
-            self._study.enqueue_trial(proposal)
+            self._study.sampler = Proposals(
+                lambda number: self._propose(number, finished, left),
+                lambda number: int(np.random.default_rng([self._seed, number]).integers(2**31)),
+                distributions,
+                len(self._space.known()),
+            )
             trial: optuna.Trial = self._study.ask(distributions)
         return trial
 
@@ -283,9 +287,9 @@ class Search:
 
     # ------------------------------------------------------------------------------------------------ proposals
 
-    def _propose(self, finished: list[Finished], left: float) -> dict[str, Any] | None:
-        """Parameters of the next trial, some or all of them; None where none is worth its time."""
-        space, known, number = self._space, self._space.known(), len(finished)
+    def _propose(self, number: int, finished: list[Finished], left: float) -> dict[str, Any]:
+        """Parameters of a trial, some or all of them."""
+        space, known = self._space, self._space.known()
         if number < len(known):
             return space.params(known[number]) | {"factors": space.first}
         if number == len(known) and space.usual != space.first:
@@ -293,7 +297,7 @@ class Search:
         rng = np.random.default_rng([self._seed, number, 1])
         fraction = self._budget.fraction(number)
         factors = space.first
-        if fraction >= SHAPE:
+        if fraction >= SHAPE and finished:
             scout = self._scout(finished, left)
             if scout is not None:
                 return scout
