@@ -15,6 +15,7 @@ from wals_gpu.checks import integer, number
 from wals_gpu.data.interactions import as_interactions
 from wals_gpu.data.progress import tqdm
 from wals_gpu.data.stored import StoredMatrix
+from wals_gpu.errors import ModelFitError
 from wals_gpu.evaluation.metrics import bootstrap_interval
 from wals_gpu.evaluation.report import evaluate
 from wals_gpu.evaluation.times import seconds_of
@@ -120,6 +121,8 @@ def tune(
         interrupted = search.run(progress.tell, lambda best: _seconds_after(best, search, base, bool(test), refit))
     found = Trials(search.finished())
     best = best_of(found)
+    if not best.outcome.is_whole and not best.outcome.score:
+        raise ModelFitError("no trial could be fitted; the warnings say why")
     chosen = dict(best.settings) | {"iterations": best.outcome.iterations}
     if problem.chooses_exponent:
         chosen["popularity_exponent"] = best.outcome.popularity_exponent

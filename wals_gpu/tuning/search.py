@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wals_gpu.checks import warn
+from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.tuning.problem import Outcome, Problem
 from wals_gpu.tuning.space import Space
 
@@ -245,6 +247,12 @@ class Search:
             outcome = self._problem.measure(
                 chosen, self._hopeless(finished, chosen["factors"]), deadline, _exponents(finished)
             )
+        except (ModelFitError, SingularSystemError, MemoryError) as error:  # of these settings: others may do
+            if not any(one.outcome.is_whole for one in finished) and len(finished) >= len(self._space.known()):
+                self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+                raise
+            warn(f"a trial with {chosen} failed: {error}")
+            outcome = Outcome(0.0, 0.0, 1, (0.0,), False, 0.0)
         except BaseException:
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
             raise
