@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from os import PathLike
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -38,6 +38,9 @@ from wals_gpu.training.loop import Run
 from wals_gpu.training.memory import MemoryEstimate, estimate_memory
 from wals_gpu.training.plan import HoldOut, Saving, WarmStart, make_plan
 from wals_gpu.training.state import FitRecord, History
+
+if TYPE_CHECKING:
+    from wals_gpu.tuning.result import Trials, Tuning
 
 __all__ = ["WALS", "FitRecord"]
 
@@ -268,6 +271,100 @@ class WALS(Configured):
                 encoder = as_encoder(encoder, max_length=max_length, batch_size=batch_size)
             model.item_prior = LinearPrior.from_texts(items, encoder, ids=ids, **prior)
         return model
+
+    @classmethod
+    def tune(
+        cls,
+        interactions: Any,
+        budget: Any = "2min",
+        *,
+        trials: int | None = None,
+        metric: str = "ndcg@20",
+        validation: float = 0.1,
+        test: float = 0.1,
+        space: Mapping[str, Any] | None = None,
+        storage: str | PathLike[str] | None = None,
+        refit: bool = True,
+        show_progress: bool = False,
+        callback: Callable[[Trials], bool | None] | None = None,
+        **settings: Any,
+    ) -> Tuning:
+        """Search the settings that rank best on held-out interactions, and fit a model with them; see docs/tuning.md.
+
+        Needs Optuna: ``pip install 'wals_gpu[tune]'``.
+
+        Parameters
+        ----------
+        interactions : matrix (U, I), DataFrame, Arrow table, path or Interactions
+            As for :meth:`fit`. Where there are times (`time_column`), the latest interactions are held out, else some
+            at random.
+        budget : str, float, timedelta or None, default "2min"
+            How long it may take, the last fits included: text such as "90s", or a number of seconds. None: as long as
+            `trials` take. How many trials a machine makes in a time differs from run to run, and so does the result.
+        trials : int, optional
+            Trials to make; with `storage` those that it holds count. With ``budget=None`` the same seed gives the same
+            result, whatever the number of threads.
+        metric : str, default "ndcg@20"
+            What is to be high, as for :meth:`fit`.
+        validation : float, default 0.1
+            The share of the interactions that settings are chosen with.
+        test : float, default 0.1
+            The share that no trial sees: the settings that were found, the defaults and popularity are compared with
+            it. 0: no comparison.
+        space : dict, optional
+            Ranges in place of the usual ones, ``{"regularization": (1e-3, 1, "log"), "nu": (0, 1)}``, or of other
+            numbers, such as parameters of another objective; for ``factors`` a list. "item_prior.strength" and the
+            like are settings of a prior.
+        storage : str or path, optional
+            A file of SQLite, or an address that Optuna knows: the search goes on from the trials that are there, and
+            several processes that are given the same one share the work.
+        refit : bool, default True
+            Whether to fit a model with the best settings on all interactions.
+        show_progress : bool, default False
+        callback : callable, optional
+            Called as ``callback(trials)`` after each trial; a true result ends the search.
+        **settings
+            Settings of the model that are not to be searched, ``random_state`` among them, the seed of the search; and
+            ``user_column``, ``item_column``, ``value_column``, ``time_column`` and the like of a table.
+
+        Returns
+        -------
+        Tuning
+            ``best_settings``, ``model``, and what there is to know of the search. Ctrl-C ends it with the best so far.
+
+        Raises
+        ------
+        ImportError
+            Optuna is not installed.
+        DataError, TypeError, ValueError
+            An argument cannot be used, nothing is left to hold out, or `storage` holds another search.
+
+        Examples
+        --------
+        >>> from scipy.sparse import random as random_matrix
+        >>> data = random_matrix(60, 40, 0.2, "csr", random_state=0)
+        >>> tuning = WALS.tune(data, budget=None, trials=30)  # doctest: +SKIP
+        >>> model = WALS(**tuning.best_settings)  # doctest: +SKIP
+        """
+        from wals_gpu.tuning.run import tune
+
+        columns = {name: settings.pop(name) for name in _COLUMNS if name in settings}
+        return tune(
+            cls,
+            interactions,
+            budget,
+            trials=trials,
+            metric=metric,
+            validation=validation,
+            test=test,
+            space=space,
+            storage=storage,
+            refit=refit,
+            show_progress=show_progress,
+            callback=callback,
+            fixed=settings,
+            columns=columns,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_last"}
