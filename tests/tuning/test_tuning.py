@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from wals_gpu import WALS, DataError, as_interactions
+from wals_gpu import WALS, DataError, ModelFitError, ParameterWarning, as_interactions
 from wals_gpu.evaluation import random_holdout, temporal_split
+from wals_gpu.priors import LinearPrior
 from wals_gpu.tuning.problem import Parts, Problem
 from wals_gpu.tuning.space import Parameter, make_space
 
@@ -161,6 +162,21 @@ def test_another_objective_with_ranges_of_ones_own(likes):
     assert "background" not in found.trials[0].settings
 
 
+def test_parameters_of_a_prior_are_searched(likes):
+    prior = LinearPrior(np.eye(6)[np.arange(60) % 6], strength=2.0)
+    space = {"item_prior.strength": (0.1, 10, "log"), "item_prior.ridge": (0.5, 5)}
+    found = WALS.tune(likes, None, trials=9, factors=4, item_prior=prior, space=space, test=0, num_threads=1)
+    assert found.trials[0].settings["item_prior.strength"] == 2 and prior.strength == 2
+    strengths = [one.settings["item_prior.strength"] for one in found.trials]
+    assert len(set(strengths)) > 1 and 0.1 <= min(strengths) <= max(strengths) <= 10
+    best = max(found.trials, key=lambda one: one.outcome.score)
+    assert found.best_settings["item_prior"].strength == best.settings["item_prior.strength"]
+    assert found.model.item_prior.ridge == best.settings["item_prior.ridge"]
+    for wrong in ("item_prior.strenght", "user_prior.strength", "prior.strength"):
+        with pytest.raises(ValueError, match=f"space has no number '{wrong}'"):
+            WALS.tune(likes, None, trials=1, item_prior=prior, space={wrong: (1, 2)})
+
+
 def test_numbers_of_factors_follow_data_and_memory(likes):
     assert make_space(WALS().get_params(), {}, {}, likes, any_number).ranks == (32, 64)
     few = make_space(WALS().get_params(), {}, {}, csr_matrix((10, 5000)), any_number)
@@ -292,6 +308,26 @@ def test_ctrl_c_keeps_the_best(likes):
     found = WALS.tune(likes, None, trials=50, space=SMALL, callback=interrupt, num_threads=1)
     assert found.interrupted and len(found.trials) == 3 and found.model is not None
     assert any("Ctrl-C" in note for note in found.notes)
+
+
+def test_a_trial_that_cannot_be_fitted_is_no_end(likes, monkeypatch):
+    def measure(problem, chosen, *arguments):
+        if len(calls) in fails:
+            calls.append(chosen)
+            raise ModelFitError("NaN came up")
+        calls.append(chosen)
+        return whole(problem, chosen, *arguments)
+
+    whole, calls, fails = Problem.measure, [], {0, 2}
+    monkeypatch.setattr(Problem, "measure", measure)
+    with pytest.warns(ParameterWarning, match="failed: NaN came up"):
+        found = WALS.tune(likes, None, trials=4, space=SMALL, num_threads=1, test=0)
+    assert [one.outcome.is_whole for one in found.trials] == [False, True, False, True]
+    assert found.best_settings["nu"] == max(found.trials, key=lambda one: one.outcome.score).settings["nu"]
+    calls, fails = [], set(range(100))
+    with pytest.warns(ParameterWarning), pytest.raises(ModelFitError, match="no trial could be fitted"):
+        WALS.tune(likes, None, trials=4, space=SMALL, num_threads=1, test=0)
+    assert len(calls) == 4
 
 
 def test_a_callback_ends_the_search(likes):

@@ -361,9 +361,8 @@ class WALS(Configured):
         --------
         >>> from scipy.sparse import random as random_matrix
         >>> data = random_matrix(60, 40, 0.2, "csr", random_state=0)
-        >>> tuning = WALS.tune(data, budget=None, trials=3)  # doctest: +SKIP
-        >>> tuning.best_settings["factors"]  # doctest: +SKIP
-        40
+        >>> tuning = WALS.tune(data, budget=None, trials=30)  # doctest: +SKIP
+        >>> model = WALS(**tuning.best_settings)  # doctest: +SKIP
         """
         from wals_gpu.tuning.run import tune
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,11 +154,13 @@ class Problem:
         """Arguments of the model: those that were chosen, beside the fixed ones."""
         settings = dict(self.fixed)
         for name, value in chosen.items():
-            prior, point, parameter = name.partition(".")
-            if point:
-                settings[prior] = settings[prior].with_parameters(**{parameter: value})
-            else:
+            side, point, parameter = name.partition(".")
+            if not point:
                 settings[name] = value
+                continue
+            if settings[side] is self.fixed[side]:  # the user's own stays as it is; what is large is shared
+                settings[side] = copy.copy(settings[side])
+            setattr(settings[side], parameter, value)
         return settings
 
     def measure(

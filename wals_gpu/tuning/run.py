@@ -16,6 +16,7 @@ from wals_gpu.checks import integer, number
 from wals_gpu.data.interactions import as_interactions
 from wals_gpu.data.progress import tqdm
 from wals_gpu.data.stored import StoredMatrix
+from wals_gpu.errors import ModelFitError
 from wals_gpu.evaluation.metrics import bootstrap_interval
 from wals_gpu.evaluation.report import evaluate
 from wals_gpu.evaluation.times import seconds_of
@@ -127,6 +128,8 @@ def tune(
             interrupted, beside = _search_neighbors(problem, best_of(search.finished()), limits)
     found = Trials(search.finished())
     best = best_of(found)
+    if not best.outcome.is_whole and not best.outcome.score:
+        raise ModelFitError("no trial could be fitted; the warnings say why")
     chosen = dict(best.settings) | {"iterations": best.outcome.iterations}
     if problem.chooses_exponent:
         chosen["popularity_exponent"] = best.outcome.popularity_exponent
@@ -236,6 +239,8 @@ def _notes(
     for name, end in edges.items():
         of = ranges.get(name, f"{space.ranks[0]} ... {space.ranks[-1]}")
         notes.append(f"{name} is at the {end} end of its range ({of}): others may be better")
+    if any("." in p.name for p in space.parameters):
+        notes.append("settings of priors are in the model, but not among those that are saved")
     if interrupted:
         notes.append("Ctrl-C ended the search early")
     return notes

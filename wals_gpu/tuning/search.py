@@ -13,11 +13,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wals_gpu.checks import warn
+from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.tuning.problem import Outcome, Problem
 from wals_gpu.tuning.space import Space
 
@@ -82,14 +85,19 @@ def open_study(storage: str | os.PathLike[str] | None, name: str, search: dict[s
     ValueError
         The storage cannot be used, or has a study of that name with something else in common.
     """
-    optuna = import_optuna()
     url = None
     if storage is not None:
         text = os.fspath(storage)
         url = text if "://" in text else f"sqlite:///{_database(Path(text))}"
     try:
         with quiet():
-            study = optuna.create_study(storage=url, study_name=name, direction="maximize", load_if_exists=True)
+            try:
+                study = _make_study(url, name)
+            except Exception:  # another process may have made the tables at this moment
+                if url is None:
+                    raise
+                time.sleep(1.0)
+                study = _make_study(url, name)
             known = study.user_attrs.get("search")
             if known is None:
                 study.set_user_attr("search", search)
@@ -104,6 +112,11 @@ def open_study(storage: str | os.PathLike[str] | None, name: str, search: dict[s
             "another file, or the arguments of that search"
         )
     return study
+
+
+def _make_study(url: str | None, name: str) -> Any:
+    create: Any = import_optuna().create_study
+    return create(storage=url, study_name=name, direction="maximize", load_if_exists=True)
 
 
 def _database(path: Path) -> Path:
@@ -217,8 +230,6 @@ class Search:
                 if finished and left <= 0:
                     return False
                 made = self._one(finished, left)
-                if made is None:
-                    return False
                 if tell(made, best_of([*finished, made]), len(finished) + 1):
                     return False
         except KeyboardInterrupt:
@@ -228,11 +239,8 @@ class Search:
 
     # ------------------------------------------------------------------------------------------------ one trial
 
-    def _one(self, finished: list[Finished], left: float) -> Finished | None:
-        proposal = self._propose(finished, left)
-        if proposal is None:
-            return None
-        trial = self._ask(proposal)
+    def _one(self, finished: list[Finished], left: float) -> Finished:
+        trial = self._ask(finished, left)
         chosen: dict[str, Any] = self._space.of_params(trial.params)
         chosen["factors"] = trial.params["factors"]
         deadline = time.perf_counter() + left if finished else None
@@ -240,6 +248,12 @@ class Search:
             outcome = self._problem.measure(
                 chosen, self._hopeless(finished, chosen["factors"]), deadline, _exponents(finished)
             )
+        except (ModelFitError, SingularSystemError, MemoryError) as error:  # of these settings: others may do
+            if not any(one.outcome.is_whole for one in finished) and len(finished) >= len(self._space.known()):
+                self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+                raise
+            warn(f"a trial with {chosen} failed: {error}")
+            outcome = Outcome(0.0, 0.0, 1, (0.0,), False, 0.0)
         except BaseException:
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
             raise
@@ -249,22 +263,21 @@ class Search:
         self._study.tell(trial, outcome.score)
         return Finished(trial.number, chosen, outcome)
 
-    def _ask(self, proposal: dict[str, Any]) -> optuna.Trial:
-        """A trial with these parameters; what is missing is chosen by Optuna."""
-        number = len(self._study.get_trials(deepcopy=False))
+    def _ask(self, finished: list[Finished], left: float) -> optuna.Trial:
+        from wals_gpu.tuning.sampler import Proposals
+
         distributions: dict[str, Any] = {
             p.name: self._optuna.distributions.FloatDistribution(p.low, p.high, log=p.log)
             for p in self._space.parameters
         }
         distributions["factors"] = self._optuna.distributions.CategoricalDistribution(self._space.ranks)
         with quiet():
-            # Made anew for each trial, so that it does not matter which were made before in this process.
-            seed = int(np.random.default_rng([self._seed, number]).integers(2**31))
-            self._study.sampler = self._optuna.samplers.TPESampler(
-                seed=seed, multivariate=True, n_startup_trials=len(self._space.known()),
-                constant_liar=True,
-            )  # fmt: skip
-            self._study.enqueue_trial(proposal)
+            self._study.sampler = Proposals(
+                lambda number: self._propose(number, finished, left),
+                lambda number: int(np.random.default_rng([self._seed, number]).integers(2**31)),
+                distributions,
+                len(self._space.known()),
+            )
             trial: optuna.Trial = self._study.ask(distributions)
         return trial
 
@@ -283,9 +296,9 @@ class Search:
 
     # ------------------------------------------------------------------------------------------------ proposals
 
-    def _propose(self, finished: list[Finished], left: float) -> dict[str, Any] | None:
-        """Parameters of the next trial, some or all of them; None where none is worth its time."""
-        space, known, number = self._space, self._space.known(), len(finished)
+    def _propose(self, number: int, finished: list[Finished], left: float) -> dict[str, Any]:
+        """Parameters of a trial, some or all of them."""
+        space, known = self._space, self._space.known()
         if number < len(known):
             return space.params(known[number]) | {"factors": space.first}
         if number == len(known) and space.usual != space.first:
@@ -293,7 +306,7 @@ class Search:
         rng = np.random.default_rng([self._seed, number, 1])
         fraction = self._budget.fraction(number)
         factors = space.first
-        if fraction >= SHAPE:
+        if fraction >= SHAPE and finished:
             scout = self._scout(finished, left)
             if scout is not None:
                 return scout
@@ -301,7 +314,9 @@ class Search:
         if rng.random() < SAMPLED:
             return {"factors": factors}  # the rest is left to Optuna
         # A step from the mean of two good settings, or from one of them.
-        parents = _in_order(one for one in finished if one.factors == factors and one.outcome.is_whole)[:PARENTS]
+        whole = _in_order(one for one in finished if one.outcome.is_whole)
+        parents = [one for one in whole if one.factors == factors]
+        parents = [*parents, *(one for one in whole if one.factors != factors)][:PARENTS]
         if not parents:
             return {"factors": factors}
         one, other = (space.places(parents[int(rng.integers(len(parents)))].settings) for _ in range(2))
@@ -317,25 +332,28 @@ class Search:
         """The best settings of one number of factors with the next one, as long as that is better than the last."""
         ranks, first = self._space.ranks, self._space.ranks.index(self._space.first)
         by_rank = {rank: [one for one in finished if one.factors == rank and one.outcome.is_whole] for rank in ranks}
-        up = list(ranks[first:])
-        down = list(ranks[first::-1])
-        if len(up) > 1 and by_rank[up[1]] and _best(by_rank[up[1]]) > _best(by_rank[up[0]]):
+        up, down = ranks[first:], ranks[first::-1]
+        if len(up) > 1 and _best(by_rank[up[1]]) > _best(by_rank[up[0]]):
             down = down[:1]  # fewer are worse
-        for way in (up, down):
-            for at in range(1, len(way)):
-                source = by_rank[way[at - 1]]
-                if not source or (at > 1 and _best(source) <= _best(by_rank[way[at - 2]])):
+        for way, growth in ((up, 3.0), (down, 1.0)):
+            for few, more in pairwise(way):
+                if not by_rank[few]:
                     break
-                order = _in_order(source)[:PARENTS]
-                tried = [one.settings | {"factors": 0} for one in finished if one.factors == way[at]]
-                new = [one for one in order if one.settings | {"factors": 0} not in tried]
-                if not new or len(tried) > PARENTS:
-                    continue
-                cost = float(np.mean([one.outcome.seconds for one in order])) * (3.0 if way is up else 1.0)
-                if self._budget.seconds is not None and PARENTS * cost > DEAR * left:
+                best = best_of(by_rank[few])
+                # The defaults are tried with more anyway.
+                known = [_shape(best), *(_shape(one) for one in by_rank[few] if one.number)]
+                if not any(one.factors == more and _shape(one) in known for one in finished):
+                    if self._budget.seconds is not None and growth * best.outcome.seconds > DEAR * left:
+                        break
+                    return self._space.params(best.settings) | {"factors": more}
+                if _best(by_rank[more]) <= _best(by_rank[few]):
                     break
-                return self._space.params(new[0].settings) | {"factors": way[at]}
         return None
+
+
+def _shape(one: Finished) -> dict[str, Any]:
+    """Settings but the number of factors."""
+    return {name: value for name, value in one.settings.items() if name != "factors"}
 
 
 def best_of(finished: list[Finished]) -> Finished:

@@ -218,8 +218,7 @@ def make_space(
             continue
         if name in fixed:
             raise ValueError(f"space has {name}, which is given as a setting too: {name}={fixed[name]!r}")
-        default = defaults.get(name)
-        if "." not in name and (isinstance(default, bool) or not isinstance(default, (int, float))):
+        if not _is_number(name, defaults):
             known = [*usual, *(n for n, v in defaults.items() if isinstance(v, float)), "factors"]
             raise ValueError(f"space has no number {name!r} to search{did_you_mean(name, known)}")
         ranges[name] = _range(name, spec)
@@ -229,9 +228,22 @@ def make_space(
     )
     start = {}
     for parameter in parameters:
-        default = defaults.get(parameter.name)
-        start[parameter.name] = parameter.value(0.5) if default is None else float(default)
+        default = _default(parameter.name, defaults)
+        start[parameter.name] = float(default) if isinstance(default, (int, float)) else parameter.value(0.5)
     return Space(parameters, ranks, start, float(defaults.get("background", 0.0)), defaults["factors"])
+
+
+def _default(name: str, defaults: Mapping[str, Any]) -> Any:
+    """The value of a setting, a parameter of the objective, or one of a prior, where nothing is searched."""
+    side, point, parameter = name.partition(".")
+    return getattr(defaults.get(side), parameter, None) if point else defaults.get(name)
+
+
+def _is_number(name: str, defaults: Mapping[str, Any]) -> bool:
+    side, point, parameter = name.partition(".")
+    if point:
+        return side in ("item_prior", "user_prior") and parameter in vars(defaults[side] or object)
+    return isinstance(defaults.get(name), (int, float)) and not isinstance(defaults[name], bool)
 
 
 def _ranks(given: Any, fixed: Mapping[str, Any], train: csr_matrix, can_have: Callable[[int], bool]) -> tuple[int, ...]:
