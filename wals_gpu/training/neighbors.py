@@ -25,6 +25,7 @@ from wals_gpu.backends.devices import make_backend
 from wals_gpu.backends.session import Backend
 from wals_gpu.data.csr import select
 from wals_gpu.retrieval.neighbors import Neighbors
+from wals_gpu.training.memory import available_memory
 
 __all__ = ["fit_neighbors", "user_weights"]
 
@@ -57,12 +58,26 @@ def fit_neighbors(train: csr_matrix, n_neighbors: int, weight: float, ridge: flo
     Returns
     -------
     Neighbors
+
+    Raises
+    ------
+    MemoryError
+        There is not the memory that the smallest way takes.
     """
     owned = select(train, train.data > 0)
     owned = csr_matrix((np.ones(owned.nnz, np.float32), owned.indices, owned.indptr), shape=owned.shape)
     cpu: Any = backend if backend.name == "cpu" else make_backend("cpu", 0)
-    ids, values = cpu.fit_neighbors(owned, user_weights(np.diff(owned.indptr)), n_neighbors, ridge)
-    n_items = owned.shape[1]
+    n_items, left = owned.shape[1], available_memory()
+    n_neighbors = min(n_neighbors, max(n_items - 1, 1))
+    least, most = cpu.neighbor_memory(n_items, n_neighbors)
+    if left is not None and least > left:
+        raise MemoryError(
+            f"neighbors={n_neighbors} of {n_items} items take {least / 2**20:,.0f} MiB of memory to find, and "
+            f"{left / 2**20:,.0f} MiB are free: take fewer neighbors, or fewer threads"
+        )
+    memory = most if left is None else min(most, max(least, left // 2))
+    weights_of_users = user_weights(np.diff(owned.indptr))
+    ids, values = cpu.fit_neighbors(owned, weights_of_users, n_neighbors, ridge, memory=memory)
     of_item = np.repeat(np.arange(n_items, dtype=np.int32), ids.shape[1])
     kept = ids.ravel() >= 0
     entries = (values.ravel()[kept] * np.float32(weight), (ids.ravel()[kept], of_item[kept]))
