@@ -10,13 +10,13 @@ Shapes: B queries, I items, D factors, k results.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.backends.session import Backend
+from wals_gpu.backends.session import Backend, NeighborBackend
 from wals_gpu.data.csr import contains, entry_keys, select
 from wals_gpu.retrieval.lists import pattern, union
 
@@ -40,9 +40,7 @@ class Neighbors:
 
     def added(self, history: csr_matrix) -> csr_matrix:
         """What the entries above 0 of users (B, I) add to their scores: (B, I), rows sorted."""
-        owned = select(history, history.data > 0)
-        ones = np.ones(owned.nnz, self.weights.dtype)
-        added = csr_matrix((ones, owned.indices, owned.indptr), shape=owned.shape) @ self.weights
+        added = _ones(history, self.weights.dtype) @ self.weights
         added.sort_indices()
         return added
 
@@ -60,6 +58,10 @@ class Neighbors:
         weights = self.weights
         values = weights.data * multipliers[weights.indices].astype(weights.dtype)
         return Neighbors(csr_matrix((values, weights.indices, weights.indptr), shape=weights.shape))
+
+    def of_dtype(self, dtype: np.dtype[Any]) -> Neighbors:
+        """In the type of the scores that they are added to."""
+        return self if self.weights.dtype == dtype else Neighbors(self.weights.astype(dtype))
 
     def of_items(self, kept: NDArray[np.integer]) -> Neighbors:
         """Of some of the items only, by their numbers."""
@@ -80,6 +82,10 @@ class Extra(NamedTuple):
     neighbors: Neighbors
     history: csr_matrix  # (B, I); entries above 0 count
 
+    def owned(self) -> csr_matrix:
+        """What they have, as ones (B, I)."""
+        return _ones(self.history, self.neighbors.weights.dtype)
+
     def added(self) -> csr_matrix:
         """(B, I)."""
         return self.neighbors.added(self.history)
@@ -98,6 +104,9 @@ def topk(
     """As :meth:`.Backend.topk`, by the scores ``q.y + added``."""
     if extra is None:
         return backend.topk(queries, items, k, excluded, permitted=permitted)
+    if isinstance(backend, NeighborBackend):
+        own = (extra.owned(), extra.neighbors.weights)
+        return backend.topk_neighbors(queries, items, k, *own, pattern(excluded), permitted=permitted)
     return searched(backend, queries, items, k, excluded, permitted=permitted, extra=extra)
 
 
@@ -148,6 +157,11 @@ def best_of(
         best = _best(own[part], k)
         columns[row, : len(best)], scores[row, : len(best)] = listed.indices[part][best], own[part][best]
     return columns, scores
+
+
+def _ones(history: csr_matrix, dtype: np.dtype[Any]) -> csr_matrix:
+    owned = history if history.dtype == bool or (history.data > 0).all() else select(history, history.data > 0)
+    return csr_matrix((np.ones(owned.nnz, dtype), owned.indices, owned.indptr), shape=owned.shape)
 
 
 def _at(matrix: csr_matrix, pairs: csr_matrix) -> NDArray[np.floating]:

@@ -150,10 +150,11 @@ class Fitted:
                 f"the model learned the neighbours of {len(self.neighbors)} items and has factors of {self.n_items}: "
                 "call fit"
             )
-        if self.calibration is None or self.calibration.exponent == 0:
-            return self.neighbors
         if not self._kept_neighbors:
-            self._kept_neighbors.append(self.neighbors.scaled(self.calibration.multipliers()))
+            neighbors = self.neighbors.of_dtype(self.dtype)
+            if self.calibration is not None and self.calibration.exponent != 0:
+                neighbors = neighbors.scaled(self.calibration.multipliers())
+            self._kept_neighbors.append(neighbors)
         return self._kept_neighbors[0]
 
     def index(self, side: str, metric: str = "dot") -> ExactIndex:
