@@ -177,6 +177,6 @@ def choose_popularity_exponent(
         measure([0.0, *(check_exponent("each of grid", exponent) for exponent in grid)])
     found = best()
     gain = measured[found] - measured[0.0]
-    if gain.mean() <= ERRORS * gain.std() / np.sqrt(len(gain)):
+    if len(gain) < 2 or gain.mean() <= ERRORS * gain.std(ddof=1) / np.sqrt(len(gain)):
         found = 0.0
     return found, {exponent: float(measured[exponent].mean()) for exponent in sorted(measured)}
