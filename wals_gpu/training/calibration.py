@@ -27,8 +27,8 @@ COARSE = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
 STEP = 0.05
 #: Users that the metric is taken over: the error of a difference is a few ten-thousandths then.
 USERS = 4000
-#: Standard errors that a gain over 0 must have. With 2, half of the gains of about 1 % were missed on small data, and a
-#: step that is wrong by one costs some thousandths.
+#: Standard errors that a gain over 0 must have. More miss the gains of small data, while a wrong step costs little: the
+#: metric is flat around its best exponent.
 ERRORS = 1.0
 #: Beyond this an item of a million entries counts a million times one of a single entry.
 LARGEST = 1.0
