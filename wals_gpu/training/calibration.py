@@ -28,8 +28,9 @@ COARSE = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
 STEP = 0.05
 #: Users that the metric is taken over: the error of a difference is a few ten-thousandths then.
 USERS = 4000
-#: Standard errors that a gain over 0 must have. The best of a dozen exponents is easily one above by luck.
-ERRORS = 2.0
+#: Standard errors that a gain over 0 must have. More miss the gains of small data, while a wrong step costs little: the
+#: metric is flat around its best exponent.
+ERRORS = 1.0
 #: Beyond this an item of a million entries counts a million times one of a single entry.
 LARGEST = 1.0
 _USERS_PER_BATCH = 2048
@@ -105,8 +106,8 @@ def choose_popularity_exponent(
 ) -> tuple[float, dict[float, float]]:
     """The exponent gamma that lists by ``s_ui n_i^gamma`` find the most held-out entries with.
 
-    The best of the grid, unless 0 is as good within the noise: its gain over 0 must be more than twice the standard
-    error of the mean difference over users, paired. Of equal ones the nearest to 0.
+    The best of the grid, unless 0 is as good within the noise: its gain over 0 must be more than the standard error of
+    the mean difference over users, paired. Of equal ones the nearest to 0.
 
     Parameters
     ----------
@@ -183,6 +184,6 @@ def choose_popularity_exponent(
         measure([0.0, *(check_exponent("each of grid", exponent) for exponent in grid)])
     found = best()
     gain = measured[found] - measured[0.0]
-    if gain.mean() <= ERRORS * gain.std() / np.sqrt(len(gain)):
+    if len(gain) < 2 or gain.mean() <= ERRORS * gain.std(ddof=1) / np.sqrt(len(gain)):
         found = 0.0
     return found, {exponent: float(measured[exponent].mean()) for exponent in sorted(measured)}
