@@ -30,7 +30,7 @@ from wals_gpu.evaluation import evaluate, random_holdout
 from wals_gpu.training.calibration import choose_popularity_exponent
 
 SEEDS = (71, 72, 73)
-EXPONENTS = (-0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
+EXPONENTS = (-0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2)
 USERS = 2500
 
 
