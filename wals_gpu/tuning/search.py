@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Budget", "Finished", "Search", "best_of", "import_optuna", "open_study", "quiet"]
 
 #: Share of the budget for the first number of factors, where a trial is cheap.
-SHAPE = 0.35
+SHAPE = 0.25
 #: The best so many settings that steps and other numbers of factors begin from.
 PARENTS = 3
 #: Standard deviation of steps, as a share of each range, at their beginning and at the end.
@@ -38,7 +38,7 @@ STEPS = (0.15, 0.04)
 #: Share of the settings that a step changes, on average.
 CHANGED = 0.6
 #: Share of the trials that Optuna's sampler proposes, which looks everywhere.
-SAMPLED = 0.15
+SAMPLED = 0.25
 #: A trial ends when it is worse than this share of the best one of as many factors, at the same iteration.
 HOPELESS = 0.9
 _PATIENT = 3
