@@ -18,7 +18,8 @@ are computed from them. Where some are missing, the intervals in the file stay; 
     bench_ranking.py DATA_FOLDER --stop-after 55                   # begins nothing more after 55 minutes
 
 `--target` instead compares `WALS.tune` with many random trials of the same settings: what share of their nDCG on the
-test part does it reach? Writes results/ranking-target.json.
+test part does it reach? Writes results/ranking-target.json; trials that were made before a run was stopped are kept in
+results/ranking-users/.
 """
 
 import argparse
@@ -191,7 +192,10 @@ def measure(book: Book, args, name: str, kind: str, number: int, folder: Path, d
 
 def target(args, folder: Path) -> None:
     """WALS.tune beside the best of many random trials of the same settings, on the first random split of each log."""
-    path = RESULTS / f"ranking-target{'-quick' if args.quick else ''}.json"
+    quick = "-quick" if args.quick else ""
+    path = RESULTS / f"ranking-target{quick}.json"
+    diaries = RESULTS / f"ranking-users{quick}"
+    diaries.mkdir(parents=True, exist_ok=True)
     records = json.loads(path.read_text())["records"] if path.exists() and not args.again else []
     for name in args.sets:
         if any((record["set"], record["trials"]) == (name, args.trials) for record in records):
@@ -211,7 +215,7 @@ def target(args, folder: Path) -> None:
             found = {}
             for way, more in {
                 "tune": {"stage": "search", "seconds": 60 * args.minutes},
-                "random": {"stage": "random", "trials": args.trials},
+                "random": {"stage": "random", "trials": args.trials, "diary": str(diaries / f"target-{name}.jsonl")},
             }.items():
                 search = run_worker("worker_ranking.py", spec | more, timeout=12 * 3600)
                 if "error" not in search:

@@ -594,9 +594,10 @@ def make_table(name: str) -> str:
     """The table called NAME in the markers."""
     if name == "text" and (result := load_text()):
         return text_table(result)
-    if name in VIEWS and (RESULTS / f"{VIEWS[name][0]}.json").exists():
+    if name in VIEWS:
         source, make = VIEWS[name]
-        return make(load(source))
+        exists = (RESULTS / f"{source}.json").exists()
+        return make(load(source)) if exists else f"Not measured yet: no results/{source}.json.\n"
     if (RESULTS / f"{name}.json").exists():
         result = load(name)
         return next(make for kind, make in TABLES.items() if result["benchmark"].startswith(kind))(result)

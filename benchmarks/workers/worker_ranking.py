@@ -11,16 +11,18 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from lib.common import load_matrix, peak_rss_mib, reset_peak, rounded, threadpools
-from lib.logs import best_iteration, split
+from lib.logs import split
 from lib.ranking import METRICS, Ease, K, per_user, tested_users
 from lib.systems import ONE_BLAS_THREAD
 
 VALIDATION_USERS = 3000
 EASE_RIDGES = (100, 300, 30, 1000, 10)  # the likeliest first: a search may end early
+MOST_RANDOM_FACTORS = 512  # of random trials: beyond, hundreds of them take days
 KNN = [(kind, neighbours) for neighbours in (100, 200, 50, 20, 500) for kind in ("cosine", "bm25")]
 
 
@@ -202,32 +204,41 @@ def fit_ours(train, settings, threads, seed):
 def search_ours(train, seconds, seed, threads):
     from wals_gpu import WALS
 
-    result = WALS.tune(train, budget=f"{seconds:g}s", num_threads=threads, random_state=seed)
-    return dict(result.best_settings), {}
+    # Nothing held back for a report of its own, and no fit at the end: both are done here, for all systems alike.
+    tuning = WALS.tune(train, budget=seconds, test=0, refit=False, num_threads=threads, random_state=seed)
+    settings = {name: v for name, v in tuning.best_settings.items() if name not in ("num_threads", "random_state")}
+    return settings, {"trials": len(tuning.trials), "validation": rounded(tuning.validation_score)}
 
 
-def draw_ours(train, rng) -> dict:
-    """Random settings of the objective "wals"."""
-    return {
-        "factors": int(rng.choice([64, 128, 256, 512])),
-        "regularization": float(10 ** rng.uniform(-2.7, -1.2)),
-        "background": float(10 ** rng.uniform(0.0, 1.7)),
-        "exponent": float(rng.uniform(0.0, 0.6)),
-        "nu": float(rng.uniform(0.0, 1.0)),
-    }
+def random_ours(train, trials: int, seed: int, threads: int, diary: Path) -> tuple[dict, dict]:
+    """The best of random settings from the space of `WALS.tune`, each measured as it does.
 
+    That is up to the best iteration, and with the best popularity exponent. The first trial has the defaults. Every
+    trial is a line of `diary`, and not made again.
+    """
+    from wals_gpu import WALS, as_interactions
+    from wals_gpu.tuning.problem import Parts, Problem
+    from wals_gpu.tuning.space import make_space
 
-def random_ours(train, trials: int, seed: int, threads: int) -> tuple[dict, dict]:
-    """The best of random settings on the same sort of validation part, each with its best iteration; the first has the
-    defaults."""
+    parts = Parts.divide(as_interactions(train), 0.1, 0.0, seed)
+    space = make_space(WALS().get_params(), {}, {}, parts.train.matrix, MOST_RANDOM_FACTORS)
+    problem = Problem(WALS, {"num_threads": threads, "random_state": seed}, parts, METRICS[0], seed)
     rng = np.random.default_rng(seed)
-    fitted, valid = split(train, seed)
-    found = []
-    for number in range(trials):
-        settings = draw_ours(train, rng) if number else {}
-        found.append(best_iteration(settings, fitted, valid, 14, threads, random_state=seed))
-    best = dict(max(found, key=lambda trial: trial["score"]))
-    return best, {"trials": trials, "validation": rounded(best.pop("score"))}
+    drawn: list[dict] = [{}]
+    while len(drawn) < trials:
+        settings = {parameter.name: parameter.value(rng.random()) for parameter in space.parameters}
+        drawn.append(settings | {"factors": int(rng.choice(space.ranks))})
+    made = [json.loads(line) for line in diary.read_text().splitlines()] if diary.exists() else []
+    with diary.open("a") as lines:
+        for settings in drawn[len(made) :]:
+            outcome = problem.measure(settings)
+            found = {"iterations": outcome.iterations, "popularity_exponent": outcome.popularity_exponent}
+            made.append({"settings": settings | found, "score": outcome.score, "seconds": outcome.seconds})
+            lines.write(json.dumps(made[-1]) + "\n")
+            lines.flush()
+    best = max(made[:trials], key=lambda trial: trial["score"])
+    facts = {"trials": trials, "validation": rounded(best["score"])}
+    return best["settings"], facts | {"seconds": rounded(sum(trial["seconds"] for trial in made[:trials]))}
 
 
 @dataclass(frozen=True)
@@ -291,7 +302,7 @@ def main() -> None:
     start = time.perf_counter()
     if spec["stage"] in ("search", "random"):
         if spec["stage"] == "random":
-            settings, facts = random_ours(train, spec["trials"], seed, threads)
+            settings, facts = random_ours(train, spec["trials"], seed, threads, Path(spec["diary"]))
         else:
             settings, facts = ranker.search(train, spec["seconds"], seed, threads)
         result = {
