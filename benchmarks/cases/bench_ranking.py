@@ -100,15 +100,16 @@ class Book:
         kept = {(one["set"], one["kind"]): one for one in self.comparisons}
         for name, kind in dict.fromkeys((record["set"], record["kind"]) for record in self.records):
             fits = [r for r in self.records if (r["set"], r["kind"], r["stage"]) == (name, kind, "fit")]
-            fits = [record for record in fits if "error" not in record and "skipped" not in record]
-            splits = sorted({record["split"] for record in fits})
-            measured = {s: [r["split"] for r in fits if r["system"] == s] for s in RANKERS}
-            complete = [system for system, of_system in measured.items() if sorted(of_system) == splits and splits]
-            files = {system: [self.file_of(name, kind, n, system) for n in splits] for system in complete}
+            fits = [record for record in fits if METRICS[0] in record]
+            measured = {s: {r["split"] for r in fits if r["system"] == s} for s in RANKERS}
+            measured = {system: of_system for system, of_system in measured.items() if of_system}
+            # Where a run was stopped within a split, it counts for nobody.
+            splits = sorted(set.intersection(*measured.values())) if measured else []
+            files = {system: [self.file_of(name, kind, n, system) for n in splits] for system in measured}
             missing = [path.name for paths in files.values() for path in paths if not path.exists()]
             if missing:
                 print(f"{name}, {kind}: intervals stay as they are, without {missing[0]} and others", file=sys.stderr)
-            if missing or not complete:
+            if missing or not splits:
                 continue
             found = {"set": name, "kind": kind, "splits": splits}
             for metric in METRICS:

@@ -465,9 +465,9 @@ def best_peer_cell(found: dict) -> str:
 
 
 def ranking_words(result: dict) -> str:
-    splits = max(len(one["splits"]) for one in result["comparisons"])
+    counts = sorted({len(one["splits"]) for one in result["comparisons"]})
     minutes = sorted({record["minutes"] for record in result["records"] if record["stage"] == "search"})
-    words = f"mean of {splits} split{'s' * (splits > 1)}"
+    words = f"mean of {counts[0]}{f' to {counts[-1]}' * (len(counts) > 1)} split{'s' * (counts != [1])}"
     if minutes:
         spent = number(minutes[0]) if len(minutes) == 1 else f"{number(minutes[0])} to {number(minutes[-1])}"
         words += f"; searches of {spent} minute{'s' * (minutes != [1])} each"

@@ -275,6 +275,17 @@ def test_tables_and_intervals_come_from_the_file(case, tmp_path):
     assert "| ml-100k |" in short and "item-kNN" not in short
 
 
+def test_a_split_that_not_all_were_measured_on_counts_for_nobody(case):
+    module, _ = case
+    for number, systems in ((0, ["popularity", "EASE"]), (1, ["EASE"])):
+        book = measure(module, arguments(systems=systems), number)
+    book.compare()
+    assert book.comparisons[0]["splits"] == [0] and set(book.comparisons[0]["ndcg@20"]["mean"]) == {
+        "popularity",
+        "EASE",
+    }
+
+
 def test_intervals_stay_where_values_are_gone(case):
     module, _ = case
     book = measure(module, arguments())
