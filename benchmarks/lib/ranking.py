@@ -1,5 +1,6 @@
 """Rankings compared: splits at random and by time, EASE, one evaluator for every system's lists, paired intervals."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +28,9 @@ WINDOWS = 3
 
 def load_ones(name: str, folder: Path) -> csr_matrix:
     """Interactions (U, I), each counted once: item-item models and papers take them so."""
-    return ones_of(load_log(name, folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the values of repeated pairs were summed
+        return ones_of(load_log(name, folder))
 
 
 def load_times(name: str, folder: Path) -> tuple[csr_matrix, np.ndarray]:
