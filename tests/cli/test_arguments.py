@@ -103,6 +103,12 @@ def test_ids_below_zero_and_ids_with_a_dash(run, tmp_path):
         ("fit PLAYS --out m --set lambda=1", "did you mean 'regularization'?"),
         ("fit PLAYS --out m --seed x", "--seed must be a whole number, got 'x'"),
         ("fit PLAYS --out m --over-relaxation much", "--over-relaxation must be a number, got 'much'"),
+        ("fit PLAYS --out m --popularity-exponent all", "--popularity-exponent must be a number or auto, got 'all'"),
+        ("fit PLAYS --out m --popularity-exponent auto", "--popularity-exponent auto needs --validation"),
+        (
+            "evaluate PLAYS --popularity-exponent auto",
+            "--popularity-exponent auto is chosen by the validation of a fit",
+        ),
         ("fit PLAYS --out m --patience 3", "--patience needs --validation"),
         ("fit PLAYS --out m --metric map@3 --validate-every 2", "--metric and --validate-every need --validation"),
         ("fit PLAYS --out m --resume", "--resume needs --checkpoint-dir"),

@@ -424,6 +424,7 @@ def test_the_latest_time_of_a_repeated_pair_counts(run, tmp_path):
         ("fit PLAYS --out m --factors ten", "--factors must be a whole number, got 'ten'"),
         ("fit PLAYS --out m --solver magic", "--solver must be one of auto, cholesky, cg, subspace, got 'magic'"),
         ("fit PLAYS --out m --over-relaxation 2", "--over-relaxation must be a number from 1 to below 2, got 2.0"),
+        ("fit PLAYS --out m --popularity-exponent 2", "--popularity-exponent must be a number from -1 to 1, got 2.0"),
         ("fit PLAYS --out m --device abacus", "--device must be one of auto, cpu, cuda, got 'abacus'"),
         ("fit PLAYS --out m --threads -1", "--threads must be an integer >= 0, got -1"),
         ("fit PLAYS --out m --user-column listener", "--user-column 'listener' is not there"),

@@ -47,8 +47,10 @@ def test_examples_are_understood(source, command):
 
 def test_every_help_and_page_has_its_examples():
     count = {source: sum(s == source for s, _ in EXAMPLES) for source, _ in EXAMPLES}
-    assert count["help"] == 6 and count["fit help"] == 7 and count["recommend help"] == 6
-    assert count["cli.md"] >= 17 and {"text.md", "similar help", "embed help", "evaluate help"} <= set(count)
+    assert count["help"] == 7 and count["fit help"] == 7 and count["recommend help"] == 6
+    assert count["cli.md"] >= 17 and {"text.md", "similar help", "embed help", "evaluate help", "tune help"} <= set(
+        count
+    )
     continued = [command for source, command in EXAMPLES if source == "fit help" and "--encoder" in command]
     assert continued == [
         "wals-gpu fit plays.parquet --out model --items tracks.csv --text title,description --encoder roberta-base"

@@ -158,3 +158,40 @@ def test_a_model_that_no_fit_can_begin_with_is_refused_before_any_work(run, play
     ):
         status, _, said = run("fit", "nowhere.csv", "--out", "m", *QUICK, "--warm-start", path)
         assert status == 2 and message in said and said.count("\n") == 1
+
+
+def test_a_popularity_exponent_is_fitted_saved_and_used(run, plays, tmp_path):
+    assert run("fit", plays, "--out", tmp_path / "m", *QUICK, "--popularity-exponent", "0.5")[::2] == (0, "")
+    model = WALS.load(tmp_path / "m")
+    assert model.popularity_exponent == model.popularity_exponent_ == 0.5
+    status, text, _ = run("recommend", tmp_path / "m", "p00", "--json")
+    assert status == 0
+    ids, scores = model.recommend("p00")
+    pairs = json.loads(text)[0]["items"]
+    assert [pair["item"] for pair in pairs] == [one for one in ids if one is not None]
+    np.testing.assert_allclose([pair["score"] for pair in pairs], scores[: len(pairs)], rtol=1e-4)
+
+
+def test_the_exponent_of_a_config_is_the_models_and_an_option_goes_before_it(tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(WALS(4, popularity_exponent="auto").to_config()))
+    words = ["fit", "plays.csv", "--out", "m", "--config", path]
+    assert settings_of(*words).settings["popularity_exponent"] == "auto"
+    assert settings_of(*words, "--popularity-exponent", "-0.05").settings["popularity_exponent"] == -0.05
+    assert "popularity_exponent" not in settings_of("fit", "plays.csv", "--out", "m").settings
+
+
+def test_an_exponent_that_validation_chose_is_told(run, plays, tmp_path):
+    words = ["fit", plays, *QUICK, "--popularity-exponent", "auto", "--validation", "0.3", "--metric", "ndcg@5"]
+    status, text, _ = run(*words, "--out", tmp_path / "m")
+    chosen = WALS.load(tmp_path / "m").popularity_exponent_
+    assert status == 0
+    assert f"popularity exponent {chosen:g}\n" in text
+    status, text, _ = run(*words, "--out", tmp_path / "n", "--json")
+    assert json.loads(text)["popularity_exponent"] == chosen
+    (tmp_path / "settings.json").write_text(json.dumps({"popularity_exponent": "auto"}))
+    status, _, said = run("fit", plays, "--out", tmp_path / "o", "--config", tmp_path / "settings.json")
+    assert (status, said.splitlines()[0]) == (
+        2,
+        "wals-gpu: error: --popularity-exponent auto needs --validation, by which it is chosen; or give a number",
+    )

@@ -19,6 +19,7 @@ from wals_gpu.als import AlternatingLeastSquares
 from wals_gpu.backends import cuda_memory
 from wals_gpu.backends.cuda import CudaBackend
 from wals_gpu.backends.cuda_memory import TorchMemory, load_cuda
+from wals_gpu.evaluation import random_holdout
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -86,6 +87,28 @@ def test_a_model_on_the_device_is_the_model_on_the_cpu(on_device, solver):
     np.testing.assert_allclose(scores[1], scores[0], atol=2e-3)
     found = [model.recommend(np.arange(40), k=5) for model in models]
     np.testing.assert_allclose(found[1][1], found[0][1], atol=2e-3)
+
+
+@pytest.mark.parametrize("exponent", [0.4, "auto"])
+def test_a_popularity_exponent_is_the_same_on_the_device(on_device, exponent):
+    train, held_out = random_holdout(interactions(), 0.2, 0)
+    models = []
+    for device in ("cpu", "cuda"):
+        model = WALS(8, "hu", iterations=3, popularity_exponent=exponent, device=device)
+        models.append(model.fit(train, validation=held_out, metric="recall@3"))
+    on_cpu, moved = models
+    assert moved.popularity_exponent_ == on_cpu.popularity_exponent_
+    measured = [[record.validation for record in model.history_] for model in models]
+    np.testing.assert_allclose(measured[1], measured[0], atol=1e-9)
+    moved.popularity_exponent_ = on_cpu.popularity_exponent_ = 0.4
+    counts = np.maximum(moved.fitted.popularity(), 1)
+    raw = moved.user_factors @ moved.item_factors.T
+    known = np.flatnonzero(np.abs(raw).max(axis=1))
+    ids, scores = moved.recommend(known, k=5, filter_seen=False)
+    expected = np.take_along_axis(raw[known] * counts**0.4, ids, axis=1)
+    np.testing.assert_allclose(scores / scores[:, :1], expected / expected[:, :1], atol=1e-4)
+    assert not np.array_equal(ids, np.argsort(-raw[known], axis=1)[:, :5])
+    np.testing.assert_allclose(scores, on_cpu.recommend(known, k=5, filter_seen=False)[1], atol=2e-3)
 
 
 def test_implicits_model_moves_to_the_device_and_back(on_device):

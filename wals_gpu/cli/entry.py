@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from numpy.linalg import LinAlgError
 
-from wals_gpu.cli import demo, doctor, embed, evaluate, fit, recommend, similar
+from wals_gpu.cli import demo, doctor, embed, evaluate, fit, recommend, similar, tune
 from wals_gpu.cli.installation import installed_version
 from wals_gpu.cli.output import one_line, say
 from wals_gpu.cli.parser import Command, Formatter, Program
@@ -22,7 +22,7 @@ from wals_gpu.cli.settings import fill_settings
 __all__ = ["main", "make_parser"]
 
 #: In the order of the help.
-COMMANDS = (fit, recommend, similar, embed, evaluate, doctor, demo)
+COMMANDS = (fit, recommend, similar, embed, evaluate, tune, doctor, demo)
 
 # What bad input, a full disk or a missing extra raise. One line on stderr instead of a traceback, exit status 2.
 EXPECTED = (ValueError, TypeError, LookupError, OSError, MemoryError, LinAlgError, ImportError)
@@ -35,6 +35,7 @@ FIRST_STEPS = """\
 first steps:
   wals-gpu demo                                  see it work, in under a minute
   wals-gpu evaluate plays.parquet                does it beat popularity on my data?
+  wals-gpu tune plays.parquet --out best.json    which settings are best for it?
   wals-gpu fit plays.parquet --out model         learn from all of it
   wals-gpu recommend model alice bob             what to show to alice and bob
   wals-gpu recommend model --all --out top.parquet

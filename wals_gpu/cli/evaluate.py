@@ -80,6 +80,11 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Split, fit, measure and print."""
     protocol = _protocol(args)
+    if args.popularity_exponent == "auto":
+        raise ValueError(
+            "--popularity-exponent auto is chosen by the validation of a fit, and this fit has none: give the number "
+            "that 'wals-gpu fit --validation' chose"
+        )
     check_device(args, max(args.k) if args.negatives is None else None)
     model = new_model(args)
     data = read_data(args)

@@ -148,6 +148,8 @@ def _check_companions(args: argparse.Namespace) -> None:
         if given and getattr(args, needed) is None:
             needs = "needs" if len(given) == 1 else "need"
             raise ValueError(f"{' and '.join(given)} {needs} --{needed.replace('_', '-')}")
+    if args.popularity_exponent == "auto" and args.validation is None:
+        raise ValueError("--popularity-exponent auto needs --validation, by which it is chosen; or give a number")
 
 
 def _check_target(path: Path) -> None:
@@ -250,6 +252,7 @@ def _print_for_programs(out: Path, model: WALS, data: Interactions, interrupted:
             "objective": {"name": model.objective.name, **model.objective.parameters()},
             "history": [dataclasses.asdict(record) for record in model.history_],
             "best_iteration": model.best_iteration_,
+            "popularity_exponent": model.popularity_exponent_,
             "interrupted": interrupted,
         }
     )
@@ -263,4 +266,6 @@ def _print_for_people(out: Path, model: WALS, data: Interactions, interrupted: b
     if model.best_iteration_ is not None:
         best = model.history_[model.best_iteration_ - 1].validation
         print(f"best {model.validation_metric_} {best:.4f}, after iteration {model.best_iteration_}")
+    if model.popularity_exponent == "auto":
+        print(f"popularity exponent {model.popularity_exponent_:g}")
     print(f"saved {out}" + (": usable, but training was interrupted" if interrupted else ""))

@@ -28,6 +28,7 @@ __all__ = [
     "check_device",
     "count_or_share",
     "number",
+    "number_or_auto",
     "positive",
     "setting",
     "share_or_path",
@@ -112,19 +113,23 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=["float32", "float64"], help="of values and factors (default float32)")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """What is fitted, and how."""
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--config", metavar="FILE", type=Path,
-        help="settings as JSON, such as json.dump(model.to_config(), file); options go before them",
-    )  # fmt: skip
+def add_model(parser: argparse.ArgumentParser, *, is_searched: bool = False) -> None:
+    """What is fitted, and how; where that is searched, what is said here is not."""
+    group = parser.add_argument_group("settings that are not to be searched" if is_searched else "model")
+    if is_searched:
+        parser.set_defaults(config=None, iterations=None)
+    else:
+        group.add_argument(
+            "--settings", "--config", dest="config", metavar="FILE", type=Path,
+            help="JSON file of 'wals-gpu tune', or of json.dump(model.to_config(), file); options go before it",
+        )  # fmt: skip
     group.add_argument(
         "--factors", metavar="D", type=positive, help=f"size of a user's and an item's vector ({_defaults('factors')})"
     )
-    group.add_argument(
-        "--iterations", metavar="N", type=positive, help=f"sweeps over users and items ({_defaults('iterations')})"
-    )
+    if not is_searched:
+        group.add_argument(
+            "--iterations", metavar="N", type=positive, help=f"sweeps over users and items ({_defaults('iterations')})"
+        )
     group.add_argument("--objective", choices=list(PRESETS), help=f"what is minimised ({_defaults('objective')})")
     parameters = group.add_argument(
         "--set", metavar="NAME=VALUE", type=setting, action="append", default=[], help="parameter of the objective"
@@ -137,6 +142,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--over-relaxation", metavar="W", type=number,
         help=f"from 1 to below 2 (default {default_of('over_relaxation'):g}): 1.7 takes half the iterations to the same"
         " loss",
+    )  # fmt: skip
+    group.add_argument(
+        "--popularity-exponent", metavar="X|auto", type=number_or_auto,
+        help=f"multiply scores by this power of an item's entries (default {default_of('popularity_exponent'):g}); "
+        "auto: the one that --validation is best with",
     )  # fmt: skip
     group.add_argument(
         "--seed", metavar="N", type=whole_number,
@@ -210,6 +220,14 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def number_or_auto(text: str) -> float | str:
+    """A number, or the word auto."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number or auto, got {text!r}") from None
 
 
 def count_or_share(text: str) -> float:

@@ -21,6 +21,7 @@ OPTIONS = {
     "iterations": "iterations",
     "solver": "solver",
     "over_relaxation": "over_relaxation",
+    "popularity_exponent": "popularity_exponent",
     "dtype": "dtype",
     "device": "device",
     "num_threads": "threads",

@@ -13,13 +13,13 @@ from typing import Any
 from wals_gpu.cli.output import one_line
 from wals_gpu.data.ids import plain
 
-__all__ = ["SUFFIXES", "check_table", "check_writable", "open_table"]
+__all__ = ["SUFFIXES", "check_file", "check_table", "check_writable", "open_table"]
 
 SUFFIXES = (".parquet", ".pq", ".csv", ".tsv", ".jsonl", ".feather", ".arrow")
 
 
-def check_table(path: Path) -> None:
-    """Refuse, before any work, a file that could not be written at its end.
+def check_table(path: Path, option: str = "--out") -> None:
+    """Refuse, before any work, a table that could not be written at its end; `option` names it.
 
     Raises
     ------
@@ -27,33 +27,38 @@ def check_table(path: Path) -> None:
         The name says no kind of file, there is no such folder, or it may not be written to.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"--out must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {path}")
+        raise ValueError(f"{option} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {path}")
+    check_file(path, option)
+
+
+def check_file(path: Path, option: str = "--out") -> None:
+    """The same for a file of any name."""
     if path.is_dir():
-        raise ValueError(f"--out must be a file; {path} is a folder")
+        raise ValueError(f"{option} must be a file; {path} is a folder")
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise ValueError(f"--out {path}: there is no folder {path.parent}; make it first")
-    check_writable(path, folder)
+        raise ValueError(f"{option} {path}: there is no folder {path.parent}; make it first")
+    check_writable(path, folder, option)
 
 
-def check_writable(path: Path, folder: Path) -> None:
+def check_writable(path: Path, folder: Path, option: str = "--out") -> None:
     """Refuse a folder that nothing can be made in. Permissions tell less: root has them all, also where nothing can.
 
     Raises
     ------
     ValueError
-        `path`, what --out names, cannot be made in `folder`.
+        `path`, what the option names, cannot be made in `folder`.
     """
     try:
         with tempfile.TemporaryDirectory(prefix=".wals_gpu", dir=folder):
             pass
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else one_line(error)
-        raise ValueError(f"--out {path} cannot be made in {folder}: {why}") from error
+        raise ValueError(f"{option} {path} cannot be made in {folder}: {why}") from error
 
 
 @contextlib.contextmanager
-def open_table(path: Path, schema: Any) -> Iterator[Callable[[Sequence[Any]], None]]:
+def open_table(path: Path, schema: Any, option: str = "--out") -> Iterator[Callable[[Sequence[Any]], None]]:
     """A function that takes the columns of the next rows; the file gets its name at the end, when it is whole.
 
     Parameters
@@ -61,6 +66,8 @@ def open_table(path: Path, schema: Any) -> Iterator[Callable[[Sequence[Any]], No
     path : Path
         As :func:`check_table` allows; its end says the kind.
     schema : pyarrow.Schema
+    option : str, default "--out"
+        What names the file on the command line.
 
     Yields
     ------
@@ -83,7 +90,7 @@ def open_table(path: Path, schema: Any) -> Iterator[Callable[[Sequence[Any]], No
             yield
         except OSError as error:
             text = os.strerror(error.errno) if error.errno else one_line(error)
-            failed.append(OSError(f"--out {path}: {text}"))
+            failed.append(OSError(f"{option} {path}: {text}"))
             raise failed[0] from error
 
     try:

@@ -17,7 +17,7 @@ from wals_gpu.data.interactions import Interactions
 from wals_gpu.data.times import as_times
 from wals_gpu.errors import DataError
 
-__all__ = ["at_or_after", "duration", "entry_times", "moment"]
+__all__ = ["at_or_after", "duration", "entry_times", "moment", "seconds_of"]
 
 _UNITS = {
     "weeks": ("w", "wk", "week", "weeks"),
@@ -232,6 +232,31 @@ def duration(name: str, value: Any, times: NDArray[Any]) -> Any:
             f"got {value!r}"
         )
     return length
+
+
+def seconds_of(name: str, value: Any) -> float:
+    """A length of time in seconds.
+
+    Parameters
+    ----------
+    name : str
+        The argument.
+    value : number of seconds, timedelta, timedelta64, or text such as "90s", "2min", "1.5 hours"
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none, or not above 0.
+    """
+    message = f"{name} must be a length of time above 0, such as '2min', '90s' or a number of seconds; got {value!r}"
+    if _is_number(value):
+        if not (np.isfinite(value) and value > 0):
+            raise ValueError(message)
+        return float(value)
+    length = _length_or_none(value)
+    if length is None:
+        raise (ValueError if isinstance(value, (str, np.timedelta64, datetime.timedelta)) else TypeError)(message)
+    return float(length / np.timedelta64(1, "us")) / 1e6
 
 
 def _length_or_none(value: Any) -> np.timedelta64 | None:

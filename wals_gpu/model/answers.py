@@ -239,7 +239,7 @@ def predict(fitted: Fitted, users: ArrayLike, items: ArrayLike, noise: float | N
         return scores[0] if one else scores
     different, user_of_pair = np.unique(rows, return_inverse=True)
     queries = known_users(fitted, different, filter_seen=False)
-    std = number("noise", noise) * _pair_deviations(queries, user_of_pair, fitted.item_factors, columns)
+    std = number("noise", noise) * _pair_deviations(queries, user_of_pair, fitted.item_table(), columns)
     return (scores[0], std[0]) if one else (scores, std)
 
 
@@ -265,7 +265,7 @@ def explain_for(fitted: Fitted, interactions: Any, item: Any, k: int, columns: M
 
 def _explain(fitted: Fitted, users: Users, column: int, k: int) -> Explanation:
     k = integer("k", k, 1)
-    columns, contributions, from_prior = users.posterior(slice(0, 1)).contributions(0, fitted.item_factors[column])
+    columns, contributions, from_prior = users.posterior(slice(0, 1)).contributions(0, fitted.item_table()[column])
     best = np.argsort(-contributions, kind="stable")[:k]
     score = float(contributions.sum()) + from_prior
     return Explanation(score, item_index(fitted).named(columns[best]), contributions[best], from_prior)
@@ -273,12 +273,12 @@ def _explain(fitted: Fitted, users: Users, column: int, k: int) -> Explanation:
 
 def _pair_scores(fitted: Fitted, rows: NDArray[np.integer], columns: NDArray[np.integer]) -> NDArray[np.floating]:
     """Dot products (n,) of pairs given by row numbers of users and of items."""
-    scores = np.empty(len(rows), fitted.dtype)
+    scores, items = np.empty(len(rows), fitted.dtype), fitted.item_table()
     for start in range(0, len(rows), PAIRS):
         part = slice(start, min(start + PAIRS, len(rows)))
         n = part.stop - start
         pairs = csr_matrix((np.ones(n, bool), columns[part], np.arange(n + 1)), shape=(n, fitted.n_items))
-        scores[part] = fitted.backend.score_entries(fitted.user_factors[rows[part]], fitted.item_factors, pairs)
+        scores[part] = fitted.backend.score_entries(fitted.user_factors[rows[part]], items, pairs)
     return scores
 
 

@@ -54,6 +54,7 @@ class Configured:
     compute_loss: bool
     item_prior: LinearPrior | None
     user_prior: LinearPrior | None
+    popularity_exponent: float | str = 0.0  # also of those that an earlier version pickled
 
     _backend: Backend
     _given: dict[str, Any] | None = None  # arguments as they were given; None: a pickle of version 0.1.0
@@ -63,10 +64,11 @@ class Configured:
         self._take_settings(Settings.make(arguments, objective_params))
 
     def _settings(self) -> Settings:
-        values = {name: vars(self)[name] for name in SETTINGS}
+        values = {name: getattr(self, name) for name in SETTINGS}
         if self._given is None:
             return Settings.of_values(values, self._backend)
-        return Settings(self._given, values, self._backend)
+        given = {name: values[name] for name in SETTINGS if name not in self._given}
+        return Settings(given | self._given, values, self._backend)
 
     def _take_settings(self, settings: Settings) -> None:
         vars(self).update(settings.values)

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.session import Backend
+from wals_gpu.checks import number
 from wals_gpu.data.files import load_folder, save_folder
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames
 from wals_gpu.errors import DeviceError, ModelFormatError
 from wals_gpu.objective.presets import bound_from_arrays
 from wals_gpu.priors.linear import FittedPrior
+from wals_gpu.training.calibration import Calibration, check_exponent
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.state import FitRecord, History
 
@@ -73,6 +75,12 @@ def write_model(path: str | PathLike[str], saved: SavedModel) -> None:
         "settings": saved.settings,
         "history": [dataclasses.asdict(record) for record in saved.history],
     }
+    if fitted.calibration is not None:
+        tensors["item_counts"] = fitted.calibration.counts
+        metadata["calibration"] = {
+            "exponent": fitted.calibration.exponent,
+            "typical": fitted.calibration.typical,
+        }
     if priors:
         metadata["priors"] = priors
     if fitted.columns is not None and all(name is None or isinstance(name, str) for name in fitted.columns):
@@ -118,9 +126,10 @@ def read_model(path: str | PathLike[str], backend: Backend) -> SavedModel:
         validation = metadata.get("validation", {"metric": None, "best_iteration": None})
         metric, best_iteration = validation["metric"], validation["best_iteration"]
         columns = _read_columns(metadata.get("columns"))
+        calibration = _read_calibration(tensors, metadata.get("calibration"), shape[1])
     items.flags.writeable = False  # answers may keep what they computed from it
     sides = (users, items, user_ids, item_ids)
-    fitted = Fitted(backend, *sides, bound, seen, priors["user_prior"], priors["item_prior"], columns)
+    fitted = Fitted(backend, *sides, bound, seen, priors["user_prior"], priors["item_prior"], columns, calibration)
     return SavedModel(settings, fitted, history, metric, best_iteration)
 
 
@@ -144,6 +153,18 @@ def _read_columns(saved: Any) -> ColumnNames | None:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"names of columns must be text, got {name!r}")
     return columns
+
+
+def _read_calibration(tensors: Mapping[str, NDArray[Any]], saved: Any, n_items: int) -> Calibration | None:
+    """What scores are multiplied by; models without, and those of earlier versions, have nothing of it."""
+    if saved is None:
+        return None
+    exponent = check_exponent("calibration.exponent", saved["exponent"])
+    typical = number("calibration.typical", saved["typical"], positive=True)
+    counts = tensors["item_counts"]
+    if counts.shape != (n_items,) or counts.dtype != np.int64 or (counts < 0).any():
+        raise ValueError(f"item_counts must be {n_items} int64 from 0, got {counts.dtype} {counts.shape}")
+    return Calibration(exponent, counts, typical)
 
 
 def _read_seen(tensors: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> csr_matrix:

@@ -406,7 +406,10 @@ def _with_embeddings(fitted: FittedPrior, embeddings: NDArray[np.float32]) -> Li
 
 def _fit_further(model: WALS, data: Any, iterations: int) -> None:
     original, model.iterations = model.iterations, iterations
+    exponent = model.popularity_exponent
+    if exponent == "auto":  # the one that was chosen stays
+        model.popularity_exponent = model.popularity_exponent_ or 0.0
     try:
         model.fit(dataclasses.replace(data, user_ids=model.user_ids, item_ids=model.item_ids), warm_start=True)
     finally:
-        model.iterations = original
+        model.iterations, model.popularity_exponent = original, exponent

@@ -19,6 +19,7 @@ from wals_gpu.checks import number
 from wals_gpu.data.csr import as_csr
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.errors import DataError, ModelFitError
+from wals_gpu.evaluation.popularity import item_counts
 from wals_gpu.model.rows import Growth, changeable, merged_ids
 from wals_gpu.objective.bound import BoundObjective
 from wals_gpu.priors.linear import COLD_MODES, FittedPrior
@@ -60,7 +61,7 @@ def add_items(fitted: Fitted, items: Any, ids: ArrayLike | None, mode: str | Non
         nothing = sparse.csr_matrix((n, bound.n_users), dtype=fitted.dtype)
         new = _solve_items(fitted, grown, nothing, growth.new, mean, np.full(n, -1))
 
-    seen = fitted.seen
+    seen, calibration = fitted.seen, fitted.calibration
     if seen is not None:
         columns = growth.old.astype(seen.indices.dtype)[seen.indices]
         seen = sparse.csr_matrix((seen.data, columns, seen.indptr), shape=(seen.shape[0], n_old + n))
@@ -71,6 +72,7 @@ def add_items(fitted: Fitted, items: Any, ids: ArrayLike | None, mode: str | Non
         bound=grown,
         seen=seen,
         item_prior=_grown_prior(prior, growth.spread(prior.mean, mean), growth),
+        calibration=None if calibration is None else calibration.with_counts(growth.spread(calibration.counts, 0)),
     )
     return changed, growth.new if growth.ids is None else growth.ids.take(growth.new)
 
@@ -102,7 +104,12 @@ def update_items(
     changed = fitted.item_factors.copy()
     changed[rows] = _solve_items(fitted, bound, of_items[rows], rows, mean, rows)
     seen = None if fitted.seen is None else _replace_columns(fitted.seen, rows, matrix)
-    updated = replace(fitted, item_factors=_read_only(changed), bound=bound, seen=seen)
+    calibration = fitted.calibration
+    if calibration is not None:
+        counts = calibration.counts.copy()
+        counts[rows] = item_counts(matrix)[rows]
+        calibration = calibration.with_counts(counts)
+    updated = replace(fitted, item_factors=_read_only(changed), bound=bound, seen=seen, calibration=calibration)
     return updated, rows if fitted.item_ids is None else fitted.item_ids.take(rows)
 
 

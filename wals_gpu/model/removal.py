@@ -40,6 +40,7 @@ def remove_items(fitted: Fitted, items: ArrayLike, unknown: str) -> tuple[Fitted
     factors = fitted.item_factors[kept]
     factors.flags.writeable = False  # answers may keep what they computed from it
     objective = bound.objective.of_rows((bound.n_users, bound.n_items), items=kept)
+    calibration = fitted.calibration
     changed = replace(
         fitted,
         item_factors=factors,
@@ -47,6 +48,7 @@ def remove_items(fitted: Fitted, items: ArrayLike, unknown: str) -> tuple[Fitted
         bound=replace(bound.of_items(kept), objective=objective),
         seen=None if fitted.seen is None else fitted.seen[:, kept],
         item_prior=prior_of_rows(fitted.item_prior, kept, ids, n),
+        calibration=None if calibration is None else calibration.with_counts(calibration.counts[kept]),
     )
     return changed, gone if ids is None else ids.take(gone)
 

@@ -108,10 +108,10 @@ def _measured(
 ) -> list[NDArray[np.float64]]:
     """The metric of each user with something to find; their factors are folded in from what they own by default."""
     users = np.flatnonzero(np.diff(hidden.indptr))
-    values = []
+    values, items = [], fitted.item_table()
     for start in range(0, len(users), _USERS_PER_BATCH):
         batch = users[start : start + _USERS_PER_BATCH]
         vectors = fold_in(fitted, owned[batch]) if factors is None else factors[batch]
-        ids, _ = fitted.backend.topk(vectors, fitted.item_factors, k, owned[batch])
+        ids, _ = fitted.backend.topk(vectors, items, k, owned[batch])
         values.append(row_metrics(ids, hidden[batch], [k], None)[metric])
     return values

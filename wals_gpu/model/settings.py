@@ -20,6 +20,7 @@ from wals_gpu.objective.bound import Objective
 from wals_gpu.objective.options import ObjectiveOptions
 from wals_gpu.objective.presets import PRESETS, make_objective
 from wals_gpu.priors.linear import LinearPrior
+from wals_gpu.training.calibration import check_exponent
 from wals_gpu.training.plan import FitSettings
 
 __all__ = ["SETTINGS", "ModelOptions", "Settings", "check_names", "did_you_mean", "how_to_set", "is_free"]
@@ -43,6 +44,7 @@ class ModelOptions(ObjectiveOptions, total=False):
     compute_loss: bool
     item_prior: LinearPrior | None
     user_prior: LinearPrior | None
+    popularity_exponent: float | str
 
 
 def _dtype(value: Any) -> np.dtype:
@@ -76,6 +78,14 @@ def _prior(name: str) -> Callable[[Any], LinearPrior | None]:
     return check
 
 
+def _popularity_exponent(value: Any) -> float | str:
+    if isinstance(value, str):
+        if value != "auto":
+            raise ValueError(f'popularity_exponent must be a number from -1 to 1, or "auto"; got {value!r:.60}')
+        return value
+    return check_exponent("popularity_exponent", value)
+
+
 def _as_given(value: Any) -> Any:
     return value
 
@@ -97,6 +107,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "compute_loss": _compute_loss,
     "item_prior": _prior("item_prior"),
     "user_prior": _prior("user_prior"),
+    "popularity_exponent": _popularity_exponent,
 }
 
 SETTINGS = tuple(_CHECKS)

@@ -106,6 +106,8 @@ def tune_strength(
         trial = copy.copy(model)
         trial.item_prior = copy.copy(prior)
         trial.item_prior.strength, trial.compute_loss = strength, False
+        if trial.popularity_exponent == "auto":  # to be chosen once the strength is
+            trial.popularity_exponent = 0.0
         trial.fit(replace(data, matrix=train))
         scores = [_ndcg(trial, warm, warm_test, train, k), _ndcg(trial, cold, cold_test, None, k)]
         trials.append(StrengthTrial(strength, *scores))
@@ -115,7 +117,7 @@ def tune_strength(
 def _ndcg(model: WALS, items: NDArray[np.integer], test: csr_matrix, seen: csr_matrix | None, k: int) -> float:
     """NDCG@k of some items ranked among themselves, over the users who have any of them in `test`."""
     assert model.user_factors is not None and model.item_factors is not None
-    factors = np.ascontiguousarray(model.item_factors[items])
+    factors = np.ascontiguousarray(model.fitted.item_table()[items])
     k = min(k, len(items))
     test = test[:, items]
     users = np.flatnonzero(np.diff(test.indptr))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from os import PathLike
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -31,11 +32,15 @@ from wals_gpu.priors.linear import FittedPrior, LinearPrior
 from wals_gpu.retrieval.exact import CHUNK, ExactIndex
 from wals_gpu.retrieval.explore import UCB, Thompson, make_exploration
 from wals_gpu.retrieval.lists import Lists
+from wals_gpu.training.calibration import Calibration, check_exponent
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.loop import Run
 from wals_gpu.training.memory import MemoryEstimate, estimate_memory
 from wals_gpu.training.plan import HoldOut, Saving, WarmStart, make_plan
 from wals_gpu.training.state import FitRecord, History
+
+if TYPE_CHECKING:
+    from wals_gpu.tuning.result import Trials, Tuning
 
 __all__ = ["WALS", "FitRecord"]
 
@@ -92,6 +97,10 @@ class WALS(Configured):
     item_prior, user_prior : LinearPrior, optional
         Features of items, users, such as embeddings of their texts, as prior means of their factors; see
         docs/priors.md.
+    popularity_exponent : float from -1 to 1, or "auto", default 0.0
+        gamma of the scores ``x_u.y_i (n_i / n)^gamma``, with n_i the training entries of an item and n what is typical
+        of them: above 0, popular items rank higher than the factors alone say. "auto": chosen after a fit by its
+        validation, which it needs. See docs/calibration.md.
     **objective_params
         Parameters of the preset, such as ``regularization`` and ``alpha``.
 
@@ -118,6 +127,8 @@ class WALS(Configured):
         What the last `fit` was validated with; None without validation.
     best_iteration_ : int or None
         The iteration that the factors are from, with validation; None without, or before the first measurement.
+    popularity_exponent_ : float or None
+        gamma of the scores that the model gives; None before `fit`. It may be assigned: scores and lists follow.
 
     Raises
     ------
@@ -147,6 +158,7 @@ class WALS(Configured):
     _is_closed = True  # an unknown attribute is an error; classes made from this one may have more
     _bound: BoundObjective | None
     _seen: csr_matrix | None  # training interactions
+    _calibration: Calibration | None = None  # also of those that an earlier version pickled
     _last: tuple[tuple[Any, ...], Fitted] | None = None  # see `fitted`
 
     def __init__(
@@ -167,6 +179,7 @@ class WALS(Configured):
         compute_loss: bool = True,
         item_prior: LinearPrior | None = None,
         user_prior: LinearPrior | None = None,
+        popularity_exponent: float | str = 0.0,
         **objective_params: Unpack[ObjectiveOptions],
     ) -> None:
         arguments = {
@@ -185,6 +198,7 @@ class WALS(Configured):
             "compute_loss": compute_loss,
             "item_prior": item_prior,
             "user_prior": user_prior,
+            "popularity_exponent": popularity_exponent,
         }
         self._configure(arguments, objective_params)
         self.user_factors = self.item_factors = None
@@ -192,7 +206,7 @@ class WALS(Configured):
         self.item_prior_ = self.user_prior_ = None
         self.history_ = History()
         self.validation_metric_ = self.best_iteration_ = None
-        self._bound = self._seen = None
+        self._bound = self._seen = self._calibration = None
 
     @classmethod
     def hybrid(
@@ -258,6 +272,101 @@ class WALS(Configured):
             model.item_prior = LinearPrior.from_texts(items, encoder, ids=ids, **prior)
         return model
 
+    @classmethod
+    def tune(
+        cls,
+        interactions: Any,
+        budget: Any = "2min",
+        *,
+        trials: int | None = None,
+        metric: str = "ndcg@20",
+        validation: float = 0.1,
+        test: float = 0.1,
+        space: Mapping[str, Any] | None = None,
+        storage: str | PathLike[str] | None = None,
+        refit: bool = True,
+        show_progress: bool = False,
+        callback: Callable[[Trials], bool | None] | None = None,
+        **settings: Any,
+    ) -> Tuning:
+        """Search the settings that rank best on held-out interactions, and fit a model with them; see docs/tuning.md.
+
+        Needs Optuna: ``pip install 'wals_gpu[tune]'``.
+
+        Parameters
+        ----------
+        interactions : matrix (U, I), DataFrame, Arrow table, path or Interactions
+            As for :meth:`fit`. Where there are times (`time_column`), the latest interactions are held out, else some
+            at random.
+        budget : str, float, timedelta or None, default "2min"
+            How long it may take, the last fits included: text such as "90s", or a number of seconds. None: as long as
+            `trials` take. How many trials a machine makes in a time differs from run to run, and so does the result.
+        trials : int, optional
+            Trials to make; with `storage` those that it holds count. With ``budget=None`` the same seed gives the same
+            result, whatever the number of threads.
+        metric : str, default "ndcg@20"
+            What is to be high, as for :meth:`fit`.
+        validation : float, default 0.1
+            The share of the interactions that settings are chosen with.
+        test : float, default 0.1
+            The share that no trial sees: the settings that were found, the defaults and popularity are compared with
+            it. 0: no comparison.
+        space : dict, optional
+            Ranges in place of the usual ones, ``{"regularization": (1e-3, 1, "log"), "nu": (0, 1)}``, or of other
+            numbers, such as parameters of another objective; for ``factors`` a list. "item_prior.strength" and the
+            like are settings of a prior.
+        storage : str or path, optional
+            A file of SQLite, or an address that Optuna knows: the search goes on from the trials that are there, and
+            several processes that are given the same one share the work.
+        refit : bool, default True
+            Whether to fit a model with the best settings on all interactions.
+        show_progress : bool, default False
+        callback : callable, optional
+            Called as ``callback(trials)`` after each trial; a true result ends the search.
+        **settings
+            Settings of the model that are not to be searched, ``random_state`` among them, the seed of the search; and
+            ``user_column``, ``item_column``, ``value_column``, ``time_column`` and the like of a table.
+
+        Returns
+        -------
+        Tuning
+            ``best_settings``, ``model``, and what there is to know of the search. Ctrl-C ends it with the best so far.
+
+        Raises
+        ------
+        ImportError
+            Optuna is not installed.
+        DataError, TypeError, ValueError
+            An argument cannot be used, nothing is left to hold out, or `storage` holds another search.
+
+        Examples
+        --------
+        >>> from scipy.sparse import random as random_matrix
+        >>> data = random_matrix(60, 40, 0.2, "csr", random_state=0)
+        >>> tuning = WALS.tune(data, budget=None, trials=3)  # doctest: +SKIP
+        >>> tuning.best_settings["factors"]  # doctest: +SKIP
+        40
+        """
+        from wals_gpu.tuning.run import tune
+
+        columns = {name: settings.pop(name) for name in _COLUMNS if name in settings}
+        return tune(
+            cls,
+            interactions,
+            budget,
+            trials=trials,
+            metric=metric,
+            validation=validation,
+            test=test,
+            space=space,
+            storage=storage,
+            refit=refit,
+            show_progress=show_progress,
+            callback=callback,
+            fixed=settings,
+            columns=columns,
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_last"}
 
@@ -272,6 +381,9 @@ class WALS(Configured):
         rows += [
             (name, getattr(self, name)) for name in ("item_prior", "user_prior") if getattr(self, name) is not None
         ]
+        exponent = self.popularity_exponent if self.popularity_exponent_ is None else self.popularity_exponent_
+        if exponent != 0:
+            rows.append(("popularity exponent", exponent))
         rows += [("solver", self.solver), ("type, device", f"{self.dtype}, {self._backend.name}")]
         if self.user_factors is None or self.item_factors is None:
             rows.append(("iterations", f"{self.iterations}, not fitted yet"))
@@ -399,7 +511,7 @@ class WALS(Configured):
         self.user_ids, self.item_ids = fitted.user_ids, fitted.item_ids
         self.user_prior_, self.item_prior_ = fitted.user_prior, fitted.item_prior
         self._bound, self._seen = fitted.bound, fitted.seen
-        self.columns_ = fitted.columns
+        self.columns_, self._calibration = fitted.columns, fitted.calibration
         self._last = None  # an earlier model's factors are free
 
     def _announcer(self, callback: Callable[[WALS, FitRecord], bool | None]) -> Callable[[FitRecord], bool | None]:
@@ -531,12 +643,28 @@ class WALS(Configured):
             raise ModelFitError("the model is not fitted: call fit(interactions) first")
         ids, priors = (self.user_ids, self.item_ids), (self.user_prior_, self.item_prior_)
         learned = (self.user_factors, self.item_factors, *ids, self._bound, self._seen, *priors, self.columns_)
-        parts = (self._backend, *learned)
+        parts = (self._backend, *learned, self._calibration)
         # The same object as long as nothing was assigned: it keeps what answers computed from it.
         last = self._last  # read once and set in one step: other threads do the same
         if last is None or any(a is not b for a, b in zip(last[0], parts, strict=True)):
             last = self._last = (parts, Fitted(*parts))
         return last[1]
+
+    @property
+    def popularity_exponent_(self) -> float | None:
+        """gamma of the scores that the model gives; None before `fit`. It may be assigned."""
+        if self.user_factors is None or self.item_factors is None:
+            return None
+        return 0.0 if self._calibration is None else self._calibration.exponent
+
+    @popularity_exponent_.setter
+    def popularity_exponent_(self, exponent: float) -> None:
+        exponent = check_exponent("popularity_exponent_", exponent)
+        fitted = self.fitted
+        if fitted.calibration is not None:
+            self._calibration = replace(fitted.calibration, exponent=exponent)
+        else:
+            self._calibration = None if exponent == 0 else Calibration.of(exponent, fitted.popularity())
 
     @property
     def n_users(self) -> int:
@@ -1261,6 +1389,8 @@ class WALS(Configured):
         settings |= {"dtype": self.dtype.name, "random_state": seed if isinstance(seed, int) else None}
         # What the factors have, where another number or type was set for the next fit.
         settings |= {"factors": self.fitted.factors, "dtype": self.fitted.dtype.name}
+        if self.popularity_exponent != 0:  # else the model is one that earlier versions can read
+            settings["popularity_exponent"] = self.popularity_exponent
         metric, best_iteration = self.validation_metric_, self.best_iteration_
         write_model(path, SavedModel(settings, self.fitted, self.history_, metric, best_iteration))
 

@@ -19,6 +19,7 @@ from wals_gpu.objective.bound import BoundObjective
 from wals_gpu.objective.terms import RowTerms
 from wals_gpu.priors.linear import FittedPrior
 from wals_gpu.retrieval.exact import ExactIndex
+from wals_gpu.training.calibration import Calibration
 
 __all__ = ["Fitted", "says_something"]
 
@@ -55,6 +56,8 @@ class Fitted:
     user_prior, item_prior : FittedPrior, optional
     columns : ColumnNames, optional
         Of the table that the training interactions came from.
+    calibration : Calibration, optional
+        What the scores of each item are multiplied by; None: nothing.
     """
 
     backend: Backend
@@ -67,8 +70,10 @@ class Fitted:
     user_prior: FittedPrior | None = None
     item_prior: FittedPrior | None = None
     columns: ColumnNames | None = None
+    calibration: Calibration | None = None
     _kept_spectrum: list[Spectrum] = field(default_factory=list, init=False, repr=False)
     _kept_popularity: list[NDArray[np.int64]] = field(default_factory=list, init=False, repr=False)
+    _kept_table: list[NDArray[np.floating]] = field(default_factory=list, init=False, repr=False)
     _kept_indexes: dict[tuple[str, str], ExactIndex] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -99,14 +104,43 @@ class Fitted:
             self._kept_spectrum.append(self.backend.spectrum(terms, self.item_factors))
         return self._kept_spectrum[0]
 
-    def index(self, side: str, metric: str = "dot") -> ExactIndex:
-        """The factors of a side, "user" or "item", to be searched.
+    def item_table(self) -> NDArray[np.floating]:
+        """What scores are dot products with (I, D): the item factors, times the multipliers of the calibration.
 
-        Kept where these are read-only, as a fit leaves them: with the metric "cosine" it has their norms.
+        Without a calibration these are the item factors themselves. Kept where those are read-only, as a fit leaves
+        them.
+
+        Raises
+        ------
+        ModelFitError
+            The calibration is of other items: factors of others were assigned.
+        """
+        if self.calibration is None or self.calibration.exponent == 0:
+            return self.item_factors
+        if len(self.calibration.counts) != self.n_items:
+            raise ModelFitError(
+                f"the model counted the training entries of {len(self.calibration.counts)} items and has factors of "
+                f"{self.n_items}: set popularity_exponent_ to 0, or call fit"
+            )
+        if self.item_factors.flags.writeable:
+            return self.calibration.scaled(self.item_factors)
+        if not self._kept_table:
+            table = self.calibration.scaled(self.item_factors)
+            table.flags.writeable = False
+            self._kept_table.append(table)
+        return self._kept_table[0]
+
+    def index(self, side: str, metric: str = "dot") -> ExactIndex:
+        """The factors of a side, "user" or "item", to be searched; dot products with items are their scores.
+
+        Kept where the factors are read-only, as a fit leaves them: with the metric "cosine" it has their norms.
         """
         users = side == "user"
         factors, ids = (self.user_factors, self.user_ids) if users else (self.item_factors, self.item_ids)
-        if factors.flags.writeable:
+        is_writeable = factors.flags.writeable
+        if not users and metric == "dot":
+            factors = self.item_table()
+        if is_writeable:
             return ExactIndex(factors, ids, metric=metric, backend=self.backend)
         key = (side, metric)
         if key not in self._kept_indexes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 
 from wals_gpu.data.progress import tqdm
@@ -47,7 +48,7 @@ class Run:
         of_users, of_items = (None if side.prior is None else side.prior.fitted for side in (users, items))
         self.fitted = Fitted(
             plan.settings.backend, users.factors, items.factors, users.ids, items.ids, plan.bound, plan.train,
-            of_users, of_items, plan.columns,
+            of_users, of_items, plan.columns, plan.calibration,
         )  # fmt: skip
 
     def __enter__(self) -> Run:
@@ -80,7 +81,17 @@ class Run:
             self._plan.validation.restore_best(self._state)
         self._state.finish()
         self.fitted.item_factors.flags.writeable = False  # answers may keep what they computed from it
-        self._publish(self)
+        try:
+            if self._plan.settings.popularity_exponent == "auto" and (kind is None or kind is KeyboardInterrupt):
+                self._calibrate()
+        finally:
+            self._publish(self)
+
+    def _calibrate(self) -> None:
+        """Choose the popularity exponent by what was held out."""
+        assert self._plan.validation is not None  # without, the plan was refused
+        calibration = self._plan.validation.calibration_of(self.fitted.user_factors, self.fitted.item_factors)
+        self.fitted = replace(self.fitted, calibration=calibration)
 
     @property
     def best_iteration(self) -> int | None:

@@ -31,7 +31,7 @@ class MemoryEstimate:
     coefficients : int
         What the objective computes for each entry, by users and by items.
     factors : int
-        Of both sides; with validation twice, for the best ones.
+        Of both sides; with validation twice, for the best ones, and with a popularity exponent the items once more.
     working : int
         What a sweep needs beside: rotated copies, results of rows, a block of stored interactions.
     priors : int
@@ -86,6 +86,8 @@ class FitSizes:
     priors : (LinearPrior or None, LinearPrior or None)
         Of users and items.
     validation : bool, default False
+    is_calibrated : bool, default False
+        Whether scores are multiplied by powers of the items' popularity.
     block_bytes : int, optional
         Of stored interactions; None: they are in memory.
     values : (float, float), default (1.0, 2.0)
@@ -100,6 +102,7 @@ class FitSizes:
     options: SolveOptions = EXACT
     priors: tuple[LinearPrior | None, LinearPrior | None] = (None, None)
     validation: bool = False
+    is_calibrated: bool = False
     block_bytes: int | None = None
     values: tuple[float, float] = (1.0, 2.0)
 
@@ -122,6 +125,8 @@ def estimate_memory(sizes: FitSizes, backend: Backend) -> MemoryEstimate:
     rows, size, n_entries = sum(sizes.shape), sizes.dtype.itemsize, sizes.n_entries
     solves = [backend.memory_of(sizes.of_side(side)) for side in (0, 1)]
     of_factors = size * sizes.factors * rows * (1 + sizes.validation)
+    if sizes.validation and sizes.is_calibrated:  # what is searched
+        of_factors += size * sizes.factors * sizes.shape[1]
     working = max(solve.host for solve in solves) + 2 * size * rows  # ridge and background of some objectives
     device = max(solve.fixed + solve.growing for solve in solves)
     if sizes.block_bytes is not None:

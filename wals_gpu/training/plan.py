@@ -18,10 +18,12 @@ from wals_gpu.checks import integer
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames, Interactions, as_interactions
 from wals_gpu.data.stored import StoredMatrix, StoredTerms, as_stored
+from wals_gpu.evaluation.popularity import item_counts
 from wals_gpu.objective.bound import BoundObjective, Objective
 from wals_gpu.objective.terms import RowTerms, SideTerms, column_counts
 from wals_gpu.priors.linear import FittedPrior, LinearPrior
 from wals_gpu.priors.steps import PriorSteps
+from wals_gpu.training.calibration import Calibration
 from wals_gpu.training.checkpoints import Checkpoint, fingerprint
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.memory import FitSizes, check_memory, estimate_memory
@@ -47,6 +49,7 @@ class FitSettings:
     user_prior: LinearPrior | None
     item_prior: LinearPrior | None
     backend: Backend
+    popularity_exponent: float | str = 0.0
 
     def check_device(self) -> None:
         """Refuse, with a :class:`.DeviceError`, what the device cannot do."""
@@ -54,8 +57,9 @@ class FitSettings:
 
     def sizes(self, shape: tuple[int, int], n_entries: int, **more: Any) -> FitSizes:
         """Of a fit of interactions of a size; `more` are other fields of FitSizes."""
-        priors = (self.user_prior, self.item_prior)
-        return FitSizes(shape, n_entries, self.factors, self.dtype, self.objective, self.options, priors, **more)
+        priors, is_calibrated = (self.user_prior, self.item_prior), self.popularity_exponent != 0
+        fixed = (shape, n_entries, self.factors, self.dtype, self.objective, self.options, priors)
+        return FitSizes(*fixed, is_calibrated=is_calibrated, **more)
 
     def to_compare(self) -> dict[str, Any]:
         """What a resumed fit must have in common with the one that it goes on with; can be written as JSON."""
@@ -77,6 +81,8 @@ class FitSettings:
             "random_state": (
                 self.random_state if isinstance(self.random_state, int) else type(self.random_state).__name__
             ),
+            # Only where it is not what every fit of earlier versions had.
+            **({"popularity_exponent": self.popularity_exponent} if self.popularity_exponent != 0 else {}),
             **{
                 side: prior.fingerprint()
                 for side, prior in (("item_prior", self.item_prior), ("user_prior", self.user_prior))
@@ -97,6 +103,11 @@ class HoldOut:
     def check(self, settings: FitSettings) -> None:
         """TypeError or ValueError where something has no meaning, or cannot be done on the device."""
         if self.validation is None:
+            if settings.popularity_exponent == "auto":
+                raise ValueError(
+                    'popularity_exponent="auto" needs validation, a share or held-out interactions: it is chosen by '
+                    "what these are found with"
+                )
             if (self.metric, self.every, self.patience) != ("ndcg@10", 1, None):
                 message = "metric, validate_every and patience need validation: a share, or held-out interactions"
                 raise ValueError(message)
@@ -170,6 +181,8 @@ class Plan:
         Whether to go on from the checkpoint that is there.
     columns : ColumnNames, optional
         Of the table that the interactions came from.
+    calibration : Calibration, optional
+        Of the scores, where the exponent is a number other than 0.
     """
 
     settings: FitSettings
@@ -181,6 +194,7 @@ class Plan:
     checkpoint: Checkpoint | None = None
     resume: bool = False
     columns: ColumnNames | None = None
+    calibration: Calibration | None = None
 
 
 def make_plan(
@@ -226,8 +240,20 @@ def make_plan(
     train, validation = data.matrix, None
     if holding.validation is not None:
         train, test = hold_out(data, holding.validation, settings.random_state, settings.dtype, columns)
-        options = (holding.metric, holding.every, holding.patience)
-        validation = Validation(settings.backend, train, test, *options, cold_get_popular=settings.user_prior is None)
+    calibration = None
+    if settings.popularity_exponent not in (0, "auto"):
+        calibration = Calibration.of(float(settings.popularity_exponent), item_counts(train))
+    if holding.validation is not None:
+        validation = Validation(
+            settings.backend,
+            train,
+            test,
+            holding.metric,
+            holding.every,
+            holding.patience,
+            cold_get_popular=settings.user_prior is None,
+            calibration=calibration,
+        )
     check_memory(estimate_memory(_sizes_of(settings, train, validation is not None), settings.backend))
     bound, terms = _bind(settings, train)
     factors = _start_values(settings, data, start.fitted)
@@ -241,7 +267,7 @@ def make_plan(
         compared = _to_compare(settings, data, validation, start.is_wanted)
         checkpoint = Checkpoint(saving.folder, saving.every, compared)
     resume = bool(saving.resume)
-    return Plan(settings, train, bound, of_users, of_items, validation, checkpoint, resume, data.columns)
+    return Plan(settings, train, bound, of_users, of_items, validation, checkpoint, resume, data.columns, calibration)
 
 
 def _sizes_of(settings: FitSettings, train: Any, validation: bool) -> FitSizes:

@@ -20,6 +20,7 @@ from wals_gpu.errors import DataError
 from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
 from wals_gpu.evaluation.popularity import item_counts
 from wals_gpu.evaluation.splits import random_holdout
+from wals_gpu.training.calibration import Calibration, choose_popularity_exponent
 from wals_gpu.training.state import FitState
 
 __all__ = ["METRICS", "Validation", "hold_out", "parse_metric"]
@@ -58,6 +59,8 @@ class Validation:
     cold_get_popular : bool
         Whether users without an entry in `train` get the most popular items, as the model will answer; else what their
         factors say, which know something of them by a user_prior.
+    calibration : Calibration, optional
+        Of the scores.
 
     Attributes
     ----------
@@ -75,7 +78,9 @@ class Validation:
         every: int = 1,
         patience: int | None = None,
         cold_get_popular: bool = True,
+        calibration: Calibration | None = None,
     ) -> None:
+        self._calibration = calibration
         self._k = parse_metric(metric)[1]
         self.metric, self._backend = metric, backend
         self.every, self.patience = every, patience
@@ -121,11 +126,22 @@ class Validation:
     def measure(self, state: FitState) -> float:
         """The metric with the present factors; those may be rotated, as scores are the same."""
         users, items = state.session.factors("user"), state.session.factors("item")
+        if self._calibration is not None:
+            items = self._calibration.scaled(items)
         values = [self._values_of_cold]
         for batch in self._batches():
             ids, _ = self._backend.topk(users[batch], items, self._k, self.train[batch])
             values.append(row_metrics(ids, self.test[batch], [self._k], None)[self.metric])
         return float(np.concatenate(values).mean())
+
+    def calibration_of(self, user_factors: NDArray[np.floating], item_factors: NDArray[np.floating]) -> Calibration:
+        """The one that the metric is best with; see :func:`.choose_popularity_exponent`."""
+        counts, exponent = item_counts(self.train), 0.0
+        if len(self._users):  # else all are cold, and get what is popular
+            name, k = parse_metric(self.metric)
+            given = (user_factors, item_factors, counts, self.train, self.test, self._backend)
+            exponent, _ = choose_popularity_exponent(*given, metric=name, k=k, users=self._users)
+        return Calibration.of(exponent, counts)
 
     def after(self, iteration: int, state: FitState) -> float | None:
         """The metric after an iteration, if it is one to measure; a new best is kept."""

@@ -1,0 +1,238 @@
+"""From interactions and a budget to settings: what :meth:`wals_gpu.WALS.tune` does."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wals_gpu.checks import integer, number
+from wals_gpu.data.interactions import as_interactions
+from wals_gpu.data.progress import tqdm
+from wals_gpu.data.stored import StoredMatrix
+from wals_gpu.evaluation.metrics import bootstrap_interval
+from wals_gpu.evaluation.report import evaluate
+from wals_gpu.evaluation.times import seconds_of
+from wals_gpu.training.checkpoints import fingerprint
+from wals_gpu.training.memory import check_memory
+from wals_gpu.training.validation import parse_metric
+from wals_gpu.tuning.problem import Parts, Problem
+from wals_gpu.tuning.result import Comparison, Trials, Tuning
+from wals_gpu.tuning.search import Budget, Finished, Search, best_of, import_optuna, open_study
+from wals_gpu.tuning.space import Space, make_space
+
+__all__ = ["tune"]
+
+#: Of the study in a storage.
+_NAME = "wals_gpu"
+
+
+def tune(
+    model: Any,
+    interactions: Any,
+    budget: Any,
+    *,
+    trials: int | None,
+    metric: str,
+    validation: float,
+    test: float,
+    space: Mapping[str, Any] | None,
+    storage: str | os.PathLike[str] | None,
+    refit: bool,
+    show_progress: bool,
+    callback: Callable[[Trials], bool | None] | None,
+    fixed: Mapping[str, Any],
+    columns: Mapping[str, Any],
+) -> Tuning:
+    """Search settings of a class of models; :meth:`wals_gpu.WALS.tune` documents the arguments.
+
+    Parameters
+    ----------
+    model : type
+    fixed : mapping
+        Arguments of the model that are not searched.
+    columns : mapping
+        Of a table.
+    """
+    began = time.perf_counter()
+    import_optuna()
+    seconds = None if budget is None else seconds_of("budget", budget)
+    if trials is not None:
+        trials = integer("trials", trials, 1)
+    if seconds is None and trials is None:
+        raise ValueError("budget and trials are both None, so the search would have no end")
+    k = parse_metric(metric)[1]
+    validation = number("validation", validation, positive=True, below=1)
+    test = number("test", test, below=1)
+    if validation + test >= 1:
+        raise ValueError(f"validation and test together must be below 1, got {validation:g} + {test:g}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable, got {callback!r}")
+    if space is not None and not isinstance(space, Mapping):
+        raise TypeError(f"space must be a dict of ranges by name, got {space!r:.60}")
+    fixed = dict(fixed)
+    if fixed.get("popularity_exponent") == "auto":
+        del fixed["popularity_exponent"]  # what every trial does
+    if "iterations" in fixed:
+        raise TypeError("iterations are found by tune: a trial ends when more of them rank no better")
+    base = model(**fixed)
+    seed = base.random_state
+    if not isinstance(seed, int):
+        raise TypeError(f"random_state must be an integer, the seed of the search, got {seed!r:.60}")
+    if isinstance(interactions, StoredMatrix):
+        raise TypeError("interactions must be in memory: tune splits them, and stored ones are not split")
+    whole = as_interactions(interactions, dtype=base.dtype, **columns)
+    parts = Parts.divide(whole, validation, test, seed)
+
+    def can_have(factors: int) -> bool:
+        try:
+            with_these = model(**(fixed | {"factors": factors}))
+            check_memory(with_these.estimate_memory(*whole.matrix.shape, whole.matrix.nnz, validation=True))
+        except (ValueError, MemoryError):
+            return False
+        return True
+
+    searched = make_space(base.get_params(), fixed, space or {}, parts.train.matrix, can_have)
+    problem = Problem(model, fixed, parts, metric, seed)
+    shared = {
+        "data": fingerprint(whole.matrix, whole.user_ids, whole.item_ids),
+        "metric": metric,
+        "validation": validation,
+        "test": test,
+        "space": searched.describe(),
+        "settings": {
+            name: value if isinstance(value, (int, float, str)) else repr(value)
+            for name, value in fixed.items()
+            if name not in ("device", "num_threads")
+        },
+    }
+    study = open_study(storage, _NAME, shared)
+    first = Search(problem, searched, study, Budget(seconds, trials, began), seed)
+    spent = sum(one.outcome.seconds for one in first.finished())
+    limits = Budget(seconds, trials, began, spent)
+    search = Search(problem, searched, study, limits, seed)
+    with _Progress(limits, metric, search, show_progress, callback) as progress:
+        interrupted = search.run(progress.tell, lambda best: _seconds_after(best, search, base, bool(test), refit))
+    found = Trials(search.finished())
+    best = best_of(found)
+    chosen = dict(best.settings) | {"iterations": best.outcome.iterations}
+    if problem.chooses_exponent:
+        chosen["popularity_exponent"] = best.outcome.popularity_exponent
+    settings = problem.settings(chosen)
+    comparison = _compare(model, settings, fixed, parts, metric, k) if parts.test is not None else None
+    fitted = model(**settings).fit(whole) if refit else None
+    edges = searched.edges(best.settings)
+    return Tuning(
+        best_settings=settings,
+        model=fitted,
+        metric=metric,
+        validation_score=best.outcome.score,
+        best_score=None if comparison is None else comparison.best,
+        comparison=comparison,
+        trials=found,
+        edges=edges,
+        notes=_notes(parts, comparison, edges, searched, interrupted, metric),
+        config=_config(model, settings),
+        interrupted=interrupted,
+        seconds=time.perf_counter() - began,
+        study=study,
+    )
+
+
+def _config(model: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings but those of a machine, and priors, whose features are no settings."""
+    config: dict[str, Any] = model(**(dict(settings) | {"item_prior": None, "user_prior": None})).to_config()
+    return {name: value for name, value in config.items() if name not in ("device", "num_threads")}
+
+
+def _seconds_after(best: Finished, search: Search, base: Any, with_test: bool, refit: bool) -> float:
+    """What the fits after the search take, roughly: a trial takes longer than its fit, of fewer entries."""
+    of_best = best.outcome.seconds
+    fits = of_best * (int(with_test) + int(refit))
+    if with_test:  # the defaults too
+        fits += of_best * max(1.0, base.factors / best.factors)
+    return fits
+
+
+def _compare(
+    model: Any, settings: Mapping[str, Any], fixed: Mapping[str, Any], parts: Parts, metric: str, k: int
+) -> Comparison:
+    """The best settings, the defaults and popularity on interactions that no trial has seen."""
+    values: list[NDArray[np.float64]] = []
+    for arguments, baseline in ((settings, False), (fixed, True)):
+        fitted = model(**(dict(arguments) | {"compute_loss": False})).fit(parts.search)
+        report = evaluate(fitted, parts.search, parts.test, [k], baseline=baseline, n_resamples=0)
+        values += [table[metric] for table in report.per_user.values()]
+    best, default, popularity = values
+    found: Any = bootstrap_interval(np.column_stack([best, default, popularity, best - default]))
+    return Comparison(found[0], found[1], found[2], found[3], len(best))
+
+
+def _notes(
+    parts: Parts, comparison: Comparison | None, edges: Mapping[str, str], space: Space, interrupted: bool, metric: str
+) -> list[str]:
+    held = "the latest interactions were held out" if parts.by_time else "interactions drawn at random were held out"
+    notes = [f"{held}: {parts.valid.matrix.nnz:,} to choose settings with"]
+    if parts.test is not None:
+        notes[0] += f", {parts.test.matrix.nnz:,} to measure the best ones with"
+    if comparison is not None:
+        gain = comparison.gain
+        if comparison.is_noise:
+            notes.append(
+                f"best and default differ by {gain}: noise explains that, so the defaults may be as good as these "
+                "settings"
+            )
+        if comparison.best.value < comparison.popularity.value:
+            notes.append("the most popular items are better than the best settings that were found")
+    ranges = {
+        p.name: f"{p.low:g} ... {p.high:g}" + (" over 1 + background" if p.of_entries else "") for p in space.parameters
+    }
+    for name, end in edges.items():
+        of = ranges.get(name, f"{space.ranks[0]} ... {space.ranks[-1]}")
+        notes.append(f"{name} is at the {end} end of its range ({of}): others may be better")
+    if any("." in p.name for p in space.parameters):
+        notes.append("settings of priors are in the model, but not among those that are saved")
+    if interrupted:
+        notes.append("Ctrl-C ended the search early")
+    return notes
+
+
+class _Progress:
+    """A bar of the budget with the best so far."""
+
+    def __init__(
+        self,
+        budget: Budget,
+        metric: str,
+        search: Search,
+        is_shown: bool,
+        callback: Callable[[Trials], bool | None] | None,
+    ) -> None:
+        self._budget, self._metric, self._search, self._callback = budget, metric, search, callback
+        of_time = budget.seconds is not None
+        total = math.ceil(budget.seconds) if budget.seconds is not None else budget.trials
+        self._of_time = of_time
+        self._bar = tqdm(
+            total=total, disable=not is_shown, desc="tune", unit="s" if of_time else "trial",
+            bar_format="{desc}: {n:.0f}/{total:.0f} {unit} {bar} {postfix}",
+        )  # fmt: skip
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def tell(self, made: Finished, best: Finished, n: int) -> bool:
+        """Show a trial; whether the callback asks for the end."""
+        now = time.perf_counter() - self._budget.began if self._of_time else float(n)
+        self._bar.n = min(now, self._bar.total)
+        self._bar.set_postfix_str(
+            f"{n} trials, best {self._metric} {best.outcome.score:.4f} with {best.factors} factors", refresh=True
+        )
+        return self._callback is not None and bool(self._callback(Trials(self._search.finished())))
