@@ -18,7 +18,8 @@ are computed from them. Where some are missing, the intervals in the file stay; 
     bench_ranking.py DATA_FOLDER --stop-after 55                   # begins nothing more after 55 minutes
 
 `--target` instead compares `WALS.tune` with many random trials of the same settings: what share of their nDCG on the
-test part does it reach? Writes results/ranking-target.json; trials that were made before a run was stopped are kept in
+test part does it reach, with the settings that it begins with and without them, since these come from searches on the
+same logs? Writes results/ranking-target.json; trials that were made before a run was stopped are kept in
 results/ranking-users/.
 """
 
@@ -216,6 +217,7 @@ def target(args, folder: Path) -> None:
             found = {}
             for way, more in {
                 "tune": {"stage": "search", "seconds": 60 * args.minutes},
+                "blind": {"stage": "blind", "seconds": 60 * args.minutes},
                 "random": {"stage": "random", "trials": args.trials, "diary": str(diaries / f"target-{name}.jsonl")},
             }.items():
                 search = run_worker("worker_ranking.py", spec | more, timeout=12 * 3600)
@@ -225,7 +227,8 @@ def target(args, folder: Path) -> None:
                 found[way] = {key: value for key, value in search.items() if key != "threadpools"}
         record = {"set": name, "trials": args.trials, "minutes": args.minutes, **found}
         if all(METRICS[0] in of_way for of_way in found.values()):
-            record["share"] = rounded(found["tune"][METRICS[0]] / found["random"][METRICS[0]])
+            best = found["random"][METRICS[0]]
+            record["share"] = {way: rounded(found[way][METRICS[0]] / best) for way in ("tune", "blind")}
         records = [one for one in records if one["set"] != name] + [record]
         write_result("ranking-target", args, records)
         print(name, record.get("share"), file=sys.stderr, flush=True)

@@ -537,16 +537,23 @@ def ranking_cost_table(result: dict) -> str:
 
 
 def ranking_target_table(result: dict) -> str:
-    """What share of the nDCG of many random trials a search of minutes reaches."""
+    """What share of the nDCG of many random trials searches of minutes reach."""
     rows = []
     for record in result["records"]:
-        ways = [record["tune"], record["random"]]
-        values = [f"{way['ndcg@20']:.4f}" if "ndcg@20" in way else "failed" for way in ways]
-        seconds = [number(way["seconds"]) if "seconds" in way else "-" for way in ways]
-        share = f"{record['share']:.1%}" if "share" in record else "-"
-        rows.append([record["set"], values[0], seconds[0], values[1], seconds[1], str(record["trials"]), share])
-    header = ["log", "WALS.tune", "s", "random trials", "s", "trials", "share"]
-    return table(header, rows) + plain_caption(result, "nDCG@20 of the test part, one split") + "\n"
+        cells = []
+        for way in ("tune", "blind", "random"):
+            value = record[way].get("ndcg@20")
+            share = f", {record['share'][way]:.1%}" if way in record.get("share", {}) else ""
+            cells.append("failed" if value is None else f"{value:.4f}{share}")
+        seconds = record["random"].get("seconds")
+        rows.append([record["set"], *cells, str(record["trials"]), "-" if seconds is None else number(seconds)])
+    header = ["log", "WALS.tune", "without known settings", "random trials", "trials", "their s"]
+    minutes = sorted({record["minutes"] for record in result["records"]})
+    words = (
+        f"nDCG@20 of the test part and share of that of random trials, one split; searches of {minutes[0]:g} minutes"
+    )
+    threads = f"{result['settings']['threads']} threads"
+    return table(header, rows) + plain_caption(result, words, threads) + busy_words(result["machine"]) + "\n"
 
 
 def calibration_table(result: dict) -> str:

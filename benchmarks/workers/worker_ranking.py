@@ -210,6 +210,14 @@ def search_ours(train, seconds, seed, threads):
     return settings, {"trials": len(tuning.trials), "validation": rounded(tuning.validation_score)}
 
 
+def search_blind(train, seconds, seed, threads):
+    """`WALS.tune` without the settings that it begins with, which come from these logs; the defaults do too."""
+    from wals_gpu.tuning import space
+
+    space.KNOWN = ()
+    return search_ours(train, seconds, seed, threads)
+
+
 def random_ours(train, trials: int, seed: int, threads: int, diary: Path) -> tuple[dict, dict]:
     """The best of random settings from the space of `WALS.tune`, each measured as it does.
 
@@ -221,12 +229,12 @@ def random_ours(train, trials: int, seed: int, threads: int, diary: Path) -> tup
     from wals_gpu.tuning.space import make_space
 
     parts = Parts.divide(as_interactions(train), 0.1, 0.0, seed)
-    space = make_space(WALS().get_params(), {}, {}, parts.train.matrix, MOST_RANDOM_FACTORS)
+    space = make_space(WALS().get_params(), {}, {}, parts.train.matrix, lambda factors: factors <= MOST_RANDOM_FACTORS)
     problem = Problem(WALS, {"num_threads": threads, "random_state": seed}, parts, METRICS[0], seed)
     rng = np.random.default_rng(seed)
     drawn: list[dict] = [{}]
     while len(drawn) < trials:
-        settings = {parameter.name: parameter.value(rng.random()) for parameter in space.parameters}
+        settings = space.at({parameter.name: rng.random() for parameter in space.parameters})
         drawn.append(settings | {"factors": int(rng.choice(space.ranks))})
     made = [json.loads(line) for line in diary.read_text().splitlines()] if diary.exists() else []
     with diary.open("a") as lines:
@@ -300,11 +308,12 @@ def main() -> None:
     reset_peak()
     before = peak_rss_mib()
     start = time.perf_counter()
-    if spec["stage"] in ("search", "random"):
+    if spec["stage"] != "fit":
         if spec["stage"] == "random":
             settings, facts = random_ours(train, spec["trials"], seed, threads, Path(spec["diary"]))
         else:
-            settings, facts = ranker.search(train, spec["seconds"], seed, threads)
+            search = search_blind if spec["stage"] == "blind" else ranker.search
+            settings, facts = search(train, spec["seconds"], seed, threads)
         result = {
             "seconds": rounded(time.perf_counter() - start),
             "settings": {name: plain(value) for name, value in settings.items()},

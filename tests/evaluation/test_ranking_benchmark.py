@@ -323,3 +323,28 @@ def test_a_worker_fits_and_answers_in_its_own_process(ranking, log, tmp_path):
     values = np.load(paths["out"])["ndcg@20"]
     assert np.isclose(np.nanmean(values), fitted["ndcg@20"], rtol=1e-4)
     assert fitted["users"] == np.isfinite(values).sum() == len(ranking.tested_users(test))
+
+
+def test_a_search_is_compared_with_random_trials(case, tmp_path, monkeypatch):
+    from lib.tables import make_table
+
+    module, started = case
+    level = {"search": 0.3, "blind": 0.2, "random": 0.4}
+    found = []
+
+    def run_worker(script, spec, environment=None, timeout=0.0):
+        started.append(spec["stage"])
+        if spec["stage"] == "fit":
+            return {"ndcg@20": level[spec["settings"]["way"]]}
+        return {"settings": {"way": spec["stage"]}, "seconds": 5.0, "threadpools": []}
+
+    monkeypatch.setattr(module, "run_worker", run_worker)
+    args = arguments(sets=["ml-100k"], trials=9, again=False)
+    for _ in range(2):  # the second finds it there
+        module.target(args, Path("nowhere"))
+        found.append(len(started))
+    assert found == [6, 6]
+    record = json.loads((tmp_path / "ranking-target.json").read_text())["records"][0]
+    assert record["share"] == {"tune": 0.75, "blind": 0.5} and record["trials"] == 9
+    monkeypatch.setattr(sys.modules["lib.tables"], "RESULTS", tmp_path)
+    assert "| ml-100k | 0.3000, 75.0% | 0.2000, 50.0% | 0.4000 | 9 | 5 |" in make_table("ranking-target")
