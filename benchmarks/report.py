@@ -5,7 +5,7 @@
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`; NAME is that of a result file, or fit-SET for
 seconds per iteration over all ranks measured on that set. Whatever stands between the markers is replaced. Plots need
-matplotlib and a result file with losses; there is one for each fit-SET-RANK.
+matplotlib and a result file with losses; there is one for each fit-SET-RANK, one for texts and one for rankings.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from lib.common import BENCHMARKS, RESULTS
-from lib.tables import load_text, make_table
+from lib.tables import load, load_text, make_table
 
 ROOT = BENCHMARKS.parent
 MARKED = re.compile(r"(<!-- table:([\w/-]+) -->\n).*?(<!-- /table:\2 -->)", re.DOTALL)
@@ -26,7 +26,16 @@ def main() -> None:
     pages = [ROOT / "README.md", BENCHMARKS / "README.md"]
     pages += [
         ROOT / "docs" / f"{name}.md"
-        for name in ("solvers", "retrieval", "migrate-from-implicit", "text", "priors", "objective", "calibration")
+        for name in (
+            "solvers",
+            "retrieval",
+            "migrate-from-implicit",
+            "text",
+            "priors",
+            "objective",
+            "calibration",
+            "ranking",
+        )
     ]
     parser.add_argument("files", nargs="*", type=Path, default=pages)
     args = parser.parse_args()
@@ -41,13 +50,15 @@ def main() -> None:
     print("stale:" if args.check else "changed:", *stale or ["nothing"], file=sys.stderr)
     if args.check:
         sys.exit(bool(stale))
-    from lib.plots import plot, plot_text  # matplotlib: not for tables alone
+    from lib.plots import plot, plot_ranking, plot_text  # matplotlib: not for tables alone
 
     for result in sorted(RESULTS.glob("fit-*.json")):
         if not result.stem.endswith("quick"):
             plot(result.stem, ROOT / "docs" / f"loss-{result.stem.removeprefix('fit-')}.svg")
     if result := load_text():
         plot_text(result, ROOT / "docs" / "text-arms.svg")
+    if (RESULTS / "ranking.json").exists() and (result := load("ranking"))["comparisons"]:
+        plot_ranking(result, ROOT / "docs" / "ranking.svg")
 
 
 if __name__ == "__main__":

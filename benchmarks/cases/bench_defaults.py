@@ -23,6 +23,7 @@ from scipy.sparse import csr_matrix
 
 from lib.common import rounded, standard_arguments, write_result
 from lib.logs import LOGS, METRIC, best_iteration, draw_ials, has_values, load_log, ones_of, plain, split
+from lib.ranking import Ease
 from lib.tables import defaults_table
 from wals_gpu import WALS
 from wals_gpu.evaluation import Popularity, evaluate
@@ -31,34 +32,6 @@ SEEDS = (41, 42, 43)
 TUNING_SEED = 21
 BEFORE = {"factors": 128, "objective": "implicit", "iterations": 15}
 MOST_ITEMS_OF_EASE = 8_000
-
-
-class Ease:
-    """Steck, "Embarrassingly Shallow Autoencoders" (WWW 2019): B = -P / diag(P) with P = (X'X + ridge)^-1."""
-
-    def __init__(self, train: csr_matrix, ridge: float) -> None:
-        self.train = train
-        gram = (train.T @ train).toarray().astype(np.float32)
-        gram[np.diag_indices_from(gram)] += ridge
-        weights = np.linalg.inv(gram)
-        self.weights = weights / -np.diag(weights)
-        self.weights[np.diag_indices_from(weights)] = 0
-        self.popularity = Popularity(train)
-
-    def recommend(self, users, k=10, *, filter_seen=True):
-        rows = self.train[users]
-        scores = np.asarray(rows @ self.weights)
-        scores[rows.nonzero()] = -np.inf
-        best = np.argpartition(-scores, k, axis=1)[:, :k]
-        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
-        ids = np.take_along_axis(best, order, axis=1)
-        cold = np.diff(rows.indptr) == 0
-        if cold.any():
-            ids[cold] = self.popularity.recommend(users[cold], k)[0]
-        return ids, np.take_along_axis(scores, ids, axis=1)
-
-    def recommend_for(self, interactions, k=10, *, filter_seen=True):
-        raise NotImplementedError
 
 
 def tune_ease(train: csr_matrix, valid: csr_matrix) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 
-from lib.tables import load, means
+from lib.tables import RANKERS, load, means
 
 matplotlib.use("svg")
 
@@ -54,5 +54,56 @@ def plot_text(result: dict, path: Path) -> None:
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def plot_ranking(result: dict, path: Path) -> None:
+    """nDCG of the systems of bench_ranking.py as a share of the best, a line of dots for each log and kind of split.
+
+    Bars are intervals of 95 % of the difference to the best, paired over users.
+    """
+    matplotlib.rcParams["svg.hashsalt"] = "ranking"
+    rows = [one for one in result["comparisons"] if len(one["ndcg@20"]["mean"]) > 1]
+    styles = {
+        "popularity": ("|", "0.4"),
+        "item-kNN": ("x", "0.4"),
+        "EASE": ("D", "C3"),
+        "implicit": ("v", "C0"),
+        "implicit tuned": ("^", "C0"),
+        "irspack tuned": ("s", "C2"),
+        "ours": ("o", "C1"),
+        "ours tuned": ("*", "C1"),
+    }
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.38 * len(rows)), layout="constrained")
+    lowest = 0.5
+    for place, one in enumerate(rows):
+        found, behind = one["ndcg@20"]["mean"], one["ndcg@20"]["minus best"]
+        best = found[behind["of"]][0]
+        axes.axhline(place, color="0.9", linewidth=1, zorder=0)
+        for system, (marker, color) in styles.items():
+            if system not in found:
+                continue
+            value = found[system][0] / best
+            if value < lowest:  # off the scale: at its edge, hollow
+                axes.plot(lowest, place, "<", color=color, fillstyle="none", markersize=6, clip_on=False)
+                continue
+            if system in behind:  # paired: of the difference to the best
+                ends = [1 + end / best for end in behind[system][1:]]
+                axes.plot(ends, [place, place], color=color, linewidth=1.5, alpha=0.6, zorder=1)
+            axes.plot(value, place, marker, color=color, markersize=10 if marker == "*" else 6, zorder=2)
+    names = [one["set"] + ("" if one["kind"] == "random" else ", by time") for one in rows]
+    axes.set_yticks(range(len(rows)), names)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(lowest, 1.03)
+    axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("nDCG@20 as a share of the best system's; \u25c1 further to the left")
+    axes.grid(alpha=0.3, axis="x")
+    measured = [system for system in styles if any(system in one["ndcg@20"]["mean"] for one in rows)]
+    handles = [
+        matplotlib.lines.Line2D([], [], linestyle="", marker=styles[s][0], color=styles[s][1], label=RANKERS[s])
+        for s in measured
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

@@ -428,6 +428,134 @@ def ratings_table(result: dict) -> str:
     return table(header, rows) + plain_caption(result, words) + "\n"
 
 
+#: What the systems of bench_ranking.py are called in tables and plots, in this order.
+RANKERS = {
+    "popularity": "popularity",
+    "item-kNN": "item-kNN",
+    "EASE": "EASE",
+    "implicit": "implicit ALS",
+    "implicit tuned": "implicit ALS, tuned",
+    "irspack tuned": "irspack iALS, tuned",
+    "ours": "WALS()",
+    "ours tuned": "WALS.tune",
+}
+
+
+def ranking_rows(result: dict, metric: str, systems: Sequence[str]) -> list[list[str]]:
+    """A row for each log and kind of split; bold is who is ahead of each other system beyond the interval."""
+    rows = []
+    for one in result["comparisons"]:
+        found = one[metric]
+        cells = []
+        for system in systems:
+            value = found["mean"].get(system)
+            text = "-" if value is None else f"{value[0]:.3f}" if value[0] >= 0.1 else f"{value[0]:.4f}"
+            cells.append(f"**{text}**" if found["ahead"] == system else text)
+        rows.append([one["set"] if one["kind"] == "random" else f"{one['set']}, by time", *cells])
+    return rows
+
+
+def best_peer_cell(found: dict) -> str:
+    """WALS.tune less the best of the other libraries' systems and EASE, with its interval."""
+    against = found.get("minus best peer", {})
+    if "ours tuned" not in against:
+        return "-"
+    value, low, high = against["ours tuned"]
+    return f"{value:+.4f} ({low:+.4f} to {high:+.4f}), {RANKERS[against['of']]}"
+
+
+def ranking_words(result: dict) -> str:
+    counts = sorted({len(one["splits"]) for one in result["comparisons"]})
+    minutes = sorted({record["minutes"] for record in result["records"] if record["stage"] == "search"})
+    words = f"mean of {counts[0]}{f' to {counts[-1]}' * (len(counts) > 1)} split{'s' * (counts != [1])}"
+    if minutes:
+        spent = number(minutes[0]) if len(minutes) == 1 else f"{number(minutes[0])} to {number(minutes[-1])}"
+        words += f"; searches of {spent} minute{'s' * (minutes != [1])} each"
+        fits = [record for record in result["records"] if record.get("searched_on") is not None]
+        if any(record["searched_on"] != record["split"] for record in fits):
+            words += ", on the first split of a log"
+    return words + "; bold: ahead of each other system, by an interval of 95 % paired over users"
+
+
+def ranking_table(result: dict) -> str:
+    """nDCG and recall of every system on every log."""
+    if not result["comparisons"]:
+        return "Not measured yet.\n"
+    systems = list(RANKERS)
+    metrics = [metric for metric in ("ndcg@20", "recall@20") if metric in result["comparisons"][0]]
+    tables = []
+    for metric in metrics:
+        header = [metric.replace("ndcg", "nDCG"), *RANKERS.values(), "WALS.tune - best peer"]
+        rows = ranking_rows(result, metric, systems)
+        for row, one in zip(rows, result["comparisons"], strict=True):
+            row.append(best_peer_cell(one[metric]))
+        tables.append(table(header, rows))
+    peers = versions(result, ("wals_gpu", "implicit", "irspack"))
+    return "\n".join(tables) + plain_caption(result, ranking_words(result), peers) + "\n"
+
+
+def ranking_short_table(result: dict) -> str:
+    """nDCG of the systems that matter most, random splits."""
+    systems = ["popularity", "EASE", "implicit tuned", "irspack tuned", "ours", "ours tuned"]
+    random_only = {**result, "comparisons": [one for one in result["comparisons"] if one["kind"] == "random"]}
+    if not random_only["comparisons"]:
+        return "Not measured yet.\n"
+    rows = ranking_rows(random_only, "ndcg@20", systems)
+    peers = versions(result, ("wals_gpu", "implicit", "irspack"))
+    words = f"nDCG@20, {ranking_words(result)}"
+    return table(["log", *(RANKERS[system] for system in systems)], rows) + plain_caption(result, words, peers) + "\n"
+
+
+def ranking_cost_table(result: dict) -> str:
+    """Seconds and memory of every system, median over the splits of a log, random ones."""
+    lines = {
+        "search, s": ("search", "seconds"),
+        "fit, s": ("fit", "fit_seconds"),
+        "lists, s": ("fit", "recommend_seconds"),
+        "MiB": ("fit", "mib"),
+    }
+    records = [record for record in result["records"] if record["kind"] == "random"]
+    rows, busy = [], 0.0
+    for name in dict.fromkeys(record["set"] for record in records):
+        for label, (stage, fact) in lines.items():
+            cells = []
+            for system in RANKERS:
+                own = [r for r in records if (r["set"], r["system"], r["stage"]) == (name, system, stage) and fact in r]
+                if own:
+                    middle = sorted(record[fact] for record in own)[len(own) // 2]
+                    busy = max(busy, *(record["busy"] for record in own))
+                cells.append(number(middle) if own else "-")
+            rows.append([f"{name}: {label}", *cells])
+    threads = sorted({record["threads"] for record in records})
+    machine = f"{result['machine']['processor']}, {' or '.join(map(str, threads))} threads"
+    words = (
+        "median over the splits; lists: the best 20 for each tested user; MiB: peak of fit and lists beyond the input"
+    )
+    peers = versions(result, ("wals_gpu", "implicit", "irspack"))
+    warning = busy_words({"load_at_start": busy})
+    return table(["", *RANKERS.values()], rows) + plain_caption(result, words, machine, peers) + warning + "\n"
+
+
+def ranking_target_table(result: dict) -> str:
+    """What share of the nDCG of many random trials searches of minutes reach."""
+    rows = []
+    for record in result["records"]:
+        cells = []
+        for way in ("tune", "blind", "random"):
+            value = record[way].get("ndcg@20")
+            share = f", {record['share'][way]:.1%}" if way in record.get("share", {}) else ""
+            cells.append("failed" if value is None else f"{value:.4f}{share}")
+        seconds = record["random"].get("seconds")
+        rows.append([record["set"], *cells, str(record["trials"]), "-" if seconds is None else number(seconds)])
+    header = ["log", "WALS.tune", "without known settings", "random trials", "trials", "their s"]
+    minutes = sorted({record["minutes"] for record in result["records"]})
+    words = (
+        f"nDCG@20 of the test part and share of that of random trials, one split; searches of {minutes[0]:g} minutes"
+    )
+    threads = f"{result['settings']['threads']} threads"
+    return table(header, rows) + plain_caption(result, words, threads) + busy_words(result["machine"]) + "\n"
+
+
 def calibration_table(result: dict) -> str:
     """What exponents of the items' popularity are worth, fixed and chosen; the last row are means over the logs."""
     header = [
@@ -480,6 +608,15 @@ TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark
     "encode": encode_table,
     "finetune-": finetune_table,
     "arrivals": arrivals_table,
+    "ranking-target": ranking_target_table,
+    "ranking": ranking_table,
+}
+
+#: Other tables of a result file: the name in the markers -> the file, the function.
+VIEWS: dict[str, tuple[str, Callable[[dict], str]]] = {
+    "defaults-short": ("defaults", defaults_short_table),
+    "ranking-short": ("ranking", ranking_short_table),
+    "ranking-cost": ("ranking", ranking_cost_table),
 }
 
 
@@ -497,8 +634,10 @@ def make_table(name: str) -> str:
     """The table called NAME in the markers."""
     if name == "text" and (result := load_text()):
         return text_table(result)
-    if name == "defaults-short" and (RESULTS / "defaults.json").exists():
-        return defaults_short_table(load("defaults"))
+    if name in VIEWS:
+        source, make = VIEWS[name]
+        exists = (RESULTS / f"{source}.json").exists()
+        return make(load(source)) if exists else f"Not measured yet: no results/{source}.json.\n"
     if (RESULTS / f"{name}.json").exists():
         result = load(name)
         return next(make for kind, make in TABLES.items() if result["benchmark"].startswith(kind))(result)
