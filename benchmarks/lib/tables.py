@@ -437,6 +437,7 @@ RANKERS = {
     "implicit tuned": "implicit ALS, tuned",
     "irspack tuned": "irspack iALS, tuned",
     "ours": "WALS()",
+    "ours, neighbors": "WALS(neighbors=100)",
     "ours tuned": "WALS.tune",
 }
 
@@ -496,7 +497,7 @@ def ranking_table(result: dict) -> str:
 
 def ranking_short_table(result: dict) -> str:
     """nDCG of the systems that matter most, random splits."""
-    systems = ["popularity", "EASE", "implicit tuned", "irspack tuned", "ours", "ours tuned"]
+    systems = ["popularity", "EASE", "implicit tuned", "irspack tuned", "ours", "ours, neighbors", "ours tuned"]
     random_only = {**result, "comparisons": [one for one in result["comparisons"] if one["kind"] == "random"]}
     if not random_only["comparisons"]:
         return "Not measured yet.\n"
