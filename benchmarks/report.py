@@ -26,7 +26,16 @@ def main() -> None:
     pages = [ROOT / "README.md", BENCHMARKS / "README.md"]
     pages += [
         ROOT / "docs" / f"{name}.md"
-        for name in ("solvers", "retrieval", "migrate-from-implicit", "text", "priors", "objective", "calibration")
+        for name in (
+            "solvers",
+            "retrieval",
+            "migrate-from-implicit",
+            "text",
+            "priors",
+            "objective",
+            "calibration",
+            "training",
+        )  # fmt: skip
     ]
     parser.add_argument("files", nargs="*", type=Path, default=pages)
     args = parser.parse_args()
