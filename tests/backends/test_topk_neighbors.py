@@ -41,7 +41,7 @@ def assert_same_bits(found, expected):
 
 @pytest.fixture(scope="module")
 def of_integers():
-    """Factors, histories and neighbours that are small integers, and lists by definition: once for all that use them."""
+    """Factors, histories and neighbours that are small integers, and lists by definition: once for all."""
 
     @functools.cache
     def make(queries, items, factors):
