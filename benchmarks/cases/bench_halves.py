@@ -35,9 +35,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_folder", type=Path)
     parser.add_argument("--logs", nargs="+", default=list(SHOWN), choices=list(LOGS))
+    parser.add_argument("--splits", type=int, default=len(SEEDS), choices=range(1, len(SEEDS) + 1))
     standard_arguments(parser, quick="one seed of a small log")
     args = parser.parse_args()
-    seeds = SEEDS
+    seeds = SEEDS[: args.splits]
     if args.quick:
         seeds, args.logs = SEEDS[:1], ["ml-100k"]
     folder, args.data_folder = args.data_folder, None  # a matter of the machine

@@ -444,7 +444,9 @@ def halves_table(result: dict) -> str:
         for record in result["records"]
     ]
     header = ["log", "MiB", "MiB, float16", "nDCG@20", "nDCG@20, float16", "largest difference", "same first item"]
-    return table(header, rows) + plain_caption(result, "WALS(), 256 factors; a fifth hidden, means of seeds") + "\n"
+    splits = len(result["seeds"])
+    words = f"WALS(), 256 factors; a fifth hidden, {splits} split{'s' * (splits > 1)}"
+    return table(header, rows) + plain_caption(result, words) + "\n"
 
 
 def ratings_table(result: dict) -> str:
