@@ -51,7 +51,7 @@ def no_spectrum(factors: int) -> Spectrum:
     return Spectrum(np.zeros(factors), None)
 
 
-def check_gram(gram: NDArray[np.float64]) -> None:
+def check_gram(gram: NDArray[np.floating]) -> None:
     """Raise ModelFitError for a Gram matrix that is not finite."""
     if not np.isfinite(gram).all():
         raise ModelFitError(f"NaN or infinity encountered in the factors or their Gram matrix; {_REMEDY}")
@@ -69,8 +69,8 @@ def decompose(gram: NDArray[np.float64]) -> Spectrum:
 
 def decompose_rows(rows: NDArray[np.floating]) -> Spectrum:
     """The same of ``rows.T @ rows`` for fewer rows (n, D) than D: all but n eigenvalues are 0."""
-    rows = np.asarray(rows, np.float64)
     check_gram(rows)
+    rows = np.asarray(rows, np.float64)
     n, d = rows.shape
     with one_blas_thread():
         basis, triangle = np.linalg.qr(rows.T, mode="complete")
