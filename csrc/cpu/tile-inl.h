@@ -216,8 +216,9 @@ static inline __attribute__((always_inline)) int factor_diagonal(Tile<T, NV>& ac
 template <class T>
 struct RightSides {
     T* x;
-    int64_t stride = 0;
-    int count = 1;
+    int64_t stride;
+    int count;
+    RightSides(T* x, int64_t stride = 0, int count = 1) : x(x), stride(stride), count(count) {}
 };
 
 /// What rows i0.. of U, in the tile, do to x in U^-T x: its lanes' elements of x, then what the others have left.
