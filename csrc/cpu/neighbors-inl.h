@@ -211,20 +211,21 @@ constexpr int64_t kHoldersAhead = 4;
 
 /// G_kl to the pairs of each neighbourhood that holds k, for l from k on; `holders` (n) tells which these are.
 template <class T>
-static void fill_pairs(const Neighborhoods<T>& p, int64_t k, const Holder* holders, int64_t n, const int64_t* pair_ptr,
-                       T* pairs, char* workspace) {
+static void fill_pairs(const Neighborhoods<T>& p, int64_t k, const Holder* holders, int64_t n, T* pairs,
+                       char* workspace) {
     const NeighborWorkspace w(workspace, p.n_items, p.m);
     const int64_t additions = add_row(p, k, /*after=*/k, w.row);
     w.row[k] = p.diagonal[k];
     for (const Holder* holder = holders; holder < holders + n; ++holder) {
         if (holder + kHoldersAhead < holders + n) {
             const Holder next = holder[kHoldersAhead];
-            prefetch_row(p.ids + next.item * p.stride + next.place, p.m - next.place);
+            prefetch_row(p.ids + next.from, next.n);
+            for (int64_t l = 0; l < next.n; l += 64 / int64_t(sizeof(T)))
+                __builtin_prefetch(pairs + next.to + l, /*write=*/1);
         }
-        const int64_t size = p.count[holder->item], at = holder->place;
-        const int32_t* const ids = p.ids + holder->item * p.stride + at;
-        T* const out = pairs + pair_ptr[holder->item] + at * size - at * (at - 1) / 2;
-        for (int64_t l = 0; l < size - at; ++l) out[l] = T(w.row[ids[l]]);
+        const int32_t* const ids = p.ids + holder->from;
+        T* const out = pairs + holder->to;
+        for (int64_t l = 0; l < holder->n; ++l) out[l] = T(w.row[ids[l]]);
     }
     w.row[k] = 0;
     clear_row(p, k, /*after=*/k, additions, w.row);
