@@ -34,6 +34,7 @@ export OPENBLAS_NUM_THREADS=1 PYTHONMALLOC=malloc PYTHONFAULTHANDLER=1
 cd "$place"
 if [ $# -eq 0 ]; then
     set -- tests/backends/test_native.py tests/backends/test_solve_rows.py tests/backends/test_solve_iterative.py tests/backends/test_topk.py \
+        tests/backends/test_neighbors.py tests/backends/test_topk_neighbors.py \
         tests/backends/test_hard_numbers.py tests/whole/test_concurrency.py
     # Counts on a row being solved within a fifth of a second; with sanitizers it takes longer.
     set -- "$@" --deselect tests/backends/test_native.py::test_a_signal_ends_a_run_of_rows_that_threads_share

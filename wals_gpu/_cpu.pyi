@@ -75,7 +75,7 @@ def isa() -> str:
     """Name of the instruction set in use."""
 
 def neighbor_memory(n_items: int, n_neighbors: int, wide: bool, n_threads: int) -> tuple[Any, ...]:
-    """Bytes that fit_neighbors works in: the least, and with which it is fastest."""
+    """Bytes that fit_neighbors works in: the least, and the most that can be of use."""
 
 def ridge_loss(factors: NDArray[Any], prior: NDArray[Any] | None, ridge: NDArray[Any], n_threads: int) -> float:
     """Sum over rows of ridge |x - prior|^2, in float64."""

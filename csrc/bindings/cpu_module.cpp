@@ -597,7 +597,7 @@ PYBIND11_MODULE(_cpu, m) {
         "ids (I, m) and weights (I, m) of the regressions of items on their nearest items, of users' sorted items and "
         "items' sorted users; works in so many bytes.");
     m.def("neighbor_memory", &neighbor_memory, py::arg("n_items"), py::arg("n_neighbors"), py::arg("wide"),
-          py::arg("n_threads"), "Bytes that fit_neighbors works in: the least, and with which it is fastest.");
+          py::arg("n_threads"), "Bytes that fit_neighbors works in: the least, and the most that can be of use.");
     m.def("transpose", &transpose, py::arg("row_ptr"), py::arg("col_idx"), py::arg("value"), py::arg("n_cols"),
           py::arg("n_threads"), "CSR arrays of the transposed matrix.");
 }

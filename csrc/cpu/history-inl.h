@@ -10,6 +10,10 @@
 namespace wals::cpu {
 namespace WALS_ISA {
 
+/// The rows of neighbours are asked for so many entries of the history ahead, and so much of them: from there on the
+/// processor sees that they are read in a stream.
+constexpr int64_t kAhead = 2, kFetched = 128;
+
 /// row (stride) = the sums of one query, divided by norms where there are some; most = the largest of their absolute
 /// values. False, and nothing done, where an index is outside.
 ///
@@ -19,23 +23,35 @@ template <class T>
 static bool add_history(const Histories<T>& p, int64_t query, T* row, int64_t stride, T* most) {
     constexpr int W = kWidth<T>;
     const int64_t begin = p.row_ptr[query], end = p.row_ptr[query + 1];
-    bool inside = true;
-    for (int64_t e = begin; inside && e < end; ++e) {
+    const auto last = uint32_t(p.n_items - 1);
+    auto row_of = [&](int64_t e, int64_t* from, int64_t* stop) {
         const int64_t j = p.items[e];
-        inside = j >= 0 && j < p.n_rows && p.to_ptr[j] >= 0 && p.to_ptr[j] <= p.to_ptr[j + 1] &&
-                 p.to_ptr[j + 1] <= p.n_entries;
-        if (!inside) break;
-        uint32_t signs = 0;  // as of terms.col_idx (bindings/cpu_module.cpp)
-        const auto last = uint32_t(p.n_items - 1);
-        for (int64_t f = p.to_ptr[j]; f < p.to_ptr[j + 1]; ++f) signs |= uint32_t(p.to[f]) | (last - uint32_t(p.to[f]));
-        inside = signs >> 31 == 0 || p.to_ptr[j] == p.to_ptr[j + 1];
-    }
-    if (!inside) return false;
+        if (j < 0 || j >= p.n_rows) return false;
+        *from = p.to_ptr[j];
+        *stop = p.to_ptr[j + 1];
+        return 0 <= *from && *from <= *stop && *stop <= p.n_entries;
+    };
     __builtin_memset(row, 0, size_t(stride) * sizeof(T));
     for (int64_t e = begin; e < end; ++e) {
-        const int64_t j = p.items[e];
+        int64_t from, stop, ahead, ahead_stop;
+        if (!row_of(e, &from, &stop)) return false;
+        if (e + kAhead < end && row_of(e + kAhead, &ahead, &ahead_stop)) {
+            if (ahead_stop > ahead + kFetched) ahead_stop = ahead + kFetched;
+            for (; ahead < ahead_stop; ahead += 16) {
+                __builtin_prefetch(p.to + ahead);
+                prefetch_row(p.to_weights + ahead, 16);
+            }
+        }
+        uint32_t signs = 0;  // as of terms.col_idx (bindings/cpu_module.cpp)
+        for (int64_t f = from; f < stop; ++f) signs |= uint32_t(p.to[f]) | (last - uint32_t(p.to[f]));
+        if (from < stop && (p.n_items == 0 || signs >> 31)) return false;
         const T h = p.weights[e];
-        for (int64_t f = p.to_ptr[j]; f < p.to_ptr[j + 1]; ++f) row[p.to[f]] += h * p.to_weights[f];
+        int64_t f = from;
+        for (; f + 8 <= stop; f += 8) {
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; ++i) row[p.to[f + i]] += h * p.to_weights[f + i];
+        }
+        for (; f < stop; ++f) row[p.to[f]] += h * p.to_weights[f];
     }
     Vec<T> largest{};
     auto take = [&](Vec<T> v) {

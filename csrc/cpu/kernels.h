@@ -127,9 +127,10 @@ struct Neighborhoods {
     int32_t* count = nullptr;          // (n_items): neighbours found
 };
 
-/// An item is at this place in the list of another one's neighbours.
+/// A neighbourhood that holds an item: where its numbers of neighbours begin with that item, where the pairs of the
+/// item with those go, and how many they are.
 struct Holder {
-    int32_t item, place;
+    int64_t from, to, n;
 };
 
 struct Solver {
@@ -193,8 +194,8 @@ struct KernelTable {
     void (*start_neighbors)(int64_t n_items, int64_t m, char* workspace);
     void (*sum_diagonal)(const Neighborhoods<T>& problem, int64_t begin, int64_t end, double* diagonal);
     void (*select_neighbors)(const Neighborhoods<T>& problem, int64_t item, char* workspace);
-    void (*fill_pairs)(const Neighborhoods<T>& problem, int64_t row, const Holder* holders, int64_t n,
-                       const int64_t* pair_ptr, T* pairs, char* workspace);
+    void (*fill_pairs)(const Neighborhoods<T>& problem, int64_t row, const Holder* holders, int64_t n, T* pairs,
+                       char* workspace);
     void (*regress)(const Neighborhoods<T>& problem, int64_t item, const T* pairs, char* workspace);
 };
 

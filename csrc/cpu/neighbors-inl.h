@@ -76,6 +76,9 @@ static void sum_diagonal(const Neighborhoods<T>& p, int64_t begin, int64_t end, 
     }
 }
 
+/// Users' items are asked for so many users ahead, and so many of them: the rest of a long row comes as a stream.
+constexpr int64_t kUsersAhead = 3, kFetchedItems = 256;
+
 /// Items of a user: all of them, or those above `after`.
 struct UserItems {
     const int32_t *begin, *end;
@@ -99,9 +102,18 @@ template <class T>
 static inline int64_t add_row(const Neighborhoods<T>& p, int64_t i, int64_t after, double* row) {
     int64_t additions = 0;
     for (int64_t e = p.item_ptr[i]; e < p.item_ptr[i + 1]; ++e) {
+        if (e + kUsersAhead < p.item_ptr[i + 1]) {
+            const int64_t user = p.users[e + kUsersAhead], first = p.user_ptr[user], n = p.user_ptr[user + 1] - first;
+            prefetch_row(p.items + first, n < kFetchedItems ? n : kFetchedItems);
+        }
         const double v = double(p.user_weight[p.users[e]]);
         const UserItems items(p, p.users[e], after);
-        for (const int32_t* at = items.begin; at < items.end; ++at) row[*at] += v;
+        const int32_t* at = items.begin;
+        for (; items.end - at >= 8; at += 8) {
+#pragma GCC unroll 8
+            for (int n = 0; n < 8; ++n) row[at[n]] += v;  // 0.4 ns each; without unrolling 1
+        }
+        for (; at < items.end; ++at) row[*at] += v;
         additions += items.end - items.begin;
     }
     return additions;
@@ -195,18 +207,25 @@ static void select_neighbors(const Neighborhoods<T>& p, int64_t i, char* workspa
     clear_row(p, i, /*after=*/-1, additions, row);
 }
 
+constexpr int64_t kHoldersAhead = 4;
+
 /// G_kl to the pairs of each neighbourhood that holds k, for l from k on; `holders` (n) tells which these are.
 template <class T>
-static void fill_pairs(const Neighborhoods<T>& p, int64_t k, const Holder* holders, int64_t n, const int64_t* pair_ptr,
-                       T* pairs, char* workspace) {
+static void fill_pairs(const Neighborhoods<T>& p, int64_t k, const Holder* holders, int64_t n, T* pairs,
+                       char* workspace) {
     const NeighborWorkspace w(workspace, p.n_items, p.m);
     const int64_t additions = add_row(p, k, /*after=*/k, w.row);
     w.row[k] = p.diagonal[k];
     for (const Holder* holder = holders; holder < holders + n; ++holder) {
-        const int64_t size = p.count[holder->item], at = holder->place;
-        const int32_t* const ids = p.ids + holder->item * p.stride + at;
-        T* const out = pairs + pair_ptr[holder->item] + at * size - at * (at - 1) / 2;
-        for (int64_t l = 0; l < size - at; ++l) out[l] = T(w.row[ids[l]]);
+        if (holder + kHoldersAhead < holders + n) {
+            const Holder next = holder[kHoldersAhead];
+            prefetch_row(p.ids + next.from, next.n);
+            for (int64_t l = 0; l < next.n; l += 64 / int64_t(sizeof(T)))
+                __builtin_prefetch(pairs + next.to + l, /*write=*/1);
+        }
+        const int32_t* const ids = p.ids + holder->from;
+        T* const out = pairs + holder->to;
+        for (int64_t l = 0; l < holder->n; ++l) out[l] = T(w.row[ids[l]]);
     }
     w.row[k] = 0;
     clear_row(p, k, /*after=*/k, additions, w.row);

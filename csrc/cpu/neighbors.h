@@ -5,8 +5,7 @@
 
 namespace wals::cpu {
 
-/// Bytes that fit_neighbors works in: with less than `least` it does not start; with `most` it computes no row twice
-/// for want of memory.
+/// Bytes that fit_neighbors works in: the least, and the most that can be of use.
 struct NeighborMemory {
     int64_t least, most;
 };

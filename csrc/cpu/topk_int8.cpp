@@ -69,7 +69,7 @@ struct Filter {
     int32_t* waiting;     // (n_queries, kWaiting): places of items that passed and wait for a full vector of them
     int8_t* items;        // (panels of 16 items, P / 4, 16, 4): z_y, with kOffset
     float *u, *n, *e;     // (block): of the items
-    int32_t* ids;         // (block): items, where something is added to scores
+    int32_t* ids;         // (block): items, while something is added to scores and they are listed
     int8_t* rows;         // (16, P): a panel before it is transposed
     float* packed;        // a tile of float32 items
     int32_t* which;       // (n_queries)
@@ -126,9 +126,14 @@ static void quantise_items(const TopkChunk<float>& p, int64_t begin, int64_t end
     for (int64_t i0 = begin; i0 < end; i0 += 16) {
         const int64_t at = i0 - begin;
         quantise_panel(p, i0, end, f.rows, f.items + at * P, f.u + at, f.n + at, f.e + at);
-        if (!p.added) continue;
+    }
+}
+
+/// The items of a block of listed places, for what is added to their scores; past the end, up to whole tiles, the last.
+static void list_items(const TopkChunk<float>& p, int64_t begin, int64_t end, Filter& f) {
+    for (int64_t at = 0; at < round_up(end - begin, kTileItems<float>); at += 16) {
         int32_t id[16];
-        items_from(p, i0, end, id);
+        items_from(p, begin + at, end, id);
         __builtin_memcpy(f.ids + at, id, sizeof(id));
     }
 }
@@ -321,6 +326,7 @@ static void topk_filtered(const TopkChunk<float>& p, int64_t begin, int64_t end,
         }
         if (any_filtered) {
             quantise_items(p, i0, i1, f);
+            if (p.added && p.rows) list_items(p, i0, i1, f);
             if (p.added)
                 filter_block<true>(p, f, i0, i1, (i1 - i0) / 8);
             else

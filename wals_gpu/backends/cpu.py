@@ -276,7 +276,7 @@ class CpuBackend:
         least : int
             With less it refuses.
         most : int
-            With so much it is fastest; what is beyond is not used.
+            More cannot be of use; less is taken where that is as fast.
         """
         least, most = _cpu.neighbor_memory(n_items, n_neighbors, np.dtype(dtype) == np.float64, self.num_threads)
         return int(least), int(most)
