@@ -19,6 +19,7 @@ from wals_gpu.errors import ModelFitError
 from wals_gpu.evaluation.metrics import bootstrap_interval
 from wals_gpu.evaluation.report import evaluate
 from wals_gpu.evaluation.times import seconds_of
+from wals_gpu.priors.linear import LinearPrior
 from wals_gpu.training.checkpoints import fingerprint
 from wals_gpu.training.memory import check_memory
 from wals_gpu.training.validation import parse_metric
@@ -107,9 +108,7 @@ def tune(
         "test": test,
         "space": searched.describe(),
         "settings": {
-            name: value if isinstance(value, (int, float, str)) else repr(value)
-            for name, value in fixed.items()
-            if name not in ("device", "num_threads")
+            name: _comparable(value) for name, value in fixed.items() if name not in ("device", "num_threads")
         },
     }
     study = open_study(storage, _NAME, shared)
@@ -145,6 +144,13 @@ def tune(
         seconds=time.perf_counter() - began,
         study=study,
     )
+
+
+def _comparable(value: Any) -> Any:
+    """A setting as JSON holds it."""
+    if isinstance(value, LinearPrior):
+        return value.fingerprint()
+    return value if isinstance(value, (int, float, str)) else repr(value)
 
 
 def _config(model: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,6 +196,8 @@ def _notes(
                 f"best and default differ by {gain}: noise explains that, so the defaults may be as good as these "
                 "settings"
             )
+        elif gain.value < 0:
+            notes.append(f"best and default differ by {gain}: the defaults are better, so keep them")
         if comparison.best.value < comparison.popularity.value:
             notes.append("the most popular items are better than the best settings that were found")
     ranges = {

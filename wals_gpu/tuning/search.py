@@ -57,7 +57,7 @@ def import_optuna() -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without Optuna's own lines about each trial, which its settings are left as they were for."""
+    """Without Optuna's own lines about each trial; its settings are as they were afterwards."""
     optuna = import_optuna()
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
