@@ -138,7 +138,7 @@ def tune(
         comparison=comparison,
         trials=found,
         edges=edges,
-        notes=_notes(parts, comparison, edges, searched, interrupted, metric),
+        notes=_notes(parts, problem.n_splits, comparison, edges, searched, interrupted),
         config=_config(model, settings),
         interrupted=interrupted,
         seconds=time.perf_counter() - began,
@@ -183,10 +183,17 @@ def _compare(
 
 
 def _notes(
-    parts: Parts, comparison: Comparison | None, edges: Mapping[str, str], space: Space, interrupted: bool, metric: str
+    parts: Parts,
+    n_splits: int,
+    comparison: Comparison | None,
+    edges: Mapping[str, str],
+    space: Space,
+    interrupted: bool,
 ) -> list[str]:
     held = "the latest interactions were held out" if parts.by_time else "interactions drawn at random were held out"
     notes = [f"{held}: {parts.valid.matrix.nnz:,} to choose settings with"]
+    if n_splits > 1:
+        notes[0] += f" ({n_splits} times, as these are few users)"
     if parts.test is not None:
         notes[0] += f", {parts.test.matrix.nnz:,} to measure the best ones with"
     if comparison is not None:
