@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ def choose_neighbors(
         before = list(walk.settings)
         walk.along(2, WEIGHTS)
         walk.along(1, RIDGES)
-        walk.along(0, [size for size in SIZES if size < problem.parts.train.matrix.shape[1]] or [_START[0]])
+        walk.along(0, [size for size in SIZES if size < problem.splits[0].train.shape[1]] or [_START[0]])
         if problem.chooses_exponent:
             steps = round(_FURTHEST / _STEP)
             walk.along(3, [round(step * _STEP, 9) for step in range(-steps, steps + 1)])
@@ -97,15 +97,9 @@ class _Walk:
 
     def __init__(self, problem: Problem, chosen: Mapping[str, Any], deadline: float | None) -> None:
         self._problem, self._deadline = problem, deadline
-        train = problem.parts.train
         model = problem.model(**(problem.settings(chosen) | {"compute_loss": False, "popularity_exponent": 0.0}))
-        self._fitted = model.fit(train).fitted
-        self._users = np.flatnonzero(np.diff(problem.valid.indptr))
-        self._batches = [
-            self._users[start : start + _USERS_PER_BATCH] for start in range(0, len(self._users), _USERS_PER_BATCH)
-        ]
-        self._of_fit = Calibration.of(0.0, problem.counts)
-        self._fits: dict[tuple[int, float], Neighbors] = {}
+        self._fitted = [model.fit(split.train).fitted for split in problem.splits]
+        self._fits: dict[tuple[int, int, float], Neighbors] = {}
         self.values: dict[NeighborTrial, NDArray[np.float64]] = {}
         self.settings: list[Any] = []
 
@@ -138,24 +132,33 @@ class _Walk:
                 (known.neighbor_weight, known.popularity_exponent) == (weight, exponent)
             ):
                 return known
-        fitted, known_items, backend = self._fitted, self._problem.parts.train.matrix, self._fitted.backend
-        calibration = replace(self._of_fit, exponent=exponent)
-        items, neighbors = calibration.scaled(fitted.item_factors), None
-        if size:
-            neighbors = self._neighbors(size, ridge).scaled(weight * calibration.multipliers())
-        name, k = self._problem.metric, self._problem.k
-        parts = []
-        for batch in self._batches:
-            extra = None if neighbors is None else Extra(neighbors, known_items[batch])
-            ids, _ = topk(backend, fitted.user_factors[batch], items, k, known_items[batch], extra=extra)
-            parts.append(row_metrics(ids, self._problem.valid[batch], [k], None)[name])
+        parts = [self._on(number, size, ridge, weight, exponent) for number in range(len(self._fitted))]
+        score = float(np.mean([values.mean() for values in parts]))
         values = np.concatenate(parts)
-        trial = NeighborTrial(size, ridge, weight, exponent, float(values.mean()))
+        trial = NeighborTrial(size, ridge, weight, exponent, score)
         self.values[trial] = values
         return trial
 
-    def _neighbors(self, size: int, ridge: float) -> Neighbors:
-        if (size, ridge) not in self._fits:
-            train = self._problem.parts.train.matrix
-            self._fits[size, ridge] = fit_neighbors(train, size, 1.0, ridge, self._fitted.backend)
-        return self._fits[size, ridge]
+    def _on(self, number: int, size: int, ridge: float, weight: float, exponent: float) -> NDArray[np.float64]:
+        """The metric of each user of one split."""
+        fitted, split = self._fitted[number], self._problem.splits[number]
+        calibration = Calibration.of(exponent, split.counts)
+        items, neighbors = calibration.scaled(fitted.item_factors), None
+        if size:
+            neighbors = self._neighbors(number, size, ridge).scaled(weight * calibration.multipliers())
+        users, parts = np.flatnonzero(np.diff(split.valid.indptr)), []
+        for start in range(0, len(users), _USERS_PER_BATCH):
+            batch = users[start : start + _USERS_PER_BATCH]
+            extra = None if neighbors is None else Extra(neighbors, split.train[batch])
+            found = (fitted.backend, fitted.user_factors[batch], items, self._problem.k, split.train[batch])
+            ids, _ = topk(*found, extra=extra)
+            metrics = row_metrics(ids, split.valid[batch], [self._problem.k], None)
+            parts.append(metrics[self._problem.metric])
+        return np.concatenate(parts)
+
+    def _neighbors(self, number: int, size: int, ridge: float) -> Neighbors:
+        key = (number, size, ridge)
+        if key not in self._fits:
+            train, backend = self._problem.splits[number].train, self._fitted[number].backend
+            self._fits[key] = fit_neighbors(train, size, 1.0, ridge, backend)
+        return self._fits[key]

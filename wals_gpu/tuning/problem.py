@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from wals_gpu.evaluation.splits import random_holdout, temporal_split
 from wals_gpu.training.calibration import choose_popularity_exponent
 from wals_gpu.training.validation import parse_metric
 
-__all__ = ["MOST_ITERATIONS", "Outcome", "Parts", "Problem"]
+__all__ = ["MOST_ITERATIONS", "Outcome", "Parts", "Problem", "Split"]
 
 #: Where a fit ends that gets better and better.
 MOST_ITERATIONS = 24
@@ -30,6 +30,9 @@ _PATIENCE = 2
 #: Users that a trial is measured on at its end, and that it is watched with after each iteration; of more, as many are
 #: drawn once for the whole search.
 _USERS, _WATCHED = 4000, 1500
+#: Where there are fewer users than that to measure with, trials that are worth it are measured on other splits, too:
+#: the best of many trials on a few hundred users is the one that was lucky with them.
+_ENOUGH, _MOST_SPLITS = 4000, 4
 
 
 @dataclass(frozen=True)
@@ -96,16 +99,19 @@ class Outcome:
     popularity_exponent : float
     iterations : int
         The best one's number.
+    first : float
+        The metric on the first split, of those that `score` is the mean over.
     curve : tuple of float
         The metric after each iteration, of fewer users and without the exponent.
     is_whole : bool
-        False: it was ended as hopeless, or for want of time.
+        False: it was ended as hopeless, or for want of time; or was not worth other splits.
     seconds : float
     """
 
     score: float
     popularity_exponent: float
     iterations: int
+    first: float
     curve: tuple[float, ...]
     is_whole: bool
     seconds: float
@@ -127,10 +133,8 @@ class Problem:
 
     Attributes
     ----------
-    valid : (U, I) csr_matrix
-        What the users that trials are measured on should find.
-    counts : (I,) array of int
-        Training entries above 0 of each item.
+    splits : list of Split
+        A score is the mean over them.
     metric_name, k : str, int
         `metric` in its parts.
     """
@@ -139,16 +143,15 @@ class Problem:
         self.model, self.fixed, self.parts, self.metric = model, dict(fixed), parts, metric
         self.metric_name, self.k = parse_metric(metric)
         rng = np.random.default_rng([seed, 2])
-        train, valid = parts.train.matrix, relevant_entries(parts.valid.matrix, "validation")
-        if fixed.get("user_prior") is None:
-            # Who has nothing in training gets what is popular, the same in every trial.
-            valid = select(valid, np.repeat(np.diff(train.indptr) > 0, np.diff(valid.indptr)))
-        if not valid.nnz:
-            raise DataError("validation has no user with other interactions to learn from")
-        self.valid = _some_users(valid, _USERS, rng)
-        self._watched = _some_users(self.valid, _WATCHED, rng)
+        has_prior = fixed.get("user_prior") is not None
+        self.splits = [Split.make(parts.train.matrix, parts.valid.matrix, has_prior, rng)]
+        n_users = int(np.count_nonzero(np.diff(self.splits[0].valid.indptr)))
+        share = parts.valid.matrix.nnz / parts.search.matrix.nnz
+        # The future is held out once: there is only one.
+        for number in range(1, 1 if parts.by_time else min(-(-_ENOUGH // n_users), _MOST_SPLITS)):
+            train, valid = random_holdout(parts.search.matrix, share, np.random.default_rng([seed, 3, number]))
+            self.splits.append(Split.make(train, valid, has_prior, rng))
         self.chooses_exponent = "popularity_exponent" not in fixed
-        self.counts = item_counts(train)
 
     def settings(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the model: those that were chosen, beside the fixed ones."""
@@ -169,6 +172,7 @@ class Problem:
         is_hopeless: Callable[[list[float]], bool] = lambda curve: False,
         deadline: float | None = None,
         exponents: Sequence[float] | None = None,
+        worth: float = 0.0,
     ) -> Outcome:
         """Fit with early stopping, then choose the exponent of items' popularity.
 
@@ -182,8 +186,35 @@ class Problem:
             Of ``time.perf_counter()``; the iteration that passes it is the last.
         exponents : sequence of float, optional
             Of items' popularity, that are tried; default: those of :func:`.choose_popularity_exponent`.
+        worth : float, default 0
+            The metric on the first split from which the others are looked at.
         """
         began = time.perf_counter()
+        found = [self._on(self.splits[0], chosen, is_hopeless, deadline, exponents)]
+        for split in self.splits[1:]:
+            if not found[-1].is_whole or found[0].score < worth:
+                break
+            found.append(self._on(split, chosen, lambda curve: False, deadline, exponents))
+        first = found[0]
+        is_whole = len(found) == len(self.splits) and found[-1].is_whole
+        if is_whole:
+            score = float(np.mean([one.score for one in found]))
+            exponent = round(float(np.mean([one.exponent for one in found])), 3)
+            iterations = round(float(np.mean([one.iterations for one in found])))
+        else:
+            score, exponent, iterations = first.score, first.exponent, first.iterations
+        seconds = time.perf_counter() - began
+        return Outcome(score, exponent, iterations, first.score, first.curve, is_whole, seconds)
+
+    def _on(
+        self,
+        split: Split,
+        chosen: Mapping[str, Any],
+        is_hopeless: Callable[[list[float]], bool],
+        deadline: float | None,
+        exponents: Sequence[float] | None,
+    ) -> _Measured:
+        """The same on one split."""
         curve: list[float] = []
         is_whole = True
 
@@ -196,18 +227,59 @@ class Problem:
 
         settings = self.settings(chosen) | {"iterations": MOST_ITERATIONS, "compute_loss": False}
         model = self.model(**settings)
-        model.fit(self.parts.train, validation=self._watched, metric=self.metric, patience=_PATIENCE, callback=after)
+        model.fit(split.train, validation=split.watched, metric=self.metric, patience=_PATIENCE, callback=after)
         exponent, score = 0.0, max(curve)
         if is_whole:
             fitted = model.fitted
             grid = exponents if self.chooses_exponent else [model.popularity_exponent]
             exponent, scores = choose_popularity_exponent(
-                fitted.user_factors, fitted.item_factors, self.counts, self.parts.train.matrix, self.valid,
+                fitted.user_factors, fitted.item_factors, split.counts, split.train, split.valid,
                 fitted.backend, metric=self.metric_name, k=self.k, max_users=_USERS, grid=grid,
             )  # fmt: skip
             score = scores[exponent] if self.chooses_exponent else scores[round(model.popularity_exponent, 9)]
-        seconds = time.perf_counter() - began
-        return Outcome(score, exponent, model.best_iteration_, tuple(curve), is_whole, seconds)
+        return _Measured(score, exponent, model.best_iteration_, tuple(curve), is_whole)
+
+
+class _Measured(NamedTuple):
+    """Of a trial on one split, as :class:`Outcome` has them."""
+
+    score: float
+    exponent: float
+    iterations: int
+    curve: tuple[float, ...]
+    is_whole: bool
+
+
+@dataclass(frozen=True)
+class Split:
+    """What trials learn from, and what they are measured with.
+
+    Parameters
+    ----------
+    train : (U, I) csr_matrix
+    valid : (U, I) csr_matrix
+        What some users should find.
+    watched : (U, I) csr_matrix
+        What some of these should find, for the measurements after each iteration.
+    counts : (I,) array of int
+        Training entries above 0 of each item.
+    """
+
+    train: csr_matrix
+    valid: csr_matrix
+    watched: csr_matrix
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def make(cls, train: csr_matrix, valid: csr_matrix, has_user_prior: bool, rng: np.random.Generator) -> Split:
+        valid = relevant_entries(valid, "validation")
+        if not has_user_prior:
+            # Who has nothing in training gets what is popular, the same in every trial.
+            valid = select(valid, np.repeat(np.diff(train.indptr) > 0, np.diff(valid.indptr)))
+        if not valid.nnz:
+            raise DataError("validation has no user with other interactions to learn from")
+        valid = _some_users(valid, _USERS, rng)
+        return cls(train, valid, _some_users(valid, _WATCHED, rng), item_counts(train))
 
 
 def _some_users(valid: csr_matrix, most: int, rng: np.random.Generator) -> csr_matrix:

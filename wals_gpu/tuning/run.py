@@ -20,6 +20,7 @@ from wals_gpu.errors import ModelFitError
 from wals_gpu.evaluation.metrics import bootstrap_interval
 from wals_gpu.evaluation.report import evaluate
 from wals_gpu.evaluation.times import seconds_of
+from wals_gpu.priors.linear import LinearPrior
 from wals_gpu.training.checkpoints import fingerprint
 from wals_gpu.training.memory import check_memory
 from wals_gpu.training.validation import parse_metric
@@ -111,9 +112,7 @@ def tune(
         "test": test,
         "space": searched.describe(),
         "settings": {
-            name: value if isinstance(value, (int, float, str)) else repr(value)
-            for name, value in fixed.items()
-            if name not in ("device", "num_threads")
+            name: _comparable(value) for name, value in fixed.items() if name not in ("device", "num_threads")
         },
     }
     study = open_study(storage, _NAME, shared)
@@ -153,7 +152,8 @@ def tune(
         trials=found,
         neighbor_trials=beside,
         edges=edges,
-        notes=_notes(parts, comparison, edges, searched, interrupted, metric) + _of_neighbors(beside, metric),
+        notes=_notes(parts, len(problem.splits), comparison, edges, searched, interrupted)
+        + _of_neighbors(beside, metric),
         config=_config(model, settings),
         interrupted=interrupted,
         seconds=time.perf_counter() - began,
@@ -184,6 +184,13 @@ def _of_neighbors(trials: list[NeighborTrial], metric: str) -> list[str]:
         f"{found.neighbors} neighbors of each item raise {metric} of validation from {alone.score:.4f} to "
         f"{found.score:.4f}"
     ]
+
+
+def _comparable(value: Any) -> Any:
+    """A setting as JSON holds it."""
+    if isinstance(value, LinearPrior):
+        return value.fingerprint()
+    return value if isinstance(value, (int, float, str)) else repr(value)
 
 
 def _config(model: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,10 +225,17 @@ def _compare(
 
 
 def _notes(
-    parts: Parts, comparison: Comparison | None, edges: Mapping[str, str], space: Space, interrupted: bool, metric: str
+    parts: Parts,
+    n_splits: int,
+    comparison: Comparison | None,
+    edges: Mapping[str, str],
+    space: Space,
+    interrupted: bool,
 ) -> list[str]:
     held = "the latest interactions were held out" if parts.by_time else "interactions drawn at random were held out"
     notes = [f"{held}: {parts.valid.matrix.nnz:,} to choose settings with"]
+    if n_splits > 1:
+        notes[0] += f" ({n_splits} times, as these are few users)"
     if parts.test is not None:
         notes[0] += f", {parts.test.matrix.nnz:,} to measure the best ones with"
     if comparison is not None:
@@ -231,6 +245,8 @@ def _notes(
                 f"best and default differ by {gain}: noise explains that, so the defaults may be as good as these "
                 "settings"
             )
+        elif gain.value < 0:
+            notes.append(f"best and default differ by {gain}: the defaults are better, so keep them")
         if comparison.best.value < comparison.popularity.value:
             notes.append("the most popular items are better than the best settings that were found")
     ranges = {

@@ -42,6 +42,8 @@ SAMPLED = 0.25
 #: A trial ends when it is worse than this share of the best one of as many factors, at the same iteration.
 HOPELESS = 0.9
 _PATIENT = 3
+#: And is not measured on other splits when it is worse than this share of the best one on the first.
+WORTH = 0.98
 #: More factors are not tried where that would take more than this share of the time that is left.
 DEAR = 0.25
 
@@ -57,7 +59,7 @@ def import_optuna() -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without Optuna's own lines about each trial, which its settings are left as they were for."""
+    """Without Optuna's own lines about each trial; its settings are as they were afterwards."""
     optuna = import_optuna()
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -246,14 +248,14 @@ class Search:
         deadline = time.perf_counter() + left if finished else None
         try:
             outcome = self._problem.measure(
-                chosen, self._hopeless(finished, chosen["factors"]), deadline, _exponents(finished)
+                chosen, self._hopeless(finished, chosen["factors"]), deadline, _exponents(finished), _worth(finished)
             )
         except (ModelFitError, SingularSystemError, MemoryError) as error:  # of these settings: others may do
             if not any(one.outcome.is_whole for one in finished) and len(finished) >= len(self._space.known()):
                 self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
                 raise
             warn(f"a trial with {chosen} failed: {error}")
-            outcome = Outcome(0.0, 0.0, 1, (0.0,), False, 0.0)
+            outcome = Outcome(0.0, 0.0, 1, 0.0, (0.0,), False, 0.0)
         except BaseException:
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
             raise
@@ -366,13 +368,19 @@ def _in_order(trials: Iterable[Finished]) -> list[Finished]:
     return sorted(trials, key=lambda one: (-one.outcome.score, one.number))
 
 
+def _worth(finished: list[Finished]) -> float:
+    """What a trial must have on the first split so that the others are looked at."""
+    whole = [one for one in finished if one.outcome.is_whole]
+    return WORTH * best_of(whole).outcome.first if whole else 0.0
+
+
 def _exponents(finished: list[Finished]) -> list[float] | None:
     """Exponents of items' popularity for the next trial: those near the best ones; None: all, where little is known."""
     whole = [one for one in finished if one.outcome.is_whole]
     if len(whole) < PARENTS:
         return None
     near = [one.outcome.popularity_exponent for one in _in_order(whole)[:PARENTS]]
-    middle = sorted(near)[len(near) // 2]
+    middle = round(sorted(near)[len(near) // 2] / 0.05) * 0.05  # of several splits it is a mean
     return [round(middle + step, 2) for step in (-0.05, 0.0, 0.05, 0.1)]
 
 
