@@ -22,7 +22,7 @@ WORDS = [
     (r"numpy\.ndarray", "NDArray[Any]"),
     (r"(?:typing\.)?Optional\[(.+?)\](?=[,)]| ->)", r"\1 | None"),
     (r"(?:typing\.)?List\[", "list["),
-    (r"-> tuple$", "-> tuple[Any, ...]"),
+    (r"\btuple\b(?!\[)", "tuple[Any, ...]"),
 ]
 
 

@@ -50,11 +50,28 @@ def available_isas() -> list[str]:
 def entry_loss(terms: object, factors: NDArray[Any], other: NDArray[Any], n_threads: int) -> float:
     """Sum over entries of gram s^2 - 2 rhs s, s = x . y, in float64."""
 
+def fit_neighbors(
+    row_ptr: NDArray[np.int64],
+    columns: NDArray[np.int32],
+    row_ptr_t: NDArray[np.int64],
+    columns_t: NDArray[np.int32],
+    user_weights: NDArray[Any],
+    n_neighbors: int,
+    ridge: float,
+    memory: int,
+    n_threads: int,
+) -> tuple[Any, ...]:
+    """ids (I, m) and weights (I, m) of the regressions of items on their nearest items, of users' sorted items and
+    items' sorted users; works in so many bytes."""
+
 def gram(factors: NDArray[Any], weight: NDArray[Any], n_threads: int) -> NDArray[Any]:
     """Sum of weight[i] y_i y_i' in float64, (D, D)."""
 
 def isa() -> str:
     """Name of the instruction set in use."""
+
+def neighbor_memory(n_items: int, n_neighbors: int, wide: bool, n_threads: int) -> tuple[Any, ...]:
+    """Bytes that fit_neighbors works in: the least, and with which it is fastest."""
 
 def ridge_loss(factors: NDArray[Any], prior: NDArray[Any] | None, ridge: NDArray[Any], n_threads: int) -> float:
     """Sum over rows of ridge |x - prior|^2, in float64."""
@@ -109,10 +126,13 @@ def topk(
     filter: bool = True,
     permitted: NDArray[np.bool] | None = None,
     norms: NDArray[Any] | None = None,
+    history: tuple[Any, ...] | None = None,
+    neighbors: tuple[Any, ...] | None = None,
 ) -> tuple[Any, ...]:
     """ids (B, k) and scores (B, k) of the best items, and how many pairs were scored in full: all without filter,
-    else those that a bound does not rule out. permitted (I,): nobody gets the others; norms (I,): items are
-    divided by them."""
+    else those that a bound does not rule out. permitted (I,): nobody gets the others; norms (I,): scores are
+    divided by them; history (B, n) and neighbors (n, I), CSR arrays of either: their product is added to scores
+    before."""
 
 def topk_listed(
     queries: NDArray[Any],

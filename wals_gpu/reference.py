@@ -3,6 +3,7 @@
 from wals_gpu.objective.reference import (
     gradient,
     loss,
+    neighbors,
     prior_loss,
     regress_prior,
     relax,
@@ -11,11 +12,13 @@ from wals_gpu.objective.reference import (
     solve_rows_cg,
     solve_rows_subspace,
     topk,
+    topk_neighbors,
 )
 
 __all__ = [
     "gradient",
     "loss",
+    "neighbors",
     "prior_loss",
     "regress_prior",
     "relax",
@@ -24,4 +27,5 @@ __all__ = [
     "solve_rows_cg",
     "solve_rows_subspace",
     "topk",
+    "topk_neighbors",
 ]

@@ -73,6 +73,7 @@ def plot_ranking(result: dict, path: Path) -> None:
         "implicit tuned": ("^", "C0"),
         "irspack tuned": ("s", "C2"),
         "ours": ("o", "C1"),
+        "ours, neighbors": ("P", "C1"),
         "ours tuned": ("*", "C1"),
     }
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.38 * len(rows)), layout="constrained")

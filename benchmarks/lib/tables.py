@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Sequence
+from statistics import mean
 
 from lib.common import RESULTS
 
@@ -405,6 +406,49 @@ def defaults_choice_table(result: dict) -> str:
     return table(header, [[str(cell) for cell in row] for row in rows]) + plain_caption(result, words) + "\n"
 
 
+def relaxation_table(result: dict) -> str:
+    """Iterations to the loss of the plain fit, nDCG@20 beside that fit's, and seconds of the whole fit."""
+    [plain, *others] = result["records"][0]["systems"]
+    rows = []
+    for record in result["records"]:
+        systems = record["systems"]
+        [(iterations, scores)] = systems[plain]["ndcg@20"].items()
+        row = [record["log"], f"{mean(scores):.4f}", number(systems[plain]["seconds"])]
+        for name in others:
+            last_two = list(systems[name]["ndcg@20"].values())[-2:]
+            changes = (mean(theirs) / mean(scores) - 1 for theirs in last_two)
+            row.append(str(systems[name]["reached"] or "more"))
+            row += [f"{change:+.1%}" for change in changes]
+            row.append(f"{systems[name]['seconds'] / systems[plain]['seconds']:.0%}")
+        rows.append(row)
+    header = ["log", f"{plain}, {iterations} iterations: nDCG@20", "fit, CPU s"]
+    for name in others:
+        header.append(f"{name}: iterations to its loss")
+        header += [f"nDCG@20 after {n}" for n in list(result["records"][0]["systems"][name]["ndcg@20"])[-2:]]
+        header.append("CPU s")
+    words = f"changes beside {plain}; means, of seconds medians, of {len(result['seeds'])} splits"
+    words += f", {result['machine']['processor']}"
+    return table(header, rows) + plain_caption(result, words) + "\n"
+
+
+def halves_table(result: dict) -> str:
+    """Models saved with dtype="float16" beside the same ones saved as they are."""
+    rows = [
+        [
+            record["log"],
+            *(f"{record['mib'][kind]:.1f}" for kind in ("whole", "halves")),
+            *(f"{record['ndcg@20'][kind]:.4f}" for kind in ("whole", "halves")),
+            f"{record['largest_difference']:.1g}",
+            f"{record['same_first']:.1%}",
+        ]
+        for record in result["records"]
+    ]
+    header = ["log", "MiB", "MiB, float16", "nDCG@20", "nDCG@20, float16", "largest difference", "same first item"]
+    splits = len(result["seeds"])
+    words = f"WALS(), 256 factors; a fifth hidden, {splits} split{'s' * (splits > 1)}"
+    return table(header, rows) + plain_caption(result, words) + "\n"
+
+
 def ratings_table(result: dict) -> str:
     """What ratings are best taken for."""
     header = [
@@ -437,6 +481,7 @@ RANKERS = {
     "implicit tuned": "implicit ALS, tuned",
     "irspack tuned": "irspack iALS, tuned",
     "ours": "WALS()",
+    "ours, neighbors": "WALS(neighbors=100)",
     "ours tuned": "WALS.tune",
 }
 
@@ -496,7 +541,7 @@ def ranking_table(result: dict) -> str:
 
 def ranking_short_table(result: dict) -> str:
     """nDCG of the systems that matter most, random splits."""
-    systems = ["popularity", "EASE", "implicit tuned", "irspack tuned", "ours", "ours tuned"]
+    systems = ["popularity", "EASE", "implicit tuned", "irspack tuned", "ours", "ours, neighbors", "ours tuned"]
     random_only = {**result, "comparisons": [one for one in result["comparisons"] if one["kind"] == "random"]}
     if not random_only["comparisons"]:
         return "Not measured yet.\n"
@@ -594,6 +639,8 @@ TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark
     "defaults": defaults_table,
     "ratings": ratings_table,
     "calibration": calibration_table,
+    "relaxation": relaxation_table,
+    "halves": halves_table,
     "accel": accel_table,
     "converge-": converge_table,
     "threads-": threads_table,

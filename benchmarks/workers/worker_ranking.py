@@ -201,6 +201,10 @@ def fit_ours(train, settings, threads, seed):
     return lambda users, train: model.recommend(users, K, filter_seen=True)[0]
 
 
+def fit_ours_with_neighbors(train, settings, threads, seed):
+    return fit_ours(train, {"neighbors": 100} | settings, threads, seed)
+
+
 def search_ours(train, seconds, seed, threads):
     from wals_gpu import WALS
 
@@ -279,6 +283,7 @@ RANKERS = {
     "implicit tuned": Ranker(fit_implicit, search_implicit, ("implicit.cpu.als", "optuna"), ONE_BLAS_THREAD),
     "irspack tuned": Ranker(fit_irspack, search_irspack, ("irspack", "optuna")),
     "ours": Ranker(fit_ours, None, ("wals_gpu",)),
+    "ours, neighbors": Ranker(fit_ours_with_neighbors, None, ("wals_gpu",)),
     "ours tuned": Ranker(fit_ours, search_ours, ("wals_gpu",)),
 }
 

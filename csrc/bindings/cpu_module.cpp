@@ -11,6 +11,7 @@
 
 #include "../cpu/dispatch.h"
 #include "../cpu/drivers.h"
+#include "../cpu/neighbors.h"
 #include "../cpu/transpose.h"
 #include "limits.h"
 
@@ -303,6 +304,57 @@ py::tuple transpose(const Array<int64_t>& row_ptr, const Array<int32_t>& col_idx
     return py::make_tuple(t_row_ptr, t_col_idx, t_value);
 }
 
+/// A matrix of zeros and ones, checked: all of its columns are below n_cols.
+struct Pattern {
+    Array<int64_t> ptr;
+    Array<int32_t> idx;
+
+    Pattern(const Array<int64_t>& row_ptr, const Array<int32_t>& col_idx, int64_t n_cols) : ptr(row_ptr), idx(col_idx) {
+        require(ptr.ndim() == 1 && ptr.size() >= 1 && idx.ndim() == 1, "row_ptr must be (n + 1,), columns (Z,)");
+        bool ordered = ptr.data()[0] == 0 && ptr.data()[n_rows()] == idx.size(), known = true;
+        for (int64_t r = 0; r < n_rows(); ++r) ordered &= ptr.data()[r] <= ptr.data()[r + 1];
+        require(ordered, "row_ptr and columns do not fit");
+        for (int64_t e = 0; e < idx.size(); ++e) known &= idx.data()[e] >= 0 && idx.data()[e] < n_cols;
+        require(known, "columns has an index outside the matrix");
+    }
+    int64_t n_rows() const { return ptr.size() - 1; }
+};
+
+py::tuple fit_neighbors(const Array<int64_t>& row_ptr, const Array<int32_t>& columns, const Array<int64_t>& row_ptr_t,
+                        const Array<int32_t>& columns_t, const py::array& user_weights, int64_t n_neighbors,
+                        double ridge, int64_t memory, int n_threads) {
+    return by_dtype(user_weights, [&](auto zero) -> py::tuple {
+        using T = decltype(zero);
+        const Array<T> v(user_weights);
+        const Pattern users(row_ptr, columns, row_ptr_t.size() - 1), items(row_ptr_t, columns_t, row_ptr.size() - 1);
+        require(v.ndim() == 1 && v.size() == users.n_rows(), "user_weights must be one for each user");
+        require(n_neighbors >= 1 && n_neighbors < int64_t{1} << 31, "n_neighbors must be at least 1");
+        wals::cpu::Neighborhoods<T> p;
+        p.n_users = users.n_rows();
+        p.n_items = items.n_rows();
+        p.user_ptr = users.ptr.data();
+        p.items = users.idx.data();
+        p.item_ptr = items.ptr.data();
+        p.users = items.idx.data();
+        p.user_weight = v.data();
+        p.ridge = ridge;
+        p.stride = n_neighbors;
+        py::array_t<int32_t> ids({p.n_items, n_neighbors});
+        Array<T> weights({p.n_items, n_neighbors});
+        p.ids = ids.mutable_data();
+        p.weights = weights.mutable_data();
+        native(n_threads, [&](auto check) { return wals::cpu::fit_neighbors<T>(p, memory, n_threads, check); });
+        return py::make_tuple(ids, weights);
+    });
+}
+
+py::tuple neighbor_memory(int64_t n_items, int64_t n_neighbors, bool wide, int n_threads) {
+    require(n_items >= 0 && n_neighbors >= 1 && n_threads >= 1, "sizes must be positive");
+    const auto memory = wide ? wals::cpu::neighbor_memory<double>(n_items, n_neighbors, n_threads)
+                             : wals::cpu::neighbor_memory<float>(n_items, n_neighbors, n_threads);
+    return py::make_tuple(memory.least, memory.most);
+}
+
 /// Norms (n) of items that are divided by them, or null.
 template <class T>
 struct Norms {
@@ -317,10 +369,31 @@ struct Norms {
     }
 };
 
+/// A CSR matrix with values: a tuple of its three arrays.
+template <class T>
+struct Weighted {
+    Array<int64_t> ptr;
+    Array<int32_t> idx;
+    Array<T> weight;
+
+    explicit Weighted(const py::tuple& arrays) {
+        require(arrays.size() == 3, "a matrix is a tuple of row_ptr, columns and weights");
+        ptr = arrays[0].cast<Array<int64_t>>();
+        idx = arrays[1].cast<Array<int32_t>>();
+        weight = arrays[2].cast<Array<T>>();
+        require(
+            ptr.ndim() == 1 && ptr.size() >= 1 && idx.ndim() == 1 && weight.ndim() == 1 && idx.size() == weight.size(),
+            "row_ptr must be (n + 1,), columns and weights (Z,)");
+    }
+};
+
+/// `histories`: of each query, and the neighbours' matrix, whose rows are what histories name; or null. What is read of
+/// the latter is checked as it is read: checking it all would take longer than answering one query.
 py::tuple topk(const py::array& queries, const py::array& items, int64_t k,
                const std::optional<Array<int64_t>>& excluded_ptr, const std::optional<Array<int32_t>>& excluded_idx,
                int n_threads, bool filter, const std::optional<Array<bool>>& permitted,
-               const std::optional<py::array>& norms) {
+               const std::optional<py::array>& norms, const std::optional<py::tuple>& history,
+               const std::optional<py::tuple>& neighbors) {
     return by_dtype(items, [&](auto zero) -> py::tuple {
         using T = decltype(zero);
         const Array<T> x(queries), y(items);
@@ -341,15 +414,40 @@ py::tuple topk(const py::array& queries, const py::array& items, int64_t k,
                 "permitted must be one for each item");
         const auto* for_all = permitted ? reinterpret_cast<const uint8_t*>(permitted->data()) : nullptr;
         const Norms<T> norm(norms, y.shape(0));
+        std::optional<Weighted<T>> own, other;
+        wals::cpu::Histories<T> histories;
+        if (history) {
+            require(neighbors.has_value(), "history comes with neighbors");
+            own.emplace(*history);
+            other.emplace(*neighbors);
+            const int64_t* own_ptr = own->ptr.data();
+            bool ordered = own->ptr.size() == B + 1 && own_ptr[0] >= 0 && own_ptr[B] <= own->idx.size();
+            for (int64_t q = 0; ordered && q < B; ++q) ordered &= own_ptr[q] <= own_ptr[q + 1];
+            require(ordered, "history: row_ptr and columns do not fit the queries");
+            histories = {B,
+                         y.shape(0),
+                         own_ptr,
+                         own->idx.data(),
+                         own->weight.data(),
+                         other->ptr.size() - 1,
+                         other->idx.size(),
+                         other->ptr.data(),
+                         other->idx.data(),
+                         other->weight.data(),
+                         norm.data};
+        }
         py::array_t<int32_t> ids({B, k});
         Array<T> scores({B, k});
         int32_t* ids_to = ids.mutable_data();
         T* scores_to = scores.mutable_data();
         int64_t scored = 0;
+        bool outside = false;
         native(n_threads, [&](auto check) {
             return wals::cpu::topk<T>(x.data(), B, y.data(), y.shape(0), y.shape(1), k, filter, ptr, idx, for_all,
-                                      norm.data, ids_to, scores_to, &scored, n_threads, check);
+                                      norm.data, history ? &histories : nullptr, ids_to, scores_to, &scored, &outside,
+                                      n_threads, check);
         });
+        require(!outside, "history or neighbors has an index outside its matrix");
         return py::make_tuple(ids, scores, scored);
     });
 }
@@ -441,17 +539,27 @@ PYBIND11_MODULE(_cpu, m) {
           "Sum over entries of gram s^2 - 2 rhs s, s = x . y, in float64.");
     m.def("ridge_loss", &ridge_loss, py::arg("factors"), py::arg("prior"), py::arg("ridge"), py::arg("n_threads"),
           "Sum over rows of ridge |x - prior|^2, in float64.");
-    m.def("topk", &topk, py::arg("queries"), py::arg("items"), py::arg("k"), py::arg("excluded_ptr"),
-          py::arg("excluded_idx"), py::arg("n_threads"), py::arg("filter") = true, py::arg("permitted") = py::none(),
-          py::arg("norms") = py::none(),
-          "ids (B, k) and scores (B, k) of the best items, and how many pairs were scored in full: all without filter, "
-          "else those that a bound does not rule out. permitted (I,): nobody gets the others; norms (I,): items are "
-          "divided by them.");
+    m.def(
+        "topk", &topk, py::arg("queries"), py::arg("items"), py::arg("k"), py::arg("excluded_ptr"),
+        py::arg("excluded_idx"), py::arg("n_threads"), py::arg("filter") = true, py::arg("permitted") = py::none(),
+        py::arg("norms") = py::none(), py::arg("history") = py::none(), py::arg("neighbors") = py::none(),
+        "ids (B, k) and scores (B, k) of the best items, and how many pairs were scored in full: all without filter, "
+        "else those that a bound does not rule out. permitted (I,): nobody gets the others; norms (I,): scores are "
+        "divided by them; history (B, n) and neighbors (n, I), CSR arrays of either: their product is added to scores "
+        "before.");
     m.def("score_entries", &score_entries, py::arg("queries"), py::arg("items"), py::arg("listed_ptr"),
           py::arg("listed_idx"), py::arg("n_threads"), "scores (Z) of each query (B, D) with its listed items.");
     m.def("topk_listed", &topk_listed, py::arg("queries"), py::arg("items"), py::arg("k"), py::arg("listed_ptr"),
           py::arg("listed_idx"), py::arg("n_threads"), py::arg("norms") = py::none(),
           "ids (B, k) and scores (B, k) of the best listed items.");
+    m.def(
+        "fit_neighbors", &fit_neighbors, py::arg("row_ptr"), py::arg("columns"), py::arg("row_ptr_t"),
+        py::arg("columns_t"), py::arg("user_weights"), py::arg("n_neighbors"), py::arg("ridge"), py::arg("memory"),
+        py::arg("n_threads"),
+        "ids (I, m) and weights (I, m) of the regressions of items on their nearest items, of users' sorted items and "
+        "items' sorted users; works in so many bytes.");
+    m.def("neighbor_memory", &neighbor_memory, py::arg("n_items"), py::arg("n_neighbors"), py::arg("wide"),
+          py::arg("n_threads"), "Bytes that fit_neighbors works in: the least, and with which it is fastest.");
     m.def("transpose", &transpose, py::arg("row_ptr"), py::arg("col_idx"), py::arg("value"), py::arg("n_cols"),
           py::arg("n_threads"), "CSR arrays of the transposed matrix.");
 }

@@ -1,6 +1,7 @@
 #include "drivers.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -35,14 +36,20 @@ int64_t topk_capacity(int64_t k) {
 }
 
 /// Queries of a task: every thread gets the same number of equal chunks. At most what keeps lists and bounds in the
-/// cache (L2) while items pass, and less than about half a second's work, as Ctrl-C waits for a task.
-int64_t topk_chunk(int64_t B, int64_t n_items, int64_t D, int64_t capacity, int n_threads) {
+/// cache (L2) while items pass, and less than about half a second's work, as Ctrl-C waits for a task. What is added to
+/// scores, so many bytes a query, is to stay in a share of L3; of fewer than 32 queries at a time the int8 filter has
+/// nothing (topk_int8.cpp).
+int64_t topk_chunk(int64_t B, int64_t n_items, int64_t D, int64_t capacity, int64_t added_bytes, int n_threads) {
     const int64_t room = (4 << 20) / (8 * capacity), work = (int64_t{1} << 35) / std::max<int64_t>(1, n_items * D);
-    const int64_t most = std::clamp<int64_t>(std::min(room, work), 64, 1024);
+    int64_t most = std::clamp<int64_t>(std::min(room, work), 64, 1024);
+    if (added_bytes > 0) most = std::clamp<int64_t>((8 << 20) / added_bytes, 32, most);
     const int64_t share = (B + n_threads - 1) / n_threads;
     const int64_t rounds = std::max<int64_t>(1, (share + most - 1) / most);
     return std::max<int64_t>(1, (share + rounds - 1) / rounds);
 }
+
+/// What rows of added numbers have beyond their items, as kernels read whole tiles of them.
+constexpr int64_t kAddedMargin = 3 * 16;
 
 /// Eight marks from `first` on, those that are there: a byte of 1 for each that is not 0, the first one lowest.
 uint64_t eight_marks(const uint8_t* marks, int64_t first, int64_t n) {
@@ -223,7 +230,8 @@ bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, dou
 template <class T>
 bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t D, int64_t k, bool filter,
           const int64_t* excluded_ptr, const int32_t* excluded_idx, const uint8_t* permitted, const T* norms,
-          int32_t* ids, T* scores, int64_t* scored, int n_threads, const Interrupted& interrupted) {
+          const Histories<T>* histories, int32_t* ids, T* scores, int64_t* scored, bool* outside, int n_threads,
+          const Interrupted& interrupted) {
     const KernelTable<T>& kernel = kernels<T>();
     // A list for everybody: of a few queries, each row that is scored is looked up in it, while it leaves most of them.
     // Else the rows to search are listed once; taking every other row is no slower than taking all.
@@ -235,7 +243,8 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
     const int64_t n_results = std::min(k, n_permitted), capacity = topk_capacity(n_results), stride = capacity + 32;
     // A task is a chunk of queries over a segment of the items. There is one segment, unless queries are too few to
     // keep the threads busy; then the segments' results are merged. The result is the same for any split.
-    const int64_t chunk = topk_chunk(B, n_searched, D, capacity, n_threads);
+    const int64_t added_stride = histories ? n_items + kAddedMargin : 0;
+    const int64_t chunk = topk_chunk(B, n_searched, D, capacity, added_stride * int64_t(sizeof(T)), n_threads);
     const int64_t chunks = (B + chunk - 1) / chunk;
     const int64_t segments =
         chunks >= n_threads ? 1 : std::clamp<int64_t>(n_threads, 1, std::max<int64_t>(1, n_searched / 4096));
@@ -246,6 +255,23 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
     std::vector<int64_t> part_count(segments > 1 ? size_t(segments * B) : 0), pairs(size_t(n_threads), 0);
     Buffer counts(n_threads * chunk * int64_t(sizeof(int64_t))), thresholds(n_threads * chunk * int64_t(sizeof(T)));
     const T lowest = -std::numeric_limits<T>::infinity();
+    // What histories add: of a task's queries; or of all, which are few, before their segments.
+    const int64_t added_rows = segments > 1 ? B : chunk;
+    const auto added =
+        buffers_per_thread(segments > 1 || !histories ? 1 : n_threads, added_rows * added_stride * int64_t(sizeof(T)));
+    Buffer most_added((segments > 1 ? B : n_threads * chunk) * int64_t(sizeof(T)));
+    std::atomic<bool> is_outside{false};
+    auto add = [&](int64_t q, int64_t row, T* to, T* most) {
+        if (!kernel.add_history(*histories, q, to + row * added_stride, added_stride, most + row))
+            is_outside.store(true, std::memory_order_relaxed);
+    };
+    if (histories && segments > 1) {
+        const bool done = parallel_for(B, n_threads, interrupted, [&](int64_t q, int) {
+            add(q, q, added[0].template as<T>(), most_added.as<T>());
+        });
+        *outside = is_outside.load();
+        if (!done || *outside) return done;
+    }
 
     auto pad = [&](int64_t q, int64_t n) {
         std::fill(ids + q * k + n, ids + (q + 1) * k, -1);
@@ -274,6 +300,16 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
         c.count = counts.as<int64_t>() + thread * chunk;
         c.threshold = thresholds.as<T>() + thread * chunk;
         c.scored = &pairs[size_t(thread)];
+        if (histories) {
+            T* const rows_of_task = segments > 1 ? added[0].template as<T>() + first * added_stride
+                                                 : added[size_t(thread)].template as<T>();
+            T* const most = most_added.as<T>() + (segments > 1 ? first : thread * chunk);
+            for (int64_t q = 0; segments == 1 && q < c.n_queries; ++q) add(first + q, q, rows_of_task, most);
+            if (is_outside.load(std::memory_order_relaxed)) return;
+            c.added = rows_of_task;
+            c.added_stride = added_stride;
+            c.most_added = most;
+        }
         std::fill_n(c.count, c.n_queries, 0);
         std::fill_n(c.threshold, c.n_queries, lowest);
         kernel.topk(c, n_searched * segment / segments, n_searched * (segment + 1) / segments,
@@ -294,6 +330,8 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
         }
     });
     *scored = std::accumulate(pairs.begin(), pairs.end(), int64_t{0});
+    *outside = is_outside.load();
+    if (*outside) return done;
     if (!done || segments == 1) return done;
     std::vector<Candidate<T>> all(size_t(segments * n_results));
     for (int64_t q = 0; q < B; ++q) {
@@ -383,7 +421,8 @@ bool topk_listed(const T* queries, int64_t B, const T* items, int64_t D, int64_t
     template bool entry_loss<T>(const RowTerms<T>&, const T*, const T*, int64_t, double*, int, const Interrupted&);    \
     template bool ridge_loss<T>(const T*, const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&); \
     template bool topk<T>(const T*, int64_t, const T*, int64_t, int64_t, int64_t, bool, const int64_t*,                \
-                          const int32_t*, const uint8_t*, const T*, int32_t*, T*, int64_t*, int, const Interrupted&);  \
+                          const int32_t*, const uint8_t*, const T*, const Histories<T>*, int32_t*, T*, int64_t*,       \
+                          bool*, int, const Interrupted&);                                                             \
     template bool score_entries<T>(const T*, int64_t, const T*, int64_t, const int64_t*, const int32_t*, T*, int,      \
                                    const Interrupted&);                                                                \
     template bool topk_listed<T>(const T*, int64_t, const T*, int64_t, int64_t, const int64_t*, const int32_t*,        \

@@ -48,11 +48,13 @@ bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, dou
 /// For each of B queries (B, D) the k best of n items (n, D): ids and scores (B, k), padded with -1 and -inf.
 /// excluded_ptr (B + 1) and excluded_idx (sorted within a row), or null. permitted (n): 0 for items that nobody gets;
 /// or null. norms (n): items are divided by them first; or null. `filter`: pairs that a bound rules out need not be
-/// scored; the result is the same. `scored` tells how many were.
+/// scored; the result is the same. `scored` tells how many were. histories: of the queries, what they add to scores; or
+/// null. `outside` is set where an index of these is, and the result is worth nothing then.
 template <class T>
 bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t D, int64_t k, bool filter,
           const int64_t* excluded_ptr, const int32_t* excluded_idx, const uint8_t* permitted, const T* norms,
-          int32_t* ids, T* scores, int64_t* scored, int n_threads, const Interrupted&);
+          const Histories<T>* histories, int32_t* ids, T* scores, int64_t* scored, bool* outside, int n_threads,
+          const Interrupted&);
 
 /// scores (Z): of each of B queries (B, D) with the items that its row of listed_ptr (B + 1), listed_idx (Z) names.
 template <class T>

@@ -2,6 +2,8 @@
 #include "kernels.h"
 
 #include "dense-inl.h"
+#include "history-inl.h"
+#include "neighbors-inl.h"
 #include "score_entries-inl.h"
 #include "solve_iterative-inl.h"
 #include "topk_guess-inl.h"
@@ -134,6 +136,13 @@ static constexpr KernelTable<T> table = {
     topk_plain_bytes<T>,
     topk<T>,
     score_entries<T>,
+    add_history<T>,
+    neighbor_workspace_bytes,
+    start_neighbors,
+    sum_diagonal<T>,
+    select_neighbors<T>,
+    fill_pairs<T>,
+    regress<T>,
 };
 
 const KernelTable<float>* table_f32() {

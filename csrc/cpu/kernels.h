@@ -57,13 +57,53 @@ struct TopkChunk {
     int64_t* count = nullptr;               // (n_queries): 0 at first
     T* threshold = nullptr;                 // (n_queries): a score must be above it; -inf at first
     int64_t* scored = nullptr;              // += pairs whose score was computed
+    const T* added = nullptr;               // (n_queries, added_stride): is added to scores, by item; or null
+    int64_t added_stride = 0;               // I, and room to read three vectors past it
+    const T* most_added = nullptr;          // (n_queries): the largest absolute value of each row
 
     /// Items are searched in the order of their places, [0, length of rows), or [0, I).
     int32_t item(int64_t place) const { return rows ? rows[place] : int32_t(place); }
 };
 
+/// What the items that users have add to the scores of the items that these are neighbours of (history-inl.h).
+template <class T>
+struct Histories {
+    int64_t n_queries = 0, n_items = 0;  // of the queries; that are scored
+    const int64_t* row_ptr = nullptr;    // (n_queries + 1)
+    const int32_t* items = nullptr;      // rows of the neighbours, of each query
+    const T* weights = nullptr;          // of those
+    int64_t n_rows = 0, n_entries = 0;   // of the neighbours
+    const int64_t* to_ptr = nullptr;     // (n_rows + 1)
+    const int32_t* to = nullptr;         // (n_entries): items
+    const T* to_weights = nullptr;       // (n_entries)
+    const T* norms = nullptr;            // (n_items): as of TopkChunk; or null
+};
+
 /// Queries of a chunk that are searched without packing items (topk_few-inl.h).
 constexpr int64_t kFewQueries = 3;
+
+/// Every item's nearest items, and the regressions on them (neighbors-inl.h).
+template <class T>
+struct Neighborhoods {
+    int64_t n_users = 0, n_items = 0;
+    int64_t m = 0;                      // neighbours at most, no more than there are items
+    const int64_t* user_ptr = nullptr;  // (n_users + 1)
+    const int32_t* items = nullptr;     // of each user, rising
+    const int64_t* item_ptr = nullptr;  // (n_items + 1)
+    const int32_t* users = nullptr;     // of each item, rising
+    const T* user_weight = nullptr;     // (n_users): v
+    double ridge = 0;
+    int64_t stride = 0;                // of the results, m at least
+    int32_t* ids = nullptr;            // (n_items, stride) out: rising, -1 where there are fewer
+    T* weights = nullptr;              // (n_items, stride) out
+    const double* diagonal = nullptr;  // (n_items): G_ii
+    int32_t* count = nullptr;          // (n_items): neighbours found
+};
+
+/// An item is at this place in the list of another one's neighbours.
+struct Holder {
+    int32_t item, place;
+};
 
 struct Solver {
     enum Kind { kExact, kConjugateGradients, kSubspace };
@@ -109,6 +149,17 @@ struct KernelTable {
     /// scores (n) = x . items[listed[e]], divided by norms[listed[e]] first where there are norms.
     void (*score_entries)(const T* x, const T* items, const T* norms, int64_t D, const int32_t* listed, int64_t n,
                           T* scores);
+    /// row (n_items, zeros up to stride) = what the history of a query adds to scores, most its largest absolute value.
+    /// False: an index is outside.
+    bool (*add_history)(const Histories<T>& histories, int64_t query, T* row, int64_t stride, T* most);
+    /// Neighbourhoods: of items [begin, end), of one item, of a row of G; workspace is prepared by start_neighbors.
+    int64_t (*neighbor_workspace_bytes)(int64_t n_items, int64_t m);
+    void (*start_neighbors)(int64_t n_items, int64_t m, char* workspace);
+    void (*sum_diagonal)(const Neighborhoods<T>& problem, int64_t begin, int64_t end, double* diagonal);
+    void (*select_neighbors)(const Neighborhoods<T>& problem, int64_t item, char* workspace);
+    void (*fill_pairs)(const Neighborhoods<T>& problem, int64_t row, const Holder* holders, int64_t n,
+                       const int64_t* pair_ptr, T* pairs, char* workspace);
+    void (*regress)(const Neighborhoods<T>& problem, int64_t item, const T* pairs, char* workspace);
 };
 
 }  // namespace wals::cpu

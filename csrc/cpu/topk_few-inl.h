@@ -99,7 +99,15 @@ struct Estimator {
         for (int n = 0; n < N; ++n) {
             const Vec<T> before = estimate[n] + splat(length[n] * size * share + least);
             const Vec<T> after = splat(length[n]) * (splat(size) / norm) * splat(share);
-            const Vec<T> bound = before / norm + after + splat(length[n] * kTiny + least);
+            Vec<T> bound = before / norm + after + splat(length[n] * kTiny + least);
+            // A sum never rounds to less than that of a smaller number: what is above the score is so afterwards.
+            if (p.added) {
+                const T* const added = p.added + n * p.added_stride;
+                if constexpr (kListed)
+                    bound += gather(added, p.rows + place);
+                else
+                    bound += loadu(added + place);
+            }
             possible |= ~greater<T>(splat(p.threshold[n]), bound);  // NaN is possible
         }
         return possible;
@@ -124,6 +132,7 @@ static __attribute__((noinline)) void score_places(const TopkChunk<T>& p, int64_
     score_rows<T, N>(x, row, p.D, score, p.norms ? &norm : nullptr);
     *p.scored += N * __builtin_popcount(inside);
     for (int n = 0; n < N; ++n) {
+        if (p.added) score[n] += added_to(p, n, place, id);
         const uint32_t lanes = greater<T>(score[n], splat(p.threshold[n])) & inside;
         if (lanes) append(p, n, lanes, score[n], id);
     }

@@ -30,6 +30,13 @@ struct Sample {
 
     int64_t tile_begin(int64_t s) const { return begin + tiles * s / size * kTileItems<T>; }
 
+    /// What is added to the scores of query q with vector b of tile s.
+    Vec<T> added(int64_t q, int64_t s, int64_t b) const {
+        const T* const row = p.added + q * p.added_stride;
+        const int64_t place = tile_begin(s) + b * kWidth<T>;
+        return p.rows ? gather(row, p.rows + place) : loadu(row + place);
+    }
+
     /// Where tile s keeps the best scores of query q, one for each lane.
     T* best(int64_t q, int64_t s) const { return p.scores + q * p.stride + s * kWidth<T> % groups; }
 
@@ -87,8 +94,9 @@ static void topk_chunk(const TopkChunk<T>& p, int64_t begin, int64_t end, T* pac
             for (int64_t q0 = 0; q0 < p.n_queries; q0 += R) {
                 const T* row[R];
                 for (int r = 0; r < R; ++r) row[r] = p.queries + (q0 + r < p.n_queries ? q0 + r : q0) * p.D;
-                multiply_tile_rows<T>(row, p.D, packed, kItemTile, [&](int r, int64_t, Vec<T> score) {
+                multiply_tile_rows<T>(row, p.D, packed, kItemTile, [&](int r, int64_t b, Vec<T> score) {
                     if (q0 + r >= p.n_queries) return;
+                    if (p.added) score += sample.added(q0 + r, s, b);
                     T* const best = sample.best(q0 + r, s);
                     const Vec<T> present = loadu(best);
                     storeu(best, score > present ? score : present);

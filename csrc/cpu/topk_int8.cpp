@@ -16,6 +16,9 @@
 // The floor, per pair and D = 128: 4 cycles of float32 multiply-adds, 1 of VNNI, 1/8 of AMX, and 1/5 for the comparison
 // with the bound. What passes costs 50 cycles each, quantising an item 50 (shared by the chunk's queries).
 //
+// Where something is added to scores, s of a pair, t - s takes the place of t: still one multiply-add a vector more,
+// and a load.
+//
 // Rounding. Norms are rounded up. The float32 score itself may exceed q.y by gamma |q| |y|, gamma = D 2^-24. Scaling,
 // levels and the bound are float32, which may err by 2^-21 |z_q| |u_y y| in all; kSlack allows thirty times as much,
 // about a thousandth of the bound. Vectors that quantise() leaves out pass always (items) or go without the filter
@@ -66,6 +69,7 @@ struct Filter {
     int32_t* waiting;     // (n_queries, kWaiting): places of items that passed and wait for a full vector of them
     int8_t* items;        // (panels of 16 items, P / 4, 16, 4): z_y, with kOffset
     float *u, *n, *e;     // (block): of the items
+    int32_t* ids;         // (block): items, where something is added to scores
     int8_t* rows;         // (16, P): a panel before it is transposed
     float* packed;        // a tile of float32 items
     int32_t* which;       // (n_queries)
@@ -91,6 +95,7 @@ struct Filter {
         u = carve.take<float>(B);
         n = carve.take<float>(B);
         e = carve.take<float>(B);
+        ids = carve.take<int32_t>(B);
         rows = carve.take<int8_t>(16 * P + 64);
         packed = carve.take<float>(kTileItems<float> * D);
         which = carve.take<int32_t>(Q);
@@ -102,8 +107,15 @@ struct Filter {
 
     /// The query uses the filter from now on, or still does, with this threshold. Where the product overflows, items
     /// that always pass may still be above it.
-    void set_level(int64_t q, float threshold) {
-        const float product = threshold * scale[q];
+    ///
+    /// most_added: the largest absolute value that is added to a score of the query. The score and the level less what
+    /// is added, both sums, err by some 2^-24 of it and of the threshold.
+    void set_level(int64_t q, float threshold, const float* most_added) {
+        float product = threshold * scale[q];
+        if (most_added) {
+            const float size = (product < 0 ? -product : product) + most_added[q] * scale[q];
+            product -= 0x1p-20f * size;
+        }
         level[q] = product < __FLT_MAX__ ? product : __FLT_MAX__;
     }
 };
@@ -114,6 +126,10 @@ static void quantise_items(const TopkChunk<float>& p, int64_t begin, int64_t end
     for (int64_t i0 = begin; i0 < end; i0 += 16) {
         const int64_t at = i0 - begin;
         quantise_panel(p, i0, end, f.rows, f.items + at * P, f.u + at, f.n + at, f.e + at);
+        if (!p.added) continue;
+        int32_t id[16];
+        items_from(p, i0, end, id);
+        __builtin_memcpy(f.ids + at, id, sizeof(id));
     }
 }
 
@@ -131,10 +147,11 @@ static void score_waiting(const TopkChunk<float>& p, Filter& f, int64_t q) {
     Vec<float> score[1], norm;
     if (p.norms) norm = norms_of(p.norms, id);
     score_rows<float, 1>(&x, row, p.D, score, p.norms ? &norm : nullptr);
+    if (p.added) score[0] += gather(p.added + q * p.added_stride, id);
     const uint32_t lanes = greater<float>(score[0], splat(p.threshold[q])) & ((1u << n) - 1);
     if (lanes) {
         append(p, q, lanes, score[0], id);
-        f.set_level(q, p.threshold[q]);
+        f.set_level(q, p.threshold[q], p.most_added);
     }
     *p.scored += n;
     f.n_waiting[q] -= n;
@@ -161,6 +178,7 @@ static __attribute__((noinline)) void let_pass(const TopkChunk<float>& p, Filter
 /// All queries that use the filter against the quantised block [begin, end).
 ///
 /// Cost of a pair: D integer multiply-adds, and per 16 pairs a conversion, three multiply-adds and a compare.
+template <bool kAdded>
 static void filter_block(const TopkChunk<float>& p, Filter& f, int64_t begin, int64_t end, const int64_t limit) {
     const int64_t P = padded_bytes(p.D);
     for (int64_t q0 = 0; q0 < p.n_queries; q0 += kQueries) {
@@ -183,13 +201,20 @@ static void filter_block(const TopkChunk<float>& p, Filter& f, int64_t begin, in
             for (int r = 0; r < kQueries; ++r) {
                 const int64_t q = q0 + r;
                 const __m512 level = _mm512_set1_ps(f.level[q]), spread = _mm512_set1_ps(f.spread[q]);
-                const __m512 weight = _mm512_set1_ps(f.weight[q]);
+                const __m512 weight = _mm512_set1_ps(f.weight[q]), scale = _mm512_set1_ps(f.scale[q]);
                 __mmask16 lanes[kItemTile];
 #pragma GCC unroll 3
                 for (int b = 0; b < kItemTile; ++b) {
                     const __m512 dot = _mm512_cvtepi32_ps(_mm512_load_si512(&product[r][b * 16]));
+                    __m512 least = level;
+                    if constexpr (kAdded) {
+                        const int64_t real = r < n ? q : q0;
+                        const int64_t place = i0 + b * 16;
+                        const __m512 added = __m512(added_to(p, real, place, f.ids + at + b * 16));
+                        least = _mm512_fnmadd_ps(scale, added, level);
+                    }
                     const __m512 bound =
-                        _mm512_fnmadd_ps(weight, e[b], _mm512_fnmadd_ps(spread, norm[b], _mm512_mul_ps(level, u[b])));
+                        _mm512_fnmadd_ps(weight, e[b], _mm512_fnmadd_ps(spread, norm[b], _mm512_mul_ps(least, u[b])));
                     lanes[b] = _mm512_cmp_ps_mask(dot, bound, _CMP_NLT_UQ);  // NaN passes
                 }
                 if (lanes[0] | lanes[1] | lanes[2]) {
@@ -242,7 +267,12 @@ static void guess_thresholds(const TopkChunk<float>& p, int64_t begin, int64_t e
                 __m512 most = _mm512_loadu_ps(best);
                 for (int b = 0; b < kItemTile; ++b) {
                     const __m512 dot = _mm512_cvtepi32_ps(_mm512_load_si512(&product[r][b * 16]));
-                    most = _mm512_max_ps(most, _mm512_mul_ps(dot, inverse[b]));
+                    __m512 score = _mm512_mul_ps(dot, inverse[b]);
+                    if (p.added) {
+                        const __m512 added = __m512(sample.added(q0 + r, s, b));
+                        score = _mm512_fmadd_ps(added, _mm512_set1_ps(f.scale[q0 + r]), score);
+                    }
+                    most = _mm512_max_ps(most, score);
                 }
                 _mm512_storeu_ps(best, most);
             }
@@ -286,12 +316,15 @@ static void topk_filtered(const TopkChunk<float>& p, int64_t begin, int64_t end,
         bool any_plain = false, any_filtered = false;
         for (int64_t q = 0; q < p.n_queries; ++q) {
             f.passed[q] = 0;
-            if (f.plain_to[q] <= i0) f.set_level(q, p.threshold[q]);
+            if (f.plain_to[q] <= i0) f.set_level(q, p.threshold[q], p.most_added);
             any_filtered |= f.uses_filter(q);
         }
         if (any_filtered) {
             quantise_items(p, i0, i1, f);
-            filter_block(p, f, i0, i1, (i1 - i0) / 8);
+            if (p.added)
+                filter_block<true>(p, f, i0, i1, (i1 - i0) / 8);
+            else
+                filter_block<false>(p, f, i0, i1, (i1 - i0) / 8);
         }
         for (int64_t q = 0; q < p.n_queries; ++q) any_plain |= f.plain_from[q] < i1 && f.plain_to[q] > i0;
         if (any_plain) plain_block(p, f, i0, i1);

@@ -29,6 +29,20 @@ static inline uint32_t lanes_inside(int64_t first, int64_t end) {
     return left >= kWidth<T> ? (1u << kWidth<T>)-1 : left > 0 ? (1u << left) - 1 : 0;
 }
 
+template <class T>
+static inline Vec<T> gather(const T* from, const int32_t* id) {
+    T lanes[kWidth<T>] __attribute__((aligned(WALS_VECTOR_BYTES)));
+    for (int l = 0; l < kWidth<T>; ++l) lanes[l] = from[id[l]];
+    return load(lanes);
+}
+
+/// What is added to the scores of query q with the items id[l] of the places from `first` on.
+template <class T>
+static inline Vec<T> added_to(const TopkChunk<T>& p, int64_t q, int64_t first, const int32_t* id) {
+    const T* const row = p.added + q * p.added_stride;
+    return p.rows ? gather(row, id) : loadu(row + first);
+}
+
 /// Packs the items of places [begin, begin + 3 W), divided by their norms, k-major; past the end it repeats the last.
 template <class T>
 static inline void pack_items(const TopkChunk<T>& p, int64_t begin, int64_t end, T* packed) {
@@ -75,6 +89,7 @@ static inline void score_tile(const TopkChunk<T>& p, const int32_t* which, int64
         for (int r = 0; r < R && i0 + r < n; ++r) {
             const int64_t q = which[i0 + r];
             for (int64_t b = 0; b < kItemTile; ++b) {
+                if (p.added) score[r][b] += added_to(p, q, begin + b * W, id[b]);
                 const uint32_t lanes = greater<T>(score[r][b], splat(p.threshold[q])) & inside[b];
                 if (lanes) append(p, q, lanes, score[r][b], id[b]);
             }

@@ -78,6 +78,20 @@ def test_ids_below_zero_and_ids_with_a_dash(run, tmp_path):
     assert run("recommend", tmp_path / "m", "99999999999999999999")[2].startswith("wals-gpu: error: unknown user id: 9")
 
 
+def test_factors_can_be_saved_in_halves(run, tmp_path):
+    table = pa.table({"user": ["ann", "ann", "bob", "bob"], "item": ["a", "b", "b", "c"]})
+    pyarrow.parquet.write_table(table, tmp_path / "plays.parquet")
+    fit = ("fit", tmp_path / "plays.parquet", *QUICK)
+    assert run(*fit, "--out", tmp_path / "whole")[0] == 0
+    assert run(*fit, "--out", tmp_path / "halves", "--save-dtype", "float16")[0] == 0
+    whole, halves = (WALS.load(tmp_path / name) for name in ("whole", "halves"))
+    assert halves.user_factors.dtype == np.float32 and not np.array_equal(whole.user_factors, halves.user_factors)
+    assert np.allclose(whole.user_factors, halves.user_factors, rtol=2**-11, atol=1e-6)
+    assert run("recommend", tmp_path / "halves", "ann", "-k", "1")[0] == 0
+    assert "--save-dtype" in run(*fit, "--out", tmp_path / "other", "--save-dtype", "bfloat16")[2]
+    assert not (tmp_path / "other").exists()
+
+
 # ------------------------------------------------------------------------------------------------------------ mistakes
 
 

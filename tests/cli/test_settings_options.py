@@ -195,3 +195,16 @@ def test_an_exponent_that_validation_chose_is_told(run, plays, tmp_path):
         2,
         "wals-gpu: error: --popularity-exponent auto needs --validation, by which it is chosen; or give a number",
     )
+
+
+def test_neighbors_are_fitted_saved_and_used(run, plays, tmp_path):
+    words = ["--neighbors", "3", "--neighbor-weight", "2.5", "--neighbor-regularization", "4"]
+    assert run("fit", plays, "--out", tmp_path / "m", *QUICK, *words)[::2] == (0, "")
+    model = WALS.load(tmp_path / "m")
+    assert (model.neighbors, model.neighbor_weight, model.neighbor_regularization) == (3, 2.5, 4.0)
+    status, text, _ = run("recommend", tmp_path / "m", "p00", "--json")
+    assert status == 0
+    ids, _ = model.recommend("p00")
+    assert [pair["item"] for pair in json.loads(text)[0]["items"]] == [one for one in ids if one is not None]
+    status, _, said = run("fit", plays, "--out", tmp_path / "n", *QUICK, "--neighbors", "-1")
+    assert status == 2 and "--neighbors must be" in said and not (tmp_path / "n").exists()

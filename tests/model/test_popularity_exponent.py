@@ -15,6 +15,7 @@ from wals_gpu.data.stored import write_stored
 from wals_gpu.evaluation import evaluate, random_holdout
 from wals_gpu.priors.linear import LinearPrior
 from wals_gpu.retrieval import UCB, Thompson
+from wals_gpu.tuning import tune_strength
 
 USERS, ITEMS, GAMMA = 80, 40, 0.3
 
@@ -500,6 +501,23 @@ def test_interactions_on_disk(likes, tmp_path):
     model = make_model().fit(write_stored(tmp_path / "stored", likes))
     scores = model.user_factors @ model.item_factors.T * multipliers_of(likes)
     check_lists(model.recommend(range(USERS), 5), scores, likes)
+
+
+def test_the_estimate_has_what_validation_searches():
+    sizes = (1000, 500, 10_000)
+    plain, scaled = (make_model(exponent).estimate_memory(*sizes, validation=True) for exponent in (0.0, "auto"))
+    assert scaled.factors == plain.factors + 500 * 8 * 4
+    without = [make_model(exponent).estimate_memory(*sizes).total for exponent in (0.0, "auto")]
+    assert without[0] == without[1]
+
+
+def test_the_strength_of_a_prior_is_tuned_before_the_exponent(likes):
+    prior = LinearPrior(np.random.default_rng(0).normal(size=(ITEMS, 3)))
+    trials = [tune_strength(make_model(e, item_prior=prior), likes, [0.1, 1.0]) for e in ("auto", 0.0)]
+    assert trials[0] == trials[1]
+    model = make_model(item_prior=prior)
+    assert [trial.warm for trial in tune_strength(model, likes, [0.1])] != [trials[1][0].warm]
+    assert model.popularity_exponent == GAMMA
 
 
 def test_validation_on_a_device_sees_the_same(monkeypatch):

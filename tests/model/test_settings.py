@@ -224,6 +224,9 @@ def test_get_params_are_arguments_as_given():
         "item_prior": None,
         "user_prior": None,
         "popularity_exponent": 0.0,
+        "neighbors": 0,
+        "neighbor_weight": 1.5,
+        "neighbor_regularization": 20.0,
         "alpha": 40,
     }
     assert model.get_params() == shallow | {

@@ -78,7 +78,10 @@ def sanitized(sanitizers: str, *sources: str, definitions: tuple[str, ...] = ())
 
 
 # The kernels of one instruction set, and several threads; make sanitize looks at all of them.
-NATIVE = ("tests/support/native_threads.cpp", *(f"csrc/cpu/{name}.cpp" for name in ("kernels", "drivers", "dispatch")))
+NATIVE = (
+    "tests/support/native_threads.cpp",
+    *(f"csrc/cpu/{name}.cpp" for name in ("kernels", "drivers", "neighbors", "dispatch")),
+)
 BASELINE = ("WALS_ISA=isa_baseline", "WALS_VECTOR_BYTES=16", "WALS_ROWS_PER_TILE=4")
 
 

@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <random>
 
-#include "../../csrc/cpu/drivers.h"
+#include "../../csrc/cpu/neighbors.h"
 
 namespace {
 
@@ -103,13 +103,28 @@ struct World {
         for (int64_t i = 0; i < kOther; ++i) some[size_t(i)] = i % 5 != 0, few[size_t(i)] = i % 5 == 0;
         const std::vector<T> norms(size_t(kOther), T(1.5));
         const std::vector<const uint8_t*> lists = {nullptr, some.data(), few.data()};
+        // The same matrix as histories, of items that there are rows of, and as neighbours.
+        std::vector<int32_t> history = col_idx;
+        for (int32_t& item : history) item %= int32_t(n_queries);
+        wals::cpu::Histories<T> some_history;
+        some_history.n_queries = some_history.n_rows = n_queries;
+        some_history.n_items = kOther;
+        some_history.row_ptr = some_history.to_ptr = row_ptr.data();
+        some_history.items = history.data();
+        some_history.to = col_idx.data();
+        some_history.weights = some_history.to_weights = rhs.data();
+        some_history.n_entries = row_ptr[size_t(n_queries)];
+        bool outside = false;
         for (int64_t n : {int64_t{1}, int64_t{3}, n_queries})
             for (size_t list = 0; list < lists.size(); ++list) {
                 ids.assign(ids.size(), 0), scores.assign(scores.size(), T(0));
                 wals::cpu::topk<T>(queries.data(), n, items.data(), kOther, D, k, true,
                                    list == 1 ? nullptr : row_ptr.data(), col_idx.data(), lists[list],
-                                   list == 0 ? nullptr : norms.data(), ids.data(), scores.data(), &scored, n_threads,
-                                   {});
+                                   list == 0 ? nullptr : norms.data(), nullptr, ids.data(), scores.data(), &scored,
+                                   &outside, n_threads, {});
+                keep(ids), keep(scores);
+                wals::cpu::topk<T>(queries.data(), n, items.data(), kOther, D, k, true, nullptr, nullptr, lists[list],
+                                   nullptr, &some_history, ids.data(), scores.data(), &scored, &outside, n_threads, {});
                 keep(ids), keep(scores);
             }
         wals::cpu::topk_listed<T>(queries.data(), n_queries, items.data(), D, k, row_ptr.data(), col_idx.data(),
@@ -117,6 +132,35 @@ struct World {
         wals::cpu::score_entries<T>(queries.data(), n_queries, items.data(), D, row_ptr.data(), col_idx.data(),
                                     entries.data(), n_threads, {});
         keep(ids), keep(scores), keep(entries);
+
+        std::vector<int64_t> item_ptr(size_t(kOther) + 1);
+        std::vector<int32_t> users;
+        for (int64_t i = 0; i < kOther; ++i) {
+            for (int64_t row = 0; row < n_queries; ++row)
+                if (std::binary_search(col_idx.begin() + row_ptr[size_t(row)],
+                                       col_idx.begin() + row_ptr[size_t(row) + 1], int32_t(i)))
+                    users.push_back(int32_t(row));
+            item_ptr[size_t(i) + 1] = int64_t(users.size());
+        }
+        const int64_t m = 15;
+        std::vector<int32_t> neighbors(size_t(kOther * m));
+        std::vector<T> weights(size_t(kOther * m));
+        for (int64_t memory : {int64_t{0}, int64_t{1} << 30}) {
+            wals::cpu::Neighborhoods<T> p;
+            p.n_users = n_queries;
+            p.n_items = kOther;
+            p.user_ptr = row_ptr.data();
+            p.items = col_idx.data();
+            p.item_ptr = item_ptr.data();
+            p.users = users.data();
+            p.user_weight = rhs.data();
+            p.ridge = 0.5;
+            p.stride = m;
+            p.ids = neighbors.data();
+            p.weights = weights.data();
+            wals::cpu::fit_neighbors<T>(p, memory, n_threads, {});
+            keep(neighbors), keep(weights);
+        }
         return out;
     }
 };

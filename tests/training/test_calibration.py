@@ -97,13 +97,19 @@ def test_0_where_the_gain_is_noise(backend):
 
 def test_a_small_gain_of_few_users_is_noise_and_of_many_is_none(backend):
     users, items, counts, known, held_out = world(0.05, seed=3)
-    few, _ = choose_popularity_exponent(
-        users[:8], items, counts, known[:8], held_out[:8], backend, k=5, grid=[0.05, 0.1]
-    )
-    many, metrics = choose_popularity_exponent(users, items, counts, known, held_out, backend, k=10, grid=[0.05])
-    assert few == 0
-    assert many == 0.05
-    assert list(metrics) == [0, 0.05]
+
+    def chosen(n):
+        given = (users[:n], items, counts, known[:n], held_out[:n], backend)
+        return choose_popularity_exponent(*given, k=5, grid=[0.05])
+
+    for n in (1, 20):
+        exponent, metrics = chosen(n)
+        assert exponent == 0
+        assert list(metrics) == [0, 0.05]
+    assert metrics[0.05] - metrics[0] > 0.015
+    exponent, metrics = chosen(len(users))
+    assert exponent == 0.05
+    assert metrics[0.05] - metrics[0] < 0.025
 
 
 def test_users_are_drawn_where_there_are_more(backend):
@@ -111,9 +117,9 @@ def test_users_are_drawn_where_there_are_more(backend):
     asked = []
 
     class Counting:
-        def topk(self, queries, *rest):
+        def topk(self, queries, *rest, **options):
             asked.append(len(queries))
-            return backend.topk(queries, *rest)
+            return backend.topk(queries, *rest, **options)
 
     found, metrics = choose_popularity_exponent(users, items, counts, known, held_out, Counting(), max_users=300)
     assert found > 0

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from wals_gpu import WALS, DataError, as_interactions
+from wals_gpu import WALS, DataError, ModelFitError, ParameterWarning, as_interactions
 from wals_gpu.evaluation import random_holdout, temporal_split
 from wals_gpu.priors import LinearPrior
 from wals_gpu.tuning.problem import Parts, Problem
@@ -308,6 +308,26 @@ def test_ctrl_c_keeps_the_best(likes):
     found = WALS.tune(likes, None, trials=50, space=SMALL, callback=interrupt, num_threads=1)
     assert found.interrupted and len(found.trials) == 3 and found.model is not None
     assert any("Ctrl-C" in note for note in found.notes)
+
+
+def test_a_trial_that_cannot_be_fitted_is_no_end(likes, monkeypatch):
+    def measure(problem, chosen, *arguments):
+        if len(calls) in fails:
+            calls.append(chosen)
+            raise ModelFitError("NaN came up")
+        calls.append(chosen)
+        return whole(problem, chosen, *arguments)
+
+    whole, calls, fails = Problem.measure, [], {0, 2}
+    monkeypatch.setattr(Problem, "measure", measure)
+    with pytest.warns(ParameterWarning, match="failed: NaN came up"):
+        found = WALS.tune(likes, None, trials=4, space=SMALL, num_threads=1, test=0)
+    assert [one.outcome.is_whole for one in found.trials] == [False, True, False, True]
+    assert found.best_settings["nu"] == max(found.trials, key=lambda one: one.outcome.score).settings["nu"]
+    calls, fails = [], set(range(100))
+    with pytest.warns(ParameterWarning), pytest.raises(ModelFitError, match="no trial could be fitted"):
+        WALS.tune(likes, None, trials=4, space=SMALL, num_threads=1, test=0)
+    assert len(calls) == 4
 
 
 def test_a_callback_ends_the_search(likes):

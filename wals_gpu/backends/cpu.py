@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu import _cpu
@@ -206,6 +206,97 @@ class CpuBackend:
             row_ptr = row_ptr.astype(np.int32)
         return csr_matrix((value, col_idx, row_ptr), shape=matrix.shape[::-1], copy=False)
 
+    def neighbor_memory(self, n_items: int, n_neighbors: int, dtype: DTypeLike = np.float32) -> tuple[int, int]:
+        """Bytes that :meth:`fit_neighbors` works in, beside matrix and result.
+
+        Returns
+        -------
+        least : int
+            With less it refuses.
+        most : int
+            With so much it is fastest; what is beyond is not used.
+        """
+        least, most = _cpu.neighbor_memory(n_items, n_neighbors, np.dtype(dtype) == np.float64, self.num_threads)
+        return int(least), int(most)
+
+    def fit_neighbors(
+        self,
+        matrix: csr_matrix,
+        user_weights: NDArray[np.floating],
+        n_neighbors: int,
+        ridge: float,
+        *,
+        transposed: csr_matrix | None = None,
+        memory: int | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
+        """Each item's regression on the items nearest to it; see :func:`wals_gpu.reference.neighbors`.
+
+        Parameters
+        ----------
+        matrix : (U, I) canonical CSR
+            Stored entries (of any value) are ones.
+        user_weights : (U,) float32 or float64
+            Finite, none below 0.
+        n_neighbors : int
+            m, at least 1.
+        ridge : float
+            Finite, at least 0.
+        transposed : (I, U) canonical CSR, optional
+            The transposed matrix, where the caller has it.
+        memory : int, optional
+            Bytes to work in at most, see :meth:`neighbor_memory`; by default as many as it can use. The result does
+            not depend on it, nor on the number of threads.
+
+        Returns
+        -------
+        ids : (I, m) int32
+            Rising in each row; -1 where an item has fewer neighbours.
+        weights : (I, m)
+            In the dtype of `user_weights`; 0 where the id is -1. Where the system is singular (no ridge and dependent
+            columns), a ridge of 1e-10 of its largest diagonal element is added.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is not what is said above.
+        MemoryError
+            `memory` is less than the least.
+        """
+        n_users, n_items = matrix.shape
+        if not isinstance(user_weights, np.ndarray) or user_weights.dtype not in (np.float32, np.float64):
+            got = getattr(user_weights, "dtype", type(user_weights).__name__)
+            raise TypeError(f"user_weights must be a float32 or float64 array (U={n_users},), got {got}")
+        if user_weights.shape != (n_users,):
+            raise ValueError(f"user_weights must have shape (U={n_users},), got {user_weights.shape}")
+        if not (np.isfinite(user_weights).all() and (user_weights >= 0).all()):
+            raise ValueError("user_weights must be finite and at least 0")
+        if not 1 <= n_neighbors < 2**31:
+            raise ValueError(f"n_neighbors must be at least 1, got {n_neighbors}")
+        if not 0 <= ridge < np.inf:
+            raise ValueError(f"ridge must be a finite number of at least 0, got {ridge}")
+        if transposed is None:
+            transposed = self.transpose(matrix)
+        elif transposed.shape != (n_items, n_users) or transposed.nnz != matrix.nnz:
+            wanted, got = (f"{shape} with {n} entries" for shape, n in (
+                ((n_items, n_users), matrix.nnz), (transposed.shape, transposed.nnz)
+            ))  # fmt: skip
+            raise ValueError(f"transposed must be {wanted}, got {got}")
+        least, most = self.neighbor_memory(n_items, n_neighbors, user_weights.dtype)
+        memory = most if memory is None else memory
+        if memory < least:
+            raise MemoryError(
+                f"{n_neighbors} neighbours of {n_items} items take {least} bytes of memory at least, got {memory}"
+            )
+        return _cpu.fit_neighbors(
+            *_pattern(matrix),
+            *_pattern(transposed),
+            np.ascontiguousarray(user_weights),
+            n_neighbors,
+            ridge,
+            memory,
+            self.num_threads,
+        )
+
     def topk(
         self,
         queries: NDArray[np.floating],
@@ -241,6 +332,70 @@ class CpuBackend:
         queries = np.ascontiguousarray(queries, items.dtype)
         items = np.ascontiguousarray(items)
         ids, scores, _ = _cpu.topk(queries, items, k, row_ptr, col_idx, self.num_threads, True, permitted, norms)
+        return ids, scores
+
+    def topk_neighbors(
+        self,
+        queries: NDArray[np.floating],
+        items: NDArray[np.floating],
+        k: int,
+        history: csr_matrix,
+        neighbors: csr_matrix,
+        excluded: csr_matrix | None = None,
+        *,
+        permitted: NDArray[np.bool_] | None = None,
+        scale: NDArray[np.floating] | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
+        """The k items of highest dot product plus what a history adds; see :func:`wals_gpu.reference.topk_neighbors`.
+
+        Parameters
+        ----------
+        queries : (B, D)
+        items : (I, D)
+        k : int
+        history : (B, n) CSR
+            What each query has, with weights.
+        neighbors : (n, I) CSR
+            What an entry of the history adds to the score of an item. Best with values in the dtype of the items, which
+            are not copied then; only the rows that histories name are read.
+        excluded, permitted
+            As for :meth:`topk`.
+        scale : (I,), optional
+            Scores are multiplied by it, rounded as divisions by ``1 / scale``. Positive, and finite as its inverse is.
+
+        Returns
+        -------
+        ids : (B, k) int32
+        scores : (B, k)
+            As for :meth:`topk`. Each thread works in 8 MiB, or the scores of 32 queries with all items where these take
+            more.
+
+        Raises
+        ------
+        ValueError
+            Shapes do not fit, an index is outside its matrix, or a scale is not positive and finite.
+        """
+        n_items = len(items)
+        if history.shape != (len(queries), neighbors.shape[0]) or neighbors.shape[1] != n_items:
+            raise ValueError(
+                f"history and neighbors must have shapes (B={len(queries)}, n) and (n, I={n_items}), "
+                f"got {history.shape} and {neighbors.shape}"
+            )
+        norms = None
+        if scale is not None:
+            if np.shape(scale) != (n_items,):
+                raise ValueError(f"scale must have shape (I={n_items},), got {np.shape(scale)}")
+            with np.errstate(divide="ignore", over="ignore"):
+                norms = 1 / np.asarray(scale, items.dtype)
+            if not (np.isfinite(norms).all() and (norms > 0).all()):
+                raise ValueError("scale must be positive and finite, and so must be 1 / scale")
+        row_ptr, col_idx = (None, None) if excluded is None else _pattern(excluded)
+        queries = np.ascontiguousarray(queries, items.dtype)
+        items = np.ascontiguousarray(items)
+        weighted = [(*_pattern(matrix), matrix.data.astype(items.dtype, copy=False)) for matrix in (history, neighbors)]
+        ids, scores, _ = _cpu.topk(
+            queries, items, k, row_ptr, col_idx, self.num_threads, True, permitted, norms, *weighted
+        )
         return ids, scores
 
     def topk_listed(

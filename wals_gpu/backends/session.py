@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.host import Spectrum
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
 from wals_gpu.objective.terms import RowTerms, SideTerms
 
-__all__ = ["Backend", "Session"]
+__all__ = ["Backend", "NeighborBackend", "Session"]
 
 
 class Session(Protocol):
@@ -155,3 +155,37 @@ class Backend(Protocol):
     ) -> NDArray[np.floating]: ...
 
     def transpose(self, matrix: csr_matrix) -> csr_matrix: ...
+
+
+@runtime_checkable
+class NeighborBackend(Protocol):
+    """What some devices have beside: kernels for regressions of items on their neighbours.
+
+    ``isinstance(backend, NeighborBackend)`` tells whether this one has.
+    """
+
+    def neighbor_memory(self, n_items: int, n_neighbors: int, dtype: DTypeLike = ...) -> tuple[int, int]: ...
+
+    def fit_neighbors(
+        self,
+        matrix: csr_matrix,
+        user_weights: NDArray[np.floating],
+        n_neighbors: int,
+        ridge: float,
+        *,
+        transposed: csr_matrix | None = None,
+        memory: int | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.floating]]: ...
+
+    def topk_neighbors(
+        self,
+        queries: NDArray[np.floating],
+        items: NDArray[np.floating],
+        k: int,
+        history: csr_matrix,
+        neighbors: csr_matrix,
+        excluded: csr_matrix | None = None,
+        *,
+        permitted: NDArray[np.bool_] | None = None,
+        scale: NDArray[np.floating] | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.floating]]: ...

@@ -56,6 +56,11 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--out", metavar="MODEL", type=Path, required=True, help="folder to save to; a model there is replaced"
     )
+    parser.add_argument(
+        "--save-dtype",
+        choices=["float16"],
+        help="type of the factors in the folder, rounded to it (default: as fitted)",
+    )
     add_model(parser)
     parser.add_argument(
         "--warm-start", metavar="MODEL", type=Path,
@@ -113,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         embeddings, ids = model.item_prior.left_over(model.item_ids)
         if ids:
             model.add_items(embeddings, ids)
-    model.save(args.out)
+    model.save(args.out, dtype=args.save_dtype)
     if args.checkpoint_dir is not None and not interrupted:
         remove_folder(args.checkpoint_dir)
     (_print_for_programs if args.json else _print_for_people)(args.out, model, data, interrupted)

@@ -149,6 +149,19 @@ def add_model(parser: argparse.ArgumentParser, *, is_searched: bool = False) -> 
         "auto: the one that --validation is best with",
     )  # fmt: skip
     group.add_argument(
+        "--neighbors", metavar="M", type=whole_number,
+        help="add to scores what the items of a user say of each of their M neighbours "
+        f"(default {default_of('neighbors')}; 100 to 300 rank better on most logs)",
+    )  # fmt: skip
+    group.add_argument(
+        "--neighbor-weight", metavar="W", type=number,
+        help=f"what that counts beside the factors (default {default_of('neighbor_weight'):g})",
+    )  # fmt: skip
+    group.add_argument(
+        "--neighbor-regularization", metavar="X", type=number,
+        help=f"its ridge, in users (default {default_of('neighbor_regularization'):g})",
+    )  # fmt: skip
+    group.add_argument(
         "--seed", metavar="N", type=whole_number,
         help=f"of everything random (default {default_of('random_state')})",
     )  # fmt: skip

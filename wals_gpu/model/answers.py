@@ -101,7 +101,7 @@ def _best_items(
     if queries.kept is not None:
         filters = filters.of(queries.kept)
     k = integer("k", k, 1)
-    chunks = best_items(index, queries.users, k, filters, explore, chunk_size)
+    chunks = best_items(index, queries.users, k, filters, explore, chunk_size, fitted.item_neighbors())
     cold = queries.users.cold
     if queries.policy.cold_users == "popular" and cold is not None and cold.any():
         popularity = ExactIndex(
@@ -235,10 +235,11 @@ def predict(fitted: Fitted, users: ArrayLike, items: ArrayLike, noise: float | N
     rows, columns = np.broadcast_to(rows, n), np.broadcast_to(columns, n)
     scores = _pair_scores(fitted, rows, columns)
     one = one_user and one_item
-    if noise is None:
-        return scores[0] if one else scores
     different, user_of_pair = np.unique(rows, return_inverse=True)
     queries = known_users(fitted, different, filter_seen=False)
+    scores += _pair_additions(fitted, queries, user_of_pair, columns)
+    if noise is None:
+        return scores[0] if one else scores
     std = number("noise", noise) * _pair_deviations(queries, user_of_pair, fitted.item_table(), columns)
     return (scores[0], std[0]) if one else (scores, std)
 
@@ -266,6 +267,10 @@ def explain_for(fitted: Fitted, interactions: Any, item: Any, k: int, columns: M
 def _explain(fitted: Fitted, users: Users, column: int, k: int) -> Explanation:
     k = integer("k", k, 1)
     columns, contributions, from_prior = users.posterior(slice(0, 1)).contributions(0, fitted.item_table()[column])
+    neighbors, history = fitted.item_neighbors(), users.history(slice(0, 1))
+    if neighbors is not None and history is not None:
+        owned = history.indices[history.data > 0]
+        contributions[np.searchsorted(columns, owned)] += neighbors.to(column, owned)
     best = np.argsort(-contributions, kind="stable")[:k]
     score = float(contributions.sum()) + from_prior
     return Explanation(score, item_index(fitted).named(columns[best]), contributions[best], from_prior)
@@ -280,6 +285,27 @@ def _pair_scores(fitted: Fitted, rows: NDArray[np.integer], columns: NDArray[np.
         pairs = csr_matrix((np.ones(n, bool), columns[part], np.arange(n + 1)), shape=(n, fitted.n_items))
         scores[part] = fitted.backend.score_entries(fitted.user_factors[rows[part]], items, pairs)
     return scores
+
+
+def _pair_additions(
+    fitted: Fitted, users: Users, user_of_pair: NDArray[np.integer], columns: NDArray[np.integer]
+) -> NDArray[np.floating]:
+    """What neighbours add to the scores (n,) of pairs of one of the users, by its place among them, and an item."""
+    added = np.zeros(len(columns), fitted.dtype)
+    neighbors = fitted.item_neighbors()
+    if neighbors is None:
+        return added
+    order = np.argsort(user_of_pair, kind="stable")
+    ends = np.searchsorted(user_of_pair[order], np.arange(users.n + 1))
+    for start in range(0, users.n, CHUNK):
+        part = slice(start, min(start + CHUNK, users.n))
+        extra = users.extra(neighbors, part)
+        if extra is not None:
+            pairs = order[ends[part.start] : ends[part.stop]]
+            row_ptr = ends[part.start : part.stop + 1] - ends[part.start]
+            listed = csr_matrix((np.ones(len(pairs), bool), columns[pairs], row_ptr), shape=extra.history.shape)
+            added[pairs] = neighbors.at(extra.history, listed)
+    return added
 
 
 def _pair_deviations(

@@ -54,7 +54,10 @@ class Configured:
     compute_loss: bool
     item_prior: LinearPrior | None
     user_prior: LinearPrior | None
-    popularity_exponent: float | str = 0.0  # also of those that an earlier version pickled
+    popularity_exponent: float | str = 0.0  # these also of those that an earlier version pickled
+    neighbors: int = 0
+    neighbor_weight: float = 1.5
+    neighbor_regularization: float = 20.0
 
     _backend: Backend
     _given: dict[str, Any] | None = None  # arguments as they were given; None: a pickle of version 0.1.0

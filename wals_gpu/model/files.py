@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +22,14 @@ from wals_gpu.data.interactions import ColumnNames
 from wals_gpu.errors import DeviceError, ModelFormatError
 from wals_gpu.objective.presets import bound_from_arrays
 from wals_gpu.priors.linear import FittedPrior
+from wals_gpu.retrieval.neighbors import Neighbors
 from wals_gpu.training.calibration import Calibration, check_exponent
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.state import FitRecord, History
 
 __all__ = ["SavedModel", "read_model", "unreadable", "write_model"]
+
+_FACTORS = ("user_factors", "item_factors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +54,19 @@ class SavedModel:
     best_iteration: int | None = None
 
 
-def write_model(path: str | PathLike[str], saved: SavedModel) -> None:
-    """Write a model to a folder, in place of one that is there; see :meth:`wals_gpu.WALS.save`."""
+def write_model(path: str | PathLike[str], saved: SavedModel, *, in_halves: bool = False) -> None:
+    """Write a model to a folder, in place of one that is there; see :meth:`wals_gpu.WALS.save`.
+
+    `in_halves` rounds the factors to float16. What the folder says of the model stays the same.
+    """
     fitted = saved.fitted
     assert fitted.bound is not None and fitted.seen is not None
     arrays, objective = fitted.bound.to_arrays()
     tensors: dict[str, NDArray[Any]] = {"user_factors": fitted.user_factors, "item_factors": fitted.item_factors}
+    exponents = {}
+    if in_halves:
+        for name in _FACTORS:
+            tensors[name], exponents[name] = _to_halves(tensors[name])
     tensors |= {f"objective/{name}": array for name, array in arrays.items()}
     tensors |= {"seen.row_ptr": fitted.seen.indptr.astype(np.int64), "seen.col_idx": np.asarray(fitted.seen.indices)}
     if fitted.seen.dtype != bool:
@@ -81,6 +92,12 @@ def write_model(path: str | PathLike[str], saved: SavedModel) -> None:
             "exponent": fitted.calibration.exponent,
             "typical": fitted.calibration.typical,
         }
+    if fitted.neighbors is not None:
+        weights = fitted.neighbors.weights
+        tensors |= {"neighbors.row_ptr": weights.indptr.astype(np.int64), "neighbors.value": weights.data}
+        tensors["neighbors.col_idx"] = weights.indices.astype(np.int32)
+    if in_halves:
+        metadata["halves"] = exponents
     if priors:
         metadata["priors"] = priors
     if fitted.columns is not None and all(name is None or isinstance(name, str) for name in fitted.columns):
@@ -112,10 +129,17 @@ def read_model(path: str | PathLike[str], backend: Backend) -> SavedModel:
         if settings["dtype"] not in ("float32", "float64"):  # not for NumPy, which raises SyntaxError for some texts
             raise ValueError(f"dtype must be 'float32' or 'float64', got {settings['dtype']!r}")
         width, dtype = settings["factors"], np.dtype(settings["dtype"])
-        users, items = tensors["user_factors"], tensors["item_factors"]
-        for name, factors, n in (("user_factors", users, shape[0]), ("item_factors", items, shape[1])):
-            if factors.shape != (n, width) or factors.dtype != dtype:
-                raise ValueError(f"{name} must be {dtype} ({n}, {width}), got {factors.shape}")
+        exponents = metadata.get("halves")
+        stored: np.dtype[Any] = dtype
+        if exponents is not None:
+            exponents, stored = _checked_exponents(exponents), np.dtype(np.float16)
+        for name, n in zip(_FACTORS, shape, strict=True):
+            if tensors[name].shape != (n, width) or tensors[name].dtype != stored:
+                got = f"{tensors[name].dtype} {tensors[name].shape}"
+                raise ValueError(f"{name} must be {stored} ({n}, {width}), got {got}")
+            if exponents is not None:
+                tensors[name] = _from_halves(tensors[name], exponents[name], dtype)
+        users, items = (tensors[name] for name in _FACTORS)
         user_ids, item_ids = (Ids.from_arrays(tensors, f"{side}_ids", side) for side in ("user", "item"))
         for of_side, n in zip((user_ids, item_ids), shape, strict=True):
             if of_side is not None and len(of_side) != n:
@@ -127,10 +151,48 @@ def read_model(path: str | PathLike[str], backend: Backend) -> SavedModel:
         metric, best_iteration = validation["metric"], validation["best_iteration"]
         columns = _read_columns(metadata.get("columns"))
         calibration = _read_calibration(tensors, metadata.get("calibration"), shape[1])
+        neighbors = _read_neighbors(tensors, shape[1])
     items.flags.writeable = False  # answers may keep what they computed from it
     sides = (users, items, user_ids, item_ids)
-    fitted = Fitted(backend, *sides, bound, seen, priors["user_prior"], priors["item_prior"], columns, calibration)
+    of_priors = (priors["user_prior"], priors["item_prior"])
+    fitted = Fitted(backend, *sides, bound, seen, *of_priors, columns, calibration, neighbors)
     return SavedModel(settings, fitted, history, metric, best_iteration)
+
+
+def _to_halves(factors: NDArray[np.floating]) -> tuple[NDArray[np.float16], int]:
+    """Factors times a power of two as float16, and its exponent: the largest is just in range, whatever the unit.
+
+    What is below 2^-29 of the largest keeps fewer than float16's eleven bits.
+    """
+    largest = max(float(factors.max(initial=0)), -float(factors.min(initial=0)))
+    exponent = 15 - math.frexp(largest)[1] if largest > 0 else 0
+    halves = np.empty(factors.shape, np.float16)
+    for rows in _blocks(factors):
+        halves[rows] = np.ldexp(factors[rows], exponent)
+    return halves, exponent
+
+
+def _from_halves(halves: NDArray[np.float16], exponent: int, dtype: np.dtype) -> NDArray[np.floating]:
+    """What :func:`_to_halves` rounded."""
+    factors = np.empty(halves.shape, dtype)
+    with np.errstate(over="ignore", under="ignore"):  # of a file that no save wrote
+        for rows in _blocks(factors):
+            factors[rows] = np.ldexp(halves[rows].astype(dtype), -exponent)
+    return factors
+
+
+def _blocks(factors: NDArray[np.floating]) -> Iterator[slice]:
+    """Rows of about 16 MiB: a conversion needs no second copy of all factors."""
+    step = max(1, (1 << 24) // max(1, factors.shape[1] * factors.itemsize))
+    return (slice(start, start + step) for start in range(0, len(factors), step))
+
+
+def _checked_exponents(saved: Any) -> dict[str, int]:
+    """Of each side; float64 has exponents of up to some 1,100."""
+    exponents = {name: saved[name] for name in _FACTORS}
+    if any(type(exponent) is not int or abs(exponent) > 1_200 for exponent in exponents.values()):
+        raise ValueError(f"exponents of halves must be integers from -1200 to 1200, got {exponents}")
+    return exponents
 
 
 @contextmanager
@@ -165,6 +227,18 @@ def _read_calibration(tensors: Mapping[str, NDArray[Any]], saved: Any, n_items: 
     if counts.shape != (n_items,) or counts.dtype != np.int64 or (counts < 0).any():
         raise ValueError(f"item_counts must be {n_items} int64 from 0, got {counts.dtype} {counts.shape}")
     return Calibration(exponent, counts, typical)
+
+
+def _read_neighbors(tensors: Mapping[str, NDArray[Any]], n_items: int) -> Neighbors | None:
+    """What items add to the scores of others; most models have nothing."""
+    if "neighbors.value" not in tensors:
+        return None
+    value, col_idx, row_ptr = (tensors[f"neighbors.{name}"] for name in ("value", "col_idx", "row_ptr"))
+    weights = csr_matrix((value, col_idx, row_ptr), shape=(n_items, n_items))
+    weights.check_format(full_check=True)
+    if value.dtype != np.float32 or not np.isfinite(value).all() or not weights.has_canonical_format:
+        raise ValueError("neighbors must be a matrix of finite float32 with sorted rows")
+    return Neighbors(weights)
 
 
 def _read_seen(tensors: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> csr_matrix:

@@ -73,6 +73,7 @@ def add_items(fitted: Fitted, items: Any, ids: ArrayLike | None, mode: str | Non
         seen=seen,
         item_prior=_grown_prior(prior, growth.spread(prior.mean, mean), growth),
         calibration=None if calibration is None else calibration.with_counts(growth.spread(calibration.counts, 0)),
+        neighbors=None if fitted.neighbors is None else fitted.neighbors.spread(growth.old, n_old + n),
     )
     return changed, growth.new if growth.ids is None else growth.ids.take(growth.new)
 

@@ -222,14 +222,14 @@ def _with_cold(fitted: Fitted, users: Users, cold: NDArray[np.bool_], policy: Po
 
 def known_users(fitted: Fitted, rows: NDArray[np.integer], filter_seen: bool) -> Users:
     """Users of the training data by row number; -1 is somebody who is not there and has factors of 0."""
-    seen = fitted.seen if filter_seen else None
 
     def factors(part: slice) -> NDArray[np.floating]:
         own: NDArray[np.floating] = fitted.user_factors[rows[part]]
         own[rows[part] < 0] = 0
         return own
 
-    def seen_of(part: slice) -> csr_matrix | None:
+    def entries(part: slice) -> csr_matrix | None:
+        seen = fitted.seen
         if seen is None or (rows[part] >= 0).all():
             return None if seen is None else seen[rows[part]]
         is_known = rows[part] >= 0
@@ -243,7 +243,10 @@ def known_users(fitted: Fitted, rows: NDArray[np.integer], filter_seen: bool) ->
         terms, prior = _pulled_training_users(_training_terms(fitted, own), fitted.user_prior, own)
         return _posterior(fitted, terms, prior, lambda row: fitted.name_of_user(int(own[row])))
 
-    return Users(len(rows), factors, seen_of, posterior, rows)
+    def nothing(part: slice) -> csr_matrix | None:
+        return None
+
+    return Users(len(rows), factors, entries if filter_seen else nothing, posterior, rows, entries)
 
 
 def new_users(fitted: Fitted, matrix: csr_matrix, filter_seen: bool) -> Users:
@@ -260,6 +263,7 @@ def new_users(fitted: Fitted, matrix: csr_matrix, filter_seen: bool) -> Users:
         lambda part: matrix[part] if filter_seen else None,
         posterior,
         np.arange(len(factors)),
+        matrix.__getitem__,
     )
 
 

@@ -49,6 +49,7 @@ def remove_items(fitted: Fitted, items: ArrayLike, unknown: str) -> tuple[Fitted
         seen=None if fitted.seen is None else fitted.seen[:, kept],
         item_prior=prior_of_rows(fitted.item_prior, kept, ids, n),
         calibration=None if calibration is None else calibration.with_counts(calibration.counts[kept]),
+        neighbors=None if fitted.neighbors is None else fitted.neighbors.of_items(kept),
     )
     return changed, gone if ids is None else ids.take(gone)
 

@@ -16,6 +16,7 @@ from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.errors import DataError
 from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
 from wals_gpu.model.queries import fold_in
+from wals_gpu.retrieval.neighbors import Extra, topk
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.validation import parse_metric
 
@@ -108,10 +109,11 @@ def _measured(
 ) -> list[NDArray[np.float64]]:
     """The metric of each user with something to find; their factors are folded in from what they own by default."""
     users = np.flatnonzero(np.diff(hidden.indptr))
-    values, items = [], fitted.item_table()
+    values, items, neighbors = [], fitted.item_table(), fitted.item_neighbors()
     for start in range(0, len(users), _USERS_PER_BATCH):
         batch = users[start : start + _USERS_PER_BATCH]
         vectors = fold_in(fitted, owned[batch]) if factors is None else factors[batch]
-        ids, _ = fitted.backend.topk(vectors, items, k, owned[batch])
+        extra = None if neighbors is None else Extra(neighbors, owned[batch])
+        ids, _ = topk(fitted.backend, vectors, items, k, owned[batch], extra=extra)
         values.append(row_metrics(ids, hidden[batch], [k], None)[metric])
     return values

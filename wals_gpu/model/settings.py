@@ -45,6 +45,9 @@ class ModelOptions(ObjectiveOptions, total=False):
     item_prior: LinearPrior | None
     user_prior: LinearPrior | None
     popularity_exponent: float | str
+    neighbors: int
+    neighbor_weight: float
+    neighbor_regularization: float
 
 
 def _dtype(value: Any) -> np.dtype:
@@ -90,6 +93,9 @@ def _as_given(value: Any) -> Any:
     return value
 
 
+#: Beyond these an item-item model of all items is the simpler choice.
+MOST_NEIGHBORS = 1024
+
 #: Each argument of the constructor but the parameters of the objective, in its order, and what it is turned into.
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "factors": lambda value: integer("factors", value, 1, limits().most_factors),
@@ -108,6 +114,9 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "item_prior": _prior("item_prior"),
     "user_prior": _prior("user_prior"),
     "popularity_exponent": _popularity_exponent,
+    "neighbors": lambda value: integer("neighbors", value, 0, MOST_NEIGHBORS),
+    "neighbor_weight": lambda value: number("neighbor_weight", value),
+    "neighbor_regularization": lambda value: number("neighbor_regularization", value, positive=True),
 }
 
 SETTINGS = tuple(_CHECKS)

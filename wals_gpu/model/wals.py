@@ -32,6 +32,7 @@ from wals_gpu.priors.linear import FittedPrior, LinearPrior
 from wals_gpu.retrieval.exact import CHUNK, ExactIndex
 from wals_gpu.retrieval.explore import UCB, Thompson, make_exploration
 from wals_gpu.retrieval.lists import Lists
+from wals_gpu.retrieval.neighbors import Neighbors
 from wals_gpu.training.calibration import Calibration, check_exponent
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.loop import Run
@@ -101,6 +102,14 @@ class WALS(Configured):
         gamma of the scores ``x_u.y_i (n_i / n)^gamma``, with n_i the training entries of an item and n what is typical
         of them: above 0, popular items rank higher than the factors alone say. "auto": chosen after a fit by its
         validation, which it needs. See docs/calibration.md.
+    neighbors : int from 0 to 1024, default 0
+        With m > 0 the score of a user and an item is ``x_u.y_i + sum_j B_ji`` over the items j that the user has: B is
+        a ridge regression of each item on the m items that most resemble it. 100 to 300 rank better than factors alone
+        wherever pairs of items say something; see docs/neighbors.md.
+    neighbor_weight : float, default 1.5
+        What B is multiplied by, to stand beside the dot products.
+    neighbor_regularization : float, default 20.0
+        Ridge of B, in users.
     **objective_params
         Parameters of the preset, such as ``regularization`` and ``alpha``.
 
@@ -127,6 +136,8 @@ class WALS(Configured):
         What the last `fit` was validated with; None without validation.
     best_iteration_ : int or None
         The iteration that the factors are from, with validation; None without, or before the first measurement.
+    neighbors_ : (I, I) csr_matrix or None
+        What having an item (row) adds to the score of each item (column); None without `neighbors`.
     popularity_exponent_ : float or None
         gamma of the scores that the model gives; None before `fit`. It may be assigned: scores and lists follow.
 
@@ -159,6 +170,7 @@ class WALS(Configured):
     _bound: BoundObjective | None
     _seen: csr_matrix | None  # training interactions
     _calibration: Calibration | None = None  # also of those that an earlier version pickled
+    _neighbors: Neighbors | None = None  # likewise
     _last: tuple[tuple[Any, ...], Fitted] | None = None  # see `fitted`
 
     def __init__(
@@ -180,6 +192,9 @@ class WALS(Configured):
         item_prior: LinearPrior | None = None,
         user_prior: LinearPrior | None = None,
         popularity_exponent: float | str = 0.0,
+        neighbors: int = 0,
+        neighbor_weight: float = 1.5,
+        neighbor_regularization: float = 20.0,
         **objective_params: Unpack[ObjectiveOptions],
     ) -> None:
         arguments = {
@@ -199,6 +214,9 @@ class WALS(Configured):
             "item_prior": item_prior,
             "user_prior": user_prior,
             "popularity_exponent": popularity_exponent,
+            "neighbors": neighbors,
+            "neighbor_weight": neighbor_weight,
+            "neighbor_regularization": neighbor_regularization,
         }
         self._configure(arguments, objective_params)
         self.user_factors = self.item_factors = None
@@ -206,7 +224,7 @@ class WALS(Configured):
         self.item_prior_ = self.user_prior_ = None
         self.history_ = History()
         self.validation_metric_ = self.best_iteration_ = None
-        self._bound = self._seen = self._calibration = None
+        self._bound = self._seen = self._calibration = self._neighbors = None
 
     @classmethod
     def hybrid(
@@ -343,9 +361,8 @@ class WALS(Configured):
         --------
         >>> from scipy.sparse import random as random_matrix
         >>> data = random_matrix(60, 40, 0.2, "csr", random_state=0)
-        >>> tuning = WALS.tune(data, budget=None, trials=3)  # doctest: +SKIP
-        >>> tuning.best_settings["factors"]  # doctest: +SKIP
-        40
+        >>> tuning = WALS.tune(data, budget=None, trials=30)  # doctest: +SKIP
+        >>> model = WALS(**tuning.best_settings)  # doctest: +SKIP
         """
         from wals_gpu.tuning.run import tune
 
@@ -384,6 +401,8 @@ class WALS(Configured):
         exponent = self.popularity_exponent if self.popularity_exponent_ is None else self.popularity_exponent_
         if exponent != 0:
             rows.append(("popularity exponent", exponent))
+        if self.neighbors:
+            rows.append(("neighbors", f"{self.neighbors}, weight {self.neighbor_weight:g}"))
         rows += [("solver", self.solver), ("type, device", f"{self.dtype}, {self._backend.name}")]
         if self.user_factors is None or self.item_factors is None:
             rows.append(("iterations", f"{self.iterations}, not fitted yet"))
@@ -511,7 +530,7 @@ class WALS(Configured):
         self.user_ids, self.item_ids = fitted.user_ids, fitted.item_ids
         self.user_prior_, self.item_prior_ = fitted.user_prior, fitted.item_prior
         self._bound, self._seen = fitted.bound, fitted.seen
-        self.columns_, self._calibration = fitted.columns, fitted.calibration
+        self.columns_, self._calibration, self._neighbors = fitted.columns, fitted.calibration, fitted.neighbors
         self._last = None  # an earlier model's factors are free
 
     def _announcer(self, callback: Callable[[WALS, FitRecord], bool | None]) -> Callable[[FitRecord], bool | None]:
@@ -643,7 +662,7 @@ class WALS(Configured):
             raise ModelFitError("the model is not fitted: call fit(interactions) first")
         ids, priors = (self.user_ids, self.item_ids), (self.user_prior_, self.item_prior_)
         learned = (self.user_factors, self.item_factors, *ids, self._bound, self._seen, *priors, self.columns_)
-        parts = (self._backend, *learned, self._calibration)
+        parts = (self._backend, *learned, self._calibration, self._neighbors)
         # The same object as long as nothing was assigned: it keeps what answers computed from it.
         last = self._last  # read once and set in one step: other threads do the same
         if last is None or any(a is not b for a, b in zip(last[0], parts, strict=True)):
@@ -665,6 +684,11 @@ class WALS(Configured):
             self._calibration = replace(fitted.calibration, exponent=exponent)
         else:
             self._calibration = None if exponent == 0 else Calibration.of(exponent, fitted.popularity())
+
+    @property
+    def neighbors_(self) -> csr_matrix | None:
+        """What having an item (row) adds to the score of each item (column), (I, I); None without `neighbors`."""
+        return None if self._neighbors is None else self._neighbors.weights
 
     @property
     def n_users(self) -> int:
@@ -1369,30 +1393,42 @@ class WALS(Configured):
 
     # ------------------------------------------------------------------------------------------------ files
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: str | PathLike[str], *, dtype: str | None = None) -> None:
         """Write the model to a folder, in place of a model that is there.
 
         Parameters
         ----------
         path : str or path
             The folder; made if needed. A save that fails leaves the earlier model whole.
+        dtype : {"float16"}, optional
+            Round the factors in the file to float16, to about three digits: they take half the room (a quarter of
+            float64), and the model is loaded in the type that it has now. By default they are written as they are.
 
         Raises
         ------
+        ValueError
+            `dtype` is something else.
         ModelFitError
             The model is not fitted.
         OSError
             The folder cannot be written.
         """
+        if dtype is not None and not (isinstance(dtype, str) and dtype == "float16"):
+            raise ValueError(f"dtype must be 'float16', or None for that of the model, got {dtype!r}")
         seed = self.random_state
         settings = {name: getattr(self, name) for name in _SETTINGS}
         settings |= {"dtype": self.dtype.name, "random_state": seed if isinstance(seed, int) else None}
         # What the factors have, where another number or type was set for the next fit.
         settings |= {"factors": self.fitted.factors, "dtype": self.fitted.dtype.name}
-        if self.popularity_exponent != 0:  # else the model is one that earlier versions can read
+        # Only where the model is not one that earlier versions can read.
+        if self.popularity_exponent != 0:
             settings["popularity_exponent"] = self.popularity_exponent
+        if self.neighbors:
+            of_neighbors = ("neighbors", "neighbor_weight", "neighbor_regularization")
+            settings |= {name: getattr(self, name) for name in of_neighbors}
         metric, best_iteration = self.validation_metric_, self.best_iteration_
-        write_model(path, SavedModel(settings, self.fitted, self.history_, metric, best_iteration))
+        saved = SavedModel(settings, self.fitted, self.history_, metric, best_iteration)
+        write_model(path, saved, in_halves=dtype is not None)
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "auto", num_threads: int = 0) -> WALS:
@@ -1407,7 +1443,7 @@ class WALS(Configured):
         Returns
         -------
         WALS
-            Gives the same answers as the model that was saved.
+            Gives the same answers as the model that was saved, but for factors that were rounded to float16.
 
         Raises
         ------

@@ -17,6 +17,7 @@ from wals_gpu.objective.terms import RowTerms
 __all__ = [
     "gradient",
     "loss",
+    "neighbors",
     "prior_loss",
     "regress_prior",
     "relax",
@@ -25,6 +26,7 @@ __all__ = [
     "solve_rows_cg",
     "solve_rows_subspace",
     "topk",
+    "topk_neighbors",
 ]
 
 
@@ -353,6 +355,49 @@ def prior_loss(
     )
 
 
+def neighbors(
+    matrix: csr_matrix, user_weights: ArrayLike, n_neighbors: int, ridge: float
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Each item's regression on the items whose columns are nearest to its own.
+
+    With T the 0/1 matrix of the stored entries, ``G = T' diag(user_weights) T`` and N the neighbours of item i:
+    ``b_i = (G_NN + ridge Id)^-1 G_Ni``, which minimises ``|t_i - T_N b|^2 + ridge |b|^2`` with users' rows weighted.
+
+    Parameters
+    ----------
+    matrix : (U, I) csr_matrix
+        Stored entries (of any value) are ones; none is stored twice.
+    user_weights : (U,)
+        Finite, none below 0.
+    n_neighbors : int
+        m at most: the items j with the largest cosine ``G_ij / sqrt(G_ii G_jj)``, equal ones by item number, that share
+        a user of some weight with item i; never the item itself.
+    ridge : float
+        At least 0.
+
+    Returns
+    -------
+    ids : (I, m) int32
+        The neighbours of item i, by number; -1 where there are fewer.
+    weights : (I, m) float64
+        b_i. Where the system is singular (no ridge, dependent columns), its shortest solution; 0 where the id is -1.
+    """
+    pattern = csr_matrix((np.ones(matrix.nnz), matrix.indices, matrix.indptr), shape=matrix.shape).toarray()
+    gram = (pattern.T * np.asarray(user_weights, np.float64)) @ pattern
+    ids = np.full((len(gram), n_neighbors), -1, np.int32)
+    weights = np.zeros(ids.shape)
+    for i, row in enumerate(gram):
+        others = np.flatnonzero(row > 0)
+        others = others[others != i]
+        # The square of the cosine times G_ii: of integer sums, equal cosines are equal numbers.
+        nearest = np.argsort(-(row[others] ** 2) / np.diag(gram)[others], kind="stable")[:n_neighbors]
+        chosen = np.sort(others[nearest])
+        system = gram[np.ix_(chosen, chosen)] + ridge * np.eye(len(chosen))
+        ids[i, : len(chosen)] = chosen
+        weights[i, : len(chosen)] = np.linalg.lstsq(system, row[chosen], rcond=None)[0]
+    return ids, weights
+
+
 def topk(
     queries: ArrayLike, items: ArrayLike, k: int, excluded: csr_matrix | None = None
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
@@ -373,7 +418,45 @@ def topk(
     scores : (B, k) float64
         -inf where the id is -1.
     """
+    return _best(np.asarray(queries, np.float64) @ np.asarray(items, np.float64).T, k, excluded)
+
+
+def topk_neighbors(
+    queries: ArrayLike,
+    items: ArrayLike,
+    k: int,
+    history: csr_matrix,
+    neighbors: csr_matrix,
+    excluded: csr_matrix | None = None,
+    *,
+    scale: ArrayLike = 1.0,
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """As :func:`topk`, of the scores ``scale_i (x . y_i + sum over j of h_j B_ji)``.
+
+    Parameters
+    ----------
+    queries, items, k, excluded
+        As for :func:`topk`.
+    history : (B, n) csr_matrix
+        h: what each query has, with weights.
+    neighbors : (n, I) csr_matrix
+        Row j: ``B_ji`` for all i, as :func:`neighbors` puts them into rows i.
+    scale : (I,) or a number, default 1
+
+    Returns
+    -------
+    ids : (B, k) int32
+    scores : (B, k) float64
+    """
     scores = np.asarray(queries, np.float64) @ np.asarray(items, np.float64).T
+    added = history.toarray().astype(np.float64) @ neighbors.toarray().astype(np.float64)
+    return _best((scores + added) * np.asarray(scale, np.float64), k, excluded)
+
+
+def _best(
+    scores: NDArray[np.float64], k: int, excluded: csr_matrix | None
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """The k highest scores (B, I) of each row that are not excluded."""
     ids = np.full((len(scores), k), -1, np.int32)
     best = np.full((len(scores), k), -np.inf)
     for b, row in enumerate(scores):

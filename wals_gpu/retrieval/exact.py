@@ -21,6 +21,7 @@ from wals_gpu.data.csr import select
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.progress import tqdm
 from wals_gpu.retrieval.lists import Filters, Lists, pattern, stored, union
+from wals_gpu.retrieval.neighbors import Extra, best_of, topk
 
 __all__ = ["CHUNK", "ExactIndex"]
 
@@ -179,6 +180,7 @@ class ExactIndex:
         filters: Filters,
         deny_of: Callable[[slice], csr_matrix | None] = lambda part: None,
         chunk: int = CHUNK,
+        extra_of: Callable[[slice], Extra | None] = lambda part: None,
     ) -> Iterator[tuple[slice, NDArray[np.int32], NDArray[np.floating]]]:
         """Answers for a chunk of queries after the other, as item numbers.
 
@@ -193,6 +195,8 @@ class ExactIndex:
             Further items to deny, (b, I) canonical CSR, to the queries of a slice.
         chunk : int
             Queries of a slice.
+        extra_of : callable, optional
+            What is added to the dot products of a slice; not with the metric "cosine".
 
         Yields
         ------
@@ -206,14 +210,18 @@ class ExactIndex:
             part = slice(start, min(start + chunk, n_queries))
             queries = np.ascontiguousarray(queries_of(part), self.vectors.dtype)
             deny = union(pattern(deny_of(part)), None if filters.deny is None else filters.deny[part])
-            compared = self.directions(queries)
-            if filters.allow is None:
+            compared, extra = self.directions(queries), extra_of(part)
+            listed = None if filters.allow is None else _listed(filters.allow[part], deny, permitted)
+            if extra is not None and listed is not None:
+                columns, scores = best_of(self._backend, compared, self.vectors, k, listed, extra)
+            elif extra is not None:
+                columns, scores = topk(self._backend, compared, self.vectors, k, deny, permitted=permitted, extra=extra)
+            elif listed is not None:
+                columns, scores = self._backend.topk_listed(compared, self.vectors, k, listed, norms=self._norms)
+            else:
                 columns, scores = self._backend.topk(
                     compared, self.vectors, k, deny, permitted=permitted, norms=self._norms
                 )
-            else:
-                listed = _listed(filters.allow[part], deny, permitted)
-                columns, scores = self._backend.topk_listed(compared, self.vectors, k, listed, norms=self._norms)
             if self.metric == "cosine":
                 directionless = ~queries.any(axis=1)
                 columns[directionless], scores[directionless] = -1, -np.inf

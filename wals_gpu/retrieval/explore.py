@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu.checks import integer, number
 from wals_gpu.retrieval.exact import CHUNK, ExactIndex
 from wals_gpu.retrieval.lists import Filters
+from wals_gpu.retrieval.neighbors import Extra, Neighbors
 from wals_gpu.retrieval.posterior import Posterior
 
 __all__ = ["UCB", "Chunks", "Thompson", "Users", "best_items", "make_exploration"]
@@ -35,6 +37,8 @@ class Users:
         Their Posterior.
     keys : (n,) array of int
         Who they are: draws depend on the seed and on this.
+    history : callable
+        What they have, (b, I) CSR or None: entries above 0 add to the scores of neighbours.
     cold : (n,) array of bool, optional
         Of whom nothing is known: their factors are as they are, and there is nothing to explore with.
     """
@@ -44,11 +48,17 @@ class Users:
     seen: Callable[[slice], csr_matrix | None]
     posterior: Callable[[slice], Posterior]
     keys: NDArray[np.integer]
+    history: Callable[[slice], csr_matrix | None] = lambda part: None
     cold: NDArray[np.bool_] | None = None
 
     def known(self, part: slice) -> NDArray[np.bool_]:
         """Of whom of a slice something is known, (b,)."""
         return np.ones(part.stop - part.start, bool) if self.cold is None else ~self.cold[part]
+
+    def extra(self, neighbors: Neighbors | None, part: slice) -> Extra | None:
+        """What neighbours add to the scores of a slice of them."""
+        history = None if neighbors is None else self.history(part)
+        return None if neighbors is None or history is None else Extra(neighbors, history)
 
 
 @dataclass(frozen=True)
@@ -68,18 +78,30 @@ class UCB:
     def __post_init__(self) -> None:
         object.__setattr__(self, "noise", number("noise", self.noise))
 
-    def chunks(self, index: ExactIndex, users: Users, k: int, filters: Filters, chunk: int = CHUNK) -> Chunks:
+    def chunks(
+        self,
+        index: ExactIndex,
+        users: Users,
+        k: int,
+        filters: Filters,
+        chunk: int = CHUNK,
+        neighbors: Neighbors | None = None,
+    ) -> Chunks:
         """As :meth:`ExactIndex.chunks`."""
         items = index.vectors
         for start in range(0, users.n, chunk):
             part = slice(start, min(start + chunk, users.n))
             factors, posterior, seen = users.factors(part), users.posterior(part), users.seen(part)
+            extra = users.extra(neighbors, part)
+            added = None if extra is None else extra.added()
             columns = np.full((len(factors), k), -1, np.int32)
             bounds = np.full(columns.shape, -np.inf, items.dtype)
             for row, is_known in enumerate(users.known(part)):
                 hidden = None if seen is None else seen.indices[seen.indptr[row] : seen.indptr[row + 1]]
                 permitted = np.flatnonzero(filters.permitted(start + row, hidden))
                 bound = items[permitted] @ factors[row].astype(np.float64)
+                if added is not None:
+                    bound += added[[row]].toarray()[0, permitted]
                 if is_known:
                     bound += self.noise * np.sqrt(posterior.variances(row, items[permitted]))
                 best = _best(bound, k)
@@ -108,7 +130,15 @@ class Thompson:
         if self.seed is not None:
             object.__setattr__(self, "seed", integer("seed", self.seed, 0))
 
-    def chunks(self, index: ExactIndex, users: Users, k: int, filters: Filters, chunk: int = CHUNK) -> Chunks:
+    def chunks(
+        self,
+        index: ExactIndex,
+        users: Users,
+        k: int,
+        filters: Filters,
+        chunk: int = CHUNK,
+        neighbors: Neighbors | None = None,
+    ) -> Chunks:
         """As :meth:`ExactIndex.chunks`."""
         seed: Any = np.random.SeedSequence(self.seed).entropy  # the seed itself, where there is one
 
@@ -120,7 +150,8 @@ class Thompson:
                 draws[row] += posterior.draw(row, self.noise, np.random.default_rng([seed, key]))
             return draws
 
-        return index.chunks(drawn, users.n, k, filters, users.seen, chunk)
+        extra_of = functools.partial(users.extra, neighbors)
+        return index.chunks(drawn, users.n, k, filters, users.seen, chunk, extra_of)
 
 
 def make_exploration(
@@ -161,11 +192,13 @@ def best_items(
     filters: Filters,
     explore: UCB | Thompson | None = None,
     chunk: int = CHUNK,
+    neighbors: Neighbors | None = None,
 ) -> Chunks:
     """The k best items of an index for users, by their scores or exploring, as :meth:`ExactIndex.chunks`."""
     if explore is None:
-        return index.chunks(users.factors, users.n, k, filters, users.seen, chunk)
-    return explore.chunks(index, users, k, filters, chunk)
+        extra_of = functools.partial(users.extra, neighbors)
+        return index.chunks(users.factors, users.n, k, filters, users.seen, chunk, extra_of)
+    return explore.chunks(index, users, k, filters, chunk, neighbors)
 
 
 def _best(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:

@@ -19,6 +19,7 @@ from wals_gpu.backends.session import Backend
 from wals_gpu.checks import number
 from wals_gpu.errors import DataError
 from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
+from wals_gpu.retrieval.neighbors import Extra, Neighbors, topk
 
 __all__ = ["COARSE", "Calibration", "check_exponent", "choose_popularity_exponent"]
 
@@ -27,8 +28,9 @@ COARSE = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
 STEP = 0.05
 #: Users that the metric is taken over: the error of a difference is a few ten-thousandths then.
 USERS = 4000
-#: Standard errors that a gain over 0 must have. The best of a dozen exponents is easily one above by luck.
-ERRORS = 2.0
+#: Standard errors that a gain over 0 must have. More miss the gains of small data, while a wrong step costs little: the
+#: metric is flat around its best exponent.
+ERRORS = 1.0
 #: Beyond this an item of a million entries counts a million times one of a single entry.
 LARGEST = 1.0
 _USERS_PER_BATCH = 2048
@@ -100,11 +102,12 @@ def choose_popularity_exponent(
     users: NDArray[np.integer] | None = None,
     max_users: int = USERS,
     random_state: int = 0,
+    neighbors: Neighbors | None = None,
 ) -> tuple[float, dict[float, float]]:
     """The exponent gamma that lists by ``s_ui n_i^gamma`` find the most held-out entries with.
 
-    The best of the grid, unless 0 is as good within the noise: its gain over 0 must be more than twice the standard
-    error of the mean difference over users, paired. Of equal ones the nearest to 0.
+    The best of the grid, unless 0 is as good within the noise: its gain over 0 must be more than the standard error of
+    the mean difference over users, paired. Of equal ones the nearest to 0.
 
     Parameters
     ----------
@@ -131,6 +134,8 @@ def choose_popularity_exponent(
         Users that are looked at; of more, as many are drawn.
     random_state : int, default 0
         Seed of that draw.
+    neighbors : Neighbors, optional
+        What is added to the dot products.
 
     Returns
     -------
@@ -158,11 +163,14 @@ def choose_popularity_exponent(
             exponent = round(float(exponent), 9) + 0.0  # no -0.0
             if exponent in measured:
                 continue
-            items = replace(of_fit, exponent=exponent).scaled(item_factors)
+            calibration = replace(of_fit, exponent=exponent)
+            items = calibration.scaled(item_factors)
+            scaled = None if neighbors is None else neighbors.scaled(calibration.multipliers())
             parts = []
             for start in range(0, len(users), _USERS_PER_BATCH):
                 batch = users[start : start + _USERS_PER_BATCH]
-                ids, _ = backend.topk(user_factors[batch], items, k, known[batch])
+                extra = None if scaled is None else Extra(scaled, known[batch])
+                ids, _ = topk(backend, user_factors[batch], items, k, known[batch], extra=extra)
                 parts.append(row_metrics(ids, relevant[batch], [k], None)[f"{metric}@{k}"])
             measured[exponent] = np.concatenate(parts)
 
@@ -176,6 +184,6 @@ def choose_popularity_exponent(
         measure([0.0, *(check_exponent("each of grid", exponent) for exponent in grid)])
     found = best()
     gain = measured[found] - measured[0.0]
-    if gain.mean() <= ERRORS * gain.std() / np.sqrt(len(gain)):
+    if len(gain) < 2 or gain.mean() <= ERRORS * gain.std(ddof=1) / np.sqrt(len(gain)):
         found = 0.0
     return found, {exponent: float(measured[exponent].mean()) for exponent in sorted(measured)}

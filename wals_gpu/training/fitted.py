@@ -19,6 +19,7 @@ from wals_gpu.objective.bound import BoundObjective
 from wals_gpu.objective.terms import RowTerms
 from wals_gpu.priors.linear import FittedPrior
 from wals_gpu.retrieval.exact import ExactIndex
+from wals_gpu.retrieval.neighbors import Neighbors
 from wals_gpu.training.calibration import Calibration
 
 __all__ = ["Fitted", "says_something"]
@@ -58,6 +59,8 @@ class Fitted:
         Of the table that the training interactions came from.
     calibration : Calibration, optional
         What the scores of each item are multiplied by; None: nothing.
+    neighbors : Neighbors, optional
+        What is added to the dot products, before they are multiplied.
     """
 
     backend: Backend
@@ -71,9 +74,11 @@ class Fitted:
     item_prior: FittedPrior | None = None
     columns: ColumnNames | None = None
     calibration: Calibration | None = None
+    neighbors: Neighbors | None = None
     _kept_spectrum: list[Spectrum] = field(default_factory=list, init=False, repr=False)
     _kept_popularity: list[NDArray[np.int64]] = field(default_factory=list, init=False, repr=False)
     _kept_table: list[NDArray[np.floating]] = field(default_factory=list, init=False, repr=False)
+    _kept_neighbors: list[Neighbors] = field(default_factory=list, init=False, repr=False)
     _kept_indexes: dict[tuple[str, str], ExactIndex] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -129,6 +134,28 @@ class Fitted:
             table.flags.writeable = False
             self._kept_table.append(table)
         return self._kept_table[0]
+
+    def item_neighbors(self) -> Neighbors | None:
+        """What is added to the dot products with :meth:`item_table`. Kept.
+
+        Raises
+        ------
+        ModelFitError
+            It is of other items: factors of others were assigned.
+        """
+        if self.neighbors is None:
+            return None
+        if len(self.neighbors) != self.n_items:
+            raise ModelFitError(
+                f"the model learned the neighbours of {len(self.neighbors)} items and has factors of {self.n_items}: "
+                "call fit"
+            )
+        if not self._kept_neighbors:
+            neighbors = self.neighbors.of_dtype(self.dtype)
+            if self.calibration is not None and self.calibration.exponent != 0:
+                neighbors = neighbors.scaled(self.calibration.multipliers())
+            self._kept_neighbors.append(neighbors)
+        return self._kept_neighbors[0]
 
     def index(self, side: str, metric: str = "dot") -> ExactIndex:
         """The factors of a side, "user" or "item", to be searched; dot products with items are their scores.

@@ -48,7 +48,7 @@ class Run:
         of_users, of_items = (None if side.prior is None else side.prior.fitted for side in (users, items))
         self.fitted = Fitted(
             plan.settings.backend, users.factors, items.factors, users.ids, items.ids, plan.bound, plan.train,
-            of_users, of_items, plan.columns, plan.calibration,
+            of_users, of_items, plan.columns, plan.calibration, plan.neighbors,
         )  # fmt: skip
 
     def __enter__(self) -> Run:

@@ -18,6 +18,10 @@ from wals_gpu.priors.linear import LinearPrior
 __all__ = ["FitSizes", "MemoryEstimate", "available_memory", "check_memory", "estimate_memory"]
 
 
+#: Its number, its weight, and both once more while the matrix is made of them.
+_BYTES_OF_NEIGHBOR = 28
+
+
 @dataclass(frozen=True)
 class MemoryEstimate:
     """Bytes that a fit takes; ``print(estimate)`` shows a table.
@@ -33,7 +37,7 @@ class MemoryEstimate:
     factors : int
         Of both sides; with validation twice, for the best ones, and with a popularity exponent the items once more.
     working : int
-        What a sweep needs beside: rotated copies, results of rows, a block of stored interactions.
+        What a sweep needs beside: rotated copies, results of rows, a block of stored interactions; neighbours.
     priors : int
         Features, prior means, and what the steps of the priors need; embeddings that are an array with a row for each
         item (user) are not in it.
@@ -88,6 +92,8 @@ class FitSizes:
     validation : bool, default False
     is_calibrated : bool, default False
         Whether scores are multiplied by powers of the items' popularity.
+    n_neighbors : int, default 0
+        Of each item.
     block_bytes : int, optional
         Of stored interactions; None: they are in memory.
     values : (float, float), default (1.0, 2.0)
@@ -103,6 +109,7 @@ class FitSizes:
     priors: tuple[LinearPrior | None, LinearPrior | None] = (None, None)
     validation: bool = False
     is_calibrated: bool = False
+    n_neighbors: int = 0
     block_bytes: int | None = None
     values: tuple[float, float] = (1.0, 2.0)
 
@@ -128,6 +135,7 @@ def estimate_memory(sizes: FitSizes, backend: Backend) -> MemoryEstimate:
     if sizes.validation and sizes.is_calibrated:  # what is searched
         of_factors += size * sizes.factors * sizes.shape[1]
     working = max(solve.host for solve in solves) + 2 * size * rows  # ridge and background of some objectives
+    working += _BYTES_OF_NEIGHBOR * sizes.n_neighbors * sizes.shape[1]
     device = max(solve.fixed + solve.growing for solve in solves)
     if sizes.block_bytes is not None:
         return MemoryEstimate(8 * (rows + 2), 0, 0, of_factors, working + sizes.block_bytes, device=device)

@@ -23,10 +23,12 @@ from wals_gpu.objective.bound import BoundObjective, Objective
 from wals_gpu.objective.terms import RowTerms, SideTerms, column_counts
 from wals_gpu.priors.linear import FittedPrior, LinearPrior
 from wals_gpu.priors.steps import PriorSteps
+from wals_gpu.retrieval.neighbors import Neighbors
 from wals_gpu.training.calibration import Calibration
 from wals_gpu.training.checkpoints import Checkpoint, fingerprint
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.memory import FitSizes, check_memory, estimate_memory
+from wals_gpu.training.neighbors import fit_neighbors
 from wals_gpu.training.state import Side
 from wals_gpu.training.validation import Validation, hold_out, parse_metric
 
@@ -50,6 +52,9 @@ class FitSettings:
     item_prior: LinearPrior | None
     backend: Backend
     popularity_exponent: float | str = 0.0
+    neighbors: int = 0
+    neighbor_weight: float = 1.5
+    neighbor_regularization: float = 20.0
 
     def check_device(self) -> None:
         """Refuse, with a :class:`.DeviceError`, what the device cannot do."""
@@ -59,7 +64,10 @@ class FitSettings:
         """Of a fit of interactions of a size; `more` are other fields of FitSizes."""
         priors, is_calibrated = (self.user_prior, self.item_prior), self.popularity_exponent != 0
         fixed = (shape, n_entries, self.factors, self.dtype, self.objective, self.options, priors)
-        return FitSizes(*fixed, is_calibrated=is_calibrated, **more)
+        return FitSizes(*fixed, is_calibrated=is_calibrated, n_neighbors=self.neighbors, **more)
+
+    def _of_neighbors(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("neighbors", "neighbor_weight", "neighbor_regularization")}
 
     def to_compare(self) -> dict[str, Any]:
         """What a resumed fit must have in common with the one that it goes on with; can be written as JSON."""
@@ -83,6 +91,7 @@ class FitSettings:
             ),
             # Only where it is not what every fit of earlier versions had.
             **({"popularity_exponent": self.popularity_exponent} if self.popularity_exponent != 0 else {}),
+            **(self._of_neighbors() if self.neighbors else {}),
             **{
                 side: prior.fingerprint()
                 for side, prior in (("item_prior", self.item_prior), ("user_prior", self.user_prior))
@@ -183,6 +192,8 @@ class Plan:
         Of the table that the interactions came from.
     calibration : Calibration, optional
         Of the scores, where the exponent is a number other than 0.
+    neighbors : Neighbors, optional
+        What is added to the dot products.
     """
 
     settings: FitSettings
@@ -195,6 +206,7 @@ class Plan:
     resume: bool = False
     columns: ColumnNames | None = None
     calibration: Calibration | None = None
+    neighbors: Neighbors | None = None
 
 
 def make_plan(
@@ -233,6 +245,8 @@ def make_plan(
     saving.check(settings, holding)
     start.check(settings)
     data = as_stored(interactions, settings.dtype, columns)
+    if data is not None and settings.neighbors:
+        raise TypeError("stored interactions cannot be fitted with neighbors: give the table, or set neighbors=0")
     if data is None:
         # Ratings are what the objective "explicit" is for.
         wanted = {"warn_ratings": settings.objective.name != "explicit"} | dict(columns)
@@ -240,9 +254,15 @@ def make_plan(
     train, validation = data.matrix, None
     if holding.validation is not None:
         train, test = hold_out(data, holding.validation, settings.random_state, settings.dtype, columns)
+    check_memory(estimate_memory(_sizes_of(settings, train, holding.validation is not None), settings.backend))
     calibration = None
     if settings.popularity_exponent not in (0, "auto"):
         calibration = Calibration.of(float(settings.popularity_exponent), item_counts(train))
+    neighbors = None
+    if settings.neighbors:
+        neighbors = fit_neighbors(
+            train, settings.neighbors, settings.neighbor_weight, settings.neighbor_regularization, settings.backend
+        )
     if holding.validation is not None:
         validation = Validation(
             settings.backend,
@@ -253,8 +273,8 @@ def make_plan(
             holding.patience,
             cold_get_popular=settings.user_prior is None,
             calibration=calibration,
+            neighbors=neighbors,
         )
-    check_memory(estimate_memory(_sizes_of(settings, train, validation is not None), settings.backend))
     bound, terms = _bind(settings, train)
     factors = _start_values(settings, data, start.fitted)
     of_users = Side("user", terms[0], factors[0], data.user_ids)
@@ -267,7 +287,9 @@ def make_plan(
         compared = _to_compare(settings, data, validation, start.is_wanted)
         checkpoint = Checkpoint(saving.folder, saving.every, compared)
     resume = bool(saving.resume)
-    return Plan(settings, train, bound, of_users, of_items, validation, checkpoint, resume, data.columns, calibration)
+    return Plan(
+        settings, train, bound, of_users, of_items, validation, checkpoint, resume, data.columns, calibration, neighbors
+    )
 
 
 def _sizes_of(settings: FitSettings, train: Any, validation: bool) -> FitSizes:

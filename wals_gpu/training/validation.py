@@ -20,6 +20,7 @@ from wals_gpu.errors import DataError
 from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
 from wals_gpu.evaluation.popularity import item_counts
 from wals_gpu.evaluation.splits import random_holdout
+from wals_gpu.retrieval.neighbors import Extra, Neighbors, topk
 from wals_gpu.training.calibration import Calibration, choose_popularity_exponent
 from wals_gpu.training.state import FitState
 
@@ -61,6 +62,8 @@ class Validation:
         factors say, which know something of them by a user_prior.
     calibration : Calibration, optional
         Of the scores.
+    neighbors : Neighbors, optional
+        What is added to the dot products.
 
     Attributes
     ----------
@@ -79,8 +82,9 @@ class Validation:
         patience: int | None = None,
         cold_get_popular: bool = True,
         calibration: Calibration | None = None,
+        neighbors: Neighbors | None = None,
     ) -> None:
-        self._calibration = calibration
+        self._calibration, self._neighbors = calibration, neighbors
         self._k = parse_metric(metric)[1]
         self.metric, self._backend = metric, backend
         self.every, self.patience = every, patience
@@ -128,9 +132,13 @@ class Validation:
         users, items = state.session.factors("user"), state.session.factors("item")
         if self._calibration is not None:
             items = self._calibration.scaled(items)
+        neighbors = self._neighbors
+        if neighbors is not None and self._calibration is not None:
+            neighbors = neighbors.scaled(self._calibration.multipliers())
         values = [self._values_of_cold]
         for batch in self._batches():
-            ids, _ = self._backend.topk(users[batch], items, self._k, self.train[batch])
+            extra = None if neighbors is None else Extra(neighbors, self.train[batch])
+            ids, _ = topk(self._backend, users[batch], items, self._k, self.train[batch], extra=extra)
             values.append(row_metrics(ids, self.test[batch], [self._k], None)[self.metric])
         return float(np.concatenate(values).mean())
 
@@ -140,7 +148,9 @@ class Validation:
         if len(self._users):  # else all are cold, and get what is popular
             name, k = parse_metric(self.metric)
             given = (user_factors, item_factors, counts, self.train, self.test, self._backend)
-            exponent, _ = choose_popularity_exponent(*given, metric=name, k=k, users=self._users)
+            exponent, _ = choose_popularity_exponent(
+                *given, metric=name, k=k, users=self._users, neighbors=self._neighbors
+            )
         return Calibration.of(exponent, counts)
 
     def after(self, iteration: int, state: FitState) -> float | None:

@@ -124,11 +124,20 @@ class Problem:
     metric : str
     seed : int
         Of the users to measure on.
+
+    Attributes
+    ----------
+    valid : (U, I) csr_matrix
+        What the users that trials are measured on should find.
+    counts : (I,) array of int
+        Training entries above 0 of each item.
+    metric_name, k : str, int
+        `metric` in its parts.
     """
 
     def __init__(self, model: Any, fixed: Mapping[str, Any], parts: Parts, metric: str, seed: int) -> None:
         self.model, self.fixed, self.parts, self.metric = model, dict(fixed), parts, metric
-        self._metric, self._k = parse_metric(metric)
+        self.metric_name, self.k = parse_metric(metric)
         rng = np.random.default_rng([seed, 2])
         train, valid = parts.train.matrix, relevant_entries(parts.valid.matrix, "validation")
         if fixed.get("user_prior") is None:
@@ -136,10 +145,10 @@ class Problem:
             valid = select(valid, np.repeat(np.diff(train.indptr) > 0, np.diff(valid.indptr)))
         if not valid.nnz:
             raise DataError("validation has no user with other interactions to learn from")
-        self._valid = _some_users(valid, _USERS, rng)
-        self._watched = _some_users(self._valid, _WATCHED, rng)
+        self.valid = _some_users(valid, _USERS, rng)
+        self._watched = _some_users(self.valid, _WATCHED, rng)
         self.chooses_exponent = "popularity_exponent" not in fixed
-        self._counts = item_counts(train)
+        self.counts = item_counts(train)
 
     def settings(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the model: those that were chosen, beside the fixed ones."""
@@ -193,8 +202,8 @@ class Problem:
             fitted = model.fitted
             grid = exponents if self.chooses_exponent else [model.popularity_exponent]
             exponent, scores = choose_popularity_exponent(
-                fitted.user_factors, fitted.item_factors, self._counts, self.parts.train.matrix, self._valid,
-                fitted.backend, metric=self._metric, k=self._k, max_users=_USERS, grid=grid,
+                fitted.user_factors, fitted.item_factors, self.counts, self.parts.train.matrix, self.valid,
+                fitted.backend, metric=self.metric_name, k=self.k, max_users=_USERS, grid=grid,
             )  # fmt: skip
             score = scores[exponent] if self.chooses_exponent else scores[round(model.popularity_exponent, 9)]
         seconds = time.perf_counter() - began

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from wals_gpu.data.tables import Tabular, format_table, html_table
 from wals_gpu.evaluation.metrics import Estimate
+from wals_gpu.tuning.neighbors import NeighborTrial
 from wals_gpu.tuning.search import Finished, import_optuna, quiet
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class Tuning:
         The same beside the defaults and popularity.
     trials : Trials
         Every trial, as a list and as a table: ``trials.to_pandas()``.
+    neighbor_trials : list of NeighborTrial
+        Neighbours of items that were tried beside the best factors, the chosen one last; empty where they were fixed.
     edges : dict of str to str
         Settings that ended at the edge of their range, "low" or "high": a wider range may have better ones.
     notes : list of str
@@ -122,6 +125,7 @@ class Tuning:
     best_score: Estimate | None
     comparison: Comparison | None
     trials: Trials
+    neighbor_trials: list[NeighborTrial]
     edges: dict[str, str]
     notes: list[str]
     config: dict[str, Any]
@@ -173,6 +177,7 @@ class Tuning:
             "test": scores,
             "users": None if compared is None else compared.users,
             "trials": len(self.trials),
+            "neighbor_trials": len(self.neighbor_trials),
             "seconds": self.seconds,
             "edges": self.edges,
             "notes": self.notes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import time
@@ -15,12 +16,14 @@ from wals_gpu.checks import integer, number
 from wals_gpu.data.interactions import as_interactions
 from wals_gpu.data.progress import tqdm
 from wals_gpu.data.stored import StoredMatrix
+from wals_gpu.errors import ModelFitError
 from wals_gpu.evaluation.metrics import bootstrap_interval
 from wals_gpu.evaluation.report import evaluate
 from wals_gpu.evaluation.times import seconds_of
 from wals_gpu.training.checkpoints import fingerprint
 from wals_gpu.training.memory import check_memory
 from wals_gpu.training.validation import parse_metric
+from wals_gpu.tuning.neighbors import NeighborTrial, choose_neighbors
 from wals_gpu.tuning.problem import Parts, Problem
 from wals_gpu.tuning.result import Comparison, Trials, Tuning
 from wals_gpu.tuning.search import Budget, Finished, Search, best_of, import_optuna, open_study
@@ -30,6 +33,8 @@ __all__ = ["tune"]
 
 #: Of the study in a storage.
 _NAME = "wals_gpu"
+#: Share of a budget of time that is kept for the neighbours, beside a fit of the best factors.
+NEIGHBORS = 0.2
 
 
 def tune(
@@ -112,17 +117,28 @@ def tune(
         },
     }
     study = open_study(storage, _NAME, shared)
+    beside: list[NeighborTrial] = []
     first = Search(problem, searched, study, Budget(seconds, trials, began), seed)
     spent = sum(one.outcome.seconds for one in first.finished())
     limits = Budget(seconds, trials, began, spent)
     search = Search(problem, searched, study, limits, seed)
     with _Progress(limits, metric, search, show_progress, callback) as progress:
         interrupted = search.run(progress.tell, lambda best: _seconds_after(best, search, base, bool(test), refit))
+        if not (interrupted or "neighbors" in fixed):
+            interrupted, beside = _search_neighbors(problem, best_of(search.finished()), limits)
     found = Trials(search.finished())
     best = best_of(found)
+    if not best.outcome.is_whole and not best.outcome.score:
+        raise ModelFitError("no trial could be fitted; the warnings say why")
     chosen = dict(best.settings) | {"iterations": best.outcome.iterations}
     if problem.chooses_exponent:
         chosen["popularity_exponent"] = best.outcome.popularity_exponent
+    score = best.outcome.score
+    if beside and beside[-1].neighbors:
+        chosen |= {name: value for name, value in dataclasses.asdict(beside[-1]).items() if name != "score"}
+        score = beside[-1].score
+        if not problem.chooses_exponent:
+            del chosen["popularity_exponent"]
     settings = problem.settings(chosen)
     comparison = _compare(model, settings, fixed, parts, metric, k) if parts.test is not None else None
     fitted = model(**settings).fit(whole) if refit else None
@@ -131,17 +147,43 @@ def tune(
         best_settings=settings,
         model=fitted,
         metric=metric,
-        validation_score=best.outcome.score,
+        validation_score=score,
         best_score=None if comparison is None else comparison.best,
         comparison=comparison,
         trials=found,
+        neighbor_trials=beside,
         edges=edges,
-        notes=_notes(parts, comparison, edges, searched, interrupted, metric),
+        notes=_notes(parts, comparison, edges, searched, interrupted, metric) + _of_neighbors(beside, metric),
         config=_config(model, settings),
         interrupted=interrupted,
         seconds=time.perf_counter() - began,
         study=study,
     )
+
+
+def _search_neighbors(problem: Problem, best: Finished, budget: Budget) -> tuple[bool, list[NeighborTrial]]:
+    """Neighbours beside the best factors; and whether Ctrl-C ended it, which leaves the factors as they were found."""
+    chosen = dict(best.settings) | {"iterations": best.outcome.iterations}
+    exponent = best.outcome.popularity_exponent
+    if not problem.chooses_exponent:
+        exponent = float(problem.fixed["popularity_exponent"])
+    deadline = None if budget.seconds is None else time.perf_counter() + NEIGHBORS * budget.seconds
+    try:
+        return False, choose_neighbors(problem, chosen, exponent, deadline)
+    except KeyboardInterrupt:
+        return True, []
+
+
+def _of_neighbors(trials: list[NeighborTrial], metric: str) -> list[str]:
+    if not trials:
+        return []
+    found, alone = trials[-1], trials[0]
+    if not found.neighbors:
+        return [f"{len(trials) - 1} choices of neighbors rank no better than the factors alone, within the noise"]
+    return [
+        f"{found.neighbors} neighbors of each item raise {metric} of validation from {alone.score:.4f} to "
+        f"{found.score:.4f}"
+    ]
 
 
 def _config(model: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,6 +196,8 @@ def _seconds_after(best: Finished, search: Search, base: Any, with_test: bool, r
     """What the fits after the search take, roughly: a trial takes longer than its fit, of fewer entries."""
     of_best = best.outcome.seconds
     fits = of_best * (int(with_test) + int(refit))
+    if "neighbors" not in search.fixed:
+        fits += of_best + NEIGHBORS * search.seconds
     if with_test:  # the defaults too
         fits += of_best * max(1.0, base.factors / best.factors)
     return fits

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wals_gpu.checks import warn
+from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.tuning.problem import Outcome, Problem
 from wals_gpu.tuning.space import Space
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Budget", "Finished", "Search", "best_of", "import_optuna", "open_study", "quiet"]
 
 #: Share of the budget for the first number of factors, where a trial is cheap.
-SHAPE = 0.35
+SHAPE = 0.25
 #: The best so many settings that steps and other numbers of factors begin from.
 PARENTS = 3
 #: Standard deviation of steps, as a share of each range, at their beginning and at the end.
@@ -36,7 +38,7 @@ STEPS = (0.15, 0.04)
 #: Share of the settings that a step changes, on average.
 CHANGED = 0.6
 #: Share of the trials that Optuna's sampler proposes, which looks everywhere.
-SAMPLED = 0.15
+SAMPLED = 0.25
 #: A trial ends when it is worse than this share of the best one of as many factors, at the same iteration.
 HOPELESS = 0.9
 _PATIENT = 3
@@ -195,6 +197,7 @@ class Search:
     def __init__(self, problem: Problem, space: Space, study: optuna.Study, budget: Budget, seed: int) -> None:
         self._problem, self._space, self._study, self._budget, self._seed = problem, space, study, budget, seed
         self._optuna = import_optuna()
+        self.fixed, self.seconds = problem.fixed, budget.seconds or 0.0
 
     def finished(self) -> list[Finished]:
         """All trials with a score, in their order."""
@@ -245,6 +248,12 @@ class Search:
             outcome = self._problem.measure(
                 chosen, self._hopeless(finished, chosen["factors"]), deadline, _exponents(finished)
             )
+        except (ModelFitError, SingularSystemError, MemoryError) as error:  # of these settings: others may do
+            if not any(one.outcome.is_whole for one in finished) and len(finished) >= len(self._space.known()):
+                self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+                raise
+            warn(f"a trial with {chosen} failed: {error}")
+            outcome = Outcome(0.0, 0.0, 1, (0.0,), False, 0.0)
         except BaseException:
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
             raise

@@ -34,14 +34,18 @@ OF_ALL: dict[str, tuple[float, float, bool]] = {
 }
 
 #: Settings that did well on one kind of data or another; the defaults go before them.
-#: Those of benchmarks/results/defaults-choice.json that were best on one log or two.
-KNOWN: tuple[dict[str, float], ...] = (
-    {"background": 4.92, "exponent": 0.3, "nu": 0.25, "regularization": 0.0279, "init_scale": 1.0, "damping": 0.75},
-    {"background": 20.0, "exponent": 0.3, "nu": 0.25, "regularization": 0.0078, "init_scale": 0.1, "damping": 0.0},
-    {"background": 12.7, "exponent": 0.1, "nu": 1.0, "regularization": 0.0061, "init_scale": 0.1, "damping": 1.0},
-    {"background": 4.0, "exponent": 0.1, "nu": 1.0, "regularization": 0.0225, "init_scale": 1.0, "damping": 0.5},
-    {"background": 9.1, "exponent": 0.4, "nu": 1.0, "regularization": 0.0066, "init_scale": 0.1, "damping": 0.75},
-    {"background": 17.0, "exponent": 0.0, "nu": 0.5, "regularization": 0.0133, "init_scale": 0.1, "damping": 0.25},
+#: Those of benchmarks/results/defaults-choice.json that were best on one log or two; every other one over-relaxed.
+_NAMES = ("background", "exponent", "nu", "regularization", "init_scale", "over_relaxation", "damping")
+KNOWN: tuple[dict[str, float], ...] = tuple(
+    dict(zip(_NAMES, values, strict=True))
+    for values in (
+        (4.92, 0.3, 0.25, 0.0279, 1.0, 1.0, 0.75),
+        (20.0, 0.3, 0.25, 0.0078, 0.1, 1.3, 0.0),
+        (12.7, 0.1, 1.0, 0.0061, 0.1, 1.0, 1.0),
+        (4.0, 0.1, 1.0, 0.0225, 1.0, 1.3, 0.5),
+        (9.1, 0.4, 1.0, 0.0066, 0.1, 1.0, 0.75),
+        (17.0, 0.0, 0.5, 0.0133, 0.1, 1.3, 0.25),
+    )
 )
 
 # As much of a range at either end counts as its edge, but where there is nothing beyond it.
