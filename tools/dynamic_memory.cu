@@ -12,7 +12,7 @@ namespace {
 using namespace wals;
 using namespace wals::cuda;
 
-constexpr int kDualFactors = 256, kMost = limits::most_factors;
+constexpr int kDualFactors = 256, kMost = limits::most_device_factors;
 
 template <class S>
 void print_shape() {

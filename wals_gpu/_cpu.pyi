@@ -9,6 +9,7 @@ class Limits(NamedTuple):
     """The numbers of csrc/common/limits.h, which has their reasons."""
 
     most_factors: int
+    most_device_factors: int
     tile: int
     most_results: int
     kernel_sizes: tuple[int, ...]
@@ -18,11 +19,14 @@ class Limits(NamedTuple):
     slice_entries: int
     giant_entries: int
     giant_work: float
+    giant_bytes: int
     panel_bytes: int
     panel_factors: int
     panel_least: int
     long_row_bytes: int
     near_row_bytes: int
+    blocked_factors: int
+    rotated_subspace_factors: int
     dual_numerator: int
     dual_denominator: int
     dual_base_span: float
@@ -115,6 +119,18 @@ def solve_rows(
 ) -> NDArray[np.int32]:
     """Solves every row into factors (R, D), its part of the loss into loss (R,) if given; returns a status per row
     (0: solved)."""
+
+def solve_rows_plain(
+    terms: object,
+    other: NDArray[Any],
+    gram: NDArray[np.float64],
+    factors: NDArray[Any],
+    block: int,
+    relaxation: float,
+    loss: NDArray[np.float64] | None,
+    n_threads: int,
+) -> NDArray[np.int32]:
+    """One pass of subspace steps over every row of factors (R, D) in their own coordinates; otherwise as solve_rows."""
 
 def topk(
     queries: NDArray[Any],

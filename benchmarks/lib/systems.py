@@ -102,7 +102,8 @@ def fit_wals_gpu(matrix, recorder, *, factors, iterations, alpha, ridge, threads
         over_relaxation=over_relaxation,
         iterations=iterations,
         compute_loss=False,
-        init_scale=1.0,  # the loss is what is compared here, and from there it falls fastest
+        # The loss is what is compared here: from there it falls fastest; with many factors from where irspack begins.
+        init_scale=1.0 if factors < 1024 else 0.1,
         device="cpu",
         num_threads=threads,
         random_state=seed,

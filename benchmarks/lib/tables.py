@@ -192,6 +192,23 @@ def topk_table(result: dict) -> str:
     return table(header, rows) + "\n" + memory_table + caption(result, words, ceiling_words(result))
 
 
+def rank_table(result: dict) -> str:
+    """Milliseconds per exact row and fraction of the ceiling, a column for each rank."""
+    ranks, shares = result["settings"]["ranks"], result["settings"]["shares"]
+    cells = {(record["factors"], record["row_length"]): record for record in result["records"]}
+    rows = []
+    for share in shares:
+        own = [cells[rank, int(share * rank)] for rank in ranks]
+        texts = [f"{number(each['milliseconds_per_row'])}, {each['fraction_of_ceiling']:.0%}" for each in own]
+        rows.append([f"{share:g} D entries", *texts])
+    seconds = {each["factors"]: each for each in result["shared"]}
+    for name, key in (("Gram matrix of D rows, s", "gram_seconds"), ("eigenvectors, s", "eigenvector_seconds")):
+        rows.append([name, *(number(seconds[rank][key]) if rank in seconds else "-" for rank in ranks)])
+    words = "milliseconds per exact row, fraction of the ceiling"
+    header = ["wals_gpu exact", *(f"D = {rank:,}" for rank in ranks)]
+    return table(header, rows) + caption(result, words, ceiling_words(result))
+
+
 def rows_table(result: dict) -> str:
     """One table for each system: microseconds per row, a line for each length, a column for each rank."""
     parts = []
@@ -649,6 +666,7 @@ TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark
     "latency": latency_table,
     "topk": topk_table,
     "rows": rows_table,
+    "rank": rank_table,
     "settings": settings_table,
     "profile": profile_table,
     "ml1m-leave-one-out": leave_one_out_table,

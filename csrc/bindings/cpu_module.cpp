@@ -103,7 +103,7 @@ auto by_dtype(const py::array& a, F&& f) {
 
 const double* square(const std::optional<Array<double>>& q, int64_t D) {
     if (!q) return nullptr;
-    require(q->ndim() == 2 && q->shape(0) == D && q->shape(1) == D, "rotation must be (D, D)");
+    require(q->ndim() == 2 && q->shape(0) == D && q->shape(1) == D, "a rotation or Gram matrix must be (D, D)");
     return q->data();
 }
 
@@ -230,6 +230,40 @@ py::array_t<int32_t> solve_rows(const py::object& terms, const py::array& table,
         int32_t* info = status.mutable_data();
         native(n_threads,
                [&](auto check) { return wals::cpu::solve_rows<T>(problem, options, q, info, n_threads, check); });
+        return status;
+    });
+}
+
+py::array_t<int32_t> solve_rows_plain(const py::object& terms, const py::array& other, const Array<double>& gram,
+                                      py::array factors, int64_t block, double relaxation,
+                                      const std::optional<Array<double>>& loss, int n_threads) {
+    require(relaxation > 0 && relaxation < 2, "relaxation must be above 0 and below 2");
+    require(block >= 16 && block % 16 == 0, "block must be a multiple of 16");
+    return by_dtype(factors, [&](auto zero) {
+        using T = decltype(zero);
+        const Array<T> y(other);
+        Array<T> x(factors);
+        require(x.ptr() == factors.ptr() && x.ndim() == 2 && x.writeable(), "factors must be writeable, C-ordered");
+        const int64_t D = x.shape(1);
+        require(y.ndim() == 2 && y.shape(1) == D, "factors must be (R, D) and (n, D)");
+        const Terms<T> t(terms, y.shape(0));
+        require(t.view.n_rows == x.shape(0), "factors must have one row for each row of terms");
+        wals::cpu::PlainRows<T> problem;
+        problem.terms = t.view;
+        problem.D = D;
+        problem.n_other = y.shape(0);
+        problem.block = block;
+        problem.factors = x.mutable_data();
+        if (loss) {
+            require(loss->size() == t.view.n_rows && loss->writeable(), "loss must be (R,) and writeable");
+            problem.loss = const_cast<double*>(loss->data());
+        }
+        const double* g = square(gram, D);
+        py::array_t<int32_t> status(t.view.n_rows);
+        int32_t* info = status.mutable_data();
+        native(n_threads, [&](auto check) {
+            return wals::cpu::solve_plain_rows<T>(problem, y.data(), g, relaxation, info, n_threads, check);
+        });
         return status;
     });
 }
@@ -535,6 +569,10 @@ PYBIND11_MODULE(_cpu, m) {
           "Solves every row into factors (R, D), its part of the loss into loss (R,) if given; returns a status "
           "per row "
           "(0: solved).");
+    m.def("solve_rows_plain", &solve_rows_plain, py::arg("terms"), py::arg("other"), py::arg("gram"),
+          py::arg("factors"), py::arg("block"), py::arg("relaxation"), py::arg("loss"), py::arg("n_threads"),
+          "One pass of subspace steps over every row of factors (R, D) in their own coordinates; otherwise as "
+          "solve_rows.");
     m.def("entry_loss", &entry_loss, py::arg("terms"), py::arg("factors"), py::arg("other"), py::arg("n_threads"),
           "Sum over entries of gram s^2 - 2 rhs s, s = x . y, in float64.");
     m.def("ridge_loss", &ridge_loss, py::arg("factors"), py::arg("prior"), py::arg("ridge"), py::arg("n_threads"),

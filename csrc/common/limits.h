@@ -32,9 +32,13 @@ struct Sizes {
 
 // ---- sizes ----
 
-/// Factors at most. The widest shape of conjugate gradients on a device holds a table row of so many columns in the
-/// registers of a warp (cuda/row_shapes.h); no kernel of the CPU needs a bound.
-WALS_LIMIT(int64_t, most_factors, 1024)
+/// Factors at most. No kernel of the CPU needs a bound; above this, a thread's system alone takes more than 256 MiB,
+/// and the eigenvectors of a half-sweep minutes.
+WALS_LIMIT(int64_t, most_factors, 8192)
+
+/// The same on a device: the widest shape of conjugate gradients holds a table row of so many columns in the registers
+/// of a warp (cuda/row_shapes.h).
+WALS_LIMIT(int64_t, most_device_factors, 1024)
 
 /// Columns of a tensor-core tile; as float32 they are one cache line. Rows of tables on a device, blocks of subspace
 /// steps, and arrays that are rotated in place are whole tiles.
@@ -72,6 +76,9 @@ WALS_LIMIT(int64_t, giant_entries, 2 * slice_entries)
 /// how long the others may be left without work at the end.
 WALS_LIMIT(double, giant_work, 5e8)
 
+/// But into no more slices than have so many bytes together, or two: a slice's sums are a matrix.
+WALS_LIMIT(int64_t, giant_bytes, 1 << 29)
+
 /// Entries of a panel of the primal form on the CPU: what fits into panel_bytes, a quarter of L2 on current servers,
 /// but no more than panel_factors times D, enough that loading and storing the system's tiles for each panel does not
 /// show, and no fewer than panel_least.
@@ -86,6 +93,16 @@ WALS_LIMIT(int64_t, long_row_bytes, 1 << 20)
 WALS_LIMIT(int64_t, near_row_bytes, 32 << 10)
 
 // ---- the form of a row's system ----
+
+/// On the CPU, systems of more factors are summed and factored in blocks (cpu/blocked-inl.h), and Gram matrices summed
+/// block by block. Above, panel and factor of the loop for smaller ones take more than 5 MiB, which a thread of most
+/// servers does not have in its caches.
+WALS_LIMIT(int64_t, blocked_factors, 768)
+
+/// On the CPU, subspace steps with a background and no prior means are taken in the factors' own coordinates where
+/// there are more factors (cpu/subspace-inl.h): the eigenvectors of a Gram matrix of D columns take some 10 D^3 flops,
+/// and would take longer than the steps.
+WALS_LIMIT(int64_t, rotated_subspace_factors, 1024)
 
 /// The dual form (n unknowns) is for rows of at most dual_numerator / dual_denominator D entries, all Gram coefficients
 /// of one sign. Not for up to D: transposing the dual's panel costs about a fifth of its Gram (bench_rows.py).

@@ -12,6 +12,9 @@ namespace {
 /// Rows are solved in tasks of about this many entries x D, enough to hide the cost of handing one out.
 constexpr int64_t kTaskWork = 1 << 19;
 
+/// The same in multiply-adds, where each task reads a large rotation: some hundredths of a second.
+constexpr int64_t kRotatedTaskWork = int64_t{1} << 31;
+
 /// Slabs of rows whose Gram matrices are summed separately, then in order.
 int64_t gram_slabs(int64_t n, int64_t D) {
     const int64_t most = D > 512 ? 8 : 32;
@@ -83,6 +86,17 @@ template <class T>
 bool gram(const T* y, int64_t n, int64_t D, Broadcast<T> weight, double* out, int n_threads,
           const Interrupted& interrupted) {
     const KernelTable<T>& k = kernels<T>();
+    if (D > limits::blocked_factors) {  // slabs' sums would take more memory than they
+        const int64_t blocks = (D + k.gram_block_columns - 1) / k.gram_block_columns;
+        const auto workspace = buffers_per_thread(n_threads, k.gram_block_workspace_bytes());
+        std::vector<std::pair<int64_t, int64_t>> pairs;
+        for (int64_t i = 0; i < blocks; ++i)
+            for (int64_t j = i; j < blocks; ++j) pairs.emplace_back(i, j);
+        return parallel_for(int64_t(pairs.size()), n_threads, interrupted, [&](int64_t task, int thread) {
+            const auto [i, j] = pairs[size_t(task)];
+            k.gram_block(y, n, D, weight, i, j, out, workspace[size_t(thread)].data());
+        });
+    }
     const int64_t slabs = gram_slabs(n, D);
     Buffer sums(slabs * D * D * int64_t(sizeof(double)));
     std::fill_n(sums.as<double>(), slabs * D * D, 0.0);
@@ -103,13 +117,13 @@ bool gram(const T* y, int64_t n, int64_t D, Broadcast<T> weight, double* out, in
 RotationSpace::RotationSpace(int64_t D, int n_threads)
     : packed(std::max(kernels<double>().rotation_size(D) * int64_t(sizeof(double)),
                       kernels<float>().factor_rotation_size(D) * int64_t(sizeof(float)))),
-      per_thread(buffers_per_thread(n_threads, 16 * D * int64_t(sizeof(double)))) {}
+      per_thread(buffers_per_thread(n_threads, rotation_workspace(D) * int64_t(sizeof(double)))) {}
 
 template <class T>
 bool rotate(const T* y, int64_t n, int64_t D, const double* q, bool wide, T* out, int n_threads,
             const RotationSpace& space, const Interrupted& interrupted) {
     const KernelTable<T>& k = kernels<T>();
-    const int64_t P = padded<T>(D), rows = 256;
+    const int64_t P = padded<T>(D), rows = kRotatedRows;
     if (!q) {
         return parallel_for((n + rows - 1) / rows, n_threads, interrupted, [&](int64_t task, int) {
             for (int64_t i = task * rows; i < std::min(n, (task + 1) * rows); ++i) {
@@ -163,8 +177,9 @@ bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, R
         return n >= limits::giant_entries && double(n) * double(D) * double(D) > limits::giant_work;
     };
     for (; solver.kind == Solver::kExact && first < n_rows && is_giant(order[size_t(first)]); ++first) {
-        const int64_t row = order[size_t(first)], n = length(row), slices = n / limits::slice_entries;
-        const int64_t size = k.exact_partial_size(D);
+        const int64_t row = order[size_t(first)], n = length(row), size = k.exact_partial_size(D);
+        const int64_t most = std::max<int64_t>(2, limits::giant_bytes / (size * int64_t(sizeof(T))));
+        const int64_t slices = std::min(n / limits::slice_entries, most);
         if (size * slices > sums_size) sums = Buffer((sums_size = size * slices) * int64_t(sizeof(T)));
         T* const sum = sums.as<T>();
         const bool done = parallel_for(slices, n_threads, interrupted, [&](int64_t s, int thread) {
@@ -177,12 +192,21 @@ bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, R
         k.solve_exact_from(problem, solver, row, sum, workspace[0].data(), status);
     }
 
-    // Tasks: consecutive rows of `order`.
+    // Tasks: consecutive rows of `order`. Where a rotation does not fit L2, a task reads it from memory, as long as
+    // some rows of a few entries take: there work is multiply-adds, and rows of a task so many that this does not show.
+    const bool counts_work = q && rotates_many(D);
+    auto row_work = [&](int64_t n) {
+        const int64_t steps = solver.kind == Solver::kConjugateGradients ? 4 * (solver.cg_steps + 1)
+                              : solver.kind == Solver::kSubspace         ? solver.block
+                                                                         : std::min(n, D);
+        return (n + 4) * D * (counts_work ? steps : 1);
+    };
     std::vector<int64_t> task_begin;
     int64_t work = 0;
     for (int64_t i = first; i < n_rows; ++i) {
-        const int64_t cost = (length(order[size_t(i)]) + 4) * D;
-        if (i == first || work + cost > kTaskWork || i - task_begin.back() >= k.rows_per_call) {
+        const int64_t cost = row_work(length(order[size_t(i)]));
+        if (i == first || work + cost > (counts_work ? kRotatedTaskWork : kTaskWork) ||
+            i - task_begin.back() >= k.rows_per_call) {
             task_begin.push_back(i);
             work = 0;
         }
@@ -193,6 +217,63 @@ bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, R
         const int64_t begin = task_begin[size_t(t)];
         k.solve(problem, solver, order.data() + begin, task_begin[size_t(t) + 1] - begin,
                 workspace[size_t(thread)].data(), status);
+    });
+}
+
+template <class T>
+bool solve_plain_rows(PlainRows<T> problem, const T* other, const double* gram, double relaxation, RowStatus* status,
+                      int n_threads, const Interrupted& interrupted) {
+    const KernelTable<T>& k = kernels<T>();
+    const int64_t n_rows = problem.terms.n_rows, D = problem.D, n_other = problem.n_other;
+    const int64_t* row_ptr = problem.terms.row_ptr;
+    Buffer table(n_other * padded<T>(D) * int64_t(sizeof(T)));
+    Buffer packed(k.factor_rotation_size(D) * int64_t(sizeof(T)));
+    k.pack_factor_rotation(gram, D, /*transposed=*/false, packed.as<T>());
+    const int64_t blocks = (D + problem.block - 1) / problem.block, copied = 256;
+    const bool is_copied = parallel_for((n_other + copied - 1) / copied, n_threads, interrupted, [&](int64_t c, int) {
+        for (int64_t b = 0; b < blocks; ++b) {
+            const int64_t first = b * problem.block, count = std::min(problem.block, D - first);
+            const int64_t width = padded<T>(count);
+            for (int64_t i = c * copied; i < std::min(n_other, (c + 1) * copied); ++i) {
+                T* to = table.as<T>() + n_other * first + i * width;
+                std::copy_n(other + i * D + first, count, to);
+                std::fill(to + count, to + width, T(0));
+            }
+        }
+    });
+    if (!is_copied) return false;
+    problem.table = table.as<T>();
+    problem.gram = gram;
+    problem.packed_gram = packed.as<T>();
+
+    const std::vector<int64_t> order =
+        order_of_work(row_ptr, n_rows, limits::long_row_bytes / (padded<T>(D) * int64_t(sizeof(T))));
+    // Tasks: consecutive rows of `order`, as many as share G well and leave every thread some.
+    constexpr double kMostFlops = 2e10;
+    const int64_t most = std::clamp<int64_t>(n_rows / (4 * n_threads), 16, kPlainRows);
+    std::vector<int64_t> task_begin{0}, entries;
+    int64_t in_task = 0, most_entries = 0;
+    double flops = 0;
+    for (int64_t i = 0; i < n_rows; ++i) {
+        const int64_t n = row_ptr[order[size_t(i)] + 1] - row_ptr[order[size_t(i)]];
+        const double cost = (double(n) * double(problem.block + 8) + 2 * double(D)) * double(D);
+        if (i > task_begin.back() && (i - task_begin.back() >= most || flops + cost > kMostFlops)) {
+            entries.push_back(in_task);
+            task_begin.push_back(i);
+            in_task = 0;
+            flops = 0;
+        }
+        in_task += n;
+        flops += cost;
+        most_entries = std::max(most_entries, in_task);
+    }
+    if (n_rows > 0) entries.push_back(in_task);
+    const auto workspace = buffers_per_thread(n_threads, k.plain_workspace_bytes(D, problem.block, most_entries));
+    return parallel_for(int64_t(entries.size()), n_threads, interrupted, [&](int64_t t, int thread) {
+        const int64_t begin = task_begin[size_t(t)],
+                      end = t + 1 < int64_t(entries.size()) ? task_begin[size_t(t) + 1] : n_rows;
+        k.solve_plain(problem, relaxation, order.data() + begin, end - begin, entries[size_t(t)],
+                      workspace[size_t(thread)].data(), status);
     });
 }
 
@@ -418,6 +499,8 @@ bool topk_listed(const T* queries, int64_t B, const T* items, int64_t D, int64_t
     template bool rotate<T>(const T*, int64_t, int64_t, const double*, bool, T*, int, const RotationSpace&,            \
                             const Interrupted&);                                                                       \
     template bool solve_rows<T>(RotatedRows<T>, const Solver&, const double*, RowStatus*, int, const Interrupted&);    \
+    template bool solve_plain_rows<T>(PlainRows<T>, const T*, const double*, double, RowStatus*, int,                  \
+                                      const Interrupted&);                                                             \
     template bool entry_loss<T>(const RowTerms<T>&, const T*, const T*, int64_t, double*, int, const Interrupted&);    \
     template bool ridge_loss<T>(const T*, const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&); \
     template bool topk<T>(const T*, int64_t, const T*, int64_t, int64_t, int64_t, bool, const int64_t*,                \

@@ -35,6 +35,12 @@ template <class T>
 bool solve_rows(RotatedRows<T> problem, const Solver& solver, const double* q, RowStatus* status, int n_threads,
                 const Interrupted&);
 
+/// One pass of subspace steps over every row, from and to factors, in their own coordinates: `gram` (D, D) is that of
+/// `other` (n_other, D), weighted. problem's table, gram and packed_gram are set here. status is (R).
+template <class T>
+bool solve_plain_rows(PlainRows<T> problem, const T* other, const double* gram, double relaxation, RowStatus* status,
+                      int n_threads, const Interrupted&);
+
 /// Sum over all rows of ridge |x - prior|^2; prior (n, D) may be null.
 template <class T>
 bool ridge_loss(const T* x, const T* prior, int64_t n, int64_t D, Broadcast<T> ridge, double* total, int n_threads,

@@ -6,6 +6,7 @@
 #include "neighbors-inl.h"
 #include "score_entries-inl.h"
 #include "solve_iterative-inl.h"
+#include "subspace-inl.h"
 #include "topk_guess-inl.h"
 
 namespace wals::cpu {
@@ -64,18 +65,24 @@ static void solve_rows(const RotatedRows<T>& p, const Solver& solver, const int6
     write_back(p, solved, m, z);
 }
 
-/// Gram part (M, M) in panel layout, then the right-hand side (M).
+/// Gram part (M, M) in panel layout, then the right-hand side (M); of a system that is solved in blocks also what was
+/// subtracted from the diagonal (M).
 template <class T>
 static int64_t partial_size(int64_t D) {
     const int64_t M = round_up(D, kWidth<T>);
-    return M * M + M;
+    return system_capacity(D, M) * M + (is_blocked(D) ? 2 * M : M);
 }
 
 template <class T>
 static void exact_partial_rows(const RotatedRows<T>& p, int64_t begin, int64_t end, char* workspace, T* out) {
     ExactWorkspace<T> w(workspace, p.D);
     const int64_t M = round_up(p.D, kWidth<T>), K = panel_rows<T>(p.D);
-    for (int64_t i = 0; i < M * M + M; ++i) out[i] = 0;
+    for (int64_t i = 0; i < partial_size<T>(p.D); ++i) out[i] = 0;
+    if (is_blocked(p.D)) {
+        const int64_t capacity = blocked_capacity(M);
+        T* const rhs = out + M * capacity;
+        return sum_slabs(p, begin, end, w, Columns{0, p.D, M}, Panel<T>{out, capacity}, rhs, rhs + M);
+    }
     for (; begin < end; begin += K) {
         const int64_t stop = end - begin < K ? end : begin + K;
         const Signs s = count_signs(p.terms, begin, stop);
@@ -120,11 +127,16 @@ static constexpr KernelTable<T> table = {
     kRowsPerCall,
     workspace_bytes<T>,
     solve_rows<T>,
+    PlainWorkspace<T>::bytes,
+    solve_plain_subspace<T>,
     partial_size<T>,
     exact_partial_rows<T>,
     solve_exact_from<T>,
     gram_bytes,
     gram_rows<T>,
+    kGramColumns,
+    gram_block_bytes,
+    gram_block<T>,
     packed_square_size<double>,
     pack_square<double>,
     packed_square_size<T>,

@@ -35,8 +35,35 @@ struct RotatedRows {
     double* loss = nullptr;  // (R) out, or null: each row's part of the loss, x'Ax - 2b'x but for the prior's constant
 };
 
+/// Rows of the objective in the factors' own coordinates, for subspace steps (subspace-inl.h).
+template <class T>
+struct PlainRows {
+    RowTerms<T> terms;
+    int64_t D = 0, n_other = 0;
+    int64_t block = 64;              // coordinates of a step
+    const T* table = nullptr;        // block after block: (n_other, padded number of its coordinates)
+    const double* gram = nullptr;    // (D, D) of the other side, weighted
+    const T* packed_gram = nullptr;  // the same by pack_factor_rotation
+    T* factors = nullptr;            // (R, D) in and out
+    double* loss = nullptr;          // as in RotatedRows
+};
+
+/// Rows of one call of subspace steps in plain coordinates at most: all of G is read for them once.
+constexpr int64_t kPlainRows = 128;
+
 /// Status of a row: 0 solved, k > 0 pivot k not positive (singular), -1 the solution is not finite.
 using RowStatus = int32_t;
+
+/// Rows that are rotated together where the rotation (D, D) does not fit L2, and so have a copy of their own.
+constexpr int64_t kRotatedRows = 256;
+constexpr bool rotates_many(int64_t D) {
+    return D > 512;
+}
+
+/// Numbers of KernelTable::rotate's workspace: a copy of the rows, and three vectors of results of each.
+constexpr int64_t rotation_workspace(int64_t D) {
+    return rotates_many(D) ? kRotatedRows * (D + 3 * 16) + 64 : 16 * D;
+}
 
 /// Some queries of a retrieval and their lists of candidates (topk_list-inl.h).
 template <class T>
@@ -122,6 +149,10 @@ struct KernelTable {
     int64_t (*workspace_bytes)(int64_t D, int64_t longest);
     void (*solve)(const RotatedRows<T>& problem, const Solver& solver, const int64_t* rows, int64_t n_rows,
                   char* workspace, RowStatus* status);
+    /// One pass of subspace steps over n_rows rows with so many entries together; kPlainRows at most.
+    int64_t (*plain_workspace_bytes)(int64_t D, int64_t block, int64_t entries);
+    void (*solve_plain)(const PlainRows<T>& problem, double relaxation, const int64_t* rows, int64_t n_rows,
+                        int64_t entries, char* workspace, RowStatus* status);
     /// Partial Gram matrices of one very long row: out (exact_partial_size) = sum over entries [begin, end).
     int64_t (*exact_partial_size)(int64_t D);
     void (*exact_partial)(const RotatedRows<T>& problem, int64_t begin, int64_t end, char* workspace, T* out);
@@ -130,6 +161,11 @@ struct KernelTable {
     /// gram (D, D) float64, upper triangle += sum over rows [begin, end) of weight y y'.
     int64_t (*gram_workspace_bytes)(int64_t D);
     void (*gram)(const T* y, int64_t D, Broadcast<T> weight, int64_t begin, int64_t end, double* out, char* workspace);
+    /// The same over n rows for two blocks of gram_block_columns columns of the result alone, i <= j, both triangles.
+    int64_t gram_block_columns;
+    int64_t (*gram_block_workspace_bytes)();
+    void (*gram_block)(const T* y, int64_t n, int64_t D, Broadcast<T> weight, int64_t i, int64_t j, double* out,
+                       char* workspace);
     /// out (n, padded D) = y (n, D) q, accumulated in float64; q comes packed by pack_rotation.
     int64_t (*rotation_size)(int64_t D);
     void (*pack_rotation)(const double* q, int64_t D, bool transposed, double* packed);

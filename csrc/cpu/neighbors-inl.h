@@ -247,7 +247,8 @@ static void regress(const Neighborhoods<T>& p, int64_t i, const T* pairs, char* 
             w.diagonal[j] = j < n ? ridge : 1;
             w.rhs[j] = j < n ? double(weights[j]) : 0;
         }
-        const int bad = factor<double>(panel, n, 0, 0, w.diagonal, &start, w.inverse, pivot_tolerance<double>(), w.rhs);
+        const RightSides<double> right{w.rhs};
+        const int bad = factor<double>(panel, n, 0, 0, w.diagonal, &start, w.inverse, pivot_tolerance<double>(), right);
         if (bad == 0) back_substitute(panel, M, 0, w.inverse, w.rhs, w.scratch);
         if (bad == 0 && take_finite(w.rhs, n, weights)) return;
         if (!(more < 1e10 * largest)) break;  // not for finite numbers

@@ -212,12 +212,20 @@ static inline __attribute__((always_inline)) int factor_diagonal(Tile<T, NV>& ac
     return bad;
 }
 
+/// Right-hand sides of a system, `stride` apart.
+template <class T>
+struct RightSides {
+    T* x;
+    int64_t stride = 0;
+    int count = 1;
+};
+
 /// What rows i0.. of U, in the tile, do to x in U^-T x: its lanes' elements of x, then what the others have left.
 /// kFirst: the tile holds the diagonal block, and x[i0].. is still to be solved.
 template <class T, int NV, bool kFirst>
-static inline __attribute__((always_inline)) void eliminate_right_side(const Tile<T, NV>& acc,
-                                                                       const DiagonalBlock<T>& d, int lane, int64_t i0,
-                                                                       T* xj, T* x) {
+static inline __attribute__((always_inline)) void eliminate_one_right_side(const Tile<T, NV>& acc,
+                                                                           const DiagonalBlock<T>& d, int lane,
+                                                                           int64_t i0, T* xj, T* x) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
     Vec<T> left[NV];
 #pragma GCC unroll 4
@@ -245,12 +253,23 @@ static inline __attribute__((always_inline)) void eliminate_right_side(const Til
     for (int v = 0; v < NV; ++v) store(xj + v * W, left[v]);
 }
 
+/// The same for all of them, columns j..
+template <class T, int NV, bool kFirst>
+static inline __attribute__((always_inline)) void eliminate_right_sides(const Tile<T, NV>& acc,
+                                                                        const DiagonalBlock<T>& d, int lane, int64_t i0,
+                                                                        int64_t j, const RightSides<T>& right) {
+    for (int q = 0; q < right.count; ++q) {
+        T* const x = right.x + q * right.stride;
+        eliminate_one_right_side<T, NV, kFirst>(acc, d, lane, i0, x + j, x);
+    }
+}
+
 /// One tile of `factor`: rows i0.. of U, columns of the vectors from block j on. kFirst: holds the diagonal block.
 template <class T, int NV, bool kFirst>
 static inline __attribute__((always_inline)) int factor_tile(const Panel<T>& panel, int64_t n_plus, int64_t u_row,
                                                              int64_t i0, int64_t j, const T* diagonal,
                                                              const Panel<T>* start, DiagonalBlock<T>& d, T tolerance,
-                                                             T* x, Upcoming* next) {
+                                                             const RightSides<T>& x, Upcoming* next) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
     const int lane = int(i0 % W);
     const T* right[NV];
@@ -283,7 +302,7 @@ static inline __attribute__((always_inline)) int factor_tile(const Panel<T>& pan
     } else {
         eliminate<T, NV>(acc, d, lane);
     }
-    eliminate_right_side<T, NV, kFirst>(acc, d, lane, i0, x + j * W, x);
+    eliminate_right_sides<T, NV, kFirst>(acc, d, lane, i0, j * W, x);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -295,11 +314,12 @@ static inline __attribute__((always_inline)) int factor_tile(const Panel<T>& pan
 /// M); its upper Cholesky factor goes to rows n_plus + n_minus .. of the panel, 1 / its diagonal to `inverse`.
 ///
 /// M is n rounded up to whole vectors: callers pad with columns of zeros and a diagonal of 1. `start` (same layout, M
-/// rows, or null) is the part of A summed earlier. x (M) becomes U^-T x on the way. Returns 0, or 1-based, the first
-/// pivot not above tolerance * A_ii.
+/// rows, or null) is the part of A summed earlier. Each x (M) becomes U^-T x on the way. Returns 0, or 1-based, the
+/// first pivot not above tolerance * A_ii.
 template <class T>
 static inline int factor(const Panel<T>& panel, int64_t n, int64_t n_plus, int64_t n_minus, const T* diagonal,
-                         const Panel<T>* start, T* inverse, T tolerance, T* x, Upcoming* next = nullptr) {
+                         const Panel<T>* start, T* inverse, T tolerance, const RightSides<T>& x,
+                         Upcoming* next = nullptr) {
     constexpr int W = kWidth<T>, R = kTileRows<T>;
     const int64_t blocks = round_up(n, W) / W, u_row = n_plus + n_minus;
     DiagonalBlock<T> d;
@@ -396,9 +416,10 @@ static inline void back_substitute(const Panel<T>& panel, int64_t M, int64_t u_r
     }
 }
 
-/// |U x|^2 = x' A x for the same factor; products in T, squares added up in float64.
+/// |U x + y|^2 for the same factor, x' A x without y; products in T, squares added up in float64.
 template <class T>
-static inline double factored_energy(const Panel<T>& panel, int64_t M, int64_t u_row, const T* x) {
+static inline double factored_energy(const Panel<T>& panel, int64_t M, int64_t u_row, const T* x,
+                                     const T* y = nullptr) {
     constexpr int W = kWidth<T>;
     double energy = 0;
     for (int64_t i0 = 0; i0 < M; i0 += W) {
@@ -409,7 +430,8 @@ static inline double factored_energy(const Panel<T>& panel, int64_t M, int64_t u
 #pragma GCC unroll 16
             for (int i = 0; i < W; ++i) rows[i] += load(u + i * W) * xj;
         }
-        const Vec<T> product = sum_each<T, W>(rows);
+        Vec<T> product = sum_each<T, W>(rows);
+        if (y) product += load(y + i0);
         for (int i = 0; i < W; ++i) energy += double(product[i]) * double(product[i]);
     }
     return energy;

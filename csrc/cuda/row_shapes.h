@@ -20,7 +20,7 @@ void with_row_shape(int64_t D, F&& f) {
         f(RowShape<32, 4>());
     else
         f(RowShape<32, 8>());
-    static_assert(32 * 8 * 4 >= limits::most_factors, "the widest shape holds every table row");
+    static_assert(32 * 8 * 4 >= limits::most_device_factors, "the widest shape holds every table row");
 }
 
 /// f(Shape of subspace steps on so many columns)

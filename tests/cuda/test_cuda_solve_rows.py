@@ -99,7 +99,9 @@ def test_the_largest_block(d, lengths, signs, no_second_try):
     make_check(terms, other, prior)(run(terms, other, prior=prior, schedules=SCHEDULES[1:]))
 
 
-@pytest.mark.parametrize(("d", "lengths"), [(257, [0, 5, 240, 260]), (513, [300]), (LIMITS.most_factors, [256, 257])])
+@pytest.mark.parametrize(
+    ("d", "lengths"), [(257, [0, 5, 240, 260]), (513, [300]), (LIMITS.most_device_factors, [256, 257])]
+)
 def test_matrices_in_the_workspace(d, lengths, no_second_try):
     terms, other, prior = problem(d, lengths, "plus")
     assert ("sliced", 0) in forms(terms, d)
@@ -463,7 +465,7 @@ def test_arguments_that_the_device_lacks_are_refused():
         solve_rows(backend, terms, other.astype(np.float64), start)
     with pytest.raises(ValueError, match=r"float32, got factors of dtype float64"):
         backend.empty_factors(3, 4, np.dtype(np.float64))
-    most = LIMITS.most_factors
+    most = LIMITS.most_device_factors
     with pytest.raises(ValueError, match=f"1 to {most} factors, got {most + 1}"):
         backend.empty_factors(3, most + 1, np.dtype(np.float32))
     with pytest.raises(ValueError, match=r"block_size must be a multiple of 16 from 16 to 256 .* got 272"):

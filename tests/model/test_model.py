@@ -376,8 +376,8 @@ def test_bad_input_leaves_an_earlier_fit_as_it_was():
 @pytest.mark.parametrize(
     ("params", "error", "message"),
     [
-        ({"factors": 0}, ValueError, "factors must be an integer from 1 to 1024, got 0"),
-        ({"factors": 1025}, ValueError, "factors must be an integer from 1 to 1024, got 1025"),
+        ({"factors": 0}, ValueError, "factors must be an integer from 1 to 8192, got 0"),
+        ({"factors": 8193}, ValueError, "factors must be an integer from 1 to 8192, got 8193"),
         ({"factors": 2.0}, TypeError, "factors must be an integer"),
         ({"factors": True}, TypeError, "factors must be an integer"),
         ({"iterations": -1}, ValueError, "iterations must be an integer >= 0, got -1"),

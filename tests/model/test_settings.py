@@ -42,7 +42,7 @@ def table(matrix):
 @pytest.mark.parametrize(
     ("name", "value", "error", "message"),
     [
-        ("factors", 0, ValueError, "factors must be an integer from 1 to 1024, got 0"),
+        ("factors", 0, ValueError, "factors must be an integer from 1 to 8192, got 0"),
         ("factors", 2.5, TypeError, "factors must be an integer"),
         ("objective", "als", ValueError, "objective must be .* got 'als'"),
         ("iterations", -1, ValueError, "iterations must be an integer >= 0"),
@@ -461,7 +461,7 @@ def test_a_config_that_was_written_by_hand(tmp_path):
         ('{"factors": 4, "factors": 5}', ValueError, "'factors' is given twice"),
         ("[4]", TypeError, r"a config must be an object of settings by name, got \[4\]"),
         ('{"factrs": 4}', ValueError, "a config has no setting 'factrs'; did you mean factors?"),
-        ('{"factors": "4"}', TypeError, "factors must be an integer from 1 to 1024, got '4'"),
+        ('{"factors": "4"}', TypeError, "factors must be an integer from 1 to 8192, got '4'"),
         ('{"factors": NaN}', TypeError, "factors must be an integer"),
         ('{"init_scale": Infinity}', ValueError, "init_scale must be a finite number"),
         ('{"objective": "huu"}', ValueError, "objective must be .* got 'huu'"),

@@ -12,7 +12,16 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu import _cpu
-from wals_gpu.backends.host import Spectrum, check_status, decompose, has_background, no_spectrum, solve_parts
+from wals_gpu.backends.host import (
+    Spectrum,
+    check_gram,
+    check_status,
+    decompose,
+    decompose_rows,
+    has_background,
+    no_spectrum,
+    solve_parts,
+)
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
 from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
 
@@ -24,6 +33,12 @@ def available_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def takes_plain_steps(terms: SideTerms, factors: int, options: SolveOptions) -> bool:
+    """Whether rows without prior means take subspace steps in the factors' own coordinates, not along eigenvectors."""
+    many = factors > _cpu.LIMITS.rotated_subspace_factors
+    return many and options.solver == "subspace" and options.block_size < factors and has_background(terms)
 
 
 class CpuBackend:
@@ -94,6 +109,8 @@ class CpuBackend:
         ModelFitError
             The solution of a row is not finite: input values or ridges are out of the range of the dtype.
         """
+        if spectrum is None and prior is None and takes_plain_steps(terms, other.shape[1], options):
+            return self.solve_plain(terms, other, self.gram(terms, other), factors, options, return_loss=return_loss)
         values, rotation = self.spectrum(terms, other) if spectrum is None else spectrum
         table, rotated_terms = other, terms
         if terms.n_entries < len(other):  # few rows: only the factors that they meet are rotated
@@ -137,6 +154,26 @@ class CpuBackend:
         )
         return status, None if row_loss is None else float(row_loss.sum())
 
+    def solve_plain(
+        self,
+        terms: RowTerms,
+        other: NDArray[np.floating],
+        gram: NDArray[np.float64],
+        factors: NDArray[np.floating],
+        options: SolveOptions,
+        *,
+        return_loss: bool = False,
+    ) -> float | None:
+        """One pass of subspace steps in the factors' own coordinates, without eigenvectors of `gram` (:meth:`gram`).
+
+        Otherwise as :meth:`solve_rows`; see :func:`wals_gpu.reference.solve_rows_subspace` with ``rotated=False``.
+        """
+        row_loss = np.zeros(terms.n_rows) if return_loss else None
+        block, relaxation = options.block_size, options.relaxation
+        status = _cpu.solve_rows_plain(terms, other, gram, factors, block, relaxation, row_loss, self.num_threads)
+        check_status(status, other)
+        return None if row_loss is None else float(row_loss.sum())
+
     def session(
         self,
         users: NDArray[np.floating],
@@ -150,13 +187,28 @@ class CpuBackend:
 
     def memory_of(self, sizes: SolveSizes) -> SolveMemory:
         """Bytes that solving a side takes beside its factors and terms."""
+        limits = _cpu.LIMITS
         padded = -(-sizes.factors * sizes.itemsize // 64) * 64
-        rotated = 0 if self._moves(sizes.factors) and sizes.is_moving else padded * sizes.n_other
-        return SolveMemory(rotated + (8 + 4 + 8) * sizes.n_rows)  # of a row: place in the order of work, status, loss
+        square = sizes.factors**2 * 8  # a matrix of float64
+        of_rows = (8 + 4 + 8) * sizes.n_rows  # of a row: place in the order of work, status, loss
+        many = sizes.factors > limits.rotated_subspace_factors
+        if sizes.solver == "subspace" and many and not sizes.has_prior:
+            # The Gram matrix, its packed copy, the basis, and the table block by block; 128 rows of each thread.
+            squares = square * (16 + sizes.itemsize) // 8
+            return SolveMemory(padded * sizes.n_other + squares + self.num_threads * 128 * 2 * padded + of_rows)
+        moves = sizes.is_moving and self._moves(sizes.factors, sizes.n_rows + sizes.n_other)
+        rotated = 0 if moves else padded * sizes.n_other
+        # The Gram matrix, its eigenvectors, two more that LAPACK works in, and the basis that both sides are in.
+        squares = 5 * square
+        # A thread's system; in blocks it takes the place of the factor and of most of the panel.
+        system = padded**2 // sizes.itemsize * (1 if sizes.factors > limits.blocked_factors else 3)
+        of_threads = self.num_threads * (system + 512 * padded) if sizes.solver == "cholesky" else 0
+        return SolveMemory(rotated + squares + of_threads + of_rows)
 
     @staticmethod
-    def _moves(factors: int) -> bool:
-        return factors % _cpu.LIMITS.tile == 0
+    def _moves(factors: int, rows: int) -> bool:
+        """Whether both sides, of so many rows together, may move to another basis; its (D, D) moves as well."""
+        return factors % _cpu.LIMITS.tile == 0 and factors <= max(rows, _cpu.LIMITS.blocked_factors)
 
     def empty_factors(self, n: int, factors: int, dtype: np.dtype) -> NDArray[np.floating]:
         """An (n, D) array, not initialised, that starts on a cache line."""
@@ -166,9 +218,19 @@ class CpuBackend:
 
     def spectrum(self, terms: SideTerms, other: NDArray[np.floating]) -> Spectrum:
         """Eigenvalues and eigenvectors of the Gram matrix of `other`, weighted by ``terms.other_background``."""
+        n, d = other.shape
         if not has_background(terms):
-            return no_spectrum(other.shape[1])
-        return decompose(_cpu.gram(other, terms.other_background, self.num_threads))
+            return no_spectrum(d)
+        if d > _cpu.LIMITS.blocked_factors and 2 * n < d:
+            weight = np.broadcast_to(np.asarray(terms.other_background, np.float64), n)
+            return decompose_rows(other * np.sqrt(weight)[:, None])
+        return decompose(self.gram(terms, other))
+
+    def gram(self, terms: SideTerms, other: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The Gram matrix (D, D) of `other`, weighted by ``terms.other_background``; ModelFitError if not finite."""
+        gram = _cpu.gram(other, terms.other_background, self.num_threads)
+        check_gram(gram)
+        return gram
 
     def loss(
         self,
@@ -440,7 +502,8 @@ class CpuSession:
 
     With `may_move` both sides are rotated together into the basis of each solve, and stay there: the loss is the same
     in any basis, and a rotated copy of the other side is saved. `basis` keeps count of it: (D, D) float64, or None
-    where the arrays do not allow it, as D is no multiple of 16, or they are not from :meth:`CpuBackend.empty_factors`.
+    where the arrays do not allow it, as D is no multiple of 16, or they are not from :meth:`CpuBackend.empty_factors`;
+    nor where they have fewer rows than the basis.
     """
 
     def __init__(
@@ -449,8 +512,9 @@ class CpuSession:
         self._backend = backend
         self._sides = {"user": users, "item": items}
         allows = all(array.ctypes.data % 64 == 0 and array.flags.c_contiguous for array in (users, items))
-        moves = may_move and allows and backend._moves(users.shape[1])
+        moves = may_move and allows and backend._moves(users.shape[1], len(users) + len(items))
         self.basis: NDArray[np.float64] | None = np.eye(users.shape[1]) if moves else None
+        self._has_moved = False
 
     def solve(
         self,
@@ -463,6 +527,14 @@ class CpuSession:
     ) -> float | None:
         """See :meth:`.session.Session.solve`."""
         own, other = self._sides[side], self._sides[other_side(side)]
+        if prior is None and takes_plain_steps(terms, own.shape[1], options):
+            gram = self._backend.gram(terms, other)
+
+            def steps(rows: slice, part: RowTerms) -> float | None:
+                return self._backend.solve_plain(part, other, gram, own[rows], options, return_loss=return_loss)
+
+            loss = solve_parts(terms, steps)
+            return loss if return_loss else None
         spectrum = self._backend.spectrum(terms, other)
 
         def solve(rows: slice, part: RowTerms) -> float | None:
@@ -489,6 +561,7 @@ class CpuSession:
             # What the row systems are built from is rotated in float64 for the exact solvers: that keeps the
             # digits of weak directions. CG stops short of them.
             wide = options.solver != "cg"
+            self._has_moved = True
             _cpu.rotate_together(own, other, self.basis, spectrum.vectors, wide, self._backend.num_threads)
         in_basis = Spectrum(spectrum.values, None)
         status, loss = self._backend._solve(terms, other, in_basis, own, options, None, return_loss)
@@ -516,14 +589,15 @@ class CpuSession:
         """See :meth:`.session.Session.restore`."""
         for name, array in self.arrays().items():
             np.copyto(array, arrays[name])
+        self._has_moved = True
 
     def close(self) -> None:
         """See :meth:`.session.Session.close`."""
-        if self.basis is not None:
+        if self.basis is not None and self._has_moved:
             users, items = self._sides["user"], self._sides["item"]
             back = np.ascontiguousarray(self.basis.T)
             _cpu.rotate_together(users, items, self.basis, back, True, self._backend.num_threads)
-            self.basis = None
+        self.basis = None
 
     def __enter__(self) -> CpuSession:
         return self

@@ -76,8 +76,8 @@ class CudaBackend:
         limits = self.device.kernels.LIMITS
         if dtype is not None and dtype != np.float32:
             raise DeviceError(f"dtype must be float32 on a CUDA device (device='cuda'), got {dtype}")
-        if factors is not None and not 1 <= factors <= limits.most_factors:
-            raise DeviceError(f"factors must be from 1 to {limits.most_factors} on a CUDA device, got {factors}")
+        if factors is not None and not 1 <= factors <= limits.most_device_factors:
+            raise DeviceError(f"factors must be from 1 to {limits.most_device_factors} on a CUDA device, got {factors}")
         if options is not None and options.solver == "subspace" and options.block_size > limits.kernel_sizes[-1]:
             sizes = f"a multiple of {limits.tile} from {limits.tile} to {limits.kernel_sizes[-1]}"
             raise DeviceError(f"block_size must be {sizes} on a CUDA device, got {options.block_size}")

@@ -20,8 +20,8 @@ def check_factors(factors: NDArray[np.floating]) -> None:
     """Refuse factors (n, D) of another dtype or width than the kernels take."""
     if str(factors.dtype).removeprefix("torch.") != "float32":  # tensors too
         raise ValueError(f"device='cuda' computes in float32, got factors of dtype {factors.dtype}")
-    if not 1 <= factors.shape[1] <= LIMITS.most_factors:
-        raise ValueError(f"device='cuda' takes 1 to {LIMITS.most_factors} factors, got {factors.shape[1]}")
+    if not 1 <= factors.shape[1] <= LIMITS.most_device_factors:
+        raise ValueError(f"device='cuda' takes 1 to {LIMITS.most_device_factors} factors, got {factors.shape[1]}")
 
 
 def upload_factors(memory: Memory, factors: Any) -> Any:

@@ -12,7 +12,16 @@ from wals_gpu.backends.blas import one_blas_thread
 from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.objective.terms import RowTerms, SideTerms
 
-__all__ = ["Spectrum", "check_status", "decompose", "has_background", "no_spectrum", "solve_parts"]
+__all__ = [
+    "Spectrum",
+    "check_gram",
+    "check_status",
+    "decompose",
+    "decompose_rows",
+    "has_background",
+    "no_spectrum",
+    "solve_parts",
+]
 
 _REMEDY = "scale the values down, increase the regularization, or use dtype='float64'"
 
@@ -42,17 +51,37 @@ def no_spectrum(factors: int) -> Spectrum:
     return Spectrum(np.zeros(factors), None)
 
 
-def decompose(gram: NDArray[np.float64]) -> Spectrum:
-    """Eigenvalues and eigenvectors of a Gram matrix (D, D)."""
+def check_gram(gram: NDArray[np.floating]) -> None:
+    """Raise ModelFitError for a Gram matrix that is not finite."""
     if not np.isfinite(gram).all():
         raise ModelFitError(f"NaN or infinity encountered in the factors or their Gram matrix; {_REMEDY}")
+
+
+def decompose(gram: NDArray[np.float64]) -> Spectrum:
+    """Eigenvalues and eigenvectors of a Gram matrix (D, D)."""
+    check_gram(gram)
     # One BLAS thread: a D x D problem gains little from more, and OpenBLAS's threads go on spinning for up to
     # 30 ms after it, on the processors that the row solves are about to use.
     with one_blas_thread():
         values, vectors = np.linalg.eigh(gram)
-    # Eigenvalues that are rounding become 0, so that a solver can see where nothing is known.
-    rounding = len(values) * np.finfo(np.float64).eps * values[-1]
-    return Spectrum(np.where(values > rounding, values, 0.0), vectors)
+    return Spectrum(_without_rounding(values), vectors)
+
+
+def decompose_rows(rows: NDArray[np.floating]) -> Spectrum:
+    """The same of ``rows.T @ rows`` for fewer rows (n, D) than D: all but n eigenvalues are 0."""
+    check_gram(rows)
+    rows = np.asarray(rows, np.float64)
+    n, d = rows.shape
+    with one_blas_thread():
+        basis, triangle = np.linalg.qr(rows.T, mode="complete")
+        values, vectors = np.linalg.eigh(triangle[:n] @ triangle[:n].T)
+        vectors = np.hstack([basis[:, n:], basis[:, :n] @ vectors])
+    return Spectrum(_without_rounding(np.concatenate([np.zeros(d - n), values])), vectors)
+
+
+def _without_rounding(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Eigenvalues that are rounding become 0, so that a solver can see where nothing is known."""
+    return np.where(values > len(values) * np.finfo(np.float64).eps * values[-1], values, 0.0)
 
 
 def check_status(status: NDArray[np.int32], other: NDArray[np.floating]) -> None:

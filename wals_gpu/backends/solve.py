@@ -18,6 +18,11 @@ TILE = 16
 #: "auto" is exact up to so many factors: there it is the faster way to a loss (docs/solvers.md has the measurements).
 MOST_FACTORS_EXACT = 64
 
+#: And "cg" up to so many. Above, the eigenvectors that it needs take most of its time, and steps of "subspace" do
+#: without (docs/solvers.md); in blocks of at least so many coordinates, as smaller ones take more time to a loss.
+MOST_FACTORS_CG = 2048
+LEAST_BLOCK_MANY_FACTORS = 128
+
 
 @dataclass(frozen=True)
 class SolveOptions:
@@ -63,6 +68,9 @@ class SolveOptions:
         """The options of a model of `factors`, whose `solver` may also be "auto"."""
         if solver == "auto":
             solver = "cholesky" if factors <= MOST_FACTORS_EXACT else "cg"
+            if factors > MOST_FACTORS_CG:
+                steps = cls("subspace", **options)  # type: ignore[arg-type]  # checked there
+                return replace(steps, block_size=max(steps.block_size, LEAST_BLOCK_MANY_FACTORS))
         elif solver not in SOLVERS:
             names = ("auto", *SOLVERS)
             like = did_you_mean(solver, names)

@@ -61,7 +61,7 @@ class WALS(Configured):
     Parameters
     ----------
     factors : int, default 256
-        D, from 1 to 1024.
+        D, from 1 to 8192; to 1024 on a CUDA device. From some thousand on, docs/solvers.md says what they cost.
     objective : str or Objective, default "wals"
         A preset by name ("wals", "implicit", "hu", "ials", "google_wals", "eals", "spark", "explicit"), or an instance.
         "wals" adapts itself to density and values of the data; see docs/objective.md.
@@ -70,9 +70,9 @@ class WALS(Configured):
     solver : {"auto", "cholesky", "cg", "subspace"}, default "auto"
         How row systems are solved. "cholesky": exactly, in the cheaper of the primal and the dual form of each row.
         "cg": `cg_steps` conjugate-gradient steps from the present factor. "subspace": one pass of exact steps over
-        blocks of `block_size` coordinates (iALS++). "auto": "cholesky" up to 64 factors, above that "cg" (see
-        docs/solvers.md for the measured reasons). All three lower the loss in every sweep and have the same fixed
-        points.
+        blocks of `block_size` coordinates (iALS++). "auto": "cholesky" up to 64 factors, "cg" up to 2048, above that
+        "subspace" with blocks of at least 128 (see docs/solvers.md for the measured reasons). All three lower the loss
+        in every sweep and have the same fixed points.
     cg_steps : int, default 3
     block_size : int, default 64
         A multiple of 16.

@@ -148,6 +148,7 @@ def solve_rows_subspace(
     *,
     prior: ArrayLike | None = None,
     relaxation: float = 1.0,
+    rotated: bool = True,
 ) -> NDArray[np.float64]:
     """One pass of subspace steps over every row, from `start` (iALS++, Rendle et al. 2021, "iALS++: Speeding up Matrix
     Factorization with Subspace Optimization").
@@ -163,6 +164,8 @@ def solve_rows_subspace(
     block : int
     relaxation : float, default 1
         Each block, and each row that is solved exactly, goes this many times the way; see :func:`relax`.
+    rotated : bool, default True
+        False: in the factors' own coordinates, and only rows without entries are solved exactly.
 
     Returns
     -------
@@ -170,10 +173,11 @@ def solve_rows_subspace(
     """
     other = np.asarray(other, np.float64)
     out = relax(terms, start, solve_rows(terms, other, prior=prior), relaxation)
-    rotation = _rotation(terms, other)
-    for row in np.flatnonzero(np.diff(terms.row_ptr) > block).tolist():
+    rotation = _rotation(terms, other) if rotated else np.eye(other.shape[1])
+    for row in np.flatnonzero(np.diff(terms.row_ptr) > (block if rotated else 0)).tolist():
         a, b = row_system(terms, row, other, prior=None if prior is None else np.asarray(prior)[row])
-        a, b = rotation.T @ a @ rotation, rotation.T @ b
+        if rotated:
+            a, b = rotation.T @ a @ rotation, rotation.T @ b
         z = rotation.T @ np.asarray(start, np.float64)[row]
         for first in range(0, len(z), block):
             part = slice(first, first + block)
