@@ -589,7 +589,7 @@ def ranking_cost_table(result: dict) -> str:
                 cells.append(number(middle) if own else "-")
             rows.append([f"{name}: {label}", *cells])
     threads = sorted({record["threads"] for record in records})
-    machine = f"{result['machine']['processor']}, {' or '.join(map(str, threads))} threads"
+    machine = f"{result['machine']['processor']}, {' or '.join(map(str, threads))} thread{'s' * (threads != [1])}"
     words = (
         "median over the splits; lists: the best 20 for each tested user; MiB: peak of fit and lists beyond the input"
     )
