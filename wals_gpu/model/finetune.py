@@ -397,7 +397,8 @@ def _with_embeddings(fitted: FittedPrior, embeddings: NDArray[np.float32]) -> Li
     prior, whitening = fitted.prior, fitted.prior.whitening
     if whitening is not None:
         whitening = type(whitening)(whiten=whitening.whiten, components=whitening.components, epsilon=whitening.epsilon)
-    kept = ("strength", "ridge", "shrinkage", "learn", "intercept", "normalize", "cold", "encoder")
+    kept = ("strength", "relative_strength", "ridge", "shrinkage", "learn", "votes", "intercept", "normalize", "cold")
+    kept += ("encoder",)
     settings: dict[str, Any] = {name: getattr(prior, name) for name in kept}
     if prior.strength is not None:
         settings["strength"] = prior.strength * fitted.scale[0]  # a learned one goes on from where it is
