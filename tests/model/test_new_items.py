@@ -210,12 +210,11 @@ def letters(texts):
 
 def test_hybrid_is_the_recommended_configuration():
     model = WALS.hybrid(["abc", "xyz"], letters)
-    settings = (model.factors, model.iterations, model.objective.name, model.objective.exponent)
-    assert settings == (256, 20, "google_wals", 0.5)
-    assert 0.01 <= model.objective.regularization <= 0.1
-    assert model.item_prior.strength == 3.0
+    assert (model.factors, model.iterations, model.objective.name) == (256, 20, "wals")
+    prior = model.item_prior
+    assert (prior.strength, prior.relative_strength, prior.votes, prior.cold) == (None, 2.0, "equal", "regression")
     assert WALS.hybrid(np.eye(2), None, prior={"strength": 0.5}).item_prior.strength == 0.5
-    assert WALS.hybrid(np.eye(2), None, objective="ials").item_prior.strength is None
+    assert WALS.hybrid(np.eye(2), None, objective="ials").item_prior.relative_strength == 2.0
     assert model.item_prior.embeddings.tolist() == [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
     other = WALS.hybrid(np.eye(2), None, factors=8, objective="ials", prior={"strength": 3.0}, random_state=5)
     assert (other.factors, other.objective.name, other.item_prior.strength, other.random_state) == (8, "ials", 3.0, 5)
@@ -266,7 +265,7 @@ def test_command_line_from_texts_to_a_model_that_answers_texts(tmp_path, capsys)
         (["recommend", f"{tmp_path}/model", "3", "--text", "music"], "only one of them"),
         (["recommend", f"{tmp_path}/model", "--text", "music", "--seed", "1"], "--seed needs --explore thompson"),
         (fit[:6], "--items and --encoder belong together"),
-        ([*fit[:4], "--text", "title"], "--text and --strength need --items and --encoder"),
+        ([*fit[:4], "--text", "title"], "--text, --cache, --strength and --relative-strength need --items and --encoder"),
         ([*fit, "--strength", "0"], "strength must be a finite number > 0"),
     ]:
         assert cli.main(wrong) != 0

@@ -157,7 +157,15 @@ class LinearPrior:
         self.encoder = encoder
 
     @classmethod
-    def from_texts(cls, texts: Any, encoder: Any = "roberta-base", *, ids: Any = None, **settings: Any) -> LinearPrior:
+    def from_texts(
+        cls,
+        texts: Any,
+        encoder: Any = "roberta-base",
+        *,
+        ids: Any = None,
+        show_progress: bool = False,
+        **settings: Any,
+    ) -> LinearPrior:
         """A prior from texts, encoded here.
 
         Parameters
@@ -168,6 +176,7 @@ class LinearPrior:
             Whatever :func:`wals_gpu.text.as_encoder` takes.
         ids : sequence, optional
             Of the texts.
+        show_progress : bool, default False
         **settings
             As for the class.
 
@@ -182,7 +191,7 @@ class LinearPrior:
                 raise ValueError("ids must not be given with a mapping of id to text")
             ids, texts = list(texts), list(texts.values())
         encoder = as_encoder(encoder)
-        embeddings = encoder.encode(texts)
+        embeddings = encoder.encode(texts, show_progress_bar=show_progress)
         return cls(embeddings if ids is None else (ids, embeddings), encoder=encoder, **settings)
 
     def __sklearn_clone__(self) -> LinearPrior:
