@@ -186,7 +186,7 @@ def test_bad_input_leaves_the_model(shop):
         model.add_items(embeddings[NEW])
     with pytest.raises(TypeError, match="ids are strings"):
         model.add_items(embeddings[NEW], [1, 2, 3])
-    with pytest.raises(ValueError, match="mode must be one of prior_mean, map; got 'zero'"):
+    with pytest.raises(ValueError, match="mode must be one of prior_mean, map, regression; got 'zero'"):
         model.add_items(embeddings[NEW], ["a", "b", "c"], mode="zero")
     with pytest.raises(KeyError, match="unknown item id: 'item"):
         model.update_items(table(taken, ids))
@@ -232,7 +232,7 @@ def test_texts_of_new_items():
     model.add_items(["aabb", "xz", ""])
     scores = model.user_factors[[0, 5]] @ model.item_factors[5:].T
     assert scores[0, 0] > scores[0, 1] and scores[1, 1] > scores[1, 0]
-    np.testing.assert_allclose(model.item_factors[7], model.item_prior_.weights[-1], atol=1e-6)
+    np.testing.assert_allclose(model.item_factors[7], model.item_prior_.unmet_weights[-1], atol=1e-6)
 
 
 def test_command_line_from_texts_to_a_model_that_answers_texts(tmp_path, capsys):

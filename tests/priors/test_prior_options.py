@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from wals_gpu import WALS, ModelFormatError
+from wals_gpu import WALS, ModelFitError, ModelFormatError
 from wals_gpu.evaluation.metrics import ranking_metrics
+from wals_gpu.model.tuning import tune_prior
 from wals_gpu.priors.kernel import Kernel
 from wals_gpu.priors.linear import LinearPrior
 from wals_gpu.priors.steps import regression_map
@@ -207,6 +208,69 @@ def test_users_without_interactions_have_a_map_of_their_own(world):
     model = WALS(8, "ials", regularization=0.02, dtype="float64", user_prior=prior, iterations=5).fit(data)
     new = model.fold_in(csr_matrix((2, USERS)), embeddings=world[1][COLD])
     np.testing.assert_allclose(new, model.user_factors[COLD], rtol=1e-8)
+
+
+# ---------------------------------------------------------------------------------------------------- tuning
+
+
+def test_settings_of_a_prior_change_and_its_features_stay(world):
+    ids = list(range(100, 100 + ITEMS))
+    prior = LinearPrior((ids, world[1]), strength=3.0, kernel=0.5, cold="map")
+    changed = prior.with_parameters(relative_strength=2.0, ridge=5.0)
+    assert (changed.strength, changed.relative_strength, changed.ridge) == (None, 2.0, 5.0)
+    assert (changed.kernel, changed.cold) == (0.5, "map") and prior.strength == 3.0
+    assert changed.embeddings is prior.embeddings and changed._row_of_id is prior._row_of_id
+    assert changed.with_parameters(cold="regression").relative_strength == 2.0
+    assert changed.with_parameters(strength=1.0).relative_strength is None
+    with pytest.raises(ValueError, match="ridge"):
+        prior.with_parameters(ridge=-1)
+    with pytest.raises(TypeError, match="riddge"):
+        prior.with_parameters(riddge=1)
+
+
+def test_the_choice_is_off_where_features_say_nothing_and_on_where_they_do(world):
+    data, embeddings, *_ = world
+    settings = {"regularization": 0.02, "iterations": 8}
+    noise = np.random.default_rng(0).normal(size=embeddings.shape)
+    weak = WALS(8, "ials", item_prior=LinearPrior(noise, relative_strength=300.0, ridge=0.01), **settings)
+    choice = tune_prior(weak, data, (0.0,), splits=2, heldout=0.25, k=10, cold_weight=0)
+    assert choice.relative_strength == 0.0
+    told = WALS(8, "ials", item_prior=LinearPrior(embeddings, relative_strength=2.0), **settings)
+    assert tune_prior(told, data, (0.0,), splits=2, heldout=0.25, k=10).relative_strength == 2.0
+    applied = choice.applied(weak.item_prior)
+    assert (applied.relative_strength, applied.cold) == (0.0, choice.cold)
+    assert weak.item_factors is None and weak.item_prior.relative_strength == 300.0 and weak.compute_loss
+
+
+def test_trials_are_measured_on_every_split_and_a_better_mean_is_not_enough(world, monkeypatch):
+    from wals_gpu.model import tuning
+
+    model = WALS(8, "ials", item_prior=LinearPrior(world[1]), regularization=0.02, iterations=3)
+    calls = []
+
+    def measured(trial, factors, *rest):
+        calls.append(trial.item_prior.relative_strength)
+        better = {2.0: [0.5, 0.5], 4.0: [0.9, 0.49], 1.0: [0.51, 0.51]}[calls[-1]]
+        return better[len(calls) > 9]  # three fits of three measurements make a split
+
+    monkeypatch.setattr(tuning, "_ndcg", measured)
+    choice = tune_prior(model, world[0], (1.0, 4.0), splits=2)
+    assert len(calls) == 18 and choice.relative_strength == 1.0
+    assert choice.trials[0].relative_strength == 4.0 and choice.trials[0].warm_scores == (0.9, 0.49)
+
+
+def test_what_cannot_be_tuned(world):
+    model = WALS(8, "ials", item_prior=LinearPrior(world[1]))
+    for given, message in (
+        ({"relative_strengths": []}, r"relative_strengths must be a sequence of numbers >= 0, got \[\]"),
+        ({"relative_strengths": [-1.0]}, "each of relative_strengths"),
+        ({"splits": 0}, "splits must be an integer >= 1, got 0"),
+        ({"cold_weight": 1.5}, "cold_weight must be a number from 0 to 1, got 1.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tune_prior(model, world[0], **given)
+    with pytest.raises(ModelFitError, match="needs a model with an item_prior"):
+        tune_prior(WALS(4), world[0])
 
 
 # ---------------------------------------------------------------------------------------------------- files

@@ -197,6 +197,32 @@ class LinearPrior:
     def __sklearn_clone__(self) -> LinearPrior:
         return copy.copy(self)  # what is large, embeddings and encoder, is shared
 
+    def with_parameters(self, **changes: Any) -> LinearPrior:
+        """The same features with some settings changed, for a search of settings.
+
+        Parameters
+        ----------
+        **changes
+            As for the class, but `embeddings`. A `strength` takes the place of a `relative_strength`, and the other way
+            round.
+
+        Returns
+        -------
+        LinearPrior
+            A new one; embeddings and encoder are shared.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for the class.
+        """
+        settings: dict[str, Any] = {name: getattr(self, name) for name in (*_SETTINGS, "whitening", "encoder")}
+        chosen = changes.keys() & {"strength", "relative_strength"}
+        settings |= {name: getattr(self, name) for name in ("strength", "relative_strength") if not chosen}
+        changed = LinearPrior(None, **(settings | changes))
+        changed.embeddings, changed._ids, changed._row_of_id = self.embeddings, self._ids, self._row_of_id
+        return changed
+
     @property
     def factor_of_ridge(self) -> float | None:
         """c, what the objective's ridge of a row is multiplied by; None where `strength` is given."""
