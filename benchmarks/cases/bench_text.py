@@ -41,7 +41,7 @@ from wals_gpu.priors import LinearPrior
 
 #: Of every arm: of the mean observed and unobserved weight, and the ridge of the mean row as a share of its weight.
 BACKGROUND, REGULARIZATION = (1.0, 32.0), (0.003, 0.1)
-FEATURE_RIDGE, STRENGTH = (0.1, 1000.0), (0.5, 8.0)
+FEATURE_RIDGE, STRENGTH, SHARE = (0.1, 1000.0), (0.2, 5.0), (0.2, 1.25)
 #: The number of its own that an arm searches beside these two.
 OWN = {
     "none": None,
@@ -49,7 +49,7 @@ OWN = {
     "joint prior": STRENGTH,
     "bias": STRENGTH,
     "shuffled": STRENGTH,
-    "texts": STRENGTH,
+    "texts": SHARE,
     "irspack": FEATURE_RIDGE,
 }
 ARMS = ("none", "ridge after", "joint prior", "texts", "default", "irspack")
@@ -98,7 +98,8 @@ class Systems:
                     self._plain[key] = self._fit(None, settings)
                 model, seconds = self._plain[key]
             else:
-                model, seconds = self._fit(self._prior(arm, settings), settings, hybrid=arm == "default")
+                hybrid = arm == "default"
+                model, seconds = self._fit(None if hybrid else self._prior(arm, settings), settings, hybrid=hybrid)
                 cold = model.item_factors[self.split.cold]
             users, warm = model.user_factors, model.item_factors[self.split.warm]
             if arm == "ridge after":
@@ -112,8 +113,9 @@ class Systems:
             vectors = np.zeros((len(vectors), 1), np.float32)
         if arm == "shuffled":
             vectors = vectors[np.random.default_rng(self.seed).permutation(len(vectors))]
-        strength = {"relative_strength": settings["own"]} if "own" in settings else {}
-        return LinearPrior(vectors, **((HYBRID_PRIOR if arm in ("texts", "default") else {}) | strength))
+        if arm == "texts":
+            return LinearPrior(vectors, **(HYBRID_PRIOR | {"relative_strength": settings["own"]}))
+        return LinearPrior(vectors, relative_strength=settings["own"], shrinkage=0)
 
     def _fit(self, prior: LinearPrior | None, settings: dict[str, float], *, hybrid: bool = False):
         args = self.args

@@ -52,6 +52,13 @@ def test_relative_strength_is_a_multiple_of_the_ridge(world):
     assert not towards_zero.any()
     given = fit(world, strength=2.5 * np.broadcast_to(terms.ridge, ITEMS))
     np.testing.assert_allclose(model.item_factors, given.item_factors)
+    half = fit(world, relative_strength=0.5)
+    towards_zero, strength = half.item_prior_.ridges(terms)
+    met = np.diff(terms.row_ptr) > 0
+    np.testing.assert_allclose(towards_zero + strength, np.where(met, 1, 0.5) * np.broadcast_to(terms.ridge, ITEMS))
+    np.testing.assert_allclose(towards_zero[met], strength[met])
+    explicit = fit(world, strength=0.5 * np.broadcast_to(terms.ridge, ITEMS), shrinkage=0.5)
+    np.testing.assert_allclose(half.item_factors, explicit.item_factors)
     one = fit(world, relative_strength=1.0)
     assert np.array_equal(one.item_factors, fit(world).item_factors)  # what it is by default
 
@@ -90,6 +97,8 @@ def test_absolute_and_relative_strength_exclude_each_other(world):
         LinearPrior(world[1], relative_strength=-1)
     with pytest.raises(ValueError, match="learn must be 'none' with relative_strength=0"):
         LinearPrior(world[1], relative_strength=0, learn="empirical_bayes")
+    with pytest.raises(ValueError, match="shrinkage must be 1 with relative_strength=0"):
+        LinearPrior(world[1], relative_strength=0, shrinkage=0.5)
     with pytest.raises(ValueError, match="votes must be one of strength, equal; got 'one'"):
         LinearPrior(world[1], votes="one")
     for name, wrong in {"kernel": 1.5, "kernel_width": 0, "landmarks": 0}.items():
@@ -250,7 +259,7 @@ def test_trials_are_measured_on_every_split_and_a_better_mean_is_not_enough(worl
 
     def measured(trial, factors, *rest):
         calls.append(trial.item_prior.relative_strength)
-        better = {2.0: [0.5, 0.5], 4.0: [0.9, 0.49], 1.0: [0.51, 0.51]}[calls[-1]]
+        better = {0.5: [0.5, 0.5], 4.0: [0.9, 0.49], 1.0: [0.51, 0.51]}[calls[-1]]
         return better[len(calls) > 9]  # three fits of three measurements make a split
 
     monkeypatch.setattr(tuning, "_ndcg", measured)

@@ -165,7 +165,7 @@ class PriorChoice:
 def tune_prior(
     model: WALS,
     interactions: Any,
-    relative_strengths: Sequence[float] = (0.0, 1.0, 2.0, 4.0),
+    relative_strengths: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     *,
     splits: int = 3,
     cold_weight: float = 0.5,
@@ -183,7 +183,7 @@ def tune_prior(
     interactions, **columns
         As for :meth:`WALS.fit`.
     relative_strengths : sequence of float >= 0
-        To try, beside the one that the prior has (2, as in :meth:`WALS.hybrid`, where it has none); one fit for each
+        To try, beside the one that the prior has (0.5, as in :meth:`WALS.hybrid`, where it has none); one fit for each
         and each split. Both ways to cold items are measured on the same fit.
     splits : int, default 3
         In each, a share `heldout` of the items loses all entries; of the others' entries the same share is hidden.
@@ -220,7 +220,7 @@ def tune_prior(
     if isinstance(relative_strengths, (str, int, float)) or not len(relative_strengths):
         raise ValueError(f"relative_strengths must be a sequence of numbers >= 0, got {relative_strengths!r}")
     tried = [number("each of relative_strengths", strength) for strength in relative_strengths]
-    usual = 2.0 if prior.relative_strength is None else prior.relative_strength
+    usual = 0.5 if prior.relative_strength is None else prior.relative_strength
     cold_weight = number("cold_weight", cold_weight, high=1)
     heldout = number("heldout", heldout, positive=True, below=1)
     splits, k = integer("splits", splits, 1), integer("k", k, 1)

@@ -52,14 +52,15 @@ class LinearPrior:
         the prior mean.
     relative_strength : float >= 0, optional
         c, in place of `strength`: s_i is c times the row's ridge under the objective, so that one number serves many data
-        and objectives. 0 turns the prior off: rows with interactions have the objective's ridge, as without a prior, and
-        only those without have a factor from their features. Default: 1, where there is no `strength`.
+        and objectives. Below 1, the rest of the ridge pulls to 0 (`shrinkage`), so that the whole is as without a prior.
+        0 turns the prior off: only rows without interactions have anything of it. Default: 1, where there is no
+        `strength`.
     ridge : float > 0, default 1.0
         mu, of W and of b. (Were b free, the loss need not have a minimum: user factors could become ever smaller along
         an ever longer b, and so avoid their ridge; docs/priors.md.)
-    shrinkage : float >= 0, default 0.0
-        Share of the row's ridge under the objective that stays, towards 0. More than a little of it takes from items
-        what the text says of them.
+    shrinkage : float >= 0, optional
+        Share of the row's ridge under the objective that stays, towards 0. Default: 0, and with a `relative_strength`
+        c below 1, 1 - c.
     learn : {"none", "empirical_bayes"}, default "none"
         "empirical_bayes": `strength` is where it starts, and after every iteration it is multiplied by what makes the
         factors' spread about their prior means what it should be (docs/priors.md).
@@ -115,7 +116,7 @@ class LinearPrior:
         strength: ArrayLike | None = None,
         relative_strength: float | None = None,
         ridge: float = 1.0,
-        shrinkage: float = 0.0,
+        shrinkage: float | None = None,
         learn: str = "none",
         votes: str = "strength",
         kernel: float = 0.0,
@@ -134,12 +135,14 @@ class LinearPrior:
         if self.strength is not None and self.relative_strength is not None:
             raise ValueError("strength and relative_strength must not both be given: one is absolute, one a multiple")
         self.ridge = number("ridge", ridge, positive=True)
-        self.shrinkage = number("shrinkage", shrinkage)
+        self.shrinkage = None if shrinkage is None else number("shrinkage", shrinkage)
         if learn not in LEARN:
             raise ValueError(f"learn must be one of {', '.join(LEARN)}; got {learn!r}")
         self.learn = learn
         if votes not in VOTES:
             raise ValueError(f"votes must be one of {', '.join(VOTES)}; got {votes!r}")
+        if self.relative_strength == 0 and self.shrinkage is not None and self.shrinkage != 1:
+            raise ValueError(f"shrinkage must be 1 with relative_strength=0, which turns the prior off; got {shrinkage}")
         if self.relative_strength == 0 and learn != "none":
             raise ValueError(f"learn must be 'none' with relative_strength=0, which turns the prior off; got {learn!r}")
         self.votes = votes
@@ -231,6 +234,13 @@ class LinearPrior:
         return 1.0 if self.relative_strength is None else self.relative_strength
 
     @property
+    def share_of_ridge(self) -> float:
+        """The share of the objective's ridge that pulls to 0."""
+        if self.shrinkage is not None:
+            return self.shrinkage
+        return 0.0 if self.relative_strength is None else max(0.0, 1 - self.relative_strength)
+
+    @property
     def is_off(self) -> bool:
         """Whether rows with interactions have nothing of it."""
         return self.factor_of_ridge == 0
@@ -250,7 +260,8 @@ class LinearPrior:
             strength = of_ridge if self.strength is None else f"{self.strength:g}"
         shape = "not with the model" if self.embeddings is None else "{:,} x {:,}".format(*self.embeddings.shape)
         rows = [("embeddings", shape), ("strength", strength)]
-        return rows + [(name, str(getattr(self, name))) for name in _SETTINGS]
+        rows.append(("shrinkage", f"{self.share_of_ridge:g}"))
+        return rows + [(name, str(getattr(self, name))) for name in _SETTINGS if name != "shrinkage"]
 
     def _repr_html_(self) -> str:
         return html_table([], self.settings(), "LinearPrior")
@@ -527,7 +538,7 @@ class FittedPrior:
         met = np.ones(terms.n_rows, np.bool_) if self.prior.cold == "map" else np.diff(terms.row_ptr) > 0
         if self.prior.is_off:
             return ridge * met, ridge * ~met
-        return self.prior.shrinkage * ridge * met, np.broadcast_to(base * self.scale[0], terms.n_rows)
+        return self.prior.share_of_ridge * ridge * met, np.broadcast_to(base * self.scale[0], terms.n_rows)
 
     def pulled(
         self, terms: RowTerms, mean: NDArray[np.floating], rows: NDArray[np.integer] | None = None
