@@ -1,6 +1,6 @@
 """Does the text help? Systems beside each other on the same splits, three cohorts of items, settings by one rule.
 
-    python benchmarks/cases/bench_text.py DATA_FOLDER [--sets citeulike-a ...] [--cache FOLDER] [--splits 5] [--trials 12]
+    python benchmarks/cases/bench_text.py DATA_FOLDER [--sets citeulike-a ...] [--cache FOLDER] [--splits 5]
 
 A fifth of the items lose all their entries: the cold ones, ranked among themselves for the users who had them. Of the
 other entries a tenth is hidden: the warm ones, ranked among all items that have an entry left; "few-shot" counts only
@@ -17,10 +17,10 @@ item's users who are offered it, which no single popular item decides. Arms:
 
 One rule chooses the settings of every arm: the same number of trials, at the same points of background weight, ridge
 and one number of its own (ridge of the regression, strength, feature ridge), measured on a split of the training part
-of split --choice-seed, or with --choose each on one of every split's own; the best has the highest geometric mean of the
-NDCG@100 of warm and cold items ("none": of warm items). No split that is reported is used for that with --choose each;
-with "once", arms share what other splits of the same data can give away, all alike. Sets are folders with
-interactions.parquet and items.parquet (a text column); "debian" is the embedded set.
+of every split's own (--choose each) or of split --choice-seed (once); the best has the highest geometric mean of the
+NDCG@100 of warm and cold items ("none": of warm items). With "once", entries that are hidden in a reported split may
+have been seen when settings were chosen, by all arms alike. Sets are folders with interactions.parquet and
+items.parquet (a text column); "debian" is the embedded set.
 """
 
 import argparse
@@ -134,7 +134,7 @@ class Systems:
 
         split = self.split
         features = np.column_stack([normalized(self.embeddings), np.ones(len(self.embeddings))]).astype(np.float32)
-        train = split.train[:, split.warm].astype(np.float32)  # without the cold items, which it would take for disliked
+        train = split.train[:, split.warm].astype(np.float32)  # it would take the cold items for disliked ones
         density = train.nnz / (train.shape[0] * train.shape[1])
         model = IALSRecommender(
             train,
@@ -202,9 +202,7 @@ def main() -> None:
         matrix, texts = load(name, args.data_folder)
         embeddings = encoder.encode(texts)
         if args.choose == "once":
-            chosen = choose(
-                embeddings, make_split(matrix, args.choice_seed), args.choice_seed, args, backend, report
-            )
+            chosen = choose(embeddings, make_split(matrix, args.choice_seed), args.choice_seed, args, backend, report)
         for seed in args.seeds:
             split = make_split(matrix, seed)
             if args.choose == "each":

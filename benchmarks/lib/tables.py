@@ -325,7 +325,8 @@ def text_table(result: dict) -> str:
             rows.append([f"{name}, {arm}", *(f"{cells[key]:.4f}" if key in cells else "-" for key in columns)])
     seeds = len(result["settings"]["seeds"])
     words = f"mean of {seeds} splits; {result['settings']['factors']} factors, {result['settings']['model']}"
-    words += f"; {result['settings']['trials']} trials of each arm, settings chosen {_CHOSEN[result['settings']['choose']]}"
+    chosen = _CHOSEN[result["settings"]["choose"]]
+    words += f"; {result['settings']['trials']} trials of each arm, settings chosen {chosen}"
     return table(["set, arm", *columns], rows) + plain_caption(result, words, versions(result, ["irspack"])) + "\n"
 
 
@@ -354,7 +355,7 @@ def text_cells_table(result: dict) -> str:
                 if not others or len(own) < 2:
                     cells.append("-")
                     continue
-                best = max(others, key=lambda each: sum(others[each][seed] for seed in own))  # noqa: B023
+                best = max(others, key=lambda each: sum(others[each][seed] for seed in own))
                 differences = np.array([own[seed] - others[best][seed] for seed in own])
                 interval = 2 * differences.std(ddof=1) / np.sqrt(len(differences))
                 cells.append(f"{differences.mean():+.4f} ± {interval:.4f} ({best})")

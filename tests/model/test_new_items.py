@@ -223,6 +223,8 @@ def test_hybrid_is_the_recommended_configuration():
         model.fit(csr_matrix(np.eye(3)))
     with pytest.raises(DataError, match="one row for each of 3 ids"):
         WALS.hybrid(["abc", "xyz"], letters, ids=[1, 2, 3])
+    with pytest.raises(ValueError, match="cache_dir is for an encoder given by name or folder"):
+        WALS.hybrid(["abc", "xyz"], letters, cache_dir="vectors")
 
 
 def test_texts_of_new_items():
@@ -250,7 +252,8 @@ def test_command_line_from_texts_to_a_model_that_answers_texts(tmp_path, capsys)
     )
     fit = ["fit", f"{tmp_path}/plays.parquet", "--out", f"{tmp_path}/model", "--items", f"{tmp_path}/items.parquet"]
     fit += ["--text", "description", "--encoder", f"{tmp_path}/roberta", "--factors", "8", "--quiet"]
-    assert cli.main(fit) == 0, capsys.readouterr().err
+    assert cli.main([*fit, "--cache", f"{tmp_path}/vectors"]) == 0, capsys.readouterr().err
+    assert len(list((tmp_path / "vectors").glob("*/vectors.f32"))) == 1
     assert "8 factors, 20 iterations" in capsys.readouterr().out
     model = WALS.load(tmp_path / "model")
     assert model.item_ids.ids.tolist() == names
@@ -265,7 +268,8 @@ def test_command_line_from_texts_to_a_model_that_answers_texts(tmp_path, capsys)
         (["recommend", f"{tmp_path}/model", "3", "--text", "music"], "only one of them"),
         (["recommend", f"{tmp_path}/model", "--text", "music", "--seed", "1"], "--seed needs --explore thompson"),
         (fit[:6], "--items and --encoder belong together"),
-        ([*fit[:4], "--text", "title"], "--text, --cache, --strength and --relative-strength need --items and --encoder"),
+        ([*fit[:4], "--text", "title"], "--cache, --strength and --relative-strength need --items and --encoder"),
+        ([*fit, "--strength", "1", "--relative-strength", "1"], "must not both be given: one is absolute"),
         ([*fit, "--strength", "0"], "strength must be a finite number > 0"),
     ]:
         assert cli.main(wrong) != 0

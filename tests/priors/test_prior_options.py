@@ -1,4 +1,6 @@
-"""What a prior can do beside the one joint objective: strength by the ridge, equal votes, a kernel, a map for cold rows."""
+"""What a prior can do beside the joint objective: strength by the ridge, equal votes, a kernel, a map for cold rows."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -71,7 +73,7 @@ def test_strength_zero_is_no_prior_for_rows_with_interactions(world):
     scores = [model.user_factors @ model.item_factors[warm].T for model in (off, plain)]
     # Without a prior, the two empty items are part of the objective; they pull all scores a little towards 0.
     assert np.abs(scores[0] - scores[1]).max() < 0.05 and np.corrcoef(*map(np.ravel, scores))[0, 1] > 0.999
-    assert all(after.loss <= before.loss * (1 + 1e-12) for before, after in zip(off.history_, off.history_[1:]))
+    assert all(after.loss <= before.loss * (1 + 1e-12) for before, after in itertools.pairwise(off.history_))
     np.testing.assert_allclose(off.item_factors[COLD], off.item_prior_.project(world[1][COLD]))
     shown = normalized(world[1])
     a = np.column_stack([shown, np.ones(ITEMS)])[warm]
@@ -82,7 +84,7 @@ def test_strength_zero_is_no_prior_for_rows_with_interactions(world):
 @pytest.mark.parametrize("settings", [{"relative_strength": 0}, {"relative_strength": 2, "votes": "equal"}])
 @pytest.mark.parametrize("cold", ["prior_mean", "regression"])
 def test_texts_say_who_likes_a_cold_item(world, settings, cold):
-    data, _, group, likes = world
+    _, _, group, likes = world
     model = fit(world, cold=cold, **settings)
     scores = model.user_factors @ model.item_factors[COLD].T
     for column, item in enumerate(COLD):

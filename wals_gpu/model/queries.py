@@ -365,7 +365,7 @@ def _pulled_new_users(
         return terms, None
     met = np.diff(terms.row_ptr) > 0
     if embeddings is None:  # of features like the mean of all
-        of_met, of_unmet = (np.tile(weights[-1], (terms.n_rows, 1)) for weights in (fitted.weights, fitted.unmet_weights))
+        of_met, of_unmet = (np.tile(w[-1], (terms.n_rows, 1)) for w in (fitted.weights, fitted.unmet_weights))
     else:
         of_met, of_unmet = fitted.project(embeddings), fitted.project_unmet(embeddings)
         if len(of_met) != terms.n_rows:

@@ -210,9 +210,9 @@ def tune_prior(
 
     Notes
     -----
-    One split is not enough to choose by: the items that lose their entries differ more between splits than good settings
-    do. So the prior's own settings, with a map for cold items, stay unless others are better on every split; of several
-    such, the best mean is taken.
+    One split is not enough to choose by: the items that lose their entries differ more between splits than good
+    settings do. So the prior's own settings, with a map for cold items, stay unless others are better on every split;
+    of several such, the best mean is taken.
     """
     prior = model.item_prior
     if prior is None:

@@ -255,7 +255,7 @@ class WALS(Configured):
         batch_size : int, optional
             Texts in a batch, likewise; default: the encoder's own.
         cache_dir : path, optional
-            Keep the texts' vectors here, likewise: encoding takes most of the time of a first fit, and none of a second.
+            Keep the texts' vectors here, likewise: encoding takes most of the time of a first fit, none of a second.
         show_progress : bool, default False
             A progress bar of the encoding.
         prior : mapping, optional

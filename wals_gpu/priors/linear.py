@@ -51,9 +51,9 @@ class LinearPrior:
         ``c |x|^2`` in its direction. Default: the row's ridge under the objective, which is thereby moved from 0 to
         the prior mean.
     relative_strength : float >= 0, optional
-        c, in place of `strength`: s_i is c times the row's ridge under the objective, so that one number serves many data
-        and objectives. Below 1, the rest of the ridge pulls to 0 (`shrinkage`), so that the whole is as without a prior.
-        0 turns the prior off: only rows without interactions have anything of it. Default: 1, where there is no
+        c, in place of `strength`: s_i is c times the row's ridge under the objective, so that one number serves many
+        data and objectives. Below 1, the rest of the ridge pulls to 0 (`shrinkage`), so that the whole is as without a
+        prior. 0 turns the prior off: only rows without interactions have anything of it. Default: 1, where there is no
         `strength`.
     ridge : float > 0, default 1.0
         mu, of W and of b. (Were b free, the loss need not have a minimum: user factors could become ever smaller along
@@ -142,7 +142,7 @@ class LinearPrior:
         if votes not in VOTES:
             raise ValueError(f"votes must be one of {', '.join(VOTES)}; got {votes!r}")
         if self.relative_strength == 0 and self.shrinkage is not None and self.shrinkage != 1:
-            raise ValueError(f"shrinkage must be 1 with relative_strength=0, which turns the prior off; got {shrinkage}")
+            raise ValueError(f"shrinkage must be 1 with relative_strength=0, which turns it off; got {shrinkage}")
         if self.relative_strength == 0 and learn != "none":
             raise ValueError(f"learn must be 'none' with relative_strength=0, which turns the prior off; got {learn!r}")
         self.votes = votes
@@ -361,7 +361,12 @@ class LinearPrior:
 
     def fingerprint(self) -> str:
         """A digest of the embeddings and all settings that a fit depends on."""
-        digest = hashlib.sha256(repr([self.strength, self.relative_strength, *(getattr(self, name) for name in _SETTINGS)]).encode())
+        settings = [self.strength, self.ridge, self.share_of_ridge]
+        settings += [self.learn, self.intercept, self.normalize, self.cold]
+        digest = hashlib.sha256(repr(settings).encode())
+        later = [self.relative_strength, self.votes, self.kernel and (self.kernel, self.kernel_width, self.landmarks)]
+        if later != [None, "strength", 0.0]:  # without them, the digest is what it was before there were any
+            digest.update(repr(later).encode())
         whitening = self.whitening
         if whitening is not None:
             digest.update(repr([whitening.whiten, whitening.components, whitening.epsilon]).encode())
@@ -478,7 +483,7 @@ class FittedPrior:
         return self._mapped(embeddings, self.weights, dtype)
 
     def project_unmet(self, embeddings: Any, dtype: DTypeLike = np.float64) -> NDArray[np.floating]:
-        """Factors (n, D) of rows without interactions: prior means, or with ``cold="regression"`` by the map of these."""
+        """Factors (n, D) of rows without interactions: prior means, or by the map of ``cold="regression"``."""
         return self._mapped(embeddings, self.unmet_weights, dtype)
 
     @property

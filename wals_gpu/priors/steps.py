@@ -13,7 +13,7 @@ Three steps lower it in turn. None ever raises it.
 3. Regression: W and b in closed form, y fixed. One (E+1) x (E+1) Cholesky factor serves all columns and iterations.
 
 With ``votes="equal"`` step 3 counts every row once, which is the regression of another objective, and step 2 is left
-out; a prior that is off has neither. With ``cold="regression"``, a map for rows without interactions is made at the end.
+out; a prior that is off has neither. With ``cold="regression"``, a map for rows without interactions comes at the end.
 
 Rows and regression alone would do, and be slow where the prior is strong: each y_i is then tied to a q_i that is tied
 to the y's. Step 2 changes both together, and the same loss takes fewer iterations.
