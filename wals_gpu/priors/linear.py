@@ -109,6 +109,13 @@ class LinearPrior:
     True
     """
 
+    # Of a pickle that was written before there were these settings.
+    relative_strength: float | None = None
+    votes: str = "strength"
+    kernel: float = 0.0
+    kernel_width: float = 0.3
+    landmarks: int = 1000
+
     def __init__(
         self,
         embeddings: Any,
@@ -401,6 +408,10 @@ class FittedPrior:
         The map of ``cold="regression"``, after the fit.
     """
 
+    # Of a pickle that was written before there were these.
+    kernel: Kernel | None = None
+    cold_weights: Floats | None = None
+
     def __init__(
         self,
         prior: LinearPrior,
@@ -414,7 +425,7 @@ class FittedPrior:
         self.scale = scale
         self.center = center
         self.kernel = kernel
-        self.cold_weights: Floats | None = None
+        self.cold_weights = None
         self.mean: NDArray[np.floating] | None = None
 
     def __repr__(self) -> str:
