@@ -33,7 +33,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from lib.common import rounded, write_result
-from lib.texts import SETS, Split, cohorts, load, make_encoder, make_split, settings_of, text_arguments
+from lib.texts import SETS, Split, cohorts, cold_metrics, load, make_encoder, make_split, settings_of, text_arguments
 from wals_gpu import WALS
 from wals_gpu.backends import make_backend
 from wals_gpu.model.wals import HYBRID_PRIOR
@@ -104,7 +104,11 @@ class Systems:
             users, warm = model.user_factors, model.item_factors[self.split.warm]
             if arm == "ridge after":
                 cold = ridge_after(model.item_factors, normalized(self.embeddings), settings["own"], self.split)
-        metrics = cohorts(self.backend, np.ascontiguousarray(users, np.float32), warm, cold, self.split)
+        users = np.ascontiguousarray(users, np.float32)
+        metrics = cohorts(self.backend, users, warm, cold, self.split)
+        if arm in ("texts", "default"):  # beside the cold items' own map, the W of the fit
+            means = model.item_prior_.mean[self.split.cold]
+            metrics["cold by W"] = cold_metrics(self.backend, users, means, self.split)
         return {"seconds": rounded(seconds), **metrics}
 
     def _prior(self, arm: str, settings: dict[str, float]) -> LinearPrior:

@@ -89,9 +89,14 @@ def cohorts(backend, users: np.ndarray, warm: np.ndarray, cold: np.ndarray | Non
     if split.few_test.nnz:
         metrics["few-shot"] = measure(ids, split.few_test)
     if cold is not None:
-        ids, _ = backend.topk(users, np.ascontiguousarray(cold, np.float32), max(KS), None)
-        metrics["cold"] = measure(ids, split.cold_test)
+        metrics["cold"] = cold_metrics(backend, users, cold, split)
     return metrics
+
+
+def cold_metrics(backend, users: np.ndarray, cold: np.ndarray, split: Split) -> dict[str, float]:
+    """Metrics of the cold items, ranked among themselves."""
+    ids, _ = backend.topk(users, np.ascontiguousarray(cold, np.float32), max(KS), None)
+    return measure(ids, split.cold_test)
 
 
 def measure(ids: np.ndarray, test: csr_matrix) -> dict[str, float]:

@@ -276,7 +276,7 @@ class WALS(Configured):
         """
         from wals_gpu.text.encoders import as_encoder
 
-        recommended = HYBRID_SETTINGS | settings
+        recommended: dict[str, Any] = {**HYBRID_SETTINGS, **settings}
         given = dict(prior or {})
         prior = HYBRID_PRIOR | given
         if given.get("strength") is not None and "relative_strength" not in given:

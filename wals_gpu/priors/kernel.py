@@ -32,10 +32,10 @@ class Kernel:
     def __init__(self, landmarks: NDArray[np.float32], root: NDArray[np.float32], width: float) -> None:
         self.landmarks, self.root, self.width = landmarks, root, width
         # Less those of the origin, the embedding of a text that says nothing: so its features stay 0.
-        self._of_origin = self._raw(np.zeros((1, landmarks.shape[1]))) if landmarks.ndim == 2 else None
+        self._of_origin = self._raw(np.zeros((1, landmarks.shape[1])))
 
     @classmethod
-    def at(cls, landmarks: Floats, width: float) -> Kernel:
+    def at(cls, landmarks: NDArray[np.floating], width: float) -> Kernel:
         """The features with these landmarks (m, E)."""
         kept = landmarks.astype(np.float32)
         values, vectors = np.linalg.eigh(_kernel(kept.astype(np.float64), kept.astype(np.float64), width))

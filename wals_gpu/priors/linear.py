@@ -368,7 +368,7 @@ class LinearPrior:
 
     def fingerprint(self) -> str:
         """A digest of the embeddings and all settings that a fit depends on."""
-        settings = [self.strength, self.ridge, self.share_of_ridge]
+        settings: list[Any] = [self.strength, self.ridge, self.share_of_ridge]
         settings += [self.learn, self.intercept, self.normalize, self.cold]
         digest = hashlib.sha256(repr(settings).encode())
         later = [self.relative_strength, self.votes, self.kernel and (self.kernel, self.kernel_width, self.landmarks)]
@@ -456,7 +456,7 @@ class FittedPrior:
         fitted = cls(prior, np.zeros((first.shape[1] + 1, factors)), np.ones(1), center)
         if prior.kernel:
             rows = np.random.default_rng(0).choice(len(raw), min(prior.landmarks, len(raw)), replace=False)
-            fitted.kernel = Kernel.at(fitted.features(raw[np.sort(rows)], np.float64), prior.kernel_width)
+            fitted.kernel = Kernel.at(fitted.features(raw[np.sort(rows)], np.float32), prior.kernel_width)
             fitted.weights = np.zeros((first.shape[1] + len(rows) + 1, factors))
         return fitted
 
@@ -617,10 +617,11 @@ class FittedPrior:
         kernel = None
         n_linear = len(weights) - 1
         if prior.kernel:
-            kernel = Kernel(arrays[f"{name}/landmarks"], arrays[f"{name}/kernel_root"], prior.kernel_width)
-            n_linear -= len(kernel.landmarks)
-            if kernel.landmarks.shape[1:] != (n_linear,) or kernel.root.shape != (len(kernel.landmarks),) * 2:
+            landmarks, root = arrays[f"{name}/landmarks"], arrays[f"{name}/kernel_root"]
+            n_linear -= len(landmarks)
+            if landmarks.shape[1:] != (n_linear,) or root.shape != (len(landmarks),) * 2:
                 raise ValueError(f"{name}: landmarks must be (m, {n_linear}) and kernel_root (m, m)")
+            kernel = Kernel(landmarks, root, prior.kernel_width)
         if (center is not None) != prior.normalize or (center is not None and center.shape != (n_linear,)):
             raise ValueError(f"{name}: center must have one number for each of {n_linear} features")
         cold_weights = arrays.get(f"{name}/cold_weights")
