@@ -18,9 +18,9 @@ item's users who are offered it, which no single popular item decides. Arms:
 One rule chooses the settings of every arm: the same number of trials, at the same points of background weight, ridge
 and one number of its own (ridge of the regression, strength, feature ridge), measured on a split of the training part
 of every split's own (--choose each) or of split --choice-seed (once); the best has the highest geometric mean of the
-NDCG@100 of warm and cold items ("none": of warm items). With "once", entries that are hidden in a reported split may
-have been seen when settings were chosen, by all arms alike. Sets are folders with interactions.parquet and
-items.parquet (a text column); "debian" is the embedded set.
+NDCG@100 of warm (weight 2), few-shot and cold items (1 each; "none" has none of the latter). With "once", entries that
+are hidden in a reported split may have been seen when settings were chosen, by all arms alike. Sets are folders with
+interactions.parquet and items.parquet (a text column); "debian" is the embedded set.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from wals_gpu.model.wals import HYBRID_PRIOR
 from wals_gpu.priors import LinearPrior
 
 #: Of every arm: of the mean observed and unobserved weight, and the ridge of the mean row as a share of its weight.
-BACKGROUND, REGULARIZATION = (1.0, 32.0), (0.003, 0.1)
+BACKGROUND, REGULARIZATION = (1.0, 32.0), (0.003, 0.03)
 FEATURE_RIDGE, STRENGTH, SHARE = (0.1, 1000.0), (0.2, 5.0), (0.2, 1.25)
 #: The number of its own that an arm searches beside these two.
 OWN = {
@@ -162,9 +162,11 @@ class Systems:
 
 
 def value_of(arm: str, metrics: dict) -> float:
-    """What a trial is chosen by."""
-    warm = metrics["warm"]["ndcg@100"]
-    return warm if arm == "none" else float(np.sqrt(warm * metrics["cold"]["ndcg@100"]))
+    """What a trial is chosen by; warm items count as much as few-shot and cold ones together."""
+    weights = {"warm": 2, "few-shot": 1} | ({} if arm == "none" else {"cold": 1})
+    parts = [(weight, metrics[cohort]["ndcg@100"]) for cohort, weight in weights.items() if cohort in metrics]
+    total = sum(weight for weight, _ in parts)
+    return float(np.exp(sum(weight * np.log(max(value, 1e-6)) for weight, value in parts) / total))
 
 
 def choose(embeddings: np.ndarray, split: Split, seed: int, args, backend, report) -> dict[str, dict[str, float]]:
