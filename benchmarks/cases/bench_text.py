@@ -100,15 +100,15 @@ class Systems:
             else:
                 hybrid = arm == "default"
                 model, seconds = self._fit(None if hybrid else self._prior(arm, settings), settings, hybrid=hybrid)
-                cold = model.item_factors[self.split.cold]
+                cold = model.item_prior_.mean[self.split.cold]
             users, warm = model.user_factors, model.item_factors[self.split.warm]
             if arm == "ridge after":
                 cold = ridge_after(model.item_factors, normalized(self.embeddings), settings["own"], self.split)
         users = np.ascontiguousarray(users, np.float32)
         metrics = cohorts(self.backend, users, warm, cold, self.split)
-        if arm in ("texts", "default"):  # beside the cold items' own map, the W of the fit
-            means = model.item_prior_.mean[self.split.cold]
-            metrics["cold by W"] = cold_metrics(self.backend, users, means, self.split)
+        if arm in ("texts", "default"):  # beside W, the map of cold="regression", which changes no other factor
+            mapped = model.item_factors[self.split.cold]
+            metrics["cold by regression"] = cold_metrics(self.backend, users, mapped, self.split)
         return {"seconds": rounded(seconds), **metrics}
 
     def _prior(self, arm: str, settings: dict[str, float]) -> LinearPrior:
@@ -118,7 +118,7 @@ class Systems:
         if arm == "shuffled":
             vectors = vectors[np.random.default_rng(self.seed).permutation(len(vectors))]
         if arm == "texts":
-            return LinearPrior(vectors, **(HYBRID_PRIOR | {"relative_strength": settings["own"]}))
+            return LinearPrior(vectors, **(HYBRID_PRIOR | {"relative_strength": settings["own"], "cold": "regression"}))
         return LinearPrior(vectors, relative_strength=settings["own"], shrinkage=0)
 
     def _fit(self, prior: LinearPrior | None, settings: dict[str, float], *, hybrid: bool = False):
@@ -126,7 +126,8 @@ class Systems:
         options = {"iterations": args.iterations, "compute_loss": False, "device": "cpu", "num_threads": args.threads}
         objective = {name: settings[name] for name in ("background", "regularization") if name in settings}
         if hybrid:
-            model = WALS.hybrid(self.embeddings, None, factors=args.factors, random_state=self.seed, **options)
+            options |= {"factors": args.factors, "random_state": self.seed, "prior": {"cold": "regression"}}
+            model = WALS.hybrid(self.embeddings, None, **options)
         else:
             model = WALS(args.factors, item_prior=prior, random_state=self.seed, **options, **objective)
         start = time.perf_counter()

@@ -212,7 +212,7 @@ def test_hybrid_is_the_recommended_configuration():
     model = WALS.hybrid(["abc", "xyz"], letters)
     assert (model.factors, model.iterations, model.objective.name) == (256, 20, "wals")
     prior = model.item_prior
-    assert (prior.strength, prior.relative_strength, prior.votes, prior.cold) == (None, 0.5, "equal", "regression")
+    assert (prior.strength, prior.relative_strength, prior.votes, prior.cold) == (None, 0.5, "equal", "prior_mean")
     assert WALS.hybrid(np.eye(2), None, prior={"strength": 0.5}).item_prior.strength == 0.5
     assert WALS.hybrid(np.eye(2), None, objective="ials").item_prior.relative_strength == 0.5
     assert model.item_prior.embeddings.tolist() == [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]

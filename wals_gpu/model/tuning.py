@@ -211,8 +211,8 @@ def tune_prior(
     Notes
     -----
     One split is not enough to choose by: the items that lose their entries differ more between splits than good
-    settings do. So the prior's own settings, with a map for cold items, stay unless others are better on every split;
-    of several such, the best mean is taken.
+    settings do. So the prior's own settings stay unless others are better on every split; of several such, the best
+    mean is taken.
     """
     prior = model.item_prior
     if prior is None:
@@ -245,9 +245,10 @@ def tune_prior(
                 measured.setdefault((strength, way), []).append((of_warm, of_cold))
     trials = {key: PriorTrial(*key, *zip(*pairs, strict=True)) for key, pairs in measured.items()}
     scores = {key: trial.scores(cold_weight) for key, trial in trials.items()}
-    start = scores[usual, "regression"]
+    own = usual, "regression" if prior.cold == "regression" else "prior_mean"
+    start = scores[own]
     better = [key for key in scores if (scores[key] > start).all()]
-    chosen = max(better, key=lambda key: float(scores[key].mean()), default=(usual, "regression"))
+    chosen = max(better, key=lambda key: float(scores[key].mean()), default=own)
     ordered = sorted(trials, key=lambda key: -float(scores[key].mean()))
     return PriorChoice(*chosen, tuple(trials[key] for key in ordered))
 

@@ -47,7 +47,7 @@ __all__ = ["WALS", "FitRecord"]
 
 #: What :meth:`WALS.hybrid` recommends: settings of the model, and of the prior (docs/text.md has the measurements).
 HYBRID_SETTINGS: dict[str, Any] = {"factors": 256, "objective": "wals", "iterations": 20}
-HYBRID_PRIOR: dict[str, Any] = {"relative_strength": 0.5, "votes": "equal", "cold": "regression"}
+HYBRID_PRIOR: dict[str, Any] = {"relative_strength": 0.5, "votes": "equal"}
 
 
 class WALS(Configured):
@@ -239,8 +239,8 @@ class WALS(Configured):
         **settings: Unpack[ModelOptions],
     ) -> WALS:
         """A model of interactions and item texts in the recommended configuration: 256 factors, 20 iterations, the
-        default objective, and a linear prior that takes half of an item's ridge, with a map of its own for items that
-        nobody has (docs/priors.md). It is the same for all data: none of it was chosen for a single set.
+        default objective, and a linear prior that takes half of an item's ridge, with one vote for each item
+        (docs/priors.md). It is the same for all data: none of it was chosen for a single set.
 
         Parameters
         ----------
