@@ -1,20 +1,26 @@
-"""Does the text help? Four arms on the same splits, three cohorts of items, and irspack's features beside.
+"""Does the text help? Systems beside each other on the same splits, three cohorts of items, settings by one rule.
 
-    python benchmarks/cases/bench_text.py DATA_FOLDER --model MODEL_FOLDER [--sets citeulike-a ...] [--cache FOLDER]
+    python benchmarks/cases/bench_text.py DATA_FOLDER [--sets citeulike-a ...] [--cache FOLDER] [--splits 5]
 
 A fifth of the items lose all their entries: the cold ones, ranked among themselves for the users who had them. Of the
 other entries a tenth is hidden: the warm ones, ranked among all items that have an entry left; "few-shot" counts only
-hidden entries of items with 1 to 5 users left. Arms:
+hidden entries of items with 1 to 5 users left. Means over users, and beside them means over items: of the share of an
+item's users who are offered it, which no single popular item decides. Arms:
 
-- none: no prior. Cold items then have no factor; "ridge after" gives them one, by ridge regression of the finished
-  factors on the same features.
-- bias: a prior mean that is the same for all items, so what any prior does to the ridge without a word of text.
-- shuffled: the texts' vectors in random order.
-- text: the texts' vectors.
+- none: no prior, so no factor of cold items.
+- ridge after: the same fits, and cold items from ridge regression of the finished factors on the texts' vectors.
+- joint prior: the texts as the prior mean of the items' factors, W part of the objective (LinearPrior's own defaults).
+- texts: the prior of `WALS.hybrid`, searched like the others.
+- default: `WALS.hybrid` as it is, without any search.
+- irspack: its iALS with the same vectors as item features.
+- bias, shuffled (on demand): the joint prior without a word of text, and with the texts in random order.
 
-All arms have the same objective and its settings, chosen with seed 100; the seeds reported are others. irspack is given
-the same features and objective, and its feature ridge is the best of four on seed 100 for cold items. Sets are folders
-with interactions.parquet and items.parquet (a text column); "debian" is the embedded set.
+One rule chooses the settings of every arm: the same number of trials, at the same points of background weight, ridge
+and one number of its own (ridge of the regression, strength, feature ridge), measured on a split of the training part
+of every split's own (--choose each) or of split --choice-seed (once); the best has the highest geometric mean of the
+NDCG@100 of warm (weight 2), few-shot and cold items (1 each; "none" has none of the latter). With "once", entries that
+are hidden in a reported split may have been seen when settings were chosen, by all arms alike. Sets are folders with
+interactions.parquet and items.parquet (a text column); "debian" is the embedded set.
 """
 
 import argparse
@@ -24,24 +30,39 @@ import warnings
 
 import _path  # noqa: F401
 import numpy as np
+from scipy.stats import qmc
 
 from lib.common import rounded, write_result
-from lib.texts import PRIOR, SETTINGS, Split, cohorts, load, make_encoder, make_split, settings_of, text_arguments
+from lib.texts import SETS, Split, cohorts, cold_metrics, load, make_encoder, make_split, settings_of, text_arguments
 from wals_gpu import WALS
 from wals_gpu.backends import make_backend
+from wals_gpu.model.wals import HYBRID_PRIOR
 from wals_gpu.priors import LinearPrior
 
-ARMS = ("none", "bias", "shuffled", "text")
+#: Of every arm: of the mean observed and unobserved weight, and the ridge of the mean row as a share of its weight.
+BACKGROUND, REGULARIZATION = (1.0, 32.0), (0.003, 0.03)
+FEATURE_RIDGE, STRENGTH, SHARE = (0.1, 1000.0), (0.2, 5.0), (0.2, 1.25)
+#: The number of its own that an arm searches beside these two.
+OWN = {
+    "none": None,
+    "ridge after": FEATURE_RIDGE,
+    "joint prior": STRENGTH,
+    "bias": STRENGTH,
+    "shuffled": STRENGTH,
+    "texts": SHARE,
+    "irspack": FEATURE_RIDGE,
+}
+ARMS = ("none", "ridge after", "joint prior", "texts", "default", "irspack")
 
 
-def popularity(split: Split) -> dict:
-    """Everybody gets what most have; of the cold items it knows nothing, so theirs is the share that chance finds."""
-    counts = np.bincount(split.train.indices, minlength=split.train.shape[1])[split.warm]
-    ones = np.ones((split.train.shape[0], 1), np.float32)
-    backend = make_backend("cpu")
-    metrics = cohorts(backend, ones, counts[:, None].astype(np.float32), None, split)
-    order = np.random.default_rng(0).permutation(len(split.cold))  # random scores, one order for all
-    return metrics | {"cold": cohorts(backend, ones, counts[:, None], order[:, None], split)["cold"]}
+def points(arm: str, trials: int) -> list[dict[str, float]]:
+    """The settings that an arm tries: first the defaults and the middle, then points that fill the ranges evenly."""
+    own = OWN[arm] or (1.0, 1.0)
+    low, high = np.log([BACKGROUND, REGULARIZATION, own]).T
+    spread = qmc.Halton(3, scramble=False).random(trials + 1)[1:]
+    tried = np.exp(low + spread * (high - low))
+    tried[0] = [8.0, 0.0117, np.sqrt(own[0] * own[1])]
+    return [dict(zip(("background", "regularization", "own"), map(rounded, each), strict=True)) for each in tried]
 
 
 def normalized(embeddings: np.ndarray) -> np.ndarray:
@@ -50,113 +71,156 @@ def normalized(embeddings: np.ndarray) -> np.ndarray:
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
 
 
-def ridge_after(model: WALS, features: np.ndarray, split: Split) -> np.ndarray:
+def ridge_after(factors: np.ndarray, features: np.ndarray, ridge: float, split: Split) -> np.ndarray:
     """Factors of the cold items: features mapped by ridge regression onto the finished factors of the warm ones."""
     extended = np.column_stack([features, np.ones(len(features))])
     a = extended[split.warm]
-    gram = a.T @ a + np.diag([*np.ones(features.shape[1]), 0.0])
-    return extended[split.cold] @ np.linalg.solve(gram, a.T @ model.item_factors[split.warm])
+    gram = a.T @ a + np.diag([*np.full(features.shape[1], ridge), 1e-6])
+    return extended[split.cold] @ np.linalg.solve(gram, a.T @ factors[split.warm])
 
 
-def run_arm(arm: str, embeddings: np.ndarray, split: Split, settings: dict, seed: int, args, backend) -> dict:
-    settings = dict(settings)
-    of_prior = {name: settings.pop(name) for name in PRIOR}
-    prior = None
-    if arm != "none":
-        vectors = embeddings
+class Systems:
+    """One split's arms: each is fitted with some settings and measured."""
+
+    def __init__(self, embeddings: np.ndarray, split: Split, seed: int, args, backend) -> None:
+        self.embeddings, self.split, self.seed, self.args, self.backend = embeddings, split, seed, args, backend
+        self._plain: dict[tuple[float, float], tuple[WALS, float]] = {}  # "none" and "ridge after" share their fits
+
+    def run(self, arm: str, settings: dict[str, float]) -> dict:
+        """Metrics of each cohort, and the seconds of the fit."""
+        if arm == "irspack":
+            users, warm, cold, seconds = self._irspack(settings)
+        else:
+            cold = None
+            if arm in ("none", "ridge after"):
+                key = settings["background"], settings["regularization"]
+                if key not in self._plain:
+                    self._plain[key] = self._fit(None, settings)
+                model, seconds = self._plain[key]
+            else:
+                hybrid = arm == "default"
+                model, seconds = self._fit(None if hybrid else self._prior(arm, settings), settings, hybrid=hybrid)
+                cold = model.item_prior_.mean[self.split.cold]
+            users, warm = model.user_factors, model.item_factors[self.split.warm]
+            if arm == "ridge after":
+                cold = ridge_after(model.item_factors, normalized(self.embeddings), settings["own"], self.split)
+        users = np.ascontiguousarray(users, np.float32)
+        metrics = cohorts(self.backend, users, warm, cold, self.split)
+        if arm in ("texts", "default"):  # beside W, the map of cold="regression", which changes no other factor
+            mapped = model.item_factors[self.split.cold]
+            metrics["cold by regression"] = cold_metrics(self.backend, users, mapped, self.split)
+        return {"seconds": rounded(seconds), **metrics}
+
+    def _prior(self, arm: str, settings: dict[str, float]) -> LinearPrior:
+        vectors = self.embeddings
         if arm == "bias":
-            vectors = np.zeros((len(embeddings), 1), np.float32)
+            vectors = np.zeros((len(vectors), 1), np.float32)
         if arm == "shuffled":
-            vectors = embeddings[np.random.default_rng(seed).permutation(len(embeddings))]
-        prior = LinearPrior(vectors, **of_prior)
-    model = WALS(
-        args.factors,
-        "ials",
-        iterations=args.iterations,
-        compute_loss=False,
-        device="cpu",
-        num_threads=args.threads,
-        random_state=seed,
-        item_prior=prior,
-        **settings,
-    )
-    start = time.perf_counter()
-    model.fit(split.train)
-    seconds = time.perf_counter() - start
-    users, items = model.user_factors, model.item_factors
-    cold = None if prior is None else items[split.cold]
-    arms = [{"arm": arm, "seconds": rounded(seconds), **cohorts(backend, users, items[split.warm], cold, split)}]
-    if arm == "none":
-        cold = ridge_after(model, normalized(embeddings), split)
-        after = cohorts(backend, users, items[split.warm], cold, split)
-        arms.append({"arm": "ridge after", "seconds": rounded(seconds), "cold": after["cold"]})
-    return arms
+            vectors = vectors[np.random.default_rng(self.seed).permutation(len(vectors))]
+        if arm == "texts":
+            return LinearPrior(vectors, **(HYBRID_PRIOR | {"relative_strength": settings["own"], "cold": "regression"}))
+        return LinearPrior(vectors, relative_strength=settings["own"], shrinkage=0)
+
+    def _fit(self, prior: LinearPrior | None, settings: dict[str, float], *, hybrid: bool = False):
+        args = self.args
+        options = {"iterations": args.iterations, "compute_loss": False, "device": "cpu", "num_threads": args.threads}
+        objective = {name: settings[name] for name in ("background", "regularization") if name in settings}
+        if hybrid:
+            options |= {"factors": args.factors, "random_state": self.seed, "prior": {"cold": "regression"}}
+            model = WALS.hybrid(self.embeddings, None, **options)
+        else:
+            model = WALS(args.factors, item_prior=prior, random_state=self.seed, **options, **objective)
+        start = time.perf_counter()
+        model.fit(self.split.train)
+        return model, time.perf_counter() - start
+
+    def _irspack(self, settings: dict[str, float]):
+        from irspack import IALSRecommender
+
+        split = self.split
+        features = np.column_stack([normalized(self.embeddings), np.ones(len(self.embeddings))]).astype(np.float32)
+        train = split.train[:, split.warm].astype(np.float32)  # it would take the cold items for disliked ones
+        density = train.nnz / (train.shape[0] * train.shape[1])
+        model = IALSRecommender(
+            train,
+            n_components=self.args.factors,
+            alpha0=settings["background"] * density,
+            reg=settings["regularization"],
+            nu=1.0,
+            solver_type="CG",
+            n_threads=self.args.threads,
+            random_seed=self.seed,
+            item_features=features[split.warm],
+            lambda_item_feature=settings["own"],
+        )
+        start = time.perf_counter()
+        model.start_learning()
+        for _ in range(self.args.iterations):
+            model.run_epoch()
+        seconds = time.perf_counter() - start
+        cold = model.trainer.transform_item_feature(features[split.cold])
+        return model.get_user_embedding(), model.get_item_embedding(), cold, seconds
 
 
-def run_irspack(embeddings: np.ndarray, split: Split, settings: dict, ridge: float, seed: int, args, backend) -> dict:
-    from irspack import IALSRecommender
+def value_of(arm: str, metrics: dict) -> float:
+    """What a trial is chosen by; warm items count as much as few-shot and cold ones together."""
+    weights = {"warm": 2, "few-shot": 1} | ({} if arm == "none" else {"cold": 1})
+    parts = [(weight, metrics[cohort]["ndcg@100"]) for cohort, weight in weights.items() if cohort in metrics]
+    total = sum(weight for weight, _ in parts)
+    return float(np.exp(sum(weight * np.log(max(value, 1e-6)) for weight, value in parts) / total))
 
-    features = np.column_stack([normalized(embeddings), np.ones(len(embeddings))]).astype(np.float32)
-    model = IALSRecommender(
-        split.train[:, split.warm].astype(np.float32),  # without the cold items, which it would take for disliked ones
-        n_components=args.factors,
-        alpha0=settings["unobserved_weight"],
-        reg=settings["regularization"],
-        nu=1.0,
-        solver_type="CG",
-        n_threads=args.threads,
-        random_seed=seed,
-        item_features=features[split.warm],
-        lambda_item_feature=ridge,
-    )
-    start = time.perf_counter()
-    model.start_learning()
-    for _ in range(args.iterations):
-        model.run_epoch()
-    seconds = time.perf_counter() - start
-    cold = model.trainer.transform_item_feature(features[split.cold])
-    users, items = model.get_user_embedding(), model.get_item_embedding()
-    metrics = cohorts(backend, np.ascontiguousarray(users, np.float32), items, cold, split)
-    return {"arm": "irspack", "seconds": rounded(seconds), "feature_ridge": ridge, **metrics}
+
+def choose(embeddings: np.ndarray, split: Split, seed: int, args, backend, report) -> dict[str, dict[str, float]]:
+    """The best settings of each arm on a split of a split's training part."""
+    inner = make_split(split.train[:, split.warm], seed + 1000)
+    systems = Systems(embeddings[split.warm], inner, seed, args, backend)
+    chosen = {"default": {}}
+    for arm in (arm for arm in args.arms if arm in OWN):
+        trials = points(arm, args.trials)
+        values = [value_of(arm, systems.run(arm, settings)) for settings in trials]
+        best = int(np.argmax(values))
+        chosen[arm] = trials[best]
+        report(arm, "chosen", best, trials[best], [round(value, 4) for value in values])
+    return chosen
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    text_arguments(parser, quick="one seed")
-    parser.add_argument("--sets", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
-    parser.add_argument("--set", dest="change", nargs="+", default=[], metavar="NAME=VALUE", help="for trials")
-    parser.add_argument("--arms", nargs="+", default=[*ARMS, "irspack"])
+    text_arguments(parser, quick="one split, two trials")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=[*OWN, "default"])
+    parser.add_argument("--splits", type=int, default=5, help="seeds 300 and following, unless --seeds names some")
+    parser.add_argument("--trials", type=int, default=12, help="of every arm")
+    parser.add_argument("--choose", choices=["each", "once"], default="each", help="settings for each split, or once")
+    parser.add_argument("--choice-seed", type=int, default=200, help="of the split to choose on with --choose once")
+    parser.set_defaults(seeds=None)
     args = parser.parse_args()
     if args.quick:
-        args.seeds = args.seeds[:1]
+        args.splits, args.trials = 1, 2
+    args.seeds = args.seeds or [300 + number for number in range(args.splits)]
     encoder, encoder_name = make_encoder(args)
     backend = make_backend("cpu", args.threads)
-    changes = {name: float(value) for name, value in (change.split("=") for change in args.change)}
     for name in args.sets:
+
+        def report(*words, name=name):
+            print(name, *words, file=sys.stderr, flush=True)
+
         records = []
         matrix, texts = load(name, args.data_folder)
-        embeddings = encoder.encode(texts, show_progress_bar=True)
-        settings = SETTINGS[name] | changes
-        ridge = None
-        if "irspack" in args.arms:
-            split = make_split(matrix, 100)
-            trials = [
-                run_irspack(embeddings, split, settings, ridge, 100, args, backend) for ridge in (1.0, 10.0, 100.0, 1e3)
-            ]
-            ridge = max(trials, key=lambda record: record["cold"]["recall@100"])["feature_ridge"]
+        embeddings = encoder.encode(texts)
+        if args.choose == "once":
+            chosen = choose(embeddings, make_split(matrix, args.choice_seed), args.choice_seed, args, backend, report)
         for seed in args.seeds:
             split = make_split(matrix, seed)
-            about = {"set": name, "seed": seed, "cold_items": len(split.cold), "settings": settings}
-            arms = [{"arm": "popularity", **popularity(split)}]
+            if args.choose == "each":
+                chosen = choose(embeddings, split, seed, args, backend, report)
+            systems = Systems(embeddings, split, seed, args, backend)
             for arm in args.arms:
-                if arm == "irspack":
-                    arms.append(run_irspack(embeddings, split, settings, ridge, seed, args, backend))
-                else:
-                    arms += run_arm(arm, embeddings, split, settings, seed, args, backend)
-            for record in arms:
-                records.append(about | record)
-                line = {key: value["recall@100"] for key, value in record.items() if isinstance(value, dict)}
-                print(name, seed, record["arm"], line, record.get("seconds", ""), file=sys.stderr, flush=True)
+                result = systems.run(arm, chosen[arm])
+                about = {"set": name, "seed": seed, "cold_items": len(split.cold), "arm": arm, "settings": chosen[arm]}
+                records.append(about | result)
+                line = {cohort: one["ndcg@100"] for cohort, one in result.items() if isinstance(one, dict)}
+                report(seed, arm, line, result["seconds"])
             # After every seed, so that a run that is stopped has those before. Nothing of this machine's paths.
             result_settings = settings_of(args, encoder_name, args.seeds[: args.seeds.index(seed) + 1], sets=[name])
             write_result(f"text-{name}", result_settings, records, dimension=int(embeddings.shape[1]))

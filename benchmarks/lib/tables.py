@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Sequence
 from statistics import mean
 
+import numpy as np
+
 from lib.common import RESULTS
 
 
@@ -310,17 +312,55 @@ def means(result: dict) -> dict[str, dict[str, dict[str, float]]]:
     }
 
 
+TEXT_COLUMNS = ["warm recall@20", "warm ndcg@100", "few-shot recall@100", "few-shot ndcg@100"]
+TEXT_COLUMNS += ["cold recall@100", "cold ndcg@100", "cold item recall@100"]
+
+
 def text_table(result: dict) -> str:
     """Arms and cohorts of bench_text.py, mean over the seeds."""
-    columns = ["warm recall@20", "warm ndcg@100", "few-shot recall@100", "few-shot ndcg@100"]
-    columns += ["cold recall@100", "cold ndcg@100"]
+    columns = TEXT_COLUMNS
     rows = []
     for name, arms in means(result).items():
         for arm, cells in arms.items():
             rows.append([f"{name}, {arm}", *(f"{cells[key]:.4f}" if key in cells else "-" for key in columns)])
     seeds = len(result["settings"]["seeds"])
     words = f"mean of {seeds} splits; {result['settings']['factors']} factors, {result['settings']['model']}"
+    chosen = _CHOSEN[result["settings"]["choose"]]
+    words += f"; {result['settings']['trials']} trials of each arm, settings chosen {chosen}"
     return table(["set, arm", *columns], rows) + plain_caption(result, words, versions(result, ["irspack"])) + "\n"
+
+
+_CHOSEN = {"each": "for each split", "once": "once, on the training part of another split"}
+
+
+def text_cells_table(result: dict) -> str:
+    """Of bench_text.py: how far `texts` and `default` are from the best of what one can do without this prior.
+
+    The interval is twice the standard error of the mean difference on the same splits.
+    """
+    values: dict[tuple[str, str, str], dict[int, float]] = {}
+    for record in result["records"]:
+        for column in TEXT_COLUMNS:
+            cohort, metric = column.split(" ", 1)
+            if metric in record.get(cohort, {}):
+                values.setdefault((record["set"], record["arm"], column), {})[record["seed"]] = record[cohort][metric]
+    rows = []
+    for name in dict.fromkeys(key[0] for key in values):
+        for arm in ("texts", "default"):
+            cells = []
+            for column in TEXT_COLUMNS:
+                own = values.get((name, arm, column), {})
+                others = {each: values.get((name, each, column), {}) for each in ("none", "ridge after", "irspack")}
+                others = {each: seeds for each, seeds in others.items() if own and seeds.keys() >= own.keys()}
+                if not others or len(own) < 2:
+                    cells.append("-")
+                    continue
+                best = max(others, key=lambda each: sum(others[each][seed] for seed in own))
+                differences = np.array([own[seed] - others[best][seed] for seed in own])
+                interval = 2 * differences.std(ddof=1) / np.sqrt(len(differences))
+                cells.append(f"{differences.mean():+.4f} ± {interval:.4f} ({best})")
+            rows.append([f"{name}, {arm}", *cells])
+    return table(["set, arm", *TEXT_COLUMNS], rows) + "\nDifference to the best of none, ridge after and irspack.\n"
 
 
 def encode_table(result: dict) -> str:
@@ -692,13 +732,14 @@ def load(name: str) -> dict:
 def load_text() -> dict | None:
     """All results of bench_text.py, one file for each set, as one."""
     results = [load(path.stem) for path in sorted(RESULTS.glob("text-*.json")) if not path.stem.endswith("quick")]
+    results = [result for result in results if "trials" in result["settings"]]  # not of the benchmark as it was once
     return {**results[-1], "records": [record for each in results for record in each["records"]]} if results else None
 
 
 def make_table(name: str) -> str:
     """The table called NAME in the markers."""
-    if name == "text" and (result := load_text()):
-        return text_table(result)
+    if name in ("text", "text-cells") and (result := load_text()):
+        return text_table(result) if name == "text" else text_cells_table(result)
     if name in VIEWS:
         source, make = VIEWS[name]
         exists = (RESULTS / f"{source}.json").exists()

@@ -33,6 +33,7 @@ SETTINGS = {
     "ml-1m": {"unobserved_weight": 0.1, "regularization": 0.003, "strength": 1.0, "ridge": 1.0, "shrinkage": 1.0},
     "debian": {"unobserved_weight": 0.01, "regularization": 0.003, "strength": 0.5, "ridge": 1.0, "shrinkage": 0.5},
 }
+SETS = ("debian", "citeulike-a", "amazon-beauty-2014", "ml-1m", "anime-5k", "steam-200k")
 KS = (20, 100)
 FEW = 5
 
@@ -88,15 +89,32 @@ def cohorts(backend, users: np.ndarray, warm: np.ndarray, cold: np.ndarray | Non
     if split.few_test.nnz:
         metrics["few-shot"] = measure(ids, split.few_test)
     if cold is not None:
-        ids, _ = backend.topk(users, np.ascontiguousarray(cold, np.float32), max(KS), None)
-        metrics["cold"] = measure(ids, split.cold_test)
+        metrics["cold"] = cold_metrics(backend, users, cold, split)
     return metrics
+
+
+def cold_metrics(backend, users: np.ndarray, cold: np.ndarray, split: Split) -> dict[str, float]:
+    """Metrics of the cold items, ranked among themselves."""
+    ids, _ = backend.topk(users, np.ascontiguousarray(cold, np.float32), max(KS), None)
+    return measure(ids, split.cold_test)
 
 
 def measure(ids: np.ndarray, test: csr_matrix) -> dict[str, float]:
     metrics = ranking_metrics(ids, test, KS)
     names = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in KS]
-    return {name: rounded(metrics[name]) for name in [*names, "users"]}
+    result = {name: rounded(metrics[name]) for name in [*names, "users"]}
+    return result | {f"item recall@{max(KS)}": rounded(item_recall(ids, test))}
+
+
+def item_recall(ids: np.ndarray, test: csr_matrix) -> float:
+    """Mean over items with hidden entries of the share of these users whose list has the item."""
+    entries = test.tocsr()
+    rows = np.repeat(np.arange(len(ids)), ids.shape[1])
+    offered = ids.ravel() >= 0
+    lists = csr_matrix((np.ones(offered.sum()), (rows[offered], ids.ravel()[offered])), shape=entries.shape)
+    of_item = np.bincount(entries.indices, minlength=entries.shape[1])
+    found = np.asarray(lists.multiply(entries).sum(axis=0)).ravel()
+    return float((found[of_item > 0] / of_item[of_item > 0]).mean())
 
 
 def make_encoder(args) -> tuple[TextEncoder, str]:

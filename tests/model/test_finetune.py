@@ -191,6 +191,10 @@ def test_what_cannot_be_fine_tuned(likes, encoder):
         fine_tune(model, likes[:60], TEXTS)
     with pytest.raises(ModelFitError, match="needs a fitted model with an item_prior"):
         fine_tune(WALS(4).fit(likes), likes, TEXTS)
+    for settings, words in (({"kernel": 0.5}, "kernel=0"), ({"relative_strength": 0}, "relative_strength > 0")):
+        unfit = LinearPrior(encoder.encode(TEXTS), encoder=encoder, **settings)
+        with pytest.raises(ValueError, match=words):
+            fine_tune(WALS(4, item_prior=unfit).fit(likes), likes, TEXTS)
     model.item_prior.encoder = None
     with pytest.raises(TypeError, match=r"needs LinearPrior\(..., encoder=TextEncoder\(...\)\)"):
         fine_tune(model, likes, TEXTS)

@@ -186,7 +186,7 @@ def test_bad_input_leaves_the_model(shop):
         model.add_items(embeddings[NEW])
     with pytest.raises(TypeError, match="ids are strings"):
         model.add_items(embeddings[NEW], [1, 2, 3])
-    with pytest.raises(ValueError, match="mode must be one of prior_mean, map; got 'zero'"):
+    with pytest.raises(ValueError, match="mode must be one of prior_mean, map, regression; got 'zero'"):
         model.add_items(embeddings[NEW], ["a", "b", "c"], mode="zero")
     with pytest.raises(KeyError, match="unknown item id: 'item"):
         model.update_items(table(taken, ids))
@@ -210,12 +210,11 @@ def letters(texts):
 
 def test_hybrid_is_the_recommended_configuration():
     model = WALS.hybrid(["abc", "xyz"], letters)
-    settings = (model.factors, model.iterations, model.objective.name, model.objective.exponent)
-    assert settings == (256, 20, "google_wals", 0.5)
-    assert 0.01 <= model.objective.regularization <= 0.1
-    assert model.item_prior.strength == 3.0
+    assert (model.factors, model.iterations, model.objective.name) == (256, 20, "wals")
+    prior = model.item_prior
+    assert (prior.strength, prior.relative_strength, prior.votes, prior.cold) == (None, 0.5, "equal", "prior_mean")
     assert WALS.hybrid(np.eye(2), None, prior={"strength": 0.5}).item_prior.strength == 0.5
-    assert WALS.hybrid(np.eye(2), None, objective="ials").item_prior.strength is None
+    assert WALS.hybrid(np.eye(2), None, objective="ials").item_prior.relative_strength == 0.5
     assert model.item_prior.embeddings.tolist() == [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
     other = WALS.hybrid(np.eye(2), None, factors=8, objective="ials", prior={"strength": 3.0}, random_state=5)
     assert (other.factors, other.objective.name, other.item_prior.strength, other.random_state) == (8, "ials", 3.0, 5)
@@ -224,6 +223,8 @@ def test_hybrid_is_the_recommended_configuration():
         model.fit(csr_matrix(np.eye(3)))
     with pytest.raises(DataError, match="one row for each of 3 ids"):
         WALS.hybrid(["abc", "xyz"], letters, ids=[1, 2, 3])
+    with pytest.raises(ValueError, match="cache_dir is for an encoder given by name or folder"):
+        WALS.hybrid(["abc", "xyz"], letters, cache_dir="vectors")
 
 
 def test_texts_of_new_items():
@@ -233,7 +234,7 @@ def test_texts_of_new_items():
     model.add_items(["aabb", "xz", ""])
     scores = model.user_factors[[0, 5]] @ model.item_factors[5:].T
     assert scores[0, 0] > scores[0, 1] and scores[1, 1] > scores[1, 0]
-    np.testing.assert_allclose(model.item_factors[7], model.item_prior_.weights[-1], atol=1e-6)
+    np.testing.assert_allclose(model.item_factors[7], model.item_prior_.unmet_weights[-1], atol=1e-6)
 
 
 def test_command_line_from_texts_to_a_model_that_answers_texts(tmp_path, capsys):
@@ -251,7 +252,8 @@ def test_command_line_from_texts_to_a_model_that_answers_texts(tmp_path, capsys)
     )
     fit = ["fit", f"{tmp_path}/plays.parquet", "--out", f"{tmp_path}/model", "--items", f"{tmp_path}/items.parquet"]
     fit += ["--text", "description", "--encoder", f"{tmp_path}/roberta", "--factors", "8", "--quiet"]
-    assert cli.main(fit) == 0, capsys.readouterr().err
+    assert cli.main([*fit, "--cache", f"{tmp_path}/vectors"]) == 0, capsys.readouterr().err
+    assert len(list((tmp_path / "vectors").glob("*/vectors.f32"))) == 1
     assert "8 factors, 20 iterations" in capsys.readouterr().out
     model = WALS.load(tmp_path / "model")
     assert model.item_ids.ids.tolist() == names
@@ -266,7 +268,8 @@ def test_command_line_from_texts_to_a_model_that_answers_texts(tmp_path, capsys)
         (["recommend", f"{tmp_path}/model", "3", "--text", "music"], "only one of them"),
         (["recommend", f"{tmp_path}/model", "--text", "music", "--seed", "1"], "--seed needs --explore thompson"),
         (fit[:6], "--items and --encoder belong together"),
-        ([*fit[:4], "--text", "title"], "--text and --strength need --items and --encoder"),
+        ([*fit[:4], "--text", "title"], "--cache, --strength and --relative-strength need --items and --encoder"),
+        ([*fit, "--strength", "1", "--relative-strength", "1"], "must not both be given: one is absolute"),
         ([*fit, "--strength", "0"], "strength must be a finite number > 0"),
     ]:
         assert cli.main(wrong) != 0

@@ -372,7 +372,7 @@ def test_embeddings_by_id_in_any_order(world):
         ({"ridge": None}, "ridge must be a finite number > 0, got None"),
         ({"shrinkage": -0.1}, "shrinkage must be a finite number >= 0, got -0.1"),
         ({"learn": "yes"}, "learn must be one of none, empirical_bayes; got 'yes'"),
-        ({"cold": "zero"}, "cold must be one of prior_mean, map; got 'zero'"),
+        ({"cold": "zero"}, "cold must be one of prior_mean, map, regression; got 'zero'"),
         ({"whitening": True}, "whitening must be a wals_gpu.text.Whitening, got bool"),
     ],
 )

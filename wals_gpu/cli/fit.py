@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from wals_gpu.cli.tables import check_writable
 from wals_gpu.data.files import remove_folder
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.errors import DataError
-from wals_gpu.model.wals import HYBRID_STRENGTH, WALS
+from wals_gpu.model.wals import HYBRID_PRIOR, WALS
 from wals_gpu.objective.presets import PRESETS
 
 __all__ = ["add", "run"]
+
+_OF_TEXTS = ("text", "cache", "strength", "relative_strength")
 
 EXAMPLES = """\
 examples:
@@ -89,9 +92,19 @@ def add(commands: Commands) -> None:
         "--text", metavar="COLUMNS", help="of the table, joined where several (default: named like text, else title)"
     )
     texts.add_argument(
+        "--cache", metavar="DIR", type=Path, help="keep the texts' vectors here: the next fit need not compute them"
+    )
+    texts.add_argument(
         "--strength",
         type=number,
-        help=f"what a text is worth (default {HYBRID_STRENGTH:g}; with --objective its ridge)",
+        help="what a text is worth, in the units of the objective, in place of --relative-strength",
+    )
+    texts.add_argument(
+        "--relative-strength",
+        metavar="C",
+        type=number,
+        help=f"what a text is worth, as a multiple of its item's ridge (default {HYBRID_PRIOR['relative_strength']:g}; "
+        "0: only to items that nobody has)",
     )
 
 
@@ -135,8 +148,12 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(
             "--items and --encoder belong together: a table of items, and what turns its texts into vectors"
         )
-    if args.encoder is None and (args.text is not None or args.strength is not None):
-        raise ValueError("--text and --strength need --items and --encoder")
+    of_texts = {f"--{name.replace('_', '-')}": getattr(args, name) for name in _OF_TEXTS}
+    if args.encoder is None and any(given is not None for given in of_texts.values()):
+        *others, last = of_texts
+        raise ValueError(f"{', '.join(others)} and {last} need --items and --encoder")
+    if args.strength is not None and args.relative_strength is not None:
+        raise ValueError("--strength and --relative-strength must not both be given: one is absolute, one a multiple")
     check_device(args)
     for path in (args.validation, args.items):  # opened much later
         if isinstance(path, (str, Path)) and not os.path.exists(path) and not re.search(r"[*?\[]|://", str(path)):
@@ -196,13 +213,21 @@ def _new_hybrid(args: argparse.Namespace) -> WALS:
         raise DataError(
             f"{args.items} must have a column of item ids; --item-column names it, here and in the interactions"
         )
-    return WALS.hybrid(
+    given = {name: getattr(args, name) for name in ("strength", "relative_strength")}
+    started = time.perf_counter()
+    model = WALS.hybrid(
         texts,
         args.encoder,
         ids=ids.to_pylist(),
-        prior={} if args.strength is None else {"strength": args.strength},
+        cache_dir=args.cache,
+        show_progress=not args.quiet,
+        prior={name: value for name, value in given.items() if value is not None},
         **args.settings,
     )
+    if not args.quiet and args.cache is None:
+        seconds = time.perf_counter() - started
+        say(f"{len(texts):,} texts encoded in {seconds:.1f} s; with --cache DIR, the next fit would have their vectors")
+    return model
 
 
 def _start_of(model: WALS, args: argparse.Namespace) -> WALS:

@@ -13,7 +13,7 @@ from wals_gpu.backends.devices import DEVICES, make_backend
 from wals_gpu.backends.solve import SOLVERS
 from wals_gpu.checks import integer
 from wals_gpu.cli.settings import default_of
-from wals_gpu.model.wals import HYBRID_PARAMETERS, HYBRID_SETTINGS
+from wals_gpu.model.wals import HYBRID_SETTINGS
 from wals_gpu.objective.presets import PRESETS
 
 __all__ = [
@@ -172,8 +172,6 @@ def add_model(parser: argparse.ArgumentParser, *, is_searched: bool = False) -> 
 def _defaults(setting: str) -> str:
     """What the library takes for a setting, without and with item texts."""
     default, with_texts = default_of(setting), HYBRID_SETTINGS[setting]
-    if setting == "objective":
-        with_texts += "".join(f", {name} {value:g}" for name, value in HYBRID_PARAMETERS.items())
     return f"default {default}" + (f"; with --encoder {with_texts}" if with_texts != default else "")
 
 

@@ -377,6 +377,10 @@ def _checked_model(model: WALS, texts: Sequence[str | None]) -> tuple[TextEncode
         raise TypeError(
             f"fine_tune needs LinearPrior(..., encoder=TextEncoder(...)), got encoder={type(encoder).__name__}"
         )
+    if model.item_prior.kernel:
+        raise ValueError("fine_tune needs a prior that is linear in the embeddings: kernel=0")
+    if model.item_prior.is_off:
+        raise ValueError("fine_tune needs a prior that is on: relative_strength > 0")
     if isinstance(texts, str) or len(texts) != len(model.item_factors):
         raise ValueError(f"texts must hold one for each of the {len(model.item_factors)} items, got {len(texts)}")
     if model.history_ and model.history_[-1].loss is None:
@@ -397,8 +401,8 @@ def _with_embeddings(fitted: FittedPrior, embeddings: NDArray[np.float32]) -> Li
     prior, whitening = fitted.prior, fitted.prior.whitening
     if whitening is not None:
         whitening = type(whitening)(whiten=whitening.whiten, components=whitening.components, epsilon=whitening.epsilon)
-    kept = ("strength", "ridge", "shrinkage", "learn", "intercept", "normalize", "cold", "encoder")
-    settings: dict[str, Any] = {name: getattr(prior, name) for name in kept}
+    kept = ("strength", "relative_strength", "ridge", "shrinkage", "learn", "votes", "intercept", "normalize", "cold")
+    settings: dict[str, Any] = {name: getattr(prior, name) for name in (*kept, "encoder")}
     if prior.strength is not None:
         settings["strength"] = prior.strength * fitted.scale[0]  # a learned one goes on from where it is
     return LinearPrior(embeddings, whitening=whitening, **settings)

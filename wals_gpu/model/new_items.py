@@ -29,34 +29,42 @@ __all__ = ["add_items", "project_items", "update_items"]
 
 
 def project_items(fitted: Fitted, items: Any) -> NDArray[np.floating]:
-    """Prior means (n, D) of items from their texts or embeddings."""
+    """Factors (n, D) of items without interactions, from their texts or embeddings."""
+    embeddings = _embeddings(fitted, items)
+    assert fitted.item_prior is not None
+    return fitted.item_prior.project_unmet(embeddings, fitted.dtype)
+
+
+def _embeddings(fitted: Fitted, items: Any) -> Any:
     if fitted.item_prior is None:
         raise ModelFitError("the model has no item_prior, so it knows items by their interactions only")
     if isinstance(items, str):
         raise TypeError("items must be a list of texts or an array (n, E), got a str: put it into a list")
     is_texts = isinstance(items, Sequence) and all(item is None or isinstance(item, str) for item in items)
-    embeddings = fitted.item_prior.encode(items) if is_texts else items
-    return fitted.item_prior.project(embeddings, fitted.dtype)
+    return fitted.item_prior.encode(items) if is_texts else items
 
 
 def add_items(fitted: Fitted, items: Any, ids: ArrayLike | None, mode: str | None) -> tuple[Fitted, NDArray[Any]]:
     """With items that have no interactions yet; and their ids, or column numbers."""
-    mean = project_items(fitted, items)
+    embeddings = _embeddings(fitted, items)
     prior, bound = fitted.item_prior, changeable(fitted)
     assert prior is not None and prior.mean is not None
+    mean = prior.project(embeddings, fitted.dtype)
     mode = prior.prior.cold if mode is None else mode
     if mode not in COLD_MODES:
         raise ValueError(f"mode must be one of {', '.join(COLD_MODES)}; got {mode!r}")
+    if mode == "regression" and prior.cold_weights is None:
+        raise ValueError("mode 'regression' needs a model that was fitted with LinearPrior(..., cold='regression')")
     n, n_old = len(mean), fitted.n_items
     growth = _growth(fitted, ids, n)
     source = growth.source
     objective = bound.objective.of_rows((bound.n_users, n_old), items=source)
     grown = replace(bound.of_items(source), objective=objective)
-    if mode == "prior_mean":
+    if mode != "map":
         unmet = np.zeros(len(source), np.bool_)
         unmet[growth.new] = True
         grown = grown.without_background(items=unmet)
-        new = mean
+        new = mean if mode == "prior_mean" else prior.project_unmet(embeddings, fitted.dtype)
     else:
         nothing = sparse.csr_matrix((n, bound.n_users), dtype=fitted.dtype)
         new = _solve_items(fitted, grown, nothing, growth.new, mean, np.full(n, -1))

@@ -38,7 +38,7 @@ def update_users(
 
     met = np.diff(matrix.indptr) > 0
     prior = _grown_prior(fitted, growth, embeddings)
-    is_cold = prior is not None and prior.prior.cold == "prior_mean"
+    is_cold = prior is not None and prior.prior.cold != "map"
     grown = _grown_bound(bound, growth, rows[met], rows[~met] if is_cold else None)
     seen = None if fitted.seen is None else rows_replaced(fitted.seen, growth, rows, matrix)
     factors = growth.spread(fitted.user_factors, 0)

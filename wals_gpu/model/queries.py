@@ -363,14 +363,15 @@ def _pulled_new_users(
         if embeddings is not None:
             raise ValueError("embeddings of users need a model with a user_prior")
         return terms, None
-    if embeddings is None:
-        mean = np.tile(fitted.weights[-1], (terms.n_rows, 1))  # of features like the mean of all
+    met = np.diff(terms.row_ptr) > 0
+    if embeddings is None:  # of features like the mean of all
+        of_met, of_unmet = (np.tile(w[-1], (terms.n_rows, 1)) for w in (fitted.weights, fitted.unmet_weights))
     else:
-        mean = fitted.project(embeddings)
-        if len(mean) != terms.n_rows:
-            raise DataError(f"embeddings must have one row for each of {terms.n_rows} users, got {len(mean)}")
+        of_met, of_unmet = fitted.project(embeddings), fitted.project_unmet(embeddings)
+        if len(of_met) != terms.n_rows:
+            raise DataError(f"embeddings must have one row for each of {terms.n_rows} users, got {len(of_met)}")
+    mean = np.where(met[:, None], of_met, of_unmet)
     dtype = terms.ridge.dtype
-    if fitted.prior.cold == "prior_mean":
-        met = np.diff(terms.row_ptr) > 0
+    if fitted.prior.cold != "map":
         terms = replace(terms, background=np.where(met, terms.background, 0).astype(dtype))
     return fitted.pulled(terms, mean.astype(dtype), np.full(terms.n_rows, -1))

@@ -45,11 +45,9 @@ if TYPE_CHECKING:
 
 __all__ = ["WALS", "FitRecord"]
 
-#: What :meth:`WALS.hybrid` recommends, and parameters of that objective.
-HYBRID_SETTINGS: dict[str, Any] = {"factors": 256, "objective": "google_wals", "iterations": 20}
-HYBRID_PARAMETERS: dict[str, float] = {"exponent": 0.5, "unobserved_weight": 0.01, "regularization": 0.05}
-#: The ridge alone, as strength, leaves cold items far below what their texts could tell (docs/priors.md).
-HYBRID_STRENGTH = 3.0
+#: What :meth:`WALS.hybrid` recommends: settings of the model, and of the prior (docs/text.md has the measurements).
+HYBRID_SETTINGS: dict[str, Any] = {"factors": 256, "objective": "wals", "iterations": 20}
+HYBRID_PRIOR: dict[str, Any] = {"relative_strength": 0.5, "votes": "equal"}
 
 
 class WALS(Configured):
@@ -234,13 +232,15 @@ class WALS(Configured):
         *,
         ids: Any = None,
         max_length: int = 128,
-        batch_size: int = 32,
+        batch_size: int | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        show_progress: bool = False,
         prior: Mapping[str, Any] | None = None,
         **settings: Unpack[ModelOptions],
     ) -> WALS:
-        """A model of interactions and item texts in the recommended configuration: 256 factors, 20 iterations, Google's
-        WALS objective with weighting exponent 0.5, unobserved weight 0.01 and ridge 0.05, and a linear prior of
-        strength 3.
+        """A model of interactions and item texts in the recommended configuration: 256 factors, 20 iterations, the
+        default objective, and a linear prior that takes half of an item's ridge, with one vote for each item
+        (docs/priors.md). It is the same for all data: none of it was chosen for a single set.
 
         Parameters
         ----------
@@ -252,13 +252,16 @@ class WALS(Configured):
             Of the texts; default: they are those of the items in the order of the matrix.
         max_length : int, default 128
             Tokens of a text, where `encoder` is a name or folder.
-        batch_size : int, default 32
-            Texts in a batch, likewise.
+        batch_size : int, optional
+            Texts in a batch, likewise; default: the encoder's own.
+        cache_dir : path, optional
+            Keep the texts' vectors here, likewise: encoding takes most of the time of a first fit, none of a second.
+        show_progress : bool, default False
+            A progress bar of the encoding.
         prior : mapping, optional
-            Settings of :class:`.LinearPrior`, in place of the recommended strength.
+            Settings of :class:`.LinearPrior`, in place of the recommended ones.
         **settings
-            Of :class:`WALS`, in place of the recommended ones. Those of the objective, and the strength, are used with
-            ``objective="google_wals"`` only.
+            Of :class:`WALS`, in place of the recommended ones.
 
         Returns
         -------
@@ -268,26 +271,25 @@ class WALS(Configured):
         Examples
         --------
         >>> model = WALS.hybrid(["a film about dogs", "dogs and more dogs"], lambda texts: [[len(t)] for t in texts])
-        >>> model.factors, model.objective.exponent
+        >>> model.factors, model.item_prior.relative_strength
         (256, 0.5)
         """
         from wals_gpu.text.encoders import as_encoder
 
-        recommended = dict(HYBRID_SETTINGS)
-        prior = dict(prior or {})
-        if settings.get("objective", HYBRID_SETTINGS["objective"]) == HYBRID_SETTINGS["objective"]:
-            recommended |= HYBRID_PARAMETERS
-            if "column_weights" in settings:
-                del recommended["exponent"]
-            prior = {"strength": HYBRID_STRENGTH} | prior
-        recommended |= settings
+        recommended: dict[str, Any] = {**HYBRID_SETTINGS, **settings}
+        given = dict(prior or {})
+        prior = HYBRID_PRIOR | given
+        if given.get("strength") is not None and "relative_strength" not in given:
+            del prior["relative_strength"]
         model = cls(**recommended, item_prior=None)  # refuses what is wrong before texts are encoded
         if encoder is None:
             model.item_prior = LinearPrior(items if ids is None else (ids, items), **prior)
         else:
             if isinstance(encoder, (str, PathLike)):
-                encoder = as_encoder(encoder, max_length=max_length, batch_size=batch_size)
-            model.item_prior = LinearPrior.from_texts(items, encoder, ids=ids, **prior)
+                encoder = as_encoder(encoder, max_length=max_length, batch_size=batch_size, cache_dir=cache_dir)
+            elif cache_dir is not None:
+                raise ValueError("cache_dir is for an encoder given by name or folder; others have one of their own")
+            model.item_prior = LinearPrior.from_texts(items, encoder, ids=ids, show_progress=show_progress, **prior)
         return model
 
     @classmethod
@@ -1211,7 +1213,7 @@ class WALS(Configured):
         return queries.fold_in(fitted, queries.new_rows(fitted, interactions, columns).matrix, embeddings)
 
     def project_items(self, items: Any) -> NDArray[np.floating]:
-        """Prior means of items from their texts or embeddings, to be handed to :meth:`search`, for example.
+        """Factors of items that nobody has, from their texts or embeddings, for :meth:`search`, for example.
 
         Parameters
         ----------
@@ -1234,9 +1236,10 @@ class WALS(Configured):
         ids : (n,) list or array of ids
             Of the items, none of them known yet. Not where the model was fitted on a matrix: the new items are then its
             next columns.
-        mode : {"prior_mean", "map"}, optional
+        mode : {"prior_mean", "map", "regression"}, optional
             Factor of an item: its prior mean, or the solution of its row as one that everybody could have met and
-            nobody has. Default: as the prior's `cold`.
+            nobody has, or what the map of its own gives that a prior with ``cold="regression"`` has. Default: as the
+            prior's `cold`.
 
         Returns
         -------

@@ -21,15 +21,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from wals_gpu.checks import number
+from wals_gpu.checks import integer, number
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.tables import html_table
 from wals_gpu.errors import DataError, ModelFitError
 from wals_gpu.objective.terms import Floats, RowTerms
+from wals_gpu.priors.kernel import Kernel
 
 __all__ = ["FittedPrior", "LinearPrior"]
 
-COLD_MODES = ("prior_mean", "map")
+COLD_MODES = ("prior_mean", "map", "regression")
+VOTES = ("strength", "equal")
 LEARN = ("none", "empirical_bayes")
 
 # Rows of features handled at a time where a copy of them is made.
@@ -48,24 +50,42 @@ class LinearPrior:
         s, what the features of a row are worth in the units of the loss: an observation of confidence c is worth
         ``c |x|^2`` in its direction. Default: the row's ridge under the objective, which is thereby moved from 0 to
         the prior mean.
+    relative_strength : float >= 0, optional
+        c, in place of `strength`: s_i is c times the row's ridge under the objective, so that one number serves many
+        data and objectives. Below 1, the rest of the ridge pulls to 0 (`shrinkage`), so that the whole is as without a
+        prior. 0 turns the prior off: only rows without interactions have anything of it. Default: 1, where there is no
+        `strength`.
     ridge : float > 0, default 1.0
         mu, of W and of b. (Were b free, the loss need not have a minimum: user factors could become ever smaller along
         an ever longer b, and so avoid their ridge; docs/priors.md.)
-    shrinkage : float >= 0, default 0.0
-        Share of the row's ridge under the objective that stays, towards 0. More than a little of it takes from items
-        what the text says of them.
+    shrinkage : float >= 0, optional
+        Share of the row's ridge under the objective that stays, towards 0. Default: 0, and with a `relative_strength`
+        c below 1, 1 - c.
     learn : {"none", "empirical_bayes"}, default "none"
         "empirical_bayes": `strength` is where it starts, and after every iteration it is multiplied by what makes the
         factors' spread about their prior means what it should be (docs/priors.md).
+    votes : {"strength", "equal"}, default "strength"
+        What a row weighs in the regression of W and b. "strength": its s, which makes them part of the one objective.
+        "equal": every row with interactions counts once, whatever its strength; the fit then alternates between two
+        objectives, that of the rows and that of the regression, and its loss may rise (docs/priors.md).
+    kernel : float from 0 to 1, default 0.0
+        a, the share of the features that is not linear in the embeddings: beside ``sqrt(1 - a) e`` there are up to
+        `landmarks` features of a Gaussian kernel, times ``sqrt(a)``.
+    kernel_width : float > 0, default 0.3
+        gamma of the kernel ``exp(-gamma |e - z|^2)``; between normalized embeddings, ``|e - z|^2`` is at most 4.
+    landmarks : int >= 1, default 1000
+        Rows, drawn at random, that the kernel compares with (Nystroem's method).
     intercept : bool, default True
         Whether there is a b.
     normalize : bool, default True
         Centre the features on their mean over the rows, and scale each row to length 1. Language models put most of a
         vector's length into a direction that all texts share, and `ridge` would have another meaning with each model.
-    cold : {"prior_mean", "map"}, default "prior_mean"
+    cold : {"prior_mean", "map", "regression"}, default "prior_mean"
         What a row without interactions is. "prior_mean": unknown to all, so it is no part of the objective and its
         factor is q. "map": known to all and taken by nobody, a row like all others; its factor is the minimum of the
-        loss, which is shorter than q, most so in the directions that the other side occupies.
+        loss, which is shorter than q, most so in the directions that the other side occupies. "regression": unknown to
+        all, as with "prior_mean", but its factor comes from a linear map of its own, made after the fit from what
+        interactions alone say of all rows that have any, with the ridge that leave-one-out finds best.
     whitening : Whitening, optional
         Applied before anything else; fitted on `embeddings` if it is not yet.
     encoder : optional
@@ -89,14 +109,26 @@ class LinearPrior:
     True
     """
 
+    # Of a pickle that was written before there were these settings.
+    relative_strength: float | None = None
+    votes: str = "strength"
+    kernel: float = 0.0
+    kernel_width: float = 0.3
+    landmarks: int = 1000
+
     def __init__(
         self,
         embeddings: Any,
         *,
         strength: ArrayLike | None = None,
+        relative_strength: float | None = None,
         ridge: float = 1.0,
-        shrinkage: float = 0.0,
+        shrinkage: float | None = None,
         learn: str = "none",
+        votes: str = "strength",
+        kernel: float = 0.0,
+        kernel_width: float = 0.3,
+        landmarks: int = 1000,
         intercept: bool = True,
         normalize: bool = True,
         cold: str = "prior_mean",
@@ -106,11 +138,24 @@ class LinearPrior:
         self.embeddings: NDArray[Any] | None
         self.embeddings, self._ids, self._row_of_id = _read_embeddings(embeddings)
         self.strength = _checked_strength(strength)
+        self.relative_strength = None if relative_strength is None else number("relative_strength", relative_strength)
+        if self.strength is not None and self.relative_strength is not None:
+            raise ValueError("strength and relative_strength must not both be given: one is absolute, one a multiple")
         self.ridge = number("ridge", ridge, positive=True)
-        self.shrinkage = number("shrinkage", shrinkage)
+        self.shrinkage = None if shrinkage is None else number("shrinkage", shrinkage)
         if learn not in LEARN:
             raise ValueError(f"learn must be one of {', '.join(LEARN)}; got {learn!r}")
         self.learn = learn
+        if votes not in VOTES:
+            raise ValueError(f"votes must be one of {', '.join(VOTES)}; got {votes!r}")
+        if self.relative_strength == 0 and self.shrinkage is not None and self.shrinkage != 1:
+            raise ValueError(f"shrinkage must be 1 with relative_strength=0, which turns it off; got {shrinkage}")
+        if self.relative_strength == 0 and learn != "none":
+            raise ValueError(f"learn must be 'none' with relative_strength=0, which turns the prior off; got {learn!r}")
+        self.votes = votes
+        self.kernel = number("kernel", kernel, high=1)
+        self.kernel_width = number("kernel_width", kernel_width, positive=True)
+        self.landmarks = integer("landmarks", landmarks, 1)
         self.intercept = bool(intercept)
         self.normalize = bool(normalize)
         if cold not in COLD_MODES:
@@ -122,7 +167,15 @@ class LinearPrior:
         self.encoder = encoder
 
     @classmethod
-    def from_texts(cls, texts: Any, encoder: Any = "roberta-base", *, ids: Any = None, **settings: Any) -> LinearPrior:
+    def from_texts(
+        cls,
+        texts: Any,
+        encoder: Any = "roberta-base",
+        *,
+        ids: Any = None,
+        show_progress: bool = False,
+        **settings: Any,
+    ) -> LinearPrior:
         """A prior from texts, encoded here.
 
         Parameters
@@ -133,6 +186,7 @@ class LinearPrior:
             Whatever :func:`wals_gpu.text.as_encoder` takes.
         ids : sequence, optional
             Of the texts.
+        show_progress : bool, default False
         **settings
             As for the class.
 
@@ -147,25 +201,74 @@ class LinearPrior:
                 raise ValueError("ids must not be given with a mapping of id to text")
             ids, texts = list(texts), list(texts.values())
         encoder = as_encoder(encoder)
-        embeddings = encoder.encode(texts)
+        embeddings = encoder.encode(texts, show_progress_bar=show_progress)
         return cls(embeddings if ids is None else (ids, embeddings), encoder=encoder, **settings)
 
     def __sklearn_clone__(self) -> LinearPrior:
         return copy.copy(self)  # what is large, embeddings and encoder, is shared
 
+    def with_parameters(self, **changes: Any) -> LinearPrior:
+        """The same features with some settings changed, for a search of settings.
+
+        Parameters
+        ----------
+        **changes
+            As for the class, but `embeddings`. A `strength` takes the place of a `relative_strength`, and the other way
+            round.
+
+        Returns
+        -------
+        LinearPrior
+            A new one; embeddings and encoder are shared.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for the class.
+        """
+        settings: dict[str, Any] = {name: getattr(self, name) for name in (*_SETTINGS, "whitening", "encoder")}
+        chosen = changes.keys() & {"strength", "relative_strength"}
+        settings |= {name: getattr(self, name) for name in ("strength", "relative_strength") if not chosen}
+        changed = LinearPrior(None, **(settings | changes))
+        changed.embeddings, changed._ids, changed._row_of_id = self.embeddings, self._ids, self._row_of_id
+        return changed
+
+    @property
+    def factor_of_ridge(self) -> float | None:
+        """c, what the objective's ridge of a row is multiplied by; None where `strength` is given."""
+        if self.strength is not None:
+            return None
+        return 1.0 if self.relative_strength is None else self.relative_strength
+
+    @property
+    def share_of_ridge(self) -> float:
+        """The share of the objective's ridge that pulls to 0."""
+        if self.shrinkage is not None:
+            return self.shrinkage
+        return 0.0 if self.relative_strength is None else max(0.0, 1 - self.relative_strength)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether rows with interactions have nothing of it."""
+        return self.factor_of_ridge == 0
+
     def __repr__(self) -> str:
         shape = "not with the model" if self.embeddings is None else f"{self.embeddings.shape}"
-        return f"LinearPrior(embeddings {shape}, strength={self.strength!r}, ridge={self.ridge:g})"
+        named = "strength" if self.relative_strength is None else "relative_strength"
+        return f"LinearPrior(embeddings {shape}, {named}={getattr(self, named)!r}, ridge={self.ridge:g})"
 
     def settings(self) -> list[tuple[str, str]]:
         """Names and values, for people."""
         if isinstance(self.strength, np.ndarray):
             strength = f"{self.strength.min():g} to {self.strength.max():g}, of {len(self.strength):,} rows"
         else:
-            strength = "that of the row's ridge" if self.strength is None else f"{self.strength:g}"
+            factor = self.factor_of_ridge
+            of_ridge = "that of the row's ridge" if factor == 1 else f"{factor:g} times the row's ridge"
+            strength = of_ridge if self.strength is None else f"{self.strength:g}"
         shape = "not with the model" if self.embeddings is None else "{:,} x {:,}".format(*self.embeddings.shape)
         rows = [("embeddings", shape), ("strength", strength)]
-        return rows + [(name, str(getattr(self, name))) for name in _SETTINGS]
+        rows.append(("shrinkage", f"{self.share_of_ridge:g}"))
+        return rows + [(name, str(getattr(self, name))) for name in _SETTINGS if name != "shrinkage"]
 
     def _repr_html_(self) -> str:
         return html_table([], self.settings(), "LinearPrior")
@@ -220,6 +323,7 @@ class LinearPrior:
             return 0, 0, 0
         dimension = self.embeddings.shape[1]
         features = dimension if self.whitening is None else self.whitening.components or dimension
+        features += min(self.landmarks, len(self.embeddings)) if self.kernel else 0
         return self.embeddings.itemsize * dimension, features, int(self._ids is not None)
 
     def left_over(self, ids: Ids) -> tuple[NDArray[Any], list[Any]]:
@@ -264,7 +368,12 @@ class LinearPrior:
 
     def fingerprint(self) -> str:
         """A digest of the embeddings and all settings that a fit depends on."""
-        digest = hashlib.sha256(repr([self.strength, *(getattr(self, name) for name in _SETTINGS)]).encode())
+        settings: list[Any] = [self.strength, self.ridge, self.share_of_ridge]
+        settings += [self.learn, self.intercept, self.normalize, self.cold]
+        digest = hashlib.sha256(repr(settings).encode())
+        later = [self.relative_strength, self.votes, self.kernel and (self.kernel, self.kernel_width, self.landmarks)]
+        if later != [None, "strength", 0.0]:  # without them, the digest is what it was before there were any
+            digest.update(repr(later).encode())
         whitening = self.whitening
         if whitening is not None:
             digest.update(repr([whitening.whiten, whitening.components, whitening.epsilon]).encode())
@@ -288,18 +397,35 @@ class FittedPrior:
         What empirical Bayes multiplied the strength by.
     center : (E,) float32 or None
         Mean of the features, with ``normalize``.
+    kernel : Kernel, optional
+        What makes features that are not linear in the embeddings.
 
     Attributes
     ----------
     mean : (R, D) array or None
         Prior means of the rows of the model, after the fit.
+    cold_weights : (E+1, D) float64 or None
+        The map of ``cold="regression"``, after the fit.
     """
 
-    def __init__(self, prior: LinearPrior, weights: Floats, scale: Floats, center: NDArray[np.float32] | None) -> None:
+    # Of a pickle that was written before there were these.
+    kernel: Kernel | None = None
+    cold_weights: Floats | None = None
+
+    def __init__(
+        self,
+        prior: LinearPrior,
+        weights: Floats,
+        scale: Floats,
+        center: NDArray[np.float32] | None,
+        kernel: Kernel | None = None,
+    ) -> None:
         self.prior = prior
         self.weights = weights
         self.scale = scale
         self.center = center
+        self.kernel = kernel
+        self.cold_weights = None
         self.mean: NDArray[np.floating] | None = None
 
     def __repr__(self) -> str:
@@ -327,10 +453,15 @@ class FittedPrior:
                 block = raw[start : start + _ROWS]
                 total += (block if whitening is None else whitening.transform(block)).sum(axis=0, dtype=np.float64)
             center = (total / len(raw)).astype(np.float32)
-        return cls(prior, np.zeros((first.shape[1] + 1, factors)), np.ones(1), center)
+        fitted = cls(prior, np.zeros((first.shape[1] + 1, factors)), np.ones(1), center)
+        if prior.kernel:
+            rows = np.random.default_rng(0).choice(len(raw), min(prior.landmarks, len(raw)), replace=False)
+            fitted.kernel = Kernel.at(fitted.features(raw[np.sort(rows)], np.float32), prior.kernel_width)
+            fitted.weights = np.zeros((first.shape[1] + len(rows) + 1, factors))
+        return fitted
 
     def features(self, raw: NDArray[Any], dtype: DTypeLike) -> NDArray[np.floating]:
-        """Features (n, E) of embeddings: whitened, centred and scaled to length 1, as the settings say."""
+        """Features (n, E) of embeddings: whitened, centred and scaled to length 1, and of the kernel, as set."""
         out = np.empty((len(raw), len(self.weights) - 1), dtype)
         for start in range(0, len(raw), _ROWS):
             block = raw[start : start + _ROWS]
@@ -342,6 +473,9 @@ class FittedPrior:
                 # What differs from the mean by rounding only (an empty text has the mean) says nothing of the row.
                 known = length > 1e-6 * (np.linalg.norm(self.center) + np.finfo(np.float64).tiny)
                 block = np.divide(block, length, out=np.zeros_like(block), where=known)
+            if self.kernel is not None:
+                share = self.prior.kernel
+                block = np.hstack([np.sqrt(1 - share) * block, np.sqrt(share) * self.kernel.features(block)])
             out[start : start + _ROWS] = block
         return out
 
@@ -357,15 +491,28 @@ class FittedPrior:
         -------
         (n, D) array
         """
+        return self._mapped(embeddings, self.weights, dtype)
+
+    def project_unmet(self, embeddings: Any, dtype: DTypeLike = np.float64) -> NDArray[np.floating]:
+        """Factors (n, D) of rows without interactions: prior means, or by the map of ``cold="regression"``."""
+        return self._mapped(embeddings, self.unmet_weights, dtype)
+
+    @property
+    def unmet_weights(self) -> Floats:
+        """The map (E+1, D) that rows without interactions have their factor from."""
+        return self.weights if self.cold_weights is None else self.cold_weights
+
+    def _mapped(self, embeddings: Any, weights: Floats, dtype: DTypeLike) -> NDArray[np.floating]:
         raw = _checked_embeddings(embeddings)
-        width = len(self.weights) - 1
+        width = len(weights) - 1
+        if self.kernel is not None:
+            width = self.kernel.landmarks.shape[1]
         if self.prior.whitening is not None:
             width = len(self.prior.whitening.mean_)
         if raw.shape[1] != width:
             raise DataError(f"embeddings must have shape (n, E={width}) as in the fit, got {raw.shape}")
-        features = self.features(raw, np.float64)
-        projected: NDArray[np.floating] = features @ self.weights[:-1] + self.weights[-1]
-        return projected.astype(dtype, copy=False)
+        mapped: NDArray[np.floating] = self.features(raw, np.float64) @ weights[:-1] + weights[-1]
+        return mapped.astype(dtype, copy=False)
 
     def encode(self, texts: Sequence[str | None]) -> NDArray[np.floating]:
         """Embeddings of texts, by the encoder that the prior was made with."""
@@ -400,11 +547,14 @@ class FittedPrior:
         towards_zero, strength : (n,) float64
         """
         ridge = np.broadcast_to(terms.ridge, terms.n_rows).astype(np.float64)
-        base = ridge if self.prior.strength is None else self.prior.strength
-        if isinstance(base, np.ndarray) and self.prior.strength is not None and rows is not None:
+        factor = self.prior.factor_of_ridge
+        base = self.prior.strength if factor is None else ridge * factor
+        if isinstance(base, np.ndarray) and factor is None and rows is not None:
             base = np.where(rows >= 0, base[rows], base.mean())
-        met = True if self.prior.cold == "map" else np.diff(terms.row_ptr) > 0
-        return self.prior.shrinkage * ridge * met, np.broadcast_to(base * self.scale[0], terms.n_rows)
+        met = np.ones(terms.n_rows, np.bool_) if self.prior.cold == "map" else np.diff(terms.row_ptr) > 0
+        if self.prior.is_off:
+            return ridge * met, ridge * ~met
+        return self.prior.share_of_ridge * ridge * met, np.broadcast_to(base * self.scale[0], terms.n_rows)
 
     def pulled(
         self, terms: RowTerms, mean: NDArray[np.floating], rows: NDArray[np.integer] | None = None
@@ -431,10 +581,15 @@ class FittedPrior:
             arrays[f"{name}/mean"] = self.mean
         if isinstance(prior.strength, np.ndarray):
             arrays[f"{name}/strength"] = prior.strength
+        if self.cold_weights is not None:
+            arrays[f"{name}/cold_weights"] = self.cold_weights
+        if self.kernel is not None:
+            arrays |= {f"{name}/landmarks": self.kernel.landmarks, f"{name}/kernel_root": self.kernel.root}
         if prior.whitening is not None:
             arrays |= prior.whitening.to_arrays(f"{name}/whitening")
         settings: dict[str, Any] = {key: getattr(prior, key) for key in _SETTINGS}
         settings["strength"] = None if isinstance(prior.strength, np.ndarray) else prior.strength
+        settings["relative_strength"] = prior.relative_strength if prior.strength is None else None
         encoder = prior.encoder
         if encoder is not None and not isinstance(encoder, dict):
             from wals_gpu.text.encoders import as_encoder
@@ -459,17 +614,31 @@ class FittedPrior:
         weights, scale, center = arrays[f"{name}/weights"], arrays[f"{name}/scale"], arrays.get(f"{name}/center")
         if weights.ndim != 2 or weights.dtype != np.float64 or scale.shape != (1,) or scale.dtype != np.float64:
             raise ValueError(f"{name}: weights must be float64 (E+1, D) and scale (1,)")
-        if (center is not None) != prior.normalize or (center is not None and center.shape != (len(weights) - 1,)):
-            raise ValueError(f"{name}: center must have one number for each of {len(weights) - 1} features")
-        for key in ("weights", "scale", "center", "mean"):
+        kernel = None
+        n_linear = len(weights) - 1
+        if prior.kernel:
+            landmarks, root = arrays[f"{name}/landmarks"], arrays[f"{name}/kernel_root"]
+            n_linear -= len(landmarks)
+            if landmarks.shape[1:] != (n_linear,) or root.shape != (len(landmarks),) * 2:
+                raise ValueError(f"{name}: landmarks must be (m, {n_linear}) and kernel_root (m, m)")
+            kernel = Kernel(landmarks, root, prior.kernel_width)
+        if (center is not None) != prior.normalize or (center is not None and center.shape != (n_linear,)):
+            raise ValueError(f"{name}: center must have one number for each of {n_linear} features")
+        cold_weights = arrays.get(f"{name}/cold_weights")
+        if cold_weights is not None and (cold_weights.shape, cold_weights.dtype) != (weights.shape, weights.dtype):
+            raise ValueError(f"{name}: cold_weights must be float64 {weights.shape}, as weights are")
+        for key in ("weights", "scale", "center", "mean", "cold_weights", "landmarks", "kernel_root"):
             if f"{name}/{key}" in arrays and not np.isfinite(arrays[f"{name}/{key}"]).all():
                 raise ValueError(f"{name}/{key} must be finite")
-        fitted = cls(prior, weights, scale, center)
+        fitted = cls(prior, weights, scale, center, kernel)
+        fitted.cold_weights = cold_weights
         fitted.mean = arrays.get(f"{name}/mean")
         return fitted
 
 
-_SETTINGS = ("ridge", "shrinkage", "learn", "intercept", "normalize", "cold")
+_SETTINGS = (
+    "ridge", "shrinkage", "learn", "votes", "kernel", "kernel_width", "landmarks", "intercept", "normalize", "cold",
+)  # fmt: skip
 
 
 def _read_embeddings(source: Any) -> tuple[NDArray[Any] | None, Ids | None, NDArray[np.int64] | None]:

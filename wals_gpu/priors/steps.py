@@ -12,6 +12,9 @@ Three steps lower it in turn. None ever raises it.
 2. Along: W and b move, and every y_i with its q_i, so that ``y_i - q_i`` stays; by exact line search.
 3. Regression: W and b in closed form, y fixed. One (E+1) x (E+1) Cholesky factor serves all columns and iterations.
 
+With ``votes="equal"`` step 3 counts every row once, which is the regression of another objective, and step 2 is left
+out; a prior that is off has neither. With ``cold="regression"``, a map for rows without interactions comes at the end.
+
 Rows and regression alone would do, and be slow where the prior is strong: each y_i is then tied to a q_i that is tied
 to the y's. Step 2 changes both together, and the same loss takes fewer iterations.
 """
@@ -41,6 +44,9 @@ _ROWS = 4096
 # Rows that the trace of empirical Bayes is estimated from, with one vector of random signs each: the relative error
 # is below sqrt(2 / (rows D)), and the rows are a small part of a sweep.
 _TRACE_ROWS = 2048
+# Rows that a cold map's ridge is chosen with, each left out in turn.
+_LEFT_OUT_ROWS = 4096
+_COLD_RIDGES = tuple(10.0 ** (step / 2) for step in range(-4, 9))
 # A learned strength moves only where it moves by more than this part of itself: so it comes to rest, and the loss of
 # later iterations is that of one objective.
 _STRENGTH_STEP = 0.01
@@ -70,18 +76,21 @@ class PriorSteps:
         self.fitted = fitted
         self._features, self._terms, self._backend = features, terms, backend
         # Rows that are no part of the objective are their prior means. In the regression they would only slow it down.
-        self._active = np.diff(terms.row_ptr) > 0 if prior.cold == "prior_mean" else np.ones(n, np.bool_)
+        self._active = np.ones(n, np.bool_) if prior.cold == "map" else np.diff(terms.row_ptr) > 0
         self._remaining, strength = fitted.ridges(terms)
         self._base: Floats = strength / fitted.scale[0]
-        if not (self._base[self._active] > 0).all():
+        if not (prior.is_off or (self._base[self._active] > 0).all()):
             raise ValueError(
                 "strength must be given: by default it is the ridge of the objective, which is 0 for some rows"
             )
         self._weight = self._base * self._active
+        # Of the regression. A prior that is off has none but the last, after the fit.
+        self._is_joint = prior.votes == "strength" and not prior.is_off
+        self._votes = self._weight if self._is_joint else self._active.astype(np.float64)
 
         def gram(rows: slice) -> Floats:
             f = _with_one(features[rows].astype(np.float64), prior.intercept)
-            product: Floats = (f.T * self._weight[rows]) @ f
+            product: Floats = (f.T * self._votes[rows]) @ f
             return product
 
         self._gram = self._sum(gram)
@@ -99,12 +108,49 @@ class PriorSteps:
         prior = self.fitted.prior
         ridge = (self._remaining + self.strength).astype(self._features.dtype)
         self.terms = replace(self._terms, ridge=ridge)
-        self._factor = cho_factor(self.fitted.scale[0] * self._gram + prior.ridge * np.eye(len(self._gram)), lower=True)
+        scale = self.fitted.scale[0] if self._is_joint else 1.0
+        self._factor = cho_factor(scale * self._gram + prior.ridge * np.eye(len(self._gram)), lower=True)
 
-    def finish(self) -> None:
-        """Leave the prior means with the fitted prior."""
+    def finish(self, factors: NDArray[np.floating], other: NDArray[np.floating]) -> None:
+        """Leave the prior means with the fitted prior, and rows without interactions with the factors they get."""
+        prior = self.fitted.prior
+        if prior.is_off:
+            self.fitted.weights[:] = 0
+            self._project()
+            self._regress(factors)
         self._project()
         self.fitted.mean = self._mean
+        cold = self._mean
+        if prior.cold == "regression" and np.isfinite(other).all():
+            self.fitted.cold_weights = self._cold_map(other)
+            cold = np.empty_like(factors)
+            self._apply(self.fitted.cold_weights, cold)
+        if prior.cold == "regression" or prior.is_off:
+            factors[~self._active] = cold[~self._active]
+
+    def _cold_map(self, other: NDArray[np.floating]) -> Floats:
+        """The map of ``cold="regression"``: to what interactions alone say of the rows that have any.
+
+        Their factors in the fit are drawn towards a map's own values, most so where there is little to go by; solved
+        once more, without the prior, they are not.
+        """
+        alone = self._terms
+        ridge = np.broadcast_to(alone.ridge, alone.n_rows)
+        if not (ridge[self._active] > 0).all():  # an absolute strength alone makes such a row solvable
+            alone = replace(alone, ridge=self.terms.ridge)
+        targets = np.zeros((len(self._features), other.shape[1]), self._features.dtype)
+        self._backend.solve_rows(alone, other, targets)
+        rows = np.flatnonzero(self._active)
+
+        def sums(part: slice) -> Floats:
+            f = _with_one(self._features[part][self._active[part]].astype(np.float64), True)
+            y = targets[part][self._active[part]].astype(np.float64)
+            product: Floats = f.T @ np.hstack([f, y])
+            return product
+
+        rng = np.random.default_rng(len(rows))
+        some = np.sort(rng.choice(rows, min(_LEFT_OUT_ROWS, len(rows)), replace=False))
+        return regression_map(self._sum(sums), self._features[some], targets[some])
 
     def scale_by(self, factor: float) -> None:
         """Follow factors that were multiplied by a number."""
@@ -117,11 +163,15 @@ class PriorSteps:
         self._project()
 
     def _project(self) -> None:
-        weights = self.fitted.weights.astype(self._features.dtype)
+        self._apply(self.fitted.weights, self._mean)
+
+    def _apply(self, weights: Floats, out: NDArray[np.floating]) -> None:
+        """What a map gives for all rows."""
+        in_dtype = weights.astype(self._features.dtype)
 
         def mean(rows: slice) -> None:
-            np.matmul(self._features[rows], weights[:-1], out=self._mean[rows])
-            self._mean[rows] += weights[-1]
+            np.matmul(self._features[rows], in_dtype[:-1], out=out[rows])
+            out[rows] += in_dtype[-1]
 
         self._over_rows(mean)
 
@@ -147,6 +197,12 @@ class PriorSteps:
             The change of the loss's data part.
         """
         weights = self.fitted.weights
+        if self.fitted.prior.is_off:
+            return 0.0
+        if not self._is_joint:
+            self._regress(factors)
+            factors[~self._active] = self._mean[~self._active]
+            return 0.0
         downhill = self._downhill(factors)
         change, step = self._along(cho_solve(self._factor, downhill), factors, other)
         weights += step
@@ -158,12 +214,17 @@ class PriorSteps:
 
     def regress(self, factors: NDArray[np.floating]) -> None:
         """Step 3 alone, for factors that are there already when the fit begins."""
+        if not self.fitted.prior.is_off:
+            self._regress(factors)
+
+    def _regress(self, factors: NDArray[np.floating]) -> None:
         self.fitted.weights += cho_solve(self._factor, self._downhill(factors))
         self._project()
 
     def _downhill(self, factors: NDArray[np.floating]) -> Floats:
         """Half the negative gradient of the prior's part over the weights; at solved rows, of the whole loss."""
-        pull = (self._weight * self.fitted.scale[0]).astype(factors.dtype)[:, None]
+        scale = self.fitted.scale[0] if self._is_joint else 1.0
+        pull = (self._votes * scale).astype(factors.dtype)[:, None]
 
         def towards(rows: slice) -> Floats:
             residual = pull[rows] * (factors[rows] - self._mean[rows])
@@ -296,6 +357,44 @@ class PriorSteps:
         with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
             for first in range(0, len(chunks), 2 * threads):  # so that few results wait to be summed
                 yield from pool.map(work, chunks[first : first + 2 * threads])
+
+
+def regression_map(sums: Floats, features: NDArray[np.floating], targets: NDArray[np.floating]) -> Floats:
+    """Ridge regression with a free intercept; its ridge is the best of several when each of some rows is left out.
+
+    Parameters
+    ----------
+    sums : (E+1, E+1+D)
+        ``[F 1]' [F 1 Y]`` of all n rows.
+    features : (m, E)
+        Of some of them.
+    targets : (m, D)
+        Of the same.
+
+    Returns
+    -------
+    (E+1, D) float64
+        The map, its intercept in the last row. It is no more than the mean where no ridge does better than that.
+    """
+    n_features = len(sums) - 1
+    n = max(sums[-1, n_features], 1.0)
+    center, mean = sums[-1, :n_features] / n, sums[-1, n_features + 1 :] / n
+    gram = sums[:-1, :n_features] - n * np.outer(center, center)
+    values, vectors = np.linalg.eigh(gram)
+    values = np.maximum(values, 0)
+    products = vectors.T @ (sums[:-1, n_features + 1 :] - n * np.outer(center, mean))
+    rotated, wanted = (features - center) @ vectors, targets - mean
+    best = n / max(n - 1, 1) * float(np.linalg.norm(wanted))
+    chosen = np.zeros_like(products)
+    for ridge in _COLD_RIDGES:
+        coefficients = products / (values + ridge)[:, None]
+        leverage = 1 / n + rotated**2 @ (1 / (values + ridge))
+        residual = (wanted - rotated @ coefficients) / np.maximum(1 - leverage, 1e-9)[:, None]
+        error = float(np.linalg.norm(residual))
+        if error < best:
+            best, chosen = error, coefficients
+    weights = vectors @ chosen
+    return np.vstack([weights, mean - center @ weights])
 
 
 def _with_one(features: Floats, intercept: bool) -> Floats:

@@ -308,9 +308,9 @@ def _bind(settings: FitSettings, train: Any) -> tuple[BoundObjective, tuple[Side
         return bound, (StoredTerms(bound, train, "user"), StoredTerms(bound, train, "item"))
     # Without the background of rows that nobody can have met yet by the setting of their prior.
     unmet = {}
-    if settings.user_prior is not None and settings.user_prior.cold == "prior_mean":
+    if settings.user_prior is not None and settings.user_prior.cold != "map":
         unmet["users"] = np.diff(train.indptr) == 0
-    if settings.item_prior is not None and settings.item_prior.cold == "prior_mean":
+    if settings.item_prior is not None and settings.item_prior.cold != "map":
         unmet["items"] = column_counts(train) == 0
     bound = settings.objective.bind(train).without_background(**unmet)
     return bound, (bound.user_terms(train), bound.item_terms(settings.backend.transpose(train)))

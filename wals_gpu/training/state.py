@@ -249,6 +249,6 @@ class FitState:
     def finish(self) -> None:
         """Close the session: the factors are the caller's again, in the basis that they began in."""
         self.session.close()
-        for side in (self.users, self.items):
+        for side, other in ((self.users, self.items), (self.items, self.users)):
             if side.prior is not None:
-                side.prior.finish()
+                side.prior.finish(side.factors, other.factors)
