@@ -130,7 +130,8 @@ def solve_rows_plain(
     loss: NDArray[np.float64] | None,
     n_threads: int,
 ) -> NDArray[np.int32]:
-    """One pass of subspace steps over every row of factors (R, D) in their own coordinates; otherwise as solve_rows."""
+    """One pass of subspace steps over every row of factors (R, D) in their own coordinates; otherwise as
+    solve_rows."""
 
 def topk(
     queries: NDArray[Any],
