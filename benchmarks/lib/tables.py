@@ -746,7 +746,8 @@ def make_table(name: str) -> str:
         return make(load(source)) if exists else f"Not measured yet: no results/{source}.json.\n"
     if (RESULTS / f"{name}.json").exists():
         result = load(name)
-        return next(make for kind, make in TABLES.items() if result["benchmark"].startswith(kind))(result)
+        kinds = [kind for kind in TABLES if result["benchmark"].startswith(kind)]
+        return TABLES[max(kinds, key=len)](result)  # "ranking", not "rank"
     names = (path.relative_to(RESULTS).with_suffix("").as_posix() for path in RESULTS.glob(f"{name}-*.json"))
     ranks = [each for each in names if re.fullmatch(rf"{name}-\d+", each)]
     return ranks_table([load(each) for each in ranks]) if ranks else f"Not measured yet: no results/{name}.json.\n"
