@@ -21,11 +21,17 @@ from wals_gpu.tuning.problem import Problem
 
 __all__ = ["RIDGES", "SIZES", "WEIGHTS", "NeighborTrial", "choose_neighbors"]
 
-#: What is tried, from the middle on.
-SIZES = (50, 100, 200, 400, 800)
+#: What is tried.
+SIZES = (50, 100, 200, 400)
 RIDGES = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 WEIGHTS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
-_START = (100, 20.0, 1.5)
+#: The best of these, ridge and weight, is where the walk begins.
+_SIZE = 100
+_STARTS = ((20.0, 1.5), (20.0, 0.5), (20.0, 4.0), (80.0, 1.5), (80.0, 0.5), (80.0, 4.0), (5.0, 1.5), (5.0, 4.0))
+#: Places in a row that may be worse before a direction is given up.
+_MISSES = 2
+#: Fits that are kept: a walk comes back to the last ones only.
+_KEPT = 4
 _STEP, _FURTHEST = 0.05, 0.5  # of the popularity exponent
 _USERS_PER_BATCH = 2048
 
@@ -73,13 +79,15 @@ def choose_neighbors(
     walk = _Walk(problem, chosen, deadline)
     best = walk.measure(0, 0.0, 0.0, exponent)
     alone, values = best, walk.values[best]
-    size, ridge, weight = _START
-    walk.settings = [size, ridge, weight, exponent]
+    for ridge, weight in _STARTS:
+        if walk.settings and walk.is_over():
+            break
+        walk.begin([_SIZE, ridge, weight, exponent])
     for _ in range(2):
         before = list(walk.settings)
         walk.along(2, WEIGHTS)
         walk.along(1, RIDGES)
-        walk.along(0, [size for size in SIZES if size < problem.splits[0].train.shape[1]] or [_START[0]])
+        walk.along(0, [size for size in SIZES if size < problem.splits[0].train.shape[1]] or [_SIZE])
         if problem.chooses_exponent:
             steps = round(_FURTHEST / _STEP)
             walk.along(3, [round(step * _STEP, 9) for step in range(-steps, steps + 1)])
@@ -107,17 +115,22 @@ class _Walk:
         """Whether there is no time left."""
         return self._deadline is not None and time.perf_counter() > self._deadline
 
+    def begin(self, settings: list[Any]) -> None:
+        """Stand where the metric is best of all places that this was called with."""
+        if not self.settings or self._score(settings) > self._score(self.settings):
+            self.settings = settings
+
     def along(self, which: int, places: Any) -> None:
-        """Move one of the settings to its best place, up and then down from where it is, as long as it gets better."""
+        """Move one of the settings to its best place: up and down from where it is, as long as it gets better soon."""
         places = sorted({*places, self.settings[which]})
         here, best = places.index(self.settings[which]), self._score(self.settings)
         for step in (1, -1):
             moved, missed = here + step, 0
-            while 0 <= moved < len(places) and missed < 1 and not self.is_over():
+            while 0 <= moved < len(places) and missed < _MISSES and not self.is_over():
                 there = [*self.settings[:which], places[moved], *self.settings[which + 1 :]]
                 score = self._score(there)
                 if score > best:
-                    self.settings, best, here = there, score, moved
+                    self.settings, best, here, missed = there, score, moved, 0
                 else:
                     missed += 1
                 moved += step
@@ -160,5 +173,7 @@ class _Walk:
         key = (number, size, ridge)
         if key not in self._fits:
             train, backend = self._problem.splits[number].train, self._fitted[number].backend
+            while len(self._fits) >= _KEPT * len(self._fitted):
+                self._fits.pop(next(iter(self._fits)))
             self._fits[key] = fit_neighbors(train, size, 1.0, ridge, backend)
         return self._fits[key]
