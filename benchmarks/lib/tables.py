@@ -323,8 +323,11 @@ def text_table(result: dict) -> str:
     for name, arms in means(result).items():
         for arm, cells in arms.items():
             rows.append([f"{name}, {arm}", *(f"{cells[key]:.4f}" if key in cells else "-" for key in columns)])
-    seeds = len(result["settings"]["seeds"])
-    words = f"mean of {seeds} splits; {result['settings']['factors']} factors, {result['settings']['model']}"
+    seeds_of: dict[str, set[int]] = {}
+    for record in result["records"]:
+        seeds_of.setdefault(record["set"], set()).add(record["seed"])
+    splits = " or ".join(map(str, sorted({len(seeds) for seeds in seeds_of.values()})))
+    words = f"mean of {splits} splits; {result['settings']['factors']} factors, {result['settings']['model']}"
     chosen = _CHOSEN[result["settings"]["choose"]]
     words += f"; {result['settings']['trials']} trials of each arm, settings chosen {chosen}"
     return table(["set, arm", *columns], rows) + plain_caption(result, words, versions(result, ["irspack"])) + "\n"
