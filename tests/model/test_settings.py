@@ -506,3 +506,31 @@ def test_what_a_config_cannot_hold(likes):
     with pytest.warns(ParameterWarning, match="item_prior is not in the config"):
         config = model.to_config()
     assert config == WALS(2).to_config()
+
+
+def test_fit_takes_settings_over(likes, tmp_path):
+    tuned = WALS(3, "ials", unobserved_weight=0.2, iterations=4, neighbors=2)
+    (tmp_path / "best.json").write_text(json.dumps(tuned.to_config()))
+    expected = tuned.fit(likes)
+    for settings in (tmp_path / "best.json", str(tmp_path / "best.json"), tuned.to_config()):
+        model = WALS(5, "hu", alpha=3, random_state=tuned.random_state).fit(likes, settings=settings)
+        assert np.array_equal(model.item_factors, expected.item_factors)
+        assert (model.factors, model.objective, model.neighbors) == (3, expected.objective, 2)
+    some = WALS(5, "hu", alpha=3).fit(likes, settings={"iterations": 2, "alpha": 7})
+    assert (some.iterations, some.objective.alpha, some.factors) == (2, 7, 5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"factor": 3}, "no setting .factor."),
+        ("nowhere.json", "nowhere.json"),
+        (3, "a config must be a dict"),
+    ],
+)
+def test_settings_that_fit_cannot_take_leave_the_model_as_it_was(likes, settings, message):
+    model = WALS(4).fit(likes)
+    before = model.item_factors
+    with pytest.raises((TypeError, ValueError, FileNotFoundError), match=message):
+        model.fit(likes, settings=settings)
+    assert model.factors == 4 and model.item_factors is before

@@ -163,6 +163,13 @@ class Configured:
         """
         return config_of(self._settings())
 
+    def _settings_with(self, config: Mapping[str, Any] | str | PathLike[str]) -> Settings:
+        """The settings, less those that a config has in their place; errors as :meth:`from_config`."""
+        arguments, settings = read_config(config), self._settings()
+        if "objective" in arguments:
+            settings = settings.assigned("objective", arguments["objective"])
+        return settings.changed(arguments)
+
     @classmethod
     def from_config(cls: type[M], config: Mapping[str, Any] | str | PathLike[str]) -> M:
         """A model, not fitted, from what :meth:`to_config` gave.

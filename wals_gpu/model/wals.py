@@ -437,6 +437,7 @@ class WALS(Configured):
         checkpoint_dir: str | PathLike[str] | None = None,
         checkpoint_every: int = 1,
         resume: bool = False,
+        settings: Mapping[str, Any] | str | PathLike[str] | None = None,
         **columns: Unpack[ColumnOptions],
     ) -> WALS:
         """Learn the factors; docs/training.md shows validation and checkpoints at work.
@@ -475,6 +476,9 @@ class WALS(Configured):
         resume : bool, default False
             Go on from the checkpoint in `checkpoint_dir`, if there is one. The result is that of a fit that was never
             interrupted, to the last bit on the same machine. `iterations` and `num_threads` may differ from before.
+        settings : dict, or path of a JSON file, optional
+            Settings to take over for this fit and later ones, such as :meth:`tune` saved; those that it does not name
+            stay. Where it names the objective, that comes with its own parameters.
         **columns
             ``user_column``, ``item_column``, ``value_column`` of a table.
 
@@ -505,9 +509,11 @@ class WALS(Configured):
         if y is not None:
             warn("y is not used: fit takes held-out interactions as validation=")
         _check_columns(columns, "fit")
+        own = self._settings() if settings is None else self._settings_with(settings)
         holding = HoldOut(validation, metric, validate_every, patience)
         saving = Saving(checkpoint_dir, checkpoint_every, resume)
-        plan = make_plan(self._settings().of_fit(), interactions, columns, holding, saving, self._start(warm_start))
+        plan = make_plan(own.of_fit(), interactions, columns, holding, saving, self._start(warm_start))
+        self._take_settings(own)
         with Run(plan, self._take) as run:  # once it has begun, an earlier fit is gone
             run.iterate(None if callback is None else self._announcer(callback), show_progress)
         return self
