@@ -523,7 +523,7 @@ def test_fit_takes_settings_over(likes, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"factor": 3}, "no setting .factor."),
+        ({"ranks": 3}, "no setting 'ranks'"),
         ("nowhere.json", "nowhere.json"),
         (3, "a config must be a dict"),
     ],
