@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wals_gpu.evaluation.metrics import row_metrics
 from wals_gpu.retrieval.neighbors import Extra, Neighbors, topk
-from wals_gpu.training.calibration import ERRORS, Calibration
+from wals_gpu.training.calibration import Calibration
 from wals_gpu.training.neighbors import fit_neighbors
 from wals_gpu.tuning.problem import Problem
 
@@ -32,6 +32,8 @@ _STARTS = ((20.0, 1.5), (20.0, 0.5), (20.0, 4.0), (80.0, 1.5), (80.0, 0.5), (80.
 _MISSES = 2
 #: Fits that are kept: a walk comes back to the last ones only.
 _KEPT = 4
+#: Standard errors that a gain over the factors alone must have: it is the best of dozens.
+_ERRORS = 2.0
 _STEP, _FURTHEST = 0.05, 0.5  # of the popularity exponent
 _USERS_PER_BATCH = 2048
 
@@ -95,7 +97,7 @@ def choose_neighbors(
             break
     found = max(walk.values, key=lambda one: one.score)
     gain = walk.values[found] - values
-    if found is alone or gain.mean() <= ERRORS * gain.std() / np.sqrt(len(gain)):
+    if found is alone or gain.mean() <= _ERRORS * gain.std() / np.sqrt(len(gain)):
         found = alone
     return [*walk.values, found]
 
