@@ -111,6 +111,24 @@ def test_a_popularity_exponent_is_the_same_on_the_device(on_device, exponent):
     np.testing.assert_allclose(scores, on_cpu.recommend(known, k=5, filter_seen=False)[1], atol=2e-3)
 
 
+def test_neighbors_are_added_to_what_the_device_finds(on_device):
+    train, held_out = random_holdout(interactions(), 0.2, 0)
+    models = []
+    for device in ("cpu", "cuda"):
+        model = WALS(8, "hu", iterations=3, neighbors=5, popularity_exponent=0.2, device=device)
+        models.append(model.fit(train, validation=held_out, metric="recall@3"))
+    on_cpu, moved = models
+    assert (moved.neighbors_ != on_cpu.neighbors_).nnz == 0
+    known = np.flatnonzero(np.diff(train.indptr))
+    for options in ({}, {"filter_seen": False}, {"allow_items": [1, 2, 3, 5, 8]}):
+        found = [model.recommend(known, k=5, **options)[1] for model in models]
+        np.testing.assert_allclose(found[1], found[0], atol=2e-3)
+    scores = moved.user_factors @ moved.item_factors.T + (train.toarray() > 0) @ moved.neighbors_.toarray()
+    scores *= moved.fitted.calibration.multipliers()
+    best = -np.sort(-scores, axis=1)[known, :5]
+    np.testing.assert_allclose(moved.recommend(known, k=5, filter_seen=False)[1], best, rtol=1e-4, atol=1e-4)
+
+
 def test_implicits_model_moves_to_the_device_and_back(on_device):
     model = AlternatingLeastSquares(factors=8, iterations=2, random_state=0)
     model.fit(interactions(), show_progress=False)
