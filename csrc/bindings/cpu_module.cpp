@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <stdexcept>
+#include <string>
 
 #include "../cpu/dispatch.h"
 #include "../cpu/drivers.h"
@@ -101,9 +102,10 @@ auto by_dtype(const py::array& a, F&& f) {
     return f(double{});
 }
 
-const double* square(const std::optional<Array<double>>& q, int64_t D) {
+const double* square(const char* name, const std::optional<Array<double>>& q, int64_t D) {
     if (!q) return nullptr;
-    require(q->ndim() == 2 && q->shape(0) == D && q->shape(1) == D, "a rotation or Gram matrix must be (D, D)");
+    const bool fits = q->ndim() == 2 && q->shape(0) == D && q->shape(1) == D;
+    if (!fits) throw std::invalid_argument(std::string(name) + " must be (D, D)");
     return q->data();
 }
 
@@ -128,7 +130,7 @@ py::array rotate(const py::array& factors, const std::optional<Array<double>>& r
         const Array<T> y(factors);
         require(y.ndim() == 2, "factors must be (n, D)");
         const int64_t n = y.shape(0), D = y.shape(1), P = wals::cpu::padded<T>(D);
-        const double* q = square(rotation, D);
+        const double* q = square("rotation", rotation, D);
         // Kernels use aligned loads, so the table starts on a cache line; NumPy's own arrays may not.
         auto* memory = new wals::cpu::Buffer(std::max<int64_t>(n * P, 1) * int64_t(sizeof(T)));
         py::capsule owner(memory, [](void* p) { delete static_cast<wals::cpu::Buffer*>(p); });
@@ -162,7 +164,7 @@ void rotate_together(py::array factors, py::array other, Array<double> basis, co
         require(x.ptr() == factors.ptr() && y.ptr() == other.ptr(), "arrays must be C-ordered and of one dtype");
         require(x.ndim() == 2, "factors must be (R, D)");
         const int64_t D = x.shape(1);
-        const double* q = square(rotation, D);
+        const double* q = square("rotation", rotation, D);
         const wals::cpu::RotationSpace space(q ? D : 0, n_threads);
         const auto rotate_x = rotation_in_place(x, D, q, /*wide=*/false, n_threads, space);
         const auto rotate_y = rotation_in_place(y, D, q, wide_other, n_threads, space);
@@ -225,7 +227,7 @@ py::array_t<int32_t> solve_rows(const py::object& terms, const py::array& table,
             require(loss->size() == t.view.n_rows && loss->writeable(), "loss must be (R,) and writeable");
             problem.loss = const_cast<double*>(loss->data());
         }
-        const double* q = square(rotation, D);
+        const double* q = square("rotation", rotation, D);
         py::array_t<int32_t> status(t.view.n_rows);
         int32_t* info = status.mutable_data();
         native(n_threads,
@@ -258,7 +260,7 @@ py::array_t<int32_t> solve_rows_plain(const py::object& terms, const py::array& 
             require(loss->size() == t.view.n_rows && loss->writeable(), "loss must be (R,) and writeable");
             problem.loss = const_cast<double*>(loss->data());
         }
-        const double* g = square(gram, D);
+        const double* g = square("gram", gram, D);
         py::array_t<int32_t> status(t.view.n_rows);
         int32_t* info = status.mutable_data();
         native(n_threads, [&](auto check) {

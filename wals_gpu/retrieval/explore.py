@@ -22,6 +22,11 @@ __all__ = ["UCB", "Chunks", "Thompson", "Users", "best_items", "make_exploration
 Chunks = Iterator[tuple[slice, NDArray[np.int32], NDArray[np.floating]]]
 
 
+def _nothing(part: slice) -> csr_matrix | None:
+    """What nobody has."""
+    return None
+
+
 @dataclass(frozen=True)
 class Users:
     """Users to find items for, given by functions of a slice of them.
@@ -48,7 +53,7 @@ class Users:
     seen: Callable[[slice], csr_matrix | None]
     posterior: Callable[[slice], Posterior]
     keys: NDArray[np.integer]
-    history: Callable[[slice], csr_matrix | None] = lambda part: None
+    history: Callable[[slice], csr_matrix | None] = _nothing
     cold: NDArray[np.bool_] | None = None
 
     def known(self, part: slice) -> NDArray[np.bool_]:

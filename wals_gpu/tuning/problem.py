@@ -272,6 +272,7 @@ class Split:
 
     @classmethod
     def make(cls, train: csr_matrix, valid: csr_matrix, has_user_prior: bool, rng: np.random.Generator) -> Split:
+        """Of interactions in two parts; `has_user_prior`: who has nothing in training is measured too."""
         valid = relevant_entries(valid, "validation")
         if not has_user_prior:
             # Who has nothing in training gets what is popular, the same in every trial.
