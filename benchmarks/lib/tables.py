@@ -569,6 +569,12 @@ def best_peer_cell(found: dict) -> str:
     return f"{value:+.4f} ({low:+.4f} to {high:+.4f}), {RANKERS[against['of']]}"
 
 
+def ranked(result: dict, systems: Sequence[str]) -> list[str]:
+    """Those that were measured on any log."""
+    measured = {system for one in result["comparisons"] for system in one["ndcg@20"]["mean"]}
+    return [system for system in systems if system in measured]
+
+
 def ranking_words(result: dict) -> str:
     counts = sorted({len(one["splits"]) for one in result["comparisons"]})
     minutes = sorted({record["minutes"] for record in result["records"] if record["stage"] == "search"})
@@ -586,11 +592,11 @@ def ranking_table(result: dict) -> str:
     """nDCG and recall of every system on every log."""
     if not result["comparisons"]:
         return "Not measured yet.\n"
-    systems = list(RANKERS)
+    systems = ranked(result, list(RANKERS))
     metrics = [metric for metric in ("ndcg@20", "recall@20") if metric in result["comparisons"][0]]
     tables = []
     for metric in metrics:
-        header = [metric.replace("ndcg", "nDCG"), *RANKERS.values(), "WALS.tune - best peer"]
+        header = [metric.replace("ndcg", "nDCG"), *(RANKERS[one] for one in systems), "WALS.tune - best peer"]
         rows = ranking_rows(result, metric, systems)
         for row, one in zip(rows, result["comparisons"], strict=True):
             row.append(best_peer_cell(one[metric]))
@@ -602,6 +608,7 @@ def ranking_table(result: dict) -> str:
 def ranking_short_table(result: dict) -> str:
     """nDCG of the systems that matter most, random splits."""
     systems = ["popularity", "EASE", "implicit tuned", "irspack tuned", "ours", "ours, neighbors", "ours tuned"]
+    systems = ranked(result, systems)
     random_only = {**result, "comparisons": [one for one in result["comparisons"] if one["kind"] == "random"]}
     if not random_only["comparisons"]:
         return "Not measured yet.\n"
@@ -620,11 +627,11 @@ def ranking_cost_table(result: dict) -> str:
         "MiB": ("fit", "mib"),
     }
     records = [record for record in result["records"] if record["kind"] == "random"]
-    rows, busy = [], 0.0
+    rows, busy, systems = [], 0.0, ranked(result, list(RANKERS))
     for name in dict.fromkeys(record["set"] for record in records):
         for label, (stage, fact) in lines.items():
             cells = []
-            for system in RANKERS:
+            for system in systems:
                 own = [r for r in records if (r["set"], r["system"], r["stage"]) == (name, system, stage) and fact in r]
                 if own:
                     middle = sorted(record[fact] for record in own)[len(own) // 2]
@@ -638,7 +645,12 @@ def ranking_cost_table(result: dict) -> str:
     )
     peers = versions(result, ("wals_gpu", "implicit", "irspack"))
     warning = busy_words({"load_at_start": busy})
-    return table(["", *RANKERS.values()], rows) + plain_caption(result, words, machine, peers) + warning + "\n"
+    return (
+        table(["", *(RANKERS[one] for one in systems)], rows)
+        + plain_caption(result, words, machine, peers)
+        + warning
+        + "\n"
+    )
 
 
 def ranking_target_table(result: dict) -> str:
