@@ -23,10 +23,10 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from lib.common import rounded, standard_arguments, write_result
-from lib.logs import LOGS, METRIC, load_log, split
+from lib.logs import LOGS, METRIC, gain, load_log, per_user, split
 from lib.tables import calibration_table
 from wals_gpu import WALS
-from wals_gpu.evaluation import evaluate, random_holdout
+from wals_gpu.evaluation import random_holdout
 from wals_gpu.training.calibration import choose_popularity_exponent
 
 SEEDS = (71, 72, 73)
@@ -34,21 +34,9 @@ EXPONENTS = (-0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2)
 USERS = 2500
 
 
-def per_user(model: WALS, exponent: float, train: csr_matrix, test: csr_matrix) -> np.ndarray:
+def with_exponent(model: WALS, exponent: float, train: csr_matrix, test: csr_matrix) -> np.ndarray:
     model.popularity_exponent_ = exponent
-    report = evaluate(model, train, test, 20, baseline=False, n_resamples=0)
-    return next(iter(report.per_user.values()))[METRIC]
-
-
-def gain(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator, samples: int = 1000) -> dict:
-    """Mean of ours / mean of theirs - 1, and a paired interval of 95 % from resampled users."""
-    n = len(ours)
-    values = []
-    for _ in range(samples):
-        times = np.bincount(rng.integers(0, n, n), minlength=n)
-        values.append((times @ ours) / (times @ theirs) - 1)
-    low, high = np.quantile(values, [0.025, 0.975])
-    return {"value": rounded(ours.mean() / theirs.mean() - 1), "low": rounded(low), "high": rounded(high)}
+    return per_user(model, train, test)
 
 
 def by_folding_in(model: WALS, train: csr_matrix) -> tuple[float, float]:
@@ -96,11 +84,11 @@ def main() -> None:
             folded.append(exponent)
             seconds.append(took)
             for exponent in EXPONENTS:
-                fixed[exponent].append(per_user(model, exponent, train, test))
-            auto.append(per_user(model, chosen[-1], train, test))
+                fixed[exponent].append(with_exponent(model, exponent, train, test))
+            auto.append(with_exponent(model, chosen[-1], train, test))
             own = half.fitted.seen
-            own_auto.append(per_user(half, chosen[-1], own, test))
-            own_zero.append(per_user(half, 0.0, own, test))
+            own_auto.append(with_exponent(half, chosen[-1], own, test))
+            own_zero.append(with_exponent(half, 0.0, own, test))
         rng = np.random.default_rng(args.seed)
         joined = {exponent: np.concatenate(values) for exponent, values in fixed.items()}
         means = {exponent: float(values.mean()) for exponent, values in joined.items()}

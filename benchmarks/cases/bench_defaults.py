@@ -22,11 +22,22 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from lib.common import rounded, standard_arguments, write_result
-from lib.logs import LOGS, METRIC, best_iteration, draw_ials, has_values, load_log, ones_of, plain, split
+from lib.logs import (
+    LOGS,
+    best_iteration,
+    draw_ials,
+    gain,
+    has_values,
+    load_log,
+    ones_of,
+    per_user,
+    plain,
+    split,
+)
 from lib.ranking import Ease
 from lib.tables import defaults_table
 from wals_gpu import WALS
-from wals_gpu.evaluation import Popularity, evaluate
+from wals_gpu.evaluation import Popularity
 
 SEEDS = (41, 42, 43)
 TUNING_SEED = 21
@@ -48,20 +59,10 @@ def tune_ials(train: csr_matrix, valid: csr_matrix, seed: int, trials: int, thre
     return max(found, key=lambda trial: trial["score"])
 
 
-def per_user(model, train: csr_matrix, test: csr_matrix) -> np.ndarray:
-    report = evaluate(model, train, test, 20, baseline=False, n_resamples=0)
-    return next(iter(report.per_user.values()))[METRIC]
-
-
-def regret(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator, samples: int = 1000) -> dict:
+def regret(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator) -> dict:
     """1 - mean of ours / mean of theirs, and a paired interval of 95 % from resampled users."""
-    n = len(ours)
-    values = []
-    for _ in range(samples):
-        times = np.bincount(rng.integers(0, n, n), minlength=n)
-        values.append(1 - (times @ ours) / (times @ theirs))
-    low, high = np.quantile(values, [0.025, 0.975])
-    return {"value": rounded(1 - ours.mean() / theirs.mean()), "low": rounded(low), "high": rounded(high)}
+    found = gain(ours, theirs, rng)
+    return {"value": 0 - found["value"], "low": 0 - found["high"], "high": 0 - found["low"]}
 
 
 def main() -> None:

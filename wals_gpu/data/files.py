@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 
 from wals_gpu.errors import ModelFormatError
 
-__all__ = ["load_folder", "load_npz", "remove_folder", "save_folder"]
+__all__ = ["load_folder", "load_npz", "remove_folder", "save_folder", "whole_file"]
 
 FORMAT_VERSION = 1
 
@@ -254,6 +254,18 @@ def _parts(header: bytes, tensors: Mapping[str, NDArray[Any]]) -> Iterator[Any]:
     for tensor in tensors.values():
         little = np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<"))
         yield little.reshape(-1).view(np.uint8).data
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its place when it is whole; what fails leaves an earlier one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):  # not instead of what went wrong
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from wals_gpu.model.recommendations import (
 from wals_gpu.retrieval.exact import CHUNK, ExactIndex
 from wals_gpu.retrieval.explore import UCB, Chunks, Thompson, Users, best_items
 from wals_gpu.retrieval.lists import Filters, Lists, permitted_items
+from wals_gpu.retrieval.neighbors import Neighbors
 from wals_gpu.training.fitted import Fitted
 
 __all__ = [
@@ -234,10 +235,13 @@ def predict(fitted: Fitted, users: ArrayLike, items: ArrayLike, noise: float | N
     n = len(columns) if one_user else len(rows)
     rows, columns = np.broadcast_to(rows, n), np.broadcast_to(columns, n)
     scores = _pair_scores(fitted, rows, columns)
-    one = one_user and one_item
+    one, neighbors = one_user and one_item, fitted.item_neighbors()
+    if noise is None and neighbors is None:
+        return scores[0] if one else scores
     different, user_of_pair = np.unique(rows, return_inverse=True)
     queries = known_users(fitted, different, filter_seen=False)
-    scores += _pair_additions(fitted, queries, user_of_pair, columns)
+    if neighbors is not None:
+        scores += _pair_additions(neighbors, queries, user_of_pair, columns, fitted.dtype)
     if noise is None:
         return scores[0] if one else scores
     std = number("noise", noise) * _pair_deviations(queries, user_of_pair, fitted.item_table(), columns)
@@ -288,13 +292,14 @@ def _pair_scores(fitted: Fitted, rows: NDArray[np.integer], columns: NDArray[np.
 
 
 def _pair_additions(
-    fitted: Fitted, users: Users, user_of_pair: NDArray[np.integer], columns: NDArray[np.integer]
+    neighbors: Neighbors,
+    users: Users,
+    user_of_pair: NDArray[np.integer],
+    columns: NDArray[np.integer],
+    dtype: np.dtype,
 ) -> NDArray[np.floating]:
     """What neighbours add to the scores (n,) of pairs of one of the users, by its place among them, and an item."""
-    added = np.zeros(len(columns), fitted.dtype)
-    neighbors = fitted.item_neighbors()
-    if neighbors is None:
-        return added
+    added = np.zeros(len(columns), dtype)
     order = np.argsort(user_of_pair, kind="stable")
     ends = np.searchsorted(user_of_pair[order], np.arange(users.n + 1))
     for start in range(0, users.n, CHUNK):

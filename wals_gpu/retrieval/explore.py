@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu.checks import integer, number
 from wals_gpu.retrieval.exact import CHUNK, ExactIndex
 from wals_gpu.retrieval.lists import Filters
-from wals_gpu.retrieval.neighbors import Extra, Neighbors
+from wals_gpu.retrieval.neighbors import Extra, Neighbors, highest
 from wals_gpu.retrieval.posterior import Posterior
 
 __all__ = ["UCB", "Chunks", "Thompson", "Users", "best_items", "make_exploration"]
@@ -109,7 +109,7 @@ class UCB:
                     bound += added[[row]].toarray()[0, permitted]
                 if is_known:
                     bound += self.noise * np.sqrt(posterior.variances(row, items[permitted]))
-                best = _best(bound, k)
+                best = highest(bound, k)
                 columns[row, : len(best)], bounds[row, : len(best)] = permitted[best], bound[best]
             yield part, columns, bounds
 
@@ -204,11 +204,3 @@ def best_items(
         extra_of = functools.partial(users.extra, neighbors)
         return index.chunks(users.factors, users.n, k, filters, users.seen, chunk, extra_of)
     return explore.chunks(index, users, k, filters, chunk, neighbors)
-
-
-def _best(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:
-    """Positions of the k highest scores: score down, position up."""
-    candidates = np.arange(len(scores))
-    if k < len(scores):
-        candidates = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
-    return candidates[np.argsort(-scores[candidates], kind="stable")[:k]]

@@ -20,7 +20,7 @@ from wals_gpu.backends.session import Backend, NeighborBackend
 from wals_gpu.data.csr import contains, entry_keys, select
 from wals_gpu.retrieval.lists import pattern, union
 
-__all__ = ["Extra", "Neighbors", "best_of", "searched", "topk"]
+__all__ = ["Extra", "Neighbors", "best_of", "highest", "searched", "topk"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,7 @@ def searched(
     own = backend.score_entries(queries, items, pattern(added)) + added.data.astype(items.dtype)
     for row in np.flatnonzero(np.diff(added.indptr)):
         part = slice(added.indptr[row], added.indptr[row + 1])
-        best = _best(own[part], k)
+        best = highest(own[part], k)
         found = columns[row] >= 0
         names = np.concatenate([columns[row][found], added.indices[part][best]])
         values = np.concatenate([scores[row][found], own[part][best]])
@@ -154,7 +154,7 @@ def best_of(
     scores = np.full(columns.shape, -np.inf, items.dtype)
     for row in np.flatnonzero(np.diff(listed.indptr)):
         part = slice(listed.indptr[row], listed.indptr[row + 1])
-        best = _best(own[part], k)
+        best = highest(own[part], k)
         columns[row, : len(best)], scores[row, : len(best)] = listed.indices[part][best], own[part][best]
     return columns, scores
 
@@ -174,7 +174,7 @@ def _at(matrix: csr_matrix, pairs: csr_matrix) -> NDArray[np.floating]:
     return values
 
 
-def _best(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:
+def highest(scores: NDArray[np.floating], k: int) -> NDArray[np.intp]:
     """Positions of the k highest scores: score down, position up."""
     candidates = np.arange(len(scores))
     if k < len(scores):

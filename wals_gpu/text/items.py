@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from wals_gpu.data.files import whole_file
 from wals_gpu.data.items import as_texts, read_items
 from wals_gpu.errors import DataError
 
@@ -71,15 +72,10 @@ def write_embeddings(path: str | os.PathLike[str], ids: pa.Array | None, vectors
     vector_type = pa.list_(pa.float32(), vectors.shape[1])
     fields = [] if ids is None else [pa.field("item_id", ids.type)]
     schema = pa.schema([*fields, pa.field("embedding", vector_type)])
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     rows = 1 << 14
-    try:
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for begin in range(0, len(vectors), rows):
-                block = np.ascontiguousarray(vectors[begin : begin + rows])
-                columns: list[Any] = [] if ids is None else [ids[begin : begin + rows]]
-                columns.append(pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), vectors.shape[1]))
-                writer.write_table(pa.table(columns, schema=schema))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for begin in range(0, len(vectors), rows):
+            block = np.ascontiguousarray(vectors[begin : begin + rows])
+            columns: list[Any] = [] if ids is None else [ids[begin : begin + rows]]
+            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), vectors.shape[1]))
+            writer.write_table(pa.table(columns, schema=schema))

@@ -85,6 +85,9 @@ class Validation:
         neighbors: Neighbors | None = None,
     ) -> None:
         self._calibration, self._neighbors = calibration, neighbors
+        self._added = neighbors  # to the scores that are measured
+        if neighbors is not None and calibration is not None:
+            self._added = neighbors.scaled(calibration.multipliers())
         self._k = parse_metric(metric)[1]
         self.metric, self._backend = metric, backend
         self.every, self.patience = every, patience
@@ -132,12 +135,9 @@ class Validation:
         users, items = state.session.factors("user"), state.session.factors("item")
         if self._calibration is not None:
             items = self._calibration.scaled(items)
-        neighbors = self._neighbors
-        if neighbors is not None and self._calibration is not None:
-            neighbors = neighbors.scaled(self._calibration.multipliers())
         values = [self._values_of_cold]
         for batch in self._batches():
-            extra = None if neighbors is None else Extra(neighbors, self.train[batch])
+            extra = None if self._added is None else Extra(self._added, self.train[batch])
             ids, _ = topk(self._backend, users[batch], items, self._k, self.train[batch], extra=extra)
             values.append(row_metrics(ids, self.test[batch], [self._k], None)[self.metric])
         return float(np.concatenate(values).mean())

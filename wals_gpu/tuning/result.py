@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from wals_gpu.data.files import whole_file
 from wals_gpu.data.tables import Tabular, format_table, html_table
 from wals_gpu.evaluation.metrics import Estimate
 from wals_gpu.tuning.neighbors import NeighborTrial
@@ -153,14 +153,8 @@ class Tuning:
         OSError
             The file cannot be written; an earlier one is as it was.
         """
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with whole_file(Path(path)) as temporary:
             temporary.write_text(json.dumps(self.config, indent=2) + "\n", "utf-8")
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as plain values for JSON."""
