@@ -94,6 +94,15 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         },
         "y"_a, "n"_a, "factors"_a, "weight"_a, "out"_a, "workspace"_a, "stream"_a,
         "out (D, D) float64 = sum of weight y y'.");
+    m.def("spectrum_bytes", &wals::cuda::spectrum_bytes, "factors"_a);
+    m.def(
+        "spectrum",
+        [](Address gram, int64_t D, Address start, Address values, Address vectors, Address workspace, Address stream) {
+            wals::cuda::spectrum(at<const double>(gram), D, at<const double>(start), at<double>(values),
+                                 at<double>(vectors), at<void>(workspace), at<void>(stream));
+        },
+        "gram"_a, "factors"_a, "start"_a, "values"_a, "vectors"_a, "workspace"_a, "stream"_a, Release(),
+        "Eigenvalues and eigenvectors of a Gram matrix; start 0: from scratch.");
     m.def(
         "rotate",
         [](Address y, int64_t n, int64_t D, int64_t in_stride, Address q, bool transposed, bool wide, Address out,

@@ -36,6 +36,13 @@ class DeviceGuard {
 int64_t gram_bytes(int64_t n, int64_t D);
 void gram(const float* y, int64_t n, int64_t D, Broadcast<float> weight, double* out, void* workspace, Stream stream);
 
+/// Eigenvalues (D), rising, those that are rounding being 0, and eigenvectors (D, D) in columns of a Gram matrix (D, D),
+/// all float64 (spectrum.cu); NaN unless it is finite. start (D, D): an orthogonal basis in which it is nearly diagonal,
+/// or null; it takes fewer sweeps then. start and vectors may be the same. workspace spectrum_bytes(D).
+int64_t spectrum_bytes(int64_t D);
+void spectrum(const double* gram, int64_t D, const double* start, double* values, double* vectors, void* workspace,
+              Stream stream);
+
 /// out (n, out_stride) = y (n, in_stride) Q or y Q', Q (D, D) float64 or null for a copy; columns from D on become
 /// zero. Accumulated in float64 if `wide`.
 void rotate(const float* y, int64_t n, int64_t D, int64_t in_stride, const double* q, bool transposed, bool wide,

@@ -110,9 +110,10 @@ class CudaBackend:
         """As :meth:`.cpu.CpuBackend.solve_rows`, in float32; see :meth:`check`."""
         self.check(options=options)
         check_factors(other)
-        spectrum = self.spectrum(terms, other) if spectrum is None else spectrum
+        table = Factors(self.device.memory, other)
+        basis = spectrum_of(self.device, terms, table) if spectrum is None else spectrum
         target = Target(Factors(self.device.memory, factors), slice(0, terms.n_rows), prior)
-        return self.solver.solve(terms, Factors(self.device.memory, other), target, spectrum, options, return_loss)
+        return self.solver.solve(terms, table, target, basis, options, return_loss)
 
     def memory_of(self, sizes: SolveSizes) -> SolveMemory:
         """See :meth:`.cuda_device.Device.memory_of`."""
@@ -125,8 +126,9 @@ class CudaBackend:
         return array
 
     def spectrum(self, terms: SideTerms, other: NDArray[np.floating]) -> Spectrum:
-        """As :meth:`.cpu.CpuBackend.spectrum`; the eigenproblem is solved on the host, in float64."""
-        return spectrum_of(self.device, terms, Factors(self.device.memory, other))
+        """As :meth:`.cpu.CpuBackend.spectrum`."""
+        memory = self.device.memory
+        return spectrum_of(self.device, terms, Factors(memory, other)).download(memory)
 
     def loss(
         self,

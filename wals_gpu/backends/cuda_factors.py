@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cuda_device import Device
 from wals_gpu.backends.cuda_memory import Memory
-from wals_gpu.backends.host import Spectrum
+from wals_gpu.backends.host import Spectrum, check_gram
 
-__all__ = ["Factors", "OtherSide", "Target", "check_factors", "padded_factors", "upload_factors"]
+__all__ = ["DeviceSpectrum", "Factors", "OtherSide", "Target", "check_factors", "padded_factors", "upload_factors"]
 
 
 def check_factors(factors: NDArray[np.floating]) -> None:
@@ -106,22 +106,53 @@ class Target:
         self.factors.put(self.rows, z, side, good)
 
 
+@dataclass(frozen=True)
+class DeviceSpectrum:
+    """A :class:`.host.Spectrum` in device memory, flat float64: `values` (D,), and `vectors` (D, D) or None."""
+
+    values: Any
+    vectors: Any = None
+
+    @classmethod
+    def upload(cls, memory: Memory, spectrum: Spectrum) -> DeviceSpectrum:
+        """A copy of one on the host."""
+        values, vectors = (None if a is None else memory.upload(np.asarray(a, np.float64)) for a in spectrum)
+        return cls(values, vectors)
+
+    def download(self, memory: Memory) -> Spectrum:
+        """A copy on the host; waits for it.
+
+        Raises
+        ------
+        ModelFitError
+            The Gram matrix was not finite.
+        """
+        values = memory.download(self.values)
+        check_gram(values)
+        vectors = None if self.vectors is None else memory.download(self.vectors).reshape(len(values), len(values))
+        return Spectrum(values, vectors)
+
+
 class OtherSide:
     """The other side's factors on the device, in the basis of its spectrum (None: as they are)."""
 
-    def __init__(self, device: Device, factors: Factors, spectrum: Spectrum | None) -> None:
+    def __init__(self, device: Device, factors: Factors, spectrum: Spectrum | DeviceSpectrum | None) -> None:
         self._kernels, self._memory = device.kernels, device.memory
         memory, (self.n, self.factors) = self._memory, factors.host.shape
         self.padded = self._kernels.padded(self.factors)
-        self.values = None if spectrum is None else np.ascontiguousarray(spectrum.values, np.float64)
-        self.spectrum = None if self.values is None else memory.upload(self.values)
-        rotation = None if spectrum is None else spectrum.vectors
-        self._rotation = None if rotation is None else memory.upload(np.ascontiguousarray(rotation, np.float64))
+        if isinstance(spectrum, Spectrum):
+            spectrum = DeviceSpectrum.upload(memory, spectrum)
+        self.spectrum, self._rotation = (None, None) if spectrum is None else (spectrum.values, spectrum.vectors)
         self.table = self.rotate(factors.plain(), self.n, wide=True)
         self.column_max = memory.zeros(self.padded, np.float32)
         self._kernels.column_max(
             memory.address(self.table), self.n, self.factors, memory.address(self.column_max), memory.stream
         )
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """The eigenvalues on the host; waits for them."""
+        return self._memory.download(self.spectrum)
 
     def empty_rows(self, n: int) -> Any:
         """Rows (n, padded D) in the basis, not initialised."""

@@ -8,19 +8,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wals_gpu.backends.cuda_device import Device
-from wals_gpu.backends.cuda_factors import Factors, OtherSide, check_factors
+from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, OtherSide, check_factors
 from wals_gpu.backends.cuda_terms import TermsCache
-from wals_gpu.backends.host import Spectrum, decompose, has_background, no_spectrum
+from wals_gpu.backends.host import has_background
 from wals_gpu.objective.terms import RowTerms, SideTerms
 
-__all__ = ["data_loss", "ridge_loss", "row_loss", "spectrum_of"]
+__all__ = ["data_loss", "gram_of", "ridge_loss", "row_loss", "spectrum_of"]
 
 
-def spectrum_of(device: Device, terms: SideTerms, other: Factors) -> Spectrum:
-    """As :meth:`.cpu.CpuBackend.spectrum`; the eigenproblem is solved on the host, in float64."""
+def spectrum_of(device: Device, terms: SideTerms, other: Factors, start: Any = None) -> DeviceSpectrum:
+    """As :meth:`.cpu.CpuBackend.spectrum`, in device memory: nothing is copied there or back but the weights, and
+    nothing waits. NaN where the Gram matrix is not finite.
+
+    `start`, if there is one, is an orthogonal basis (D, D) in device memory, flat float64, in which the Gram matrix is
+    nearly diagonal, as the vectors of an earlier one may be: from there it takes fewer sweeps. Last bits depend on it.
+    """
+    memory, d = device.memory, other.host.shape[1]
     if not has_background(terms):
-        return no_spectrum(other.host.shape[1])
-    return decompose(_gram(device, other, terms.other_background))
+        return DeviceSpectrum(memory.zeros(d, np.float64))
+    gram = gram_of(device, other, terms.other_background)
+    values, vectors = memory.empty(d, np.float64), memory.empty(d * d, np.float64)
+    workspace, address = memory.empty(device.kernels.spectrum_bytes(d), np.uint8), memory.address
+    device.kernels.spectrum(
+        address(gram),
+        d,
+        0 if start is None else address(start),
+        address(values),
+        address(vectors),
+        address(workspace),
+        memory.stream,
+    )
+    return DeviceSpectrum(values, vectors)
 
 
 def data_loss(device: Device, cache: TermsCache, user_terms: RowTerms, users: Factors, items: Factors) -> float:
@@ -30,9 +48,11 @@ def data_loss(device: Device, cache: TermsCache, user_terms: RowTerms, users: Fa
         n = terms.host.n_rows
         x = side.rotate(users.plain(rows), n, wide=False)
         total += row_loss(device, terms.rows(side, x), n, wide=True)
-    user_gram = _gram(device, users, user_terms.background)
-    item_gram = _gram(device, items, user_terms.other_background)
-    return total + float(np.vdot(user_gram, item_gram))
+    grams = (
+        device.memory.download(gram_of(device, factors, weight))
+        for factors, weight in ((users, user_terms.background), (items, user_terms.other_background))
+    )
+    return total + float(np.vdot(*grams))
 
 
 def row_loss(device: Device, rows: Any, n: int, *, wide: bool) -> float:
@@ -66,14 +86,15 @@ def ridge_loss(
     return _sum(device, parts, n)
 
 
-def _gram(device: Device, factors: Factors, weight: NDArray[np.floating]) -> NDArray[np.float64]:
+def gram_of(device: Device, factors: Factors, weight: NDArray[np.floating]) -> Any:
+    """The weighted Gram matrix (D, D) of factors, in device memory, flat float64."""
     check_factors(factors.host)
     kernels, memory, (n, d) = device.kernels, device.memory, factors.host.shape
     y, w, out = factors.plain(), memory.upload(weight.astype(np.float32)), memory.empty(d * d, np.float64)
     workspace = memory.empty(kernels.gram_bytes(n, d), np.uint8)
     address = memory.address
     kernels.gram(address(y), n, d, device.values(w), address(out), address(workspace), memory.stream)
-    return memory.download(out).reshape(d, d)
+    return out
 
 
 def _sum(device: Device, values: Any, n: int) -> float:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cuda_device import SLOT_MEMORY, Device
-from wals_gpu.backends.cuda_factors import Factors, OtherSide, Target, upload_factors
+from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, OtherSide, Target, upload_factors
 from wals_gpu.backends.cuda_loss import row_loss
 from wals_gpu.backends.cuda_plan import may_be_undetermined, plan_cg, plan_exact, plan_subspace, slice_rows
 from wals_gpu.backends.cuda_terms import DeviceTerms, TermsCache
@@ -36,7 +36,7 @@ class RowSolver:
         terms: RowTerms,
         other: Factors,
         target: Target,
-        spectrum: Spectrum,
+        spectrum: Spectrum | DeviceSpectrum,
         options: SolveOptions,
         return_loss: bool,
     ) -> float | None:
@@ -182,7 +182,6 @@ class RowKernels:
 
     def _mark_undetermined(self) -> None:
         """Looks for coordinates that nothing determines, in rows where there can be some."""
-        assert self._side.values is not None
         numbers = np.flatnonzero(may_be_undetermined(self._terms, self._side.values)).astype(np.int32)
         if len(numbers):
             memory, on_device = self._memory, self._memory.upload(numbers)
