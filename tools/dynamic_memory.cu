@@ -51,7 +51,7 @@ int main() {
     std::printf("solve_diagonal_kernel %zu\n", Carver::bytes_of<DiagonalMemory>(kMost));
     std::printf("solve_slots_kernel %zu\n", Carver::bytes_of<SlotMemory>(kMost));
     std::printf("solve_wide_kernel %zu\n", Carver::bytes_of<WideMemory>(kMost));
-    std::printf("undetermined_kernel %zu\n", Carver::bytes_of<WideMemory>(kMost));
+    std::printf("review_kernel %zu\n", Carver::bytes_of<WideMemory>(kMost));
     std::printf("cg_join_kernel %zu\n", Carver::bytes_of<CgVectors>(kMost));
     std::printf("gram_slices_kernel %zu\n", Carver::bytes_of<SliceMemory>());
     std::printf("topk_kernel %zu\n", Carver::bytes_of<TopkMemory>());

@@ -105,13 +105,17 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         "Eigenvalues and eigenvectors of a Gram matrix; start 0: from scratch.");
     m.def(
         "rotate",
-        [](Address y, int64_t n, int64_t D, int64_t in_stride, Address q, bool transposed, bool wide, Address out,
-           int64_t out_stride, Address stream) {
+        [](Address y, int64_t n, int64_t D, int64_t in_stride, Address q, bool transposed, bool wide, Address status,
+           Address out, int64_t out_stride, Address stream) {
             wals::cuda::rotate(at<const float>(y), n, D, in_stride, at<const double>(q), transposed, wide,
-                               at<float>(out), out_stride, at<void>(stream));
+                               at<const int32_t>(status), at<float>(out), out_stride, at<void>(stream));
         },
-        "y"_a, "n"_a, "factors"_a, "in_stride"_a, "q"_a, "transposed"_a, "wide"_a, "out"_a, "out_stride"_a, "stream"_a,
-        Release(), "out = y q or y q'; q 0: a copy.");
+        "y"_a, "n"_a, "factors"_a, "in_stride"_a, "q"_a, "transposed"_a, "wide"_a, "status"_a, "out"_a, "out_stride"_a,
+        "stream"_a, Release(), "out = y q or y q'; q 0: a copy. Rows with a status stay as they are.");
+    m.def(
+        "clear",
+        [](Address words, int64_t n, Address stream) { wals::cuda::clear(at<void>(words), n, at<void>(stream)); },
+        "words"_a, "n"_a, "stream"_a, Release(), "n words of 32 bits become 0.");
     m.def(
         "column_max",
         [](Address table, int64_t n, int64_t D, Address out, Address stream) {
@@ -121,10 +125,11 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         "Largest |value| of each column; out is 0 before.");
     m.def(
         "relax",
-        [](const wals::cuda::RotatedRows& p, Address rows, int64_t n, Address from, Address stream) {
-            wals::cuda::relax(p, at<const int32_t>(rows), n, at<const float>(from), at<void>(stream));
+        [](const wals::cuda::RotatedRows& p, int64_t most, Address list, Address count, Address from, Address stream) {
+            wals::cuda::relax(p, most, at<const int32_t>(list), at<const int32_t>(count), at<const float>(from),
+                              at<void>(stream));
         },
-        "rows"_a, "numbers"_a, "n"_a, "from_"_a, "stream"_a, Release(), "z = from + relaxation (z - from).");
+        "rows"_a, "most"_a, "list"_a, "count"_a, "from_"_a, "stream"_a, Release(), "z = from + relaxation (z - from).");
     m.def(
         "row_loss",
         [](const wals::cuda::RotatedRows& p, bool wide, Address loss, Address stream) {
@@ -142,10 +147,11 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         "x"_a, "prior"_a, "n"_a, "factors"_a, "ridge"_a, "loss"_a, "stream"_a, "Each row's ridge |x - prior|^2.");
     m.def(
         "sum",
-        [](Address values, int64_t n, Address out, Address stream) {
-            wals::cuda::sum(at<const double>(values), n, at<double>(out), at<void>(stream));
+        [](Address values, Address weights, int64_t n, Address out, Address stream) {
+            wals::cuda::sum(at<const double>(values), at<const double>(weights), n, at<double>(out), at<void>(stream));
         },
-        "values"_a, "n"_a, "out"_a, "stream"_a, Release(), "Sum of float64 values.");
+        "values"_a, "weights"_a, "n"_a, "out"_a, "stream"_a, Release(),
+        "Adds a sum of float64 values, weighted or not, to out.");
 
     m.def(
         "solve_exact",
@@ -166,19 +172,22 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         "rows"_a, "slices"_a, "n_slices"_a, "numbers"_a, "n"_a, "workspace"_a, "stream"_a, Release(),
         "Rows whose matrices are in the workspace.");
     m.def(
-        "mark_undetermined",
-        [](const wals::cuda::RotatedRows& p, Address numbers, int64_t n, Address stream) {
-            wals::cuda::mark_undetermined(p, at<const int32_t>(numbers), n, at<void>(stream));
+        "review",
+        [](const wals::cuda::RotatedRows& p, bool search, Address before, Address list, Address count, Address stream) {
+            wals::cuda::review(p, search, at<const int32_t>(before), at<int32_t>(list), at<int32_t>(count),
+                               at<void>(stream));
         },
-        "rows"_a, "numbers"_a, "n"_a, "stream"_a, Release(),
-        "Gives rows with an undetermined coordinate their status.");
+        "rows"_a, "search"_a, "before"_a, "list"_a, "count"_a, "stream"_a, Release(),
+        "Lists rows that were not solved.");
     m.def("wide_bytes", &wals::cuda::wide_bytes, "factors"_a);
     m.def(
         "solve_wide",
-        [](const wals::cuda::RotatedRows& p, Address numbers, int64_t n, Address workspace, Address stream) {
-            wals::cuda::solve_wide(p, at<const int32_t>(numbers), n, at<void>(workspace), at<void>(stream));
+        [](const wals::cuda::RotatedRows& p, Address list, Address count, int64_t slots, Address workspace,
+           Address failed, Address stream) {
+            wals::cuda::solve_wide(p, at<const int32_t>(list), at<const int32_t>(count), slots, at<void>(workspace),
+                                   at<int32_t>(failed), at<void>(stream));
         },
-        "rows"_a, "numbers"_a, "n"_a, "workspace"_a, "stream"_a, Release(), "Rows in float64.");
+        "rows"_a, "list"_a, "count"_a, "slots"_a, "workspace"_a, "failed"_a, "stream"_a, Release(), "Rows in float64.");
     m.def("cg_staged_rows", &wals::cuda::cg_staged_rows, "factors"_a, "smem_bytes"_a);
     m.def(
         "solve_cg",

@@ -55,12 +55,13 @@ void gram(const float* y, int64_t n, int64_t D, Broadcast<float> weight, double*
 }
 
 void rotate(const float* y, int64_t n, int64_t D, int64_t in_stride, const double* q, bool transposed, bool wide,
-            float* out, int64_t out_stride, Stream stream) {
+            const int32_t* status, float* out, int64_t out_stride, Stream stream) {
     if (n == 0) return;
     const auto cuda_stream = static_cast<cudaStream_t>(stream);
     const RotateShape shape{n, int(D), int(in_stride), int(out_stride), transposed};
     const dim3 grid(unsigned((n + kDenseTile - 1) / kDenseTile), unsigned((out_stride + kDenseTile - 1) / kDenseTile));
-    launch(wide ? rotate_kernel<double> : rotate_kernel<float>, grid, kDenseThreads, 0, cuda_stream, shape, y, q, out);
+    launch(wide ? rotate_kernel<double> : rotate_kernel<float>, grid, kDenseThreads, 0, cuda_stream, shape, y, q,
+           status, out);
 }
 
 void column_max(const float* table, int64_t n, int64_t D, float* out, Stream stream) {
@@ -70,9 +71,18 @@ void column_max(const float* table, int64_t n, int64_t D, float* out, Stream str
            static_cast<cudaStream_t>(stream), table, n, int(P), reinterpret_cast<unsigned*>(out));
 }
 
-void relax(const RotatedRows& p, const int32_t* rows, int64_t n_rows, const float* from, Stream stream) {
-    if (n_rows == 0) return;
-    launch(relax_kernel, unsigned(n_rows), 32, 0, static_cast<cudaStream_t>(stream), p, rows, from);
+void clear(void* words, int64_t n, Stream stream) {
+    if (n == 0) return;
+    const int64_t blocks = std::min((n + kDenseThreads - 1) / kDenseThreads, 4 * limits::blocks_of_device);
+    launch(clear_kernel, unsigned(blocks), kDenseThreads, 0, static_cast<cudaStream_t>(stream),
+           static_cast<int32_t*>(words), n);
+}
+
+void relax(const RotatedRows& p, int64_t most, const int32_t* list, const int32_t* count, const float* from,
+           Stream stream) {
+    const int64_t blocks = list ? limits::blocks_of_device : p.terms.n_rows;
+    if (p.terms.n_rows == 0) return;
+    launch(relax_kernel, unsigned(blocks), 32, 0, static_cast<cudaStream_t>(stream), p, most, list, count, from);
 }
 
 void row_loss(const RotatedRows& p, bool wide, double* loss, Stream stream) {
@@ -87,8 +97,8 @@ void ridge_loss(const float* x, const float* prior, int64_t n, int64_t D, Broadc
     launch(ridge_loss_kernel, unsigned(n), 32, 0, static_cast<cudaStream_t>(stream), x, prior, int(D), ridge, loss);
 }
 
-void sum(const double* values, int64_t n, double* out, Stream stream) {
-    launch(sum_kernel, 1, kDenseThreads, 0, static_cast<cudaStream_t>(stream), values, n, out);
+void sum(const double* values, const double* weights, int64_t n, double* out, Stream stream) {
+    launch(sum_kernel, 1, kDenseThreads, 0, static_cast<cudaStream_t>(stream), values, weights, n, out);
 }
 
 }  // namespace wals::cuda

@@ -96,7 +96,7 @@ struct RotateShape {
 /// grid: (blocks of 64 rows, blocks of 64 columns); in and out must not overlap. Not yet run on a device.
 template <class C>
 __global__ void __launch_bounds__(kDenseThreads, sizeof(C) == 4 ? 3 : 2)
-    rotate_kernel(RotateShape shape, const float* y, const double* q, float* out) {
+    rotate_kernel(RotateShape shape, const float* y, const double* q, const int32_t* status, float* out) {
     // Tiles are written by columns: strides keep the 16 lanes of a column apart (those of `left` in pairs: it has rows
     // of whole float4).
     STATIC_SMEM(left, float[kDenseDepth][kDenseTile + 4]);
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kDenseThreads, sizeof(C) == 4 ? 3 : 2)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         const int64_t r = row0 + place.row + i;
-        if (r >= shape.n) continue;
+        if (r >= shape.n || (status && status[r])) continue;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
             const int c = column0 + place.column + 16 * j;
@@ -208,23 +208,37 @@ __global__ void __launch_bounds__(32)
     if (threadIdx.x == 0) loss[row] = double(ridge[row]) * sum;
 }
 
-/// z = from + p.relaxation (z - from) in some rows, both (R, P); see Relaxation in csrc/cpu/solve_exact-inl.h. One warp
-/// a row: 12 bytes a value and next to no flops, so bound by memory. Not yet run on a device.
-__global__ void __launch_bounds__(32) relax_kernel(RotatedRows p, const int32_t* rows, const float* from) {
-    const int64_t row = rows[blockIdx.x];
-    for (int j = int(threadIdx.x); j < p.P; j += 32) {
-        const float start = from[row * p.P + j];
-        p.z[row * p.P + j] = start + p.relaxation * (p.z[row * p.P + j] - start);
+/// n words become 0.
+__global__ void __launch_bounds__(kDenseThreads) clear_kernel(int32_t* words, int64_t n) {
+    for (int64_t i = int64_t{blockIdx.x} * kDenseThreads + threadIdx.x; i < n; i += int64_t{gridDim.x} * kDenseThreads)
+        words[i] = 0;
+}
+
+/// z = from + p.relaxation (z - from), both (R, P), in rows of 1 to `most` entries, or in longer ones of a list; see
+/// Relaxation in csrc/cpu/solve_exact-inl.h. One warp a row: 12 bytes a value and next to no flops, so bound by memory.
+/// Not yet run on a device.
+__global__ void __launch_bounds__(32)
+    relax_kernel(RotatedRows p, int64_t most, const int32_t* list, const int32_t* count, const float* from) {
+    const int64_t n_rows = list ? *count : p.terms.n_rows;
+    for (int64_t i = blockIdx.x; i < n_rows; i += gridDim.x) {
+        const int64_t row = list ? list[i] : i, n = p.terms.row_ptr[row + 1] - p.terms.row_ptr[row];
+        if (list ? n <= most : n == 0 || n > most) continue;
+        for (int j = int(threadIdx.x); j < p.P; j += 32) {
+            const float start = from[row * p.P + j];
+            p.z[row * p.P + j] = start + p.relaxation * (p.z[row * p.P + j] - start);
+        }
     }
 }
 
-/// out (1) = sum of values (n), in an order that does not depend on the grid: one block.
-__global__ void __launch_bounds__(kDenseThreads) sum_kernel(const double* values, int64_t n, double* out) {
+/// out (1) grows by the sum of values (n), times weights (n) if there are some, in an order that does not depend on the
+/// grid: one block.
+__global__ void __launch_bounds__(kDenseThreads)
+    sum_kernel(const double* values, const double* weights, int64_t n, double* out) {
     STATIC_SMEM(sums, double[kDenseThreads / 32]);
     double sum = 0;
-    for (int64_t i = threadIdx.x; i < n; i += kDenseThreads) sum += values[i];
+    for (int64_t i = threadIdx.x; i < n; i += kDenseThreads) sum += weights ? weights[i] * values[i] : values[i];
     sum = block_reduce<kDenseThreads / 32>(sum, Sum(), sums);
-    if (threadIdx.x == 0) *out = sum;
+    if (threadIdx.x == 0) *out += sum;
 }
 
 }  // namespace wals::cuda

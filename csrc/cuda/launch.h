@@ -44,15 +44,20 @@ void spectrum(const double* gram, int64_t D, const double* start, double* values
               Stream stream);
 
 /// out (n, out_stride) = y (n, in_stride) Q or y Q', Q (D, D) float64 or null for a copy; columns from D on become
-/// zero. Accumulated in float64 if `wide`.
+/// zero. Accumulated in float64 if `wide`. Rows with a status (n), where there is one, stay as they are.
 void rotate(const float* y, int64_t n, int64_t D, int64_t in_stride, const double* q, bool transposed, bool wide,
-            float* out, int64_t out_stride, Stream stream);
+            const int32_t* status, float* out, int64_t out_stride, Stream stream);
+
+/// n words of 32 bits become 0.
+void clear(void* words, int64_t n, Stream stream);
 
 /// out (padded D), zero before: largest |value| of each column of table (n, padded D).
 void column_max(const float* table, int64_t n, int64_t D, float* out, Stream stream);
 
-/// p.z = from + p.relaxation (p.z - from) in rows (n_rows) int32; from (R, P).
-void relax(const RotatedRows& p, const int32_t* rows, int64_t n_rows, const float* from, Stream stream);
+/// p.z = from + p.relaxation (p.z - from), from (R, P), in the rows that have 1 to `most` entries; with a list those of
+/// its *count rows that have more.
+void relax(const RotatedRows& p, int64_t most, const int32_t* list, const int32_t* count, const float* from,
+           Stream stream);
 
 /// loss (R) float64: each row's entries' part at x = p.z, y = p.table (stride p.P), dot products in float64 if `wide`;
 /// with p.spectrum the whole row's part but for its constant.
@@ -62,8 +67,8 @@ void row_loss(const RotatedRows& p, bool wide, double* loss, Stream stream);
 void ridge_loss(const float* x, const float* prior, int64_t n, int64_t D, Broadcast<float> ridge, double* loss,
                 Stream stream);
 
-/// out (1) = sum of values (n), always in the same order.
-void sum(const double* values, int64_t n, double* out, Stream stream);
+/// out (1) grows by the sum of values (n), times weights (n) or null, always in the same order.
+void sum(const double* values, const double* weights, int64_t n, double* out, Stream stream);
 
 // Row solves (solve_exact.cu). rows (n_rows) int32: row numbers, all of one form and size.
 
@@ -78,12 +83,16 @@ int64_t slot_bytes(int64_t D);
 void solve_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slices, const SlicedRow* rows,
                   int64_t n_rows, void* workspace, Stream stream);
 
-/// Gives rows that have an undetermined coordinate (see solve_exact.cuh) their status.
-void mark_undetermined(const RotatedRows& p, const int32_t* rows, int64_t n_rows, Stream stream);
+/// After the kernels of all rows (R > 0): the rows that they could not solve are listed, list (R), *count 0 before;
+/// with `search` those that have an undetermined coordinate, too (see solve_exact.cuh). Where *before (or null) is not
+/// 0, an earlier half-sweep failed: all rows get a status, and none is listed.
+void review(const RotatedRows& p, bool search, const int32_t* before, int32_t* list, int32_t* count, Stream stream);
 
-/// Rows in float64; workspace wide_bytes(D) for each.
+/// Rows of such a list in float64, `slots` at a time; workspace wide_bytes(D) for each. *failed grows by the number of
+/// rows that keep a status.
 int64_t wide_bytes(int64_t D);
-void solve_wide(const RotatedRows& p, const int32_t* rows, int64_t n_rows, void* workspace, Stream stream);
+void solve_wide(const RotatedRows& p, const int32_t* list, const int32_t* count, int64_t slots, void* workspace,
+                int32_t* failed, Stream stream);
 
 // Approximate solves (solve_iterative.cu), from and to p.z.
 

@@ -56,20 +56,19 @@ void solve_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slice
            p, rows, slots);
 }
 
-void mark_undetermined(const RotatedRows& p, const int32_t* rows, int64_t n_rows, Stream stream) {
-    if (n_rows == 0) return;
-    launch(undetermined_kernel, unsigned(n_rows), kWideThreads, Carver::bytes_of<WideMemory>(p.P),
-           static_cast<cudaStream_t>(stream), p, rows);
+void review(const RotatedRows& p, bool search, const int32_t* before, int32_t* list, int32_t* count, Stream stream) {
+    launch(review_kernel, unsigned((p.terms.n_rows + kWideThreads - 1) / kWideThreads), kWideThreads,
+           Carver::bytes_of<WideMemory>(p.P), static_cast<cudaStream_t>(stream), p, search, before, list, count);
 }
 
 int64_t wide_bytes(int64_t D) {
     return (D * D + D) * int64_t(sizeof(double));
 }
 
-void solve_wide(const RotatedRows& p, const int32_t* rows, int64_t n_rows, void* workspace, Stream stream) {
-    if (n_rows == 0) return;
-    launch(solve_wide_kernel, unsigned(n_rows), kWideThreads, Carver::bytes_of<WideMemory>(p.P),
-           static_cast<cudaStream_t>(stream), p, rows, static_cast<double*>(workspace));
+void solve_wide(const RotatedRows& p, const int32_t* list, const int32_t* count, int64_t slots, void* workspace,
+                int32_t* failed, Stream stream) {
+    launch(solve_wide_kernel, unsigned(slots), kWideThreads, Carver::bytes_of<WideMemory>(p.P),
+           static_cast<cudaStream_t>(stream), p, list, count, static_cast<double*>(workspace), failed);
 }
 
 }  // namespace wals::cuda

@@ -268,14 +268,22 @@ struct WideMemory {
     }
 };
 
+/// Whether background and ridge leave a direction, the weakest, to the row's entries alone.
+__device__ __forceinline__ bool may_be_undetermined(const RotatedRows& p, int64_t row) {
+    const auto base = [&](int j) {
+        return double(p.terms.background[row]) * p.spectrum[j] + double(p.terms.ridge[row]);
+    };
+    return p.terms.row_ptr[row] < p.terms.row_ptr[row + 1] && base(0) < limits::undetermined_base * base(p.D - 1);
+}
+
 /// The first coordinate, counted from 1, on which neither background and ridge nor entries act but for the rounding of
 /// the rotation, or 0: as in csrc/cpu/solve_exact-inl.h, pivots do not show it. By a whole block; ends with a barrier.
 __device__ __forceinline__ int undetermined(const RotatedRows& p, int64_t row, const WideMemory& m) {
     const auto base = [&](int j) {
         return double(p.terms.background[row]) * p.spectrum[j] + double(p.terms.ridge[row]);
     };
+    if (!may_be_undetermined(p, row)) return 0;
     const int64_t begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
-    if (begin == end || !(base(0) < limits::undetermined_base * base(p.D - 1))) return 0;
     for (int j = int(threadIdx.x); j < p.D; j += kWideThreads) {
         double sum = base(j);
         for (int64_t e = begin; e < end; ++e) {
@@ -300,25 +308,39 @@ __device__ __forceinline__ int undetermined(const RotatedRows& p, int64_t row, c
     return found;
 }
 
-/// Marks rows that have an undetermined coordinate, one block a row. Cost: the gather, n D floats.
-__global__ void __launch_bounds__(kWideThreads) undetermined_kernel(RotatedRows p, const int32_t* rows) {
+/// Lists the rows that were not solved, in any order; those with an undetermined coordinate, looked for if `search`,
+/// get their status first. Where *before is not 0, no row is listed, and all have a status. A block has kWideThreads
+/// rows. Cost: a few numbers a row, and where there may be such a coordinate the row's gather. Not yet run on a device.
+__global__ void __launch_bounds__(kWideThreads)
+    review_kernel(RotatedRows p, bool search, const int32_t* before, int32_t* list, int32_t* count) {
     Carver carve(dynamic_smem());
     const WideMemory m(carve, p.P);
-    const int64_t row = rows[blockIdx.x];
-    const int found = undetermined(p, row, m);
-    if (threadIdx.x == 0 && found) p.status[row] = found;
+    STATIC_SMEM(suspects, unsigned char[kWideThreads]);
+    const int64_t row0 = int64_t{blockIdx.x} * kWideThreads, row = row0 + threadIdx.x;
+    const bool real = row < p.terms.n_rows;
+    if (before && *before) {
+        if (real) p.status[row] = -1;
+        return;
+    }
+    const bool suspect = search && real && may_be_undetermined(p, row);
+    suspects[threadIdx.x] = suspect;
+    if (__syncthreads_or(suspect)) {
+        for (int i = 0; i < kWideThreads; ++i) {
+            if (!suspects[i]) continue;
+            const int found = undetermined(p, row0 + i, m);
+            if (threadIdx.x == 0 && found) p.status[row0 + i] = found;
+        }
+        __syncthreads();
+    }
+    if (real && p.status[row]) list[atomicAdd(count, 1)] = int32_t(row);
 }
 
-/// Rows that float32 could not solve, in float64 from the float32 table: primal, unblocked, one block a row, its
-/// (D, D) matrix in the workspace. Slow, and meant for few rows. Status k: pivot k is not positive to float64's digits.
-__global__ void __launch_bounds__(kWideThreads)
-    solve_wide_kernel(RotatedRows p, const int32_t* rows, double* workspace) {
-    Carver carve(dynamic_smem());
-    const WideMemory m(carve, p.P);
+/// One row in float64 from the float32 table: primal, unblocked, its matrix a (D, D) in the workspace, then (D). Status
+/// k: pivot k is not positive to float64's digits. By a whole block.
+__device__ __forceinline__ void solve_wide_row(const RotatedRows& p, int64_t row, const WideMemory& m, double* a) {
     const int t = int(threadIdx.x), D = p.D;
-    const int64_t row = rows[blockIdx.x], begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
-    double* const a = workspace + blockIdx.x * (int64_t{D} * D + D);  // then (D): the diagonal before elimination
-    double* const diagonal = a + int64_t{D} * D;
+    const int64_t begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
+    double* const diagonal = a + int64_t{D} * D;  // before elimination
     if (const int found = undetermined(p, row, m)) {
         if (t == 0) p.status[row] = found;
         return;
@@ -362,6 +384,23 @@ __global__ void __launch_bounds__(kWideThreads)
         __syncthreads();
     }
     finish_row<kWideThreads / 32>(p, row, *m.bad, m.scratch, [&](int j) { return float(m.rhs[j]); });
+}
+
+/// The *count rows of a list that float32 could not solve, each by one of the grid's blocks; those that float64 cannot
+/// solve either are counted in *failed. Where nothing is finite there is nothing to solve. Slow, and meant for few
+/// rows.
+__global__ void __launch_bounds__(kWideThreads)
+    solve_wide_kernel(RotatedRows p, const int32_t* list, const int32_t* count, double* workspace, int32_t* failed) {
+    Carver carve(dynamic_smem());
+    const WideMemory m(carve, p.P);
+    double* const a = workspace + int64_t{blockIdx.x} * (int64_t{p.D} * p.D + p.D);
+    const bool finite = p.spectrum[p.D - 1] * 0 == 0;
+    for (int64_t i = blockIdx.x, n = *count; i < n; i += gridDim.x) {
+        const int64_t row = list[i];
+        if (finite) solve_wide_row(p, row, m, a);
+        if (threadIdx.x == 0 && p.status[row]) atomicAdd(failed, 1);
+        __syncthreads();
+    }
 }
 
 }  // namespace wals::cuda

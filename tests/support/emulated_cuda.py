@@ -3,6 +3,7 @@
 With WALS_GPU_TEST_DEVICE=cuda it is the real backend on the device instead; what only an emulator can do is skipped.
 """
 
+import contextlib
 import functools
 import os
 
@@ -30,6 +31,10 @@ class EmulatedMemory:
 
     def __init__(self, module):
         self.module = module
+
+    @contextlib.contextmanager
+    def side_stream(self):
+        yield 1
 
     def empty(self, n, dtype):
         return self.upload(np.full(n * np.dtype(dtype).itemsize, 0xFF, np.uint8).view(dtype))

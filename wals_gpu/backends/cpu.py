@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -19,6 +21,7 @@ from wals_gpu.backends.host import (
     decompose,
     decompose_rows,
     has_background,
+    iterate_in_turn,
     no_spectrum,
     solve_parts,
 )
@@ -547,6 +550,18 @@ class CpuSession:
 
         loss = solve_parts(terms, solve)
         return loss if return_loss else None
+
+    def iterate(
+        self,
+        users: SideTerms,
+        items: SideTerms,
+        options: SolveOptions,
+        errors_of: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        *,
+        return_loss: bool = False,
+    ) -> float | None:
+        """See :meth:`.session.Session.iterate`."""
+        return iterate_in_turn(self, users, items, options, errors_of, return_loss)
 
     def _solve_moving(
         self,

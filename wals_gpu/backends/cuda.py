@@ -6,6 +6,8 @@ searches; they work on :mod:`.cuda_factors` and :mod:`.cuda_terms`, in the memor
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -15,14 +17,14 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cpu import CpuBackend
-from wals_gpu.backends.cuda_device import Device
-from wals_gpu.backends.cuda_factors import Factors, Target, check_factors
-from wals_gpu.backends.cuda_loss import data_loss, ridge_loss, spectrum_of
+from wals_gpu.backends.cuda_device import Buffers, Device
+from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, Target, check_factors
+from wals_gpu.backends.cuda_loss import add_data_loss, add_ridge_loss, spectrum_of
 from wals_gpu.backends.cuda_memory import Memory, TorchMemory, load_cuda
-from wals_gpu.backends.cuda_solve import RowSolver
+from wals_gpu.backends.cuda_solve import Outcome, RowSolver, Started
 from wals_gpu.backends.cuda_terms import TermsCache
 from wals_gpu.backends.cuda_topk import topk
-from wals_gpu.backends.host import Spectrum, solve_parts
+from wals_gpu.backends.host import Spectrum, iterate_in_turn, solve_parts
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
 from wals_gpu.errors import DeviceError
 from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
@@ -110,10 +112,14 @@ class CudaBackend:
         """As :meth:`.cpu.CpuBackend.solve_rows`, in float32; see :meth:`check`."""
         self.check(options=options)
         check_factors(other)
-        table = Factors(self.device.memory, other)
-        basis = spectrum_of(self.device, terms, table) if spectrum is None else spectrum
-        target = Target(Factors(self.device.memory, factors), slice(0, terms.n_rows), prior)
-        return self.solver.solve(terms, table, target, basis, options, return_loss)
+        memory, buffers = self.device.memory, Buffers(self.device)
+        own, of_other = Factors(memory, factors, "own"), Factors(memory, other, "other")
+        if spectrum is None:
+            on_device = spectrum_of(self.device, self.terms, terms, of_other, buffers)
+        else:
+            on_device = DeviceSpectrum.upload(memory, spectrum)
+        target = Target(own, slice(0, terms.n_rows), prior)
+        return self.solver.solve(terms, of_other, target, on_device, options, return_loss, buffers)
 
     def memory_of(self, sizes: SolveSizes) -> SolveMemory:
         """See :meth:`.cuda_device.Device.memory_of`."""
@@ -127,8 +133,9 @@ class CudaBackend:
 
     def spectrum(self, terms: SideTerms, other: NDArray[np.floating]) -> Spectrum:
         """As :meth:`.cpu.CpuBackend.spectrum`."""
-        memory = self.device.memory
-        return spectrum_of(self.device, terms, Factors(memory, other)).download(memory)
+        factors = Factors(self.device.memory, other, "other")
+        on_device = spectrum_of(self.device, self.terms, terms, factors, Buffers(self.device))
+        return on_device.download(self.device.memory)
 
     def loss(
         self,
@@ -141,18 +148,47 @@ class CudaBackend:
         item_prior: NDArray[np.floating] | None = None,
     ) -> float:
         """As :meth:`.cpu.CpuBackend.loss`, dot products and sums in float64."""
-        users, items = Factors(self.device.memory, user_factors), Factors(self.device.memory, item_factors)
-        return (
-            data_loss(self.device, self.terms, user_terms, users, items)
-            + ridge_loss(self.device, users, user_terms.ridge, user_prior)
-            + ridge_loss(self.device, items, item_ridge, item_prior)
-        )
+        memory = self.device.memory
+        users, items = Factors(memory, user_factors, "user"), Factors(memory, item_factors, "item")
+        return self._loss(user_terms, users, items, item_ridge, user_prior, item_prior)
+
+    def _loss(
+        self,
+        user_terms: RowTerms,
+        users: Factors,
+        items: Factors,
+        item_ridge: NDArray[np.floating],
+        user_prior: NDArray[np.floating] | None = None,
+        item_prior: NDArray[np.floating] | None = None,
+        buffers: Buffers | None = None,
+    ) -> float:
+        device, outcome = self.device, Outcome(self.device)
+        buffers = Buffers(device) if buffers is None else buffers
+        add_data_loss(device, self.terms, user_terms, users, items, outcome.address("loss"), buffers)
+        for factors, ridge, prior in ((users, user_terms.ridge, user_prior), (items, item_ridge, item_prior)):
+            weight = device.memory.upload(ridge.astype(np.float32))
+            add_ridge_loss(device, factors, weight, outcome.address("ridge"), buffers, prior)
+        found = outcome.read()
+        return user_terms.target_square + float(found["loss"]) + float(found["ridge"])
+
+    def _ridge_loss(
+        self,
+        factors: Factors,
+        ridge: NDArray[np.floating],
+        prior: NDArray[np.floating] | None,
+        buffers: Buffers | None = None,
+    ) -> float:
+        device, outcome = self.device, Outcome(self.device)
+        weight = device.memory.upload(ridge.astype(np.float32))
+        buffers = Buffers(device) if buffers is None else buffers
+        add_ridge_loss(device, factors, weight, outcome.address("ridge"), buffers, prior)
+        return float(outcome.read()["ridge"])
 
     def ridge_loss(
         self, factors: NDArray[np.floating], ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None
     ) -> float:
         """Sum over rows of ``ridge |x - prior|^2``, in float64; `ridge` is (R,) or (1,)."""
-        return ridge_loss(self.device, Factors(self.device.memory, factors), ridge, prior)
+        return self._ridge_loss(Factors(self.device.memory, factors, "own"), ridge, prior)
 
     def transpose(self, matrix: csr_matrix) -> csr_matrix:
         """The transposed matrix as CSR with sorted indices; one of float64 is transposed on the host."""
@@ -235,9 +271,10 @@ class CudaSession:
         plain = all(array.flags.c_contiguous and array.dtype == np.float32 for array in (users, items))
         is_kept = fit and plain and not is_shared
         self._sides = {
-            "user": Factors(device.memory, users, is_kept=is_kept),
-            "item": Factors(device.memory, items, is_kept=is_kept),
+            "user": Factors(device.memory, users, "user", is_kept=is_kept),
+            "item": Factors(device.memory, items, "item", is_kept=is_kept),
         }
+        self._buffers, self._outcome = Buffers(device), Outcome(device)
         self._kept_bytes = users.nbytes + items.nbytes if is_kept else 0
         device.kept_bytes += self._kept_bytes
 
@@ -254,24 +291,60 @@ class CudaSession:
         backend, own, other = self._backend, self._sides[side], self._sides[other_side(side)]
         backend.check(options=options)
         check_factors(other.host)
-        spectrum = spectrum_of(backend.device, terms, other)
+        spectrum = spectrum_of(backend.device, backend.terms, terms, other, self._buffers)
 
         def solve(rows: slice, part: RowTerms) -> float | None:
             target = Target(own, rows, None if prior is None else prior[rows])
-            return backend.solver.solve(part, other, target, spectrum, options, return_loss)
+            return backend.solver.solve(part, other, target, spectrum, options, return_loss, self._buffers)
 
         loss = solve_parts(terms, solve)
         return loss if return_loss else None
 
+    def iterate(
+        self,
+        users: SideTerms,
+        items: SideTerms,
+        options: SolveOptions,
+        errors_of: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        *,
+        return_loss: bool = False,
+    ) -> float | None:
+        """See :meth:`.session.Session.iterate`. What the device does it does without a wait but for the last: whether
+        rows of either side were not solved, and the loss."""
+        if not (isinstance(users, RowTerms) and isinstance(items, RowTerms) and self._kept_bytes):
+            return iterate_in_turn(self, users, items, options, errors_of, return_loss)
+        backend, outcome, buffers = self._backend, self._outcome, self._buffers
+        backend.check(options=options)
+        outcome.clear()
+        halves: list[tuple[str, Started]] = []
+        for half, (side, terms) in enumerate((("user", users), ("item", items))):
+            own, other = self._sides[side], self._sides[other_side(side)]
+            with errors_of(side):
+                spectrum = spectrum_of(backend.device, backend.terms, terms, other, buffers)
+                started = backend.solver.start(
+                    terms, other, Target(own, slice(0, terms.n_rows)), spectrum, options, outcome, buffers,
+                    half=half, return_loss=return_loss and side == "item",
+                )  # fmt: skip
+            halves.append((side, started))
+        if return_loss:
+            kept = backend.terms.find(users)
+            ridge = backend.device.memory.upload(users.ridge) if kept is None else kept.array("ridge")
+            add_ridge_loss(backend.device, self._sides["user"], ridge, outcome.address("ridge"), buffers)
+        found = outcome.read()
+        for half, (side, started) in enumerate(halves):
+            if found["failed"][half]:
+                with errors_of(side):
+                    started.check()
+        return users.target_square + float(found["loss"]) + float(found["ridge"]) if return_loss else None
+
     def loss(self, user_terms: RowTerms, item_ridge: NDArray[np.floating]) -> float:
         """See :meth:`.session.Session.loss`."""
-        backend = self._backend
-        data = data_loss(backend.device, backend.terms, user_terms, self._sides["user"], self._sides["item"])
-        return data + self.ridge_loss("user", user_terms.ridge) + self.ridge_loss("item", item_ridge)
+        users, items = self._sides["user"], self._sides["item"]
+        return self._backend._loss(user_terms, users, items, item_ridge, buffers=self._buffers)
 
     def ridge_loss(self, side: str, ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None) -> float:
         """See :meth:`.session.Session.ridge_loss`."""
-        return ridge_loss(self._backend.device, self._sides[side], ridge, prior)
+        return self._backend._ridge_loss(self._sides[side], ridge, prior, self._buffers)
 
     def factors(self, side: str) -> NDArray[np.floating]:
         """See :meth:`.session.Session.factors`."""
@@ -294,7 +367,8 @@ class CudaSession:
         """See :meth:`.session.Session.close`."""
         for side, factors in self._sides.items():
             factors.fetch()
-            self._sides[side] = Factors(self._backend.device.memory, factors.host)
+            self._sides[side] = Factors(self._backend.device.memory, factors.host, side)
+        self._buffers.clear()
         self._backend.device.kept_bytes -= self._kept_bytes
         self._kept_bytes = 0
 

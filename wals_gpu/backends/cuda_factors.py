@@ -9,11 +9,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wals_gpu._cpu import LIMITS
-from wals_gpu.backends.cuda_device import Device
+from wals_gpu.backends.cuda_device import Buffers, Device
 from wals_gpu.backends.cuda_memory import Memory
 from wals_gpu.backends.host import Spectrum, check_gram
 
 __all__ = ["DeviceSpectrum", "Factors", "OtherSide", "Target", "check_factors", "padded_factors", "upload_factors"]
+
+
+@dataclass(frozen=True)
+class DeviceSpectrum:
+    """A :class:`.host.Spectrum` in device memory, flat float64: `values` (D,), and `vectors` (D, D) or None."""
+
+    values: Any
+    vectors: Any = None
+
+    @classmethod
+    def upload(cls, memory: Memory, spectrum: Spectrum) -> DeviceSpectrum:
+        """A copy of one on the host."""
+        values, vectors = (None if a is None else memory.upload(np.asarray(a, np.float64)) for a in spectrum)
+        return cls(values, vectors)
+
+    def download(self, memory: Memory) -> Spectrum:
+        """A copy on the host; waits for it.
+
+        Raises
+        ------
+        ModelFitError
+            The Gram matrix was not finite.
+        """
+        values = memory.download(self.values)
+        check_gram(values)
+        vectors = None if self.vectors is None else memory.download(self.vectors).reshape(len(values), len(values))
+        return Spectrum(values, vectors)
 
 
 def check_factors(factors: NDArray[np.floating]) -> None:
@@ -34,15 +61,18 @@ def padded_factors(device: Device, factors: Any) -> Any:
     kernels, memory, (n, d) = device.kernels, device.memory, factors.shape
     plain, width = upload_factors(memory, factors), kernels.padded(d)
     out = memory.empty(n * width, np.float32)
-    kernels.rotate(memory.address(plain), n, d, d, 0, False, False, memory.address(out), width, memory.stream)
+    kernels.rotate(memory.address(plain), n, d, d, 0, False, False, 0, memory.address(out), width, memory.stream)
     return out
 
 
 class Factors:
-    """Factors (n, D) of the caller, and where a session keeps them, their copy in device memory."""
+    """Factors (n, D) of the caller, and where a session keeps them, their copy in device memory.
 
-    def __init__(self, memory: Memory, host: Any, *, is_kept: bool = False) -> None:
-        self._memory, self.host = memory, host
+    `name` tells the two sides of a solve apart: each has a buffer for its rows in the basis of a spectrum.
+    """
+
+    def __init__(self, memory: Memory, host: Any, name: str, *, is_kept: bool = False) -> None:
+        self._memory, self.host, self.name = memory, host, name
         self._device = memory.upload(host) if is_kept and host.size else None
         self._is_ahead = False  # of the host's
 
@@ -58,18 +88,17 @@ class Factors:
             return self._device if rows is None else self._device[rows.start * width : rows.stop * width]
         return upload_factors(self._memory, self.host if rows is None else self.host[rows])
 
-    def put(self, rows: slice, z: Any, side: OtherSide, good: NDArray[np.bool_]) -> None:
-        """The rows that are `good` become those of z in the caller's basis."""
+    def put(self, rows: slice, z: Any, side: OtherSide, status: Any) -> None:
+        """The rows whose status is 0 become those of z in the caller's basis."""
         n, width = rows.stop - rows.start, self.host.shape[1]
-        if self._device is not None and good.all():
-            side.rotate_back(z, n, self._device[rows.start * width : rows.stop * width])
+        if self._device is not None:
+            side.rotate_back(z, n, status, self._device[rows.start * width : rows.stop * width])
             self._is_ahead = True
             return
         out = self._memory.empty(n * width, np.float32)
-        side.rotate_back(z, n, out)
-        self.fetch()
+        side.rotate_back(z, n, status, out)
+        good = self._memory.download(status) == 0
         self.host[rows][good] = self._memory.download(out).reshape(n, width)[good]
-        self.refresh()
 
     def fetch(self) -> None:
         """Bring the caller's array up to date."""
@@ -101,87 +130,44 @@ class Target:
         """What they are before, in device memory, flat."""
         return self.factors.plain(self.rows)
 
-    def put(self, z: Any, side: OtherSide, good: NDArray[np.bool_]) -> None:
-        """The rows that are `good` become those of z."""
-        self.factors.put(self.rows, z, side, good)
-
-
-@dataclass(frozen=True)
-class DeviceSpectrum:
-    """A :class:`.host.Spectrum` in device memory, flat float64: `values` (D,), and `vectors` (D, D) or None."""
-
-    values: Any
-    vectors: Any = None
-
-    @classmethod
-    def upload(cls, memory: Memory, spectrum: Spectrum) -> DeviceSpectrum:
-        """A copy of one on the host."""
-        values, vectors = (None if a is None else memory.upload(np.asarray(a, np.float64)) for a in spectrum)
-        return cls(values, vectors)
-
-    def download(self, memory: Memory) -> Spectrum:
-        """A copy on the host; waits for it.
-
-        Raises
-        ------
-        ModelFitError
-            The Gram matrix was not finite.
-        """
-        values = memory.download(self.values)
-        check_gram(values)
-        vectors = None if self.vectors is None else memory.download(self.vectors).reshape(len(values), len(values))
-        return Spectrum(values, vectors)
+    def put(self, z: Any, side: OtherSide, status: Any) -> None:
+        """The rows whose status is 0 become those of z."""
+        self.factors.put(self.rows, z, side, status)
 
 
 class OtherSide:
     """The other side's factors on the device, in the basis of its spectrum (None: as they are)."""
 
-    def __init__(self, device: Device, factors: Factors, spectrum: Spectrum | DeviceSpectrum | None) -> None:
-        self._kernels, self._memory = device.kernels, device.memory
+    def __init__(self, device: Device, factors: Factors, spectrum: DeviceSpectrum | None, buffers: Buffers) -> None:
+        self._kernels, self._memory, self._buffers = device.kernels, device.memory, buffers
         memory, (self.n, self.factors) = self._memory, factors.host.shape
         self.padded = self._kernels.padded(self.factors)
-        if isinstance(spectrum, Spectrum):
-            spectrum = DeviceSpectrum.upload(memory, spectrum)
         self.spectrum, self._rotation = (None, None) if spectrum is None else (spectrum.values, spectrum.vectors)
-        self.table = self.rotate(factors.plain(), self.n, wide=True)
-        self.column_max = memory.zeros(self.padded, np.float32)
+        self.table = self.rotate(factors.plain(), self.n, self.empty_rows(self.n, factors.name), wide=True)
+        self.column_max = buffers.get("column_max", self.padded, np.float32)
+        self._kernels.clear(memory.address(self.column_max), self.padded, memory.stream)
         self._kernels.column_max(
             memory.address(self.table), self.n, self.factors, memory.address(self.column_max), memory.stream
         )
 
-    @property
-    def values(self) -> NDArray[np.float64]:
-        """The eigenvalues on the host; waits for them."""
-        return self._memory.download(self.spectrum)
+    def empty_rows(self, n: int, name: str) -> Any:
+        """A buffer for rows (n, padded D) in the basis."""
+        return self._buffers.get(f"{name} rows", n * self.padded, np.float32)
 
-    def empty_rows(self, n: int) -> Any:
-        """Rows (n, padded D) in the basis, not initialised."""
-        return self._memory.empty(max(n, 1) * self.padded, np.float32)
-
-    def rotate(self, rows: Any, n: int, *, wide: bool) -> Any:
-        """Rows (n, D) in the basis, (n, padded D), summed in float64 if `wide`."""
-        out = self.empty_rows(n)
-        self._product(rows, n, self.factors, out, self.padded, transposed=False, wide=wide)
+    def rotate(self, rows: Any, n: int, out: Any, *, wide: bool) -> Any:
+        """out (n, padded D) = rows (n, D) in the basis, summed in float64 if `wide`."""
+        self._product(rows, n, self.factors, None, out, self.padded, transposed=False, wide=wide)
         return out
 
-    def rotate_back(self, z: Any, n: int, out: Any) -> None:
-        """out (n, D) = z (n, padded D) in the caller's basis."""
-        self._product(z, n, self.padded, out, self.factors, transposed=True, wide=False)
+    def rotate_back(self, z: Any, n: int, status: Any, out: Any) -> None:
+        """out (n, D) = z (n, padded D) in the caller's basis, in rows whose status is 0."""
+        self._product(z, n, self.padded, status, out, self.factors, transposed=True, wide=False)
 
     def _product(
-        self, rows: Any, n: int, in_stride: int, out: Any, out_stride: int, *, transposed: bool, wide: bool
+        self, rows: Any, n: int, in_stride: int, status: Any, out: Any, out_stride: int, *, transposed: bool, wide: bool
     ) -> None:
-        address = self._memory.address
-        q = 0 if self._rotation is None else address(self._rotation)
+        address, q = self._memory.address, self._rotation
         self._kernels.rotate(
-            address(rows),
-            n,
-            self.factors,
-            in_stride,
-            q,
-            transposed,
-            wide,
-            address(out),
-            out_stride,
-            self._memory.stream,
-        )
+            address(rows), n, self.factors, in_stride, 0 if q is None else address(q), transposed, wide,
+            0 if status is None else address(status), address(out), out_stride, self._memory.stream,
+        )  # fmt: skip

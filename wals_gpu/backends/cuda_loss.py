@@ -7,98 +7,89 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.backends.cuda_device import Device
+from wals_gpu.backends.cuda_device import Buffers, Device
 from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, OtherSide, check_factors
 from wals_gpu.backends.cuda_terms import TermsCache
 from wals_gpu.backends.host import has_background
 from wals_gpu.objective.terms import RowTerms, SideTerms
 
-__all__ = ["data_loss", "gram_of", "ridge_loss", "row_loss", "spectrum_of"]
+__all__ = ["add_data_loss", "add_ridge_loss", "add_row_loss", "gram_of", "spectrum_of"]
 
 
-def spectrum_of(device: Device, terms: SideTerms, other: Factors, start: Any = None) -> DeviceSpectrum:
-    """As :meth:`.cpu.CpuBackend.spectrum`, in device memory: nothing is copied there or back but the weights, and
-    nothing waits. NaN where the Gram matrix is not finite.
+def spectrum_of(
+    device: Device, cache: TermsCache, terms: SideTerms, other: Factors, buffers: Buffers, start: Any = None
+) -> DeviceSpectrum:
+    """As :meth:`.cpu.CpuBackend.spectrum`, in device memory: nothing is copied there or back but the weights, where the
+    terms are not there yet, and nothing waits. NaN where the Gram matrix is not finite.
 
     `start`, if there is one, is an orthogonal basis (D, D) in device memory, flat float64, in which the Gram matrix is
     nearly diagonal, as the vectors of an earlier one may be: from there it takes fewer sweeps. Last bits depend on it.
     """
-    memory, d = device.memory, other.host.shape[1]
-    if not has_background(terms):
-        return DeviceSpectrum(memory.zeros(d, np.float64))
-    gram = gram_of(device, other, terms.other_background)
-    values, vectors = memory.empty(d, np.float64), memory.empty(d * d, np.float64)
-    workspace, address = memory.empty(device.kernels.spectrum_bytes(d), np.uint8), memory.address
-    device.kernels.spectrum(
-        address(gram),
-        d,
-        0 if start is None else address(start),
-        address(values),
-        address(vectors),
-        address(workspace),
-        memory.stream,
-    )
+    kernels, memory, d, kept = device.kernels, device.memory, other.host.shape[1], cache.find(terms)
+    address, values = memory.address, buffers.get("spectrum", d, np.float64)
+    if not (has_background(terms) if kept is None else kept.has_background):
+        kernels.clear(address(values), 2 * d, memory.stream)
+        return DeviceSpectrum(values)
+    weight = memory.upload(terms.other_background) if kept is None else kept.array("other_background")
+    gram = gram_of(device, other, weight, buffers)
+    vectors = buffers.get("basis", d * d, np.float64)
+    workspace = buffers.get("spectrum workspace", kernels.spectrum_bytes(d), np.uint8)
+    from_ = 0 if start is None else address(start)
+    kernels.spectrum(address(gram), d, from_, address(values), address(vectors), address(workspace), memory.stream)
     return DeviceSpectrum(values, vectors)
 
 
-def data_loss(device: Device, cache: TermsCache, user_terms: RowTerms, users: Factors, items: Factors) -> float:
-    """The loss but for its ridges."""
-    total, side = user_terms.target_square, OtherSide(device, items, None)
+def add_data_loss(
+    device: Device, cache: TermsCache, user_terms: RowTerms, users: Factors, items: Factors, loss: int, buffers: Buffers
+) -> None:
+    """*loss grows by the loss but for its ridges and its constant."""
+    side = OtherSide(device, items, None, buffers)
     for rows, terms in cache.parts(user_terms, side):
         n = terms.host.n_rows
-        x = side.rotate(users.plain(rows), n, wide=False)
-        total += row_loss(device, terms.rows(side, x), n, wide=True)
-    grams = (
-        device.memory.download(gram_of(device, factors, weight))
-        for factors, weight in ((users, user_terms.background), (items, user_terms.other_background))
-    )
-    return total + float(np.vdot(*grams))
+        x = side.rotate(users.plain(rows), n, side.empty_rows(n, users.name), wide=False)
+        add_row_loss(device, terms.rows(side, x), n, loss, buffers, wide=True)
+    grams, d = [], items.host.shape[1]
+    for factors, weight in ((users, user_terms.background), (items, user_terms.other_background)):
+        grams.append(gram_of(device, factors, device.memory.upload(weight), buffers))
+    address = device.memory.address
+    device.kernels.sum(address(grams[0]), address(grams[1]), d * d, loss, device.memory.stream)
 
 
-def row_loss(device: Device, rows: Any, n: int, *, wide: bool) -> float:
-    """Sum of the rows' parts of the loss."""
-    memory = device.memory
-    parts = memory.empty(max(n, 1), np.float64)
-    device.kernels.row_loss(rows, wide, memory.address(parts), memory.stream)
-    return _sum(device, parts, n)
+def add_row_loss(device: Device, rows: Any, n: int, loss: int, buffers: Buffers, *, wide: bool) -> None:
+    """*loss grows by the rows' parts of it."""
+    if n:
+        parts = buffers.get("parts", n, np.float64)
+        device.kernels.row_loss(rows, wide, device.memory.address(parts), device.memory.stream)
+        device.kernels.sum(device.memory.address(parts), 0, n, loss, device.memory.stream)
 
 
-def ridge_loss(
-    device: Device, factors: Factors, ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None
-) -> float:
-    """As :meth:`.cpu.CpuBackend.ridge_loss`."""
+def add_ridge_loss(
+    device: Device,
+    factors: Factors,
+    ridge: Any,
+    loss: int,
+    buffers: Buffers,
+    prior: NDArray[np.floating] | None = None,
+) -> None:
+    """*loss grows by what :meth:`.cpu.CpuBackend.ridge_loss` is; `ridge` (R,) or (1,) float32 is on the device."""
     memory, (n, d) = device.memory, factors.host.shape
     if n == 0:
-        return 0.0
+        return
     check_factors(factors.host)
-    x, weight = factors.plain(), memory.upload(ridge.astype(np.float32))
+    x, parts = factors.plain(), buffers.get("parts", n, np.float64)
     means = None if prior is None else memory.upload(np.asarray(prior, np.float32))
-    parts = memory.empty(n, np.float64)
-    device.kernels.ridge_loss(
-        memory.address(x),
-        0 if means is None else memory.address(means),
-        n,
-        d,
-        device.values(weight),
-        memory.address(parts),
-        memory.stream,
-    )
-    return _sum(device, parts, n)
+    of_prior = 0 if means is None else memory.address(means)
+    values = memory.address(parts)
+    device.kernels.ridge_loss(memory.address(x), of_prior, n, d, device.values(ridge), values, memory.stream)
+    device.kernels.sum(values, 0, n, loss, memory.stream)
 
 
-def gram_of(device: Device, factors: Factors, weight: NDArray[np.floating]) -> Any:
-    """The weighted Gram matrix (D, D) of factors, in device memory, flat float64."""
+def gram_of(device: Device, factors: Factors, weight: Any, buffers: Buffers) -> Any:
+    """The Gram matrix (D, D) float64 of factors, with a weight (n,) or (1,) float32, all on the device."""
     check_factors(factors.host)
     kernels, memory, (n, d) = device.kernels, device.memory, factors.host.shape
-    y, w, out = factors.plain(), memory.upload(weight.astype(np.float32)), memory.empty(d * d, np.float64)
-    workspace = memory.empty(kernels.gram_bytes(n, d), np.uint8)
+    y, out = factors.plain(), buffers.get(f"{factors.name} gram", d * d, np.float64)
+    workspace = buffers.get("gram", kernels.gram_bytes(n, d), np.uint8)
     address = memory.address
-    kernels.gram(address(y), n, d, device.values(w), address(out), address(workspace), memory.stream)
+    kernels.gram(address(y), n, d, device.values(weight), address(out), address(workspace), memory.stream)
     return out
-
-
-def _sum(device: Device, values: Any, n: int) -> float:
-    memory = device.memory
-    out = memory.empty(1, np.float64)
-    device.kernels.sum(memory.address(values), n, memory.address(out), memory.stream)
-    return float(memory.download(out)[0])

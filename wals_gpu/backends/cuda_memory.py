@@ -7,6 +7,8 @@ tests have one over NumPy, with which the same backend runs on the CPU emulator 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -21,6 +23,8 @@ class Memory(Protocol):
 
     @property
     def stream(self) -> int: ...
+
+    def side_stream(self) -> AbstractContextManager[int]: ...
 
     def empty(self, n: int, dtype: type[np.generic] | np.dtype) -> Any: ...
 
@@ -46,11 +50,25 @@ class TorchMemory:
         self.torch = importlib.import_module("torch")
         index = self.torch.cuda.current_device() if device is None else device
         self.device = self.torch.device("cuda", index)
+        self._side: Any = None
 
     @property
     def stream(self) -> int:
         """torch's current stream, as CUDA's own handle."""
         return int(self.torch.cuda.current_stream(self.device).cuda_stream)
+
+    @contextmanager
+    def side_stream(self) -> Iterator[int]:
+        """A second stream, for kernels that need nothing of what is queued on the first in the meantime: it begins
+        where the first one is, and that waits for it at the end. No memory must be dropped that either of them uses."""
+        first = self.torch.cuda.current_stream(self.device)
+        if self._side is None:
+            self._side = self.torch.cuda.Stream(self.device)
+        self._side.wait_stream(first)
+        try:
+            yield int(self._side.cuda_stream)
+        finally:
+            first.wait_stream(self._side)
 
     def _dtype(self, dtype: type[np.generic] | np.dtype) -> Any:
         return getattr(self.torch, np.dtype(dtype).name)

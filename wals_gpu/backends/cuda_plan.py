@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wals_gpu._cpu import LIMITS
+from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.objective.terms import RowTerms
 
-__all__ = ["Rows", "SlicedRows", "gram_bounds", "plan_cg", "plan_exact", "plan_subspace", "slice_rows"]
+__all__ = ["Rows", "SlicedRows", "gram_bounds", "plan_cg", "plan_exact", "plan_rows", "plan_subspace", "slice_rows"]
 
 Numbers = NDArray[np.int32]
 
@@ -28,8 +30,8 @@ MOST_SLICES = 64
 class Rows:
     """Rows that one kernel solves, the longest first, so that none is left alone at the end.
 
-    `form` is "diagonal", "primal", "dual" or "sliced"; `size` the kernel's (of
-    ``LIMITS.kernel_sizes``), 0 where it has none.
+    `form` is "diagonal", "primal", "dual", "cg", "subspace", or "sliced" of "exact", "cg" or "subspace". `size` is the
+    kernel's (of ``LIMITS.kernel_sizes``), of "cg" how many table rows stay in shared memory, or 0.
     """
 
     form: str
@@ -60,6 +62,31 @@ def gram_bounds(terms: RowTerms) -> tuple[NDArray[np.float32], NDArray[np.bool_]
     return np.where(low < 0, -bound, bound), (low < 0) & (high > 0), bound == 0
 
 
+def plan_rows(terms: RowTerms, factors: int, options: SolveOptions, limits: Any, staged: tuple[int, ...]) -> list[Rows]:
+    """All rows, for a solver, those with most entries first; `staged` as for :func:`plan_cg`."""
+    giant = limits.giant_entries
+    if options.solver == "cg":
+        empty, staying, sliced = plan_cg(terms, staged, giant)
+        plan = [Rows("diagonal", 0, empty), *(Rows("cg", most, rows) for most, rows in staying)]
+        plan.append(Rows("sliced cg", 0, sliced))
+    elif takes_steps(options, factors):
+        exact, one_block, sliced = plan_subspace(terms, options.block_size, giant)
+        plan = [
+            Rows(part.form, part.size, part.numbers[exact[part.numbers]])
+            for part in plan_exact(terms, factors, limits.kernel_sizes, giant)
+        ]
+        plan += [Rows("subspace", 0, one_block), Rows("sliced subspace", 0, sliced)]
+    else:
+        plan = plan_exact(terms, factors, limits.kernel_sizes, giant)
+    lengths = np.diff(terms.row_ptr)
+    return sorted((rows for rows in plan if len(rows.numbers)), key=lambda rows: -int(lengths[rows.numbers].sum()))
+
+
+def takes_steps(options: SolveOptions, factors: int) -> bool:
+    """Whether rows are solved in steps over blocks of coordinates, which relax each block by itself."""
+    return options.solver == "subspace" and options.block_size < factors
+
+
 def plan_exact(terms: RowTerms, factors: int, sizes: tuple[int, ...], giant: int) -> list[Rows]:
     """Exact solves of all rows.
 
@@ -79,7 +106,7 @@ def plan_exact(terms: RowTerms, factors: int, sizes: tuple[int, ...], giant: int
         if lower < factors <= size:
             plan.append(Rows("primal", size, _longest_first(primal & ~sliced, lengths)))
         lower = size
-    plan.append(Rows("sliced", 0, _longest_first(sliced, lengths)))
+    plan.append(Rows("sliced exact", 0, _longest_first(sliced, lengths)))
     return [rows for rows in plan if len(rows.numbers)]
 
 
@@ -112,13 +139,6 @@ def plan_subspace(terms: RowTerms, block: int, giant: int) -> tuple[NDArray[np.b
         _longest_first(steps & (lengths <= giant), lengths),
         _longest_first(steps & (lengths > giant), lengths),
     )
-
-
-def may_be_undetermined(terms: RowTerms, spectrum: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Rows with entries whose background and ridge leave a direction, the weakest, to the entries alone."""
-    weakest, strongest = (terms.background.astype(np.float64) * s + terms.ridge for s in spectrum[[0, -1]])
-    undetermined: NDArray[np.bool_] = (np.diff(terms.row_ptr) > 0) & ~(weakest >= LIMITS.undetermined_base * strongest)
-    return undetermined
 
 
 def slice_rows(row_ptr: NDArray[np.int64], numbers: Numbers, slice_entries: int, most_slots: int) -> list[SlicedRows]:

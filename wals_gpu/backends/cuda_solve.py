@@ -1,28 +1,71 @@
-"""Row solves on the device: which kernels are started for which rows, and what follows where float32 was not enough."""
+"""Row solves on the device: which kernels are started for which rows, and what follows where float32 was not enough.
+
+The host decides nothing on the way: kernels list the rows that need a second solve, and count those that even that does
+not solve, in an :class:`Outcome` that is read once they have all been started.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wals_gpu._cpu import LIMITS
-from wals_gpu.backends.cuda_device import SLOT_MEMORY, Device
+from wals_gpu.backends.cuda_device import SLOT_MEMORY, Buffers, Device
 from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, OtherSide, Target, upload_factors
-from wals_gpu.backends.cuda_loss import row_loss
-from wals_gpu.backends.cuda_plan import may_be_undetermined, plan_cg, plan_exact, plan_subspace, slice_rows
-from wals_gpu.backends.cuda_terms import DeviceTerms, TermsCache
-from wals_gpu.backends.host import Spectrum, check_status
+from wals_gpu.backends.cuda_loss import add_row_loss
+from wals_gpu.backends.cuda_plan import takes_steps
+from wals_gpu.backends.cuda_terms import DeviceRows, DeviceTerms, TermsCache
+from wals_gpu.backends.host import check_status
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.objective.terms import RowTerms
 
-__all__ = ["RowKernels", "RowSolver"]
+__all__ = ["Outcome", "RowKernels", "RowSolver", "Started"]
 
-#: Sizes of shared memory that conjugate gradients keep a row's panel in: 5, 2 and 1 blocks on a processor.
-PANEL_MEMORY = (32 << 10, 80 << 10, LIMITS.shared_memory)
+
+class Outcome:
+    """What some solves leave for the host, in one small array on the device.
+
+    `loss` and `ridge` are sums over rows; `failed` (2,) counts the rows that were not solved, in each of two
+    half-sweeps.
+    """
+
+    RECORD = np.dtype([("loss", np.float64), ("ridge", np.float64), ("failed", np.int32, 2)])
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._array = device.memory.empty(self.RECORD.itemsize // 4, np.int32)
+        self.clear()
+
+    def clear(self) -> None:
+        """All 0 again."""
+        device = self._device
+        device.kernels.clear(device.memory.address(self._array), self.RECORD.itemsize // 4, device.memory.stream)
+
+    def address(self, name: str, half: int = 0) -> int:
+        """Where a number of it is on the device."""
+        start: int = self.RECORD.fields[name][1]  # type: ignore[index]  # it has fields
+        return self._device.memory.address(self._array) + start + 4 * half
+
+    def read(self) -> Any:
+        """A record on the host; waits for all that was started."""
+        return self._device.memory.download(self._array).view(self.RECORD)[0]
+
+
+@dataclass(frozen=True)
+class Started:
+    """A half-sweep whose kernels have been started: the status of its rows, and the factors that they were given."""
+
+    status: Callable[[], NDArray[np.int32]]
+    other: Factors
+
+    def check(self) -> None:
+        """Raise for the rows that were not solved, see :func:`.host.check_status`; waits."""
+        self.other.fetch()
+        check_status(self.status(), self.other.host)
 
 
 class RowSolver:
@@ -36,162 +79,143 @@ class RowSolver:
         terms: RowTerms,
         other: Factors,
         target: Target,
-        spectrum: Spectrum | DeviceSpectrum,
+        spectrum: DeviceSpectrum,
         options: SolveOptions,
         return_loss: bool,
+        buffers: Buffers | None = None,
     ) -> float | None:
         """Solve the rows of `target`, which have these terms; the loss if `return_loss`."""
-        table = other
+        outcome = Outcome(self._device)
+        buffers = Buffers(self._device) if buffers is None else buffers
+        started = self.start(terms, other, target, spectrum, options, outcome, buffers, return_loss=return_loss)
+        found = outcome.read()
+        if found["failed"][0]:
+            started.check()
+        return float(found["loss"]) if return_loss else None
+
+    def start(
+        self,
+        terms: RowTerms,
+        other: Factors,
+        target: Target,
+        spectrum: DeviceSpectrum,
+        options: SolveOptions,
+        outcome: Outcome,
+        buffers: Buffers,
+        *,
+        half: int = 0,
+        return_loss: bool = False,
+    ) -> Started:
+        """Start all that :meth:`solve` does, without a wait where a session keeps the factors.
+
+        What comes of it is added to the `outcome`. In its second half nothing is written if the first failed.
+        """
+        table, memory = other, self._device.memory
         if terms.n_entries < len(other.host) and not other.is_kept:
             # Few rows: only the factors that they meet are copied and rotated.
             met, place = np.unique(terms.col_idx, return_inverse=True)
-            table = Factors(self._device.memory, other.host[met])
+            table = Factors(memory, other.host[met], other.name)
             terms = replace(terms, col_idx=place.astype(np.int32))
-        side = OtherSide(self._device, table, spectrum)
-        status, loss = np.empty(terms.n_rows, np.int32), 0.0
+        side = OtherSide(self._device, table, spectrum, buffers)
+        # In front of the status of all rows, how many of a part are solved again.
+        status = buffers.get(f"{target.factors.name} status", terms.n_rows + 1, np.int32)
+        count = memory.address(status)
+        self._device.kernels.clear(count, terms.n_rows + 1, memory.stream)
         for rows, part in self._cache.parts(terms, side, options, has_prior=target.prior is not None):
-            status[rows], part_loss = self._solve_part(part, side, target.part(rows), options, return_loss)
-            loss += part_loss
-        check_status(status, other.host)
-        return loss if return_loss else None
-
-    def _solve_part(
-        self, terms: DeviceTerms, side: OtherSide, target: Target, options: SolveOptions, return_loss: bool
-    ) -> tuple[NDArray[np.int32], float]:
-        """Solves rows that fit, into their place; their status and their part of the loss."""
-        memory, n = self._device.memory, terms.host.n_rows
-        if n == 0:
-            return np.zeros(0, np.int32), 0.0
-        z = side.empty_rows(n) if options.solver == "cholesky" else side.rotate(target.plain(), n, wide=False)
-        start = None if options.relaxation == 1 else side.rotate(target.plain(), n, wide=False)
-        means = None
-        if target.prior is not None:
-            means = side.rotate(upload_factors(memory, target.prior), n, wide=True)
-        status = memory.zeros(n, np.int32)
-        rows = terms.rows(side, z, status, means, options.relaxation)
-        kernels = RowKernels(self._device, rows, terms.host, side)
-        in_one = kernels.solve(options)
-        again, solved = kernels.solve_again(status)
-        good = solved == 0
-        if start is not None:
-            in_one[again] = True
-            kernels.relax(in_one, start)
-        target.put(z, side, good)
-        return solved, row_loss(self._device, rows, n, wide=False) if return_loss and good.all() else 0.0
+            if rows.start:
+                self._device.kernels.clear(count, 1, memory.stream)
+            kernels = RowKernels(self._device, part, side, buffers, options)
+            kernels.solve(target.part(rows), status[1 + rows.start : 1 + rows.stop], count, outcome, half)
+            if return_loss:
+                n, loss = rows.stop - rows.start, outcome.address("loss")
+                add_row_loss(self._device, kernels.rows, n, loss, buffers, wide=False)
+        return Started(lambda: memory.download(status)[1 : terms.n_rows + 1], other)
 
 
 class RowKernels:
-    """Starts the kernels that solve some rows, for each row the one that its length and coefficients ask for.
+    """Starts the kernels that solve some rows, for each row the one that its length and coefficients ask for."""
 
-    Parameters
-    ----------
-    device : Device
-    rows
-        The rows as the kernels take them, see :meth:`.cuda_terms.DeviceTerms.rows`.
-    terms : RowTerms
-        Their terms, on the host.
-    side : OtherSide
-    """
+    def __init__(
+        self, device: Device, terms: DeviceTerms, side: OtherSide, buffers: Buffers, options: SolveOptions
+    ) -> None:
+        self._device, self._kernels, self._memory = device, device.kernels, device.memory
+        self._terms, self._side, self._buffers, self._options = terms, side, buffers, options
+        self.rows: Any = None
 
-    def __init__(self, device: Device, rows: Any, terms: RowTerms, side: OtherSide) -> None:
-        self._kernels, self._memory = device.kernels, device.memory
-        self._rows, self._terms, self._side = rows, terms, side
+    def solve(self, target: Target, status: Any, count: int, outcome: Outcome, half: int) -> None:
+        """Solve the rows of `target` into their place; their `status`, and *count, are 0 before."""
+        memory, side, options, n = self._memory, self._side, self._options, self._terms.host.n_rows
+        if n == 0:
+            return
+        name = target.factors.name
+        z = side.empty_rows(n, name)
+        if options.solver != "cholesky":
+            side.rotate(target.plain(), n, z, wide=False)
+        start = None
+        if options.relaxation != 1:
+            start = side.rotate(target.plain(), n, side.empty_rows(n, "start"), wide=False)
+        means = None
+        if target.prior is not None:
+            prior = upload_factors(memory, target.prior)
+            means = side.rotate(prior, n, side.empty_rows(n, "means"), wide=True)
+        self.rows = self._terms.rows(side, z, status, means, options.relaxation)
+        self._solve_once()
+        numbers = memory.address(self._buffers.get("again", n, np.int32))
+        self.solve_again(numbers, count, outcome.address("failed") if half else 0, outcome.address("failed", half))
+        if start is not None:
+            self._relax(memory.address(start), numbers, count)
+        target.put(z, side, status)
 
-    def solve(self, options: SolveOptions) -> NDArray[np.bool_]:
-        """Solves all rows once; a mask of those whose solution is relaxed as a whole, not in steps by the kernel."""
-        in_one = np.ones(self._terms.n_rows, bool)
-        if options.solver == "cg":
-            self._solve_cg(options.cg_steps, options.cg_tolerance)
-            return in_one
-        if options.solver == "subspace" and options.block_size < self._side.factors:
-            in_one = self._solve_subspace(options.block_size)
+    def solve_again(self, numbers: int, count: int, before: int, failed: int) -> None:
+        """Rows that float32 could not solve are listed, and solved in float64."""
+        kernels, memory, factors = self._kernels, self._memory, self._side.factors
+        kernels.review(self.rows, self._options.solver != "cg", before, numbers, count, memory.stream)
+        slot = kernels.wide_bytes(factors)
+        slots = max(min(self._terms.host.n_rows, LIMITS.blocks_of_device, SLOT_MEMORY // slot), 1)
+        kernels.solve_wide(self.rows, numbers, count, slots, self._workspace(slots * slot), failed, memory.stream)
+
+    def _relax(self, start: int, numbers: int, count: int) -> None:
+        """Rows that have entries are relaxed, from where they were at the `start`; those that steps have relaxed only
+        where they were solved again."""
+        relax, stream, options = self._kernels.relax, self._memory.stream, self._options
+        if takes_steps(options, self._side.factors):
+            relax(self.rows, options.block_size, 0, 0, start, stream)
+            relax(self.rows, options.block_size, numbers, count, start, stream)
         else:
-            self._solve_exact(in_one)
-        self._mark_undetermined()
-        return in_one
+            relax(self.rows, self._terms.host.n_entries, 0, 0, start, stream)
 
-    def solve_again(self, status: Any) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Solves rows that float32 could not, in float64: which they were, and the status of all rows."""
-        kernels, memory = self._kernels, self._memory
-        first_status = memory.download(status)
-        bad = np.flatnonzero(first_status).astype(np.int32)
-        if not len(bad):
-            return bad, first_status
-        slot = kernels.wide_bytes(self._side.factors)
-        together = max(SLOT_MEMORY // slot, 1)
-        workspace = memory.empty(min(together, len(bad)) * slot, np.uint8)
-        for first in range(0, len(bad), together):
-            numbers = bad[first : first + together]
-            on_device = memory.upload(numbers)
-            kernels.solve_wide(
-                self._rows, memory.address(on_device), len(numbers), memory.address(workspace), memory.stream
-            )
-        return bad, memory.download(status)
+    def _solve_once(self) -> None:
+        """The rows with most entries on one stream, beside them all others."""
+        most, *others = self._terms.plan(self._side.factors, self._options)
+        if not others:
+            self._start(most, self._memory.stream)
+            return
+        self._workspace(max(part.workspace for part in (most, *others)))  # for all, before the streams part
+        with self._memory.side_stream() as stream:
+            self._start(most, self._memory.stream)
+            for part in others:  # those that need a workspace share it, and so a stream
+                self._start(part, self._memory.stream if most.workspace and part.workspace else stream)
 
-    def relax(self, mask: NDArray[np.bool_], start: Any) -> None:
-        """Relaxes those of these rows that have entries, from where they were at the `start`."""
-        numbers = np.flatnonzero(mask & (np.diff(self._terms.row_ptr) > 0)).astype(np.int32)
-        if len(numbers):
-            memory, on_device = self._memory, self._memory.upload(numbers)
-            self._kernels.relax(
-                self._rows, memory.address(on_device), len(numbers), memory.address(start), memory.stream
-            )
+    def _workspace(self, n_bytes: int) -> int:
+        return self._memory.address(self._buffers.get("slots", n_bytes, np.uint8))
 
-    def _solve_exact(self, mask: NDArray[np.bool_]) -> None:
-        kernels, memory, factors = self._kernels, self._memory, self._side.factors
-        for part in plan_exact(self._terms, factors, kernels.LIMITS.kernel_sizes, kernels.LIMITS.giant_entries):
-            numbers = part.numbers[mask[part.numbers]]
-            if not len(numbers):
-                continue
-            if part.form == "sliced":
-                for batch, workspace in self._sliced(numbers, kernels.slot_bytes(factors)):
-                    kernels.solve_sliced(self._rows, *batch, workspace, memory.stream)
+    def _start(self, part: DeviceRows, stream: int) -> None:
+        kernels, options, address, rows = self._kernels, self._options, self._memory.address, self.rows
+        steps, block = (options.cg_steps, options.cg_tolerance), options.block_size
+        if part.form.endswith("subspace"):
+            errors = address(self._buffers.get("errors", self._terms.host.n_entries, np.float32))
+        if part.form == "cg":
+            kernels.solve_cg(rows, address(part.numbers), part.n, part.size, *steps, stream)
+        elif part.form == "subspace":
+            kernels.solve_subspace(rows, block, address(part.numbers), part.n, errors, stream)
+        elif not part.form.startswith("sliced"):
+            kernels.solve_exact(rows, part.form, part.size, address(part.numbers), part.n, stream)
+        for batch in part.batches:
+            of_batch = address(batch.slices), batch.n_slices, address(batch.rows), batch.n_rows
+            workspace = self._workspace(part.workspace)
+            if part.form == "sliced cg":
+                kernels.solve_cg_sliced(rows, *of_batch, *steps, workspace, stream)
+            elif part.form == "sliced subspace":
+                kernels.solve_subspace_sliced(rows, block, *of_batch, errors, workspace, stream)
             else:
-                self._solve_in_blocks(part.form, part.size, numbers)
-
-    def _solve_in_blocks(self, form: str, size: int, numbers: NDArray[np.int32]) -> None:
-        """Exact solves with the kernel of a form and size, a row in each block."""
-        memory, on_device = self._memory, self._memory.upload(numbers)
-        self._kernels.solve_exact(self._rows, form, size, memory.address(on_device), len(numbers), memory.stream)
-
-    def _solve_cg(self, steps: int, tolerance: float) -> None:
-        kernels, memory, factors = self._kernels, self._memory, self._side.factors
-        staged = tuple(kernels.cg_staged_rows(factors, size) for size in PANEL_MEMORY)
-        empty, plan, giant = plan_cg(self._terms, staged, kernels.LIMITS.giant_entries)
-        if len(empty):
-            self._solve_in_blocks("diagonal", 0, empty)
-        for most, numbers in plan:
-            on_device = memory.upload(numbers)
-            kernels.solve_cg(self._rows, memory.address(on_device), len(numbers), most, steps, tolerance, memory.stream)
-        for batch, workspace in self._sliced(giant, kernels.cg_slot_bytes(factors)):
-            kernels.solve_cg_sliced(self._rows, *batch, steps, tolerance, workspace, memory.stream)
-
-    def _solve_subspace(self, block: int) -> NDArray[np.bool_]:
-        """Steps over blocks of coordinates, and exact solves of short rows; a mask of the latter."""
-        kernels, memory = self._kernels, self._memory
-        exact, others, giant = plan_subspace(self._terms, block, kernels.LIMITS.giant_entries)
-        self._solve_exact(exact)
-        if not len(others) and not len(giant):
-            return exact
-        errors, on_device = memory.empty(self._terms.n_entries, np.float32), memory.upload(others)
-        of_errors = memory.address(errors)
-        kernels.solve_subspace(self._rows, block, memory.address(on_device), len(others), of_errors, memory.stream)
-        for batch, workspace in self._sliced(giant, kernels.subspace_slot_bytes(block)):
-            kernels.solve_subspace_sliced(self._rows, block, *batch, of_errors, workspace, memory.stream)
-        return exact
-
-    def _mark_undetermined(self) -> None:
-        """Looks for coordinates that nothing determines, in rows where there can be some."""
-        numbers = np.flatnonzero(may_be_undetermined(self._terms, self._side.values)).astype(np.int32)
-        if len(numbers):
-            memory, on_device = self._memory, self._memory.upload(numbers)
-            self._kernels.mark_undetermined(self._rows, memory.address(on_device), len(numbers), memory.stream)
-
-    def _sliced(self, numbers: NDArray[np.int32], slot: int) -> Iterator[tuple[tuple[int, int, int, int], int]]:
-        """Batches of giant rows as the kernels take them (slices, how many, rows, how many), each with a workspace of
-        `slot` bytes for each slice."""
-        memory, address, entries = self._memory, self._memory.address, self._kernels.LIMITS.slice_entries
-        for batch in slice_rows(self._terms.row_ptr, numbers, entries, max(SLOT_MEMORY // slot, 1)):
-            slices, sliced = memory.upload(batch.slices), memory.upload(batch.rows)
-            workspace = memory.empty(batch.n_slots * slot, np.uint8)
-            yield (address(slices), len(batch.slices), address(sliced), len(batch.rows)), address(workspace)
+                kernels.solve_sliced(rows, *of_batch, workspace, stream)

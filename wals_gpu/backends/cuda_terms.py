@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,54 +11,131 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.backends.cuda_device import Device
+from wals_gpu._cpu import LIMITS
+from wals_gpu.backends.cuda_device import SLOT_MEMORY, Device
 from wals_gpu.backends.cuda_factors import OtherSide
-from wals_gpu.backends.cuda_plan import gram_bounds
+from wals_gpu.backends.cuda_plan import Rows, gram_bounds, plan_rows, slice_rows
+from wals_gpu.backends.host import has_background
 from wals_gpu.backends.solve import EXACT, SolveOptions, SolveSizes
-from wals_gpu.objective.terms import RowTerms
+from wals_gpu.objective.terms import RowTerms, SideTerms
 
-__all__ = ["DeviceTerms", "TermsCache", "fitting_parts", "some_rows"]
+__all__ = ["DeviceRows", "DeviceTerms", "TermsCache", "fitting_parts", "some_rows"]
+
+
+#: Sizes of shared memory that conjugate gradients keep a row's panel in: 5, 2 and 1 blocks on a processor.
+PANEL_MEMORY = (32 << 10, 80 << 10, LIMITS.shared_memory)
+
+#: The arrays that decide which kernel solves which row.
+_PLANNED = ("row_ptr", "col_idx", "rhs", "gram")
+
+
+@dataclass(frozen=True)
+class DeviceBatch:
+    """A :class:`.cuda_plan.SlicedRows` on the device."""
+
+    slices: Any
+    n_slices: int
+    rows: Any
+    n_rows: int
+
+
+@dataclass(frozen=True)
+class DeviceRows:
+    """A :class:`.cuda_plan.Rows` on the device: `n` row numbers, or batches of slices that share a workspace of so many
+    bytes."""
+
+    form: str
+    size: int
+    n: int
+    numbers: Any = None
+    batches: tuple[DeviceBatch, ...] = ()
+    workspace: int = 0
 
 
 class DeviceTerms:
-    """The terms of some rows, in device memory."""
+    """The terms of some rows, in device memory, and which kernels solve them.
 
-    def __init__(self, device: Device, terms: RowTerms) -> None:
-        upload = device.memory.upload
+    Of terms that `like` was copied from, arrays that are still the same are not copied again.
+    """
+
+    def __init__(self, device: Device, terms: RowTerms, like: DeviceTerms | None = None) -> None:
         self._device = device
         self.host = replace(terms)  # another object: a cache must not keep its own key alive
-        self._row_ptr = upload(terms.row_ptr)
-        self._col_idx = upload(terms.col_idx)
-        self._rhs = upload(terms.rhs)
-        self._gram = None if terms.gram is None else upload(terms.gram)
-        self._background = upload(terms.background)
-        self._ridge = upload(terms.ridge)
-        self._bound = upload(gram_bounds(terms)[0])
-        self._small = terms.background.copy(), terms.ridge.copy()
+        self._small = {name: getattr(terms, name).copy() for name in ("background", "ridge", "other_background")}
+        self._arrays: dict[str, Any] = {}
+        for name in (*_PLANNED, *self._small):
+            array = getattr(terms, name)
+            if like is not None and getattr(like.host, name) is array and like.is_unchanged(name, array):
+                self._arrays[name] = like._arrays[name]
+            elif array is not None:
+                self._arrays[name] = device.memory.upload(array)
+        planned = like if like is not None and like.shares(terms) else None
+        self._plans: dict[tuple[Any, ...], list[DeviceRows]] = {} if planned is None else planned._plans
+        self._bound: Any = device.memory.upload(gram_bounds(terms)[0]) if planned is None else planned._bound
+        self.has_background = has_background(terms)
 
-    def is_copy_of(self, terms: RowTerms) -> bool:
+    def shares(self, terms: RowTerms) -> bool:
+        """Whether the rows are those of these terms but for what is small."""
+        same = all(getattr(self.host, name) is getattr(terms, name) for name in _PLANNED)
+        return same and self.host.gram_offset == terms.gram_offset
+
+    def is_unchanged(self, name: str, array: Any) -> bool:
+        """Whether an array that was copied is as it was; one that is large is taken to be."""
+        return name not in self._small or np.array_equal(self._small[name], array)
+
+    def is_copy_of(self, terms: SideTerms) -> bool:
         """Whether `terms`, which these were copied from, are as they were.
 
         Terms are read-only; of what is small, a change is seen all the same.
         """
-        return all(np.array_equal(a, b) for a, b in zip(self._small, (terms.background, terms.ridge), strict=True))
+        return all(self.is_unchanged(name, getattr(terms, name)) for name in self._small)
+
+    def array(self, name: str) -> Any:
+        """One of their arrays on the device."""
+        return self._arrays[name]
+
+    def plan(self, factors: int, options: SolveOptions) -> list[DeviceRows]:
+        """Which kernels solve the rows; made once, and kept on the device with its lists of rows."""
+        kernels = self._device.kernels
+        key = factors, options.solver, options.block_size, kernels.LIMITS
+        plan = self._plans.get(key)
+        if plan is None:
+            staged = tuple(kernels.cg_staged_rows(factors, size) for size in PANEL_MEMORY)
+            rows_of = plan_rows(self.host, factors, options, kernels.LIMITS, staged)
+            plan = self._plans[key] = [self._upload(rows, factors, options) for rows in rows_of]
+        return plan
+
+    def _upload(self, rows: Rows, factors: int, options: SolveOptions) -> DeviceRows:
+        kernels, upload = self._device.kernels, self._device.memory.upload
+        if not rows.form.startswith("sliced"):
+            return DeviceRows(rows.form, rows.size, len(rows.numbers), upload(rows.numbers))
+        slot = {
+            "sliced cg": lambda: kernels.cg_slot_bytes(factors),
+            "sliced subspace": lambda: kernels.subspace_slot_bytes(options.block_size),
+            "sliced exact": lambda: kernels.slot_bytes(factors),
+        }[rows.form]()
+        entries, most = kernels.LIMITS.slice_entries, max(SLOT_MEMORY // slot, 1)
+        batches = slice_rows(self.host.row_ptr, rows.numbers, entries, most)
+        on_device = tuple(DeviceBatch(upload(b.slices), len(b.slices), upload(b.rows), len(b.rows)) for b in batches)
+        slots = max(batch.n_slots for batch in batches)
+        return DeviceRows(rows.form, rows.size, len(rows.numbers), None, on_device, slots * slot)
 
     def rows(self, side: OtherSide, z: Any, status: Any = None, prior: Any = None, relaxation: float = 1.0) -> Any:
         """The rows as the kernels take them; `side` gives the table and, if it has one, the spectrum.
 
         They hold addresses alone: the arrays must live as long.
         """
-        address, values = self._device.memory.address, self._device.values
+        address, values, arrays = self._device.memory.address, self._device.values, self._arrays
         return self._device.kernels.Rows(
             n_rows=self.host.n_rows,
             factors=side.factors,
-            row_ptr=address(self._row_ptr),
-            col_idx=address(self._col_idx),
-            rhs=values(self._rhs),
-            gram=(0, 0) if self._gram is None else values(self._gram),
+            row_ptr=address(arrays["row_ptr"]),
+            col_idx=address(arrays["col_idx"]),
+            rhs=values(arrays["rhs"]),
+            gram=values(arrays["gram"]) if "gram" in arrays else (0, 0),
             gram_offset=self.host.gram_offset,
-            background=values(self._background),
-            ridge=values(self._ridge),
+            background=values(arrays["background"]),
+            ridge=values(arrays["ridge"]),
             table=address(side.table),
             column_max=address(side.column_max),
             spectrum=0 if side.spectrum is None else address(side.spectrum),
@@ -77,11 +154,17 @@ class TermsCache:
         self._device = device
         self.kept: WeakKeyDictionary[RowTerms, DeviceTerms] = WeakKeyDictionary()
 
+    def find(self, terms: SideTerms) -> DeviceTerms | None:
+        """These terms on the device, if they are there."""
+        kept = self.kept.get(terms) if isinstance(terms, RowTerms) else None
+        return kept if kept is not None and kept.is_copy_of(terms) else None
+
     def upload(self, terms: RowTerms) -> DeviceTerms:
         """These terms on the device."""
-        kept = self.kept.get(terms)
-        if kept is None or not kept.is_copy_of(terms):
-            kept = self.kept[terms] = DeviceTerms(self._device, terms)
+        kept = self.find(terms)
+        if kept is None:
+            like = (other for other in self.kept.values() if other.shares(terms))
+            kept = self.kept[terms] = DeviceTerms(self._device, terms, next(like, None))
         return kept
 
     def parts(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
@@ -34,6 +36,26 @@ class Session(Protocol):
         return_loss: bool = False,
     ) -> float | None:
         """Solve the rows of `side` ("user" or "item"), given the other; as :meth:`Backend.solve_rows` otherwise."""
+
+    def iterate(
+        self,
+        users: SideTerms,
+        items: SideTerms,
+        options: SolveOptions,
+        errors_of: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        *,
+        return_loss: bool = False,
+    ) -> float | None:
+        """Solve the users, then the items, as two calls of :meth:`solve` without prior means do.
+
+        Errors of a side are raised inside ``with errors_of(side)``. A device may find those of the users when it has
+        been given the items, too; these stay as they were all the same.
+
+        Returns
+        -------
+        float or None
+            With `return_loss`, the loss after it: with the constant and both ridges.
+        """
 
     def loss(self, user_terms: RowTerms, item_ridge: NDArray[np.floating]) -> float:
         """As :meth:`Backend.loss` of the present factors, without prior means."""

@@ -180,9 +180,7 @@ class CpuAlternatingLeastSquares(Answers):
         with progress, backend.session(users, items) as session:
             for iteration in range(self.iterations):
                 started = time.perf_counter()
-                for side, terms in (("user", user_terms), ("item", item_terms)):
-                    with implicits_words(side):
-                        session.solve(side, terms, options)
+                session.iterate(user_terms, item_terms, options, implicits_words)
                 progress.update(1)
                 if self.calculate_training_loss:
                     total = session.loss(user_terms, user_terms.ridge)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -151,12 +152,8 @@ class FitState:
         options = self.options.relaxed(relaxation)
         if self.users.prior is not None or self.items.prior is not None:
             return self._iterate_with_priors(options)
-        self._sweep(self.users, self.users.terms, options)
-        item_loss = self._sweep(self.items, self.items.terms, options, return_loss=self.compute_loss)
-        if item_loss is None:
-            return None
-        # The constant, and the ridge of the side that was not solved last.
-        return self.users.terms.target_square + item_loss + self._penalty(self.users)
+        users, items = self.users.terms, self.items.terms
+        return self.session.iterate(users, items, options, self._errors_of, return_loss=self.compute_loss)
 
     def _iterate_with_priors(self, options: SolveOptions) -> float | None:
         for side, other in ((self.users, self.items), (self.items, self.users)):
@@ -211,13 +208,20 @@ class FitState:
         *,
         return_loss: bool = False,
     ) -> float | None:
-        """Solve the rows of a side, with these terms and prior means; errors name rows in the user's words."""
-        try:
+        """Solve the rows of a side, with these terms and prior means."""
+        with self._errors_of(side.name):
             return self.session.solve(side.name, terms, options, target, return_loss=return_loss)
+
+    @contextmanager
+    def _errors_of(self, name: str) -> Iterator[None]:
+        """Errors of a side's solve name its rows in the user's words."""
+        side = self.users if name == "user" else self.items
+        try:
+            yield
         except SingularSystemError as error:
             raise SingularSystemError(error.row, error.remedy, side.name_of(error.row)) from error
         except ModelFitError as error:
-            raise ModelFitError(f"{side.name}s: {error}") from error
+            raise ModelFitError(f"{name}s: {error}") from error
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All that the next iteration depends on, by name; not copied."""
