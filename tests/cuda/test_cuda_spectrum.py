@@ -9,6 +9,8 @@ from rows import problem
 
 from wals_gpu import ModelFitError
 from wals_gpu.backends.cpu import CpuBackend
+from wals_gpu.backends.cuda import CudaBackend
+from wals_gpu.backends.cuda_device import Buffers
 from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, OtherSide
 from wals_gpu.backends.cuda_loss import gram_of, spectrum_of
 
@@ -158,19 +160,22 @@ class Watched:
 def test_a_spectrum_stays_on_the_device(monkeypatch):
     device = emulated_backend().device
     terms, other, _ = problem(20, [3, 4])
-    table = Factors(device.memory, other, is_kept=True)
+    backend = CudaBackend(device.kernels, device.memory)
+    table, buffers = Factors(device.memory, other, "other", is_kept=True), Buffers(device)
+    backend.terms.upload(terms)
     memory = Watched(device.memory)
     monkeypatch.setattr(device, "memory", memory)
-    found = spectrum_of(device, terms, table)
-    side = OtherSide(device, table, found)
+    found = spectrum_of(device, backend.terms, terms, table, buffers)
+    side = OtherSide(device, table, found, buffers)
     assert memory.downloads == memory.uploads == 0
     assert side.spectrum is found.values
     values, vectors = found.download(memory)
     expected = CpuBackend(1).spectrum(terms, other)
     np.testing.assert_allclose(values, expected.values, atol=1e-13 * values[-1])
-    table = np.array(memory.download(side.table)).reshape(len(other), -1)[:, :20]
-    np.testing.assert_allclose(table, other @ vectors, atol=1e-6)
-    gram = memory.download(gram_of(device, Factors(device.memory, other), terms.other_background)).reshape(20, 20)
+    rotated = np.array(memory.download(side.table)).reshape(len(other), -1)[:, :20]
+    np.testing.assert_allclose(rotated, other @ vectors, atol=1e-6)
+    weight = memory.upload(terms.other_background)
+    gram = memory.download(gram_of(device, table, weight, buffers)).reshape(20, 20)
     wide = other.astype(np.float64)
     np.testing.assert_allclose(gram, wide.T @ (wide * terms.other_background[:, None]), rtol=1e-12, atol=1e-12)
     none = DeviceSpectrum.upload(memory, expected._replace(vectors=None)).download(memory)

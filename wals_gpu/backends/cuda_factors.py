@@ -142,7 +142,8 @@ class OtherSide:
         self._kernels, self._memory, self._buffers = device.kernels, device.memory, buffers
         memory, (self.n, self.factors) = self._memory, factors.host.shape
         self.padded = self._kernels.padded(self.factors)
-        self.spectrum, self._rotation = (None, None) if spectrum is None else (spectrum.values, spectrum.vectors)
+        self.spectrum: Any = None if spectrum is None else spectrum.values
+        self._rotation: Any = None if spectrum is None else spectrum.vectors
         self.table = self.rotate(factors.plain(), self.n, self.empty_rows(self.n, factors.name), wide=True)
         self.column_max = buffers.get("column_max", self.padded, np.float32)
         self._kernels.clear(memory.address(self.column_max), self.padded, memory.stream)

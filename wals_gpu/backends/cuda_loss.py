@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from wals_gpu.backends.cuda_device import Buffers, Device
 from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, OtherSide, check_factors
 from wals_gpu.backends.cuda_terms import TermsCache
-from wals_gpu.backends.host import has_background
 from wals_gpu.objective.terms import RowTerms, SideTerms
 
 __all__ = ["add_data_loss", "add_ridge_loss", "add_row_loss", "gram_of", "spectrum_of"]
@@ -25,12 +24,12 @@ def spectrum_of(
     `start`, if there is one, is an orthogonal basis (D, D) in device memory, flat float64, in which the Gram matrix is
     nearly diagonal, as the vectors of an earlier one may be: from there it takes fewer sweeps. Last bits depend on it.
     """
-    kernels, memory, d, kept = device.kernels, device.memory, other.host.shape[1], cache.find(terms)
+    kernels, memory, d = device.kernels, device.memory, other.host.shape[1]
     address, values = memory.address, buffers.get("spectrum", d, np.float64)
-    if not (has_background(terms) if kept is None else kept.has_background):
+    is_any, weight = cache.other_background(terms)
+    if not is_any:
         kernels.clear(address(values), 2 * d, memory.stream)
         return DeviceSpectrum(values)
-    weight = memory.upload(terms.other_background) if kept is None else kept.array("other_background")
     gram = gram_of(device, other, weight, buffers)
     vectors = buffers.get("basis", d * d, np.float64)
     workspace = buffers.get("spectrum workspace", kernels.spectrum_bytes(d), np.uint8)
@@ -50,7 +49,7 @@ def add_data_loss(
         add_row_loss(device, terms.rows(side, x), n, loss, buffers, wide=True)
     grams, d = [], items.host.shape[1]
     for factors, weight in ((users, user_terms.background), (items, user_terms.other_background)):
-        grams.append(gram_of(device, factors, device.memory.upload(weight), buffers))
+        grams.append(gram_of(device, factors, device.memory.upload(np.asarray(weight, np.float32)), buffers))
     address = device.memory.address
     device.kernels.sum(address(grams[0]), address(grams[1]), d * d, loss, device.memory.stream)
 

@@ -163,9 +163,22 @@ class TermsCache:
         """These terms on the device."""
         kept = self.find(terms)
         if kept is None:
-            like = (other for other in self.kept.values() if other.shares(terms))
-            kept = self.kept[terms] = DeviceTerms(self._device, terms, next(like, None))
+            kept = self.kept[terms] = DeviceTerms(self._device, terms, self._like(terms))
         return kept
+
+    def _like(self, terms: RowTerms) -> DeviceTerms | None:
+        """Terms on the device that have the same rows."""
+        return next((kept for kept in self.kept.values() if kept.shares(terms)), None)
+
+    def other_background(self, terms: SideTerms) -> tuple[bool, Any]:
+        """Whether unobserved pairs weigh anything, and if so the weight of the other side's rows on the device."""
+        kept = self.find(terms)
+        if not (has_background(terms) if kept is None else kept.has_background):
+            return False, None
+        like = kept if kept is not None or not isinstance(terms, RowTerms) else self._like(terms)
+        if like is not None and like.host.other_background is terms.other_background:
+            return True, like.array("other_background")
+        return True, self._device.memory.upload(np.asarray(terms.other_background, np.float32))
 
     def parts(
         self, terms: RowTerms, side: OtherSide, options: SolveOptions = EXACT, *, has_prior: bool = False
