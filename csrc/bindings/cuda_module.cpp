@@ -105,13 +105,29 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         "Eigenvalues and eigenvectors of a Gram matrix; start 0: from scratch.");
     m.def(
         "rotate",
-        [](Address y, int64_t n, int64_t D, int64_t in_stride, Address q, bool transposed, bool wide, Address status,
-           Address out, int64_t out_stride, Address stream) {
-            wals::cuda::rotate(at<const float>(y), n, D, in_stride, at<const double>(q), transposed, wide,
-                               at<const int32_t>(status), at<float>(out), out_stride, at<void>(stream));
+        [](Address y, int64_t n, int64_t D, int64_t in_stride, Address q, Address status, Address out,
+           int64_t out_stride, Address stream) {
+            wals::cuda::rotate(at<const float>(y), n, D, in_stride, at<const double>(q), at<const int32_t>(status),
+                               at<float>(out), out_stride, at<void>(stream));
         },
-        "y"_a, "n"_a, "factors"_a, "in_stride"_a, "q"_a, "transposed"_a, "wide"_a, "status"_a, "out"_a, "out_stride"_a,
-        "stream"_a, Release(), "out = y q or y q'; q 0: a copy. Rows with a status stay as they are.");
+        "y"_a, "n"_a, "factors"_a, "in_stride"_a, "q"_a, "status"_a, "out"_a, "out_stride"_a, "stream"_a, Release(),
+        "out = y q in float64; q 0: a copy. Rows with a status stay as they are.");
+    m.def("split_basis_bytes", &wals::cuda::split_basis_bytes, "factors"_a);
+    m.def(
+        "split_basis",
+        [](Address q, int64_t D, bool transposed, Address tiles, Address stream) {
+            wals::cuda::split_basis(at<const double>(q), D, transposed, at<void>(tiles), at<void>(stream));
+        },
+        "q"_a, "factors"_a, "transposed"_a, "tiles"_a, "stream"_a, Release(), "q or q' for rotate_split.");
+    m.def(
+        "rotate_split",
+        [](Address y, int64_t n, int64_t D, int64_t in_stride, Address tiles, Address status, Address out,
+           int64_t out_stride, Address stream) {
+            wals::cuda::rotate_split(at<const float>(y), n, D, in_stride, at<const void>(tiles),
+                                     at<const int32_t>(status), at<float>(out), out_stride, at<void>(stream));
+        },
+        "y"_a, "n"_a, "factors"_a, "in_stride"_a, "tiles"_a, "status"_a, "out"_a, "out_stride"_a, "stream"_a, Release(),
+        "out = y q by split products.");
     m.def(
         "clear",
         [](Address words, int64_t n, Address stream) { wals::cuda::clear(at<void>(words), n, at<void>(stream)); },

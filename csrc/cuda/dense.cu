@@ -54,14 +54,37 @@ void gram(const float* y, int64_t n, int64_t D, Broadcast<float> weight, double*
            static_cast<const double*>(partial), int(slabs), int(D), out);
 }
 
-void rotate(const float* y, int64_t n, int64_t D, int64_t in_stride, const double* q, bool transposed, bool wide,
-            const int32_t* status, float* out, int64_t out_stride, Stream stream) {
+void rotate(const float* y, int64_t n, int64_t D, int64_t in_stride, const double* q, const int32_t* status, float* out,
+            int64_t out_stride, Stream stream) {
     if (n == 0) return;
     const auto cuda_stream = static_cast<cudaStream_t>(stream);
-    const RotateShape shape{n, int(D), int(in_stride), int(out_stride), transposed};
+    const RotateShape shape{n, int(D), int(in_stride), int(out_stride)};
     const dim3 grid(unsigned((n + kDenseTile - 1) / kDenseTile), unsigned((out_stride + kDenseTile - 1) / kDenseTile));
-    launch(wide ? rotate_kernel<double> : rotate_kernel<float>, grid, kDenseThreads, 0, cuda_stream, shape, y, q,
-           status, out);
+    if (q)
+        launch(rotate_wide_kernel, grid, kDenseThreads, 0, cuda_stream, shape, y, q, status, out);
+    else
+        launch(pad_kernel, unsigned((n * out_stride + kDenseThreads - 1) / kDenseThreads), kDenseThreads, 0,
+               cuda_stream, shape, y, status, out);
+}
+
+int64_t split_basis_bytes(int64_t D) {
+    return padded(D) * padded(D) * int64_t(sizeof(float));
+}
+
+void split_basis(const double* q, int64_t D, bool transposed, void* tiles, Stream stream) {
+    const int64_t side = padded(D) / 16, warps = kDenseThreads / 32;
+    launch(split_basis_kernel, unsigned((side * side + warps - 1) / warps), kDenseThreads, 0,
+           static_cast<cudaStream_t>(stream), q, int(D), transposed, static_cast<uint4*>(tiles));
+}
+
+void rotate_split(const float* y, int64_t n, int64_t D, int64_t in_stride, const void* tiles, const int32_t* status,
+                  float* out, int64_t out_stride, Stream stream) {
+    if (n == 0) return;
+    const RotateShape shape{n, int(D), int(in_stride), int(out_stride)};
+    const int64_t rows = 32 * kSplitWarps, columns = 16 * kSplitColumns;
+    const dim3 grid(unsigned((n + rows - 1) / rows), unsigned((padded(D) + columns - 1) / columns));
+    launch(rotate_split_kernel, grid, 32 * kSplitWarps, 0, static_cast<cudaStream_t>(stream), shape, y,
+           static_cast<const uint4*>(tiles), status, out);
 }
 
 void column_max(const float* table, int64_t n, int64_t D, float* out, Stream stream) {

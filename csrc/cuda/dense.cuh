@@ -1,7 +1,7 @@
 // The dense work around the row solves: Gram matrices, rotations, bounds, and the losses.
 #pragma once
 
-#include "block.cuh"
+#include "split.cuh"
 
 namespace wals::cuda {
 
@@ -13,16 +13,37 @@ constexpr int kDenseDepth = 16;
 struct DensePlace {
     int row, column;
     __device__ __forceinline__ DensePlace() : row(int(threadIdx.x) / 16 * 4), column(int(threadIdx.x) % 16) {}
+
+    /// acc[i][j] += sum over k of left[k][row i] right[k][column j].
+    template <int kLeft, int kRight>
+    __device__ __forceinline__ void add_product(double (&acc)[4][4], const double (&left)[kDenseDepth][kLeft],
+                                                const double (&right)[kDenseDepth][kRight]) const {
+#pragma unroll 4
+        for (int k = 0; k < kDenseDepth; ++k) {
+            const double2 upper = ld<double2>(&left[k][row]), lower = ld<double2>(&left[k][row + 2]);
+            const double a[4] = {upper.x, upper.y, lower.x, lower.y};
+            double b[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) b[j] = right[k][column + 16 * j];
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+#pragma unroll
+                for (int j = 0; j < 4; ++j) acc[i][j] += a[i] * b[j];
+        }
+    }
 };
 
 /// partial (slabs, D, D) float64 = sum over a slab of rows of weight y y' (reference: Gram matrix), lower blocks of 64
 /// x 64. grid: (blocks on and below the diagonal, slabs). Barriers: each stage has one before and one after it is read.
-/// Cost: n D^2 flops in float64. Not yet run on a device.
+/// Cost: n D^2 flops in float64. A factor becomes a float64 as it is staged: a conversion takes a multiply-add's place
+/// or more (16 a cycle and processor beside 64 on compute capability 8.0 and 9.0), and in the inner loop there would be
+/// 12 conversions and products to 16 multiply-adds. Not by split f16 products: their error, 2^-21 |G|, is a matter of
+/// the whole matrix and not of its weak directions, where G is often below it; those of a half-sweep are solved in G's
+/// basis because they are weak. Not yet run on a device.
 __global__ void __launch_bounds__(kDenseThreads, 2)
     gram_kernel(const float* y, int64_t n, int D, Broadcast<float> weight, double* partial) {
-    STATIC_SMEM(left, float[kDenseDepth][kDenseTile]);
-    STATIC_SMEM(right, float[kDenseDepth][kDenseTile]);
-    STATIC_SMEM(weights, float[kDenseDepth]);
+    STATIC_SMEM(left, double[kDenseDepth][kDenseTile]);
+    STATIC_SMEM(right, double[kDenseDepth][kDenseTile]);
     int block_row = 0;
     while ((block_row + 1) * (block_row + 2) / 2 <= int(blockIdx.x)) ++block_row;
     const int row0 = kDenseTile * block_row, column0 = kDenseTile * (int(blockIdx.x) - block_row * (block_row + 1) / 2);
@@ -31,27 +52,14 @@ __global__ void __launch_bounds__(kDenseThreads, 2)
     const DensePlace place;
     double acc[4][4] = {};
     for (int64_t k0 = begin; k0 < end; k0 += kDenseDepth) {
-        if (t < kDenseDepth) weights[t] = k0 + t < end ? weight[k0 + t] : 0.0f;
         for (int i = t; i < kDenseDepth * kDenseTile; i += kDenseThreads) {
             const int k = i / kDenseTile, j = i % kDenseTile;
             const bool real = k0 + k < end;
-            left[k][j] = real && row0 + j < D ? y[(k0 + k) * D + row0 + j] : 0.0f;
-            right[k][j] = real && column0 + j < D ? y[(k0 + k) * D + column0 + j] : 0.0f;
+            left[k][j] = real && row0 + j < D ? double(weight[k0 + k]) * double(y[(k0 + k) * D + row0 + j]) : 0.0;
+            right[k][j] = real && column0 + j < D ? double(y[(k0 + k) * D + column0 + j]) : 0.0;
         }
         __syncthreads();
-#pragma unroll 2
-        for (int k = 0; k < kDenseDepth; ++k) {
-            double a[4], b[4];
-            const double w = double(weights[k]);
-            const float4 l = ld4(&left[k][place.row]);
-            a[0] = w * double(l.x), a[1] = w * double(l.y), a[2] = w * double(l.z), a[3] = w * double(l.w);
-#pragma unroll
-            for (int j = 0; j < 4; ++j) b[j] = double(right[k][place.column + 16 * j]);
-#pragma unroll
-            for (int i = 0; i < 4; ++i)
-#pragma unroll
-                for (int j = 0; j < 4; ++j) acc[i][j] += a[i] * b[j];
-        }
+        place.add_product(acc, left, right);
         __syncthreads();
     }
     double* const out = partial + int64_t{blockIdx.y} * D * D;
@@ -89,48 +97,39 @@ __global__ void __launch_bounds__(kDenseThreads) gram_sum_kernel(const double* p
 struct RotateShape {
     int64_t n;
     int D, in_stride, out_stride;  // out columns from D to out_stride are zero
-    bool transposed;               // multiply by Q' instead of Q
 };
 
-/// out (n, out_stride) = y (n, in_stride) Q, Q (D, D) float64; products and sums in C. q null: a copy.
-/// grid: (blocks of 64 rows, blocks of 64 columns); in and out must not overlap. Not yet run on a device.
-template <class C>
-__global__ void __launch_bounds__(kDenseThreads, sizeof(C) == 4 ? 3 : 2)
-    rotate_kernel(RotateShape shape, const float* y, const double* q, const int32_t* status, float* out) {
-    // Tiles are written by columns: strides keep the 16 lanes of a column apart (those of `left` in pairs: it has rows
-    // of whole float4).
-    STATIC_SMEM(left, float[kDenseDepth][kDenseTile + 4]);
-    STATIC_SMEM(right, C[kDenseDepth][kDenseTile + 8 / int(sizeof(C))]);
+/// out (n, out_stride) = y (n, in_stride) or zero; as in the kernels below, rows with a status stay as they are.
+__global__ void __launch_bounds__(kDenseThreads)
+    pad_kernel(RotateShape shape, const float* y, const int32_t* status, float* out) {
+    const int64_t i = int64_t{blockIdx.x} * kDenseThreads + threadIdx.x, row = i / shape.out_stride;
+    const int column = int(i % shape.out_stride);
+    if (row < shape.n && !(status && status[row])) out[i] = column < shape.D ? y[row * shape.in_stride + column] : 0.0f;
+}
+
+/// out (n, out_stride) = y (n, in_stride) Q, Q (D, D) float64; products and sums in float64.
+/// grid: (blocks of 64 rows, blocks of 64 columns); in and out must not overlap. For the table of the exact solvers: of
+/// a weak direction little is left of sums of large terms, and what is left decides its solution. Not yet run on a
+/// device.
+__global__ void __launch_bounds__(kDenseThreads, 2)
+    rotate_wide_kernel(RotateShape shape, const float* y, const double* q, const int32_t* status, float* out) {
+    STATIC_SMEM(left, double[kDenseDepth][kDenseTile + 2]);  // written by columns: two lanes meet in a bank
+    STATIC_SMEM(right, double[kDenseDepth][kDenseTile]);
     const DensePlace place;
     const int t = int(threadIdx.x), D = shape.D, column0 = int(blockIdx.y) * kDenseTile;
     const int64_t row0 = int64_t{blockIdx.x} * kDenseTile;
-    C acc[4][4] = {};
-    for (int k0 = 0; q && k0 < D; k0 += kDenseDepth) {
+    double acc[4][4] = {};
+    for (int k0 = 0; k0 < D; k0 += kDenseDepth) {
         for (int i = t; i < kDenseDepth * kDenseTile; i += kDenseThreads) {
-            const int k = k0 + i % kDenseDepth, r = i / kDenseDepth;
-            left[i % kDenseDepth][r] = k < D && row0 + r < shape.n ? y[(row0 + r) * shape.in_stride + k] : 0.0f;
+            const int k = i % kDenseDepth, r = i / kDenseDepth;
+            left[k][r] = k0 + k < D && row0 + r < shape.n ? double(y[(row0 + r) * shape.in_stride + k0 + k]) : 0.0;
         }
         for (int i = t; i < kDenseDepth * kDenseTile; i += kDenseThreads) {
-            // Neighbouring threads read neighbouring elements, whichever way round.
-            const int k = shape.transposed ? i % kDenseDepth : i / kDenseTile;
-            const int j = shape.transposed ? i / kDenseDepth : i % kDenseTile;
-            const int64_t row = shape.transposed ? column0 + j : k0 + k,
-                          column = shape.transposed ? k0 + k : column0 + j;
-            right[k][j] = k0 + k < D && column0 + j < D ? C(q[row * D + column]) : C(0);
+            const int k = i / kDenseTile, j = i % kDenseTile;
+            right[k][j] = k0 + k < D && column0 + j < D ? q[int64_t{k0 + k} * D + column0 + j] : 0.0;
         }
         __syncthreads();
-#pragma unroll 4
-        for (int k = 0; k < kDenseDepth; ++k) {
-            const float4 l = ld4(&left[k][place.row]);
-            const C a[4] = {C(l.x), C(l.y), C(l.z), C(l.w)};
-            C b[4];
-#pragma unroll
-            for (int j = 0; j < 4; ++j) b[j] = right[k][place.column + 16 * j];
-#pragma unroll
-            for (int i = 0; i < 4; ++i)
-#pragma unroll
-                for (int j = 0; j < 4; ++j) acc[i][j] += a[i] * b[j];
-        }
+        place.add_product(acc, left, right);
         __syncthreads();
     }
 #pragma unroll
@@ -140,9 +139,98 @@ __global__ void __launch_bounds__(kDenseThreads, sizeof(C) == 4 ? 3 : 2)
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
             const int c = column0 + place.column + 16 * j;
-            if (c >= shape.out_stride) continue;
-            out[r * shape.out_stride + c] = c >= D ? 0.0f : q ? float(acc[i][j]) : y[r * shape.in_stride + c];
+            if (c < shape.out_stride) out[r * shape.out_stride + c] = c < D ? float(acc[i][j]) : 0.0f;
         }
+    }
+}
+
+constexpr float kBasisScale = 0x1p8f;  // elements of an orthogonal matrix are at most 1
+constexpr int kSplitColumns = 4;       // tiles of 16 columns of a warp
+constexpr int kSplitWarps = 4;         // of a block; each for itself
+
+/// tiles (P / 16, P / 16, 64, 4): Q' (D, D) float64, or Q if `transposed`, padded with zeros, as right factors of
+/// add_product: of each tile the lanes' hi registers, then their lo registers. A warp a tile; grid: blocks of 8.
+__global__ void __launch_bounds__(kDenseThreads)
+    split_basis_kernel(const double* q, int D, bool transposed, uint4* tiles) {
+    const int side = int(padded(D)) / 16, tile = int(blockIdx.x) * (kDenseThreads / 32) + warp_index();
+    if (tile >= side * side) return;
+    const int row0 = tile / side * 16 + lane_index() / 4, column0 = tile % side * 16 + lane_index() % 4 * 2;
+    Halves pairs[4];
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+        float value[2];
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            const int j = row0 + 8 * (r % 2), k = column0 + 8 * (r / 2) + e;
+            value[e] =
+                j < D && k < D ? kBasisScale * float(q[transposed ? int64_t{j} * D + k : int64_t{k} * D + j]) : 0.0f;
+        }
+        pairs[r] = split(value[0], value[1]);
+    }
+    uint4* const own = tiles + int64_t{tile} * 64 + lane_index();
+    st<uint4>(own, make_uint4(pairs[0].hi, pairs[1].hi, pairs[2].hi, pairs[3].hi));
+    st<uint4>(own + 32, make_uint4(pairs[0].lo, pairs[1].lo, pairs[2].lo, pairs[3].lo));
+}
+
+/// out (n, out_stride) = y (n, in_stride) Q or y Q', Q as split_basis_kernel leaves it; float32, by split products on
+/// tensor cores. grid: (blocks of 128 rows, groups of 64 columns). A warp has 32 rows and 64 columns, and nothing in
+/// shared memory: fragments of y are split as they are read, those of Q come whole from L1 and L2, 2 KiB for 12 mma.
+///
+/// Error of an element, with |y| the row's norm and columns of Q of norm 1: 2^-22 for lo lo, 2^-23 for the rest of
+/// each factor, and 2^-24 for each of P / 16 sums, times |y|: (8 + P / 16) 2^-24 |y|, in the direction of the row's
+/// length. The scale is the row's own, so short rows keep their digits beside long ones. Sums of products in float32
+/// have up to D 2^-24 |y|. Cost: 6 n D^2 flops on tensor cores; y is read twice, first for its scale, for each group of
+/// columns. Not yet run on a device.
+__global__ void __launch_bounds__(32 * kSplitWarps, 3)
+    rotate_split_kernel(RotateShape shape, const float* y, const uint4* tiles, const int32_t* status, float* out) {
+    const int lane = lane_index(), side = int(padded(shape.D)) / 16, first = int(blockIdx.y) * kSplitColumns;
+    const int64_t row0 = (int64_t{blockIdx.x} * kSplitWarps + warp_index()) * 32;
+    if (row0 >= shape.n) return;
+    const auto at = [&](int i, int k) {  // of the lane's row i of four
+        const int64_t row = row0 + lane / 4 + 8 * i;
+        return row < shape.n && k < shape.D ? y[row * shape.in_stride + k] : 0.0f;
+    };
+    float scale[4] = {};
+    for (int k = lane % 4 * 2; k < shape.D; k += 8)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) scale[i] = fmaxf(scale[i], fmaxf(fabsf(at(i, k)), fabsf(at(i, k + 1))));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) scale[i] = scale_for(warp_reduce<4>(scale[i], Max()));
+    float sum[2][kSplitColumns][2][4] = {};
+    for (int tile = 0; tile < side; ++tile) {
+        Fragment a[2];
+#pragma unroll
+        for (int m = 0; m < 2; ++m)
+#pragma unroll
+            for (int r = 0; r < 4; ++r) {
+                const int i = 2 * m + r % 2, k = 16 * tile + lane % 4 * 2 + 8 * (r / 2);
+                const Halves pair = split(scale[i] * at(i, k), scale[i] * at(i, k + 1));
+                a[m].hi[r] = pair.hi;
+                a[m].lo[r] = pair.lo;
+            }
+#pragma unroll
+        for (int j = 0; j < kSplitColumns; ++j) {
+            if (first + j >= side) break;
+            const uint4* const own = tiles + (int64_t{first + j} * side + tile) * 64 + lane;
+            const uint4 hi = ld<uint4>(own), lo = ld<uint4>(own + 32);
+            const Fragment b = {{hi.x, hi.y, hi.z, hi.w}, {lo.x, lo.y, lo.z, lo.w}};
+            add_product(sum[0][j], a[0], b);
+            add_product(sum[1][j], a[1], b);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const int64_t row = row0 + lane / 4 + 8 * i;
+        const float unscale = 1 / scale[i];
+        if (row >= shape.n || (status && status[row])) continue;
+#pragma unroll
+        for (int j = 0; j < kSplitColumns; ++j)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const int column = 16 * (first + j) + sum_column(e / 2, e % 2);
+                const float value = sum[i / 2][j][e / 2][2 * (i % 2) + e % 2] * (1 / kBasisScale) * unscale;
+                if (column < shape.out_stride) out[row * shape.out_stride + column] = column < shape.D ? value : 0.0f;
+            }
     }
 }
 

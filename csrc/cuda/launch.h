@@ -36,17 +36,24 @@ class DeviceGuard {
 int64_t gram_bytes(int64_t n, int64_t D);
 void gram(const float* y, int64_t n, int64_t D, Broadcast<float> weight, double* out, void* workspace, Stream stream);
 
-/// Eigenvalues (D), rising, those that are rounding being 0, and eigenvectors (D, D) in columns of a Gram matrix (D, D),
-/// all float64 (spectrum.cu); NaN unless it is finite. start (D, D): an orthogonal basis in which it is nearly diagonal,
-/// or null; it takes fewer sweeps then. start and vectors may be the same. workspace spectrum_bytes(D).
+/// Eigenvalues (D), rising, those that are rounding being 0, and eigenvectors (D, D) in columns of a Gram matrix (D,
+/// D), all float64 (spectrum.cu); NaN unless it is finite. start (D, D): an orthogonal basis in which it is nearly
+/// diagonal, or null; it takes fewer sweeps then. start and vectors may be the same. workspace spectrum_bytes(D).
 int64_t spectrum_bytes(int64_t D);
 void spectrum(const double* gram, int64_t D, const double* start, double* values, double* vectors, void* workspace,
               Stream stream);
 
-/// out (n, out_stride) = y (n, in_stride) Q or y Q', Q (D, D) float64 or null for a copy; columns from D on become
-/// zero. Accumulated in float64 if `wide`. Rows with a status (n), where there is one, stay as they are.
-void rotate(const float* y, int64_t n, int64_t D, int64_t in_stride, const double* q, bool transposed, bool wide,
-            const int32_t* status, float* out, int64_t out_stride, Stream stream);
+/// out (n, out_stride) = y (n, in_stride) Q, Q (D, D) float64 or null for a copy, summed in float64; columns from D on
+/// become zero. Rows with a status (n), where there is one, stay as they are.
+void rotate(const float* y, int64_t n, int64_t D, int64_t in_stride, const double* q, const int32_t* status, float* out,
+            int64_t out_stride, Stream stream);
+
+/// The same to float32 accuracy on tensor cores, with `tiles` (split_basis_bytes(D), 16-byte aligned), which
+/// split_basis makes of an orthogonal Q, or of Q' if `transposed`. out_stride is D or padded(D).
+int64_t split_basis_bytes(int64_t D);
+void split_basis(const double* q, int64_t D, bool transposed, void* tiles, Stream stream);
+void rotate_split(const float* y, int64_t n, int64_t D, int64_t in_stride, const void* tiles, const int32_t* status,
+                  float* out, int64_t out_stride, Stream stream);
 
 /// n words of 32 bits become 0.
 void clear(void* words, int64_t n, Stream stream);

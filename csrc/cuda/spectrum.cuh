@@ -30,7 +30,8 @@ namespace wals::cuda {
 
 constexpr int kPair = 32;  // columns of two blocks
 constexpr int kPairStride = kPair + 1;
-constexpr int kMostSweeps = 26;  // G with eigenvalues falling by 10^12 takes 24 at D = 256; beyond, little is left to do
+constexpr int kMostSweeps =
+    26;  // G with eigenvalues falling by 10^12 takes 24 at D = 256; beyond, little is left to do
 constexpr int kPairThreads = 256, kTurnThreads = 64, kRankThreads = 256;
 
 /// What the eigenproblem keeps in its workspace: P is D in whole pairs.

@@ -4,6 +4,7 @@ With WALS_GPU_TEST_DEVICE=cuda it is the real backend on the device instead; wha
 """
 
 import contextlib
+import ctypes
 import functools
 import os
 
@@ -13,6 +14,7 @@ from emulated import load
 
 from wals_gpu.backends.cuda import CudaBackend
 from wals_gpu.backends.cuda_memory import TorchMemory, load_cuda
+from wals_gpu.backends.host import decompose
 
 ON_DEVICE = os.environ.get("WALS_GPU_TEST_DEVICE") == "cuda"
 #: For tests that call emulated_backend().
@@ -55,6 +57,29 @@ class EmulatedMemory:
         return 1 << 40
 
 
+#: Spectra of more factors take the emulator seconds to minutes: LAPACK has them, but where a test asks for the kernels.
+EMULATED_SPECTRUM = 128
+
+
+def with_lapack(module):
+    """The module, in which eigenproblems of many factors are LAPACK's."""
+    kernels = module.spectrum
+    if hasattr(kernels, "__wrapped__"):
+        return module
+
+    def array(address, *shape):
+        return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_double)), shape)
+
+    @functools.wraps(kernels)
+    def spectrum(gram, d, start, values, vectors, workspace, stream):
+        if d <= EMULATED_SPECTRUM or not np.isfinite(array(gram, d, d)).all():
+            return kernels(gram, d, start, values, vectors, workspace, stream)
+        array(values, d)[:], array(vectors, d, d)[:] = decompose(array(gram, d, d))
+
+    module.spectrum = spectrum
+    return module
+
+
 @functools.cache
 def emulated_backend(checked=False, memory_limit=None):
     if ON_DEVICE and checked:
@@ -63,7 +88,7 @@ def emulated_backend(checked=False, memory_limit=None):
         module = load_cuda()
         module.configure = lambda **schedule: None  # a device has its own
     else:
-        module = load("_emulated_checked" if checked else "_emulated")
+        module = with_lapack(load("_emulated_checked" if checked else "_emulated"))
     return CudaBackend(module, EmulatedMemory(module), memory_limit)
 
 

@@ -58,7 +58,7 @@ class Device:
         kernels, d = self.kernels, sizes.factors
         padded = kernels.padded(d)
         fixed = 4 * sizes.n_other * (d + padded) + kernels.gram_bytes(sizes.n_other, d)
-        fixed += kernels.spectrum_bytes(d) + 16 * d**2
+        fixed += kernels.spectrum_bytes(d) + 16 * d**2 + 2 * kernels.split_basis_bytes(d)
         fixed += SLOT_MEMORY + max(kernels.slot_bytes(d), kernels.wide_bytes(d))
         row = 4 * (d + padded) + (4 * (d + padded) if sizes.has_prior else 0) + (4 * padded if sizes.is_relaxed else 0)
         entry = 12 + (4 if sizes.solver == "subspace" else 0)

@@ -61,7 +61,7 @@ def padded_factors(device: Device, factors: Any) -> Any:
     kernels, memory, (n, d) = device.kernels, device.memory, factors.shape
     plain, width = upload_factors(memory, factors), kernels.padded(d)
     out = memory.empty(n * width, np.float32)
-    kernels.rotate(memory.address(plain), n, d, d, 0, False, False, 0, memory.address(out), width, memory.stream)
+    kernels.rotate(memory.address(plain), n, d, d, 0, 0, memory.address(out), width, memory.stream)
     return out
 
 
@@ -136,15 +136,28 @@ class Target:
 
 
 class OtherSide:
-    """The other side's factors on the device, in the basis of its spectrum (None: as they are)."""
+    """The other side's factors on the device, in the basis of its spectrum (None: as they are).
 
-    def __init__(self, device: Device, factors: Factors, spectrum: DeviceSpectrum | None, buffers: Buffers) -> None:
+    The table is rotated in float64 if `wide`, as the exact solvers want it: that keeps the digits of weak directions.
+    Conjugate gradients stop short of them.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        factors: Factors,
+        spectrum: DeviceSpectrum | None,
+        buffers: Buffers,
+        *,
+        wide: bool = True,
+    ) -> None:
         self._kernels, self._memory, self._buffers = device.kernels, device.memory, buffers
         memory, (self.n, self.factors) = self._memory, factors.host.shape
         self.padded = self._kernels.padded(self.factors)
         self.spectrum: Any = None if spectrum is None else spectrum.values
         self._rotation: Any = None if spectrum is None else spectrum.vectors
-        self.table = self.rotate(factors.plain(), self.n, self.empty_rows(self.n, factors.name), wide=True)
+        self._split: dict[bool, Any] = {}
+        self.table = self.rotate(factors.plain(), self.n, self.empty_rows(self.n, factors.name), wide=wide)
         self.column_max = buffers.get("column_max", self.padded, np.float32)
         self._kernels.clear(memory.address(self.column_max), self.padded, memory.stream)
         self._kernels.column_max(
@@ -156,7 +169,7 @@ class OtherSide:
         return self._buffers.get(f"{name} rows", n * self.padded, np.float32)
 
     def rotate(self, rows: Any, n: int, out: Any, *, wide: bool) -> Any:
-        """out (n, padded D) = rows (n, D) in the basis, summed in float64 if `wide`."""
+        """out (n, padded D) = rows (n, D) in the basis, in float64 if `wide`, else to float32 accuracy."""
         self._product(rows, n, self.factors, None, out, self.padded, transposed=False, wide=wide)
         return out
 
@@ -167,8 +180,15 @@ class OtherSide:
     def _product(
         self, rows: Any, n: int, in_stride: int, status: Any, out: Any, out_stride: int, *, transposed: bool, wide: bool
     ) -> None:
-        address, q = self._memory.address, self._rotation
-        self._kernels.rotate(
-            address(rows), n, self.factors, in_stride, 0 if q is None else address(q), transposed, wide,
-            0 if status is None else address(status), address(out), out_stride, self._memory.stream,
-        )  # fmt: skip
+        kernels, memory, d = self._kernels, self._memory, self.factors
+        address, where = memory.address, 0 if status is None else memory.address(status)
+        if wide or self._rotation is None:
+            q = 0 if self._rotation is None else address(self._rotation)
+            kernels.rotate(address(rows), n, d, in_stride, q, where, address(out), out_stride, memory.stream)
+            return
+        if transposed not in self._split:
+            tiles = self._buffers.get(f"split {transposed}", kernels.split_basis_bytes(d), np.uint8)
+            kernels.split_basis(address(self._rotation), d, transposed, address(tiles), memory.stream)
+            self._split[transposed] = tiles
+        tiles = address(self._split[transposed])
+        kernels.rotate_split(address(rows), n, d, in_stride, tiles, where, address(out), out_stride, memory.stream)
