@@ -14,8 +14,7 @@
 // number and leave. Convergence is quadratic, after 5 to 10 sweeps that depend on G: 9 in all for random factors with
 // D = 256, 13 for eigenvalues falling by 10^4, 24 by 10^12; 4 from the basis of a Gram matrix that 1 % was added to.
 //
-// Cost: a sweep has P - 2 + P / 16 dependent steps of rotations, some 700 cycles each (a square root and two divisions
-// in float64, two barriers), and 2 (P / 16 - 1) launches; 8 P^3 flops in float64 (4 for G, by halves, 4 for V); each
+// Cost: a sweep has P - 2 + P / 16 dependent steps of rotations, some 700 cycles each (turn_of, two barriers), and 2 (P / 16 - 1) launches; 8 P^3 flops in float64 (4 for G, by halves, 4 for V); each
 // round reads and writes 1.5 P^2 numbers, which stay in L2. [E] on paper, for an H100 at 1.7 GHz: a round is 13 us of
 // rotations and 5 to 10 us of launches and products, a sweep so 0.14 / 0.3 / 0.7 ms at D = 128 / 256 / 512, beside
 // LAPACK's 1.3 / 5.7 / 37 ms for all of it on a host that the device waits for. cuSOLVER would be the library for it:
@@ -101,11 +100,13 @@ struct Turn {
     }
 };
 
-/// The rotation that makes (a, o; o, d) diagonal, by an angle of at most 45 degrees.
+/// The rotation that makes (a, o; o, d) diagonal, by an angle of at most 45 degrees: two reciprocal roots and one
+/// division in float64, which are most of a step.
 __device__ __forceinline__ Turn turn_of(double a, double d, double o) {
-    const double tau = (d - a) / (2 * o), t = copysign(1.0, tau) / (fabs(tau) + sqrt(1 + tau * tau));
-    const double cosine = 1 / sqrt(1 + t * t), sine = t * cosine;
-    return {sine, sine / (1 + cosine), t * o};
+    const double x = d - a, y = x < 0 ? -o : o, r = rsqrt(x * x + 4 * o * o);
+    const double square = 0.5 + 0.5 * fabs(x) * r, inverse = rsqrt(square);  // of the cosine
+    const double sine = y * r * inverse;
+    return {sine, sine / (1 + square * inverse), sine * inverse * o};
 }
 
 /// Rotates the pairs of a round, one block each: at most `repeats` times all of a pair's elements. Barriers: one when
