@@ -8,6 +8,8 @@ from emulated_cuda import SCHEDULES, emulated_backend, needs_kernels
 from rows import make_check, make_terms
 from solving import solve_rows
 
+from wals_gpu import reference
+from wals_gpu.backends import cuda_solve
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.cuda_device import Buffers
 from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, OtherSide
@@ -131,6 +133,20 @@ def test_half_sweeps_on_hard_factors_are_those_of_the_cpu(d, kind):
         x = np.zeros((5, d), np.float32)
         solve_rows(backend, terms, other, x)
         check(x)
+
+
+def test_exact_solves_want_their_table_in_float64(monkeypatch):
+    """By split products, weak directions of nearly collinear factors are noise: a hundred times the error."""
+    rng, errors = np.random.default_rng(3), []
+    other = table("collinear", 300, 33, rng)
+    terms = make_terms([3, 40, 90, 260], 300, rng, np.float32, ridge=1e-3, background=0.01)
+    expected = reference.solve_rows(terms, other)
+    for wide in (True, False):
+        monkeypatch.setattr(cuda_solve, "OtherSide", lambda *args, wide, is_wide=wide: OtherSide(*args, wide=is_wide))
+        x = np.zeros((4, 33), np.float32)
+        solve_rows(emulated_backend(), terms, other, x)
+        errors.append(abs(x - expected).max() / abs(expected).max())
+    assert errors[0] < 3e-6 and errors[1] > 1e-4
 
 
 @pytest.mark.parametrize("d", [33, 100])
