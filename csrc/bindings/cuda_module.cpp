@@ -162,6 +162,41 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         },
         "x"_a, "prior"_a, "n"_a, "factors"_a, "ridge"_a, "loss"_a, "stream"_a, "Each row's ridge |x - prior|^2.");
     m.def(
+        "map_features",
+        [](Address features, int64_t n, int64_t E, Address weights, int64_t D, const py::tuple& scale, Address status,
+           bool add, Address out, Address stream) {
+            const auto s = broadcast(scale);
+            py::gil_scoped_release release;
+            wals::cuda::map_features(at<const float>(features), n, E, at<const float>(weights), D, s,
+                                     at<const int32_t>(status), add, at<float>(out), at<void>(stream));
+        },
+        "features"_a, "n"_a, "n_features"_a, "weights"_a, "factors"_a, "scale"_a, "status"_a, "add"_a, "out"_a,
+        "stream"_a, "Factors that a map gives for features.");
+    m.def("cross_bytes", &wals::cuda::cross_bytes, "n"_a, "n_features"_a, "factors"_a);
+    m.def(
+        "cross",
+        [](Address features, int64_t n, int64_t E, const py::tuple& weight, Address x, Address mean, int64_t D,
+           Address out, Address workspace, Address stream) {
+            const auto w = broadcast(weight);
+            py::gil_scoped_release release;
+            wals::cuda::cross(at<const float>(features), n, E, w, at<const float>(x), at<const float>(mean), D,
+                              at<double>(out), at<void>(workspace), at<void>(stream));
+        },
+        "features"_a, "n"_a, "n_features"_a, "weight"_a, "x"_a, "mean"_a, "factors"_a, "out"_a, "workspace"_a,
+        "stream"_a, "Weighted sums of features times factors.");
+    m.def(
+        "line",
+        [](const wals::cuda::RotatedRows& p, Address v, Address slope, Address curvature, Address stream) {
+            wals::cuda::line(p, at<const float>(v), at<double>(slope), at<double>(curvature), at<void>(stream));
+        },
+        "rows"_a, "v"_a, "slope"_a, "curvature"_a, "stream"_a, Release(), "The data part of the loss along a line.");
+    m.def(
+        "scale",
+        [](Address values, int64_t n, float factor, Address stream) {
+            wals::cuda::scale(at<float>(values), n, factor, at<void>(stream));
+        },
+        "values"_a, "n"_a, "factor"_a, "stream"_a, Release(), "Values times a factor.");
+    m.def(
         "sum",
         [](Address values, Address weights, int64_t n, Address out, Address stream) {
             wals::cuda::sum(at<const double>(values), at<const double>(weights), n, at<double>(out), at<void>(stream));

@@ -1,37 +1,10 @@
 // The dense work around the row solves: Gram matrices, rotations, bounds, and the losses.
 #pragma once
 
+#include "dense_tile.cuh"
 #include "split.cuh"
 
 namespace wals::cuda {
-
-constexpr int kDenseThreads = 256;
-constexpr int kDenseTile = 64;  // rows and columns of a block's result
-constexpr int kDenseDepth = 16;
-
-/// A thread has rows row + i and columns column + 16 j, i and j below 4: a warp reads and writes neighbouring columns.
-struct DensePlace {
-    int row, column;
-    __device__ __forceinline__ DensePlace() : row(int(threadIdx.x) / 16 * 4), column(int(threadIdx.x) % 16) {}
-
-    /// acc[i][j] += sum over k of left[k][row i] right[k][column j].
-    template <int kLeft, int kRight>
-    __device__ __forceinline__ void add_product(double (&acc)[4][4], const double (&left)[kDenseDepth][kLeft],
-                                                const double (&right)[kDenseDepth][kRight]) const {
-#pragma unroll 4
-        for (int k = 0; k < kDenseDepth; ++k) {
-            const double2 upper = ld<double2>(&left[k][row]), lower = ld<double2>(&left[k][row + 2]);
-            const double a[4] = {upper.x, upper.y, lower.x, lower.y};
-            double b[4];
-#pragma unroll
-            for (int j = 0; j < 4; ++j) b[j] = right[k][column + 16 * j];
-#pragma unroll
-            for (int i = 0; i < 4; ++i)
-#pragma unroll
-                for (int j = 0; j < 4; ++j) acc[i][j] += a[i] * b[j];
-        }
-    }
-};
 
 /// partial (slabs, D, D) float64 = sum over a slab of rows of weight y y' (reference: Gram matrix), lower blocks of 64
 /// x 64. grid: (blocks on and below the diagonal, slabs). Barriers: each stage has one before and one after it is read.
@@ -245,8 +218,6 @@ __global__ void __launch_bounds__(kDenseThreads)
     for (int64_t i = begin; i < end; ++i) most = fmaxf(most, fabsf(table[i * P + j]));
     atomicMax(out + j, __float_as_uint(most));  // of positive floats, bits are in the order of values
 }
-
-constexpr int kLossWarps = 4;
 
 /// loss (R) float64 = sum over the row's entries of gram s^2 - 2 rhs s, s = x . y in C, added up in float64; with a
 /// spectrum also the rest of the row's part of the loss, g z' diag(spectrum) z + lambda |z - prior|^2. One block a row;

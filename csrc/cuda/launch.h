@@ -77,6 +77,24 @@ void ridge_loss(const float* x, const float* prior, int64_t n, int64_t D, Broadc
 /// out (1) grows by the sum of values (n), times weights (n) or null, always in the same order.
 void sum(const double* values, const double* weights, int64_t n, double* out, Stream stream);
 
+// Linear priors (features.cu): F (n, E) features, W (E + 1, D) a map to factors with its constant as the last row.
+
+/// out (n, D) = scale[i] (F W + b), or grows by it, in rows whose status (n) or null is 0.
+void map_features(const float* features, int64_t n, int64_t E, const float* weights, int64_t D, Broadcast<float> scale,
+                  const int32_t* status, bool add, float* out, Stream stream);
+
+/// out (E + 1, D) float64 = sum over rows of weight (f, 1) (x - m)', x and m (n, D); m may be null. workspace
+/// cross_bytes(n, E, D).
+int64_t cross_bytes(int64_t n, int64_t E, int64_t D);
+void cross(const float* features, int64_t n, int64_t E, Broadcast<float> weight, const float* x, const float* m,
+           int64_t D, double* out, void* workspace, Stream stream);
+
+/// Each row's entries' part of slope and curvature (R) float64 of the data part of the loss at x = p.z along v (R, P).
+void line(const RotatedRows& p, const float* v, double* slope, double* curvature, Stream stream);
+
+/// n values times a factor.
+void scale(float* values, int64_t n, float factor, Stream stream);
+
 // Row solves (solve_exact.cu). rows (n_rows) int32: row numbers, all of one form and size.
 
 enum class Form { kDiagonal, kPrimal, kDual };

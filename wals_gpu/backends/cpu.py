@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import TracebackType
@@ -590,6 +590,13 @@ class CpuSession:
     def ridge_loss(self, side: str, ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None) -> float:
         """See :meth:`.session.Session.ridge_loss`."""
         return self._backend.ridge_loss(self._sides[side], ridge, prior)
+
+    def features(self, features: Mapping[str, NDArray[np.floating]]) -> None:
+        """See :meth:`.session.Session.features`: the arrays are the caller's own."""
+
+    def scale(self, side: str, factor: float) -> None:
+        """See :meth:`.session.Session.scale`."""
+        self._sides[side] *= self._sides[side].dtype.type(factor)
 
     def factors(self, side: str) -> NDArray[np.floating]:
         """See :meth:`.session.Session.factors`."""

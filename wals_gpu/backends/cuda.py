@@ -6,7 +6,7 @@ searches; they work on :mod:`.cuda_factors` and :mod:`.cuda_terms`, in the memor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType, TracebackType
 from typing import Any
@@ -19,6 +19,7 @@ from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.cuda_device import Buffers, Device
 from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, Target, check_factors
+from wals_gpu.backends.cuda_features import CudaFeatures
 from wals_gpu.backends.cuda_loss import add_data_loss, add_ridge_loss, spectrum_of
 from wals_gpu.backends.cuda_memory import Memory, TorchMemory, load_cuda
 from wals_gpu.backends.cuda_solve import Outcome, RowSolver, Started
@@ -166,7 +167,7 @@ class CudaBackend:
         buffers = Buffers(device) if buffers is None else buffers
         add_data_loss(device, self.terms, user_terms, users, items, outcome.address("loss"), buffers)
         for factors, ridge, prior in ((users, user_terms.ridge, user_prior), (items, item_ridge, item_prior)):
-            weight = device.memory.upload(ridge.astype(np.float32))
+            weight = self.terms.ridge(ridge)
             add_ridge_loss(device, factors, weight, outcome.address("ridge"), buffers, prior)
         found = outcome.read()
         return user_terms.target_square + float(found["loss"]) + float(found["ridge"])
@@ -179,7 +180,7 @@ class CudaBackend:
         buffers: Buffers | None = None,
     ) -> float:
         device, outcome = self.device, Outcome(self.device)
-        weight = device.memory.upload(ridge.astype(np.float32))
+        weight = self.terms.ridge(ridge)
         buffers = Buffers(device) if buffers is None else buffers
         add_ridge_loss(device, factors, weight, outcome.address("ridge"), buffers, prior)
         return float(outcome.read()["ridge"])
@@ -327,9 +328,8 @@ class CudaSession:
                 )  # fmt: skip
             halves.append((side, started))
         if return_loss:
-            kept = backend.terms.find(users)
-            ridge = backend.device.memory.upload(users.ridge) if kept is None else kept.array("ridge")
-            add_ridge_loss(backend.device, self._sides["user"], ridge, outcome.address("ridge"), buffers)
+            ridge, total = backend.terms.ridge(users.ridge), outcome.address("ridge")
+            add_ridge_loss(backend.device, self._sides["user"], ridge, total, buffers)
         found = outcome.read()
         for half, (side, started) in enumerate(halves):
             if found["failed"][half]:
@@ -345,6 +345,30 @@ class CudaSession:
     def ridge_loss(self, side: str, ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None) -> float:
         """See :meth:`.session.Session.ridge_loss`."""
         return self._backend._ridge_loss(self._sides[side], ridge, prior, self._buffers)
+
+    def features(self, features: Mapping[str, NDArray[np.floating]]) -> dict[str, CudaFeatures] | None:
+        """See :meth:`.session.Session.features`. None where factors do not stay on the device, or would not beside the
+        features: then they are no longer kept there."""
+        device, sides = self._backend.device, self._sides
+        n_bytes = self._kept_bytes + sum(array.nbytes for array in features.values())
+        fits = n_bytes <= (device.available() + self._kept_bytes) // 4
+        if not (self._kept_bytes and fits and all(array.dtype == np.float32 for array in features.values())):
+            self._keep_nothing()
+            return None
+        device.kept_bytes += n_bytes - self._kept_bytes
+        self._kept_bytes = n_bytes
+        return {
+            side: CudaFeatures(device, self._backend.terms, sides[side], sides[other_side(side)], self._buffers, array)
+            for side, array in features.items()
+        }
+
+    def scale(self, side: str, factor: float) -> None:
+        """See :meth:`.session.Session.scale`."""
+        own, device = self._sides[side], self._backend.device
+        if own.is_kept:
+            device.kernels.scale(device.memory.address(own.to_write()), own.host.size, factor, device.memory.stream)
+        else:
+            own.host *= own.host.dtype.type(factor)
 
     def factors(self, side: str) -> NDArray[np.floating]:
         """See :meth:`.session.Session.factors`."""
@@ -365,10 +389,13 @@ class CudaSession:
 
     def close(self) -> None:
         """See :meth:`.session.Session.close`."""
+        self._keep_nothing()
+        self._buffers.clear()
+
+    def _keep_nothing(self) -> None:
         for side, factors in self._sides.items():
             factors.fetch()
             self._sides[side] = Factors(self._backend.device.memory, factors.host, side)
-        self._buffers.clear()
         self._backend.device.kept_bytes -= self._kept_bytes
         self._kept_bytes = 0
 

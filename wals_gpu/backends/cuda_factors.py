@@ -13,7 +13,16 @@ from wals_gpu.backends.cuda_device import Buffers, Device
 from wals_gpu.backends.cuda_memory import Memory
 from wals_gpu.backends.host import Spectrum, check_gram
 
-__all__ = ["DeviceSpectrum", "Factors", "OtherSide", "Target", "check_factors", "padded_factors", "upload_factors"]
+__all__ = [
+    "DeviceSpectrum",
+    "Factors",
+    "OnDevice",
+    "OtherSide",
+    "Target",
+    "check_factors",
+    "padded_factors",
+    "upload_factors",
+]
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,21 @@ def check_factors(factors: NDArray[np.floating]) -> None:
         raise ValueError(f"device='cuda' takes 1 to {LIMITS.most_device_factors} factors, got {factors.shape[1]}")
 
 
+@dataclass(frozen=True)
+class OnDevice:
+    """Rows (n, D) that are in device memory already, flat, in place of an array."""
+
+    array: Any
+    width: int
+
+    def __getitem__(self, rows: slice) -> OnDevice:
+        return OnDevice(self.array[rows.start * self.width : rows.stop * self.width], self.width)
+
+
 def upload_factors(memory: Memory, factors: Any) -> Any:
     """Factors (n, D) in device memory, flat; those that are there already are used in place."""
+    if isinstance(factors, OnDevice):
+        return factors.array
     return memory.upload(np.asarray(factors, np.float32) if isinstance(factors, np.ndarray) else factors)
 
 
@@ -88,6 +110,11 @@ class Factors:
             return self._device if rows is None else self._device[rows.start * width : rows.stop * width]
         return upload_factors(self._memory, self.host if rows is None else self.host[rows])
 
+    def to_write(self) -> Any:
+        """The copy in device memory, flat, to be written to; the caller's array is behind from now on."""
+        self._is_ahead = True
+        return self._device
+
     def put(self, rows: slice, z: Any, side: OtherSide, status: Any) -> None:
         """The rows whose status is 0 become those of z in the caller's basis."""
         n, width = rows.stop - rows.start, self.host.shape[1]
@@ -118,7 +145,7 @@ class Target:
 
     factors: Factors
     rows: slice
-    prior: NDArray[np.floating] | None = None
+    prior: NDArray[np.floating] | OnDevice | None = None
 
     def part(self, rows: slice) -> Target:
         """Some of these rows, counted from the first of them."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wals_gpu.backends.cuda_device import Buffers, Device
-from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, OtherSide, check_factors
+from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, OnDevice, OtherSide, check_factors, upload_factors
 from wals_gpu.backends.cuda_terms import TermsCache
 from wals_gpu.objective.terms import RowTerms, SideTerms
 
@@ -47,9 +47,14 @@ def add_data_loss(
         n = terms.host.n_rows
         x = side.rotate(users.plain(rows), n, side.empty_rows(n, users.name), wide=False)
         add_row_loss(device, terms.rows(side, x), n, loss, buffers, wide=True)
-    grams, d = [], items.host.shape[1]
-    for factors, weight in ((users, user_terms.background), (items, user_terms.other_background)):
-        grams.append(gram_of(device, factors, device.memory.upload(np.asarray(weight, np.float32)), buffers))
+    d, kept = items.host.shape[1], cache.find(user_terms)
+    grams = []
+    for factors, name in ((users, "background"), (items, "other_background")):
+        if kept is None:
+            weight = device.memory.upload(np.asarray(getattr(user_terms, name), np.float32))
+        else:
+            weight = kept.array(name)
+        grams.append(gram_of(device, factors, weight, buffers))
     address = device.memory.address
     device.kernels.sum(address(grams[0]), address(grams[1]), d * d, loss, device.memory.stream)
 
@@ -68,7 +73,7 @@ def add_ridge_loss(
     ridge: Any,
     loss: int,
     buffers: Buffers,
-    prior: NDArray[np.floating] | None = None,
+    prior: NDArray[np.floating] | OnDevice | None = None,
 ) -> None:
     """*loss grows by what :meth:`.cpu.CpuBackend.ridge_loss` is; `ridge` (R,) or (1,) float32 is on the device."""
     memory, (n, d) = device.memory, factors.host.shape
@@ -76,7 +81,7 @@ def add_ridge_loss(
         return
     check_factors(factors.host)
     x, parts = factors.plain(), buffers.get("parts", n, np.float64)
-    means = None if prior is None else memory.upload(np.asarray(prior, np.float32))
+    means = None if prior is None else upload_factors(memory, prior)
     of_prior = 0 if means is None else memory.address(means)
     values = memory.address(parts)
     device.kernels.ridge_loss(memory.address(x), of_prior, n, d, device.values(ridge), values, memory.stream)

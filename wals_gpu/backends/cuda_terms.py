@@ -170,6 +170,13 @@ class TermsCache:
         """Terms on the device that have the same rows."""
         return next((kept for kept in self.kept.values() if kept.shares(terms)), None)
 
+    def ridge(self, ridge: NDArray[np.floating]) -> Any:
+        """A ridge on the device: in place where it is that of terms there."""
+        for kept in self.kept.values():
+            if kept.host.ridge is ridge and kept.is_unchanged("ridge", ridge):
+                return kept.array("ridge")
+        return self._device.memory.upload(ridge.astype(np.float32))
+
     def other_background(self, terms: SideTerms) -> tuple[bool, Any]:
         """Whether unobserved pairs weigh anything, and if so the weight of the other side's rows on the device."""
         kept = self.find(terms)

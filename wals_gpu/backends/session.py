@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +15,45 @@ from wals_gpu.backends.host import Spectrum
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
 from wals_gpu.objective.terms import RowTerms, SideTerms
 
-__all__ = ["Backend", "NeighborBackend", "Session"]
+__all__ = ["Backend", "FeatureRows", "NeighborBackend", "Session"]
+
+
+class FeatureRows(Protocol):
+    """Features F (R, E) of a side's rows on a device, for a linear prior.
+
+    X (R, D) are the session's factors of the side, M (R, D) their prior means. A map is (E+1, D) float64, its constant
+    in the last row. Numbers for each row have a name, and are copied there when it is for another array than before.
+    """
+
+    def project(self, weights: NDArray[np.float64]) -> None:
+        """M becomes what a map gives."""
+
+    def mean(self) -> NDArray[np.floating]:
+        """A copy of M."""
+
+    def target(self, weights: NDArray[np.float64], shrunk: NDArray[np.floating] | None) -> Any:
+        """Prior means for :meth:`Session.solve`: M, of these weights, times a number of each row, if there is one."""
+
+    def settle(self, weights: NDArray[np.float64], stays: NDArray[np.bool_]) -> None:
+        """Rows of X that are not to stay become what a map gives."""
+
+    def move(self, step: NDArray[np.float64]) -> None:
+        """X grows by what a map gives."""
+
+    def cross(self, name: str, weight: NDArray[np.float64], *, from_mean: bool = False) -> NDArray[np.float64]:
+        """``[F 1]' diag(weight) X``, or of X - M, (E+1, D)."""
+
+    def line(self, step: NDArray[np.float64], terms: RowTerms) -> tuple[float, float]:
+        """Sums over the entries of ``(gram x.y - rhs) v.y`` and ``gram (v.y)^2``, v what a map gives for the row."""
+
+    def gram(self, terms: RowTerms) -> NDArray[np.float64] | None:
+        """The Gram matrix (D, D) of the other side under these terms; None where it counts for nothing."""
+
+    def spectrum(self, terms: RowTerms) -> Spectrum:
+        """As :meth:`Backend.spectrum` of the other side."""
+
+    def ridge_loss(self, name: str, ridge: NDArray[np.float64], *, from_mean: bool = False) -> float:
+        """Sum over rows of ``ridge |x|^2``, or of x - m."""
 
 
 class Session(Protocol):
@@ -62,6 +100,15 @@ class Session(Protocol):
 
     def ridge_loss(self, side: str, ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None) -> float:
         """As :meth:`Backend.ridge_loss` of the present factors of a side."""
+
+    def features(self, features: Mapping[str, NDArray[np.floating]]) -> Mapping[str, FeatureRows] | None:
+        """Features (R, E) of the rows of one side or both, with which a device does what linear priors sum over rows.
+
+        None where the factors are the caller's own arrays between the solves, to be read and written there.
+        """
+
+    def scale(self, side: str, factor: float) -> None:
+        """Multiply the factors of a side, rounded to their type."""
 
     def factors(self, side: str) -> NDArray[np.floating]:
         """The caller's array of a side, up to date until the next solve; only to be read."""

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.blas import one_blas_thread
-from wals_gpu.backends.session import Backend
+from wals_gpu.backends.session import Backend, FeatureRows
 from wals_gpu.objective.terms import CHUNK, Floats, RowTerms
 from wals_gpu.priors.linear import FittedPrior
 
@@ -94,8 +95,22 @@ class PriorSteps:
             return product
 
         self._gram = self._sum(gram)
+        self._rows: FeatureRows | None = None  # where a device does the sums over rows
+        self._line_terms: RowTerms | None = None
+        self._grams: dict[str, Floats] = {}
         self._mean: NDArray[np.floating] = np.zeros((n, fitted.weights.shape[1]), features.dtype)
         self.refresh()
+
+    @property
+    def features(self) -> NDArray[np.floating]:
+        """Of the rows, (R, E)."""
+        return self._features
+
+    def attach(self, rows: FeatureRows | None) -> None:
+        """From now on a device has the factors, and does what is summed over rows; None: no longer."""
+        if rows is not self._rows:
+            self._rows = rows
+            self._project()
 
     @property
     def strength(self) -> Floats:
@@ -109,6 +124,11 @@ class PriorSteps:
         ridge = (self._remaining + self.strength).astype(self._features.dtype)
         self.terms = replace(self._terms, ridge=ridge)
         scale = self.fitted.scale[0] if self._is_joint else 1.0
+        self._pull = self._votes * scale
+        self._strength = self.strength
+        self._shrunk = None
+        if self._remaining.any():
+            self._shrunk = (self._strength / (self._remaining + self._strength)).astype(self._features.dtype)
         self._factor = cho_factor(scale * self._gram + prior.ridge * np.eye(len(self._gram)), lower=True)
 
     def finish(self, factors: NDArray[np.floating], other: NDArray[np.floating]) -> None:
@@ -163,7 +183,17 @@ class PriorSteps:
         self._project()
 
     def _project(self) -> None:
-        self._apply(self.fitted.weights, self._mean)
+        if self._rows is None:
+            self._apply(self.fitted.weights, self._mean)
+        else:
+            self._rows.project(self.fitted.weights)
+
+    def _settle(self, factors: NDArray[np.floating]) -> None:
+        """Rows that are no part of the objective have their prior means."""
+        if self._rows is None:
+            factors[~self._active] = self._mean[~self._active]
+        else:
+            self._rows.settle(self.fitted.weights, self._active)
 
     def _apply(self, weights: Floats, out: NDArray[np.floating]) -> None:
         """What a map gives for all rows."""
@@ -175,17 +205,21 @@ class PriorSteps:
 
         self._over_rows(mean)
 
-    def target(self) -> NDArray[np.floating]:
-        """What :attr:`terms` pull the rows to, (R, D)."""
-        if not self._remaining.any():
-            return self._mean
-        shrunk: NDArray[np.floating] = (self.strength / (self._remaining + self.strength)).astype(self._mean.dtype)
-        return self._mean * shrunk[:, None]
+    def target(self) -> Any:
+        """What :attr:`terms` pull the rows to, (R, D), for the session's solve."""
+        if self._rows is not None:
+            return self._rows.target(self.fitted.weights, self._shrunk)
+        return self._mean if self._shrunk is None else self._mean * self._shrunk[:, None]
 
     def penalty(self, factors: NDArray[np.floating]) -> float:
         """What the prior adds to the loss: all but the data part."""
-        ridges = ((self._remaining, None), (self.strength, self._mean))
-        of_rows = sum(self._backend.ridge_loss(factors, ridge.astype(factors.dtype), mean) for ridge, mean in ridges)
+        if self._rows is not None:
+            of_rows = self._rows.ridge_loss("strength", self._strength, from_mean=True)
+            if self._shrunk is not None:
+                of_rows += self._rows.ridge_loss("remaining", self._remaining)
+        else:
+            of_ridges = ((self._remaining, None), (self.strength, self._mean))
+            of_rows = sum(self._backend.ridge_loss(factors, r.astype(factors.dtype), mean) for r, mean in of_ridges)
         return of_rows + self.fitted.prior.ridge * float(np.vdot(self.fitted.weights, self.fitted.weights))
 
     def update(self, factors: NDArray[np.floating], other: NDArray[np.floating]) -> float:
@@ -201,7 +235,7 @@ class PriorSteps:
             return 0.0
         if not self._is_joint:
             self._regress(factors)
-            factors[~self._active] = self._mean[~self._active]
+            self._settle(factors)
             return 0.0
         downhill = self._downhill(factors)
         change, step = self._along(cho_solve(self._factor, downhill), factors, other)
@@ -209,7 +243,7 @@ class PriorSteps:
         # The residuals of all rows are what they were, so the regression needs no second pass over the rows.
         weights += cho_solve(self._factor, downhill - self.fitted.prior.ridge * step)
         self._project()
-        factors[~self._active] = self._mean[~self._active]
+        self._settle(factors)
         return change
 
     def regress(self, factors: NDArray[np.floating]) -> None:
@@ -223,14 +257,14 @@ class PriorSteps:
 
     def _downhill(self, factors: NDArray[np.floating]) -> Floats:
         """Half the negative gradient of the prior's part over the weights; at solved rows, of the whole loss."""
-        scale = self.fitted.scale[0] if self._is_joint else 1.0
-        pull = (self._votes * scale).astype(factors.dtype)[:, None]
+        pull = self._pull.astype(factors.dtype)[:, None]
 
         def towards(rows: slice) -> Floats:
             residual = pull[rows] * (factors[rows] - self._mean[rows])
             return np.vstack([self._features[rows].T @ residual, residual.sum(axis=0)]).astype(np.float64)
 
-        downhill = self._sum(towards) - self.fitted.prior.ridge * self.fitted.weights
+        summed = self._sum(towards) if self._rows is None else self._rows.cross("pull", self._pull, from_mean=True)
+        downhill = summed - self.fitted.prior.ridge * self.fitted.weights
         if not self.fitted.prior.intercept:
             downhill[-1] = 0
         return downhill
@@ -246,12 +280,14 @@ class PriorSteps:
         terms, weights = self._terms, self.fitted.weights
         n_active = int(self._active.sum())
         background = np.broadcast_to(terms.background, terms.n_rows).astype(np.float64)
-        per_other = np.bincount(terms.col_idx, terms.gram_values(), len(other)) / n_active
-        per_other += background[self._active].mean() * terms.other_background
-        mean_terms = replace(
-            terms, background=np.ones(1), other_background=np.maximum(per_other, 0).astype(other.dtype)
-        )
-        values, vectors = self._backend.spectrum(mean_terms, other)
+        if self._line_terms is None:
+            per_other = np.bincount(terms.col_idx, terms.gram_values(), len(other)) / n_active
+            per_other += background[self._active].mean() * terms.other_background
+            self._line_terms = replace(
+                terms, background=np.ones(1), other_background=np.maximum(per_other, 0).astype(other.dtype)
+            )
+        spectrum_of = partial(self._backend.spectrum, other=other) if self._rows is None else self._rows.spectrum
+        values, vectors = spectrum_of(self._line_terms)
         values = values + self._remaining.sum() / n_active
         if vectors is None or values[-1] <= 0:
             return 0.0, np.zeros_like(weights)
@@ -259,6 +295,13 @@ class PriorSteps:
         step = ((regression @ vectors) * inverse) @ vectors.T * (self.strength[self._active].mean())
 
         # f(a) = data(Y + a V) + sum r |y + a v|^2 + mu |W + a P|^2 is a parabola in a; s |y - q|^2 does not change.
+        if self._rows is not None:
+            slope, curvature, ridge_slope, ridge_curvature = self._on_device(self._rows, step)
+            change, length = self._along_line(step, slope, curvature, ridge_slope, ridge_curvature)
+            if not length:
+                return 0.0, np.zeros_like(weights)
+            self._rows.move(length * step)
+            return change, length * step
         direction = np.empty_like(factors)
         in_dtype = step.astype(factors.dtype)
 
@@ -282,14 +325,45 @@ class PriorSteps:
 
         ridge_slope, ridge_curvature, background_slope, background_curvature = self._sum(of_rows)
         slope, curvature = slope + background_slope, curvature + background_curvature
-        ridge_slope += self.fitted.prior.ridge * float(np.sum(weights * step))
-        ridge_curvature += self.fitted.prior.ridge * float(np.sum(step**2))
-        if not curvature + ridge_curvature > 0:
+        change, length = self._along_line(step, slope, curvature, ridge_slope, ridge_curvature)
+        if not length:
             return 0.0, np.zeros_like(weights)
-        length = -(slope + ridge_slope) / (curvature + ridge_curvature)
         direction *= direction.dtype.type(length)
         factors += direction
-        return 2 * length * slope + length**2 * curvature, length * step
+        return change, length * step
+
+    def _along_line(
+        self, step: Floats, slope: float, curvature: float, ridge_slope: float, ridge_curvature: float
+    ) -> tuple[float, float]:
+        """The change of the data part at the lowest point of the line, and how many steps it is away."""
+        ridge_slope += self.fitted.prior.ridge * float(np.sum(self.fitted.weights * step))
+        ridge_curvature += self.fitted.prior.ridge * float(np.sum(step**2))
+        if not curvature + ridge_curvature > 0:
+            return 0.0, 0.0
+        length = -(slope + ridge_slope) / (curvature + ridge_curvature)
+        return 2 * length * slope + length**2 * curvature, length
+
+    def _on_device(self, rows: FeatureRows, step: Floats) -> tuple[float, float, float, float]:
+        """Slope and curvature of the data part and of the ridge towards 0 along a step: a row's v is ``[f 1] step``, so
+        sums over rows of ``w y.v`` and ``w v.v`` follow from sums of the size of the step."""
+
+        def sums(name: str, weight: Floats, metric: Floats | None) -> tuple[float, float]:
+            of_factors = rows.cross(name, weight)
+            if name not in self._grams:
+                self._grams[name] = self._sum(lambda part: _weighted_gram(self._features[part], weight[part]))
+            of_steps = self._grams[name] @ step
+            if metric is not None:
+                of_factors, of_steps = of_factors @ metric, of_steps @ metric
+            return float(np.vdot(of_factors, step)), float(np.vdot(of_steps, step))
+
+        slope, curvature = rows.line(step, self._terms)
+        gram = rows.gram(self._terms)
+        if gram is not None:
+            background = np.broadcast_to(self._terms.background, len(self._features)).astype(np.float64)
+            more = sums("background", background, gram)
+            slope, curvature = slope + more[0], curvature + more[1]
+        of_ridge = (0.0, 0.0) if self._shrunk is None else sums("remaining", self._remaining, None)
+        return slope, curvature, *of_ridge
 
     def _entries_part(
         self, factors: NDArray[np.floating], direction: NDArray[np.floating], other: NDArray[np.floating]
@@ -319,6 +393,8 @@ class PriorSteps:
         """
         if self.fitted.prior.learn == "none" or not self.fitted.weights.any():
             return
+        if self._rows is not None:
+            self._mean = self._rows.mean()
         active = np.flatnonzero(self._active)
         rng = np.random.default_rng(len(active))
         rows = np.sort(rng.choice(active, min(_TRACE_ROWS, len(active)), replace=False))
@@ -400,6 +476,12 @@ def regression_map(sums: Floats, features: NDArray[np.floating], targets: NDArra
 def _with_one(features: Floats, intercept: bool) -> Floats:
     """Features with one more column, of ones, or of zeros without an intercept."""
     return np.hstack([features, np.full((len(features), 1), float(intercept))])
+
+
+def _weighted_gram(features: NDArray[np.floating], weight: Floats) -> Floats:
+    f = _with_one(features.astype(np.float64), True)
+    product: Floats = (f.T * weight) @ f
+    return product
 
 
 def _row_dots(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:

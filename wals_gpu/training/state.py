@@ -143,6 +143,11 @@ class FitState:
         self.options = options
         self.compute_loss = compute_loss
         self.over_relaxation = over_relaxation
+        features = {side.name: side.prior.features for side in (users, items) if side.prior is not None}
+        on_device = session.features(features) if features else None
+        for side in (users, items):
+            if side.prior is not None and on_device is not None:
+                side.prior.attach(on_device[side.name])
 
     def iterate(self, iteration: int) -> float | None:
         """Iteration number `iteration`, 1 for the first; the loss after it, if it is wanted."""
@@ -157,8 +162,8 @@ class FitState:
 
     def _iterate_with_priors(self, options: SolveOptions) -> float | None:
         for side, other in ((self.users, self.items), (self.items, self.users)):
-            if side.prior is not None:
-                side.prior.learn(side.factors, other.factors)
+            if side.prior is not None and side.prior.fitted.prior.learn != "none":
+                side.prior.learn(self.session.factors(side.name), self.session.factors(other.name))
         self._sweep_with_prior(self.users, self.items, options)
         data = self._sweep_with_prior(self.items, self.users, options, return_loss=self.compute_loss)
         penalty = self._balance()
@@ -176,7 +181,7 @@ class FitState:
             return p + q
         scale = (p / q) ** 0.25
         for side, factor in ((self.users, 1 / scale), (self.items, scale)):
-            side.factors *= side.factors.dtype.type(factor)
+            self.session.scale(side.name, factor)
             if side.prior is not None:
                 side.prior.scale_by(factor)
         return 2 * math.sqrt(p * q)
@@ -253,6 +258,9 @@ class FitState:
     def finish(self) -> None:
         """Close the session: the factors are the caller's again, in the basis that they began in."""
         self.session.close()
+        for side in (self.users, self.items):
+            if side.prior is not None:
+                side.prior.attach(None)
         for side, other in ((self.users, self.items), (self.items, self.users)):
             if side.prior is not None:
                 side.prior.finish(side.factors, other.factors)
