@@ -16,7 +16,7 @@ from wals_gpu.backends import cuda_plan, cuda_terms
 from wals_gpu.backends.cuda import CudaBackend
 from wals_gpu.backends.cuda_memory import load_cuda
 from wals_gpu.backends.cuda_solve import Outcome
-from wals_gpu.backends.host import iterate_in_turn
+from wals_gpu.backends.session import iterate_in_turn
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.objective.presets import make_objective

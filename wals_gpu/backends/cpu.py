@@ -21,10 +21,10 @@ from wals_gpu.backends.host import (
     decompose,
     decompose_rows,
     has_background,
-    iterate_in_turn,
     no_spectrum,
     solve_parts,
 )
+from wals_gpu.backends.session import iterate_in_turn
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
 from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
 

@@ -25,7 +25,8 @@ from wals_gpu.backends.cuda_memory import Memory, TorchMemory, load_cuda
 from wals_gpu.backends.cuda_solve import Outcome, RowSolver, Started
 from wals_gpu.backends.cuda_terms import TermsCache
 from wals_gpu.backends.cuda_topk import topk
-from wals_gpu.backends.host import Spectrum, iterate_in_turn, solve_parts
+from wals_gpu.backends.host import Spectrum, solve_parts
+from wals_gpu.backends.session import iterate_in_turn
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
 from wals_gpu.errors import DeviceError
 from wals_gpu.objective.terms import RowTerms, SideTerms, other_side

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +12,6 @@ from wals_gpu.backends.blas import one_blas_thread
 from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.objective.terms import RowTerms, SideTerms
 
-if TYPE_CHECKING:
-    from wals_gpu.backends.session import Session
-    from wals_gpu.backends.solve import SolveOptions
-
 __all__ = [
     "Spectrum",
     "check_gram",
@@ -24,7 +19,6 @@ __all__ = [
     "decompose",
     "decompose_rows",
     "has_background",
-    "iterate_in_turn",
     "no_spectrum",
     "solve_parts",
 ]
@@ -109,23 +103,6 @@ def check_status(status: NDArray[np.int32], other: NDArray[np.floating]) -> None
     if status[row] > 0:
         raise SingularSystemError(row)
     raise ModelFitError(f"the solution of row {row} is not finite ({len(bad)} such rows); {_REMEDY}")
-
-
-def iterate_in_turn(
-    session: Session,
-    users: SideTerms,
-    items: SideTerms,
-    options: SolveOptions,
-    errors_of: Callable[[str], AbstractContextManager[object]],
-    return_loss: bool,
-) -> float | None:
-    """:meth:`.session.Session.iterate` by one solve after the other."""
-    with errors_of("user"):
-        session.solve("user", users, options)
-    with errors_of("item"):
-        loss = session.solve("item", items, options, return_loss=return_loss)
-    # The constant, and the ridge of the side that was not solved last.
-    return None if loss is None else users.target_square + loss + session.ridge_loss("user", users.ridge)
 
 
 def solve_parts(terms: SideTerms, solve: Callable[[slice, RowTerms], float | None]) -> float:

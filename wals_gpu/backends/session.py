@@ -15,7 +15,7 @@ from wals_gpu.backends.host import Spectrum
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
 from wals_gpu.objective.terms import RowTerms, SideTerms
 
-__all__ = ["Backend", "FeatureRows", "NeighborBackend", "Session"]
+__all__ = ["Backend", "FeatureRows", "NeighborBackend", "Session", "iterate_in_turn"]
 
 
 class FeatureRows(Protocol):
@@ -127,6 +127,23 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def iterate_in_turn(
+    session: Session,
+    users: SideTerms,
+    items: SideTerms,
+    options: SolveOptions,
+    errors_of: Callable[[str], AbstractContextManager[object]],
+    return_loss: bool,
+) -> float | None:
+    """:meth:`Session.iterate` by one solve after the other."""
+    with errors_of("user"):
+        session.solve("user", users, options)
+    with errors_of("item"):
+        loss = session.solve("item", items, options, return_loss=return_loss)
+    # The constant, and the ridge of the side that was not solved last.
+    return None if loss is None else users.target_square + loss + session.ridge_loss("user", users.ridge)
 
 
 class Backend(Protocol):
