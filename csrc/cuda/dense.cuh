@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kDenseThreads)
 }
 
 /// out (n, out_stride) = y (n, in_stride) Q, Q (D, D) float64; products and sums in float64.
-/// grid: (blocks of 64 rows, blocks of 64 columns); in and out must not overlap. For the table of the exact solvers: of
+/// grid: (blocks of 64 rows, blocks of 64 columns); in and out must not overlap. For the table of the solvers: of
 /// a weak direction little is left of sums of large terms, and what is left decides its solution. Not yet run on a
 /// device.
 __global__ void __launch_bounds__(kDenseThreads, 2)
