@@ -13,7 +13,7 @@
 // eigenvalues are within some P eps |G|_F of the true ones, as LAPACK's are; tests hold 2 (D + 8) eps |G|_2 for values,
 // residuals and orthogonality, of which a third is used. A sweep without a rotation ends it: later launches read one
 // number and leave. Sweeps in all, in the emulator: 9 to 13 for eigenvalues falling by 10^4 and D = 64 to 256, 24 for
-// 10^12, 4 or 5 from the basis of a Gram matrix of which 1 % has changed.
+// 10^12, 4 or 5 from the basis of a Gram matrix of which 1 % has changed, or late in a fit of the other side's.
 //
 // Cost: a sweep is P / 16 - 1 launches and 31 times as many dependent steps of rotations, each two reciprocal roots, a
 // division and two barriers, some 500 cycles; 12 P^3 flops in float64 (4 for the half of G, 8 for V, in tiles of 32);
