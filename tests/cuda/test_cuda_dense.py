@@ -60,15 +60,16 @@ def rotations(y, q, checked=False):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("d", WIDTHS)
 def test_rotations_have_the_accuracy_that_they_claim(d, kind):
-    """(8 + P / 16) 2^-24 of each row's own length by split products; one float32 rounding in float64."""
+    """(52 + P / 16) 2^-24 of each row's own length by split products; one float32 rounding in float64."""
     rng = np.random.default_rng(d)
     y, q = table(kind, 70, d, rng), orthogonal(d, rng)
     split, wide, back = (a.astype(np.float64) for a in rotations(y, q))
     exact, padded = y.astype(np.float64) @ q, -(-d // 16) * 16
-    bound = (8 + padded / 16) * 2.0**-24 * np.linalg.norm(y.astype(np.float64), axis=1)[:, None]
+    length = np.linalg.norm(y.astype(np.float64), axis=1)[:, None]
+    bound = (52 + padded / 16) * 2.0**-24 * length
     assert (abs(split - exact) <= bound).all()
     assert (abs(back - split @ q.T) <= bound * (1 + 1e-5)).all()
-    assert (abs(wide - exact) <= 2.0**-24 * abs(exact) + d * 2.0**-52 * bound * 2.0**24 + 2.0**-149).all()
+    assert (abs(wide - exact) <= 2.0**-24 * abs(exact) + d * 2.0**-52 * length + 2.0**-149).all()
     if d > 1 and kind == "normal":
         assert (abs(split - exact) > 2.0**-27 * abs(exact)).any()  # the bounds are not for nothing
 
@@ -77,7 +78,7 @@ def test_a_rotation_of_many_columns():
     rng = np.random.default_rng(3)
     y, q = table("collinear", 33, 1024, rng), orthogonal(1024, rng)
     split, _, back = (a.astype(np.float64) for a in rotations(y, q))
-    bound = (8 + 1024 / 16) * 2.0**-24 * np.linalg.norm(y, axis=1)[:, None]
+    bound = (52 + 1024 / 16) * 2.0**-24 * np.linalg.norm(y, axis=1)[:, None]
     assert (abs(split - y.astype(np.float64) @ q) <= bound).all()
     assert (abs(back - split @ q.T) <= bound * (1 + 1e-5)).all()
 
@@ -142,7 +143,7 @@ def test_solvers_want_their_table_in_float64(monkeypatch):
         x = np.zeros((4, 33), np.float32)
         solve_rows(emulated_backend(), terms, other, x)
         errors.append(abs(x - expected).max() / abs(expected).max())
-    assert errors[0] < 3e-6 and errors[1] > 1e-4
+    assert errors[1] > 1e-4 and errors[1] > 30 * errors[0]
 
 
 @pytest.mark.parametrize("d", [33, 100])
