@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kDenseThreads)
 }
 
 /// out (n, out_stride) = y (n, in_stride) Q, Q (D, D) float64; products and sums in float64.
-/// grid: (blocks of 64 rows, blocks of 64 columns); in and out must not overlap. For the table of the exact solvers: of
+/// grid: (blocks of 64 rows, blocks of 64 columns); in and out must not overlap. For the table of the solvers: of
 /// a weak direction little is left of sums of large terms, and what is left decides its solution. Not yet run on a
 /// device.
 __global__ void __launch_bounds__(kDenseThreads, 2)
@@ -149,10 +149,10 @@ __global__ void __launch_bounds__(kDenseThreads)
 /// tensor cores. grid: (blocks of 128 rows, groups of 64 columns). A warp has 32 rows and 64 columns, and nothing in
 /// shared memory: fragments of y are split as they are read, those of Q come whole from L1 and L2, 2 KiB for 12 mma.
 ///
-/// Error of an element, with |y| the row's norm and columns of Q of norm 1: 2^-22 for lo lo, 2^-23 for the rest of
-/// each factor, and 2^-24 for each of P / 16 sums, times |y|: (8 + P / 16) 2^-24 |y|, in the direction of the row's
-/// length. The scale is the row's own, so short rows keep their digits beside long ones. Sums of products in float32
-/// have up to D 2^-24 |y|. Cost: 6 n D^2 flops on tensor cores; y is read twice, first for its scale, for each group of
+/// Error of an element, columns of Q being of norm 1: within (52 + P / 16) 2^-24 of the row's length under the coarsest
+/// tensor core known, 22 + P / 16 on an H100: 12 for what splits leave out, the rest for how mma adds up (docs/gpu.md).
+/// Sums of products in float32 have up to D 2^-24. The scale is the row's own, so short rows keep their digits beside
+/// long ones. Cost: 6 n D^2 flops on tensor cores; y is read twice, first for its scale, for each group of
 /// columns. Not yet run on a device.
 __global__ void __launch_bounds__(32 * kSplitWarps, 3)
     rotate_split_kernel(RotateShape shape, const float* y, const uint4* tiles, const int32_t* status, float* out) {

@@ -11,13 +11,14 @@
 //
 // An element counts while it is above rounding, eps |G|_F. Below the diagonal that leaves at most P eps |G|_F, so
 // eigenvalues are within some P eps |G|_F of the true ones, as LAPACK's are; tests hold 2 (D + 8) eps |G|_2 for values,
-// residuals and orthogonality, of which a third is used. A sweep without a rotation ends it: later launches read one
-// number and leave. Sweeps in all, in the emulator: 9 to 13 for eigenvalues falling by 10^4 and D = 64 to 256, 24 for
-// 10^12, 4 or 5 from the basis of a Gram matrix of which 1 % has changed.
+// residuals and orthogonality, of which less than a third is used. A sweep without a rotation ends it: later launches
+// read one number and leave. Sweeps in all, by the same steps in NumPy: 9 to 13 for eigenvalues falling by 10^4 and D =
+// 64 to 256, 24 for 10^12, 4 or 5 from the basis of a Gram matrix of which 1 % has changed, or late in a fit of the
+// other side's.
 //
 // Cost: a sweep is P / 16 - 1 launches and 31 times as many dependent steps of rotations, each two reciprocal roots, a
-// division and two barriers, some 500 cycles; 12 P^3 flops in float64 (4 for the half of G, 8 for V, in tiles of 32);
-// a round reads and writes 2 P^2 numbers of G and V each, in L2. [E], an H100 at 1.7 GHz: a round is 9 us of rotations,
+// division and two barriers, some 500 cycles; 8 P^3 flops in float64 (4 for the half of G, 4 for V, in tiles of 32);
+// a round reads and writes P^2 numbers of G and of V, in L2. [E], an H100 at 1.7 GHz: a round is 9 us of rotations,
 // 3 us for its tile and the launch, and the rest behind them; a sweep 0.09 / 0.18 / 0.37 ms, ten of them 0.9 / 1.8 / 4
 // ms at D = 128 / 256 / 512, beside LAPACK's 1.3 / 5.7 / 37 ms [M] on a host that the device waits for. What leaves at
 // once costs a launch each: half as much again at D = 128, where a graph of launches helps. cuSOLVER would be the
@@ -35,8 +36,7 @@ namespace wals::cuda {
 
 constexpr int kPair = 32;  // columns of two blocks
 constexpr int kPairStride = kPair + 1;
-constexpr int kMostSweeps =
-    26;  // G with eigenvalues falling by 10^12 takes 24 at D = 256; beyond, little is left to do
+constexpr int kMostSweeps = 26;  // most that was seen is 24, see above; beyond, little is left to do
 constexpr int kPairThreads = 256, kRankThreads = 256;
 
 /// What the eigenproblem keeps in its workspace: P is D in whole pairs. What a launch reads of the one before it and

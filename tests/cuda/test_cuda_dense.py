@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from emulated_cuda import SCHEDULES, emulated_backend, needs_kernels
+from emulated_cuda import emulated_backend, needs_kernels
 from rows import make_check, make_terms
 from solving import solve_rows
 
 from wals_gpu import reference
-from wals_gpu.backends import cuda_solve
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.cuda_device import Buffers
 from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, OtherSide
@@ -45,34 +44,32 @@ def table(kind, n, d, rng):
 KINDS = ["normal", "collinear", "short and long rows", "uneven columns", "huge", "tiny", "one number"]
 
 
-def side_of(y, q, checked=False, **options):
-    device = emulated_backend(checked).device
-    spectrum = DeviceSpectrum.upload(device.memory, Spectrum(np.zeros(y.shape[1]), q))
-    return OtherSide(device, Factors(device.memory, y, "item"), spectrum, Buffers(device), **options), device.memory
-
-
 def rotations(y, q, checked=False):
-    """The table by split products and in float64, and split products back from the former."""
-    (split, memory), (n, d) = side_of(y, q, checked, wide=False), y.shape
-    wide, back = side_of(y, q, checked)[0], memory.empty(n * d, np.float32)
-    split.rotate_back(split.table, n, None, back)
-    padded = [memory.download(side.table)[: n * side.padded].reshape(n, -1) for side in (split, wide)]
-    assert not any(a[:, d:].any() for a in padded)
+    """Factors in the basis q by split products and in float64, and by split products back from the former."""
+    device, (n, d) = emulated_backend(checked).device, y.shape
+    memory, factors = device.memory, Factors(device.memory, y, "item")
+    spectrum = DeviceSpectrum.upload(memory, Spectrum(np.zeros(d), q))
+    side, back = OtherSide(device, factors, spectrum, Buffers(device)), memory.empty(n * d, np.float32)
+    split = side.rotate(factors.plain(), n, memory.empty(n * side.padded, np.float32), wide=False)
+    side.rotate_back(split, n, None, back)
+    padded = [memory.download(rows)[: n * side.padded].reshape(n, -1) for rows in (split, side.table)]
+    assert not any(rows[:, d:].any() for rows in padded)
     return padded[0][:, :d], padded[1][:, :d], memory.download(back).reshape(n, d)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("d", WIDTHS)
 def test_rotations_have_the_accuracy_that_they_claim(d, kind):
-    """(8 + P / 16) 2^-24 of each row's own length by split products; one float32 rounding in float64."""
+    """(52 + P / 16) 2^-24 of each row's own length by split products; one float32 rounding in float64."""
     rng = np.random.default_rng(d)
     y, q = table(kind, 70, d, rng), orthogonal(d, rng)
     split, wide, back = (a.astype(np.float64) for a in rotations(y, q))
     exact, padded = y.astype(np.float64) @ q, -(-d // 16) * 16
-    bound = (8 + padded / 16) * 2.0**-24 * np.linalg.norm(y.astype(np.float64), axis=1)[:, None]
+    length = np.linalg.norm(y.astype(np.float64), axis=1)[:, None]
+    bound = (52 + padded / 16) * 2.0**-24 * length
     assert (abs(split - exact) <= bound).all()
     assert (abs(back - split @ q.T) <= bound * (1 + 1e-5)).all()
-    assert (abs(wide - exact) <= 2.0**-24 * abs(exact) + d * 2.0**-52 * bound * 2.0**24 + 2.0**-149).all()
+    assert (abs(wide - exact) <= 2.0**-24 * abs(exact) + d * 2.0**-52 * length + 2.0**-149).all()
     if d > 1 and kind == "normal":
         assert (abs(split - exact) > 2.0**-27 * abs(exact)).any()  # the bounds are not for nothing
 
@@ -81,7 +78,7 @@ def test_a_rotation_of_many_columns():
     rng = np.random.default_rng(3)
     y, q = table("collinear", 33, 1024, rng), orthogonal(1024, rng)
     split, _, back = (a.astype(np.float64) for a in rotations(y, q))
-    bound = (8 + 1024 / 16) * 2.0**-24 * np.linalg.norm(y, axis=1)[:, None]
+    bound = (52 + 1024 / 16) * 2.0**-24 * np.linalg.norm(y, axis=1)[:, None]
     assert (abs(split - y.astype(np.float64) @ q) <= bound).all()
     assert (abs(back - split @ q.T) <= bound * (1 + 1e-5)).all()
 
@@ -135,31 +132,29 @@ def test_half_sweeps_on_hard_factors_are_those_of_the_cpu(d, kind):
         check(x)
 
 
-def test_exact_solves_want_their_table_in_float64(monkeypatch):
+def test_solvers_want_their_table_in_float64(monkeypatch):
     """By split products, weak directions of nearly collinear factors are noise: a hundred times the error."""
     rng, errors = np.random.default_rng(3), []
     other = table("collinear", 300, 33, rng)
     terms = make_terms([3, 40, 90, 260], 300, rng, np.float32, ridge=1e-3, background=0.01)
-    expected = reference.solve_rows(terms, other)
-    for wide in (True, False):
-        monkeypatch.setattr(cuda_solve, "OtherSide", lambda *args, wide, is_wide=wide: OtherSide(*args, wide=is_wide))
+    expected, rotate = reference.solve_rows(terms, other), OtherSide.rotate
+    for is_wide in (True, False):
+        monkeypatch.setattr(OtherSide, "rotate", lambda *args, wide, is_wide=is_wide: rotate(*args, wide=is_wide))
         x = np.zeros((4, 33), np.float32)
         solve_rows(emulated_backend(), terms, other, x)
         errors.append(abs(x - expected).max() / abs(expected).max())
-    assert errors[0] < 3e-6 and errors[1] > 1e-4
+    assert errors[1] > 1e-4 and errors[1] > 30 * errors[0]
 
 
 @pytest.mark.parametrize("d", [33, 100])
 def test_half_sweeps_of_conjugate_gradients_are_those_of_the_cpu(d):
-    """The table is rotated by split products; steps from the same start end within float32's accuracy."""
+    """Their start is rotated by split products, and where they end is rotated back."""
     rng = np.random.default_rng(d)
     other, start = table("normal", 300, d, rng), table("normal", 5, d, rng)
     terms = make_terms([0, 3, 40, 90, 260], 300, rng, np.float32, ridge=1.0)
     results = []
     for backend in (CpuBackend(1), emulated_backend()):
-        for schedule in SCHEDULES[:1]:
-            emulated_backend().device.kernels.configure(**schedule)
-            x = start.copy()
-            solve_rows(backend, terms, other, x, solver="cg", cg_steps=3)
-            results.append(x)
+        x = start.copy()
+        solve_rows(backend, terms, other, x, solver="cg", cg_steps=3)
+        results.append(x)
     np.testing.assert_allclose(results[1], results[0], rtol=1e-4, atol=1e-5 * abs(results[0]).max())

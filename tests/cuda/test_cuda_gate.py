@@ -21,6 +21,7 @@ from wals_gpu._cpu import LIMITS  # noqa: E402
 
 TENSOR_CORES = re.compile(
     r"solve_(primal|dual|subspace|slots)_kernel|gram_slices_kernel|subspace_(slices|join)_kernel|topk_kernel"
+    r"|rotate_split_kernel"
 )
 ASYNC_COPIES = re.compile(r"solve_(primal|dual|subspace)_kernel|(gram|subspace)_slices_kernel|topk_kernel")
 

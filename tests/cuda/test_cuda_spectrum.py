@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from emulated_cuda import SCHEDULES, emulated_backend, needs_kernels
-from rows import problem
+from rows import make_matrix, problem
 
 from wals_gpu import ModelFitError
 from wals_gpu.backends.cpu import CpuBackend
@@ -13,6 +13,8 @@ from wals_gpu.backends.cuda import CudaBackend
 from wals_gpu.backends.cuda_device import Buffers
 from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, OtherSide
 from wals_gpu.backends.cuda_loss import gram_of, spectrum_of
+from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.objective.presets import make_objective
 
 pytestmark = needs_kernels
 EPS = np.finfo(np.float64).eps
@@ -181,3 +183,30 @@ def test_a_spectrum_stays_on_the_device(monkeypatch):
     none = DeviceSpectrum.upload(memory, expected._replace(vectors=None)).download(memory)
     np.testing.assert_array_equal(none.values, expected.values)
     assert none.vectors is None
+
+
+def test_items_start_from_the_basis_of_users_and_resumed_fits_have_the_bits_of_others(monkeypatch):
+    backend, rng = emulated_backend(), np.random.default_rng(9)
+    matrix = make_matrix("ials", np.float32)
+    bound = make_objective("ials", regularization=0.1).bind(matrix)
+    terms = {"user": bound.user_terms(matrix), "item": bound.item_terms(backend.transpose(matrix))}
+    kernels, starts = backend.device.kernels.spectrum, []
+    monkeypatch.setattr(backend.device.kernels, "spectrum", lambda *args: starts.append(args[2] != 0) or kernels(*args))
+
+    def fit(sides, iterations):
+        with backend.session(*(array.copy() for array in sides)) as session:
+            for _ in range(iterations):
+                session.iterate(terms["user"], terms["item"], SolveOptions())
+            return [session.factors(side).copy() for side in ("user", "item")]
+
+    first = [rng.normal(size=(n, 20)).astype(np.float32) * 0.1 for n in matrix.shape]
+    whole, resumed = fit(first, 4), fit(fit(first, 2), 2)
+    np.testing.assert_array_equal(np.vstack(resumed), np.vstack(whole))
+    assert starts == [False, True] * 8
+    with backend.session(*(array.copy() for array in first)) as session:  # half-sweeps one by one
+        for side in ("user", "item") * 4:
+            session.solve(side, terms[side], SolveOptions())
+        np.testing.assert_array_equal(session.factors("item"), whole[1])
+        starts.clear()
+        session.solve("item", terms["item"], SolveOptions())  # not after the users'
+        assert starts == [False]

@@ -277,6 +277,7 @@ class CudaSession:
             "item": Factors(device.memory, items, "item", is_kept=is_kept),
         }
         self._buffers, self._outcome = Buffers(device), Outcome(device)
+        self._users_basis: Any = None  # from their half of an iteration to the items'
         self._kept_bytes = users.nbytes + items.nbytes if is_kept else 0
         device.kept_bytes += self._kept_bytes
 
@@ -293,7 +294,7 @@ class CudaSession:
         backend, own, other = self._backend, self._sides[side], self._sides[other_side(side)]
         backend.check(options=options)
         check_factors(other.host)
-        spectrum = spectrum_of(backend.device, backend.terms, terms, other, self._buffers)
+        spectrum = self._spectrum(side, terms)
 
         def solve(rows: slice, part: RowTerms) -> float | None:
             target = Target(own, rows, None if prior is None else prior[rows])
@@ -322,7 +323,7 @@ class CudaSession:
         for half, (side, terms) in enumerate((("user", users), ("item", items))):
             own, other = self._sides[side], self._sides[other_side(side)]
             with errors_of(side):
-                spectrum = spectrum_of(backend.device, backend.terms, terms, other, buffers)
+                spectrum = self._spectrum(side, terms)
                 started = backend.solver.start(
                     terms, other, Target(own, slice(0, terms.n_rows)), spectrum, options, outcome, buffers,
                     half=half, return_loss=return_loss and side == "item",
@@ -337,6 +338,16 @@ class CudaSession:
                 with errors_of(side):
                     started.check()
         return users.target_square + float(found["loss"]) + float(found["ridge"]) if return_loss else None
+
+    def _spectrum(self, side: str, terms: SideTerms) -> DeviceSpectrum:
+        """What the rows of `side` need of the other. The items' starts from the basis of the users' just before it: as
+        a fit with one ridge comes to rest, both Gram matrices become diagonal in one basis, and 4 sweeps are enough
+        instead of 13. The users' starts from nothing: a fit that goes on from its factors has to do the same."""
+        backend, start = self._backend, self._users_basis if side == "item" else None
+        other = self._sides[other_side(side)]
+        spectrum = spectrum_of(backend.device, backend.terms, terms, other, self._buffers, start)
+        self._users_basis = spectrum.vectors if side == "user" else None
+        return spectrum
 
     def loss(self, user_terms: RowTerms, item_ridge: NDArray[np.floating]) -> float:
         """See :meth:`.session.Session.loss`."""
@@ -387,6 +398,7 @@ class CudaSession:
             np.copyto(array, arrays[name])
         for factors in self._sides.values():
             factors.refresh()
+        self._users_basis = None
 
     def close(self) -> None:
         """See :meth:`.session.Session.close`."""
@@ -397,6 +409,7 @@ class CudaSession:
         for side, factors in self._sides.items():
             factors.fetch()
             self._sides[side] = Factors(self._backend.device.memory, factors.host, side)
+        self._users_basis = None
         self._backend.device.kept_bytes -= self._kept_bytes
         self._kept_bytes = 0
 

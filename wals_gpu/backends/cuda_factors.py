@@ -165,26 +165,17 @@ class Target:
 class OtherSide:
     """The other side's factors on the device, in the basis of its spectrum (None: as they are).
 
-    The table is rotated in float64 if `wide`, as the exact solvers want it: that keeps the digits of weak directions.
-    Conjugate gradients stop short of them.
+    The table is rotated in float64: that keeps the digits of weak directions, which solutions divide by.
     """
 
-    def __init__(
-        self,
-        device: Device,
-        factors: Factors,
-        spectrum: DeviceSpectrum | None,
-        buffers: Buffers,
-        *,
-        wide: bool = True,
-    ) -> None:
+    def __init__(self, device: Device, factors: Factors, spectrum: DeviceSpectrum | None, buffers: Buffers) -> None:
         self._kernels, self._memory, self._buffers = device.kernels, device.memory, buffers
         memory, (self.n, self.factors) = self._memory, factors.host.shape
         self.padded = self._kernels.padded(self.factors)
         self.spectrum: Any = None if spectrum is None else spectrum.values
         self._rotation: Any = None if spectrum is None else spectrum.vectors
         self._split: dict[bool, Any] = {}
-        self.table = self.rotate(factors.plain(), self.n, self.empty_rows(self.n, factors.name), wide=wide)
+        self.table = self.rotate(factors.plain(), self.n, self.empty_rows(self.n, factors.name), wide=True)
         self.column_max = buffers.get("column_max", self.padded, np.float32)
         self._kernels.clear(memory.address(self.column_max), self.padded, memory.stream)
         self._kernels.column_max(

@@ -116,7 +116,7 @@ class RowSolver:
             met, place = np.unique(terms.col_idx, return_inverse=True)
             table = Factors(memory, other.host[met], other.name)
             terms = replace(terms, col_idx=place.astype(np.int32))
-        side = OtherSide(self._device, table, spectrum, buffers, wide=options.solver != "cg")
+        side = OtherSide(self._device, table, spectrum, buffers)
         # In front of the status of all rows, how many of a part are solved again.
         status = buffers.get(f"{target.factors.name} status", terms.n_rows + 1, np.int32)
         count = memory.address(status)
