@@ -111,17 +111,39 @@ class CpuBackend:
         """
         if spectrum is None and prior is None and takes_plain_steps(terms, other.shape[1], options):
             return self.solve_plain(terms, other, self.gram(terms, other), factors, options, return_loss=return_loss)
-        values, rotation = self.spectrum(terms, other) if spectrum is None else spectrum
+        spectrum = self.spectrum(terms, other) if spectrum is None else spectrum
         table, rotated_terms = other, terms
         if terms.n_entries < len(other):  # few rows: only the factors that they meet are rotated
             met, place = np.unique(terms.col_idx, return_inverse=True)
             table, rotated_terms = other[met], replace(terms, col_idx=place.astype(np.int32))
-        table = _cpu.rotate(table, rotation, self.num_threads)
+        return self.solve_rotated(
+            rotated_terms, self.rotated(table, spectrum), spectrum, factors, options, prior, return_loss=return_loss
+        )
+
+    def rotated(self, factors: NDArray[np.floating], spectrum: Spectrum) -> NDArray[np.floating]:
+        """Factors (n, D), row by row in the basis of the eigenvectors, as :meth:`solve_rotated` takes them."""
+        return _cpu.rotate(factors, spectrum.vectors, self.num_threads)
+
+    def solve_rotated(
+        self,
+        terms: RowTerms,
+        table: NDArray[np.floating],
+        spectrum: Spectrum,
+        factors: NDArray[np.floating],
+        options: SolveOptions = EXACT,
+        prior: NDArray[np.floating] | None = None,
+        *,
+        return_loss: bool = False,
+    ) -> float | None:
+        """As :meth:`solve_rows`, where the caller has ``table = self.rotated(other, spectrum)``.
+
+        Many parts of a side are solved from one table, and tables may be put together from pieces: each row of one
+        depends on its own factors and the spectrum alone.
+        """
         if prior is not None:
-            prior = _cpu.rotate(np.ascontiguousarray(prior, other.dtype), rotation, self.num_threads)
-        spectrum = Spectrum(values, rotation)
-        status, loss = self._solve(rotated_terms, table, spectrum, factors, options, prior, return_loss)
-        check_status(status, other)
+            prior = self.rotated(np.ascontiguousarray(prior, table.dtype), spectrum)
+        status, loss = self._solve(terms, table, spectrum, factors, options, prior, return_loss)
+        check_status(status, table)
         return loss
 
     def _solve(
@@ -536,11 +558,17 @@ class CpuSession:
             loss = solve_parts(terms, steps)
             return loss if return_loss else None
         spectrum = self._backend.spectrum(terms, other)
+        in_parts = not isinstance(terms, RowTerms)
+        table = self._backend.rotated(other, spectrum) if in_parts and self.basis is None else None
 
         def solve(rows: slice, part: RowTerms) -> float | None:
             if self.basis is not None:
                 return self._solve_moving(part, own, other, spectrum, options, return_loss)
             means = None if prior is None else prior[rows]
+            if table is not None:
+                return self._backend.solve_rotated(
+                    part, table, spectrum, own[rows], options, means, return_loss=return_loss
+                )
             return self._backend.solve_rows(
                 part, other, own[rows], options, prior=means, return_loss=return_loss, spectrum=spectrum
             )
