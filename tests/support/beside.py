@@ -59,6 +59,34 @@ def kernels(folder: Path) -> dict:
     return cuda_budgets.measure(folder)
 
 
+#: What is run of the kernels' PTX: architecture, model of its tensor cores, and cases alone that use these.
+PTX_RUNS = {
+    "compute_80, v100": (80, "v100", False),
+    "compute_90, h100": (90, "h100", False),
+    "compute_80, a100": (80, "a100", True),
+}
+
+
+def ptx(folder: Path) -> dict:
+    """What nvcc made of the CUDA kernels, and what came of running it on small cases: tests/support/ptx_cases.py."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    from ptx.launches import compile_sources, find_nvcc
+
+    nvcc, module = find_nvcc(), next(Path(emulator(folder)).glob("_emulated.*.so"))
+    if nvcc is None:
+        return {}
+    sources, runs = sorted((ROOT / "csrc" / "cuda").glob("*.cu")), {}
+    for name, (architecture, model, tensor_cores) in PTX_RUNS.items():
+        files = compile_sources(nvcc, sources, architecture, folder)
+        options = ["--tensor-cores"] if tensor_cores else []
+        program = ROOT / "tests" / "support" / "ptx_cases.py"
+        done = python(folder, str(program), str(module), model, *map(str, files), *options)
+        if done["status"]:
+            raise RuntimeError(done["stderr"])
+        runs[name] = json.loads(done["stdout"])
+    return {"folder": str(folder), "runs": runs}
+
+
 def outcome(*command: str | Path, **options) -> dict:
     """How a program ended, and what it wrote."""
     done = subprocess.run(command, capture_output=True, text=True, **options)
@@ -104,6 +132,7 @@ WORK: dict[str, Callable[[Path], object]] = {
     "demo": demo,
     "emulator": emulator,
     "kernels": kernels,
+    "ptx": ptx,
     "parallel, thread": sanitized("thread", "tests/support/native_parallel.cpp"),
     "native, thread": sanitized("thread", *NATIVE, definitions=BASELINE),
     "native, address,undefined": sanitized("address,undefined", *NATIVE, definitions=BASELINE),

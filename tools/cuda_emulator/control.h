@@ -2,12 +2,18 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <vector>
 
 namespace emu {
 
 enum class Order { kForward, kReverse, kRandom };
+
+/// How an mma adds up (tensor.cpp): so many products at a time, 0: all, exactly; bits behind a float32's last one.
+struct Tensor {
+    int extra, block;
+};
 
 struct Config {
     Order order = Order::kForward;
@@ -19,6 +25,7 @@ struct Config {
     bool strict = true;           // checked build: global memory must be registered
     bool profile = false;         // checked build: count bank conflicts and sectors
     double seconds = 300;         // of processor time that a launch may take
+    Tensor tensor = {0, 4};       // of a V100, the coarsest known
 };
 void configure(const Config& config);
 const Config& configuration();
@@ -28,6 +35,17 @@ void* allocate(size_t bytes, const std::string& name);
 void release(void* p);
 void adopt(const void* p, size_t bytes, const std::string& name);
 void forget(const void* p);
+
+/// What kernels may touch.
+struct Array {
+    const void *begin, *end;
+    std::string name;
+};
+std::vector<Array> arrays();
+
+/// Somebody else who runs kernels: gets each launch as a driver does. Empty: the emulator runs them again.
+struct Launched;
+void run_elsewhere(std::function<void(const Launched&)> runner);
 
 /// Accesses of one source line, over all warps and blocks since the profile was reset.
 struct Line {

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "types.h"
 
@@ -30,6 +31,31 @@ struct Shape {
     const void* kernel;
 };
 EMU_API void run(const Shape& shape, void (*entry)(void*), void* argument);
+
+/// A launch as the CUDA driver would get it: each parameter's bytes, as this compiler lays them out, at its alignment.
+struct Launched {
+    struct Parameter {
+        size_t offset, bytes, alignment;
+    };
+    Shape shape;
+    std::vector<Parameter> parameters;
+    std::string bytes;
+
+    template <class... Params>
+    Launched(const Shape& shape, const std::tuple<Params...>& values) : shape(shape) {
+        std::apply([&](const auto&... each) { (add(&each, sizeof each, alignof(decltype(each))), ...); }, values);
+    }
+
+   private:
+    void add(const void* p, size_t n, size_t alignment) {
+        bytes.resize((bytes.size() + alignment - 1) / alignment * alignment, 0);
+        parameters.push_back({bytes.size(), n, alignment});
+        bytes.append(static_cast<const char*>(p), n);
+    }
+};
+/// Whether somebody else runs kernels (control.h); who is then called.
+EMU_API bool is_elsewhere();
+EMU_API void run_elsewhere(const Launched& launched);
 
 EMU_API unsigned char* dynamic_smem();
 EMU_API size_t note_carved(unsigned char* array, size_t bytes, size_t total, size_t rounded);
@@ -235,10 +261,10 @@ inline void check_cuda(cudaError_t status, const char* what) {
 template <class... Params, class... Args>
 void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem, cudaStream_t, Args... args) {
     std::tuple<Params...> params(static_cast<Params>(args)...);
+    const emu::Shape shape{grid, block, smem, reinterpret_cast<const void*>(kernel)};
+    if (emu::is_elsewhere()) return emu::run_elsewhere(emu::Launched(shape, params));
     auto call = [&] { std::apply(kernel, params); };
-    emu::run(
-        {grid, block, smem, reinterpret_cast<const void*>(kernel)},
-        [](void* c) { (*static_cast<decltype(call)*>(c))(); }, &call);
+    emu::run(shape, [](void* c) { (*static_cast<decltype(call)*>(c))(); }, &call);
 }
 
 template <class V>

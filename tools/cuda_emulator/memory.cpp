@@ -70,6 +70,14 @@ void forget(const void* p) {
     remove(uintptr_t(p));
 }
 
+std::vector<Array> arrays() {
+    std::lock_guard<std::mutex> lock(allocations_lock);
+    std::vector<Array> result;
+    for (const Allocation& a : allocations)
+        result.push_back({reinterpret_cast<void*>(a.begin), reinterpret_cast<void*>(a.end), a.name});
+    return result;
+}
+
 /// The allocation that holds `p`, or that has it within a page of its ends.
 Allocation* find_allocation(uintptr_t p) {
     const auto after = std::upper_bound(allocations.begin(), allocations.end(), p,
