@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(beside.ROOT / "tools"))
-import ptx_cases  # noqa: E402
-from emulated import load  # noqa: E402
-from emulated_cuda import EmulatedMemory  # noqa: E402
-from ptx.launches import Device, find_nvcc  # noqa: E402
-from ptx.machine import Launch, run  # noqa: E402
-from ptx.memory import Segment  # noqa: E402
-from ptx.parser import Fault, Unsupported, parse  # noqa: E402
-from ptx.tensor import MODELS, Layout, Model, dot, multiply  # noqa: E402
+import ptx_cases
+from emulated import load
+from emulated_cuda import EmulatedMemory
+from ptx.launches import Device, find_nvcc
+from ptx.machine import run
+from ptx.memory import Segment
+from ptx.parser import Fault, Unsupported, parse
+from ptx.tensor import MODELS, Layout, Model, dot
+from ptx.threads import Launch
 
-from wals_gpu.backends.cuda import CudaBackend  # noqa: E402
+from wals_gpu.backends.cuda import CudaBackend
 
 interprets = pytest.mark.waits_for("emulator", "ptx")
 
@@ -168,7 +169,9 @@ def kernel_of(body: str, registers: str = "", shared: str = ""):
 """)["k"]
 
 
-def execute(body: str, data, out, *, threads: int = 32, grid: int = 1, shared_bytes: int = 0, model="exact", **declared):
+def execute(
+    body: str, data, out, *, threads: int = 32, grid: int = 1, shared_bytes: int = 0, model="exact", **declared
+):
     """Runs a body on copies; the output."""
     data, out = np.array(data), np.array(out)
     segments = [
@@ -208,7 +211,9 @@ def ints(seed, dtype, n=64):
 def floats(seed, dtype=np.float32, n=64):
     rng = np.random.default_rng(seed)
     edge = np.array([0.0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 1e-38, 65504], dtype)
-    return np.concatenate([edge, (rng.normal(size=n - len(edge)) * 10.0 ** rng.integers(-9, 9, n - len(edge))).astype(dtype)])
+    return np.concatenate(
+        [edge, (rng.normal(size=n - len(edge)) * 10.0 ** rng.integers(-9, 9, n - len(edge))).astype(dtype)]
+    )
 
 
 def big(values):
@@ -241,7 +246,9 @@ def test_integers(name, kind):
 def test_products_shifts_and_bits():
     a, b = ints(3, np.int32), ints(4, np.int32)
     pairs = list(zip(big(a), big(b), strict=True))
-    np.testing.assert_array_equal(of_two("mul.wide.s32 {}, {}, {}", a, b, np.zeros(64, np.int64)), [x * y for x, y in pairs])
+    np.testing.assert_array_equal(
+        of_two("mul.wide.s32 {}, {}, {}", a, b, np.zeros(64, np.int64)), [x * y for x, y in pairs]
+    )
     np.testing.assert_array_equal(of_two("mul.hi.s32 {}, {}, {}", a, b), [x * y >> 32 for x, y in pairs])
     by = (ints(5, np.uint32) % np.uint32(40)).astype(np.uint32)
     u = a.view(np.uint32)
@@ -263,7 +270,9 @@ def test_products_shifts_and_bits():
         np.testing.assert_array_equal(of_two(name, u, u), [of(x) for x in big(u)], err_msg=name)
     wide = ints(6, np.uint64)
     low = of_two("bfi.b64 {}, {}, {}, 32, 32", wide, wide[::-1].copy())
-    assert big(low) == [(y & 0xFFFFFFFF) | (x & 0xFFFFFFFF) << 32 for x, y in zip(big(wide), big(wide[::-1]), strict=True)]
+    assert big(low) == [
+        (y & 0xFFFFFFFF) | (x & 0xFFFFFFFF) << 32 for x, y in zip(big(wide), big(wide[::-1]), strict=True)
+    ]
 
 
 FLOAT = {
@@ -299,7 +308,12 @@ def test_comparisons(name):
     a, b = floats(1), np.roll(floats(1), 1)
     b[::2] = a[::2]
     ordered = ~(np.isnan(a) | np.isnan(b))
-    wanted = getattr(np, {"eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal"}[name])(a, b)
+    wanted = getattr(
+        np,
+        {"eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal"}[
+            name
+        ],
+    )(a, b)
     select = "setp.{}.f32 %p1, {{1}}, {{2}}; selp.b32 {{0}}, 1, 0, %p1"
     out = np.zeros(64, np.uint32)
     np.testing.assert_array_equal(of_two(select.format(name), a, b, out), wanted & ordered)
@@ -320,8 +334,15 @@ def test_conversions():
     np.testing.assert_array_equal(whole, clipped)
     a = ints(9, np.int32)
     np.testing.assert_array_equal(of_two("cvt.s64.s32 {0}, {1}", a, a, np.zeros(64, np.int64)), a)
-    np.testing.assert_array_equal(of_two("cvt.rn.f32.s32 {0}, {1}", a, a, np.zeros(64, np.float32)), a.astype(np.float32))
-    f = of_two("{{.reg .b16 low, high; mov.b32 {{low, high}}, {1}; cvt.f32.f16 {0}, high; }}", found, found, np.zeros(64, np.float32))
+    np.testing.assert_array_equal(
+        of_two("cvt.rn.f32.s32 {0}, {1}", a, a, np.zeros(64, np.float32)), a.astype(np.float32)
+    )
+    f = of_two(
+        "{{.reg .b16 low, high; mov.b32 {{low, high}}, {1}; cvt.f32.f16 {0}, high; }}",
+        found,
+        found,
+        np.zeros(64, np.float32),
+    )
     np.testing.assert_array_equal(f, half.astype(np.float32))
 
 
@@ -451,7 +472,10 @@ def test_faults_are_named(message, monkeypatch):
 
 
 def test_what_is_unknown_is_named():
-    for body in ("tex.1d.v4.f32.s32 %r2, [%rd1];", "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%fd1}, {%fd2}, {%fd3}, {%fd4};"):
+    for body in (
+        "tex.1d.v4.f32.s32 %r2, [%rd1];",
+        "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%fd1}, {%fd2}, {%fd3}, {%fd4};",
+    ):
         with pytest.raises(Unsupported, match=rf"PTX line \d+.*of k|{body[:5]}"):
             execute(body, np.zeros(64, np.uint32), np.zeros(64, np.uint32))
 
@@ -459,14 +483,19 @@ def test_what_is_unknown_is_named():
 # Tensor cores
 
 
-@pytest.mark.parametrize(("shape", "kind"), [("m16n8k16", "f16"), ("m16n8k8", "f16"), ("m16n8k16", "bf16"), ("m16n8k8", "tf32")])
+@pytest.mark.parametrize(
+    ("shape", "kind"), [("m16n8k16", "f16"), ("m16n8k8", "f16"), ("m16n8k16", "bf16"), ("m16n8k8", "tf32")]
+)
 def test_fragments_lie_as_the_manual_says(shape, kind):
     """Each place of each matrix once; single elements, so that no two errors make up for each other."""
     layout = Layout(shape, kind)
     depth = layout.depth
     for places, size in ((layout.a, 16 * depth), (layout.b, 8 * depth), (layout.c, 128)):
         assert sorted(places) == list(range(size))
-    if (shape, kind) == ("m16n8k16", "f16"):  # groupID = lane / 4: "row = groupID for ai where 0 <= i < 2 || 4 <= i < 6"
+    if (shape, kind) == (
+        "m16n8k16",
+        "f16",
+    ):  # groupID = lane / 4: "row = groupID for ai where 0 <= i < 2 || 4 <= i < 6"
         for lane, i in ((0, 0), (5, 1), (17, 2), (30, 5), (31, 7)):
             row = lane // 4 + (0 if i in (0, 1, 4, 5) else 8)
             column = lane % 4 * 2 + (i & 1) + (0 if i < 4 else 8)

@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from ptx.machine import Launch, run
+from ptx.machine import run
 from ptx.memory import Segment
 from ptx.parser import Fault, Kernel, parse
 from ptx.tensor import Model
+from ptx.threads import Launch
 
 __all__ = ["Device", "compile_sources", "find_nvcc", "read_kernels"]
 

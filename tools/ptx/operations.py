@@ -92,12 +92,19 @@ def _find(a: NDArray, shift: bool = False) -> NDArray[np.uint32]:
 def _reverse(a: NDArray) -> NDArray:
     """Bits in the other order."""
     octets = np.ascontiguousarray(a).view(np.uint8).reshape(-1, a.itemsize)
-    return np.packbits(np.unpackbits(octets, axis=1, bitorder="little"), axis=1).reshape(-1).view(f">u{a.itemsize}").astype(a.dtype)
+    return (
+        np.packbits(np.unpackbits(octets, axis=1, bitorder="little"), axis=1)
+        .reshape(-1)
+        .view(f">u{a.itemsize}")
+        .astype(a.dtype)
+    )
 
 
 def _mask(length: NDArray, like: np.dtype) -> NDArray:
     bits = 8 * like.itemsize
-    ones = np.uint64((1 << bits) - 1) >> np.minimum(np.uint64(63), np.uint64(bits) - np.minimum(length.astype(np.uint64) & np.uint64(255), np.uint64(bits)))
+    ones = np.uint64((1 << bits) - 1) >> np.minimum(
+        np.uint64(63), np.uint64(bits) - np.minimum(length.astype(np.uint64) & np.uint64(255), np.uint64(bits))
+    )
     return np.where(length == 0, np.uint64(0), ones).astype(like)
 
 
