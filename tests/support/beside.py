@@ -75,12 +75,13 @@ def ptx(folder: Path) -> dict:
     nvcc, module = find_nvcc(), next(Path(emulator(folder)).glob("_emulated.*.so"))
     if nvcc is None:
         return {}
-    sources, runs = sorted((ROOT / "csrc" / "cuda").glob("*.cu")), {}
+    sources, files, runs = sorted((ROOT / "csrc" / "cuda").glob("*.cu")), {}, {}
+    for architecture in sorted({architecture for architecture, *_ in PTX_RUNS.values()}):
+        files[architecture] = compile_sources(nvcc, sources, architecture, folder)
     for name, (architecture, model, tensor_cores) in PTX_RUNS.items():
-        files = compile_sources(nvcc, sources, architecture, folder)
         options = ["--tensor-cores"] if tensor_cores else []
         program = ROOT / "tests" / "support" / "ptx_cases.py"
-        done = python(folder, str(program), str(module), model, *map(str, files), *options)
+        done = python(folder, str(program), str(module), model, *map(str, files[architecture]), *options)
         if done["status"]:
             raise RuntimeError(done["stderr"])
         runs[name] = json.loads(done["stdout"])

@@ -82,15 +82,15 @@ class Instructions(Threads):
             return lambda g: function(*inputs, out=out, where=g.where)
         if name not in COMPUTED:
             raise Unsupported("this instruction")
-        wide = name in ("mad.wide",)
         kinds = [kind] * (len(operands) - 1)
         if name in ("shl", "shr"):
             kinds[1] = "u32"
         elif name in ("bfi", "bfe"):
             kinds[-2:] = ["u32", "u32"]
-        elif wide:
+        elif name == "mad.wide":
             kinds[2] = f"{kind[0]}{16 * BYTES[kind]}"
-        return self.compute(COMPUTED[name], operands[0], [self.read(*pair) for pair in zip(operands[1:], kinds)])
+        values = [self.read(text, each) for text, each in zip(operands[1:], kinds, strict=True)]
+        return self.compute(COMPUTED[name], operands[0], values)
 
     def compute(self, function: Callable[..., NDArray], target: str, inputs: list[NDArray]) -> Step:
         """target = function(inputs), as wide as the register is."""

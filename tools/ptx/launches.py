@@ -1,9 +1,9 @@
 """Launches of the project's own host code, run on nvcc's PTX.
 
-The emulated module (tools/cuda_emulator) is asked to hand its launches over (``run_elsewhere``): kernel, grid, block and
-the parameters' bytes as g++ laid them out, with device memory as it lies in this process. So what host code computes, it
-computes with what nvcc compiled, and no parameter is typed in. That the two compilers agree on sizes and places of
-parameters is checked at each launch; on fields of structures, by what the kernels compute.
+The emulated module (tools/cuda_emulator) is asked to hand its launches over (``run_elsewhere``): kernel, grid, block
+and the parameters' bytes as g++ laid them out, with device memory as it lies in this process. So what host code
+computes, it computes with what nvcc compiled, and no parameter is typed in. That the two compilers agree on sizes and
+places of parameters is checked at each launch; on fields of structures, by what the kernels compute.
 """
 
 from __future__ import annotations

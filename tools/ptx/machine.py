@@ -1,14 +1,14 @@
 """Runs a launch: all threads of some blocks at once, a register being an array with a number for each thread.
 
 Threads that are at one instruction form a group and go on together; a branch may split it, and groups that come to one
-place join. Of several groups the one whose place comes first in the PTX goes on, so that loops are left together; now and
-then another one does, so that threads which wait for each other in a loop get on. Warps matter where PTX says so: shuffles,
-votes, matches, ldmatrix and mma are done when all lanes of the mask have come.
+place join. Of several groups the one whose place comes first in the PTX goes on, so that loops are left together; now
+and then another one does, so that threads which wait for each other in a loop get on. Warps matter where PTX says so:
+shuffles, votes, matches, ldmatrix and mma are done when all lanes of the mask have come.
 
 Stricter than a chip: all threads of a block meet at one barrier, none has left before; a lane that is named in a mask
 comes, and lanes read only from those that did; asynchronous copies land at the wait that covers them, no sooner, until
-then their destination is NaN; none is left at the end. Threads of a block run in step between barriers, so a barrier that is
-missing is seen only where a later one would have been needed: races are what the emulator's checked build is for.
+then their destination is NaN; none is left at the end. Threads of a block run in step as far as they can, so a barrier
+that is missing may not show: races are what the emulator's checked build is for.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class _Blocks(Instructions):
                             break
                     if run.steps is None:
                         run.steps = [(at := each, self.bind(each)) for each in run.code]
-                    for at, step in run.steps:
+                    for at, step in run.steps:  # noqa: B007
                         step(group)
                     at = run.end
                     after = self.leave(place, run.end, group)

@@ -1,8 +1,8 @@
 """Memory as kernels reach it: device arrays where they lie, shared memory of each block, parameters.
 
-Every access is checked: inside one device array, or inside the block's shared memory, and aligned to its size. Addresses
-of device arrays are their real ones, so that kernels and host code agree on them. Shared memory starts at 1 KiB, as on
-chips, so that a null pointer is found, and is full of 0xff, which is NaN as a float.
+Every access is checked: inside one device array, or inside the block's shared memory, and aligned to its size.
+Addresses of device arrays are their real ones, so that kernels and host code agree on them. Shared memory starts at
+1 KiB, as on chips, so that a null pointer is found, and is full of 0xff, which is NaN as a float.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ __all__ = ["BYTES", "Fault", "Instruction", "Kernel", "Parameter", "Unsupported"
 
 
 class Fault(Exception):
-    """A kernel did what it must not; the text names it, the instruction, its lines in PTX and source, and the threads."""
+    """A kernel did what it must not; the text names it, the instruction, its lines in PTX and source, and a thread."""
 
 
 class Unsupported(Exception):
