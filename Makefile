@@ -1,6 +1,7 @@
 # make demo   set up and show the library at work on the embedded data
 # make test   set up and run every test
 # make lint   formatting and static checks
+# make ptx    what nvcc makes of the CUDA kernels for every architecture, run with the tensor cores of every chip (minutes)
 # make packages   sdist, and from it wheels that run the tests; PYTHONS='python3.10 python3.13' for several
 # make audit   known vulnerabilities of the dependencies (asks a service on the internet)
 # make sanitize   native tests on builds with AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer (long)
@@ -12,13 +13,16 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt Makefile
 CPP := $(shell find csrc tests tools -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format sanitize packages audit clean
+.PHONY: demo test ptx lint format sanitize packages audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/wals-gpu demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+ptx: $(VENV)/.installed-dev
+	WALS_GPU_REQUIRE_NVCC=1 WALS_GPU_PTX=all $(BIN)/python -m pytest tests/cuda/test_ptx.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -9,9 +9,9 @@
 // Only 16 x 16 tiles on and below the diagonal are formed; a warp's tiles are neighbours in the order (0,0) (1,0) (1,1)
 // (2,0) ... and share their strips of rows.
 //
-// mma adds up with less care than a float32 addition (it cuts off). So 16 entries at a time are summed from zero, the
-// small products first, and then added to the row's sum in float32, rounded to nearest: no bias builds up along the
-// row.
+// mma adds up with less care than a float32 addition: it cuts addends off. So 16 entries at a time are summed from
+// zero, the small products first, and then added to the row's sum in float32, rounded to nearest: what is cut off stays
+// the same share of the sum, however long the row (docs/gpu.md, "Accuracy under the coarsest tensor core").
 #pragma once
 
 #include "split.cuh"

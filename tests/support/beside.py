@@ -67,6 +67,10 @@ PTX_RUNS = {
 }
 
 
+if os.environ.get("WALS_GPU_PTX") == "all":  # make ptx
+    PTX_RUNS = {f"compute_{a}, {m}": (a, m, False) for a in (80, 90, 100) for m in ("v100", "a100", "h100", "exact")}
+
+
 def ptx(folder: Path) -> dict:
     """What nvcc made of the CUDA kernels, and what came of running it on small cases: tests/support/ptx_cases.py."""
     sys.path.insert(0, str(ROOT / "tools"))
