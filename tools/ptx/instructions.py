@@ -30,6 +30,14 @@ def mask_of(each: Instruction) -> str | None:
     return None
 
 
+def one_after_the_other(steps: list[Step]) -> Step:
+    def all_of_them(g: Group) -> None:
+        for step in steps:
+            step(g)
+
+    return steps[0] if len(steps) == 1 else all_of_them
+
+
 @dataclass
 class Copies:
     """A cp.async under way: of these threads, in their groups of that number."""
@@ -74,7 +82,7 @@ class Instructions(Threads):
         if words[0] in NOTHING:
             return lambda g: None
         kind = words[-1]
-        name = ".".join(word for word in words[:-1] if word not in ("rn", "ftz", "b32", "cc"))
+        name = ".".join(word for word in words[:-1] if word != "rn")
         inputs = [self.read(text, kind) for text in operands[1:]] if name in DIRECT else None
         if inputs is not None:
             function, out = DIRECT[name], self.register(operands[0])
@@ -127,7 +135,7 @@ class Instructions(Threads):
                 for i, name in enumerate(names)
                 if name != "_"
             ]
-            return lambda g: [step(g) for step in steps] and None
+            return one_after_the_other(steps)
         return self.compute(lambda v: v, operands[0], [self.read(operands[1], kind)])
 
     def do_selp(self, words: tuple[str, ...], operands: tuple[str, ...]) -> Step:
@@ -153,7 +161,7 @@ class Instructions(Threads):
             return of
 
         steps = [self.compute(result(i == 1), name, inputs) for i, name in enumerate(names)]
-        return steps[0] if len(steps) == 1 else lambda g: [step(g) for step in steps] and None
+        return one_after_the_other(steps)
 
     def do_cvt(self, words: tuple[str, ...], operands: tuple[str, ...]) -> Step:
         inputs = []
