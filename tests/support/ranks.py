@@ -6,8 +6,12 @@ import sys
 import textwrap
 from pathlib import Path
 
+#: Where programs find what tests are made of.
+TESTS = Path(__file__).resolve().parents[1] / "distributed"
+
 START = """
 import json, os, sys
+sys.path.insert(0, sys.argv[6])
 from datetime import timedelta
 import numpy as np
 import torch.distributed as dist
@@ -24,10 +28,13 @@ def start_ranks(program: str, size: int, folder: Path, timeout: float = 60.0) ->
     """Processes that run `program`, each with its `rank`, the `size`, a `group`, and the `folder` for results."""
     meeting = folder / f"meeting-{size}-{os.urandom(4).hex()}"
     source = START + textwrap.dedent(program)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
+    }
     return [
         subprocess.Popen(
-            [sys.executable, "-c", source, *map(str, (rank, size, folder, meeting, timeout))],
+            [sys.executable, "-c", source, *map(str, (rank, size, folder, meeting, timeout, TESTS))],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
         )
         for rank in range(size)

@@ -151,10 +151,9 @@ class StoredTerms:
 
 def terms_of_rows(bound: BoundObjective, side: str, rows: slice, block: csr_matrix) -> RowTerms:
     """The terms of some rows of a side, whose entries are `block`; the objective is that of the whole matrix."""
-    n, own = rows.stop - rows.start, {}
-    for name in (f"{side}_weights", f"{side}_background"):
-        own[name] = _part(getattr(bound, name), rows)
-    bound = dataclasses.replace(bound, **{f"n_{side}s": n}, **own)
+    own: dict[str, Any] = {f"n_{side}s": rows.stop - rows.start}
+    own |= {name: _part(getattr(bound, name), rows) for name in (f"{side}_weights", f"{side}_background")}
+    bound = dataclasses.replace(bound, **own)
     try:
         return bound.user_terms(block) if side == "user" else bound.item_terms(block)
     except ValueError as error:

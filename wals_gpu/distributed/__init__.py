@@ -11,4 +11,14 @@ from wals_gpu.distributed.launch import connected, is_launched
 from wals_gpu.distributed.model import ShardedModel
 from wals_gpu.distributed.shards import Shards, shard
 
-__all__ = ["Group", "LocalGroup", "ShardedModel", "Shards", "TorchGroup", "connected", "fit_sharded", "is_launched", "shard"]
+__all__ = [
+    "Group",
+    "LocalGroup",
+    "ShardedModel",
+    "Shards",
+    "TorchGroup",
+    "connected",
+    "fit_sharded",
+    "is_launched",
+    "shard",
+]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Mapping
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def read_rows(folder: Path, name: str, bounds: list[int], rows: slice) -> NDArra
         What a rank wrote is missing, damaged, or not of as many rows.
     """
     pieces = []
-    for rank, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for rank, (start, stop) in enumerate(pairwise(bounds)):
         if start >= rows.stop or stop <= rows.start or start == stop:
             continue
         place = folder / f"rows-{rank}"

@@ -46,17 +46,22 @@ class Cuts:
 
     def blocks(self, size: int) -> list[int]:
         """Blocks of `size` rows, of which all but the last are whole, that each rank has."""
-        return (-(-np.diff(self.bounds) // size)).tolist()
+        blocks: list[int] = (-(-np.diff(self.bounds) // size)).tolist()
+        return blocks
 
 
 def row_cost(lengths: NDArray[np.integer], factors: int, options: SolveOptions) -> NDArray[np.float64]:
     """Multiply-adds of a row with so many entries: its Gram matrix and elimination, or its steps of "cg"."""
+    lengths = np.asarray(lengths, np.float64)
+    cost: NDArray[np.floating]
     if options.solver == "cholesky":
-        return lengths * float(factors) ** 2 / 2 + float(factors) ** 3 / 6
-    if options.solver == "cg":
-        return lengths * (2.0 * factors * (options.cg_steps + 1)) + float(factors) ** 2
-    block = min(options.block_size, factors)
-    return lengths * float(factors) * (block / 2 + 2) + float(factors) * block**2 / 6
+        cost = lengths * float(factors) ** 2 / 2 + float(factors) ** 3 / 6
+    elif options.solver == "cg":
+        cost = lengths * (2.0 * factors * (options.cg_steps + 1)) + float(factors) ** 2
+    else:
+        block = min(options.block_size, factors)
+        cost = lengths * float(factors) * (block / 2 + 2) + float(factors) * block**2 / 6
+    return np.asarray(cost, np.float64)
 
 
 def cut_rows(lengths: NDArray[np.integer], size: int, factors: int, options: SolveOptions) -> Cuts:

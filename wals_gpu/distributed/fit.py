@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-import wals_gpu
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.devices import limits
 from wals_gpu.checks import integer
+from wals_gpu.data.files import version_of
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.data.stored import as_stored
@@ -114,7 +114,7 @@ def fit_sharded(
     settings = _with_one_seed(group, settings)
     agree(
         group,
-        version=wals_gpu.__version__,
+        version=version_of("wals_gpu"),
         settings=settings.to_compare(),
         iterations=settings.iterations,
         mode=mode,
@@ -196,10 +196,10 @@ def _plan(
     terms = {side: ShardedTerms.of(shards, bound, side) for side in ("user", "item")}
     with together(group, "making room for the factors"):
         factors = _start_values(settings, (shards.user_cuts, shards.item_cuts), group.rank)
-    sides = [
-        Side(side, terms[side], rows, ids)
-        for side, rows, ids in zip(("user", "item"), factors, (shards.user_ids, shards.item_ids), strict=True)
-    ]
+    sides = (
+        Side("user", terms["user"], factors[0], shards.user_ids),
+        Side("item", terms["item"], factors[1], shards.item_ids),
+    )
     session = ShardedSession(group, backend, *factors, terms["user"], terms["item"], mode, table_bytes)
     validation = None
     if test is not None:
@@ -212,14 +212,14 @@ def _plan(
         cuts = {"user": shards.user_cuts, "item": shards.item_cuts}
         compared = _to_compare(group, settings, shards, validation)
         checkpoint = ShardedCheckpoint(saving.folder, saving.every, compared, group, cuts)
-    return Plan(
-        settings, shards.users, bound, *sides, validation, checkpoint, bool(saving.resume), session=session
-    )
+    resume = bool(saving.resume)
+    return Plan(settings, shards.users, bound, *sides, validation, checkpoint, resume, session=session)
 
 
 def _positive(items: csr_matrix) -> NDArray[np.int64]:
     """Entries above 0 of each of the rank's items."""
-    return np.diff(np.concatenate([[0], np.cumsum(items.data > 0)])[items.indptr])
+    counts: NDArray[np.int64] = np.diff(np.concatenate([[0], np.cumsum(items.data > 0)])[items.indptr])
+    return counts
 
 
 def _start_values(
@@ -259,7 +259,7 @@ def _to_compare(
 def _digest(group: Group, matrix: csr_matrix | None, ids: Ids | None) -> str:
     """Of the rows of all ranks, block by block, so that it does not depend on the ranks that have them."""
     step, own = int(limits().loss_rows), []
-    n = 0 if matrix is None and ids is None else len(ids) if matrix is None else matrix.shape[0]
+    n = matrix.shape[0] if matrix is not None else 0 if ids is None else len(ids)
     for start in range(0, n, step):
         rows = slice(start, min(start + step, n))
         digest = "" if matrix is None else fingerprint(matrix[rows])

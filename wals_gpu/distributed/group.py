@@ -14,7 +14,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.errors import CheckpointError, DataError, DistributedError, ModelFitError, SingularSystemError
+from wals_gpu.errors import (
+    CheckpointError,
+    DataError,
+    DeviceError,
+    DistributedError,
+    ModelFitError,
+    ModelFormatError,
+    SingularSystemError,
+)
 
 __all__ = ["Group", "LocalGroup", "TorchGroup", "agree", "gather_json", "together"]
 
@@ -34,9 +42,7 @@ class Group(Protocol):
     size: int
     sent_bytes: int
 
-    def gather_rows(
-        self, rows: NDArray[Any], counts: Sequence[int], out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
+    def gather_rows(self, rows: NDArray[Any], counts: Sequence[int], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """The rows of all ranks, rank after rank, on every rank.
 
         Parameters
@@ -66,9 +72,7 @@ class LocalGroup:
 
     rank, size, sent_bytes = 0, 1, 0
 
-    def gather_rows(
-        self, rows: NDArray[Any], counts: Sequence[int], out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
+    def gather_rows(self, rows: NDArray[Any], counts: Sequence[int], out: NDArray[Any] | None = None) -> NDArray[Any]:
         if out is None:
             return rows
         out[:] = rows
@@ -114,16 +118,14 @@ class TorchGroup:
                 "wals_gpu.distributed.connect(), or torch.distributed.init_process_group()"
             )
         self._torch, self._dist = torch, dist
-        self._group = dist.group.WORLD if process_group is None else process_group
+        self._group: Any = dist.group.WORLD if process_group is None else process_group
         self.rank, self.size = dist.get_rank(self._group), dist.get_world_size(self._group)
         if device is None:
             device = f"cuda:{torch.cuda.current_device()}" if dist.get_backend(self._group) == "nccl" else "cpu"
         self._device = torch.device(device)
         self.sent_bytes = 0
 
-    def gather_rows(
-        self, rows: NDArray[Any], counts: Sequence[int], out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
+    def gather_rows(self, rows: NDArray[Any], counts: Sequence[int], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Around a ring: each step passes the piece on that came with the last one, so that every link is busy."""
         ends = np.cumsum(counts)
         if out is None:
@@ -207,17 +209,20 @@ class TorchGroup:
         except RuntimeError as error:
             text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise DistributedError(
-                f"rank {self.rank} of {self.size} cannot reach the others: one has ended, or the network stalls ({text})"
+                f"rank {self.rank} of {self.size} cannot reach the others: one has ended, or the network stalls "
+                f"({text})"
             ) from error
 
 
 # What all ranks have to agree on.
 
 #: What a rank may raise and the others raise with it; anything else becomes a DistributedError.
-_KNOWN = {
+_KNOWN: dict[str, type[Exception]] = {
     kind.__name__: kind
-    for kind in (CheckpointError, DataError, ModelFitError, DistributedError, MemoryError, TypeError, ValueError)
-}
+    for kind in (
+        CheckpointError, DataError, DeviceError, ModelFitError, ModelFormatError, MemoryError, TypeError, ValueError,
+    )
+}  # fmt: skip
 
 
 def gather_json(group: Group, value: Any) -> list[Any]:
@@ -231,7 +236,9 @@ def agree(group: Group, **values: Any) -> None:
     for rank, other in enumerate(given):
         names = [name for name in given[0] if other.get(name) != given[0][name]]
         if names:
-            parts = "; ".join(f"{name} is {given[0][name]!r} on rank 0, {other.get(name)!r} on rank {rank}" for name in names)
+            parts = "; ".join(
+                f"{name} is {given[0][name]!r} on rank 0, {other.get(name)!r} on rank {rank}" for name in names
+            )
             raise DistributedError(f"all ranks must have the same data, settings and versions: {parts:.2000}")
 
 

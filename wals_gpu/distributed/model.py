@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from wals_gpu.backends.devices import limits
 from wals_gpu.data.ids import Ids
 from wals_gpu.distributed.cuts import Cuts
 from wals_gpu.distributed.group import Group, together
@@ -22,7 +19,6 @@ from wals_gpu.model.parts import write_shared, write_users
 from wals_gpu.model.recommendations import RecommendationsChunk
 from wals_gpu.model.sharded import model_of, tensors_of
 from wals_gpu.model.wals import WALS
-from wals_gpu.objective.bound import BoundObjective
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.plan import Plan
 from wals_gpu.training.state import History
@@ -105,13 +101,17 @@ class ShardedModel:
                 metadata["objective"]["n_users"] = self.user_cuts.n_rows
                 write_shared(folder, tensors, metadata, self.user_cuts.bounds.tolist())
 
-    def recommend_chunks(self, k: int = 10, *, chunk_size: int = 4096, **options: Any) -> Iterator[RecommendationsChunk]:
+    def recommend_chunks(
+        self, k: int = 10, *, chunk_size: int = 4096, **options: Any
+    ) -> Iterator[RecommendationsChunk]:
         """The lists of this rank's users, as ``WALS.recommend_chunks`` gives them; users by id, or by their row number
         among all users."""
         users = np.arange(self.local.n_users) if self.local.user_ids is None else self.local.user_ids.ids
         for chunk in self.local.recommend_chunks(users, k, chunk_size=chunk_size, **options):
             if self.local.user_ids is None:
-                chunk = dataclasses.replace(chunk, users=chunk.users + self.users.start)
+                chunk = RecommendationsChunk(
+                    chunk.ids, chunk.scores, chunk.users + self.users.start, chunk.source, chunk.layout
+                )
             yield chunk
 
 
@@ -131,4 +131,5 @@ def _gathered_ids(group: Group, ids: Ids | None) -> Ids | None:
     starts = np.concatenate([[0], np.cumsum(ends)])
     counts = group.gather_rows(np.array([len(ids)]), [1] * group.size)
     offsets = gathered["ids.offsets"] + np.repeat(starts[:-1], counts)
-    return Ids.from_arrays({"ids.offsets": np.append(offsets, starts[-1]), "ids.utf8": gathered["ids.utf8"]}, "ids", ids.side)
+    gathered["ids.offsets"] = np.append(offsets, starts[-1])
+    return Ids.from_arrays(gathered, "ids", ids.side)

@@ -289,9 +289,7 @@ class _Slabs:
         self._start = mine[0]
         self._wanted = np.diff(np.clip(cuts.bounds, *mine)).tolist()
 
-    def gram(
-        self, backend: CpuBackend, own: NDArray[np.floating], weight: NDArray[np.floating]
-    ) -> NDArray[np.float64]:
+    def gram(self, backend: CpuBackend, own: NDArray[np.floating], weight: NDArray[np.floating]) -> NDArray[np.float64]:
         """The weighted Gram matrix of the rows of all ranks, (D, D)."""
         group, width = self._group, self._factors
         rows = np.empty((sum(self._wanted), width), own.dtype)

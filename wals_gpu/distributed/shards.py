@@ -142,8 +142,8 @@ def shard(data: Interactions, group: Group, factors: int, options: SolveOptions)
         users, items = matrix.block(*_ends(rows[0])), matrix.transposed.block(*_ends(rows[1]))
     else:
         users, items = matrix[rows[0]], matrix[:, rows[1]].T.tocsr()
-    ids = (_some(ids, part) for ids, part in zip((data.user_ids, data.item_ids), rows, strict=True))
-    return Shards(group, users, items, *cuts, *ids)
+    ids = _some(data.user_ids, rows[0]), _some(data.item_ids, rows[1])
+    return Shards(group, users, items, cuts[0], cuts[1], *ids)
 
 
 def _column_lengths(matrix: Any) -> NDArray[np.int64]:

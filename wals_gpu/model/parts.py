@@ -1,12 +1,13 @@
 """Models whose users lie in several folders: written by the ranks of a fit, read as a whole or in part.
 
-``model.json`` and its tensors hold what all users share, and where the rows of each part end; ``users-<r>/`` what rank r
-has of its users. Each is written whole (:mod:`wals_gpu.data.files`), the shared part last.
+``model.json`` and its tensors hold what all users share, and where the rows of each part end; ``users-<r>/`` what rank
+r has of its users. Each is written whole (:mod:`wals_gpu.data.files`), the shared part last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def joined(
     if step != 1 or start >= stop:
         raise ValueError(f"users must be a range of rows in [0, {bounds[-1]}), got {users}")
     parts = []
-    for rank, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for rank, (first, last) in enumerate(pairwise(bounds)):
         if max(first, start) < min(last, stop):
             parts.append(_part(folder / f"users-{rank}", last - first, max(start - first, 0), min(stop, last) - first))
     names = [name for name in parts[0] if not name.startswith(("user_ids", "seen."))]
@@ -94,7 +95,8 @@ def _part(folder: Path, n: int, start: int, stop: int) -> dict[str, NDArray[Any]
     ids = Ids.from_arrays(tensors, "user_ids", "user")
     if ids is not None:
         values = ids[start:stop]
-        some |= Ids(values if ids.kind == "integer" else pa.array(values, pa.large_string()), "user").to_arrays("user_ids")
+        values = values if ids.kind == "integer" else pa.array(values, pa.large_string())
+        some |= Ids(values, "user").to_arrays("user_ids")
     return some
 
 

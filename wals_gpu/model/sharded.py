@@ -20,9 +20,7 @@ def fit_settings(model: WALS) -> FitSettings:
     return model._settings().of_fit()
 
 
-def model_of(
-    model: WALS, fitted: Fitted, history: History, metric: str | None, best_iteration: int | None
-) -> WALS:
+def model_of(model: WALS, fitted: Fitted, history: History, metric: str | None, best_iteration: int | None) -> WALS:
     """A model with the settings of another one, and with these factors."""
     new = type(model)(**model.get_params())
     new._become(fitted)
