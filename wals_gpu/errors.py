@@ -8,6 +8,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "DeviceError",
+    "DistributedError",
     "ModelFitError",
     "ModelFormatError",
     "ParameterWarning",
@@ -25,6 +26,10 @@ class DataError(ValueError):
 
 class DeviceError(ValueError):
     """A device cannot do what was asked of it, such as compute in float64; the message names the argument."""
+
+
+class DistributedError(RuntimeError):
+    """The processes of a fit on several machines cannot go on together: one is gone, or they differ in what they do."""
 
 
 class ModelFormatError(ValueError):

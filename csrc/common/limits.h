@@ -79,6 +79,10 @@ WALS_LIMIT(double, giant_work, 5e8)
 /// But into no more slices than have so many bytes together, or two: a slice's sums are a matrix.
 WALS_LIMIT(int64_t, giant_bytes, 1 << 29)
 
+/// Rows whose losses are added up first, before blocks of rows are, on the CPU: the loss of factors that lie on several
+/// machines is the same however they are divided, at multiples of this.
+WALS_LIMIT(int64_t, loss_rows, 1024)
+
 /// Entries of a panel of the primal form on the CPU: what fits into panel_bytes, a quarter of L2 on current servers,
 /// but no more than panel_factors times D, enough that loading and storing the system's tiles for each panel does not
 /// show, and no fewer than panel_least.

@@ -13,6 +13,7 @@ import shutil
 import signal
 import textwrap
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.cli.tables import check_writable
 from wals_gpu.data.files import remove_folder
 from wals_gpu.data.interactions import Interactions
+from wals_gpu.distributed.fit import fit_sharded
+from wals_gpu.distributed.group import together
+from wals_gpu.distributed.launch import connected, is_launched, threads_of_rank
 from wals_gpu.errors import DataError
 from wals_gpu.model.wals import HYBRID_PRIOR, WALS
 from wals_gpu.objective.presets import PRESETS
@@ -121,6 +125,8 @@ def _objectives() -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Fit and save; 130 where Ctrl-C ended it early."""
+    if is_launched():
+        return _run_on_ranks(args)
     _check(args)
     model = new_model(args) if args.encoder is None else _new_hybrid(args)
     start = None if args.warm_start is None else _start_of(model, args)
@@ -247,14 +253,28 @@ def _fit_until_interrupted(model: WALS, data: Interactions, start: WALS | None, 
     The first Ctrl-C lets the running iteration finish, so that the factors of both sides belong together and can be
     saved; the second stops at once.
     """
-    stop = False
-    names = ("validation", "metric", "validate_every", "patience", "checkpoint_dir", "checkpoint_every", "resume")
-    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    options = _options(args, data)
     if start is not None:
         options["warm_start"] = start
+    with _interruptible() as is_stopped:
+        model.fit(data, callback=lambda *_: is_stopped(), show_progress=not args.quiet, **options)
+    return is_stopped() and len(model.history_) < model.iterations
+
+
+def _options(args: argparse.Namespace, data: Interactions) -> dict[str, Any]:
+    """Of a fit."""
+    names = ("validation", "metric", "validate_every", "patience", "checkpoint_dir", "checkpoint_every", "resume")
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if isinstance(args.validation, str):
         ids = {"user_ids": data.user_ids, "item_ids": data.item_ids, "unknown": "drop"}
         options["validation"] = read_data(args, args.validation, **ids)
+    return options
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed; the second time, it is a KeyboardInterrupt."""
+    stop = False
 
     def on_interrupt(signum: int, frame: Any) -> None:
         nonlocal stop
@@ -265,10 +285,37 @@ def _fit_until_interrupted(model: WALS, data: Interactions, start: WALS | None, 
 
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:
-        model.fit(data, callback=lambda *_: stop, show_progress=not args.quiet, **options)
+        yield lambda: stop
     finally:
         signal.signal(signal.SIGINT, before)
-    return stop and len(model.history_) < model.iterations
+
+
+def _run_on_ranks(args: argparse.Namespace) -> int:
+    """The same on each of the processes that torchrun started; rank 0 speaks for all."""
+    with connected() as group:
+        args.quiet = args.quiet or group.rank > 0
+        args.threads = args.threads or threads_of_rank()
+        with together(group):
+            _check(args)
+            given = {"--items": args.items, "--warm-start": args.warm_start, "--save-dtype": args.save_dtype}
+            if unfit := [name for name, value in given.items() if value is not None]:
+                raise ValueError(f"{', '.join(unfit)} cannot be used in a fit on several ranks")
+            args.settings["num_threads"] = args.threads
+            model = new_model(args)
+            data = read_data(args)
+            _check_space(args.out, model, data)
+            options = _options(args, data)
+        with _interruptible() as is_stopped:
+            fitted = fit_sharded(
+                model, data, group, callback=lambda _: is_stopped(), show_progress=not args.quiet, **options
+            )
+        fitted.save(args.out)
+        interrupted = len(fitted.history) < model.iterations and fitted.local.best_iteration_ is None and is_stopped()
+        if group.rank == 0:
+            if args.checkpoint_dir is not None and not interrupted:
+                shutil.rmtree(args.checkpoint_dir, ignore_errors=True)
+            (_print_for_programs if args.json else _print_for_people)(args.out, fitted.local, data, interrupted)
+    return 130 if interrupted else 0
 
 
 def _print_for_programs(out: Path, model: WALS, data: Interactions, interrupted: bool) -> None:

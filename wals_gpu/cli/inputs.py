@@ -61,8 +61,10 @@ def new_model(args: argparse.Namespace) -> WALS:
     return WALS(**args.settings)
 
 
-def load_model(args: argparse.Namespace, path: Path | None = None, option: str = "MODEL") -> WALS:
-    """The model of the command, or another one, on its device."""
+def load_model(
+    args: argparse.Namespace, path: Path | None = None, option: str = "MODEL", users: slice | None = None
+) -> WALS:
+    """The model of the command, or another one, on its device; some of its users, where it lies in several parts."""
     path = args.model if path is None else path
     if path.is_file():
         where = (
@@ -71,7 +73,7 @@ def load_model(args: argparse.Namespace, path: Path | None = None, option: str =
             else f"; {path} is not a model folder, but a file"
         )
         raise ValueError(f"{option} must be a folder that 'wals-gpu fit' saved{where}")
-    return WALS.load(path, device=args.device, num_threads=args.threads)
+    return WALS.load(path, device=args.device, num_threads=args.threads, users=users)
 
 
 def read_titles(args: argparse.Namespace) -> Titles | None:

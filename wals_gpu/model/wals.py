@@ -1424,6 +1424,10 @@ class WALS(Configured):
         """
         if dtype is not None and not (isinstance(dtype, str) and dtype == "float16"):
             raise ValueError(f"dtype must be 'float16', or None for that of the model, got {dtype!r}")
+        write_model(path, self._saved(), in_halves=dtype is not None)
+
+    def _saved(self) -> SavedModel:
+        """What a folder of the model holds."""
         seed = self.random_state
         settings = {name: getattr(self, name) for name in _SETTINGS}
         settings |= {"dtype": self.dtype.name, "random_state": seed if isinstance(seed, int) else None}
@@ -1435,17 +1439,20 @@ class WALS(Configured):
         if self.neighbors:
             of_neighbors = ("neighbors", "neighbor_weight", "neighbor_regularization")
             settings |= {name: getattr(self, name) for name in of_neighbors}
-        metric, best_iteration = self.validation_metric_, self.best_iteration_
-        saved = SavedModel(settings, self.fitted, self.history_, metric, best_iteration)
-        write_model(path, saved, in_halves=dtype is not None)
+        return SavedModel(settings, self.fitted, self.history_, self.validation_metric_, self.best_iteration_)
 
     @classmethod
-    def load(cls, path: str | PathLike[str], *, device: str = "auto", num_threads: int = 0) -> WALS:
+    def load(
+        cls, path: str | PathLike[str], *, device: str = "auto", num_threads: int = 0, users: slice | None = None
+    ) -> WALS:
         """Read a model from a folder.
 
         Parameters
         ----------
         path : str or path
+        users : slice, optional
+            Rows of the users to read of a model that was fitted on several ranks (docs/distributed.md), and so lies in
+            several parts, with all items. Their row numbers begin at 0 then. Default: all.
         device, num_threads
             As for the constructor: a matter of this machine, not of the file.
 
@@ -1463,7 +1470,7 @@ class WALS(Configured):
         DeviceError
             The device cannot do what the model needs, such as float64.
         """
-        saved = read_model(path, make_backend(device, num_threads))
+        saved = read_model(path, make_backend(device, num_threads), users)
         fitted = saved.fitted
         assert fitted.bound is not None
         with unreadable(path):

@@ -38,6 +38,8 @@ class Checkpoint:
         What a fit must share with the one that wrote the checkpoint, by the name to call it by; can be written as JSON.
     """
 
+    kind = _KIND
+
     def __init__(self, path: str | PathLike[str], every: int, settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self.every = every
@@ -100,19 +102,9 @@ class Checkpoint:
         if not self.exists():
             self.save(state, [], validation)
             return []
-        if not resume:
-            raise CheckpointError(
-                f"{self.path} holds a checkpoint, or a model: go on from a checkpoint (resume=True, or --resume), or "
-                "give another folder"
-            )
-        tensors, metadata = load_folder(self.path)
-        if metadata.get("model") != _KIND:
-            raise CheckpointError(f"{self.path} holds no checkpoint but a {metadata.get('model')} model")
+        tensors, metadata = load_folder(self.path) if resume else ({}, {})
         try:
-            self._compare(metadata["settings"])
-            history = [FitRecord(**record) for record in metadata["history"]]
-            if len(history) > iterations:
-                raise CheckpointError(f"{self.path} has {len(history)} iterations behind it, more than {iterations}")
+            history = self._checked(metadata, iterations, resume=resume)
             state.restore(_under("present/", tensors))
             if validation is not None:
                 progress = metadata["validation"]
@@ -124,6 +116,21 @@ class Checkpoint:
             if isinstance(error, CheckpointError):
                 raise
             raise ModelFormatError(f"{self.path} holds no checkpoint that this version can read: {error!r}") from error
+        return history
+
+    def _checked(self, metadata: Mapping[str, Any], iterations: int, *, resume: bool) -> list[FitRecord]:
+        """The history of a checkpoint that is there, after a look at whose it is."""
+        if not resume:
+            raise CheckpointError(
+                f"{self.path} holds a checkpoint, or a model: go on from a checkpoint (resume=True, or --resume), or "
+                "give another folder"
+            )
+        if metadata.get("model") != self.kind:
+            raise CheckpointError(f"{self.path} holds no {self.kind} but a {metadata.get('model')}")
+        self._compare(metadata["settings"])
+        history = [FitRecord(**record) for record in metadata["history"]]
+        if len(history) > iterations:
+            raise CheckpointError(f"{self.path} has {len(history)} iterations behind it, more than {iterations}")
         return history
 
     def _compare(self, saved: Mapping[str, Any]) -> None:

@@ -57,9 +57,11 @@ class Run:
         # Parts of a side are solved one by one, so that their factors cannot be rotated together; prior means are given
         # in the basis that the factors started in, and priors write to the factors.
         in_one_part = all(isinstance(side.terms, RowTerms) for side in (plan.users, plan.items))
-        session = settings.backend.session(
-            plan.users.factors, plan.items.factors, may_move=in_one_part and not has_prior, is_shared=has_prior
-        )
+        session = plan.session
+        if session is None:
+            session = settings.backend.session(
+                plan.users.factors, plan.items.factors, may_move=in_one_part and not has_prior, is_shared=has_prior
+            )
         self._state = FitState(
             session, plan.users, plan.items, settings.options, settings.compute_loss, settings.over_relaxation
         )

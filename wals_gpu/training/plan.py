@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.backends.session import Backend
+from wals_gpu.backends.session import Backend, Session
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.checks import integer
 from wals_gpu.data.ids import Ids
@@ -194,6 +194,8 @@ class Plan:
         Of the scores, where the exponent is a number other than 0.
     neighbors : Neighbors, optional
         What is added to the dot products.
+    session : Session, optional
+        Of these sides, open already: where they lie on several machines. None: the backend opens one.
     """
 
     settings: FitSettings
@@ -207,6 +209,7 @@ class Plan:
     columns: ColumnNames | None = None
     calibration: Calibration | None = None
     neighbors: Neighbors | None = None
+    session: Session | None = None
 
 
 def make_plan(
