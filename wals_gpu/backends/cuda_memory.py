@@ -13,7 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Memory", "TorchMemory", "cuda_status", "load_cuda"]
+__all__ = ["OLDEST_CAPABILITY", "Memory", "TorchMemory", "cuda_status", "load_cuda"]
+
+#: Compute capability of the devices that the kernels are written for, at least.
+OLDEST_CAPABILITY = (7, 5)
 
 
 class Memory(Protocol):
@@ -117,12 +120,10 @@ def load_cuda() -> ModuleType:
         ) from error
     if not torch.cuda.is_available():
         raise RuntimeError("this build of torch cannot use the CUDA device; install one with CUDA")
-    shared = torch.cuda.get_device_properties(torch.cuda.current_device()).shared_memory_per_block_optin
-    if shared < cuda.LIMITS.shared_memory:
-        raise RuntimeError(
-            f"the kernels need {cuda.LIMITS.shared_memory} bytes of shared memory for a block (as A100, H100 and B200 "
-            f"have), the device has {shared}"
-        )
+    properties = cuda.device_properties(torch.cuda.current_device())
+    if properties["capability"] < OLDEST_CAPABILITY:
+        wanted, has = (".".join(map(str, version)) for version in (OLDEST_CAPABILITY, properties["capability"]))
+        raise RuntimeError(f"the kernels need compute capability {wanted} or later, {properties['name']} has {has}")
     return cuda
 
 
