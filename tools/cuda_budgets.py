@@ -28,7 +28,7 @@ REGISTERS = 65536  # of a processor, of all of them
 
 @dataclass(frozen=True)
 class Processor:
-    """Warps and blocks at a time; bytes of shared memory, and how many of them a block has beyond those it asked for."""
+    """Warps and blocks at once; bytes of shared memory, and how many of them a block takes beyond what it asked for."""
 
     warps: int
     blocks: int
@@ -90,8 +90,8 @@ def run(command: list[str | Path]) -> str:
 
 
 def blocks_per_processor(architecture: str, threads: int, registers: int, shared: int) -> int:
-    """As cuda_occupancy.h counts: registers go to warps by 256 in each quarter of a processor, shared memory by 128 (7.5:
-    256)."""
+    """As cuda_occupancy.h counts: registers go to warps by 256 in each quarter of a processor, shared memory by 128, on
+    7.5 by 256."""
     processor, unit = PROCESSORS[architecture], 256 if architecture == "sm_75" else 128
     warps = -(-threads // 32)
     per_warp = -(-registers * 32 // 256) * 256

@@ -8,6 +8,7 @@
 #ifdef EMULATED_MODULE
 #include "cuda_emulator/python.h"
 #define WALS_MODULE EMULATED_MODULE
+#define WALS_OLDEST_CAPABILITY 75
 #else
 #define WALS_MODULE _cuda
 #endif
@@ -78,6 +79,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
             return py::make_tuple(d.count, d.why);
         },
         "Number of CUDA devices, and why there are none.");
+    m.attr("OLDEST_CAPABILITY") = py::make_tuple(WALS_OLDEST_CAPABILITY / 10, WALS_OLDEST_CAPABILITY % 10);
     m.def(
         "device_properties",
         [](int device) {

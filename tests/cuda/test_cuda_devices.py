@@ -22,11 +22,10 @@ from wals_gpu._cpu import LIMITS
 from wals_gpu.backends import cuda_memory
 from wals_gpu.backends.cuda import CudaBackend
 from wals_gpu.backends.cuda_device import DeviceLimits
-from wals_gpu.backends.cuda_memory import OLDEST_CAPABILITY
 from wals_gpu.backends.cuda_plan import plan_exact
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-import cuda_budgets  # noqa: E402
+import cuda_budgets
 
 pytestmark = [pytest.mark.waits_for("emulator"), pytest.mark.skipif(ON_DEVICE, reason="a device is what it is")]
 ARCHITECTURES = [int(name.removeprefix("sm_")) for name in cuda_budgets.PROCESSORS]
@@ -104,11 +103,25 @@ def test_no_supported_device_is_refused(architecture, monkeypatch):
     real, found = cuda_memory.importlib.import_module, {"wals_gpu._cuda": module, "torch": torch}
     monkeypatch.setattr(cuda_memory.importlib, "import_module", lambda name: found.get(name) or real(name))
     assert cuda_memory.cuda_status() == (True, "")
-    properties = module.device_properties() | {"capability": (7, 0), "name": "V100"}
-    found["wals_gpu._cuda"] = SimpleNamespace(devices=lambda: (1, ""), device_properties=lambda device: properties)
-    oldest = ".".join(map(str, OLDEST_CAPABILITY))
-    assert cuda_memory.cuda_status() == (False, f"the kernels need compute capability {oldest} or later, V100 has 7.0")
     module.configure()
+
+
+def test_older_devices_and_those_left_out_of_a_build_are_refused(monkeypatch):
+    def ask(oldest, capability):
+        properties = {"name": "V100", "capability": capability}
+        found["wals_gpu._cuda"] = SimpleNamespace(
+            devices=lambda: (1, ""), device_properties=lambda device: properties, OLDEST_CAPABILITY=oldest
+        )
+        return cuda_memory.cuda_status()
+
+    found = {"torch": SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: True, current_device=lambda: 0))}
+    real = cuda_memory.importlib.import_module
+    monkeypatch.setattr(cuda_memory.importlib, "import_module", lambda name: found.get(name) or real(name))
+    assert load("_emulated").OLDEST_CAPABILITY == (7, 5)
+    why = "the kernels of this build need compute capability 7.5 or later, V100 has 7.0"
+    assert ask((7, 5), (7, 0)) == (False, why)
+    assert ask((7, 5), (7, 5)) == (True, "") and ask((8, 0), (12, 1)) == (True, "")
+    assert "8.0 or later, V100 has 7.5" in ask((8, 0), (7, 5))[1]
 
 
 # What runs there

@@ -149,8 +149,8 @@ def test_the_documentation_has_these_figures():
         "primal, D <= 64": "solve_primal_kernel<Shape<64, 4>>",
         "primal, D <= 128": "solve_primal_kernel<Shape<128, 8>>",
         "primal, D <= 256": "solve_primal_kernel<Shape<256, 12>>",
-        "CG, D <= 128": "solve_cg_kernel<RowShape<32, 4>>",
-        "CG, D <= 256": "solve_cg_kernel<RowShape<32, 8>>",
+        "CG, D <= 128": "solve_cg_kernel<RowShape<32, 1>>",
+        "CG, D <= 256": "solve_cg_kernel<RowShape<32, 2>>",
         "subspace, blocks of 64": "solve_subspace_kernel<Shape<64, 4>>",
         "top-k": "topk_kernel<32>",
     }

@@ -75,7 +75,7 @@ class Device:
     kept_bytes : int
         Of factors that sessions keep.
     limits : DeviceLimits
-        Of the device that is current when this is made.
+        Of the device that has the memory.
     """
 
     kernels: ModuleType
@@ -85,7 +85,8 @@ class Device:
     limits: DeviceLimits = field(init=False)
 
     def __post_init__(self) -> None:
-        self.limits = DeviceLimits.of(self.kernels)
+        stream = self.memory.stream  # a pair with the device, or of the current one
+        self.limits = DeviceLimits.of(self.kernels, stream[0] if isinstance(stream, tuple) else -1)
 
     def available(self) -> int:
         """Device memory for anything but the factors of sessions."""

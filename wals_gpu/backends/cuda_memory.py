@@ -13,10 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["OLDEST_CAPABILITY", "Memory", "TorchMemory", "cuda_status", "load_cuda"]
-
-#: Compute capability of the devices that the kernels are written for, at least.
-OLDEST_CAPABILITY = (7, 5)
+__all__ = ["Memory", "TorchMemory", "cuda_status", "load_cuda"]
 
 
 class Memory(Protocol):
@@ -121,9 +118,11 @@ def load_cuda() -> ModuleType:
     if not torch.cuda.is_available():
         raise RuntimeError("this build of torch cannot use the CUDA device; install one with CUDA")
     properties = cuda.device_properties(torch.cuda.current_device())
-    if properties["capability"] < OLDEST_CAPABILITY:
-        wanted, has = (".".join(map(str, version)) for version in (OLDEST_CAPABILITY, properties["capability"]))
-        raise RuntimeError(f"the kernels need compute capability {wanted} or later, {properties['name']} has {has}")
+    if properties["capability"] < cuda.OLDEST_CAPABILITY:
+        wanted, has = (".".join(map(str, version)) for version in (cuda.OLDEST_CAPABILITY, properties["capability"]))
+        raise RuntimeError(
+            f"the kernels of this build need compute capability {wanted} or later, {properties['name']} has {has}"
+        )
     return cuda
 
 

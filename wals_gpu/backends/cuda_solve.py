@@ -20,8 +20,8 @@ from wals_gpu.objective.terms import RowTerms
 
 __all__ = ["RowKernels", "RowSolver"]
 
-#: Blocks of conjugate gradients on a processor, whose shared memory keeps their rows' panels: as many as have registers,
-#: and fewer for longer rows.
+#: Blocks of conjugate gradients on a processor, whose shared memory keeps their rows' panels: as many as have
+#: registers, and fewer for longer rows.
 CG_BLOCKS = (3, 2, 1)
 
 
