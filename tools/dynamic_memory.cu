@@ -27,6 +27,13 @@ void print_shape() {
     std::printf("subspace_join_kernel<Shape<%d, %d>> %zu\n", S::kMost, S::kWarps, Carver::bytes_of<PrimalMemory<S>>());
 }
 
+/// Of blocks of subspace steps whose matrices are in the workspace.
+template <class S>
+void print_panel(const char* kernel) {
+    std::printf("%s_kernel<PanelShape<%d, %d, %d>> %zu\n", kernel, S::kMost, S::kWarps, S::kDepth,
+                Carver::bytes_of<PrimalMemory<S>>());
+}
+
 template <int Lanes, int Vectors>
 void print_cg() {
     for (const char* kernel : {"solve_cg", "cg_slices"})
@@ -53,7 +60,10 @@ int main() {
     std::printf("solve_wide_kernel %zu\n", Carver::bytes_of<WideMemory>(kMost));
     std::printf("undetermined_kernel %zu\n", Carver::bytes_of<WideMemory>(kMost));
     std::printf("cg_join_kernel %zu\n", Carver::bytes_of<CgVectors>(kMost));
-    std::printf("gram_slices_kernel %zu\n", Carver::bytes_of<SliceMemory>());
-    std::printf("topk_kernel %zu\n", Carver::bytes_of<TopkMemory>());
+    print_panel<SliceShape>("gram_slices");
+    print_panel<SmallSliceShape>("gram_slices");
+    for (const char* kernel : {"subspace_slices", "subspace_join"}) print_panel<PanelShape<256, 8, 16>>(kernel);
+    std::printf("topk_kernel<%d> %zu\n", kDepth, Carver::bytes_of<TopkMemory<kDepth>>());
+    std::printf("topk_kernel<16> %zu\n", Carver::bytes_of<TopkMemory<16>>());
     std::printf("topk_sort_kernel %zu\n", kMostSorted * sizeof(Key));
 }

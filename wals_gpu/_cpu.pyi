@@ -13,7 +13,6 @@ class Limits(NamedTuple):
     tile: int
     most_results: int
     kernel_sizes: tuple[int, ...]
-    shared_memory: int
     panel_depth: int
     blocks_of_device: int
     slice_entries: int

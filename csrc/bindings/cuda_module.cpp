@@ -8,6 +8,7 @@
 #ifdef EMULATED_MODULE
 #include "cuda_emulator/python.h"
 #define WALS_MODULE EMULATED_MODULE
+#define WALS_OLDEST_CAPABILITY 75
 #else
 #define WALS_MODULE _cuda
 #endif
@@ -78,6 +79,18 @@ PYBIND11_MODULE(WALS_MODULE, m) {
             return py::make_tuple(d.count, d.why);
         },
         "Number of CUDA devices, and why there are none.");
+    m.attr("OLDEST_CAPABILITY") = py::make_tuple(WALS_OLDEST_CAPABILITY / 10, WALS_OLDEST_CAPABILITY % 10);
+    m.def(
+        "device_properties",
+        [](int device) {
+            const wals::cuda::DeviceProperties is = wals::cuda::device_properties(device);
+            return py::dict("name"_a = is.name, "capability"_a = py::make_tuple(is.major, is.minor),
+                            "processors"_a = is.processors, "threads"_a = is.threads, "registers"_a = is.registers,
+                            "shared"_a = is.shared, "shared_reserved"_a = is.shared_reserved,
+                            "shared_of_block"_a = is.shared_of_block, "cache_bytes"_a = is.cache_bytes,
+                            "memory_bytes"_a = is.memory_bytes);
+        },
+        "device"_a = -1, "What a device has, -1: the current one; see cuda/launch.h.");
     m.def("padded", &wals::cuda::padded, "factors"_a, "Stride of the tables of so many factors.");
     py::class_<wals::cuda::RotatedRows>(m, "Rows", py::module_local(), "Rows to be solved; see cuda/problem.h.")
         .def(py::init(&make_rows), py::kw_only(), "n_rows"_a, "factors"_a, "row_ptr"_a, "col_idx"_a, "rhs"_a, "gram"_a,
@@ -145,6 +158,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
             wals::cuda::solve_exact(p, form(name), size, at<const int32_t>(rows), n, at<void>(stream));
         },
         "rows"_a, "form"_a, "size"_a, "numbers"_a, "n"_a, "stream"_a, Release(), "Rows of one form and size.");
+    m.def("exact_bytes", &wals::cuda::exact_bytes, "size"_a, "Shared memory of a block of that size.");
     m.def("slot_bytes", &wals::cuda::slot_bytes, "factors"_a);
     m.def(
         "solve_sliced",

@@ -8,6 +8,8 @@
 //  2. Static shared memory is declared by STATIC_SMEM(name, float[8][33]), never by __shared__; 16-byte aligned.
 //  3. Kernels are started by launch(kernel, grid, block, smem, stream, args...), never by <<<>>>. It throws.
 //  4. Inline PTX lives here alone; each wrapper has a twin of the same name in its emulator.h.
+//     Compute capability 7.5 has neither cp.async nor f16 products of depth 16: wrappers do without. What it has
+//     nothing for (bf16, tf32) is not declared for it.
 //  5. Raw warp intrinsics (__shfl_sync, __ballot_sync, ...), no cooperative groups. Vector loads are ld4, st4, ld<V>,
 //     st<V> (16 or 8 bytes, aligned): a cast to float4* would be seen as four accesses.
 //
@@ -92,10 +94,22 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-/// Starts a copy of N = 4, 8 or 16 bytes from global to shared memory; `valid` of them are read, the rest become 0.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define WALS_SM_75
+#endif
+
+/// Starts a copy of N = 4, 8 or 16 bytes from global to shared memory; `valid` of them, whole words, are read, the rest
+/// become 0. On 7.5 it is done at once.
 template <int N>
 __device__ __forceinline__ void cp_async(void* dst, const void* src, int valid = N) {
     static_assert(N == 4 || N == 8 || N == 16, "cp.async copies 4, 8 or 16 bytes");
+#ifdef WALS_SM_75
+    if constexpr (N == 16)
+        if (valid == 16) return st(dst, ld<uint4>(src));
+#pragma unroll
+    for (int i = 0; i < N / 4; ++i)
+        static_cast<uint32_t*>(dst)[i] = 4 * i < valid ? static_cast<const uint32_t*>(src)[i] : 0u;
+#else
     if constexpr (N == 16)  // past L1: gathered rows are read once per block
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(dst)), "l"(src), "r"(valid)
                      : "memory");
@@ -103,24 +117,40 @@ __device__ __forceinline__ void cp_async(void* dst, const void* src, int valid =
         asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;\n" ::"r"(shared_address(dst)), "l"(src), "n"(N),
                      "r"(valid)
                      : "memory");
+#endif
 }
 __device__ __forceinline__ void cp_async_commit() {
+#ifndef WALS_SM_75
     asm volatile("cp.async.commit_group;\n" ::: "memory");
+#endif
 }
 /// Waits for this thread's groups but the latest `Left`; other threads see the data after the next barrier.
 template <int Left>
 __device__ __forceinline__ void cp_async_wait() {
+#ifndef WALS_SM_75
     asm volatile("cp.async.wait_group %0;\n" ::"n"(Left) : "memory");
+#endif
 }
 
 /// d = a b + c of a warp; registers hold the fragments of PTX's mma.m16n8k16 (f16, bf16) and m16n8k8 (tf32).
 __device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                         const float (&c)[4]) {
+#ifdef WALS_SM_75  // depths 0 to 7, then 8 to 15: their fragments are the registers of each half
+    const auto add = [&](uint32_t near, uint32_t far, uint32_t right, const float (&to)[4]) {
+        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%8,%9,%10};\n"
+                     : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+                     : "r"(near), "r"(far), "r"(right), "f"(to[0]), "f"(to[1]), "f"(to[2]), "f"(to[3]));
+    };
+    add(a[0], a[1], b[0], c);
+    add(a[2], a[3], b[1], d);
+#else
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};\n"
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+#endif
 }
+#ifndef WALS_SM_75
 __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                          const float (&c)[4]) {
     asm volatile(
@@ -136,6 +166,13 @@ __device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], 
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
+/// x rounded to tf32 (nearest, ties away from zero), as an mma_tf32 operand; its bits are also a float.
+__device__ __forceinline__ uint32_t cvt_tf32(float x) {
+    uint32_t r;
+    asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(r) : "f"(x));
+    return r;
+}
+#endif
 
 /// N = 1, 2 or 4 matrices of 8 x 8 16-bit elements; lane 8 m + i gives row i of matrix m (16 bytes, aligned).
 template <int N>
@@ -173,12 +210,6 @@ __device__ __forceinline__ void ldmatrix_trans(uint32_t (&r)[N], const void* row
                      : "memory");
 }
 
-/// x rounded to tf32 (nearest, ties away from zero), as an mma_tf32 operand; its bits are also a float.
-__device__ __forceinline__ uint32_t cvt_tf32(float x) {
-    uint32_t r;
-    asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(r) : "f"(x));
-    return r;
-}
 /// Two 16-bit elements in one register, `lo` in the low half, rounded to nearest even.
 __device__ __forceinline__ uint32_t pack_f16(float lo, float hi) {
     const __half2 h = __floats2half2_rn(lo, hi);

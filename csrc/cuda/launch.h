@@ -19,6 +19,22 @@ struct Devices {
 };
 Devices devices();
 
+/// What a device has, for whoever plans what runs on it.
+struct DeviceProperties {
+    std::string name;
+    int major, minor;  // compute capability
+    int processors;
+    int threads, registers;             // of a processor
+    int64_t shared, shared_reserved;    // bytes of a processor, and what a block takes of them beyond its own
+    int64_t shared_of_block;            // at most
+    int64_t cache_bytes, memory_bytes;  // L2; in all
+};
+/// Of a device, -1: the current one. Throws std::runtime_error where it cannot be asked. Takes about a millisecond.
+DeviceProperties device_properties(int device = -1);
+
+/// Whether a block of the current device can have so many bytes of shared memory.
+bool fits(size_t shared);
+
 /// Makes a device current for as long as it lives; -1: whatever is current.
 class DeviceGuard {
     int before_ = -1;
@@ -64,6 +80,9 @@ enum class Form { kDiagonal, kPrimal, kDual };
 
 /// `size`: one of limits::kernel_sizes, which holds the rows' columns (primal) or entries (dual).
 void solve_exact(const RotatedRows& p, Form form, int size, const int32_t* rows, int64_t n_rows, Stream stream);
+
+/// Shared memory that a block of that size takes at most.
+int64_t exact_bytes(int size);
 
 /// Rows of any length and any D: their sums in `workspace`, slot by slot. slices (n_slices), rows (n_rows): as
 /// problem.h has them.

@@ -45,8 +45,11 @@ void topk(const float* queries, int64_t B, const float* items, int64_t n_items, 
     p.counts = reinterpret_cast<int32_t*>(scales + B + n_items);
     launch(row_scale_kernel, unsigned(B), 32, 0, cuda_stream, queries, p.P, scales);
     if (n_items) launch(row_scale_kernel, unsigned(n_items), 32, 0, cuda_stream, items, p.P, scales + B);
-    launch(topk_kernel, dim3(unsigned((B + kTopkQueries - 1) / kTopkQueries), unsigned(p.segments)), kTopkThreads,
-           Carver::bytes_of<TopkMemory>(), cuda_stream, p);
+    const dim3 grid(unsigned((B + kTopkQueries - 1) / kTopkQueries), unsigned(p.segments));
+    if (const size_t deep = Carver::bytes_of<TopkMemory<kDepth>>(); fits(deep))
+        launch(topk_kernel<kDepth>, grid, kTopkThreads, deep, cuda_stream, p);
+    else
+        launch(topk_kernel<16>, grid, kTopkThreads, Carver::bytes_of<TopkMemory<16>>(), cuda_stream, p);
     int places = 1;
     while (places < p.k * p.segments) places *= 2;
     launch(topk_sort_kernel, unsigned(B), kTopkThreads, places * sizeof(Key), cuda_stream, p, places, k, ids, scores);

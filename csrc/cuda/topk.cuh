@@ -49,15 +49,18 @@ struct TopkProblem {
     int32_t* counts;                        // (B, segments)
 };
 
+template <int Depth>
 struct TopkMemory {
+    static constexpr int kDepth = Depth;
     static constexpr int kLines = kTopkQueries + kTopkItems, kStride = kDepth + 8, kScoreStride = kTopkItems + 4;
     static constexpr int kRaw = kLines * kDepth;
-    static_assert(2 * kRaw >= kTopkQueries * kScoreStride, "scores take the place of the copies");
+    static constexpr int kScores = kTopkQueries * kScoreStride;
     float *raw, *scale, *threshold;
     uint16_t* half;
     int *count, *histogram;
     __host__ __device__ explicit TopkMemory(Carver& carve) {
-        raw = carve.take<float>(2 * kRaw);  // copies of two panels, then the scores of a tile
+        raw = carve.take<float>(2 * kRaw > kScores ? 2 * kRaw
+                                                   : kScores);  // copies of two panels, then the scores of a tile
         half = carve.take<uint16_t>(2 * kLines * kStride);
         scale = carve.take<float>(kLines);
         threshold = carve.take<float>(kTopkQueries);
@@ -144,10 +147,13 @@ __device__ __forceinline__ bool is_excluded(const TopkProblem& p, int64_t query,
 /// 32 scores of a tile, then looks through eight queries of it. Later items lose ties, so "above the threshold" is the
 /// whole test. Cost: 2 D flops a pair, three times that on tensor cores; one vote for each query and 32 items.
 /// Barriers: panels as in dual_gram; around the scores, which share their place with the copies.
-/// Not yet run on a device.
-__global__ void __launch_bounds__(kTopkThreads, 2) topk_kernel(TopkProblem p) {
+/// Panels of a depth of 16 instead of 32 take 60 KiB instead of 87. Not yet run on a device.
+template <int Depth>
+__global__ void __launch_bounds__(kTopkThreads, Depth == 32 ? 2 : 1) topk_kernel(TopkProblem p) {
     Carver carve(dynamic_smem());
-    const TopkMemory m(carve);
+    using Memory = TopkMemory<Depth>;
+    constexpr int kDepth = Depth;
+    const Memory m(carve);
     const int t = int(threadIdx.x), lane = lane_index(), warp = warp_index(), capacity = topk_capacity(p.k);
     const int64_t query0 = int64_t{blockIdx.x} * kTopkQueries;
     const int64_t segment_begin = p.n_items * blockIdx.y / p.segments,
@@ -165,12 +171,12 @@ __global__ void __launch_bounds__(kTopkThreads, 2) topk_kernel(TopkProblem p) {
         auto start_copies = [&](int c) {
             const int column = c * kDepth + column0;
 #pragma unroll 1
-            for (int line = line0; line < TopkMemory::kLines; line += kTopkThreads / (kDepth / 4)) {
+            for (int line = line0; line < Memory::kLines; line += kTopkThreads / (kDepth / 4)) {
                 const bool is_query = line < kTopkQueries;
                 const int64_t row = is_query ? query0 + line : item0 + line - kTopkQueries;
                 const bool real = column < p.P && row < (is_query ? p.n_queries : segment_end);
                 const float* const from = is_query ? p.queries : p.items;
-                cp_async<16>(m.raw + c % 2 * TopkMemory::kRaw + line * kDepth + column0,
+                cp_async<16>(m.raw + c % 2 * Memory::kRaw + line * kDepth + column0,
                              from + (real ? row * p.P + column : 0), real ? 16 : 0);
             }
             cp_async_commit();
@@ -183,13 +189,13 @@ __global__ void __launch_bounds__(kTopkThreads, 2) topk_kernel(TopkProblem p) {
             start_copies(c + 1);
             cp_async_wait<1>();
 #pragma unroll 2
-            for (int line = line0; line < TopkMemory::kLines; line += kTopkThreads / (kDepth / 4)) {
-                const float4 x = ld4(m.raw + c % 2 * TopkMemory::kRaw + line * kDepth + column0);
+            for (int line = line0; line < Memory::kLines; line += kTopkThreads / (kDepth / 4)) {
+                const float4 x = ld4(m.raw + c % 2 * Memory::kRaw + line * kDepth + column0);
                 const float s = m.scale[line];
                 const Halves a = split(s * x.x, s * x.y), b = split(s * x.z, s * x.w);
-                uint16_t* const to = m.half + line * TopkMemory::kStride + column0;
+                uint16_t* const to = m.half + line * Memory::kStride + column0;
                 st<uint2>(to, make_uint2(a.hi, b.hi));
-                st<uint2>(to + TopkMemory::kLines * TopkMemory::kStride, make_uint2(a.lo, b.lo));
+                st<uint2>(to + Memory::kLines * Memory::kStride, make_uint2(a.lo, b.lo));
             }
             __syncthreads();
 #pragma unroll 1
@@ -218,7 +224,7 @@ __global__ void __launch_bounds__(kTopkThreads, 2) topk_kernel(TopkProblem p) {
                         const int q = 16 * (warp / 4 * 2 + i) + sum_row(r);
                         const int y = 16 * (warp % 4 * 2 + j) + sum_column(half, r);
                         const float unscale = 1.0f / m.scale[q];
-                        st<float2>(scores + q * TopkMemory::kScoreStride + y,
+                        st<float2>(scores + q * Memory::kScoreStride + y,
                                    make_float2(sum[i][j][half][r] * unscale / m.scale[kTopkQueries + y],
                                                sum[i][j][half][r + 1] * unscale / m.scale[kTopkQueries + y + 1]));
                     }
@@ -231,7 +237,7 @@ __global__ void __launch_bounds__(kTopkThreads, 2) topk_kernel(TopkProblem p) {
             Key* const list = p.lists + list_of(q) * capacity;
 #pragma unroll 1
             for (int y = lane; y < kTopkItems; y += 32) {
-                const float score = scores[q * TopkMemory::kScoreStride + y];
+                const float score = scores[q * Memory::kScoreStride + y];
                 bool good = item0 + y < segment_end && score > threshold;
                 if (!__any_sync(kFullWarp, good)) continue;
                 const int32_t item = int32_t(item0 + y);

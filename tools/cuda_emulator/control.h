@@ -19,7 +19,7 @@ struct Config {
     Order order = Order::kForward;
     unsigned long long seed = 1;  // of the random order
     int resident_blocks = 1;      // that run interleaved
-    int architecture = 80;        // 80, 90 or 100: its shared memory
+    int architecture = 80;        // of chip()
     bool eager_copies = false;    // cp.async lands when issued instead of when waited for
     bool allow_exited = false;    // barriers ignore exited threads, as chips do since sm_70
     bool strict = true;           // checked build: global memory must be registered
@@ -29,6 +29,14 @@ struct Config {
 };
 void configure(const Config& config);
 const Config& configuration();
+
+/// A device of the architecture that is set, of those on sale the smaller ones.
+struct Chip {
+    int architecture, processors, threads, registers;  // of a processor
+    size_t shared, shared_reserved, shared_of_block;   // bytes of a processor; of them for each block besides its own
+    size_t cache, memory;
+};
+const Chip& chip();
 
 /// Device memory: full of NaN, its end at a page that faults. Memory of others becomes known by adopt().
 void* allocate(size_t bytes, const std::string& name);

@@ -75,6 +75,7 @@ EMU_API void commit_copies();
 EMU_API void wait_copies(int groups_left);
 
 enum class Element { kHalf, kBfloat, kTf32 };
+EMU_API bool is_sm_75();  // no copies that land later, no products deeper than 8
 EMU_API void mma(Element type, float* d, const uint32_t* a, const uint32_t* b, const float* c, const char* file,
                  int line);
 EMU_API void load_matrix(uint32_t* r, int n, bool transposed, const void* row, const char* file, int line);
@@ -298,7 +299,10 @@ void cp_async_wait() {
 }
 
 inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4], EMU_SITE) {
-    emu::mma(emu::Element::kHalf, d, a, b, c, file, line);
+    if (!emu::is_sm_75()) return emu::mma(emu::Element::kHalf, d, a, b, c, file, line);
+    const uint32_t left[2][4] = {{a[0], a[1], 0, 0}, {0, 0, a[2], a[3]}}, right[2][2] = {{b[0], 0}, {0, b[1]}};
+    emu::mma(emu::Element::kHalf, d, left[0], right[0], c, file, line);
+    emu::mma(emu::Element::kHalf, d, left[1], right[1], d, file, line);
 }
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4], EMU_SITE) {
     emu::mma(emu::Element::kBfloat, d, a, b, c, file, line);

@@ -180,18 +180,34 @@ void check_shape(const Shape& shape) {
         fail(format("limit: a block of (%u, %u, %u) threads", b.x, b.y, b.z));
 }
 
-size_t shared_limit() {
-    return size_t(engine.config.architecture == 80 ? 163 : 227) * 1024;
-}
+constexpr size_t kKiB = 1024, kMiB = 1024 * kKiB, kGiB = 1024 * kMiB;
+constexpr Chip kChips[] = {
+    {75, 40, 1024, 65536, 64 * kKiB, 0, 64 * kKiB, 4 * kMiB, 16 * kGiB},
+    {80, 108, 2048, 65536, 164 * kKiB, kKiB, 163 * kKiB, 40 * kMiB, 40 * kGiB},
+    {86, 28, 1536, 65536, 100 * kKiB, kKiB, 99 * kKiB, 3 * kMiB, 12 * kGiB},
+    {89, 58, 1536, 65536, 100 * kKiB, kKiB, 99 * kKiB, 48 * kMiB, 24 * kGiB},
+    {90, 132, 2048, 65536, 228 * kKiB, kKiB, 227 * kKiB, 50 * kMiB, 80 * kGiB},
+    {100, 148, 2048, 65536, 228 * kKiB, kKiB, 227 * kKiB, 126 * kMiB, 180 * kGiB},
+    {120, 70, 1536, 65536, 100 * kKiB, kKiB, 99 * kKiB, 48 * kMiB, 16 * kGiB},
+};
 
 }  // namespace
+
+const Chip& chip() {
+    return *std::find_if(std::begin(kChips), std::end(kChips),
+                         [](const Chip& c) { return c.architecture == engine.config.architecture; });
+}
+
+bool is_sm_75() {
+    return engine.config.architecture < 80;
+}
 
 void check_shared(size_t static_bytes, size_t dynamic_bytes) {
     if (static_bytes > kStaticLimit)
         fail(format("limit: %zu bytes of static shared memory, at most %zu", static_bytes, kStaticLimit));
-    if (static_bytes + dynamic_bytes > shared_limit())
+    if (static_bytes + dynamic_bytes > chip().shared_of_block)
         fail(format("limit: %zu + %zu bytes of static and dynamic shared memory, at most %zu on sm_%d", static_bytes,
-                    dynamic_bytes, shared_limit(), engine.config.architecture));
+                    dynamic_bytes, chip().shared_of_block, engine.config.architecture));
 }
 
 namespace {
@@ -300,8 +316,10 @@ void configure(const Config& config) {
     if (config.resident_blocks < 1 || config.resident_blocks > kMaxResident)
         throw std::invalid_argument(
             format("resident_blocks must be 1 to %d, got %d", kMaxResident, config.resident_blocks));
-    if (config.architecture != 80 && config.architecture != 90 && config.architecture != 100)
-        throw std::invalid_argument(format("architecture must be 80, 90 or 100, got %d", config.architecture));
+    if (std::none_of(std::begin(kChips), std::end(kChips),
+                     [&](const Chip& c) { return c.architecture == config.architecture; }))
+        throw std::invalid_argument(
+            format("architecture must be 75, 80, 86, 89, 90, 100 or 120, got %d", config.architecture));
     if (!(config.seconds > 0)) throw std::invalid_argument(format("seconds must be above 0, got %g", config.seconds));
     engine.config = config;
 }
@@ -346,3 +364,25 @@ void run(const Shape& shape, void (*entry)(void*), void* argument) {
 }
 
 }  // namespace emu
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* is, int device) {
+    if (device != 0) return cudaErrorInvalidValue;
+    const emu::Chip& chip = emu::chip();
+    *is = {};
+    std::snprintf(is->name, sizeof is->name, "emulated sm_%d", chip.architecture);
+    is->major = chip.architecture / 10;
+    is->minor = chip.architecture % 10;
+    is->multiProcessorCount = chip.processors;
+    is->maxThreadsPerMultiProcessor = chip.threads;
+    is->regsPerMultiprocessor = chip.registers;
+    is->sharedMemPerMultiprocessor = chip.shared;
+    is->reservedSharedMemPerBlock = chip.shared_reserved;
+    is->sharedMemPerBlockOptin = chip.shared_of_block;
+    is->l2CacheSize = int(chip.cache);
+    is->totalGlobalMem = chip.memory;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device) {
+    *value = int(emu::chip().shared_of_block);
+    return device == 0 ? cudaSuccess : cudaErrorInvalidValue;
+}

@@ -215,6 +215,14 @@ static inline cudaError_t cudaGetDeviceCount(int* count) {
     *count = 1;
     return cudaSuccess;
 }
+struct cudaDeviceProp {
+    char name[256];
+    int major, minor, multiProcessorCount, maxThreadsPerMultiProcessor, regsPerMultiprocessor, l2CacheSize;
+    size_t sharedMemPerMultiprocessor, reservedSharedMemPerBlock, sharedMemPerBlockOptin, totalGlobalMem;
+};
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin };
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* is, int device);  // engine.cpp
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int device);
 static inline cudaError_t cudaDeviceSynchronize() {
     return cudaSuccess;
 }

@@ -117,11 +117,11 @@ def load_cuda() -> ModuleType:
         ) from error
     if not torch.cuda.is_available():
         raise RuntimeError("this build of torch cannot use the CUDA device; install one with CUDA")
-    shared = torch.cuda.get_device_properties(torch.cuda.current_device()).shared_memory_per_block_optin
-    if shared < cuda.LIMITS.shared_memory:
+    properties = cuda.device_properties(torch.cuda.current_device())
+    if properties["capability"] < cuda.OLDEST_CAPABILITY:
+        wanted, has = (".".join(map(str, version)) for version in (cuda.OLDEST_CAPABILITY, properties["capability"]))
         raise RuntimeError(
-            f"the kernels need {cuda.LIMITS.shared_memory} bytes of shared memory for a block (as A100, H100 and B200 "
-            f"have), the device has {shared}"
+            f"the kernels of this build need compute capability {wanted} or later, {properties['name']} has {has}"
         )
     return cuda
 

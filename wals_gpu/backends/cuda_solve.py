@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cuda_device import SLOT_MEMORY, Device
 from wals_gpu.backends.cuda_factors import Factors, OtherSide, Target, upload_factors
 from wals_gpu.backends.cuda_loss import row_loss
@@ -21,8 +20,9 @@ from wals_gpu.objective.terms import RowTerms
 
 __all__ = ["RowKernels", "RowSolver"]
 
-#: Sizes of shared memory that conjugate gradients keep a row's panel in: 5, 2 and 1 blocks on a processor.
-PANEL_MEMORY = (32 << 10, 80 << 10, LIMITS.shared_memory)
+#: Blocks of conjugate gradients on a processor, whose shared memory keeps their rows' panels: as many as have
+#: registers, and fewer for longer rows.
+CG_BLOCKS = (3, 2, 1)
 
 
 class RowSolver:
@@ -94,7 +94,7 @@ class RowKernels:
     """
 
     def __init__(self, device: Device, rows: Any, terms: RowTerms, side: OtherSide) -> None:
-        self._kernels, self._memory = device.kernels, device.memory
+        self._kernels, self._memory, self._limits = device.kernels, device.memory, device.limits
         self._rows, self._terms, self._side = rows, terms, side
 
     def solve(self, options: SolveOptions) -> NDArray[np.bool_]:
@@ -139,7 +139,7 @@ class RowKernels:
 
     def _solve_exact(self, mask: NDArray[np.bool_]) -> None:
         kernels, memory, factors = self._kernels, self._memory, self._side.factors
-        for part in plan_exact(self._terms, factors, kernels.LIMITS.kernel_sizes, kernels.LIMITS.giant_entries):
+        for part in plan_exact(self._terms, factors, self._limits.kernel_sizes, kernels.LIMITS.giant_entries):
             numbers = part.numbers[mask[part.numbers]]
             if not len(numbers):
                 continue
@@ -156,7 +156,8 @@ class RowKernels:
 
     def _solve_cg(self, steps: int, tolerance: float) -> None:
         kernels, memory, factors = self._kernels, self._memory, self._side.factors
-        staged = tuple(kernels.cg_staged_rows(factors, size) for size in PANEL_MEMORY)
+        room = map(self._limits.shared_of_each, CG_BLOCKS)
+        staged = tuple(kernels.cg_staged_rows(factors, size) for size in room)
         empty, plan, giant = plan_cg(self._terms, staged, kernels.LIMITS.giant_entries)
         if len(empty):
             self._solve_in_blocks("diagonal", 0, empty)
@@ -169,7 +170,8 @@ class RowKernels:
     def _solve_subspace(self, block: int) -> NDArray[np.bool_]:
         """Steps over blocks of coordinates, and exact solves of short rows; a mask of the latter."""
         kernels, memory = self._kernels, self._memory
-        exact, others, giant = plan_subspace(self._terms, block, kernels.LIMITS.giant_entries)
+        longest = kernels.LIMITS.giant_entries if block <= self._limits.kernel_sizes[-1] else 0
+        exact, others, giant = plan_subspace(self._terms, block, longest)
         self._solve_exact(exact)
         if not len(others) and not len(giant):
             return exact
