@@ -2,8 +2,9 @@
 
     python benchmarks/cases/bench_scale.py [SET] [--network]
 
-Each rank is a process of one thread, so more ranks than cores show traffic and memory, not speed. With --network (Linux,
-root) two ranks sit in network namespaces that are joined by a link of a bounded rate (tc): seconds against the model's.
+Each rank is a process of one thread, so more ranks than cores show traffic and memory, not speed. With --network
+(Linux, root) two ranks sit in network namespaces that are joined by a link of a bounded rate (tc): seconds against the
+model's.
 """
 
 import argparse

@@ -84,13 +84,13 @@ def _table(one: FitCost, many: FitCost, iterations: int) -> str:
 def _verdict(one: FitCost, many: FitCost) -> str:
     if many.seconds >= one.seconds:
         return (
-            f"One machine is faster, if it has {_bytes(one.memory)}: what {many.ranks} save of its arithmetic, the network "
-            "takes. More machines are for data that do not fit, or a faster network."
+            f"One machine is faster, if it has {_bytes(one.memory)}: what {many.ranks} save of its arithmetic, the "
+            "network takes. More machines are for data that do not fit, or a faster network."
         )
     gain = one.seconds / many.seconds
     return (
-        f"{many.ranks} machines are {gain:.1f} times as fast as one, of which a share of {gain / many.ranks:.0%} is used; "
-        f"one would need {_bytes(one.memory)}."
+        f"{many.ranks} machines are {gain:.1f} times as fast as one, of which a share of {gain / many.ranks:.0%} is "
+        f"used; one would need {_bytes(one.memory)}."
     )
 
 
