@@ -19,6 +19,7 @@ class Limits(NamedTuple):
     giant_entries: int
     giant_work: float
     giant_bytes: int
+    loss_rows: int
     panel_bytes: int
     panel_factors: int
     panel_least: int
@@ -73,9 +74,7 @@ def gram(factors: NDArray[Any], weight: NDArray[Any], n_threads: int) -> NDArray
 def gram_bounds(n: int, factors: int) -> list[int]:
     """Where the slabs end that gram() adds up in order, from 0 to n."""
 
-def gram_slabs(
-    factors: NDArray[Any], weight: NDArray[Any], bounds: NDArray[np.int64], n_threads: int
-) -> NDArray[np.float64]:
+def gram_slabs(factors: NDArray[Any], weight: NDArray[Any], bounds: NDArray[np.int64], n_threads: int) -> NDArray[Any]:
     """The same of rows from one bound to the next, (slabs, D, D): upper triangles."""
 
 def isa() -> str:
@@ -85,8 +84,11 @@ def neighbor_memory(n_items: int, n_neighbors: int, wide: bool, n_threads: int) 
     """Bytes that fit_neighbors works in: the least, and the most that can be of use."""
 
 def ridge_losses(
-    factors: NDArray[Any], prior: NDArray[Any] | None, ridge: NDArray[Any], n_threads: int
-) -> NDArray[np.float64]:
+    factors: NDArray[Any],
+    prior: NDArray[Any] | None,
+    ridge: NDArray[Any],
+    n_threads: int,
+) -> NDArray[Any]:
     """Sums of ridge |x - prior|^2 over blocks of LIMITS.loss_rows rows, in float64."""
 
 def rotate(factors: NDArray[Any], rotation: NDArray[np.float64] | None, n_threads: int) -> NDArray[Any]:

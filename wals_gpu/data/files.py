@@ -386,6 +386,7 @@ def _canonical(metadata: dict[str, Any]) -> str:
 
 
 def version_of(package: str) -> str | None:
+    """Of a package that is installed, else None."""
     try:
         return version(package)
     except PackageNotFoundError:

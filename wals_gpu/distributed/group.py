@@ -73,22 +73,25 @@ class LocalGroup:
     rank, size, sent_bytes = 0, 1, 0
 
     def gather_rows(self, rows: NDArray[Any], counts: Sequence[int], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """See :meth:`Group.gather_rows`."""
         if out is None:
             return rows
         out[:] = rows
         return out
 
     def exchange_rows(self, pieces: Sequence[NDArray[Any]], counts: Sequence[int], out: NDArray[Any]) -> None:
+        """See :meth:`Group.exchange_rows`."""
         out[:] = pieces[0]
 
     def broadcast(self, array: NDArray[Any]) -> None:
-        pass
+        """See :meth:`Group.broadcast`."""
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
+        """See :meth:`Group.gather_bytes`."""
         return [data]
 
     def barrier(self) -> None:
-        pass
+        """See :meth:`Group.barrier`."""
 
 
 class TorchGroup:
@@ -140,6 +143,7 @@ class TorchGroup:
         return out
 
     def exchange_rows(self, pieces: Sequence[NDArray[Any]], counts: Sequence[int], out: NDArray[Any]) -> None:
+        """See :meth:`Group.exchange_rows`."""
         ends = np.cumsum(counts)
         places = [out[end - count : end] for end, count in zip(ends, counts, strict=True)]
         places[self.rank][...] = pieces[self.rank]
@@ -148,6 +152,7 @@ class TorchGroup:
             self._pass([(to, pieces[to])], [(source, places[source])])
 
     def broadcast(self, array: NDArray[Any]) -> None:
+        """See :meth:`Group.broadcast`."""
         if not array.size or self.size == 1:
             return
         tensor = self._bytes_of(array)
@@ -158,12 +163,14 @@ class TorchGroup:
             self._take(array, tensor)
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
+        """See :meth:`Group.gather_bytes`."""
         lengths = self.gather_rows(np.array([len(data)], np.int64), [1] * self.size)
         rows = np.frombuffer(data, np.uint8)
         joined = self.gather_rows(rows, lengths.tolist())
         return [piece.tobytes() for piece in np.split(joined, np.cumsum(lengths)[:-1])]
 
     def barrier(self) -> None:
+        """See :meth:`Group.barrier`."""
         self.gather_rows(np.zeros(1, np.uint8), [1] * self.size)
 
     def _pass(self, sends: list[tuple[int, NDArray[Any]]], receives: list[tuple[int, NDArray[Any]]]) -> None:
