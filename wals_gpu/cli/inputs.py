@@ -13,7 +13,7 @@ from wals_gpu.data.interactions import Interactions, read_interactions
 from wals_gpu.data.titles import Titles
 from wals_gpu.model.wals import WALS
 
-__all__ = ["load_model", "new_model", "read_data", "read_titles", "refuse_model"]
+__all__ = ["load_model", "new_model", "read_data", "read_titles", "reading_options", "refuse_model"]
 
 #: Arguments of as_interactions and the options of the command line that are passed on to them.
 _OPTIONS = (
@@ -31,6 +31,15 @@ def read_data(
 
     `options` go before those of the command line.
     """
+    given = reading_options(args, **options)
+    source = args.interactions if path is None else path
+    for one in [source] if isinstance(source, (str, os.PathLike)) else source:
+        refuse_model(one, "a file of interactions")
+    return read_interactions(source, **given)
+
+
+def reading_options(args: argparse.Namespace, **options: Any) -> dict[str, Any]:
+    """What :func:`wals_gpu.as_interactions` is to be given; `options` go before those of the command line."""
     given = {name: value for name in _OPTIONS if (value := getattr(args, name, None)) is not None}
     if getattr(args, "no_values", False):
         if "value_column" in given:
@@ -44,10 +53,7 @@ def read_data(
     given |= options
     if given.get("time_column") is None and "time" not in given.get("columns", ()) and "half_life" in given:
         raise ValueError("--half-life needs --time-column: how old each interaction is")
-    source = args.interactions if path is None else path
-    for one in [source] if isinstance(source, (str, os.PathLike)) else source:
-        refuse_model(one, "a file of interactions")
-    return read_interactions(source, **given)
+    return given
 
 
 def refuse_model(path: Any, wanted: str) -> None:

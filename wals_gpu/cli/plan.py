@@ -56,9 +56,8 @@ def run(args: argparse.Namespace) -> None:
         print_json({"rate": rate, "threads": threads, "one": one.to_dict(), "ranks": many.to_dict()})
         return
     print(_table(one, many, args.iterations))
-    print(
-        f"\n{threads} threads a machine at {rate / 1e9:.3g} billion multiply-adds a second, {args.bandwidth / 1e9:g} Gb/s"
-    )
+    billions, gigabits = f"{rate / 1e9:.3g}", f"{args.bandwidth / 1e9:g}"
+    print(f"\n{threads} threads a machine at {billions} billion multiply-adds a second, {gigabits} Gb/s")
     print(wrapped(_verdict(one, many)))
 
 

@@ -9,6 +9,7 @@ from wals_gpu.distributed.fit import fit_sharded
 from wals_gpu.distributed.group import Group, LocalGroup, TorchGroup
 from wals_gpu.distributed.launch import connected, is_launched
 from wals_gpu.distributed.model import ShardedModel
+from wals_gpu.distributed.read import merge_shards, read_sharded
 from wals_gpu.distributed.shards import Shards, shard
 
 __all__ = [
@@ -20,5 +21,7 @@ __all__ = [
     "connected",
     "fit_sharded",
     "is_launched",
+    "merge_shards",
+    "read_sharded",
     "shard",
 ]

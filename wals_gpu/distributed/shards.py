@@ -62,6 +62,10 @@ class Shards:
         """The rank's rows of a side, "user" or "item", and the cuts of the side."""
         return (self.users, self.user_cuts) if side == "user" else (self.items, self.item_cuts)
 
+    def count_entries(self) -> int:
+        """Z of the whole. Every rank makes the call."""
+        return int(self.group.gather_rows(np.array([self.users.nnz]), [1] * self.group.size).sum())
+
     def bind(self, objective: Objective) -> BoundObjective:
         """The objective with what it learns of the whole: as of one matrix on one machine, to the bit.
 
