@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 
 from numpy.linalg import LinAlgError
 
+from wals_gpu.backends.launched import is_launched
 from wals_gpu.cli import demo, doctor, embed, evaluate, fit, plan, recommend, similar, tune
 from wals_gpu.cli.installation import installed_version
 from wals_gpu.cli.output import one_line, say
 from wals_gpu.cli.parser import Command, Formatter, Program
 from wals_gpu.cli.settings import fill_settings
-from wals_gpu.distributed.launch import is_launched
 from wals_gpu.errors import DistributedError
 
 __all__ = ["main", "make_parser"]

@@ -15,9 +15,9 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.backends.launched import is_launched
 from wals_gpu.cli.inputs import load_model, new_model, read_data, reading_options
 from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, number, positive, share_or_path
 from wals_gpu.cli.output import in_words, print_json, say
@@ -25,14 +25,13 @@ from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.cli.tables import check_writable
 from wals_gpu.data.files import remove_folder
 from wals_gpu.data.interactions import Interactions
-from wals_gpu.distributed.fit import fit_sharded
-from wals_gpu.distributed.group import Group, together
-from wals_gpu.distributed.launch import connected, is_launched, threads_of_rank
-from wals_gpu.distributed.read import parquet_files, read_sharded
-from wals_gpu.distributed.shards import Shards
 from wals_gpu.errors import DataError
 from wals_gpu.model.wals import HYBRID_PRIOR, WALS
 from wals_gpu.objective.presets import PRESETS
+
+if TYPE_CHECKING:
+    from wals_gpu.distributed.group import Group
+    from wals_gpu.distributed.shards import Shards
 
 __all__ = ["add", "run"]
 
@@ -296,6 +295,11 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 def _run_on_ranks(args: argparse.Namespace) -> int:
     """The same on each of the processes that torchrun started; rank 0 speaks for all."""
+    # Imported here: all commands but these run where the native module does not.
+    from wals_gpu.distributed.fit import fit_sharded
+    from wals_gpu.distributed.group import together
+    from wals_gpu.distributed.launch import connected, threads_of_rank
+
     with connected() as group:
         args.quiet = args.quiet or group.rank > 0
         args.threads = args.threads or threads_of_rank()
@@ -326,14 +330,18 @@ def _run_on_ranks(args: argparse.Namespace) -> int:
 
 def _sizes_of(data: Interactions | Shards) -> tuple[int, int, int]:
     """U, I and Z; of shards, every rank makes the call."""
-    if isinstance(data, Shards):
-        return (*data.shape, data.count_entries())
-    n_users, n_items = data.matrix.shape
-    return n_users, n_items, data.matrix.nnz
+    if isinstance(data, Interactions):
+        n_users, n_items = data.matrix.shape
+        return n_users, n_items, data.matrix.nnz
+    return (*data.shape, data.count_entries())
 
 
 def _read_on_ranks(group: Group, model: WALS, args: argparse.Namespace) -> Interactions | Shards:
     """A part of Parquet files on each rank; where that cannot be, the whole on all of them."""
+    from wals_gpu.backends.solve import SolveOptions
+    from wals_gpu.distributed.group import together
+    from wals_gpu.distributed.read import parquet_files, read_sharded
+
     options = reading_options(args)
     in_parts = args.validation is None and not options.keys() & {
         "min_user_interactions", "min_item_interactions", "half_life", "time_column",

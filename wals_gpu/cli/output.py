@@ -38,7 +38,8 @@ def print_json(value: Any) -> None:
 
 def size_of(data: Interactions) -> str:
     """Users, items and entries in words."""
-    return in_words(*data.matrix.shape, data.matrix.nnz)
+    n_users, n_items = data.matrix.shape
+    return in_words(n_users, n_items, data.matrix.nnz)
 
 
 def in_words(n_users: int, n_items: int, n_entries: int) -> str:

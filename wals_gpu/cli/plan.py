@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wals_gpu.backends.cpu import available_threads
 from wals_gpu.cli.options import number, positive
 from wals_gpu.cli.output import print_json, wrapped
 from wals_gpu.cli.parser import Commands, add_command
-from wals_gpu.distributed.plan import FitCost, fit_cost, measured_rate
+
+if TYPE_CHECKING:
+    from wals_gpu.distributed.plan import FitCost
 
 __all__ = ["add", "run"]
 
@@ -47,6 +48,10 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print both."""
+    # Imported here: `wals-gpu doctor` must run where the native module does not.
+    from wals_gpu.backends.cpu import available_threads
+    from wals_gpu.distributed.plan import fit_cost, measured_rate
+
     rate = args.rate or measured_rate(args.factors, args.solver)
     threads = args.threads or available_threads()
     given: dict[str, Any] = {"solver": args.solver, "threads": threads, "bandwidth": args.bandwidth, "rate": rate}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from wals_gpu.backends.launched import is_launched
 from wals_gpu.cli.answers import FOR_TEXT, FOR_USERS, MODEL, answers_of, columns_of, print_answers, schema
 from wals_gpu.cli.inputs import load_model, read_titles
 from wals_gpu.cli.lines import ids_of_lines, parse_ids, read_lines
@@ -30,8 +31,6 @@ from wals_gpu.cli.tables import check_table, open_table
 from wals_gpu.data.files import load_metadata
 from wals_gpu.data.names import user_names
 from wals_gpu.data.progress import tqdm
-from wals_gpu.distributed.group import gather_json, together
-from wals_gpu.distributed.launch import connected, is_launched, threads_of_rank
 from wals_gpu.model.recommendations import RecommendationsChunk
 from wals_gpu.model.wals import WALS
 
@@ -127,6 +126,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _recommend_on_ranks(args: argparse.Namespace) -> None:
     """Each of the processes that torchrun started writes the lists of its part of the users to a file of a folder."""
+    from wals_gpu.distributed.group import gather_json, together
+    from wals_gpu.distributed.launch import connected, threads_of_rank
+
     with connected() as group:
         args.quiet = args.quiet or group.rank > 0
         args.threads = args.threads or threads_of_rank()

@@ -7,7 +7,7 @@ factors of the other side that its rows meet. docs/distributed.md says when that
 
 from wals_gpu.distributed.fit import fit_sharded
 from wals_gpu.distributed.group import Group, LocalGroup, TorchGroup
-from wals_gpu.distributed.launch import connected, is_launched
+from wals_gpu.distributed.launch import connected
 from wals_gpu.distributed.model import ShardedModel
 from wals_gpu.distributed.read import merge_shards, read_sharded
 from wals_gpu.distributed.shards import Shards, shard
@@ -20,7 +20,6 @@ __all__ = [
     "TorchGroup",
     "connected",
     "fit_sharded",
-    "is_launched",
     "merge_shards",
     "read_sharded",
     "shard",

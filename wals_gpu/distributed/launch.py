@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 from wals_gpu.backends.cpu import available_threads
+from wals_gpu.backends.launched import is_launched, ranks_here
 from wals_gpu.checks import number
 from wals_gpu.distributed.group import Group, LocalGroup, TorchGroup
 from wals_gpu.errors import DistributedError
 
-__all__ = ["connected", "is_launched", "threads_of_rank"]
-
-
-def is_launched() -> bool:
-    """Whether this process is one of several that a launcher started, by the variables that torchrun sets."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+__all__ = ["connected", "threads_of_rank"]
 
 
 def threads_of_rank() -> int:
     """Threads for this rank: its part of the processors that the ranks of this machine share."""
-    return max(available_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    return max(available_threads() // ranks_here(), 1)
 
 
 @contextmanager
