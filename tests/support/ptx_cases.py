@@ -86,8 +86,8 @@ for name, arguments in {
     "exact, 64": (64, [40, 100], "plus", False, True),
     "exact, 64, minus": (50, [0, 1, 33, 43, 90], "minus", True),
     "exact, 128": (128, [100, 161], "mixed", True),
-    "exact, 128, plus": (113, [70, 113], "plus", False, True),
-    "exact, 256": (256, [200, 260], "plus", True),
+    "exact, 128, tiny": (113, [70, 113], "tiny", True),
+    "exact, 256": (256, [200, 260], "tiny", True),
     "exact, in the workspace": (260, [0, 280], "plus", True),
 }.items():
     case(name)(lambda backend, arguments=arguments: exact(backend, *arguments))
@@ -193,7 +193,7 @@ def topk(backend: CudaBackend, queries: int, items: int, factors: int, k: int) -
 
 
 case("top 10 of 500")(lambda backend: topk(backend, 65, 500, 40, 10))
-case("top 300 of 3000")(lambda backend: topk(backend, 3, 3000, 70, 300))
+case("top 1000 of 3000")(lambda backend: topk(backend, 3, 3000, 70, 1000))
 
 
 @case("top 20 of any size")
