@@ -17,7 +17,7 @@ import ptx_cases
 from emulated import load
 from emulated_cuda import ON_DEVICE
 from ptx.launches import find_nvcc, read_kernels
-from ptx.machine import run
+from ptx.machine import check_known, run
 from ptx.memory import Segment
 from ptx.parser import Fault, Kernel, Unsupported, parse
 from ptx.tensor import MODELS, Layout, dot
@@ -70,6 +70,15 @@ def test_every_kernel_is_run(found, on):
     launched = {kernel for each in found[on]["cases"].values() for kernel in each["launched"]}
     assert len(kernels) > 50
     assert launched == set(kernels)
+
+
+@interprets
+@pytest.mark.parametrize("architecture", sorted({architecture for architecture, *_ in beside.PTX_RUNS.values()}))
+def test_every_instruction_is_known(architecture):
+    """Also those that no case comes to."""
+    needs_nvcc()
+    for kernel in read_kernels(Path(beside.result("ptx")["folder"]).glob(f"*.{architecture}.ptx")).values():
+        check_known(kernel)
 
 
 # Faults planted in what nvcc made

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from ptx.instructions import ALL, Instructions, Step, mask_of
 from ptx.memory import BadAccess, Segment
-from ptx.parser import Fault, Instruction, Unsupported
+from ptx.parser import Fault, Instruction, Kernel, Unsupported
 from ptx.tensor import Model
 from ptx.threads import Group, Launch
 
-__all__ = ["run"]
+__all__ = ["check_known", "run"]
 
 LANES = 4096  # threads at a time, more where a block has more: their registers stay in a processor's caches
 MOST_STEPS = 20_000_000
@@ -60,6 +60,27 @@ def run(launch: Launch, segments: Iterable[Segment], model: Model) -> int:
             numbers = np.arange(first, min(first + at_once, n_blocks))
             steps += _Blocks(launch, segments, model, numbers).run()
     return steps
+
+
+def check_known(kernel: Kernel) -> None:
+    """Looks at all instructions, whether a launch comes to them or not.
+
+    Raises
+    ------
+    Unsupported
+        Of the first that is not known.
+    """
+    bytes_of_parameters = max((each.offset + each.size for each in kernel.parameters), default=0)
+    launch = Launch(kernel, (1, 1, 1), (32, 1, 1), 16, bytes(bytes_of_parameters))
+    blocks = _Blocks(launch, [], Model(0, 0), np.arange(1))
+    for each in kernel.instructions:
+        try:
+            if each.words[0] == "brx":
+                raise Unsupported("a branch to one of several labels")
+            if not _ends_run(each):
+                blocks.bind(each)
+        except Unsupported as error:
+            raise Unsupported(f"{error}: {each} of {kernel.name}") from None
 
 
 class _Blocks(Instructions):
