@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <mutex>
 
 #include "engine.h"
@@ -70,12 +71,9 @@ void forget(const void* p) {
     remove(uintptr_t(p));
 }
 
-std::vector<Array> arrays() {
+void for_each_allocation(const std::function<void(const Allocation&)>& call) {
     std::lock_guard<std::mutex> lock(allocations_lock);
-    std::vector<Array> result;
-    for (const Allocation& a : allocations)
-        result.push_back({reinterpret_cast<void*>(a.begin), reinterpret_cast<void*>(a.end), a.name});
-    return result;
+    for (const Allocation& a : allocations) call(a);
 }
 
 /// The allocation that holds `p`, or that has it within a page of its ends.

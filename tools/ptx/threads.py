@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptx.memory import PARAMETERS, RESERVED, Memory, Segment
-from ptx.operations import dtype_of
+from ptx.operations import Array, dtype_of
 from ptx.parser import BYTES, Fault, Instruction, Kernel, Unsupported
 from ptx.tensor import Model
 
@@ -79,9 +79,9 @@ class Threads:
         parameters = np.frombuffer(launch.parameters.ljust(-(-len(launch.parameters) // 16) * 16, b"\0"), np.uint8)
         self.memory = Memory(segments, parameters.copy(), self.block_of, shared)
         self.special = self._special(numbers)
-        self.registers: dict[str, NDArray] = {}
+        self.registers: dict[str, Array] = {}
 
-    def _special(self, numbers: NDArray) -> dict[str, NDArray[np.uint32]]:
+    def _special(self, numbers: Array) -> dict[str, NDArray[np.uint32]]:
         (gx, gy, gz), (bx, by, bz) = self.launch.grid, self.launch.block
         index = numbers[self.block_of]
         values = {
@@ -94,7 +94,7 @@ class Threads:
         }  # fmt: skip
         return {name: np.broadcast_to(np.asarray(value), self.n).astype(np.uint32) for name, value in values.items()}
 
-    def register(self, name: str) -> NDArray:
+    def register(self, name: str) -> Array:
         """Its array, of unsigned numbers or bools."""
         if name not in self.registers:
             kind = self.kernel.registers.get(name)
@@ -104,7 +104,7 @@ class Threads:
             self.registers[name] = np.zeros(self.n, dtype)
         return self.registers[name]
 
-    def read(self, text: str, kind: str) -> NDArray:
+    def read(self, text: str, kind: str) -> Array:
         """An operand's numbers: one for each thread, or a single one."""
         dtype = dtype_of(kind)
         if text in self.special:
