@@ -496,7 +496,7 @@ def test_mma_cuts_addends_off_as_chips_do(plain):
         plain.configure(tensor=chip)
         found.append(mma(plain, "mma_f16", a, b, zero_c)[0, 0])
     assert found == [0, 2.0**-24, 2.0**-24, 2.0**-24]
-    with pytest.raises(ValueError, match="tensor must be v100, a100, h100 or exact, got v101"):
+    with pytest.raises(ValueError, match="tensor must be v100, t4, a100, h100 or exact, got v101"):
         plain.configure(tensor="v101")
 
 

@@ -1,8 +1,8 @@
 """Small problems that start every kernel of the library, each held to the float64 definition.
 
-``python tests/support/ptx_cases.py MODULE v100 KERNELS.ptx ... [--case NAME]`` runs them by the backend's own host code
-on nvcc's PTX (tools/ptx) and prints what came of each as JSON; MODULE is the emulated module, which hands its launches
-over.
+``python tests/support/ptx_cases.py MODULE 80 v100 KERNELS.ptx ... [--case NAME]`` runs them by the backend's own host
+code on nvcc's PTX (tools/ptx) and prints what came of each as JSON; MODULE is the emulated module, which hands its
+launches over.
 """
 
 from __future__ import annotations
@@ -215,8 +215,9 @@ def _(backend: CudaBackend) -> None:
         np.testing.assert_array_equal(getattr(found, part), getattr(wanted, part))
 
 
-def run(name: str, kernels: dict[str, Kernel], model: Model, module: ModuleType) -> Counter[str]:
-    """One case; how many instructions of each kernel it went through."""
+def run(name: str, kernels: dict[str, Kernel], model: Model, module: ModuleType, card: int = 80) -> Counter[str]:
+    """One case, launched as on a card of that capability; how many instructions of each kernel it went through."""
+    module.configure(architecture=card)
     device = Device(kernels, model)
     with device.instead_of(module):
         CASES[name](CudaBackend(module, EmulatedMemory(module)))
@@ -228,6 +229,7 @@ def run(name: str, kernels: dict[str, Kernel], model: Model, module: ModuleType)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("module", type=Path)
+    parser.add_argument("card", type=int)
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--case", action="append", choices=CASES)
@@ -242,7 +244,7 @@ def main() -> None:
             continue
         begin, error, launched = time.perf_counter(), "", Counter()
         try:
-            launched = run(name, kernels, MODELS[options.model], module)
+            launched = run(name, kernels, MODELS[options.model], module, options.card)
         except Exception:
             error = traceback.format_exc()
         seconds = round(time.perf_counter() - begin, 2)
