@@ -1,5 +1,5 @@
 // Launches for somebody else: kernels are not run here, but handed over as the CUDA driver would get them. tools/ptx
-// runs what nvcc made of them. A part of emulator.h, which includes it.
+// runs what nvcc made of them. A part of emulator.h, which includes it: what starts a kernel asks is_elsewhere() first.
 #pragma once
 
 #include <functional>
