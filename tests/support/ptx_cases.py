@@ -82,7 +82,8 @@ def exact(
 
 
 for name, arguments in {
-    "exact, 32": (20, [0, 5, 17, 40], "all", True),
+    "exact, 32": (32, [28, 45], "plus", True),
+    "exact, 32, any signs": (20, [0, 5, 17, 40], "all", True),
     "exact, 64": (64, [40, 100], "plus", False, True),
     "exact, 64, minus": (50, [0, 1, 33, 43, 90], "minus", True),
     "exact, 128": (128, [100, 161], "mixed", True),
