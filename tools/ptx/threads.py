@@ -63,6 +63,7 @@ class Threads:
     """Of the blocks with these `numbers`; what a block's last warp lacks is filled up with threads that never run.
 
     A register is an array with a number of each thread, unsigned or bool; instructions see it as what they name.
+    Before it is written it is full of ones, NaN as a float.
     """
 
     def __init__(self, launch: Launch, segments: list[Segment], model: Model, numbers: NDArray[np.int64]) -> None:
@@ -101,7 +102,7 @@ class Threads:
             if kind is None:
                 raise Unsupported(f"register {name}")
             dtype = np.dtype(bool) if kind == "pred" else np.dtype(f"u{BYTES[kind]}")
-            self.registers[name] = np.zeros(self.n, dtype)
+            self.registers[name] = np.full(self.n, True if kind == "pred" else np.iinfo(dtype).max, dtype)
         return self.registers[name]
 
     def read(self, text: str, kind: str) -> Array:
