@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,17 @@ void* allocate(size_t bytes, const std::string& name);
 void release(void* p);
 void adopt(const void* p, size_t bytes, const std::string& name);
 void forget(const void* p);
+
+/// What kernels may touch.
+struct Array {
+    const void *begin, *end;
+    std::string name;
+};
+std::vector<Array> arrays();
+
+/// Somebody else who runs kernels: gets each launch as a driver does. Empty: the emulator runs them again.
+struct Launched;
+void run_elsewhere(std::function<void(const Launched&)> runner);
 
 /// Accesses of one source line, over all warps and blocks since the profile was reset.
 struct Line {

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "types.h"
 
@@ -30,6 +31,31 @@ struct Shape {
     const void* kernel;
 };
 EMU_API void run(const Shape& shape, void (*entry)(void*), void* argument);
+
+/// A launch as the CUDA driver would get it: each parameter's bytes, as this compiler lays them out, at its alignment.
+struct Launched {
+    struct Parameter {
+        size_t offset, bytes, alignment;
+    };
+    Shape shape;
+    std::vector<Parameter> parameters;
+    std::string bytes;
+
+    template <class... Params>
+    Launched(const Shape& shape, const std::tuple<Params...>& values) : shape(shape) {
+        std::apply([&](const auto&... each) { (add(&each, sizeof each, alignof(decltype(each))), ...); }, values);
+    }
+
+   private:
+    void add(const void* p, size_t n, size_t alignment) {
+        bytes.resize((bytes.size() + alignment - 1) / alignment * alignment, 0);
+        parameters.push_back({bytes.size(), n, alignment});
+        bytes.append(static_cast<const char*>(p), n);
+    }
+};
+/// Whether somebody else runs kernels (control.h); who is then called.
+EMU_API bool is_elsewhere();
+EMU_API void run_elsewhere(const Launched& launched);
 
 EMU_API unsigned char* dynamic_smem();
 EMU_API size_t note_carved(unsigned char* array, size_t bytes, size_t total, size_t rounded);
@@ -223,8 +249,6 @@ __forceinline__ unsigned long long atomicCAS(unsigned long long* p, unsigned lon
 
 // ---- the project's wrappers; device.h tells what they do ----
 #define STATIC_SMEM(name, ...) auto& name = ::emu::static_array<__VA_ARGS__>([] {})
-
-#include "elsewhere.h"
 
 namespace wals::cuda {
 

@@ -30,6 +30,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <numeric>
@@ -295,6 +296,20 @@ void report(const std::string& text, uintptr_t pc, uintptr_t other_pc) {
 }
 
 // ---- launch ----
+
+namespace {
+std::function<void(const Launched&)> elsewhere;
+}  // namespace
+
+void run_elsewhere(std::function<void(const Launched&)> runner) {
+    elsewhere = std::move(runner);
+}
+bool is_elsewhere() {
+    return bool(elsewhere);
+}
+void run_elsewhere(const Launched& launched) {
+    elsewhere(launched);
+}
 
 void configure(const Config& config) {
     std::lock_guard<std::mutex> lock(one_launch_at_a_time);

@@ -1,15 +1,13 @@
 // What the parts of the engine share: the blocks being run, their warps and lanes, and the hooks of the checked build.
 // How they work together: engine.cpp (launches, blocks, findings), schedule.cpp (whose turn it is, barriers, warps),
 // access.cpp (memory as kernels reach it), checked.cpp (races and bounds), memory.cpp (device memory, source lines),
-// fault.cpp and watchdog.cpp (out of a kernel that faults or does not end), tensor.cpp (mma, ldmatrix), elsewhere.cpp
-// (launches for somebody else).
+// fault.cpp and watchdog.cpp (out of a kernel that faults or does not end), tensor.cpp (mma, ldmatrix).
 //
 // The engine is compiled without instrumentation, twice: with EMU_CHECKED for modules with instrumented kernels. There
 // is one launch at a time, so nothing is locked but launches and changes to the list of allocations.
 #pragma once
 
 #include <atomic>
-#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -211,7 +209,6 @@ struct Allocation {
     size_t shadow_bytes;
 };
 EMU_API Allocation* find_allocation(uintptr_t p);
-EMU_API void for_each_allocation(const std::function<void(const Allocation&)>& call);
 
 #ifdef EMU_CHECKED
 #define EMU_PC (reinterpret_cast<uintptr_t>(__builtin_return_address(0)))

@@ -10,7 +10,6 @@
 #include <atomic>
 #include <cstdio>
 #include <cstring>
-#include <functional>
 #include <mutex>
 
 #include "engine.h"
@@ -71,9 +70,12 @@ void forget(const void* p) {
     remove(uintptr_t(p));
 }
 
-void for_each_allocation(const std::function<void(const Allocation&)>& call) {
+std::vector<Array> arrays() {
     std::lock_guard<std::mutex> lock(allocations_lock);
-    for (const Allocation& a : allocations) call(a);
+    std::vector<Array> result;
+    for (const Allocation& a : allocations)
+        result.push_back({reinterpret_cast<void*>(a.begin), reinterpret_cast<void*>(a.end), a.name});
+    return result;
 }
 
 /// The allocation that holds `p`, or that has it within a page of its ends.

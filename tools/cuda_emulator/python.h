@@ -1,6 +1,7 @@
 // The emulator's controls as functions of a Python module.
 #pragma once
 
+#include <dlfcn.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -8,7 +9,6 @@
 #include <string>
 
 #include "control.h"
-#include "elsewhere_python.h"
 #include "emulator.h"
 
 namespace emu {
@@ -57,7 +57,33 @@ inline void bind_controls(pybind11::module_& m) {
         [](uintptr_t p, size_t bytes, const std::string& name) { adopt(reinterpret_cast<void*>(p), bytes, name); },
         "pointer"_a, "nbytes"_a, "name"_a, "Lets kernels touch memory of others.");
     m.def("forget", [](uintptr_t p) { forget(reinterpret_cast<void*>(p)); }, "pointer"_a, "Takes adopt back.");
-    bind_elsewhere(m);
+    m.def(
+        "arrays",
+        [] {
+            py::list all;
+            for (const Array& a : arrays()) all.append(py::make_tuple(uintptr_t(a.begin), uintptr_t(a.end), a.name));
+            return all;
+        },
+        "(begin, end, name) of all memory that kernels may touch.");
+    m.def(
+        "run_elsewhere",
+        [](const py::object& runner) {
+            if (runner.is_none()) return run_elsewhere(std::function<void(const Launched&)>());
+            run_elsewhere([runner](const Launched& l) {
+                const py::gil_scoped_acquire gil;
+                Dl_info image;
+                dladdr(l.shape.kernel, &image);
+                const auto shape = [](const dim3& d) { return py::make_tuple(d.x, d.y, d.z); };
+                py::list parameters;
+                for (const auto& p : l.parameters) parameters.append(py::make_tuple(p.offset, p.bytes, p.alignment));
+                runner(uintptr_t(l.shape.kernel) - uintptr_t(image.dli_fbase), shape(l.shape.grid),
+                       shape(l.shape.block), l.shape.smem, parameters, py::bytes(l.bytes));
+            });
+        },
+        "runner"_a,
+        "Has runner(kernel, grid, block, shared_bytes, parameters, bytes) run each launch, until it is None: kernel is "
+        "an "
+        "address in this file, parameters are (offset, size, alignment) of each in `bytes`.");
     m.def("profile", [] {
         py::list lines;
         for (const Line& l : profile())
