@@ -212,10 +212,12 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--case", action="append", choices=CASES)
     parser.add_argument("--tensor-cores", action="store_true", help="only cases whose kernels have mma instructions")
+    parser.add_argument("--architecture", type=int, default=80, help="of the device that the host plans for")
     options = parser.parse_args()
     spec = importlib.util.spec_from_file_location(options.module.name.split(".")[0], options.module)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.configure(architecture=options.architecture)
     kernels, results = read_kernels(options.files), {}
     for name in options.case or CASES:
         if options.tensor_cores and not name.startswith(("exact, ", "subspace", "top")):
