@@ -367,7 +367,7 @@ def test_memory_of_others_has_to_be_adopted(checked):
 
 def test_limits_of_a_launch(module):
     words = np.ones(64, np.uint32)
-    for architecture, kib in ((80, 163), (90, 227), (100, 227)):
+    for architecture, kib in ((75, 64), (80, 163), (86, 99), (89, 99), (90, 227), (100, 227), (120, 99)):
         module.configure(architecture=architecture)
         feature(module, "Ballot", words, smem=kib * 1024)
         with pytest.raises(module.EmulatorError, match=f"at most {kib * 1024} on sm_{architecture}"):
