@@ -1,7 +1,7 @@
 # make demo   set up and show the library at work on the embedded data
 # make test   set up and run every test
 # make lint   formatting and static checks
-# make ptx    what nvcc makes of the CUDA kernels for every architecture, run with the tensor cores of every chip (minutes)
+# make ptx    what nvcc makes of the CUDA kernels, run for every kind of card with the tensor cores of every chip (minutes)
 # make packages   sdist, and from it wheels that run the tests; PYTHONS='python3.10 python3.13' for several
 # make audit   known vulnerabilities of the dependencies (asks a service on the internet)
 # make devices   tests of the CUDA kernels within the limits of each kind of card, on the emulator (minutes)

@@ -15,9 +15,9 @@ import sys
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"), key=lambda path: -path.with_suffix(".cuh").stat().st_size)
@@ -26,8 +26,7 @@ RELEASE = "13.0"  # of nvcc: another one allocates other registers
 REGISTERS = 65536  # of a processor, of all of them
 
 
-@dataclass(frozen=True)
-class Processor:
+class Processor(NamedTuple):
     """Warps and blocks at once; bytes of shared memory, and how many of them a block takes beyond what it asked for."""
 
     warps: int

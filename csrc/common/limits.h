@@ -48,8 +48,8 @@ WALS_LIMIT(int64_t, tile, 16)
 WALS_LIMIT(int64_t, most_results, 1024)
 
 /// What the exact kernels of a device are built for: columns in the primal form, entries in the dual one; the last is
-/// also the widest block of subspace steps. The tiles of the next size's matrix do not fit into shared memory, and those
-/// of the last not on every device: there its rows are solved in the workspace.
+/// also the widest block of subspace steps. The tiles of the next size's matrix do not fit into shared memory; those of
+/// the last fit on some devices, and are in a workspace on others.
 WALS_LIMIT(Sizes, kernel_sizes, {{32, 64, 128, 256}})
 
 /// Entries (primal form) or columns (dual form, top-k) of a device's panel: two steps of the tensor cores, so that

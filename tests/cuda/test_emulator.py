@@ -367,7 +367,7 @@ def test_memory_of_others_has_to_be_adopted(checked):
 
 def test_limits_of_a_launch(module):
     words = np.ones(64, np.uint32)
-    for architecture, kib in ((80, 163), (90, 227), (100, 227)):
+    for architecture, kib in ((75, 64), (80, 163), (86, 99), (89, 99), (90, 227), (100, 227), (120, 99)):
         module.configure(architecture=architecture)
         feature(module, "Ballot", words, smem=kib * 1024)
         with pytest.raises(module.EmulatorError, match=f"at most {kib * 1024} on sm_{architecture}"):
@@ -496,7 +496,7 @@ def test_mma_cuts_addends_off_as_chips_do(plain):
         plain.configure(tensor=chip)
         found.append(mma(plain, "mma_f16", a, b, zero_c)[0, 0])
     assert found == [0, 2.0**-24, 2.0**-24, 2.0**-24]
-    with pytest.raises(ValueError, match="tensor must be v100, a100, h100 or exact, got v101"):
+    with pytest.raises(ValueError, match="tensor must be v100, t4, a100, h100 or exact, got v101"):
         plain.configure(tensor="v101")
 
 

@@ -15,16 +15,17 @@ import pytest
 sys.path.insert(0, str(beside.ROOT / "tools"))
 import ptx_cases
 from emulated import load
-from ptx.launches import find_nvcc
-from ptx.machine import run
+from emulated_cuda import ON_DEVICE
+from ptx.launches import find_nvcc, read_kernels
+from ptx.machine import check_known, run
 from ptx.memory import Segment
-from ptx.parser import Fault, Unsupported, parse
+from ptx.parser import Fault, Kernel, Unsupported, parse
 from ptx.tensor import MODELS, Layout, dot
 from ptx.threads import Launch
 
 from wals_gpu.errors import ModelFitError, SingularSystemError
 
-interprets = pytest.mark.waits_for("emulator", "ptx")
+interprets = pytest.mark.waits_for(*() if ON_DEVICE else ("emulator", "ptx"))
 
 
 # The library's kernels
@@ -32,6 +33,8 @@ interprets = pytest.mark.waits_for("emulator", "ptx")
 
 def needs_nvcc():
     """CI sets WALS_GPU_REQUIRE_NVCC: there a skip is a failure."""
+    if ON_DEVICE:
+        pytest.skip("a device runs what nvcc made by itself")
     if find_nvcc() is None:
         if os.environ.get("WALS_GPU_REQUIRE_NVCC") == "1":
             pytest.fail("WALS_GPU_REQUIRE_NVCC=1, but there is no nvcc", pytrace=False)
@@ -45,23 +48,37 @@ def found():
 
 
 @interprets
-@pytest.mark.parametrize("name", ptx_cases.CASES)
-@pytest.mark.parametrize("on", beside.PTX_RUNS)
+@pytest.mark.parametrize(
+    ("on", "name"),
+    [
+        (on, name)
+        for on, run_of in beside.PTX_RUNS.items()
+        for name in ptx_cases.CASES
+        if not run_of.tensor_cores_alone or name.startswith(ptx_cases.TENSOR_CORES)
+    ],
+)
 def test_what_nvcc_made_computes_the_definition(found, on, name):
-    of = found[on]["cases"].get(name)
-    if of is None:
-        pytest.skip("has no tensor-core instructions: as with the other models")
+    of = found[on]["cases"][name]
     assert not of["error"], of["error"]
     assert sum(of["launched"].values()) > 1000
 
 
 @interprets
-@pytest.mark.parametrize("on", [on for on, (_, _, only) in beside.PTX_RUNS.items() if not only])
-def test_every_kernel_is_run(found, on):
-    kernels = found[on]["kernels"]
-    launched = {kernel for each in found[on]["cases"].values() for kernel in each["launched"]}
+def test_every_kernel_is_run(found):
+    """On one card or another: small ones have shapes of their own."""
+    kernels = {kernel for each in found.values() for kernel in each["kernels"]}
+    launched = {kernel for each in found.values() for case in each["cases"].values() for kernel in case["launched"]}
     assert len(kernels) > 50
-    assert launched == set(kernels)
+    assert launched == kernels
+
+
+@interprets
+@pytest.mark.parametrize("architecture", sorted({each.architecture for each in beside.PTX_RUNS.values()}))
+def test_every_instruction_is_known(architecture):
+    """Also those that no case comes to."""
+    needs_nvcc()
+    for kernel in read_kernels(Path(beside.result("ptx")["folder"]).glob(f"*.{architecture}.ptx")).values():
+        check_known(kernel)
 
 
 # Faults planted in what nvcc made
@@ -69,19 +86,21 @@ def test_every_kernel_is_run(found, on):
 
 @pytest.fixture(scope="module")
 def text():
-    """PTX of a source for compute_80."""
+    """PTX of the exact kernels for compute_80."""
     needs_nvcc()
-    folder = beside.result("ptx")["folder"]
-    return lambda source: (Path(folder) / f"{source}.80.ptx").read_text()
+    return (Path(beside.result("ptx")["folder"]) / "solve_exact.80.ptx").read_text()
 
 
-def run_case(name: str, texts: list[str]) -> None:
-    kernels = {}
-    for each in texts:
-        kernels |= parse(each)
-    module = load("_emulated")
-    module.configure()
-    ptx_cases.run(name, kernels, MODELS["exact"], module)
+@pytest.fixture(scope="module")
+def others():
+    """The other kernels that the case needs."""
+    needs_nvcc()
+    folder = Path(beside.result("ptx")["folder"])
+    return read_kernels(folder / f"{source}.80.ptx" for source in ("dense", "solve_giant"))
+
+
+def run_case(name: str, kernels: dict[str, Kernel]) -> None:
+    ptx_cases.run(name, kernels, MODELS["exact"], load("_emulated"))
 
 
 WRONG = (AssertionError, ModelFitError, SingularSystemError)  # a result that the case does not take
@@ -111,18 +130,17 @@ PLANTED = {
 
 @interprets
 @pytest.mark.parametrize("what", PLANTED)
-def test_planted_faults_are_found(text, what):
+def test_planted_faults_are_found(text, others, what):
     pattern, replacement, error, message = PLANTED[what]
-    others, whole = [text(source) for source in ("dense", "solve_giant")], text("solve_exact")
-    changed = re.sub(pattern, replacement, whole)
-    assert changed != whole, "there is nothing of the kind to change"
+    changed = re.sub(pattern, replacement, text)
+    assert changed != text, "there is nothing of the kind to change"
     with pytest.raises(error) as found:
-        run_case("exact, 32", [changed, *others])
+        run_case("exact, 32", parse(changed) | others)
     assert re.search(message, str(found.value))
 
 
 @interprets
-def test_fields_that_the_compilers_place_otherwise_are_found(text, monkeypatch):
+def test_fields_that_the_compilers_place_otherwise_are_found(text, others, monkeypatch):
     """As if g++ had two pointers of RotatedRows in another order than nvcc."""
 
     def otherwise(kernel, grid, block, shared_bytes, data):
@@ -132,18 +150,18 @@ def test_fields_that_the_compilers_place_otherwise_are_found(text, monkeypatch):
 
     monkeypatch.setattr("ptx.launches.Launch", otherwise)
     with pytest.raises((*WRONG, Fault)):
-        run_case("exact, 32", [text(source) for source in ("dense", "solve_exact", "solve_giant")])
+        run_case("exact, 32", parse(text) | others)
 
 
 @interprets
-def test_the_case_passes_without_a_fault(text):
-    run_case("exact, 32", [text(source) for source in ("dense", "solve_exact", "solve_giant")])
+def test_the_case_passes_without_a_fault(text, others):
+    run_case("exact, 32", parse(text) | others)
 
 
 @interprets
 def test_a_kernel_that_is_not_there(text):
     with pytest.raises(Fault, match=r"there is no PTX of \w*gram_kernel"):
-        run_case("exact, 32", [text("solve_exact")])
+        run_case("exact, 32", parse(text))
 
 
 # Instructions

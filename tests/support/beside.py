@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -59,16 +60,28 @@ def kernels(folder: Path) -> dict:
     return cuda_budgets.measure(folder)
 
 
-#: What is run of the kernels' PTX: architecture, model of its tensor cores, and cases alone that use these.
+class PtxRun(NamedTuple):
+    """PTX for compute_`architecture`, launched as on a card of capability `card`, with the tensor cores of `chip`; all
+    cases, or those alone whose kernels use these."""
+
+    architecture: int
+    card: int
+    chip: str
+    tensor_cores_alone: bool
+
+
 PTX_RUNS = {
-    "compute_80, v100": (80, "v100", False),
-    "compute_90, h100": (90, "h100", False),
-    "compute_80, a100": (80, "a100", True),
+    "compute_80 on an A100, as coarse as a V100": PtxRun(80, 80, "v100", False),
+    "compute_90 on an H100": PtxRun(90, 90, "h100", False),
+    "compute_80 on an RTX 3060": PtxRun(80, 86, "a100", True),
+    "compute_75 on a T4": PtxRun(75, 75, "t4", True),
 }
-
-
 if os.environ.get("WALS_GPU_PTX") == "all":  # make ptx
-    PTX_RUNS = {f"compute_{a}, {m}": (a, m, False) for a in (80, 90, 100) for m in ("v100", "a100", "h100", "exact")}
+    PTX_RUNS = {
+        f"compute_{ptx} on sm_{card}, {chip}": PtxRun(ptx, card, chip, False)
+        for ptx, card in ((75, 75), (80, 80), (80, 86), (80, 100), (90, 90), (100, 100), (120, 120))
+        for chip in ("v100", "t4", "a100", "h100", "exact")
+    }
 
 
 def ptx(folder: Path) -> dict:
@@ -80,12 +93,13 @@ def ptx(folder: Path) -> dict:
     if nvcc is None:
         return {}
     sources, files, runs = sorted((ROOT / "csrc" / "cuda").glob("*.cu")), {}, {}
-    for architecture in sorted({architecture for architecture, *_ in PTX_RUNS.values()}):
+    program = ROOT / "tests" / "support" / "ptx_cases.py"
+    for architecture in sorted({each.architecture for each in PTX_RUNS.values()}):
         files[architecture] = compile_sources(nvcc, sources, architecture, folder)
-    for name, (architecture, model, tensor_cores) in PTX_RUNS.items():
-        options = ["--tensor-cores"] if tensor_cores else []
-        program = ROOT / "tests" / "support" / "ptx_cases.py"
-        done = python(folder, str(program), str(module), model, *map(str, files[architecture]), *options)
+    for name, each in PTX_RUNS.items():
+        arguments = [program, module, each.card, each.chip, *files[each.architecture]]
+        options = ["--tensor-cores"] if each.tensor_cores_alone else []
+        done = python(folder, *map(str, arguments), *options)
         if done["status"]:
             raise RuntimeError(done["stderr"])
         runs[name] = json.loads(done["stdout"])

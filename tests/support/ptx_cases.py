@@ -1,8 +1,8 @@
 """Small problems that start every kernel of the library, each held to the float64 definition.
 
-``python tests/support/ptx_cases.py MODULE v100 KERNELS.ptx ... [--case NAME]`` runs them by the backend's own host code
-on nvcc's PTX (tools/ptx) and prints what came of each as JSON; MODULE is the emulated module, which hands its launches
-over.
+``python tests/support/ptx_cases.py MODULE 80 v100 KERNELS.ptx ... [--case NAME]`` runs them by the backend's own host
+code on nvcc's PTX (tools/ptx) and prints what came of each as JSON; MODULE is the emulated module, which hands its
+launches over.
 """
 
 from __future__ import annotations
@@ -32,11 +32,14 @@ from ptx.parser import Kernel
 from ptx.tensor import MODELS, Model
 
 from wals_gpu import reference
+from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.cuda import CudaBackend
 from wals_gpu.errors import SingularSystemError
 from wals_gpu.objective.terms import RowTerms
 
 CASES: dict[str, Callable[[CudaBackend], None]] = {}
+#: Names of cases whose kernels have mma instructions begin so.
+TENSOR_CORES = ("exact", "subspace", "top")
 #: In these, and in no other, rows are marked in float32 and solved once more in float64.
 SECOND_TRY = {"exact, in float64", "exact, undetermined"}
 #: Where several giant rows make a case, they are giant from 33 entries on, and cut by 16.
@@ -62,19 +65,30 @@ def small_slices(backend: CudaBackend) -> Iterator[None]:
         module.LIMITS = limits
 
 
-def exact(backend: CudaBackend, d: int, lengths: list[int], signs: str = "plus", with_prior: bool = False) -> None:
+def with_constants(terms: RowTerms) -> RowTerms:
+    """One number for all rows and columns; coefficients of the Gram matrix from the right-hand ones."""
+    one = np.ones(1, np.float32)
+    return RowTerms(terms.row_ptr, terms.col_idx, abs(terms.rhs) + one, None, -0.5, one / 2, one / 4, one * 2, 0.0)
+
+
+def exact(
+    backend: CudaBackend, d: int, lengths: list[int], signs: str = "plus", with_prior: bool = False, constants=False
+) -> None:
     terms, other, prior = problem(d, lengths, signs, seed=d)
+    terms = with_constants(terms) if constants else terms
     x = np.full((len(lengths), d), np.nan, np.float32)
     solve_rows(backend, terms, other, x, prior=prior if with_prior else None)
     make_check(terms, other, prior if with_prior else None)(x)
 
 
 for name, arguments in {
-    "exact, 32": (20, [0, 5, 17, 40], "all", True),
-    "exact, 64": (64, [40, 100], "plus", False),
+    "exact, 32": (32, [28, 45], "plus", True),
+    "exact, 32, any signs": (20, [0, 5, 17, 40], "all", True),
+    "exact, 64": (64, [40, 100], "plus", False, True),
     "exact, 64, minus": (50, [0, 1, 33, 43, 90], "minus", True),
-    "exact, 128": (128, [100, 161], "plus", True),
-    "exact, 256": (256, [200, 260], "plus", False),
+    "exact, 128": (128, [100, 161], "mixed", True),
+    "exact, 128, tiny": (113, [70, 113], "tiny", True),
+    "exact, 256": (256, [200, 260], "tiny", True),
     "exact, in the workspace": (260, [0, 280], "plus", True),
 }.items():
     case(name)(lambda backend, arguments=arguments: exact(backend, *arguments))
@@ -84,16 +98,17 @@ for name, arguments in {
 def _(backend: CudaBackend) -> None:
     with small_slices(backend):
         exact(backend, 40, [20, 75, 40], "mixed", True)
+        exact(backend, 70, [75], "plus", False, True)
 
 
 @case("exact, in float64")
 def _(backend: CudaBackend) -> None:
     rng = np.random.default_rng(5)
-    other = (rng.normal(size=(20, 1)) * rng.normal(size=40) + 1e-3 * rng.normal(size=(20, 40))).astype(np.float32)
-    terms = make_terms([20], 20, rng, np.float32, background=0.0, ridge=2e-3)
-    x = np.zeros((1, 40), np.float32)
-    solve_rows(backend, terms, other, x)
-    wanted = reference.solve_rows(terms, other)
+    other = (rng.normal(size=(60, 1)) * rng.normal(size=40) + 1e-3 * rng.normal(size=(60, 40))).astype(np.float32)
+    terms = make_terms([20, 60], 60, rng, np.float32, background=0.0, ridge=2e-3)
+    x, prior = np.zeros((2, 40), np.float32), 1e-3 * rng.normal(size=(2, 40)).astype(np.float32)
+    solve_rows(backend, terms, other, x, prior=prior)
+    wanted = reference.solve_rows(terms, other, prior=prior)
     assert np.linalg.norm(x - wanted) < 1e-6 * np.linalg.norm(wanted)
 
 
@@ -114,7 +129,7 @@ def _(backend: CudaBackend) -> None:
 
 @case("relaxed, and its loss")
 def _(backend: CudaBackend) -> None:
-    terms, other, start = problem(33, [3, 50], "plus")
+    terms, other, start = problem(150, [3, 20], "plus")
     x = start.copy()
     loss = solve_rows(backend, terms, other, x, relaxation=1.3, return_loss=True)
     wanted = solve_by_reference(terms, other, start, relaxation=1.3)
@@ -125,16 +140,22 @@ def _(backend: CudaBackend) -> None:
 
 @case("loss")
 def _(backend: CudaBackend) -> None:
-    terms, other, x = problem(33, [0, 3, 50], "all")
-    prior, other_prior, ridge = x[::-1].copy(), other[::-1].copy(), np.full(1, 0.3, np.float32)
-    for priors in ({}, {"user_prior": prior, "item_prior": other_prior}):
-        wanted = reference.loss(terms, x, other, ridge, **priors)
-        assert abs(backend.loss(terms, x, other, ridge, **priors) - wanted) <= 1e-11 * abs(wanted)
+    for d, lengths in ((33, [0, 3, 50]), (530, [2, 20])):
+        terms, other, x = problem(d, lengths, "all")
+        prior, other_prior, ridge = x[::-1].copy(), other[::-1].copy(), np.full(1, 0.3, np.float32)
+        for of, priors in ((terms, {}), (with_constants(terms), {"user_prior": prior, "item_prior": other_prior})):
+            wanted = reference.loss(of, x, other, ridge, **priors)
+            assert abs(backend.loss(of, x, other, ridge, **priors) - wanted) <= 1e-11 * abs(wanted)
+        np.testing.assert_allclose(
+            solve_rows(backend, terms, other, x.copy(), solver="cg", cg_steps=1, return_loss=True),
+            solve_rows(CpuBackend(1), terms, other, x.copy(), solver="cg", cg_steps=1, return_loss=True), rtol=1e-4,
+        )  # fmt: skip
 
 
 def steps(backend: CudaBackend, d: int, lengths: list[int], giant: bool = False, **how: object) -> None:
     terms, other, start = problem(d, lengths, "all", ridge=0.5)
     terms.gram[:] = abs(terms.gram)
+    terms = with_constants(terms) if d in (100, 150) else terms
     other *= np.float32(0.3)
     x, prior = start.copy(), start[::-1].copy()
     if giant:
@@ -149,11 +170,11 @@ def steps(backend: CudaBackend, d: int, lengths: list[int], giant: bool = False,
 for d in (20, 50, 100, 200, 300, 600):
     case(f"conjugate gradients, {d}")(lambda backend, d=d: steps(backend, d, [0, 7, 45], solver="cg", cg_steps=2))
     case(f"conjugate gradients, {d}, giant")(
-        lambda backend, d=d: steps(backend, d, [7, 45], giant=True, solver="cg", cg_steps=2)
+        lambda backend, d=d: steps(backend, d, [7, 50], giant=True, solver="cg", cg_steps=2)
     )
-for d, block in ((20, 16), (100, 64), (150, 128), (272, 256)):  # rows of fewer entries than a block are solved exactly
+for d, block in ((50, 32), (100, 64), (150, 128), (272, 256)):  # rows of fewer entries than a block are solved exactly
     how = {"solver": "subspace", "block_size": block}
-    lengths = [7, block + 17]
+    lengths = [7, block + 37]
     case(f"subspace, blocks of {block}")(lambda backend, d=d, n=lengths, how=how: steps(backend, d, n, **how))
     case(f"subspace, blocks of {block}, giant")(
         lambda backend, d=d, n=lengths, how=how: steps(backend, d, n, giant=True, **how)
@@ -173,7 +194,7 @@ def topk(backend: CudaBackend, queries: int, items: int, factors: int, k: int) -
 
 
 case("top 10 of 500")(lambda backend: topk(backend, 65, 500, 40, 10))
-case("top 300 of 2500")(lambda backend: topk(backend, 3, 2500, 20, 300))
+case("top 1000 of 3000")(lambda backend: topk(backend, 3, 3000, 70, 1000))
 
 
 @case("top 20 of any size")
@@ -195,8 +216,9 @@ def _(backend: CudaBackend) -> None:
         np.testing.assert_array_equal(getattr(found, part), getattr(wanted, part))
 
 
-def run(name: str, kernels: dict[str, Kernel], model: Model, module: ModuleType) -> Counter[str]:
-    """One case; how many instructions of each kernel it went through."""
+def run(name: str, kernels: dict[str, Kernel], model: Model, module: ModuleType, card: int = 80) -> Counter[str]:
+    """One case, launched as on a card of that capability; how many instructions of each kernel it went through."""
+    module.configure(architecture=card)
     device = Device(kernels, model)
     with device.instead_of(module):
         CASES[name](CudaBackend(module, EmulatedMemory(module)))
@@ -208,6 +230,7 @@ def run(name: str, kernels: dict[str, Kernel], model: Model, module: ModuleType)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("module", type=Path)
+    parser.add_argument("card", type=int)
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--case", action="append", choices=CASES)
@@ -218,11 +241,11 @@ def main() -> None:
     spec.loader.exec_module(module)
     kernels, results = read_kernels(options.files), {}
     for name in options.case or CASES:
-        if options.tensor_cores and not name.startswith(("exact, ", "subspace", "top")):
+        if options.tensor_cores and not name.startswith(TENSOR_CORES):
             continue
         begin, error, launched = time.perf_counter(), "", Counter()
         try:
-            launched = run(name, kernels, MODELS[options.model], module)
+            launched = run(name, kernels, MODELS[options.model], module, options.card)
         except Exception:
             error = traceback.format_exc()
         seconds = round(time.perf_counter() - begin, 2)

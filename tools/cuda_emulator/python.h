@@ -31,9 +31,10 @@ inline void bind_controls(pybind11::module_& m) {
             const auto o = orders.find(order);
             if (o == orders.end()) throw py::value_error("order must be forward, reverse or random, got " + order);
             static const std::map<std::string, Tensor> tensors{
-                {"v100", {0, 4}}, {"a100", {1, 8}}, {"h100", {2, 16}}, {"exact", {0, 0}}};
+                {"v100", {0, 4}}, {"t4", {1, 4}}, {"a100", {1, 8}}, {"h100", {2, 16}}, {"exact", {0, 0}}};
             const auto t = tensors.find(tensor);
-            if (t == tensors.end()) throw py::value_error("tensor must be v100, a100, h100 or exact, got " + tensor);
+            if (t == tensors.end())
+                throw py::value_error("tensor must be v100, t4, a100, h100 or exact, got " + tensor);
             configure({o->second, seed, resident_blocks, architecture, eager_copies, allow_exited, strict, profile,
                        seconds, t->second});
         },

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptx.memory import SHARED, Segment
-from ptx.operations import COMPARE, COMPUTED, DIRECT, convert, dtype_of
+from ptx.operations import COMPARE, COMPUTED, DIRECT, Array, Function, convert, dtype_of
 from ptx.parser import BYTES, Instruction, Unsupported
 from ptx.tensor import Layout, Model, multiply
 from ptx.threads import Group, Launch, Threads
@@ -100,7 +100,7 @@ class Instructions(Threads):
         values = [self.read(text, each) for text, each in zip(operands[1:], kinds, strict=True)]
         return self.compute(COMPUTED[name], operands[0], values)
 
-    def compute(self, function: Callable[..., NDArray], target: str, inputs: list[NDArray]) -> Step:
+    def compute(self, function: Callable[..., Array], target: str, inputs: list[Array]) -> Step:
         """target = function(inputs), as wide as the register is."""
         out = self.register(target)
 
@@ -152,8 +152,8 @@ class Instructions(Threads):
             third = self.read(other.lstrip("!"), "pred")
             negated = other.startswith("!")
 
-        def result(invert: bool) -> Callable[..., NDArray]:
-            def of(*values: NDArray) -> NDArray:
+        def result(invert: bool) -> Callable[..., Array]:
+            def of(*values: Array) -> Array:
                 found = compare(values[0], values[1])
                 found = ~found if invert else found
                 return found if combine is None else combine(found, ~third if negated else third)
@@ -170,7 +170,7 @@ class Instructions(Threads):
             inputs.append((register, dtype_of(words[-1]) if words[-1] != "bf16" else np.dtype(np.uint16)))
         function = convert(words)
 
-        def of(*values: NDArray) -> NDArray:
+        def of(*values: Array) -> Array:
             return function(
                 *(
                     (value if value.itemsize == kind.itemsize else value.astype(f"u{kind.itemsize}")).view(kind)
@@ -408,7 +408,7 @@ class Instructions(Threads):
         return product
 
 
-ATOMIC: dict[str, Callable] = {
+ATOMIC: dict[str, Function] = {
     "add": lambda old, x: old + x, "min": min, "max": max, "exch": lambda old, x: x, "and": lambda old, x: old & x,
     "or": lambda old, x: old | x, "xor": lambda old, x: old ^ x,
 }  # fmt: skip

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from ptx.instructions import ALL, Instructions, Step, mask_of
 from ptx.memory import BadAccess, Segment
-from ptx.parser import Fault, Instruction, Unsupported
+from ptx.parser import Fault, Instruction, Kernel, Unsupported
 from ptx.tensor import Model
 from ptx.threads import Group, Launch
 
-__all__ = ["run"]
+__all__ = ["check_known", "run"]
 
 LANES = 4096  # threads at a time, more where a block has more: their registers stay in a processor's caches
 MOST_STEPS = 20_000_000
@@ -62,6 +62,27 @@ def run(launch: Launch, segments: Iterable[Segment], model: Model) -> int:
     return steps
 
 
+def check_known(kernel: Kernel) -> None:
+    """Looks at all instructions, whether a launch comes to them or not.
+
+    Raises
+    ------
+    Unsupported
+        Of the first that is not known.
+    """
+    bytes_of_parameters = max((each.offset + each.size for each in kernel.parameters), default=0)
+    launch = Launch(kernel, (1, 1, 1), (32, 1, 1), 16, bytes(bytes_of_parameters))
+    blocks = _Blocks(launch, [], Model(0, 0), np.arange(1))
+    for each in kernel.instructions:
+        try:
+            if each.words[0] == "brx":
+                raise Unsupported("a branch to one of several labels")
+            if not _ends_run(each):
+                blocks.bind(each)
+        except Unsupported as error:
+            raise Unsupported(f"{error}: {each} of {kernel.name}") from None
+
+
 class _Blocks(Instructions):
     """Some blocks of a launch, and where their threads are."""
 
@@ -95,50 +116,54 @@ class _Blocks(Instructions):
         return runs, {label: number_of[start] for label, start in self.kernel.labels.items()}
 
     def run(self) -> int:
-        """To the end of all threads."""
+        """To the end of all threads; how many instructions groups went through."""
         self.put(0, self.real.copy())
         turns = steps = 0
         while self.running:
-            place: int | None = min(self.running) if turns % ANOTHER else max(self.running)
-            group: Group | None = Group(self.running.pop(place))
-            while place is not None:
-                run = self.runs[place]
-                at = run.end
-                try:
-                    if run.mask is not None:
-                        at = run.code[0]
-                        group = self.complete(place, run.mask, group)
-                        if group is None:
-                            break
-                    if run.steps is None:
-                        run.steps = [(at := each, self.bind(each)) for each in run.code]
-                    for at, step in run.steps:  # noqa: B007
-                        step(group)
-                    at = run.end
-                    after = self.leave(place, run.end, group)
-                except BadAccess as error:
-                    lanes = np.arange(self.n)[group.lanes]
-                    raise self.fault(str(error), at, int(lanes[error.which])) from None
-                except Unsupported as error:
-                    raise Unsupported(f"{error}: {at} of {self.kernel.name}") from None
-                steps += len(run.steps) + 1
+            place = min(self.running) if turns % ANOTHER else max(self.running)
+            group = self.complete(place, Group(self.running.pop(place)))
+            while group is not None:
+                turns, steps = turns + 1, steps + len(self.runs[place].code) + 1
                 if steps > MOST_STEPS:
+                    at = self.runs[place].end
                     raise self.fault(f"has not ended after {steps} instructions", at, int(np.argmax(group.mask)))
-                turns += 1
-                if after is not None and self.running and (min(self.running) <= after or turns % ANOTHER == 0):
+                after = self.go_through(place, group)
+                if after is None:
+                    break
+                if self.running and (min(self.running) <= after or turns % ANOTHER == 0):
                     self.put(after, group.mask)
-                    after = None
-                place = after
+                    break
+                place, group = after, self.complete(after, group)
         if not self.exited.all():
             raise self.fault(f"stuck: {self._waiting()}", None, int(np.argmin(self.exited)))
         return steps
+
+    def go_through(self, place: int, group: Group) -> int | None:
+        """A run of instructions; where the group goes on, all of it, or None."""
+        run = self.runs[place]
+        at = run.end
+        try:
+            if run.steps is None:
+                run.steps = [(at := each, self.bind(each)) for each in run.code]
+            for at, step in run.steps:  # noqa: B007
+                step(group)
+            at = run.end
+            return self.leave(place, run.end, group)
+        except BadAccess as error:
+            lanes = np.arange(self.n)[group.lanes]
+            raise self.fault(str(error), at, int(lanes[error.which])) from None
+        except Unsupported as error:
+            raise Unsupported(f"{error}: {at} of {self.kernel.name}") from None
 
     def put(self, place: int, mask: NDArray[np.bool_]) -> None:
         """Threads that can go on there."""
         self.running[place] = self.running[place] | mask if place in self.running else mask
 
-    def complete(self, place: int, mask: str, group: Group) -> Group | None:
-        """Those at a collective all of whose mask's lanes have come; the others wait."""
+    def complete(self, place: int, group: Group) -> Group | None:
+        """Of a group that begins a run with a collective those all of whose mask's lanes have come; the others wait."""
+        mask = self.runs[place].mask
+        if mask is None:
+            return group
         named = self.read(mask, "b32")
         if group.whole and ((named[group.lanes] if len(named) > 1 else named) == ALL).all():
             return group
@@ -148,7 +173,7 @@ class _Blocks(Instructions):
         if outside.any():
             raise self.fault("a thread that its mask does not name", self.runs[place].code[0], int(np.argmax(outside)))
         ready = come & (named & self.bits(come) == named)
-        if not ready.all() and (come & ~ready).any():
+        if (come & ~ready).any():
             self.parked[place] = come & ~ready
         return Group(ready) if ready.any() else None
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ptx.operations import Array
+
 __all__ = ["PARAMETERS", "SHARED", "BadAccess", "Memory", "Segment"]
 
 #: Where generic addresses have shared memory and parameters: far from any of the host.
@@ -22,6 +24,7 @@ SHARED, PARAMETERS, WINDOW = 0x7F00_0000_0000_0000, 0x7E00_0000_0000_0000, 1 << 
 RESERVED = 1024  # bytes of shared memory that belong to the system
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 Integers = NDArray[np.int64]
+Part = slice | NDArray[np.bool_]
 
 
 class BadAccess(Exception):
@@ -53,7 +56,7 @@ _NONE = np.zeros(0, np.uint8)
 class Place:
     """Part of the lanes of an access, and where their numbers are: view[index]."""
 
-    part: slice | NDArray[np.bool_]
+    part: Part
     view: NDArray[np.unsignedinteger]
     index: Integers
 
@@ -87,7 +90,7 @@ class Memory:
         """Before blocks start."""
         self.shared.views[1][:] = 0xFF
 
-    def read(self, space: str, address: Integers, lanes: slice | Integers, size: int, count: int = 1) -> NDArray:
+    def read(self, space: str, address: Integers, lanes: slice | Integers, size: int, count: int = 1) -> Array:
         """(count, lanes) unsigned numbers of `size` bytes."""
         places = list(self.places(space, address, lanes, size * count, size))
         if len(places) == 1:
@@ -99,7 +102,7 @@ class Memory:
                 values[i, place.part] = place.view[place.index + i]
         return values
 
-    def write(self, space: str, address: Integers, lanes: slice | Integers, values: list[NDArray]) -> None:
+    def write(self, space: str, address: Integers, lanes: slice | Integers, values: list[Array]) -> None:
         """Unsigned numbers of each lane, one after the other; of lanes that meet, the last one's remain."""
         size = values[0].itemsize
         for place in self.places(space, address, lanes, size * len(values), size):
@@ -129,7 +132,7 @@ class Memory:
         else:
             yield from self._device(slice(None), address, size, element)
 
-    def _shared(self, part, address: Integers, lanes, size: int, element: int) -> Place:
+    def _shared(self, part: Part, address: Integers, lanes: slice | Integers, size: int, element: int) -> Place:
         low, high = int(address.min()), int(address.max())
         if low < RESERVED or high + size > self.shared_end:
             which = int(np.flatnonzero((address < RESERVED) | (address + size > self.shared_end))[0])
@@ -140,7 +143,7 @@ class Memory:
             )
         return Place(part, self.shared.views[element], (address + self.shared_base[lanes]) // element)
 
-    def _within(self, segment: Segment, part, address: Integers, size: int, element: int) -> Place:
+    def _within(self, segment: Segment, part: Part, address: Integers, size: int, element: int) -> Place:
         low, high = int(address.min()), int(address.max())
         if low < segment.begin or high + size > segment.end:
             which = int(np.flatnonzero((address < segment.begin) | (address + size > segment.end))[0])
@@ -151,7 +154,7 @@ class Memory:
             )
         return Place(part, segment.views[element], (address - segment.begin) // element)
 
-    def _device(self, part, address: Integers, size: int, element: int) -> Iterator[Place]:
+    def _device(self, part: Part, address: Integers, size: int, element: int) -> Iterator[Place]:
         low, high = int(address.min()), int(address.max())
         first = bisect.bisect_right(self.begins, low) - 1
         if first >= 0 and high < self.segments[first].end:

@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptx.parser import BYTES, Unsupported
 
-__all__ = ["COMPARE", "COMPUTED", "DIRECT", "convert", "dtype_of"]
+__all__ = ["COMPARE", "COMPUTED", "DIRECT", "Array", "Function", "convert", "dtype_of"]
+
+Array = NDArray[Any]
+Function = Callable[..., Any]
 
 _KINDS = {"u": "u", "s": "i", "b": "u", "f": "f"}
 
@@ -32,12 +36,12 @@ def dtype_of(kind: str) -> np.dtype:
     return np.dtype(f"{_KINDS[kind[0]]}{BYTES[kind]}")
 
 
-def _shift(function: np.ufunc) -> Callable:
+def _shift(function: np.ufunc) -> Function:
     """By more than all bits NumPy, too, leaves zeros or signs."""
     return lambda a, b: function(a, np.minimum(b.astype(np.int64), 8 * a.itemsize).astype(a.dtype))
 
 
-def _high(a: NDArray, b: NDArray) -> NDArray:
+def _high(a: Array, b: Array) -> Array:
     """Upper half of an integer product."""
     if a.itemsize == 4:
         wide = np.int64 if a.dtype.kind == "i" else np.uint64
@@ -46,11 +50,11 @@ def _high(a: NDArray, b: NDArray) -> NDArray:
     return np.array([x & (1 << 64) - 1 for x in full], np.uint64).view(a.dtype)
 
 
-def _wide(a: NDArray) -> NDArray:
+def _wide(a: Array) -> Array:
     return a.astype(f"{a.dtype.kind}{2 * a.itemsize}")
 
 
-def _divide(a: NDArray, b: NDArray) -> NDArray:
+def _divide(a: Array, b: Array) -> Array:
     """Toward zero; by zero something, as on a chip."""
     if a.dtype.kind == "f":
         return a / b
@@ -59,14 +63,14 @@ def _divide(a: NDArray, b: NDArray) -> NDArray:
     return quotient + ((quotient < 0) & (quotient * safe != a)).astype(a.dtype)
 
 
-def _fma(a: NDArray, b: NDArray, c: NDArray) -> NDArray:
+def _fma(a: Array, b: Array, c: Array) -> Array:
     if a.dtype == np.float32:
         return (a.astype(np.float64) * b + c).astype(np.float32)
     return a * b + c
 
 
-def _approximate(function: Callable, error: float) -> Callable:
-    def result(a: NDArray) -> NDArray:
+def _approximate(function: Function, error: float) -> Function:
+    def result(a: Array) -> Array:
         exact = function(a.astype(np.float64))
         sign = np.where(a.view(np.uint32) * np.uint32(2654435761) >> np.uint32(31), error, -error)
         return (exact * (1 + sign)).astype(np.float32)
@@ -74,7 +78,7 @@ def _approximate(function: Callable, error: float) -> Callable:
     return result
 
 
-def _bit_length(x: NDArray) -> NDArray[np.int64]:
+def _bit_length(x: Array) -> NDArray[np.int64]:
     """Of unsigned numbers."""
     high = (x >> x.dtype.type(16)).astype(np.float64) if x.itemsize == 4 else (x >> np.uint64(32)).astype(np.float64)
     half = 4 * x.itemsize
@@ -82,14 +86,14 @@ def _bit_length(x: NDArray) -> NDArray[np.int64]:
     return np.where(high > 0, np.frexp(high)[1] + half, np.frexp(low)[1]).astype(np.int64)
 
 
-def _find(a: NDArray, shift: bool = False) -> NDArray[np.uint32]:
+def _find(a: Array, shift: bool = False) -> NDArray[np.uint32]:
     """Place of the highest bit that is not a sign, from the lowest or (shift) from the highest; else -1."""
     unsigned = np.where(a < 0, ~a, a).view(f"u{a.itemsize}") if a.dtype.kind == "i" else a
     length = _bit_length(unsigned)
     return np.where(length == 0, -1, 8 * a.itemsize - length if shift else length - 1).astype(np.int32).view(np.uint32)
 
 
-def _reverse(a: NDArray) -> NDArray:
+def _reverse(a: Array) -> Array:
     """Bits in the other order."""
     octets = np.ascontiguousarray(a).view(np.uint8).reshape(-1, a.itemsize)
     return (
@@ -100,7 +104,7 @@ def _reverse(a: NDArray) -> NDArray:
     )
 
 
-def _mask(length: NDArray, like: np.dtype) -> NDArray:
+def _mask(length: Array, like: np.dtype) -> Array:
     bits = 8 * like.itemsize
     ones = np.uint64((1 << bits) - 1) >> np.minimum(
         np.uint64(63), np.uint64(bits) - np.minimum(length.astype(np.uint64) & np.uint64(255), np.uint64(bits))
@@ -108,18 +112,18 @@ def _mask(length: NDArray, like: np.dtype) -> NDArray:
     return np.where(length == 0, np.uint64(0), ones).astype(like)
 
 
-def _insert(a: NDArray, b: NDArray, position: NDArray, length: NDArray) -> NDArray:
+def _insert(a: Array, b: Array, position: Array, length: Array) -> Array:
     mask = np.left_shift(_mask(length, b.dtype), position.astype(b.dtype))
     return (b & ~mask) | (np.left_shift(a, position.astype(b.dtype)) & mask)
 
 
-def _extract(a: NDArray, position: NDArray, length: NDArray) -> NDArray:
+def _extract(a: Array, position: Array, length: Array) -> Array:
     if a.dtype.kind == "i":
         raise Unsupported("bfe of signed numbers")
     return np.right_shift(a, position.astype(a.dtype)) & _mask(length, a.dtype)
 
 
-def _permute(a: NDArray, b: NDArray, selector: NDArray) -> NDArray[np.uint32]:
+def _permute(a: Array, b: Array, selector: Array) -> NDArray[np.uint32]:
     pool = a.astype(np.uint64) | b.astype(np.uint64) << np.uint64(32)
     result = np.zeros(np.broadcast(a, b, selector).shape, np.uint32)
     for i in range(4):
@@ -130,8 +134,8 @@ def _permute(a: NDArray, b: NDArray, selector: NDArray) -> NDArray[np.uint32]:
     return result
 
 
-def _funnel(left: bool, wrap: bool) -> Callable:
-    def result(low: NDArray, high: NDArray, by: NDArray) -> NDArray[np.uint32]:
+def _funnel(left: bool, wrap: bool) -> Function:
+    def result(low: Array, high: Array, by: Array) -> NDArray[np.uint32]:
         n = (by & np.uint32(31) if wrap else np.minimum(by, np.uint32(32))).astype(np.uint64)
         both = low.astype(np.uint64) | high.astype(np.uint64) << np.uint64(32)
         return (both << n >> np.uint64(32) if left else both >> n).astype(np.uint32)
@@ -139,7 +143,7 @@ def _funnel(left: bool, wrap: bool) -> Callable:
     return result
 
 
-def _logic(a: NDArray, b: NDArray, c: NDArray, table: NDArray) -> NDArray[np.uint32]:
+def _logic(a: Array, b: Array, c: Array, table: Array) -> NDArray[np.uint32]:
     result, bits = np.zeros(np.broadcast(a, b, c).shape, np.uint32), int(table.reshape(-1)[0])
     for i in range(8):
         if bits >> i & 1:
@@ -155,7 +159,7 @@ DIRECT: dict[str, np.ufunc] = {
 }  # fmt: skip
 
 #: Name without rounding and type, and what it computes.
-COMPUTED: dict[str, Callable] = {
+COMPUTED: dict[str, Function] = {
     "shl": _shift(np.left_shift), "shr": _shift(np.right_shift),
     "min": lambda a, b: np.fmin(a, b), "max": lambda a, b: np.fmax(a, b),
     "mul.wide": lambda a, b: _wide(a) * _wide(b), "mad.wide": lambda a, b, c: _wide(a) * _wide(b) + c,
@@ -183,12 +187,12 @@ _ORDERED = {
 }  # fmt: skip
 
 
-def _either_nan(a: NDArray, b: NDArray) -> NDArray[np.bool_]:
+def _either_nan(a: Array, b: Array) -> NDArray[np.bool_]:
     return np.isnan(a) | np.isnan(b)
 
 
 #: Comparisons of setp. Of floats, those that end in u are true where one is NaN.
-COMPARE: dict[str, Callable] = {
+COMPARE: dict[str, Function] = {
     **_ORDERED,
     "ne": lambda a, b: (a != b) & ~_either_nan(a, b) if a.dtype.kind == "f" else a != b,
     **{f"{name}u": lambda a, b, f=function: f(a, b) | _either_nan(a, b) for name, function in _ORDERED.items()},
@@ -200,7 +204,7 @@ COMPARE: dict[str, Callable] = {
 _ROUND = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 
 
-def convert(words: tuple[str, ...]) -> Callable:
+def convert(words: tuple[str, ...]) -> Function:
     """cvt of the given name, as a function of its operands."""
     text, target, source = ".".join(words), words[-2], words[-1]
     if text == "cvt.rn.f16x2.f32":
@@ -219,8 +223,8 @@ def convert(words: tuple[str, ...]) -> Callable:
     if to.kind == "f" and dtype_of(source).kind == "f":  # a rounding to integers within floats keeps the type
         if extra or not re.fullmatch(r"f(16|32|64)", target):
             raise Unsupported(text)
-        rounding = next((_ROUND[word] for word in words if word in _ROUND), None)
-        return (lambda x: rounding(x).astype(to)) if rounding else (lambda x: x.astype(to))
+        to_whole = next((_ROUND[word] for word in words if word in _ROUND), lambda x: x)
+        return lambda x: to_whole(x).astype(to)
     if extra - {"sat"}:
         raise Unsupported(text)
     if dtype_of(source).kind != "f":
@@ -230,7 +234,7 @@ def convert(words: tuple[str, ...]) -> Callable:
     rounding = next(_ROUND[word] for word in words if word in _ROUND)
     least, most = np.iinfo(to).min, np.iinfo(to).max
 
-    def to_integer(x: NDArray) -> NDArray:  # to the nearest that there is; NaN to 0
+    def to_integer(x: Array) -> Array:  # to the nearest that there is; NaN to 0
         whole = rounding(np.nan_to_num(x.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf))
         inside = np.where((whole > least) & (whole < most), whole, 0).astype(to)
         return np.where(whole >= float(most), to.type(most), np.where(whole <= least, to.type(least), inside))

@@ -47,7 +47,7 @@ class Model:
 
 
 #: By chip. The first cuts off most of all that are known: what is accurate enough with it is so everywhere.
-MODELS = {"v100": Model(0, 4), "a100": Model(1, 8), "h100": Model(2, 16), "exact": Model(0, 0)}
+MODELS = {"v100": Model(0, 4), "t4": Model(1, 4), "a100": Model(1, 8), "h100": Model(2, 16), "exact": Model(0, 0)}
 
 
 class Layout:

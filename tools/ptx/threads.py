@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptx.memory import PARAMETERS, RESERVED, Memory, Segment
-from ptx.operations import dtype_of
+from ptx.operations import Array, dtype_of
 from ptx.parser import BYTES, Fault, Instruction, Kernel, Unsupported
 from ptx.tensor import Model
 
@@ -63,6 +63,7 @@ class Threads:
     """Of the blocks with these `numbers`; what a block's last warp lacks is filled up with threads that never run.
 
     A register is an array with a number of each thread, unsigned or bool; instructions see it as what they name.
+    Before it is written it is full of ones, NaN as a float.
     """
 
     def __init__(self, launch: Launch, segments: list[Segment], model: Model, numbers: NDArray[np.int64]) -> None:
@@ -79,9 +80,9 @@ class Threads:
         parameters = np.frombuffer(launch.parameters.ljust(-(-len(launch.parameters) // 16) * 16, b"\0"), np.uint8)
         self.memory = Memory(segments, parameters.copy(), self.block_of, shared)
         self.special = self._special(numbers)
-        self.registers: dict[str, NDArray] = {}
+        self.registers: dict[str, Array] = {}
 
-    def _special(self, numbers: NDArray) -> dict[str, NDArray[np.uint32]]:
+    def _special(self, numbers: Array) -> dict[str, NDArray[np.uint32]]:
         (gx, gy, gz), (bx, by, bz) = self.launch.grid, self.launch.block
         index = numbers[self.block_of]
         values = {
@@ -94,17 +95,17 @@ class Threads:
         }  # fmt: skip
         return {name: np.broadcast_to(np.asarray(value), self.n).astype(np.uint32) for name, value in values.items()}
 
-    def register(self, name: str) -> NDArray:
+    def register(self, name: str) -> Array:
         """Its array, of unsigned numbers or bools."""
         if name not in self.registers:
             kind = self.kernel.registers.get(name)
             if kind is None:
                 raise Unsupported(f"register {name}")
             dtype = np.dtype(bool) if kind == "pred" else np.dtype(f"u{BYTES[kind]}")
-            self.registers[name] = np.zeros(self.n, dtype)
+            self.registers[name] = np.full(self.n, True if kind == "pred" else np.iinfo(dtype).max, dtype)
         return self.registers[name]
 
-    def read(self, text: str, kind: str) -> NDArray:
+    def read(self, text: str, kind: str) -> Array:
         """An operand's numbers: one for each thread, or a single one."""
         dtype = dtype_of(kind)
         if text in self.special:
