@@ -1,6 +1,9 @@
 // The Python module wals_gpu._cuda, and the same module over the emulator for tests: calls of cuda/launch.h with
-// addresses of device memory as integers. wals_gpu/backends/cuda_memory.py owns the memory and has checked every shape.
+// addresses of device memory as integers. A stream is (device, handle): the device is current while the call lasts; or
+// a handle alone, of whatever device is. wals_gpu/backends/cuda_memory.py owns the memory and has checked every shape.
 #include <pybind11/pybind11.h>
+
+#include <optional>
 
 #include "../cuda/launch.h"
 #include "limits.h"
@@ -20,9 +23,20 @@ namespace {
 
 using Address = uintptr_t;
 
+/// Where a call's work goes; its device is current as long as this lives.
+struct On {
+    void* stream = nullptr;
+    std::optional<wals::cuda::DeviceGuard> guard;
+};
+
 template <class T>
 T* at(Address address) {
     return reinterpret_cast<T*>(address);
+}
+
+template <class T>
+T* at(const On& on) {
+    return static_cast<T*>(on.stream);
 }
 
 wals::Broadcast<float> broadcast(const py::tuple& values) {
@@ -65,6 +79,22 @@ wals::cuda::Form form(const std::string& name) {
 
 }  // namespace
 
+namespace pybind11::detail {
+template <>
+struct type_caster<On> {
+    PYBIND11_TYPE_CASTER(On, const_name("Stream"));
+
+    bool load(handle source, bool) {
+        const bool has_device = isinstance<tuple>(source);
+        if (!has_device && !isinstance<int_>(source)) return false;
+        const auto handle_of = has_device ? object(source.cast<tuple>()[1]) : source.cast<object>();
+        value.stream = reinterpret_cast<void*>(handle_of.cast<Address>());
+        if (has_device) value.guard.emplace(source.cast<tuple>()[0].cast<int>());
+        return true;
+    }
+};
+}  // namespace pybind11::detail
+
 PYBIND11_MODULE(WALS_MODULE, m) {
     m.doc() = "CUDA kernels of wals_gpu; use wals_gpu.backends.cuda. Addresses are device memory, streams are handles.";
 #ifdef EMULATED_MODULE
@@ -100,7 +130,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     m.def("gram_bytes", &wals::cuda::gram_bytes, "n"_a, "factors"_a);
     m.def(
         "gram",
-        [](Address y, int64_t n, int64_t D, const py::tuple& weight, Address out, Address workspace, Address stream) {
+        [](Address y, int64_t n, int64_t D, const py::tuple& weight, Address out, Address workspace, const On& stream) {
             const auto w = broadcast(weight);
             py::gil_scoped_release release;
             wals::cuda::gram(at<const float>(y), n, D, w, at<double>(out), at<void>(workspace), at<void>(stream));
@@ -110,7 +140,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     m.def(
         "rotate",
         [](Address y, int64_t n, int64_t D, int64_t in_stride, Address q, bool transposed, bool wide, Address out,
-           int64_t out_stride, Address stream) {
+           int64_t out_stride, const On& stream) {
             wals::cuda::rotate(at<const float>(y), n, D, in_stride, at<const double>(q), transposed, wide,
                                at<float>(out), out_stride, at<void>(stream));
         },
@@ -118,26 +148,26 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         Release(), "out = y q or y q'; q 0: a copy.");
     m.def(
         "column_max",
-        [](Address table, int64_t n, int64_t D, Address out, Address stream) {
+        [](Address table, int64_t n, int64_t D, Address out, const On& stream) {
             wals::cuda::column_max(at<const float>(table), n, D, at<float>(out), at<void>(stream));
         },
         "table"_a, "n"_a, "factors"_a, "out"_a, "stream"_a, Release(),
         "Largest |value| of each column; out is 0 before.");
     m.def(
         "relax",
-        [](const wals::cuda::RotatedRows& p, Address rows, int64_t n, Address from, Address stream) {
+        [](const wals::cuda::RotatedRows& p, Address rows, int64_t n, Address from, const On& stream) {
             wals::cuda::relax(p, at<const int32_t>(rows), n, at<const float>(from), at<void>(stream));
         },
         "rows"_a, "numbers"_a, "n"_a, "from_"_a, "stream"_a, Release(), "z = from + relaxation (z - from).");
     m.def(
         "row_loss",
-        [](const wals::cuda::RotatedRows& p, bool wide, Address loss, Address stream) {
+        [](const wals::cuda::RotatedRows& p, bool wide, Address loss, const On& stream) {
             wals::cuda::row_loss(p, wide, at<double>(loss), at<void>(stream));
         },
         "rows"_a, "wide"_a, "loss"_a, "stream"_a, Release(), "Each row's part of the loss, (R) float64.");
     m.def(
         "ridge_loss",
-        [](Address x, Address prior, int64_t n, int64_t D, const py::tuple& ridge, Address loss, Address stream) {
+        [](Address x, Address prior, int64_t n, int64_t D, const py::tuple& ridge, Address loss, const On& stream) {
             const auto r = broadcast(ridge);
             py::gil_scoped_release release;
             wals::cuda::ridge_loss(at<const float>(x), at<const float>(prior), n, D, r, at<double>(loss),
@@ -146,7 +176,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         "x"_a, "prior"_a, "n"_a, "factors"_a, "ridge"_a, "loss"_a, "stream"_a, "Each row's ridge |x - prior|^2.");
     m.def(
         "sum",
-        [](Address values, int64_t n, Address out, Address stream) {
+        [](Address values, int64_t n, Address out, const On& stream) {
             wals::cuda::sum(at<const double>(values), n, at<double>(out), at<void>(stream));
         },
         "values"_a, "n"_a, "out"_a, "stream"_a, Release(), "Sum of float64 values.");
@@ -154,7 +184,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     m.def(
         "solve_exact",
         [](const wals::cuda::RotatedRows& p, const std::string& name, int size, Address rows, int64_t n,
-           Address stream) {
+           const On& stream) {
             wals::cuda::solve_exact(p, form(name), size, at<const int32_t>(rows), n, at<void>(stream));
         },
         "rows"_a, "form"_a, "size"_a, "numbers"_a, "n"_a, "stream"_a, Release(), "Rows of one form and size.");
@@ -163,7 +193,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     m.def(
         "solve_sliced",
         [](const wals::cuda::RotatedRows& p, Address slices, int64_t n_slices, Address numbers, int64_t n,
-           Address workspace, Address stream) {
+           Address workspace, const On& stream) {
             wals::cuda::solve_sliced(p, at<const wals::cuda::GramSlice>(slices), n_slices,
                                      at<const wals::cuda::SlicedRow>(numbers), n, at<void>(workspace),
                                      at<void>(stream));
@@ -172,7 +202,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         "Rows whose matrices are in the workspace.");
     m.def(
         "mark_undetermined",
-        [](const wals::cuda::RotatedRows& p, Address numbers, int64_t n, Address stream) {
+        [](const wals::cuda::RotatedRows& p, Address numbers, int64_t n, const On& stream) {
             wals::cuda::mark_undetermined(p, at<const int32_t>(numbers), n, at<void>(stream));
         },
         "rows"_a, "numbers"_a, "n"_a, "stream"_a, Release(),
@@ -180,7 +210,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     m.def("wide_bytes", &wals::cuda::wide_bytes, "factors"_a);
     m.def(
         "solve_wide",
-        [](const wals::cuda::RotatedRows& p, Address numbers, int64_t n, Address workspace, Address stream) {
+        [](const wals::cuda::RotatedRows& p, Address numbers, int64_t n, Address workspace, const On& stream) {
             wals::cuda::solve_wide(p, at<const int32_t>(numbers), n, at<void>(workspace), at<void>(stream));
         },
         "rows"_a, "numbers"_a, "n"_a, "workspace"_a, "stream"_a, Release(), "Rows in float64.");
@@ -188,7 +218,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     m.def(
         "solve_cg",
         [](const wals::cuda::RotatedRows& p, Address numbers, int64_t n, int64_t staged, int steps, double tolerance,
-           Address stream) {
+           const On& stream) {
             wals::cuda::solve_cg(p, at<const int32_t>(numbers), n, staged, steps, tolerance, at<void>(stream));
         },
         "rows"_a, "numbers"_a, "n"_a, "staged"_a, "steps"_a, "tolerance"_a, "stream"_a, Release(),
@@ -196,7 +226,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     m.def(
         "solve_subspace",
         [](const wals::cuda::RotatedRows& p, int64_t block, Address numbers, int64_t n, Address errors,
-           Address stream) {
+           const On& stream) {
             wals::cuda::solve_subspace(p, block, at<const int32_t>(numbers), n, at<float>(errors), at<void>(stream));
         },
         "rows"_a, "block"_a, "numbers"_a, "n"_a, "errors"_a, "stream"_a, Release(), "One pass of subspace steps.");
@@ -205,7 +235,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     m.def(
         "solve_cg_sliced",
         [](const wals::cuda::RotatedRows& p, Address slices, int64_t n_slices, Address numbers, int64_t n, int steps,
-           double tolerance, Address workspace, Address stream) {
+           double tolerance, Address workspace, const On& stream) {
             wals::cuda::solve_cg_sliced(p, at<const wals::cuda::GramSlice>(slices), n_slices,
                                         at<const wals::cuda::SlicedRow>(numbers), n, steps, tolerance,
                                         at<void>(workspace), at<void>(stream));
@@ -216,7 +246,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     m.def(
         "solve_subspace_sliced",
         [](const wals::cuda::RotatedRows& p, int64_t block, Address slices, int64_t n_slices, Address numbers,
-           int64_t n, Address errors, Address workspace, Address stream) {
+           int64_t n, Address errors, Address workspace, const On& stream) {
             wals::cuda::solve_subspace_sliced(p, block, at<const wals::cuda::GramSlice>(slices), n_slices,
                                               at<const wals::cuda::SlicedRow>(numbers), n, at<float>(errors),
                                               at<void>(workspace), at<void>(stream));
@@ -228,7 +258,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     m.def(
         "topk",
         [](Address queries, int64_t B, Address items, int64_t n_items, int64_t D, int64_t k, Address excluded_ptr,
-           Address excluded_idx, Address ids, Address scores, Address workspace, Address stream) {
+           Address excluded_idx, Address ids, Address scores, Address workspace, const On& stream) {
             wals::cuda::topk(at<const float>(queries), B, at<const float>(items), n_items, D, k,
                              at<const int64_t>(excluded_ptr), at<const int32_t>(excluded_idx), at<int32_t>(ids),
                              at<float>(scores), at<void>(workspace), at<void>(stream));
@@ -239,7 +269,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     m.def(
         "transpose",
         [](int64_t n_rows, int64_t n_cols, int64_t Z, Address row_ptr, Address col_idx, Address value,
-           Address t_row_ptr, Address t_col_idx, Address t_value, Address workspace, Address stream) {
+           Address t_row_ptr, Address t_col_idx, Address t_value, Address workspace, const On& stream) {
             wals::cuda::transpose(n_rows, n_cols, Z, at<const int64_t>(row_ptr), at<const int32_t>(col_idx),
                                   at<const float>(value), at<int64_t>(t_row_ptr), at<int32_t>(t_col_idx),
                                   at<float>(t_value), at<void>(workspace), at<void>(stream));

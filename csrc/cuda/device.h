@@ -21,15 +21,17 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <utility>
 
 #ifdef __CUDACC__
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-
-#include <stdexcept>
-#include <string>
 
 namespace wals::cuda {
 
@@ -40,37 +42,6 @@ using Declared = T;
 __device__ __forceinline__ unsigned char* dynamic_smem() {
     extern __shared__ __align__(128) unsigned char wals_dynamic_smem[];
     return wals_dynamic_smem;
-}
-
-inline void check_cuda(cudaError_t status, const char* what) {
-    if (status == cudaSuccess) return;
-    cudaGetLastError();  // so that the next call does not report it once more
-    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
-}
-
-/// Starts `kernel` on `stream`; throws std::runtime_error with kernel and shape when it cannot be started.
-template <class... Params, class... Args>
-void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem, cudaStream_t stream, Args... args) {
-    cudaError_t status = cudaSuccess;
-    if (smem > 32 * 1024)  // above 48 KiB, static part included, a kernel has to ask
-        status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(smem));
-    if (status == cudaSuccess) {
-        cudaLaunchConfig_t config = {};
-        config.gridDim = grid;
-        config.blockDim = block;
-        config.dynamicSmemBytes = smem;
-        config.stream = stream;
-        status = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
-    }
-    if (status == cudaSuccess) return;
-    const char* name = nullptr;
-    if (cudaFuncGetName(&name, reinterpret_cast<const void*>(kernel)) != cudaSuccess) name = "a kernel";
-    const auto shape = [](dim3 d) {
-        return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
-    };
-    check_cuda(status, ("launch of " + std::string(name) + ", grid " + shape(grid) + ", block " + shape(block) + ", " +
-                        std::to_string(smem) + " bytes of dynamic shared memory")
-                           .c_str());
 }
 
 /// One 16 or 8 byte access; `p` is aligned to it.
@@ -252,6 +223,63 @@ __host__ __device__ __forceinline__ size_t note_carved(unsigned char*, size_t, s
 #endif
 
 namespace wals::cuda {
+
+inline void check_cuda(cudaError_t status, const char* what) {
+    if (status == cudaSuccess) return;
+    cudaGetLastError();  // so that the next call does not report it once more
+    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+}
+
+struct SharedMemoryLimits {
+    std::mutex lock;
+    std::map<std::pair<const void*, int>, size_t> of;  // kernel and device
+};
+inline SharedMemoryLimits shared_memory_limits;
+
+/// Lets `kernel` have all the shared memory that a block of the current device can have, once. The limit belongs to
+/// kernel and device, not to a launch: whoever set it to what he needs would lower it under the launch of another
+/// thread. The kernel's processors keep as much of their memory as they can for blocks.
+inline cudaError_t allow_shared_memory(const void* kernel, size_t bytes) {
+    int device = 0, most = 0;
+    cudaFuncAttributes own = {};
+    cudaError_t status = cudaGetDevice(&device);
+    if (status != cudaSuccess) return status;
+    const std::lock_guard<std::mutex> guard(shared_memory_limits.lock);
+    size_t& limit = shared_memory_limits.of[{kernel, device}];
+    if (bytes <= limit) return cudaSuccess;
+    status = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (status == cudaSuccess) status = cudaFuncGetAttributes(&own, kernel);
+    if (status != cudaSuccess) return status;
+    most -= int(own.sharedSizeBytes);
+    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+    if (status == cudaSuccess)
+        status = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                      cudaSharedmemCarveoutMaxShared);
+    if (status == cudaSuccess) limit = size_t(most);
+    return status;
+}
+
+/// Starts `kernel` on `stream` of the current device; throws std::runtime_error with kernel and shape when it cannot be
+/// started.
+template <class... Params, class... Args>
+void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem, cudaStream_t stream, Args... args) {
+    const void* const pointer = reinterpret_cast<const void*>(kernel);
+    // Above 48 KiB, static part included, a kernel has to ask; one whose blocks keep their rows there wants the room.
+    cudaError_t status = smem > 8 * 1024 ? allow_shared_memory(pointer, smem) : cudaSuccess;
+    if (status == cudaSuccess) {
+        const cudaLaunchConfig_t config = {grid, block, smem, stream, nullptr, 0};
+        status = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+    }
+    if (status == cudaSuccess) return;
+    const char* name = nullptr;
+    if (cudaFuncGetName(&name, pointer) != cudaSuccess) name = "a kernel";
+    const auto shape = [](dim3 d) {
+        return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
+    };
+    check_cuda(status, ("launch of " + std::string(name) + ", grid " + shape(grid) + ", block " + shape(block) + ", " +
+                        std::to_string(smem) + " bytes of dynamic shared memory")
+                           .c_str());
+}
 
 __device__ __forceinline__ float4 ld4(const float* p) {
     return ld<float4>(p);

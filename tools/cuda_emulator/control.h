@@ -2,9 +2,12 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
+
+struct EmuStream;
 
 namespace emu {
 
@@ -26,6 +29,9 @@ struct Config {
     bool profile = false;         // checked build: count bank conflicts and sectors
     double seconds = 300;         // of processor time that a launch may take
     Tensor tensor = {0, 4};       // of a V100, the coarsest known
+    bool lazy = false;            // work runs as late as streams allow, errors stick; else at once
+    int devices = 1;
+    size_t memory = 0;  // bytes of a device; 0: no limit
 };
 void configure(const Config& config);
 const Config& configuration();
@@ -38,12 +44,42 @@ struct Chip {
 };
 const Chip& chip();
 
-/// Device memory: full of NaN, its end at a page that faults. Memory of others becomes known by adopt().
-void* allocate(size_t bytes, const std::string& name);
+/// A stream of a device, null: the default one; of the current device where there is none. While work is given to it
+/// the device is current.
+struct Place {
+    int device = -1;
+    EmuStream* stream = nullptr;
+};
+EmuStream* new_stream(int device, bool legacy);  // legacy: it and the default stream wait for each other
+void synchronize(Place where);
+/// The number of an event behind all that the stream has been given; what a stream is given after wait() comes after
+/// it.
+size_t record(Place where);
+void wait(Place where, size_t event);
+void copy(uintptr_t to, uintptr_t from, size_t bytes, Place where);
+void fill(uintptr_t p, int value, size_t bytes, Place where);
+/// Drops the error that sticks to a device.
+void reset_device(int device);
+
+/// Memory of a device: full of NaN, its end at a page that faults; null when there is no more. After release() it is
+/// gone when what was given to its stream is done; who uses it on others says so by share(). Memory of others becomes
+/// known by adopt().
+void* allocate(size_t bytes, const std::string& name, Place where = {});
 void release(void* p);
+void share(uintptr_t p, Place where);
+size_t free_memory(int device);
+/// Host memory that copies read and write when they run.
+void* allocate_host(size_t bytes);
+void release_host(void* p);
 void adopt(const void* p, size_t bytes, const std::string& name);
 void forget(const void* p);
 
+/// What the host asked for since the last reset. A wait is the host standing still until a device has caught up.
+struct Counts {
+    long long launches = 0, uploads = 0, downloads = 0, fills = 0, events = 0, waits = 0, allocations = 0;
+};
+Counts counts();
+void reset_counts();
 /// What kernels may touch.
 struct Array {
     const void *begin, *end;

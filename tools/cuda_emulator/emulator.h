@@ -2,6 +2,7 @@
 // templates over the engine (engine.cpp), which is never instrumented. docs/emulator.md tells what it checks.
 #pragma once
 
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -30,7 +31,14 @@ struct Shape {
     size_t smem;
     const void* kernel;
 };
-EMU_API void run(const Shape& shape, void (*entry)(void*), void* argument);
+/// A kernel with its arguments, which outlive the call that starts it.
+struct Task {
+    void (*run)(void* arguments);
+    void (*destroy)(void* arguments);
+    void* arguments;
+    size_t bytes;  // of the arguments
+};
+EMU_API cudaError_t start(const Shape& shape, const Task& task, cudaStream_t stream);  // runtime.cpp
 
 /// A launch as the CUDA driver would get it: each parameter's bytes, as this compiler lays them out, at its alignment.
 struct Launched {
@@ -247,6 +255,25 @@ __forceinline__ unsigned long long atomicCAS(unsigned long long* p, unsigned lon
     return emu::atomic_u64(reinterpret_cast<uint64_t*>(p), x, emu::Atomic::kCompareExchange, compare);
 }
 
+// ---- launches ----
+template <class... Params, class... Args>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args... args) {
+    using Call = std::pair<void (*)(Params...), std::tuple<Params...>>;
+    const emu::Shape shape{config->grid, config->block, config->dynamicSmemBytes,
+                           reinterpret_cast<const void*>(kernel)};
+    auto* const call = new Call(kernel, std::tuple<Params...>(static_cast<Params>(args)...));
+    const auto run = [](void* c) { std::apply(static_cast<Call*>(c)->first, static_cast<Call*>(c)->second); };
+    const auto destroy = [](void* c) { delete static_cast<Call*>(c); };
+    if (!emu::is_elsewhere()) return emu::start(shape, {run, destroy, call, sizeof(Call)}, config->stream);
+    const std::unique_ptr<Call> owner(call);
+    emu::run_elsewhere(emu::Launched(shape, call->second));
+    return cudaSuccess;
+}
+template <class... Params>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Params...), cudaFuncAttribute attribute, int value) {
+    return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
+}
+
 // ---- the project's wrappers; device.h tells what they do ----
 #define STATIC_SMEM(name, ...) auto& name = ::emu::static_array<__VA_ARGS__>([] {})
 
@@ -254,19 +281,6 @@ namespace wals::cuda {
 
 using emu::dynamic_smem;
 using emu::note_carved;
-
-inline void check_cuda(cudaError_t status, const char* what) {
-    if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
-}
-
-template <class... Params, class... Args>
-void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem, cudaStream_t, Args... args) {
-    std::tuple<Params...> params(static_cast<Params>(args)...);
-    const emu::Shape shape{grid, block, smem, reinterpret_cast<const void*>(kernel)};
-    if (emu::is_elsewhere()) return emu::run_elsewhere(emu::Launched(shape, params));
-    auto call = [&] { std::apply(kernel, params); };
-    emu::run(shape, [](void* c) { (*static_cast<decltype(call)*>(c))(); }, &call);
-}
 
 template <class V>
 __forceinline__ V ld(const void* p) {

@@ -44,15 +44,21 @@ class CudaBackend:
         :class:`.cuda_memory.TorchMemory`.
     memory_limit : int, optional
         Device memory to use, in bytes; by default what is free. Rows that do not fit together are solved in parts.
+    device : int, optional
+        The number of the device, whichever thread uses the backend; by default torch's current one. Not with `memory`.
     """
 
     name = "cuda"
 
     def __init__(
-        self, module: ModuleType | None = None, memory: Memory | None = None, memory_limit: int | None = None
+        self,
+        module: ModuleType | None = None,
+        memory: Memory | None = None,
+        memory_limit: int | None = None,
+        device: int | None = None,
     ) -> None:
         kernels = load_cuda() if module is None else module
-        self.device = Device(kernels, TorchMemory() if memory is None else memory, memory_limit)
+        self.device = Device(kernels, TorchMemory(device) if memory is None else memory, memory_limit)
         self.terms = TermsCache(self.device)
         self.solver = RowSolver(self.device, self.terms)
         self._host = CpuBackend()

@@ -8,7 +8,8 @@ from types import ModuleType
 from typing import Any
 
 from wals_gpu.backends.cuda_memory import Memory
-from wals_gpu.backends.solve import SolveMemory, SolveSizes
+from wals_gpu.backends.solve import SolveMemory, SolveOptions, SolveSizes
+from wals_gpu.objective.terms import RowTerms
 
 __all__ = ["SLOT_MEMORY", "Device", "DeviceLimits"]
 
@@ -97,6 +98,16 @@ class Device:
     def values(self, array: Any) -> tuple[int, int]:
         """Address and stride of values of which there is one for each index, or one for all."""
         return self.memory.address(array), 0 if len(array) == 1 else 1
+
+    def expect(self, terms: RowTerms, n_other: int, factors: int, options: SolveOptions, *, has_prior: bool) -> None:
+        """Where memory runs out from now on, the error tells what this solve was expected to take."""
+        n, entries = terms.n_rows, terms.n_entries
+        sizes = SolveSizes(n, n_other, entries, factors, 4, options.solver, has_prior, options.relaxation != 1)
+        memory = self.memory_of(sizes)
+        self.memory.note = (
+            f"; a solve of {n} rows with {entries} entries, {n_other} x {factors} factors of the other side, was "
+            f"expected to take {memory.fixed + memory.growing}"
+        )
 
     def memory_of(self, sizes: SolveSizes) -> SolveMemory:
         """Bytes of a solve: on the device what must be there at once, and what grows with the rows.

@@ -41,7 +41,9 @@ class RowSolver:
         return_loss: bool,
     ) -> float | None:
         """Solve the rows of `target`, which have these terms; the loss if `return_loss`."""
-        table = other
+        table, has_prior = other, target.prior is not None
+        n_other, factors = other.host.shape
+        self._device.expect(terms, n_other, factors, options, has_prior=has_prior)
         if terms.n_entries < len(other.host) and not other.is_kept:
             # Few rows: only the factors that they meet are copied and rotated.
             met, place = np.unique(terms.col_idx, return_inverse=True)
@@ -49,7 +51,7 @@ class RowSolver:
             terms = replace(terms, col_idx=place.astype(np.int32))
         side = OtherSide(self._device, table, spectrum)
         status, loss = np.empty(terms.n_rows, np.int32), 0.0
-        for rows, part in self._cache.parts(terms, side, options, has_prior=target.prior is not None):
+        for rows, part in self._cache.parts(terms, side, options, has_prior=has_prior):
             status[rows], part_loss = self._solve_part(part, side, target.part(rows), options, return_loss)
             loss += part_loss
         check_status(status, other.host)
