@@ -131,6 +131,24 @@ def _singular(backend: Backend, dtype: Dtype) -> Arrays:
     return ()
 
 
+def _scaled(backend: Backend, dtype: Dtype) -> Arrays:
+    """Numbers far beyond the range of f16, which the kernels' scales bring there."""
+    terms, other = _problem(40, [10, 34, 80], dtype, 0.5)
+    terms = replace(terms, ridge=terms.ridge * dtype(2.0**-68))
+    x = np.zeros((3, 40), dtype)
+    backend.solve_rows(replace(terms, background=np.zeros(1, dtype)), other * dtype(2.0**-33), x)
+    return (x,)
+
+
+def _undetermined(backend: Backend, dtype: Dtype) -> Arrays:
+    """Fewer items than factors: nothing but the ridge, which the second row has not, says where a row lies."""
+    other = np.random.default_rng(0).standard_normal((10, 11)).astype(np.float32).astype(dtype)
+    columns, one, ridge = np.tile(np.arange(10, dtype=np.int32), 2), np.ones(1, dtype), np.array([1, 0], dtype)
+    terms = RowTerms(np.arange(3) * 10, columns, one, one, 0.0, one, ridge, one, 0.0)
+    backend.solve_rows(terms, other, np.zeros((2, 11), dtype))
+    return ()
+
+
 def _nearly_singular(backend: Backend, dtype: Dtype) -> Arrays:
     """Rows that float32 does not get right, so that a device solves them again in float64."""
     rng, x = np.random.default_rng(5), np.zeros((2, 40), dtype)
@@ -233,9 +251,11 @@ def cases() -> Iterator[Case]:
         for d, lengths in sizes:
             named = f"{d} factors, rows of {', '.join(map(str, lengths))} entries"
             yield Case(family, named, _solving(d, lengths, SolveOptions(**how), **of_problem), tolerance)
+    yield Case("exact solves, small and large numbers", "40 factors, rows of 10, 34, 80 entries", _scaled, 2e-5)
     nearly = "40 factors, nearly singular rows of 20, 100 entries"
     yield Case("exact solves, float64", nearly, _nearly_singular, 2e-5)
     yield Case("rows that have no solution", "24 factors, rows of 30, 40, 3 entries", _singular, 0.0)
+    yield Case("rows that have no solution", "11 factors, rows of all 10 items", _undetermined, 0.0)
     for d in (1, 33, 100):
         yield Case("losses", f"65 x 33, {d} factors", _losses(d), 1e-5)
     yield Case("transposition", "301 x 77, 4,000 entries", _transposing, 0.0)
