@@ -25,7 +25,7 @@ def machine(monkeypatch):
     """A machine with a module, a driver and a torch, of which tests take something away."""
     properties = {"name": "NVIDIA Test", "capability": (9, 0)}
     cuda = SimpleNamespace(
-        counted=(1, ""), properties=properties, CUDA_VERSION="13.0.48", __file__=__file__,
+        counted=(1, ""), properties=properties, CUDA_VERSION="13.0.48", OLDEST_CAPABILITY=(7, 5), __file__=__file__,
         devices=lambda: cuda.counted, device_properties=lambda index: cuda.properties,
     )  # fmt: skip
     of_cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 1, current_device=lambda: 0)
@@ -104,7 +104,7 @@ def test_a_device_that_is_not_there_or_too_old(machine):
         with pytest.raises(ValueError, match="device must be 'auto', 'cpu' or 'cuda', got"):
             make_backend(name)
     machine.cuda.properties["capability"] = (7, 0)
-    assert "the kernels need compute capability 7.5 or later, NVIDIA Test has 7.0" in told()
+    assert "the kernels of this build need compute capability 7.5 or later, NVIDIA Test has 7.0" in told()
 
 
 def test_the_cuda_of_torch_is_read_without_importing_it(tmp_path, monkeypatch):

@@ -35,6 +35,8 @@ class Planted(ModuleType):
 
     def __getattr__(self, name):
         found = getattr(self._inner, name)
+        if name == "device_properties":
+            return lambda *given: found(*given) | {"name": "a device"}
         return (lambda *given: self._wrong(found, *given)) if name == self._name else found
 
 
@@ -256,7 +258,9 @@ def test_two_processes_check_once(tmp_path):
     code = (
         "import sys, time, types; from wals_gpu.backends import self_check as s; from pathlib import Path\n"
         "class Memory: device = None\n"
-        "backend = types.SimpleNamespace(device=types.SimpleNamespace(memory=Memory(), kernels=object()))\n"
+        "limits = types.SimpleNamespace(name='x', capability=(9, 0))\n"
+        "device = types.SimpleNamespace(memory=Memory(), kernels=object(), limits=limits)\n"
+        "backend = types.SimpleNamespace(device=device)\n"
         "def run(b, tell):\n"
         "    print('checked', flush=True); time.sleep(1.5); return s.Outcome('x', seconds=1.5)\n"
         "s._run = run; s.self_check(backend)"

@@ -292,6 +292,8 @@ class CudaSession:
         for factors in self._sides.values():
             factors.refresh()
 
+    can_be_lost = True
+
     def forget_device(self) -> None:
         """The device is lost: from now on the session has what is on the host, and solves nothing."""
         for factors in self._sides.values():

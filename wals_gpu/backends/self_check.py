@@ -358,11 +358,11 @@ def mode() -> str:
 def place_of(backend: CudaBackend) -> tuple[dict[str, str], Path]:
     """What an outcome is valid for (the device, the driver, the build), and the file where it is kept."""
     memory: Any = backend.device.memory
-    key = {"device": "a device", "driver": "unknown", "build": "unknown"}
+    limits = backend.device.limits
+    key = {"device": limits.name, "capability": str(limits.capability), "driver": "unknown", "build": "unknown"}
     if getattr(getattr(memory, "device", None), "type", None) == "cuda":
-        found = memory.torch.cuda.get_device_properties(memory.device)
-        key |= {"device": found.name, "uuid": str(getattr(found, "uuid", memory.device.index))}
-        key |= {"capability": f"{found.major}.{found.minor}", "torch": str(memory.torch.__version__)}
+        found = memory.torch.cuda.get_device_properties(memory.device)  # torch before 2.5 knows no UUIDs
+        key |= {"uuid": str(getattr(found, "uuid", memory.device.index)), "torch": str(memory.torch.__version__)}
     with contextlib.suppress(OSError, IndexError):
         key["driver"] = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
     with contextlib.suppress(PackageNotFoundError):  # a source tree that was never installed

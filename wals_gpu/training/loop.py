@@ -183,14 +183,16 @@ class Run:
                 if callback is not None or time.monotonic() - self._home_at >= HOME_EVERY:
                     self._bring_home(record.iteration)
                 if callback is not None:
+                    state.session.factors("user"), state.session.factors("item")  # brought up to date
                     done |= bool(callback(record))
                 if plan.checkpoint is not None and (done or record.iteration % plan.checkpoint.every == 0):
                     self._bring_home(record.iteration)
                     plan.checkpoint.save(state, history, validation)
 
     def _bring_home(self, iteration: int) -> None:
-        """Bring the host's factors up to date."""
-        self._state.session.arrays()
+        """Bring the host's factors up to date, where they are elsewhere."""
+        if getattr(self._state.session, "can_be_lost", False):
+            self._state.session.arrays()
         self._home, self._home_at = iteration, time.monotonic()
 
     def _one_iteration(self, iteration: int) -> FitRecord:

@@ -297,7 +297,9 @@ def make_plan(
         checkpoint = Checkpoint(saving.folder, saving.every, compared, settings.backend.name)
     resume = bool(saving.resume)
     watching = (validation, checkpoint, resume)
-    return Plan(settings, train, bound, of_users, of_items, *watching, data.columns, calibration, neighbors, device=device)
+    return Plan(
+        settings, train, bound, of_users, of_items, *watching, data.columns, calibration, neighbors, device=device
+    )
 
 
 def _on_device(settings: FitSettings, sizes: FitSizes, holding: HoldOut, saving: Saving) -> tuple[FitSettings, str]:
