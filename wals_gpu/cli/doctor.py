@@ -16,7 +16,7 @@ EXAMPLES = """\
 examples:
   wals-gpu doctor
   wals-gpu doctor --gpu                   does the CUDA device compute what the CPU does?
-  wals-gpu doctor --gpu --device cuda:1
+  wals-gpu doctor --gpu cuda:1
 """
 
 
@@ -26,19 +26,18 @@ def add(commands: Commands) -> None:
         commands, "doctor", "show what this installation has and uses: CPU, threads, BLAS, CUDA", run, EXAMPLES
     )
     parser.add_argument(
-        "--gpu", action="store_true",
-        help="compare the CUDA device with the CPU, kernel by kernel, and time both: some seconds",
+        "--gpu", nargs="?", const="cuda", metavar="cuda:N",
+        help="compare a CUDA device (default: the current one) with the CPU, kernel by kernel, and time both",
     )  # fmt: skip
-    parser.add_argument("--device", metavar="cuda:N", help="the one that --gpu checks (default: the current one)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what is here; 1 where nothing can be computed, or with --gpu not on the device."""
-    if args.device is not None and (not args.gpu or (args.device != "cuda" and device_index(args.device) is None)):
-        raise ValueError(f"--device needs --gpu and must be cuda, cuda:0, ...; got {args.device!r}")
+    if args.gpu is not None and args.gpu != "cuda" and device_index(args.gpu) is None:
+        raise ValueError(f"--gpu must be cuda, cuda:0, ..., or stand alone; got {args.gpu!r}")
     info = describe_installation()
     if args.gpu:
-        info["cuda"]["self_check"] = check_gpu(args.device, print if not args.json else lambda _: None)
+        info["cuda"]["self_check"] = check_gpu(args.gpu, print if not args.json else lambda _: None)
     if args.json:
         print_json(info)
     else:

@@ -131,8 +131,8 @@ def _note_on_versions() -> str | None:
     )
 
 
-def check_gpu(device: str | None, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Run the self-check of a CUDA device, by default the current one, whatever is known of it.
+def check_gpu(device: str, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Run the self-check of a CUDA device, whatever is known of it.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def check_gpu(device: str | None, tell: Callable[[str], None]) -> dict[str, Any]
     try:
         from wals_gpu.backends import self_check
 
-        backend = self_check.cuda_backend(None if device is None else device_index(device))
+        backend = self_check.cuda_backend(device_index(device))
         outcome = self_check.self_check(backend, again=True, tell=tell)
     except (ImportError, RuntimeError, ValueError, MemoryError) as error:
         return {"device": None, "why": str(error), "passed": False, "failures": []}
