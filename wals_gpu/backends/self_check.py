@@ -26,7 +26,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.cuda import CudaBackend
 from wals_gpu.backends.cuda_memory import TorchMemory, load_cuda
-from wals_gpu.backends.session import Backend
+from wals_gpu.backends.session import Backend, Session
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.data.files import whole_file
 from wals_gpu.errors import DeviceLostError, SingularSystemError
@@ -209,6 +209,14 @@ def _searching(n_queries: int, n_items: int, d: int, k: int) -> Compute:
     return compute
 
 
+def _iterate(session: Session, users: RowTerms, items: RowTerms, options: SolveOptions) -> float:
+    """An iteration, as fits make it; its loss, but for what does not depend on the factors."""
+    session.solve("user", users, options)
+    loss = session.solve("item", items, options, return_loss=True)
+    assert loss is not None
+    return loss + session.ridge_loss("user", users.ridge)
+
+
 def _fitting(solver: str) -> Compute:
     """Scores and losses of two iterations in a session, where arrays and plans are kept from one to the next."""
 
@@ -220,8 +228,7 @@ def _fitting(solver: str) -> Compute:
         with backend.session(x, y, may_move=True) as session:
             for relaxation in (1.0, 1.3):
                 options = SolveOptions(solver, block_size=16, relaxation=relaxation)
-                session.solve("user", users, options)
-                losses.append(session.solve("item", items, options, return_loss=True))
+                losses.append(_iterate(session, users, items, options))
         return x @ y.T, np.array(losses)
 
     return compute
@@ -314,8 +321,7 @@ def _line(backend: Backend) -> list[float]:
         with backend.session(x, y, may_move=True) as session:
             for _ in range(4):
                 started = time.perf_counter()
-                session.solve("user", users, options)
-                session.solve("item", items, options, return_loss=True)  # which waits for the device
+                _iterate(session, users, items, options)  # whose loss waits for the device
                 times.append(time.perf_counter() - started)
         points.append((work(matrix.nnz, TIMED_FACTORS, options), min(times[1:])))  # the first uploads, and plans
     (small, first), (large, second) = points
@@ -360,7 +366,7 @@ def place_of(backend: CudaBackend) -> tuple[dict[str, str], Path]:
     memory: Any = backend.device.memory
     limits = backend.device.limits
     key = {"device": limits.name, "capability": str(limits.capability), "driver": "unknown", "build": "unknown"}
-    if getattr(getattr(memory, "device", None), "type", None) == "cuda":
+    with contextlib.suppress(AttributeError, RuntimeError, ValueError, AssertionError):  # not torch's memory
         found = memory.torch.cuda.get_device_properties(memory.device)  # torch before 2.5 knows no UUIDs
         key |= {"uuid": str(getattr(found, "uuid", memory.device.index)), "torch": str(memory.torch.__version__)}
     with contextlib.suppress(OSError, IndexError):
