@@ -8,6 +8,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "DeviceError",
+    "DeviceLostError",
     "DistributedError",
     "ModelFitError",
     "ModelFormatError",
@@ -26,6 +27,10 @@ class DataError(ValueError):
 
 class DeviceError(ValueError):
     """A device cannot do what was asked of it, such as compute in float64; the message names the argument."""
+
+
+class DeviceLostError(DeviceError):
+    """A device stopped working: nothing can be computed on it any more in this process."""
 
 
 class DistributedError(RuntimeError):

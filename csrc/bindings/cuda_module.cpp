@@ -102,6 +102,9 @@ PYBIND11_MODULE(WALS_MODULE, m) {
 #endif
     using Release = py::call_guard<py::gil_scoped_release>;
     bind_limits(m);
+#ifdef WALS_CUDA_VERSION
+    m.attr("CUDA_VERSION") = WALS_CUDA_VERSION;
+#endif
     m.def(
         "devices",
         [] {

@@ -94,15 +94,29 @@ def test_a_launch_beyond_the_device_fails(on):
         solve_rows(big, terms, other, start)
 
 
+#: What is asked of torch.
+OF_TORCH = SimpleNamespace(
+    version=SimpleNamespace(cuda="13.0"), cuda=SimpleNamespace(is_available=lambda: True, current_device=lambda: 0)
+)
+
+
+def status():
+    """Whether the kernels run on the device, and why not."""
+    try:
+        cuda_memory.load_cuda()
+    except RuntimeError as error:
+        return False, str(error)
+    return True, ""
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_no_supported_device_is_refused(architecture, monkeypatch):
     """Whatever the version of torch: it is not asked about the device."""
     module = load("_emulated")
     module.configure(architecture=architecture)
-    torch = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: True, current_device=lambda: 0))
-    real, found = cuda_memory.importlib.import_module, {"wals_gpu._cuda": module, "torch": torch}
+    real, found = cuda_memory.importlib.import_module, {"wals_gpu._cuda": module, "torch": OF_TORCH}
     monkeypatch.setattr(cuda_memory.importlib, "import_module", lambda name: found.get(name) or real(name))
-    assert cuda_memory.cuda_status() == (True, "")
+    assert status() == (True, "")
     module.configure()
 
 
@@ -112,9 +126,9 @@ def test_older_devices_and_those_left_out_of_a_build_are_refused(monkeypatch):
         found["wals_gpu._cuda"] = SimpleNamespace(
             devices=lambda: (1, ""), device_properties=lambda device: properties, OLDEST_CAPABILITY=oldest
         )
-        return cuda_memory.cuda_status()
+        return status()
 
-    found = {"torch": SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: True, current_device=lambda: 0))}
+    found = {"torch": OF_TORCH}
     real = cuda_memory.importlib.import_module
     monkeypatch.setattr(cuda_memory.importlib, "import_module", lambda name: found.get(name) or real(name))
     assert load("_emulated").OLDEST_CAPABILITY == (7, 5)

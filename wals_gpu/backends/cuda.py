@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.cuda_device import Device
+from wals_gpu.backends.cuda_errors import tells_device_errors
 from wals_gpu.backends.cuda_factors import Factors, Target, check_factors
 from wals_gpu.backends.cuda_loss import data_loss, ridge_loss, spectrum_of
 from wals_gpu.backends.cuda_memory import Memory, TorchMemory, load_cuda
@@ -30,6 +31,7 @@ from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
 __all__ = ["CudaBackend", "CudaSession"]
 
 
+@tells_device_errors
 class CudaBackend:
     """Row solves, loss, top-k and transposition on a CUDA device, in float32.
 
@@ -227,6 +229,7 @@ class CudaBackend:
         return self._host.score_entries(queries, items, listed)
 
 
+@tells_device_errors
 class CudaSession:
     """See :class:`.session.Session`. Factors stay in device memory where they fit and nobody else writes to them; they
     stay in the basis that they began in: rotations cost next to nothing on a device."""
@@ -279,13 +282,14 @@ class CudaSession:
 
     def factors(self, side: str) -> NDArray[np.floating]:
         """See :meth:`.session.Session.factors`."""
-        self._sides[side].fetch()
-        factors: NDArray[np.floating] = self._sides[side].host
-        return factors
+        return self.arrays()[f"{side}_factors"]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See :meth:`.session.Session.arrays`."""
-        return {f"{side}_factors": self.factors(side) for side in self._sides}
+        # Both or none: where the device is lost meanwhile, the host's factors are of one iteration.
+        for factors, newest in [(factors, factors.newest()) for factors in self._sides.values()]:
+            factors.fetch(newest)
+        return {f"{side}_factors": factors.host for side, factors in self._sides.items()}
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """See :meth:`.session.Session.restore`."""
@@ -294,10 +298,17 @@ class CudaSession:
         for factors in self._sides.values():
             factors.refresh()
 
+    can_be_lost = True
+
+    def forget_device(self) -> None:
+        """The device is lost: from now on the session has what is on the host, and solves nothing."""
+        for factors in self._sides.values():
+            factors.forget()
+
     def close(self) -> None:
         """See :meth:`.session.Session.close`."""
+        self.arrays()
         for side, factors in self._sides.items():
-            factors.fetch()
             self._sides[side] = Factors(self._backend.device.memory, factors.host)
         self._backend.device.kept_bytes -= self._kept_bytes
         self._kept_bytes = 0

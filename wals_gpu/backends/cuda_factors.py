@@ -71,11 +71,19 @@ class Factors:
         self.host[rows][good] = self._memory.download(out).reshape(n, width)[good]
         self.refresh()
 
-    def fetch(self) -> None:
-        """Bring the caller's array up to date."""
-        if self._is_ahead:
-            self.host[...] = self._memory.download(self._device).reshape(self.host.shape)
-            self._is_ahead = False
+    def newest(self) -> Any:
+        """A copy on the host of what is newer on the device than the caller's array; None where nothing is."""
+        return self._memory.download(self._device).reshape(self.host.shape) if self._is_ahead else None
+
+    def fetch(self, newest: Any = None) -> None:
+        """Bring the caller's array up to date, to what :meth:`newest` gave, if it has been asked before."""
+        newest = self.newest() if newest is None else newest
+        if newest is not None:
+            self.host[...], self._is_ahead = newest, False
+
+    def forget(self) -> None:
+        """Give up the copy in device memory: what the host has is what there is."""
+        self._device, self._is_ahead = None, False
 
     def refresh(self) -> None:
         """Follow a change of the caller's array."""

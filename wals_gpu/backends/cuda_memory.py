@@ -7,16 +7,20 @@ tests have one over NumPy, with which the same backend runs on the CPU emulator 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Memory", "Stream", "TorchMemory", "cuda_status", "load_cuda"]
+from wals_gpu.backends.cuda_errors import driver_cuda, no_device
 
+__all__ = ["Memory", "Stream", "TorchMemory", "cuda_of_torch", "load_cuda"]
 
 #: Uploads of at most so many bytes go through pinned memory, and nobody waits for them.
 PINNED_BYTES = 1 << 24
@@ -162,14 +166,14 @@ class TorchMemory:
         return int(free + cached)
 
 
-def load_cuda() -> ModuleType:
-    """The native module.
+def load_cuda(device: int | None = None) -> ModuleType:
+    """The native module, where its kernels can run on a device, by default the current one.
 
     Raises
     ------
     RuntimeError
-        There is no CUDA here: the build has none, no device or driver, or no torch to own its memory. The text says
-        which.
+        They cannot: the build has none, there is no device or driver, or no torch to own its memory. The text says
+        which, and what to do.
     """
     try:
         cuda = importlib.import_module("wals_gpu._cuda")
@@ -179,16 +183,29 @@ def load_cuda() -> ModuleType:
         ) from error
     count, why = cuda.devices()
     if not count:
-        raise RuntimeError(f"no CUDA device can be used: {why}")
+        raise RuntimeError(
+            f"no CUDA device can be used: {no_device(why, cuda_of_torch(), getattr(cuda, 'CUDA_VERSION', None))}"
+        )
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
         raise RuntimeError(
             "torch, which owns the device memory, is not installed: pip install 'wals_gpu[gpu]'"
         ) from error
+    index = "https://download.pytorch.org/whl"
+    if torch.version.cuda is None:
+        raise RuntimeError(f"this torch ({torch.__version__}) was built without CUDA; install one of {index}")
     if not torch.cuda.is_available():
-        raise RuntimeError("this build of torch cannot use the CUDA device; install one with CUDA")
-    properties = cuda.device_properties(torch.cuda.current_device())
+        raise RuntimeError(
+            f"this torch cannot use the CUDA device: it was built with CUDA {torch.version.cuda}, the driver is for "
+            f"{driver_cuda()}; install a newer driver, or a torch for CUDA {driver_cuda()} or earlier ({index})"
+        )
+    if device is not None and device >= torch.cuda.device_count():
+        raise RuntimeError(
+            f"there is no device='cuda:{device}': this process sees {torch.cuda.device_count()} (nvidia-smi -L lists "
+            "all; CUDA_VISIBLE_DEVICES chooses; of MIG slices a process sees one)"
+        )
+    properties = cuda.device_properties(torch.cuda.current_device() if device is None else device)
     if properties["capability"] < cuda.OLDEST_CAPABILITY:
         wanted, has = (".".join(map(str, version)) for version in (cuda.OLDEST_CAPABILITY, properties["capability"]))
         raise RuntimeError(
@@ -197,10 +214,12 @@ def load_cuda() -> ModuleType:
     return cuda
 
 
-def cuda_status() -> tuple[bool, str]:
-    """Whether ``device="cuda"`` works here, and why not ("" if it does)."""
+def cuda_of_torch() -> str | None:
+    """The CUDA version of the installed torch, which is not imported: it takes seconds."""
+    found = importlib.util.find_spec("torch")
     try:
-        load_cuda()
-    except RuntimeError as error:
-        return False, str(error)
-    return True, ""
+        text = Path(str(found and found.origin)).with_name("version.py").read_text()
+    except OSError:
+        return None
+    match = re.search(r"^cuda.*= '([\d.]+)'", text, re.MULTILINE)
+    return match and match[1]

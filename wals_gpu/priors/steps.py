@@ -152,6 +152,10 @@ class PriorSteps:
         some = np.sort(rng.choice(rows, min(_LEFT_OUT_ROWS, len(rows)), replace=False))
         return regression_map(self._sum(sums), self._features[some], targets[some])
 
+    def move_to(self, backend: Backend) -> None:
+        """Compute on another device from now on."""
+        self._backend = backend
+
     def scale_by(self, factor: float) -> None:
         """Follow factors that were multiplied by a number."""
         self.fitted.weights *= factor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -20,7 +21,7 @@ from wals_gpu.objective.terms import CHUNK
 from wals_gpu.training.state import FitRecord, FitState
 from wals_gpu.training.validation import Validation
 
-__all__ = ["Checkpoint", "fingerprint"]
+__all__ = ["Checkpoint", "device_of_checkpoint", "fingerprint"]
 
 _KIND = "checkpoint of WALS.fit"
 
@@ -36,11 +37,14 @@ class Checkpoint:
         Iterations from one checkpoint to the next.
     settings : mapping
         What a fit must share with the one that wrote the checkpoint, by the name to call it by; can be written as JSON.
+    device : str, default "cpu"
+        That the fit computes on: what it needs to go on may be there alone.
     """
 
     kind = _KIND
 
-    def __init__(self, path: str | PathLike[str], every: int, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | PathLike[str], every: int, settings: Mapping[str, Any], device: str = "cpu") -> None:
+        self.device = device
         self.path = Path(path)
         self.every = every
         self.settings = dict(settings)
@@ -64,6 +68,7 @@ class Checkpoint:
             "settings": self.settings,
             "history": [dataclasses.asdict(record) for record in history],
             "validation": progress,
+            "device": self.device,
         }
         try:
             save_folder(self.path, tensors, metadata)
@@ -115,6 +120,12 @@ class Checkpoint:
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise
+            device = metadata.get("device", "cpu")
+            if device != self.device:
+                raise CheckpointError(
+                    f"{self.path} holds a checkpoint that was written on another device: go on with device={device!r} "
+                    f"(this is {self.device!r}), or begin from what it has reached with warm_start"
+                ) from error
             raise ModelFormatError(f"{self.path} holds no checkpoint that this version can read: {error!r}") from error
         return history
 
@@ -146,6 +157,15 @@ class Checkpoint:
                 f"{self.path} holds the checkpoint of another fit: {'; '.join(parts)}. Resume with what it was begun "
                 "with, or give another folder"
             )
+
+
+def device_of_checkpoint(path: str | PathLike[str]) -> str | None:
+    """The device that a checkpoint was written on; None where there is none that can be read."""
+    try:
+        metadata = json.loads((Path(path) / "model.json").read_bytes())
+        return str(metadata["metadata"].get("device", "cpu"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def fingerprint(matrix: csr_matrix, *ids: Ids | None) -> str:
