@@ -137,7 +137,9 @@ class Checkpoint:
                 "give another folder"
             )
         if metadata.get("model") != self.kind:
-            raise CheckpointError(f"{self.path} holds no {self.kind} but a {metadata.get('model')}")
+            other = str(metadata.get("model"))
+            own, kind = (self.kind, other) if "checkpoint" in other else ("checkpoint", f"{other} model")
+            raise CheckpointError(f"{self.path} holds no {own} but a {kind}")
         self._compare(metadata["settings"])
         history = [FitRecord(**record) for record in metadata["history"]]
         if len(history) > iterations:
