@@ -204,6 +204,22 @@ def test_one_product_and_three_find_the_same(scale):
     np.testing.assert_array_equal(scores, all_scores[:, :20])
 
 
+@pytest.mark.skipif(ON_DEVICE, reason="a device has its own tensor cores")
+@pytest.mark.parametrize("chip", ["exact", "v100", "a100", "h100"])
+@pytest.mark.parametrize("factors", [40, 513])
+def test_one_product_and_three_find_the_same_on_any_chip(chip, factors):
+    """Nearly parallel vectors of one sign, of which sums are cut most: what is next to the k-th best counts."""
+    rng = np.random.default_rng(factors)
+    x, y = (1 + np.float32(0.02) * vectors(rng, n, factors) for n in (4, 1500))
+    backend = counting_backend()
+    backend.device.kernels.configure(tensor=chip)
+    few, many = backend.topk(x, y, 5), backend.topk(x, y, 1000)
+    backend.device.kernels.configure()
+    for a, b in zip(few, many, strict=True):
+        np.testing.assert_array_equal(a, b[:, :5])
+    check(few, x, y, 5)
+
+
 def test_items_that_are_nearly_all_alike_are_left_to_three_products():
     rng = np.random.default_rng(5)
     x, y = vectors(rng, 4, 16), vectors(rng, 1, 16) + np.float32(1e-6) * vectors(rng, 4000, 16)
