@@ -517,10 +517,11 @@ __global__ void __launch_bounds__(kTopkThreads)
         }
     };
     int left;
-    const Key least = total[0] > p.k ? kth_best<kTopkThreads>(each, p.k, kExact ? 0 : 32, histogram, left) : 0;
-    const float threshold = least ? key_score(least) : -INFINITY, spread = p.queries.weight[query];
+    const Key least = total[0] > p.k ? kth_best<kTopkThreads>(each, p.k, 0, histogram, left) : 0;
+    const float threshold = key_score(least), spread = p.queries.weight[query];
     each([&](Key key) {
-        if (kExact ? key < least : upper_end<kExact>(p, key, spread) < threshold) return;
+        const float high = upper_end<kExact>(p, key, spread);
+        if (key < least && (high < threshold || high == key_score(key))) return;  // the latter: nothing is unknown
         const int place = atomicAdd(total + 1, 1);
         if (place < capacity) keys[place] = key;
     });
