@@ -63,7 +63,8 @@ int main() {
     print_panel<SliceShape>("gram_slices");
     print_panel<SmallSliceShape>("gram_slices");
     for (const char* kernel : {"subspace_slices", "subspace_join"}) print_panel<PanelShape<256, 8, 16>>(kernel);
-    std::printf("topk_kernel<%d> %zu\n", kDepth, Carver::bytes_of<TopkMemory<kDepth>>());
-    std::printf("topk_kernel<16> %zu\n", Carver::bytes_of<TopkMemory<16>>());
-    std::printf("topk_sort_kernel %zu\n", kMostSorted * sizeof(Key));
+    for (const char* pass : {"false", "true"}) {
+        std::printf("topk_kernel<%s> %zu\n", pass, Carver::bytes_of<TopkMemory>(3));
+        std::printf("topk_merge_kernel<%s> %zu\n", pass, 2 * topk_capacity(limits::most_results) * sizeof(Key));
+    }
 }

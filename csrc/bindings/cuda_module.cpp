@@ -257,17 +257,32 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         "rows"_a, "block"_a, "slices"_a, "n_slices"_a, "numbers"_a, "n"_a, "errors"_a, "workspace"_a, "stream"_a,
         Release(), "Subspace steps on giant rows.");
 
-    m.def("topk_bytes", &wals::cuda::topk_bytes, "n_queries"_a, "n_items"_a, "k"_a);
+    m.def("topk_table_bytes", &wals::cuda::topk_table_bytes, "n_items"_a, "factors"_a);
+    m.def(
+        "topk_table",
+        [](Address x, int64_t n, int64_t D, Address norms, Address table, int64_t first, int64_t n_items,
+           const On& stream) {
+            wals::cuda::topk_table(at<const float>(x), n, D, at<const float>(norms), at<void>(table), first, n_items,
+                                   at<void>(stream));
+        },
+        "items"_a, "n"_a, "factors"_a, "norms"_a, "table"_a, "first"_a, "n_items"_a, "stream"_a, Release(),
+        "Some items of the table that topk searches.");
+    m.def("topk_bound", &wals::cuda::topk_bound, "factors"_a);
+    m.def("topk_segments", &wals::cuda::topk_segments, "n_queries"_a, "n_items"_a, "k"_a, "blocks"_a);
+    m.def("topk_bytes", &wals::cuda::topk_bytes, "n_queries"_a, "n_items"_a, "factors"_a, "k"_a, "blocks"_a);
     m.def(
         "topk",
-        [](Address queries, int64_t B, Address items, int64_t n_items, int64_t D, int64_t k, Address excluded_ptr,
-           Address excluded_idx, Address ids, Address scores, Address workspace, const On& stream) {
-            wals::cuda::topk(at<const float>(queries), B, at<const float>(items), n_items, D, k,
-                             at<const int64_t>(excluded_ptr), at<const int32_t>(excluded_idx), at<int32_t>(ids),
-                             at<float>(scores), at<void>(workspace), at<void>(stream));
+        [](Address queries, int64_t B, Address table, int64_t n_items, int64_t D, int64_t k, int64_t blocks,
+           Address excluded_ptr, Address excluded_idx, Address permitted, Address ids, Address scores,
+           Address workspace, const On& stream) {
+            wals::cuda::topk(at<const float>(queries), B, at<void>(table), n_items, D, k, blocks,
+                             at<const int64_t>(excluded_ptr), at<const int32_t>(excluded_idx),
+                             at<const uint32_t>(permitted), at<int32_t>(ids), at<float>(scores), at<void>(workspace),
+                             at<void>(stream));
         },
-        "queries"_a, "n_queries"_a, "items"_a, "n_items"_a, "factors"_a, "k"_a, "excluded_ptr"_a, "excluded_idx"_a,
-        "ids"_a, "scores"_a, "workspace"_a, "stream"_a, Release(), "The k best items of each query.");
+        "queries"_a, "n_queries"_a, "table"_a, "n_items"_a, "factors"_a, "k"_a, "blocks"_a, "excluded_ptr"_a,
+        "excluded_idx"_a, "permitted"_a, "ids"_a, "scores"_a, "workspace"_a, "stream"_a, Release(),
+        "The k best items of each query.");
     m.def("transpose_bytes", &wals::cuda::transpose_bytes, "n_entries"_a);
     m.def(
         "transpose",

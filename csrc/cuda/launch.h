@@ -118,12 +118,27 @@ int64_t subspace_slot_bytes(int64_t block);
 void solve_subspace_sliced(const RotatedRows& p, int64_t block, const GramSlice* slices, int64_t n_slices,
                            const SlicedRow* rows, int64_t n_rows, float* errors, void* workspace, Stream stream);
 
-// Retrieval (topk.cu): queries (B, padded D), items (n_items, padded D); ids and scores (B, k), padded with -1 and
-// -inf. min(k, n_items) <= limits::most_results. workspace: topk_bytes, 16-byte aligned.
-int64_t topk_bytes(int64_t B, int64_t n_items, int64_t k);
-void topk(const float* queries, int64_t B, const float* items, int64_t n_items, int64_t D, int64_t k,
-          const int64_t* excluded_ptr, const int32_t* excluded_idx, int32_t* ids, float* scores, void* workspace,
-          Stream stream);
+// Retrieval (topk.cu).
+
+/// Items first to first + n of a table of n_items, x (n, D), divided by norms (n) where they are given. The table:
+/// topk_table_bytes, 16-byte aligned.
+int64_t topk_table_bytes(int64_t n_items, int64_t D);
+void topk_table(const float* x, int64_t n, int64_t D, const float* norms, void* table, int64_t first, int64_t n_items,
+                Stream stream);
+
+/// queries (B, D); permitted: a bit for each item up to a multiple of 128, 16-byte aligned, or null; ids and scores
+/// (B, k), padded with -1 and -inf. min(k, n_items) <= limits::most_results. blocks: that the device runs at once.
+/// workspace: topk_bytes, 16-byte aligned.
+int64_t topk_bytes(int64_t B, int64_t n_items, int64_t D, int64_t k, int64_t blocks);
+void topk(const float* queries, int64_t B, void* table, int64_t n_items, int64_t D, int64_t k, int64_t blocks,
+          const int64_t* excluded_ptr, const int32_t* excluded_idx, const uint32_t* permitted, int32_t* ids,
+          float* scores, void* workspace, Stream stream);
+
+/// Parts of the items that go to different blocks: what keeps a device busy to the end that runs so many at once.
+int64_t topk_segments(int64_t B, int64_t n_items, int64_t k, int64_t blocks);
+
+/// Of the difference between a score and its one product, in norms of query and item.
+float topk_bound(int64_t D);
 
 /// CSR (n_rows, n_cols) with Z entries to its transpose, columns in increasing order; value may be null.
 int64_t transpose_bytes(int64_t Z);

@@ -18,11 +18,12 @@ sys.path.insert(0, str(ROOT / "tools"))
 import cuda_budgets  # noqa: E402
 
 TENSOR_CORES = re.compile(
-    r"solve_(primal|dual|subspace|slots)_kernel|gram_slices_kernel|subspace_(slices|join)_kernel|topk_kernel"
+    r"solve_(primal|dual|subspace|slots)_kernel|gram_slices_kernel|subspace_(slices|join)_kernel"
+    r"|topk_kernel|topk_merge_kernel<false>"
 )
 #: Kernels with more shared memory than some devices have; others do their work there.
 LARGE = re.compile(
-    r"(solve_(primal|dual|subspace)|subspace_(slices|join))_kernel<Shape<256|gram_slices_kernel<.* 32>|topk_kernel<32>"
+    r"(solve_(primal|dual|subspace)|subspace_(slices|join))_kernel<Shape<256|gram_slices_kernel<.* 32>|topk_kernel"
 )
 ASYNC_COPIES = re.compile(r"solve_(primal|dual|subspace)_kernel|(gram|subspace)_slices_kernel|topk_kernel")
 
@@ -152,7 +153,7 @@ def test_the_documentation_has_these_figures():
         "CG, D <= 128": "solve_cg_kernel<RowShape<32, 1>>",
         "CG, D <= 256": "solve_cg_kernel<RowShape<32, 2>>",
         "subspace, blocks of 64": "solve_subspace_kernel<Shape<64, 4>>",
-        "top-k": "topk_kernel<32>",
+        "top-k": "topk_kernel<false>",
     }
     first = next(i for i, line in enumerate(page) if line.startswith("| kernel | threads |")) + 2
     for line, (name, kernel) in zip(page[first : first + len(kernels)], kernels.items(), strict=True):

@@ -22,7 +22,7 @@ from wals_gpu.backends.cuda_loss import data_loss, ridge_loss, spectrum_of
 from wals_gpu.backends.cuda_memory import Memory, TorchMemory, load_cuda
 from wals_gpu.backends.cuda_solve import RowSolver
 from wals_gpu.backends.cuda_terms import TermsCache
-from wals_gpu.backends.cuda_topk import topk
+from wals_gpu.backends.cuda_topk import ItemTables, topk
 from wals_gpu.backends.host import Spectrum, solve_parts
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
 from wals_gpu.errors import DeviceError
@@ -62,6 +62,7 @@ class CudaBackend:
         kernels = load_cuda() if module is None else module
         self.device = Device(kernels, TorchMemory(device) if memory is None else memory, memory_limit)
         self.terms = TermsCache(self.device)
+        self.tables = ItemTables(self.device)
         self.solver = RowSolver(self.device, self.terms)
         self._host = CpuBackend()
 
@@ -203,12 +204,16 @@ class CudaBackend:
     ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
         """As :meth:`.cpu.CpuBackend.topk`, for at most 1,024 results; scores are float32.
 
-        Queries and items may also be on the device already (torch, DLPack, ``__cuda_array_interface__``), items
-        without `permitted` and `norms`: with these, what is searched is copied on the host. Results are on the host.
+        Queries and items may also be on the device already (torch, DLPack, ``__cuda_array_interface__``). Results are
+        on the host. What is searched stays on the device where it cannot change, see :class:`.cuda_topk.ItemTables`.
         """
         if min(k, items.shape[0]) > LIMITS.most_results:
             self.check(k=k)
-        return topk(self.device, queries, items, k, excluded, permitted, norms)
+        return topk(self.device, self.tables, queries, items, k, excluded, permitted, norms)
+
+    def keep(self, *arrays: NDArray[np.floating]) -> None:
+        """See :meth:`.session.KeepingBackend.keep`."""
+        self.tables.keep(*arrays)
 
     def topk_listed(
         self,

@@ -13,7 +13,7 @@ from wals_gpu.backends.cuda_device import Device
 from wals_gpu.backends.cuda_memory import Memory
 from wals_gpu.backends.host import Spectrum
 
-__all__ = ["Factors", "OtherSide", "Target", "check_factors", "padded_factors", "upload_factors"]
+__all__ = ["Factors", "OtherSide", "Target", "check_factors", "upload_factors"]
 
 
 def check_factors(factors: NDArray[np.floating]) -> None:
@@ -27,15 +27,6 @@ def check_factors(factors: NDArray[np.floating]) -> None:
 def upload_factors(memory: Memory, factors: Any) -> Any:
     """Factors (n, D) in device memory, flat; those that are there already are used in place."""
     return memory.upload(np.asarray(factors, np.float32) if isinstance(factors, np.ndarray) else factors)
-
-
-def padded_factors(device: Device, factors: Any) -> Any:
-    """A copy of factors (n, D) on the device whose rows fill whole cache lines."""
-    kernels, memory, (n, d) = device.kernels, device.memory, factors.shape
-    plain, width = upload_factors(memory, factors), kernels.padded(d)
-    out = memory.empty(n * width, np.float32)
-    kernels.rotate(memory.address(plain), n, d, d, 0, False, False, memory.address(out), width, memory.stream)
-    return out
 
 
 class Factors:

@@ -13,7 +13,7 @@ from wals_gpu.backends.host import Spectrum
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
 from wals_gpu.objective.terms import RowTerms, SideTerms
 
-__all__ = ["Backend", "NeighborBackend", "Session"]
+__all__ = ["Backend", "KeepingBackend", "NeighborBackend", "Session"]
 
 
 class Session(Protocol):
@@ -155,6 +155,14 @@ class Backend(Protocol):
     ) -> NDArray[np.floating]: ...
 
     def transpose(self, matrix: csr_matrix) -> csr_matrix: ...
+
+
+@runtime_checkable
+class KeepingBackend(Protocol):
+    """What devices with a memory of their own have beside."""
+
+    def keep(self, *arrays: NDArray[np.floating]) -> None:
+        """These arrays do not change while they live: what is made of them for searches may be kept as long."""
 
 
 @runtime_checkable
