@@ -1,8 +1,10 @@
 # make demo   set up and show the library at work on the embedded data
 # make test   set up and run every test
 # make lint   formatting and static checks
+# make ptx    what nvcc makes of the CUDA kernels, run for every kind of card with the tensor cores of every chip (minutes)
 # make packages   sdist, and from it wheels that run the tests; PYTHONS='python3.10 python3.13' for several
 # make audit   known vulnerabilities of the dependencies (asks a service on the internet)
+# make devices   tests of the CUDA kernels within the limits of each kind of card, on the emulator (minutes)
 # make sanitize   native tests on builds with AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer (long)
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -12,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt Makefile
 CPP := $(shell find csrc tests tools -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format sanitize packages audit clean
+.PHONY: demo test ptx lint format devices sanitize packages audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/wals-gpu demo
@@ -20,11 +22,19 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
+ptx: $(VENV)/.installed-dev
+	WALS_GPU_REQUIRE_NVCC=1 WALS_GPU_PTX=all $(BIN)/python -m pytest tests/cuda/test_ptx.py
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/mypy
+
+devices: $(VENV)/.installed-dev
+	for architecture in 75 86 90; do \
+	  WALS_GPU_TEST_ARCHITECTURE=$$architecture $(BIN)/python -m pytest -q tests/cuda --ignore tests/cuda/test_cuda_gate.py || exit 1; \
+	done
 
 sanitize: $(VENV)/.installed-dev
 	PYTHON=$(abspath $(BIN))/python tools/sanitize.sh address,undefined

@@ -17,14 +17,39 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"), key=lambda path: -path.with_suffix(".cuh").stat().st_size)
 BUDGETS = ROOT / "csrc" / "cuda" / "budgets.json"
 RELEASE = "13.0"  # of nvcc: another one allocates other registers
-#: Shared memory of a processor in bytes. Each block has 1 KiB more than it asked for.
-SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}
-REGISTERS, WARPS, BLOCKS = 65536, 64, 32  # of a processor, of all three
+REGISTERS = 65536  # of a processor, of all of them
+
+
+class Processor(NamedTuple):
+    """Warps and blocks at once; bytes of shared memory, and how many of them a block takes beyond what it asked for."""
+
+    warps: int
+    blocks: int
+    shared: int
+    reserved: int = 1 << 10
+
+    @property
+    def room(self) -> int:
+        """Shared memory that a block can have."""
+        return self.shared - self.reserved
+
+
+#: What csrc/CMakeLists.txt compiles for.
+PROCESSORS = {
+    "sm_75": Processor(32, 16, 64 << 10, 0),
+    "sm_80": Processor(64, 32, 164 << 10),
+    "sm_86": Processor(48, 16, 100 << 10),
+    "sm_89": Processor(48, 24, 100 << 10),
+    "sm_90": Processor(64, 32, 228 << 10),
+    "sm_100": Processor(64, 32, 228 << 10),
+    "sm_120": Processor(48, 24, 100 << 10),
+}
 
 #: {kernel: {architecture: {figure: value}}}. Figures: threads (of a block), registers (of a thread), shared (bytes,
 #: static and dynamic), stack and spills (bytes), blocks (on a processor), and counts of instructions in lower case.
@@ -64,12 +89,14 @@ def run(command: list[str | Path]) -> str:
 
 
 def blocks_per_processor(architecture: str, threads: int, registers: int, shared: int) -> int:
-    """As cuda_occupancy.h counts: registers go to warps by 256 in each quarter of a processor, shared memory by 128."""
+    """As cuda_occupancy.h counts: registers go to warps by 256 in each quarter of a processor, shared memory by 128, on
+    7.5 by 256."""
+    processor, unit = PROCESSORS[architecture], 256 if architecture == "sm_75" else 128
     warps = -(-threads // 32)
     per_warp = -(-registers * 32 // 256) * 256
     by_registers = REGISTERS // 4 // per_warp * 4 // warps
-    by_shared = SHARED[architecture] // (-(-(shared + 1024) // 128) * 128)
-    return min(BLOCKS, WARPS // warps, by_registers, by_shared)
+    by_shared = processor.shared // max(-(-(shared + processor.reserved) // unit) * unit, 1)
+    return min(processor.blocks, processor.warps // warps, by_registers, by_shared)
 
 
 def parse_ptxas(log: str) -> dict[tuple[str, str], dict[str, int]]:
@@ -127,10 +154,11 @@ def readable(names: set[str]) -> dict[str, str]:
 
 
 def measure(folder: Path) -> Figures:
-    """Compile every source once, for all architectures; two at a time."""
+    """Compile every source for all architectures, two sources at a time; what an architecture has no room for is left
+    out. The front end, half the work, goes over a source twice: no kernel has anything newer than 8.0."""
     nvcc, cuobjdump = find_tools()
     flags = ["-std=c++17", "-O3", f"-I{ROOT / 'csrc' / 'cuda'}"]  # as csrc/CMakeLists.txt has them
-    codes = [f"-gencode=arch=compute_{a[3:]},code={a}" for a in SHARED]
+    codes = [f"-gencode=arch=compute_{min(int(a[3:]), 80)},code={a}" for a in PROCESSORS]
 
     def compile_one(source: Path) -> tuple[str, str, Counter]:
         binary = folder / f"{source.stem}.fatbin"
@@ -152,8 +180,10 @@ def measure(folder: Path) -> Figures:
             raise RuntimeError(f"nvcc warns:\n{log}")
         figures, threads = parse_ptxas(log), parse_threads(elf)
         names = readable({name for _, name in figures})
-        for (architecture, name), found in figures.items():
+        for (architecture, name), found in sorted(figures.items(), key=lambda each: [*PROCESSORS].index(each[0][0])):
             found["shared"] += dynamic.get(names[name], 0)
+            if found["shared"] > PROCESSORS[architecture].room:
+                continue
             found = {"threads": threads[architecture, name], **found}
             of_block = (found[key] for key in ("threads", "registers", "shared"))
             found["blocks"] = blocks_per_processor(architecture, *of_block)
@@ -190,7 +220,7 @@ def excesses(found: Figures, budgets: Figures) -> list[str]:
     """What a kernel takes beyond its budget. Less than that is no excess; ``--write`` then lowers the budget."""
     result = [f"{kernel}: in one of kernels and budgets alone" for kernel in sorted(found.keys() ^ budgets.keys())]
     for kernel in sorted(found.keys() & budgets.keys()):
-        for architecture in SHARED:
+        for architecture in PROCESSORS:
             is_, most = (side[kernel].get(architecture, {}) for side in (found, budgets))
             if is_.keys() != most.keys():
                 result.append(f"{kernel}, {architecture}: figures {sorted(is_)}, budgets {sorted(most)}")

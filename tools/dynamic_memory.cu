@@ -27,6 +27,13 @@ void print_shape() {
     std::printf("subspace_join_kernel<Shape<%d, %d>> %zu\n", S::kMost, S::kWarps, Carver::bytes_of<PrimalMemory<S>>());
 }
 
+/// Of blocks of subspace steps whose matrices are in the workspace.
+template <class S>
+void print_panel(const char* kernel) {
+    std::printf("%s_kernel<PanelShape<%d, %d, %d>> %zu\n", kernel, S::kMost, S::kWarps, S::kDepth,
+                Carver::bytes_of<PrimalMemory<S>>());
+}
+
 template <int Lanes, int Vectors>
 void print_cg() {
     for (const char* kernel : {"solve_cg", "cg_slices"})
@@ -53,7 +60,11 @@ int main() {
     std::printf("solve_wide_kernel %zu\n", Carver::bytes_of<WideMemory>(kMost));
     std::printf("review_kernel %zu\n", Carver::bytes_of<WideMemory>(kMost));
     std::printf("cg_join_kernel %zu\n", Carver::bytes_of<CgVectors>(kMost));
-    std::printf("gram_slices_kernel %zu\n", Carver::bytes_of<SliceMemory>());
-    std::printf("topk_kernel %zu\n", Carver::bytes_of<TopkMemory>());
-    std::printf("topk_sort_kernel %zu\n", kMostSorted * sizeof(Key));
+    print_panel<SliceShape>("gram_slices");
+    print_panel<SmallSliceShape>("gram_slices");
+    for (const char* kernel : {"subspace_slices", "subspace_join"}) print_panel<PanelShape<256, 8, 16>>(kernel);
+    for (const char* pass : {"false", "true"}) {
+        std::printf("topk_kernel<%s> %zu\n", pass, Carver::bytes_of<TopkMemory>(3));
+        std::printf("topk_merge_kernel<%s> %zu\n", pass, 2 * topk_capacity(limits::most_results) * sizeof(Key));
+    }
 }

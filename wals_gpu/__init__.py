@@ -5,12 +5,14 @@ The main entry is :class:`WALS`; ``wals-gpu --help`` is the command line.
 
 from importlib.metadata import PackageNotFoundError, version
 
-from wals_gpu.backends.cuda_memory import cuda_status
+from wals_gpu.backends.devices import cuda_status
 from wals_gpu.data.interactions import Interactions, as_interactions, read_interactions
 from wals_gpu.errors import (
     CheckpointError,
     DataError,
     DeviceError,
+    DeviceLostError,
+    DistributedError,
     ModelFitError,
     ModelFormatError,
     ParameterWarning,
@@ -32,6 +34,8 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "DeviceError",
+    "DeviceLostError",
+    "DistributedError",
     "Explanation",
     "FitRecord",
     "Interactions",

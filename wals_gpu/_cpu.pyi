@@ -13,13 +13,13 @@ class Limits(NamedTuple):
     tile: int
     most_results: int
     kernel_sizes: tuple[int, ...]
-    shared_memory: int
     panel_depth: int
     blocks_of_device: int
     slice_entries: int
     giant_entries: int
     giant_work: float
     giant_bytes: int
+    loss_rows: int
     panel_bytes: int
     panel_factors: int
     panel_least: int
@@ -71,14 +71,25 @@ def fit_neighbors(
 def gram(factors: NDArray[Any], weight: NDArray[Any], n_threads: int) -> NDArray[Any]:
     """Sum of weight[i] y_i y_i' in float64, (D, D)."""
 
+def gram_bounds(n: int, factors: int) -> list[int]:
+    """Where the slabs end that gram() adds up in order, from 0 to n."""
+
+def gram_slabs(factors: NDArray[Any], weight: NDArray[Any], bounds: NDArray[np.int64], n_threads: int) -> NDArray[Any]:
+    """The same of rows from one bound to the next, (slabs, D, D): upper triangles."""
+
 def isa() -> str:
     """Name of the instruction set in use."""
 
 def neighbor_memory(n_items: int, n_neighbors: int, wide: bool, n_threads: int) -> tuple[Any, ...]:
     """Bytes that fit_neighbors works in: the least, and the most that can be of use."""
 
-def ridge_loss(factors: NDArray[Any], prior: NDArray[Any] | None, ridge: NDArray[Any], n_threads: int) -> float:
-    """Sum over rows of ridge |x - prior|^2, in float64."""
+def ridge_losses(
+    factors: NDArray[Any],
+    prior: NDArray[Any] | None,
+    ridge: NDArray[Any],
+    n_threads: int,
+) -> NDArray[Any]:
+    """Sums of ridge |x - prior|^2 over blocks of LIMITS.loss_rows rows, in float64."""
 
 def rotate(factors: NDArray[Any], rotation: NDArray[np.float64] | None, n_threads: int) -> NDArray[Any]:
     """factors (n, D) @ rotation (D, D), padded to whole cache lines; rotation None: a padded copy."""

@@ -8,6 +8,8 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "DeviceError",
+    "DeviceLostError",
+    "DistributedError",
     "ModelFitError",
     "ModelFormatError",
     "ParameterWarning",
@@ -25,6 +27,14 @@ class DataError(ValueError):
 
 class DeviceError(ValueError):
     """A device cannot do what was asked of it, such as compute in float64; the message names the argument."""
+
+
+class DeviceLostError(DeviceError):
+    """A device stopped working: nothing can be computed on it any more in this process."""
+
+
+class DistributedError(RuntimeError):
+    """The processes of a fit on several machines cannot go on together: one is gone, or they differ in what they do."""
 
 
 class ModelFormatError(ValueError):

@@ -6,18 +6,23 @@ Sets of the size of ML-20M and of the Million Song data. One iteration is both h
 the device. "of_floor" is the time that an H100 needs at least for the same bytes and flops (gpu_floors.py), over that
 measured. What no time is left for is listed as left out. `--dry-run` goes through the cases at a small size on the CPU
 and writes nothing. Writes results/gpu.json.
+
+`--profile` tells instead where the time of an iteration goes, on the first set at 128 factors: by kernel, by copy, and
+what of it the device waits. Writes results/gpu_profile.txt.
 """
 
 import argparse
+import dataclasses
 import sys
 import time
 
 import _path  # noqa: F401
 import numpy as np
 
-from lib.common import median_seconds, write_result
+from lib.common import RESULTS, median_seconds, write_result
 from lib.gpu_floors import FACTORS, floors, topk_floor
 from wals_gpu import backends
+from wals_gpu.backends import self_check
 from wals_gpu.datasets import SHAPES, synthetic
 from wals_gpu.objective import make_objective
 
@@ -108,6 +113,43 @@ def implicit_fit(matrix, factors: int) -> dict:
     return {"what": "implicit gpu", "factors": factors, "seconds": {"median": (seconds[6] - seconds[1]) / 5}}
 
 
+def profile(backend, matrix, factors: int, device: str) -> str:
+    """A report of three iterations of each solver: what the device was busy with, and how much of the time."""
+    from torch.profiler import ProfilerActivity, profile
+
+    on_device = device == "cuda"
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_device
+    rng = np.random.default_rng(0)
+    bound = make_objective("hu", alpha=10.0, regularization=10.0).bind(matrix)
+    users, items = bound.user_terms(matrix), bound.item_terms(backend.transpose(matrix))
+    lines = [f"{matrix.shape[0]} x {matrix.shape[1]}, {matrix.nnz} entries, {factors} factors, three iterations"]
+    for solver in SOLVERS:
+        x, y = (rng.normal(0, 0.1, (n, factors)).astype(np.float32) for n in matrix.shape)
+        options = backends.SolveOptions(solver)
+        with backend.session(x, y) as session:
+            for is_measured in (False, True):  # the first uploads, and plans
+                with profile(activities=activities) as seen:
+                    started = time.perf_counter()
+                    for _ in range(3 if is_measured else 1):
+                        session.solve("user", users, options)
+                        session.solve("item", items, options, return_loss=True)
+                    seconds = time.perf_counter() - started
+        events = seen.key_averages()
+        busy = {event.key: (_device_us(event), event.count) for event in events if _device_us(event) > 0}
+        total = sum(time_of for time_of, _ in busy.values()) / 1e6
+        lines += ["", f"{solver}: {1000 * seconds:.2f} ms, device busy {1000 * total:.2f} ms ({total / seconds:.0%})"]
+        lines += [
+            f"{time_of / 1000:10.3f} ms {count:6d} calls  {key[:90]}"
+            for key, (time_of, count) in sorted(busy.items(), key=lambda item: -item[1][0])
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _device_us(event) -> float:
+    """Time of the device alone in an event; torch before 2.6 calls it after CUDA."""
+    return float(getattr(event, "self_device_time_total", None) or getattr(event, "self_cuda_time_total", 0.0) or 0.0)
+
+
 def cases(backend, name: str, matrix, factors: int, device: str):
     """(what, function that gives its records) of one set and number of factors."""
     yield "solvers", lambda: solves(backend, matrix, factors)
@@ -122,14 +164,23 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--factors", type=int, nargs="+", default=list(FACTORS))
     parser.add_argument("--seconds", type=float, default=220.0, help="no case is started later")
+    parser.add_argument("--profile", action="store_true", help="where the time of an iteration goes, and nothing else")
     parser.add_argument("--dry-run", action="store_true", help="every case, small and on the CPU; writes nothing")
     args = parser.parse_args()
     args.quick = False
     device = "cpu" if args.dry_run else "cuda"
     backend, start, records = backends.make_backend(device), time.perf_counter(), []
+    if args.profile:
+        matrix = synthetic(*((300, 200, 3000) if args.dry_run else SHAPES[args.sets[0]]), random_state=0)
+        report = profile(backend, matrix, 32 if args.dry_run else 128, device)
+        print(report)
+        if not args.dry_run:
+            (RESULTS / "gpu_profile.txt").write_text(report)
+        return
+    checked = {} if args.dry_run else {"self_check": dataclasses.asdict(self_check.self_check(backend))}
     for name in args.sets:
         matrix = synthetic(*((300, 200, 3000) if args.dry_run else SHAPES[name]), random_state=0)
-        for factors in args.factors:
+        for factors in args.factors[:1] if args.dry_run else args.factors:
             for what, measure in cases(backend, name, matrix, 32 if args.dry_run else factors, device):
                 if time.perf_counter() - start > args.seconds:
                     new = [{"what": what, "factors": factors, "left_out": f"{args.seconds:g} s were over"}]
@@ -138,7 +189,8 @@ def main() -> None:
                 records += [{"set": name, **record} for record in new]
                 print("tried, small" if args.dry_run else new, name, factors, what, file=sys.stderr)
                 if not args.dry_run:  # after each: a run that is cut off has the others
-                    write_result("gpu", args, records, device=backend.device.memory.torch.cuda.get_device_name())
+                    name_of_device = backend.device.memory.torch.cuda.get_device_name()
+                    write_result("gpu", args, records, device=name_of_device, **checked)
 
 
 if __name__ == "__main__":

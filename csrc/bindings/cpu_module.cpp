@@ -124,6 +124,25 @@ py::array gram(const py::array& factors, const py::array& weight, int n_threads)
     });
 }
 
+py::array gram_slabs(const py::array& factors, const py::array& weight, const Array<int64_t>& bounds, int n_threads) {
+    return by_dtype(factors, [&](auto zero) -> py::array {
+        using T = decltype(zero);
+        const Array<T> y(factors), w(weight);
+        require(y.ndim() == 2 && bounds.ndim() == 1 && bounds.size() >= 1,
+                "factors must be (n, D), bounds (slabs + 1)");
+        const int64_t slabs = bounds.size() - 1, D = y.shape(1);
+        for (int64_t s = 0; s < slabs; ++s) require(bounds.data()[s] <= bounds.data()[s + 1], "bounds must not fall");
+        require(bounds.data()[0] >= 0 && bounds.data()[slabs] <= y.shape(0), "bounds must be rows of the factors");
+        Array<double> out({slabs, D, D});
+        double* to = out.mutable_data();
+        const auto weights = broadcast(w, y.shape(0));
+        native(n_threads, [&](auto check) {
+            return wals::cpu::gram_slabs<T>(y.data(), D, weights, bounds.data(), slabs, to, n_threads, check);
+        });
+        return out;
+    });
+}
+
 py::array rotate(const py::array& factors, const std::optional<Array<double>>& rotation, int n_threads) {
     return by_dtype(factors, [&](auto zero) -> py::array {
         using T = decltype(zero);
@@ -285,9 +304,9 @@ double entry_loss(const py::object& terms, const py::array& factors, const py::a
     });
 }
 
-double ridge_loss(const py::array& factors, const std::optional<py::array>& prior, const py::array& ridge,
-                  int n_threads) {
-    return by_dtype(factors, [&](auto zero) {
+py::array ridge_losses(const py::array& factors, const std::optional<py::array>& prior, const py::array& ridge,
+                       int n_threads) {
+    return by_dtype(factors, [&](auto zero) -> py::array {
         using T = decltype(zero);
         const Array<T> x(factors), weight(ridge);
         require(x.ndim() == 2, "factors must be (R, D)");
@@ -297,12 +316,13 @@ double ridge_loss(const py::array& factors, const std::optional<py::array>& prio
             p = Array<T>(*prior);
             require(p.ndim() == 2 && p.shape(0) == x.shape(0) && p.shape(1) == x.shape(1), "prior must be (R, D)");
         }
-        double total = 0;
+        Array<double> losses(wals::cpu::loss_blocks(x.shape(0)));
+        double* to = losses.mutable_data();
         native(n_threads, [&](auto check) {
-            return wals::cpu::ridge_loss<T>(x.data(), prior ? p.data() : nullptr, x.shape(0), x.shape(1), weights,
-                                            &total, n_threads, check);
+            return wals::cpu::ridge_losses<T>(x.data(), prior ? p.data() : nullptr, x.shape(0), x.shape(1), weights, to,
+                                              n_threads, check);
         });
-        return total;
+        return losses;
     });
 }
 
@@ -560,6 +580,15 @@ PYBIND11_MODULE(_cpu, m) {
         py::arg("name"), "Switches the process to another available instruction set.");
     m.def("gram", &gram, py::arg("factors"), py::arg("weight"), py::arg("n_threads"),
           "Sum of weight[i] y_i y_i' in float64, (D, D).");
+    m.def(
+        "gram_bounds",
+        [](int64_t n, int64_t D) {
+            require(n >= 0 && D >= 1, "n must be at least 0, factors at least 1");
+            return wals::cpu::gram_bounds(n, D);
+        },
+        py::arg("n"), py::arg("factors"), "Where the slabs end that gram() adds up in order, from 0 to n.");
+    m.def("gram_slabs", &gram_slabs, py::arg("factors"), py::arg("weight"), py::arg("bounds"), py::arg("n_threads"),
+          "The same of rows from one bound to the next, (slabs, D, D): upper triangles.");
     m.def("rotate", &rotate, py::arg("factors"), py::arg("rotation"), py::arg("n_threads"),
           "factors (n, D) @ rotation (D, D), padded to whole cache lines; rotation None: a padded copy.");
     m.def("rotate_together", &rotate_together, py::arg("factors"), py::arg("other"), py::arg("basis"),
@@ -577,8 +606,8 @@ PYBIND11_MODULE(_cpu, m) {
           "solve_rows.");
     m.def("entry_loss", &entry_loss, py::arg("terms"), py::arg("factors"), py::arg("other"), py::arg("n_threads"),
           "Sum over entries of gram s^2 - 2 rhs s, s = x . y, in float64.");
-    m.def("ridge_loss", &ridge_loss, py::arg("factors"), py::arg("prior"), py::arg("ridge"), py::arg("n_threads"),
-          "Sum over rows of ridge |x - prior|^2, in float64.");
+    m.def("ridge_losses", &ridge_losses, py::arg("factors"), py::arg("prior"), py::arg("ridge"), py::arg("n_threads"),
+          "Sums of ridge |x - prior|^2 over blocks of LIMITS.loss_rows rows, in float64.");
     m.def(
         "topk", &topk, py::arg("queries"), py::arg("items"), py::arg("k"), py::arg("excluded_ptr"),
         py::arg("excluded_idx"), py::arg("n_threads"), py::arg("filter") = true, py::arg("permitted") = py::none(),

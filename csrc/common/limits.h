@@ -48,15 +48,13 @@ WALS_LIMIT(int64_t, tile, 16)
 WALS_LIMIT(int64_t, most_results, 1024)
 
 /// What the exact kernels of a device are built for: columns in the primal form, entries in the dual one; the last is
-/// also the widest block of subspace steps. The tiles of the next size's matrix do not fit into shared memory.
+/// also the widest block of subspace steps. The tiles of the next size's matrix do not fit into shared memory; those of
+/// the last fit on some devices, and are in a workspace on others.
 WALS_LIMIT(Sizes, kernel_sizes, {{32, 64, 128, 256}})
 
-/// Bytes of shared memory of a block that every kernel fits in: what compute capability 8.0 and 8.7 have; 9.0 and 10.0
-/// have more.
-WALS_LIMIT(int64_t, shared_memory, 163 << 10)
-
 /// Entries (primal form) or columns (dual form, top-k) of a device's panel: two steps of the tensor cores, so that
-/// there is work between two barriers, and two panels under way still fit beside the matrix.
+/// there is work between two barriers, and two panels under way still fit beside the matrix. Half as much where a
+/// device has too little shared memory.
 WALS_LIMIT(int, panel_depth, 32)
 
 /// Blocks that sums and top-k are cut into, as far as their size allows: two for each of an H100's 132 processors.
@@ -78,6 +76,10 @@ WALS_LIMIT(double, giant_work, 5e8)
 
 /// But into no more slices than have so many bytes together, or two: a slice's sums are a matrix.
 WALS_LIMIT(int64_t, giant_bytes, 1 << 29)
+
+/// Rows whose losses are added up first, before blocks of rows are, on the CPU: the loss of factors that lie on several
+/// machines is the same however they are divided, at multiples of this.
+WALS_LIMIT(int64_t, loss_rows, 1024)
 
 /// Entries of a panel of the primal form on the CPU: what fits into panel_bytes, a quarter of L2 on current servers,
 /// but no more than panel_factors times D, enough that loading and storing the system's tiles for each panel does not

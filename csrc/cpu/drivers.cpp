@@ -15,12 +15,6 @@ constexpr int64_t kTaskWork = 1 << 19;
 /// The same in multiply-adds, where each task reads a large rotation: some hundredths of a second.
 constexpr int64_t kRotatedTaskWork = int64_t{1} << 31;
 
-/// Slabs of rows whose Gram matrices are summed separately, then in order.
-int64_t gram_slabs(int64_t n, int64_t D) {
-    const int64_t most = D > 512 ? 8 : 32;
-    return std::max<int64_t>(1, std::min(most, n / 1024));
-}
-
 /// Order of work: rows of more than `limit` entries, the longest first, so that no thread is left with one at the end;
 /// then the others as they come, so that their entries and factors are read in a stream.
 std::vector<int64_t> order_of_work(const int64_t* row_ptr, int64_t n_rows, int64_t limit) {
@@ -82,6 +76,24 @@ void list_marks(const uint8_t* marks, int64_t n, int32_t* row) {
 
 }  // namespace
 
+std::vector<int64_t> gram_bounds(int64_t n, int64_t D) {
+    const int64_t most = D > 512 ? 8 : 32, slabs = std::max<int64_t>(1, std::min(most, n / 1024));
+    std::vector<int64_t> bounds;
+    for (int64_t s = 0; s <= slabs; ++s) bounds.push_back(n * s / slabs);
+    return bounds;
+}
+
+template <class T>
+bool gram_slabs(const T* y, int64_t D, Broadcast<T> weight, const int64_t* bounds, int64_t slabs, double* sums,
+                int n_threads, const Interrupted& interrupted) {
+    const KernelTable<T>& k = kernels<T>();
+    std::fill_n(sums, slabs * D * D, 0.0);
+    const auto workspace = buffers_per_thread(n_threads, k.gram_workspace_bytes(D));
+    return parallel_for(slabs, n_threads, interrupted, [&](int64_t s, int thread) {
+        k.gram(y, D, weight, bounds[s], bounds[s + 1], sums + s * D * D, workspace[size_t(thread)].data());
+    });
+}
+
 template <class T>
 bool gram(const T* y, int64_t n, int64_t D, Broadcast<T> weight, double* out, int n_threads,
           const Interrupted& interrupted) {
@@ -97,14 +109,10 @@ bool gram(const T* y, int64_t n, int64_t D, Broadcast<T> weight, double* out, in
             k.gram_block(y, n, D, weight, i, j, out, workspace[size_t(thread)].data());
         });
     }
-    const int64_t slabs = gram_slabs(n, D);
+    const std::vector<int64_t> bounds = gram_bounds(n, D);
+    const int64_t slabs = int64_t(bounds.size()) - 1;
     Buffer sums(slabs * D * D * int64_t(sizeof(double)));
-    std::fill_n(sums.as<double>(), slabs * D * D, 0.0);
-    const auto workspace = buffers_per_thread(n_threads, k.gram_workspace_bytes(D));
-    const bool done = parallel_for(slabs, n_threads, interrupted, [&](int64_t s, int thread) {
-        k.gram(y, D, weight, n * s / slabs, n * (s + 1) / slabs, sums.as<double>() + s * D * D,
-               workspace[size_t(thread)].data());
-    });
+    const bool done = gram_slabs(y, D, weight, bounds.data(), slabs, sums.as<double>(), n_threads, interrupted);
     for (int64_t i = 0; i < D; ++i)
         for (int64_t j = i; j < D; ++j) {
             double total = 0;
@@ -277,25 +285,14 @@ bool solve_plain_rows(PlainRows<T> problem, const T* other, const double* gram, 
     });
 }
 
-/// Sum of part(begin, end, thread) over blocks of rows, added in order so that threads do not matter.
-template <class Part>
-bool sum_over_rows(int64_t n_rows, int64_t block, double* total, int n_threads, const Interrupted& interrupted,
-                   Part&& part) {
-    const int64_t blocks = (n_rows + block - 1) / block;
-    std::vector<double> sums(static_cast<size_t>(blocks), 0.0);
-    const bool done = parallel_for(blocks, n_threads, interrupted, [&](int64_t b, int thread) {
-        sums[size_t(b)] = part(b * block, std::min(n_rows, (b + 1) * block), thread);
-    });
-    *total = std::accumulate(sums.begin(), sums.end(), 0.0);
-    return done;
-}
-
 template <class T>
-bool ridge_loss(const T* x, const T* prior, int64_t n, int64_t D, Broadcast<T> ridge, double* total, int n_threads,
-                const Interrupted& interrupted) {
+bool ridge_losses(const T* x, const T* prior, int64_t n, int64_t D, Broadcast<T> ridge, double* losses, int n_threads,
+                  const Interrupted& interrupted) {
     const KernelTable<T>& k = kernels<T>();
-    return sum_over_rows(n, 1024, total, n_threads, interrupted,
-                         [&](int64_t begin, int64_t end, int) { return k.ridge_loss(x, prior, D, ridge, begin, end); });
+    return parallel_for(loss_blocks(n), n_threads, interrupted, [&](int64_t b, int) {
+        const int64_t begin = b * limits::loss_rows;
+        losses[b] = k.ridge_loss(x, prior, D, ridge, begin, std::min(n, begin + limits::loss_rows));
+    });
 }
 
 template <class T>
@@ -303,9 +300,14 @@ bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, dou
                 const Interrupted& interrupted) {
     const KernelTable<T>& k = kernels<T>();
     const auto workspace = buffers_per_thread(n_threads, D * int64_t(sizeof(double)));
-    return sum_over_rows(terms.n_rows, 64, total, n_threads, interrupted, [&](int64_t begin, int64_t end, int thread) {
-        return k.entry_loss(terms, x, y, D, begin, end, workspace[size_t(thread)].template as<double>());
+    constexpr int64_t block = 64;
+    std::vector<double> sums(size_t((terms.n_rows + block - 1) / block), 0.0);  // added in order: threads do not matter
+    const bool done = parallel_for(int64_t(sums.size()), n_threads, interrupted, [&](int64_t b, int thread) {
+        sums[size_t(b)] = k.entry_loss(terms, x, y, D, b * block, std::min(terms.n_rows, (b + 1) * block),
+                                       workspace[size_t(thread)].template as<double>());
     });
+    *total = std::accumulate(sums.begin(), sums.end(), 0.0);
+    return done;
 }
 
 template <class T>
@@ -494,21 +496,24 @@ bool topk_listed(const T* queries, int64_t B, const T* items, int64_t D, int64_t
                         });
 }
 
-#define WALS_INSTANTIATE(T)                                                                                            \
-    template bool gram<T>(const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&);                 \
-    template bool rotate<T>(const T*, int64_t, int64_t, const double*, bool, T*, int, const RotationSpace&,            \
-                            const Interrupted&);                                                                       \
-    template bool solve_rows<T>(RotatedRows<T>, const Solver&, const double*, RowStatus*, int, const Interrupted&);    \
-    template bool solve_plain_rows<T>(PlainRows<T>, const T*, const double*, double, RowStatus*, int,                  \
-                                      const Interrupted&);                                                             \
-    template bool entry_loss<T>(const RowTerms<T>&, const T*, const T*, int64_t, double*, int, const Interrupted&);    \
-    template bool ridge_loss<T>(const T*, const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&); \
-    template bool topk<T>(const T*, int64_t, const T*, int64_t, int64_t, int64_t, bool, const int64_t*,                \
-                          const int32_t*, const uint8_t*, const T*, const Histories<T>*, int32_t*, T*, int64_t*,       \
-                          bool*, int, const Interrupted&);                                                             \
-    template bool score_entries<T>(const T*, int64_t, const T*, int64_t, const int64_t*, const int32_t*, T*, int,      \
-                                   const Interrupted&);                                                                \
-    template bool topk_listed<T>(const T*, int64_t, const T*, int64_t, int64_t, const int64_t*, const int32_t*,        \
+#define WALS_INSTANTIATE(T)                                                                                         \
+    template bool gram<T>(const T*, int64_t, int64_t, Broadcast<T>, double*, int, const Interrupted&);              \
+    template bool gram_slabs<T>(const T*, int64_t, Broadcast<T>, const int64_t*, int64_t, double*, int,             \
+                                const Interrupted&);                                                                \
+    template bool rotate<T>(const T*, int64_t, int64_t, const double*, bool, T*, int, const RotationSpace&,         \
+                            const Interrupted&);                                                                    \
+    template bool solve_rows<T>(RotatedRows<T>, const Solver&, const double*, RowStatus*, int, const Interrupted&); \
+    template bool solve_plain_rows<T>(PlainRows<T>, const T*, const double*, double, RowStatus*, int,               \
+                                      const Interrupted&);                                                          \
+    template bool entry_loss<T>(const RowTerms<T>&, const T*, const T*, int64_t, double*, int, const Interrupted&); \
+    template bool ridge_losses<T>(const T*, const T*, int64_t, int64_t, Broadcast<T>, double*, int,                 \
+                                  const Interrupted&);                                                              \
+    template bool topk<T>(const T*, int64_t, const T*, int64_t, int64_t, int64_t, bool, const int64_t*,             \
+                          const int32_t*, const uint8_t*, const T*, const Histories<T>*, int32_t*, T*, int64_t*,    \
+                          bool*, int, const Interrupted&);                                                          \
+    template bool score_entries<T>(const T*, int64_t, const T*, int64_t, const int64_t*, const int32_t*, T*, int,   \
+                                   const Interrupted&);                                                             \
+    template bool topk_listed<T>(const T*, int64_t, const T*, int64_t, int64_t, const int64_t*, const int32_t*,     \
                                  const T*, int32_t*, T*, int, const Interrupted&);
 WALS_INSTANTIATE(float)
 WALS_INSTANTIATE(double)

@@ -11,6 +11,15 @@ namespace wals::cpu {
 template <class T>
 const KernelTable<T>& kernels();  // of the instruction set in use (dispatch.cpp)
 
+/// Where the slabs of n rows of D factors end, from 0 to n: up to D = limits::blocked_factors a Gram matrix is the sum
+/// of theirs, in order.
+std::vector<int64_t> gram_bounds(int64_t n, int64_t D);
+
+/// sums (slabs, D, D) float64: upper triangles of the sums of weight[i] y_i y_i' over rows [bounds[s], bounds[s + 1]).
+template <class T>
+bool gram_slabs(const T* y, int64_t D, Broadcast<T> weight, const int64_t* bounds, int64_t slabs, double* sums,
+                int n_threads, const Interrupted&);
+
 /// out (D, D) float64 = sum of weight[i] y_i y_i', both triangles.
 template <class T>
 bool gram(const T* y, int64_t n, int64_t D, Broadcast<T> weight, double* out, int n_threads, const Interrupted&);
@@ -41,10 +50,15 @@ template <class T>
 bool solve_plain_rows(PlainRows<T> problem, const T* other, const double* gram, double relaxation, RowStatus* status,
                       int n_threads, const Interrupted&);
 
-/// Sum over all rows of ridge |x - prior|^2; prior (n, D) may be null.
+/// Blocks of limits::loss_rows rows.
+constexpr int64_t loss_blocks(int64_t n) {
+    return (n + limits::loss_rows - 1) / limits::loss_rows;
+}
+
+/// losses (loss_blocks(n)): sums of ridge |x - prior|^2 over the rows of each block; prior (n, D) may be null.
 template <class T>
-bool ridge_loss(const T* x, const T* prior, int64_t n, int64_t D, Broadcast<T> ridge, double* total, int n_threads,
-                const Interrupted&);
+bool ridge_losses(const T* x, const T* prior, int64_t n, int64_t D, Broadcast<T> ridge, double* losses, int n_threads,
+                  const Interrupted&);
 
 /// Sum over all entries of gram s^2 - 2 rhs s.
 template <class T>

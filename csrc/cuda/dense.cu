@@ -28,6 +28,31 @@ Devices devices() {
     return {count, count ? "" : "no CUDA device"};
 }
 
+DeviceProperties device_properties(int device) {
+    if (device < 0) check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+    cudaDeviceProp is;
+    check_cuda(cudaGetDeviceProperties(&is, device), "cudaGetDeviceProperties");
+    return {is.name,
+            is.major,
+            is.minor,
+            is.multiProcessorCount,
+            is.maxThreadsPerMultiProcessor,
+            is.regsPerMultiprocessor,
+            int64_t(is.sharedMemPerMultiprocessor),
+            int64_t(is.reservedSharedMemPerBlock),
+            int64_t(is.sharedMemPerBlockOptin),
+            is.l2CacheSize,
+            int64_t(is.totalGlobalMem)};
+}
+
+bool fits(size_t shared) {
+    int device = 0, most = 0;
+    check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+    check_cuda(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+               "cudaDeviceGetAttribute");
+    return shared <= size_t(most);
+}
+
 DeviceGuard::DeviceGuard(int device) {
     int now = 0;
     check_cuda(cudaGetDevice(&now), "cudaGetDevice");

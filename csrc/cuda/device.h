@@ -8,6 +8,8 @@
 //  2. Static shared memory is declared by STATIC_SMEM(name, float[8][33]), never by __shared__; 16-byte aligned.
 //  3. Kernels are started by launch(kernel, grid, block, smem, stream, args...), never by <<<>>>. It throws.
 //  4. Inline PTX lives here alone; each wrapper has a twin of the same name in its emulator.h.
+//     Compute capability 7.5 has neither cp.async nor f16 products of depth 16: wrappers do without. What it has
+//     nothing for (bf16, tf32) is not declared for it.
 //  5. Raw warp intrinsics (__shfl_sync, __ballot_sync, ...), no cooperative groups. Vector loads are ld4, st4, ld<V>,
 //     st<V> (16 or 8 bytes, aligned): a cast to float4* would be seen as four accesses.
 //
@@ -19,15 +21,17 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <utility>
 
 #ifdef __CUDACC__
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-
-#include <stdexcept>
-#include <string>
 
 namespace wals::cuda {
 
@@ -38,37 +42,6 @@ using Declared = T;
 __device__ __forceinline__ unsigned char* dynamic_smem() {
     extern __shared__ __align__(128) unsigned char wals_dynamic_smem[];
     return wals_dynamic_smem;
-}
-
-inline void check_cuda(cudaError_t status, const char* what) {
-    if (status == cudaSuccess) return;
-    cudaGetLastError();  // so that the next call does not report it once more
-    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
-}
-
-/// Starts `kernel` on `stream`; throws std::runtime_error with kernel and shape when it cannot be started.
-template <class... Params, class... Args>
-void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem, cudaStream_t stream, Args... args) {
-    cudaError_t status = cudaSuccess;
-    if (smem > 32 * 1024)  // above 48 KiB, static part included, a kernel has to ask
-        status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(smem));
-    if (status == cudaSuccess) {
-        cudaLaunchConfig_t config = {};
-        config.gridDim = grid;
-        config.blockDim = block;
-        config.dynamicSmemBytes = smem;
-        config.stream = stream;
-        status = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
-    }
-    if (status == cudaSuccess) return;
-    const char* name = nullptr;
-    if (cudaFuncGetName(&name, reinterpret_cast<const void*>(kernel)) != cudaSuccess) name = "a kernel";
-    const auto shape = [](dim3 d) {
-        return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
-    };
-    check_cuda(status, ("launch of " + std::string(name) + ", grid " + shape(grid) + ", block " + shape(block) + ", " +
-                        std::to_string(smem) + " bytes of dynamic shared memory")
-                           .c_str());
 }
 
 /// One 16 or 8 byte access; `p` is aligned to it.
@@ -92,10 +65,22 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-/// Starts a copy of N = 4, 8 or 16 bytes from global to shared memory; `valid` of them are read, the rest become 0.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define WALS_SM_75
+#endif
+
+/// Starts a copy of N = 4, 8 or 16 bytes from global to shared memory; `valid` of them, whole words, are read, the rest
+/// become 0. On 7.5 it is done at once.
 template <int N>
 __device__ __forceinline__ void cp_async(void* dst, const void* src, int valid = N) {
     static_assert(N == 4 || N == 8 || N == 16, "cp.async copies 4, 8 or 16 bytes");
+#ifdef WALS_SM_75
+    if constexpr (N == 16)
+        if (valid == 16) return st(dst, ld<uint4>(src));
+#pragma unroll
+    for (int i = 0; i < N / 4; ++i)
+        static_cast<uint32_t*>(dst)[i] = 4 * i < valid ? static_cast<const uint32_t*>(src)[i] : 0u;
+#else
     if constexpr (N == 16)  // past L1: gathered rows are read once per block
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(dst)), "l"(src), "r"(valid)
                      : "memory");
@@ -103,24 +88,40 @@ __device__ __forceinline__ void cp_async(void* dst, const void* src, int valid =
         asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;\n" ::"r"(shared_address(dst)), "l"(src), "n"(N),
                      "r"(valid)
                      : "memory");
+#endif
 }
 __device__ __forceinline__ void cp_async_commit() {
+#ifndef WALS_SM_75
     asm volatile("cp.async.commit_group;\n" ::: "memory");
+#endif
 }
 /// Waits for this thread's groups but the latest `Left`; other threads see the data after the next barrier.
 template <int Left>
 __device__ __forceinline__ void cp_async_wait() {
+#ifndef WALS_SM_75
     asm volatile("cp.async.wait_group %0;\n" ::"n"(Left) : "memory");
+#endif
 }
 
 /// d = a b + c of a warp; registers hold the fragments of PTX's mma.m16n8k16 (f16, bf16) and m16n8k8 (tf32).
 __device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                         const float (&c)[4]) {
+#ifdef WALS_SM_75  // depths 0 to 7, then 8 to 15: their fragments are the registers of each half
+    const auto add = [&](uint32_t near, uint32_t far, uint32_t right, const float (&to)[4]) {
+        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%8,%9,%10};\n"
+                     : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+                     : "r"(near), "r"(far), "r"(right), "f"(to[0]), "f"(to[1]), "f"(to[2]), "f"(to[3]));
+    };
+    add(a[0], a[1], b[0], c);
+    add(a[2], a[3], b[1], d);
+#else
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};\n"
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+#endif
 }
+#ifndef WALS_SM_75
 __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                          const float (&c)[4]) {
     asm volatile(
@@ -136,6 +137,13 @@ __device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], 
         : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
+/// x rounded to tf32 (nearest, ties away from zero), as an mma_tf32 operand; its bits are also a float.
+__device__ __forceinline__ uint32_t cvt_tf32(float x) {
+    uint32_t r;
+    asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(r) : "f"(x));
+    return r;
+}
+#endif
 
 /// N = 1, 2 or 4 matrices of 8 x 8 16-bit elements; lane 8 m + i gives row i of matrix m (16 bytes, aligned).
 template <int N>
@@ -173,12 +181,6 @@ __device__ __forceinline__ void ldmatrix_trans(uint32_t (&r)[N], const void* row
                      : "memory");
 }
 
-/// x rounded to tf32 (nearest, ties away from zero), as an mma_tf32 operand; its bits are also a float.
-__device__ __forceinline__ uint32_t cvt_tf32(float x) {
-    uint32_t r;
-    asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(r) : "f"(x));
-    return r;
-}
 /// Two 16-bit elements in one register, `lo` in the low half, rounded to nearest even.
 __device__ __forceinline__ uint32_t pack_f16(float lo, float hi) {
     const __half2 h = __floats2half2_rn(lo, hi);
@@ -221,6 +223,63 @@ __host__ __device__ __forceinline__ size_t note_carved(unsigned char*, size_t, s
 #endif
 
 namespace wals::cuda {
+
+inline void check_cuda(cudaError_t status, const char* what) {
+    if (status == cudaSuccess) return;
+    cudaGetLastError();  // so that the next call does not report it once more
+    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+}
+
+struct SharedMemoryLimits {
+    std::mutex lock;
+    std::map<std::pair<const void*, int>, size_t> of;  // kernel and device
+};
+inline SharedMemoryLimits shared_memory_limits;
+
+/// Lets `kernel` have all the shared memory that a block of the current device can have, once. The limit belongs to
+/// kernel and device, not to a launch: whoever set it to what he needs would lower it under the launch of another
+/// thread. The kernel's processors keep as much of their memory as they can for blocks.
+inline cudaError_t allow_shared_memory(const void* kernel, size_t bytes) {
+    int device = 0, most = 0;
+    cudaFuncAttributes own = {};
+    cudaError_t status = cudaGetDevice(&device);
+    if (status != cudaSuccess) return status;
+    const std::lock_guard<std::mutex> guard(shared_memory_limits.lock);
+    size_t& limit = shared_memory_limits.of[{kernel, device}];
+    if (bytes <= limit) return cudaSuccess;
+    status = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (status == cudaSuccess) status = cudaFuncGetAttributes(&own, kernel);
+    if (status != cudaSuccess) return status;
+    most -= int(own.sharedSizeBytes);
+    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+    if (status == cudaSuccess)
+        status = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                      cudaSharedmemCarveoutMaxShared);
+    if (status == cudaSuccess) limit = size_t(most);
+    return status;
+}
+
+/// Starts `kernel` on `stream` of the current device; throws std::runtime_error with kernel and shape when it cannot be
+/// started.
+template <class... Params, class... Args>
+void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem, cudaStream_t stream, Args... args) {
+    const void* const pointer = reinterpret_cast<const void*>(kernel);
+    // Above 48 KiB, static part included, a kernel has to ask; one whose blocks keep their rows there wants the room.
+    cudaError_t status = smem > 8 * 1024 ? allow_shared_memory(pointer, smem) : cudaSuccess;
+    if (status == cudaSuccess) {
+        const cudaLaunchConfig_t config = {grid, block, smem, stream, nullptr, 0};
+        status = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+    }
+    if (status == cudaSuccess) return;
+    const char* name = nullptr;
+    if (cudaFuncGetName(&name, pointer) != cudaSuccess) name = "a kernel";
+    const auto shape = [](dim3 d) {
+        return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
+    };
+    check_cuda(status, ("launch of " + std::string(name) + ", grid " + shape(grid) + ", block " + shape(block) + ", " +
+                        std::to_string(smem) + " bytes of dynamic shared memory")
+                           .c_str());
+}
 
 __device__ __forceinline__ float4 ld4(const float* p) {
     return ld<float4>(p);

@@ -19,6 +19,22 @@ struct Devices {
 };
 Devices devices();
 
+/// What a device has, for whoever plans what runs on it.
+struct DeviceProperties {
+    std::string name;
+    int major, minor;  // compute capability
+    int processors;
+    int threads, registers;             // of a processor
+    int64_t shared, shared_reserved;    // bytes of a processor, and what a block takes of them beyond its own
+    int64_t shared_of_block;            // at most
+    int64_t cache_bytes, memory_bytes;  // L2; in all
+};
+/// Of a device, -1: the current one. Throws std::runtime_error where it cannot be asked. Takes about a millisecond.
+DeviceProperties device_properties(int device = -1);
+
+/// Whether a block of the current device can have so many bytes of shared memory.
+bool fits(size_t shared);
+
 /// Makes a device current for as long as it lives; -1: whatever is current.
 class DeviceGuard {
     int before_ = -1;
@@ -102,6 +118,9 @@ enum class Form { kDiagonal, kPrimal, kDual };
 /// `size`: one of limits::kernel_sizes, which holds the rows' columns (primal) or entries (dual).
 void solve_exact(const RotatedRows& p, Form form, int size, const int32_t* rows, int64_t n_rows, Stream stream);
 
+/// Shared memory that a block of that size takes at most.
+int64_t exact_bytes(int size);
+
 /// Rows of any length and any D: their sums in `workspace`, slot by slot. slices (n_slices), rows (n_rows): as
 /// problem.h has them.
 int64_t slot_bytes(int64_t D);
@@ -140,12 +159,27 @@ int64_t subspace_slot_bytes(int64_t block);
 void solve_subspace_sliced(const RotatedRows& p, int64_t block, const GramSlice* slices, int64_t n_slices,
                            const SlicedRow* rows, int64_t n_rows, float* errors, void* workspace, Stream stream);
 
-// Retrieval (topk.cu): queries (B, padded D), items (n_items, padded D); ids and scores (B, k), padded with -1 and
-// -inf. min(k, n_items) <= limits::most_results. workspace: topk_bytes, 16-byte aligned.
-int64_t topk_bytes(int64_t B, int64_t n_items, int64_t k);
-void topk(const float* queries, int64_t B, const float* items, int64_t n_items, int64_t D, int64_t k,
-          const int64_t* excluded_ptr, const int32_t* excluded_idx, int32_t* ids, float* scores, void* workspace,
-          Stream stream);
+// Retrieval (topk.cu).
+
+/// Items first to first + n of a table of n_items, x (n, D), divided by norms (n) where they are given. The table:
+/// topk_table_bytes, 16-byte aligned.
+int64_t topk_table_bytes(int64_t n_items, int64_t D);
+void topk_table(const float* x, int64_t n, int64_t D, const float* norms, void* table, int64_t first, int64_t n_items,
+                Stream stream);
+
+/// queries (B, D); permitted: a bit for each item up to a multiple of 128, 16-byte aligned, or null; ids and scores
+/// (B, k), padded with -1 and -inf. min(k, n_items) <= limits::most_results. blocks: that the device runs at once.
+/// workspace: topk_bytes, 16-byte aligned.
+int64_t topk_bytes(int64_t B, int64_t n_items, int64_t D, int64_t k, int64_t blocks);
+void topk(const float* queries, int64_t B, void* table, int64_t n_items, int64_t D, int64_t k, int64_t blocks,
+          const int64_t* excluded_ptr, const int32_t* excluded_idx, const uint32_t* permitted, int32_t* ids,
+          float* scores, void* workspace, Stream stream);
+
+/// Parts of the items that go to different blocks: what keeps a device busy to the end that runs so many at once.
+int64_t topk_segments(int64_t B, int64_t n_items, int64_t k, int64_t blocks);
+
+/// Of the difference between a score and its one product, in norms of query and item.
+float topk_bound(int64_t D);
 
 /// CSR (n_rows, n_cols) with Z entries to its transpose, columns in increasing order; value may be null.
 int64_t transpose_bytes(int64_t Z);

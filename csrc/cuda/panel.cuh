@@ -9,9 +9,9 @@
 // Only 16 x 16 tiles on and below the diagonal are formed; a warp's tiles are neighbours in the order (0,0) (1,0) (1,1)
 // (2,0) ... and share their strips of rows.
 //
-// mma adds up with less care than a float32 addition (it cuts off). So 16 entries at a time are summed from zero, the
-// small products first, and then added to the row's sum in float32, rounded to nearest: no bias builds up along the
-// row.
+// mma adds up with less care than a float32 addition: it cuts addends off. So 16 entries at a time are summed from
+// zero, the small products first, and then added to the row's sum in float32, rounded to nearest: what is cut off stays
+// the same share of the sum, however long the row (docs/gpu.md, "Accuracy under the coarsest tensor core").
 #pragma once
 
 #include "split.cuh"
@@ -33,14 +33,24 @@ struct Shape {
     static constexpr int kTiles = Most / 16 * (Most / 16 + 1) / 2;
     static constexpr int kTilesPerWarp = (kTiles + kWarps - 1) / kWarps;
     static constexpr int kPieces =
-        (8 * Most + kThreads - 1) / kThreads;  // 16-byte pieces of a panel that a thread moves
+        (8 * Most + kThreads - 1) / kThreads;    // 16-byte pieces of a panel that a thread moves
+    static constexpr int kDepth = cuda::kDepth;  // of a panel
+    static constexpr bool kHoldsMatrix = true;   // in shared memory; else in a workspace
     /// Blocks on an SM that the kernels are compiled for.
     static constexpr int kBlocks = Most <= 32 ? 10 : Most <= 64 ? 5 : Most <= 128 ? 2 : 1;
+};
+
+/// A block that has a panel in shared memory, and its matrix in a workspace.
+template <int Most, int Warps, int Depth>
+struct PanelShape : Shape<Most, Warps> {
+    static constexpr int kDepth = Depth;
+    static constexpr bool kHoldsMatrix = false;
 };
 
 /// The panel's place in shared memory; `Lines` are table rows, of which a panel reads `Width` columns.
 template <class S, bool kDual>
 struct PanelMemory {
+    static constexpr int kDepth = S::kDepth;
     static constexpr int kLines = kDual ? S::kMost : kDepth;
     static constexpr int kWidth = kDual ? kDepth : S::kMost;
     static constexpr int kStride = kWidth + 8;                                       // f16 elements
@@ -175,12 +185,12 @@ struct SignMask {
     }
 };
 
-/// Adds the product of the panel with itself to the warp's tiles. signs: (kDepth) weights whose sign bits count, or
+/// Adds the product of the panel with itself to the warp's tiles. signs: (S::kDepth) weights whose sign bits count, or
 /// null.
 template <class S, bool kDual, class Tiles>
 __device__ __forceinline__ void add_panel(const PanelMemory<S, kDual>& panel, const float* signs, Tiles& tiles) {
 #pragma unroll 1
-    for (int step = 0; step < kDepth / 16; ++step) {
+    for (int step = 0; step < S::kDepth / 16; ++step) {
         auto at = tiles.first();
         int loaded = -1;  // strip that `left` holds
         Fragment left;
@@ -210,10 +220,11 @@ struct Columns {
     }
 };
 /// What a panel of the primal form needs to know of its entries, three panels in turn.
+template <int Depth>
 struct PanelEntries {
-    int32_t table_row[kDepth];  // -1 beyond the last entry
-    float weight[kDepth];       // signed sqrt|a|, scaled
-    float rho[kDepth];
+    int32_t table_row[Depth];  // -1 beyond the last entry
+    float weight[Depth];       // signed sqrt|a|, scaled
+    float rho[Depth];
 };
 constexpr int kPanelsAhead = 3;
 
@@ -226,13 +237,14 @@ constexpr int kPanelsAhead = 3;
 template <class S, class Tiles>
 __device__ __forceinline__ void primal_gram(const RotatedRows& p, int64_t begin, int64_t end, Columns columns,
                                             const float* scale, bool any_negative, const float* residual,
-                                            PanelEntries* entries, const PanelMemory<S, false>& panel, Tiles& tiles,
-                                            float* rhs) {
+                                            PanelEntries<S::kDepth>* entries, const PanelMemory<S, false>& panel,
+                                            Tiles& tiles, float* rhs) {
+    constexpr int kDepth = S::kDepth;
     const int t = int(threadIdx.x), width = columns.count, groups = width / 4, together = S::kThreads / groups;
     const int line0 = t / groups, place = 4 * (t % groups), column = columns.source(place);
     const int lines = line0 < together ? kDepth : 0;  // threads that are left over move nothing
     const int n = int(end - begin);
-    auto look_up = [&](int first, PanelEntries& to) {
+    auto look_up = [&](int first, PanelEntries<kDepth>& to) {
         if (t >= kDepth) return;
         const bool real = first + t < n;
         const int64_t e = begin + (first + t);
@@ -241,7 +253,7 @@ __device__ __forceinline__ void primal_gram(const RotatedRows& p, int64_t begin,
         to.weight[t] = copysignf(sqrtf(fabsf(a)) * *scale, a);
         to.rho[t] = real ? (residual ? residual[e] : p.terms.rhs[e]) : 0.0f;
     };
-    auto start_copies = [&](const PanelEntries& from, float* raw) {
+    auto start_copies = [&](const PanelEntries<kDepth>& from, float* raw) {
 #pragma unroll 1
         for (int line = line0; line < lines; line += together) {
             const int table_row = from.table_row[line];

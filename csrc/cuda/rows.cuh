@@ -60,21 +60,22 @@ __device__ __forceinline__ void finish_row(const RotatedRows& p, int64_t row, in
 }
 
 /// Shared memory of a row of at most S::kMost columns in the primal form. The panel and the matrix share their place:
-/// sums are in registers while there is a panel. 57 KiB for 128 columns, 144 KiB for 256.
+/// sums are in registers while there is a panel. 56 KiB for 128 columns, 156 KiB for 256. Of a PanelShape, the panel
+/// alone: 60 KiB for 256 columns at a depth of 16.
 template <class S>
 struct PrimalMemory {
-    static constexpr int kTileBytes = (S::kTiles + S::kMost / 16) * 1024;
+    static constexpr int kTileBytes = S::kHoldsMatrix ? (S::kTiles + S::kMost / 16) * 1024 : 0;
     static constexpr int kPanelBytes = PanelMemory<S, false>::kBytes;
     unsigned char* region;
     float *rhs, *diagonal, *out, *scratch, *scale;
-    PanelEntries* entries;
+    PanelEntries<S::kDepth>* entries;
     int *firsts, *bad;
     __host__ __device__ explicit PrimalMemory(Carver& carve) {
         region = carve.take<unsigned char>(kTileBytes > kPanelBytes ? kTileBytes : kPanelBytes);
         rhs = carve.take<float>(S::kMost);
         diagonal = carve.take<float>(S::kMost);
         out = carve.take<float>(S::kMost);
-        entries = carve.take<PanelEntries>(kPanelsAhead);
+        entries = carve.take<PanelEntries<S::kDepth>>(kPanelsAhead);
         scale = carve.take<float>(1);
         scratch = carve.take<float>(S::kWarps);
         firsts = carve.take<int>(S::kWarps);

@@ -7,6 +7,20 @@
 namespace wals::cuda {
 namespace {
 
+/// f(Shape of the exact kernels for so many columns or entries)
+template <class F>
+void with_exact_shape(int size, F&& f) {
+    constexpr auto& sizes = limits::kernel_sizes.each;
+    if (size <= sizes[0])
+        f(Shape<sizes[0]>());
+    else if (size <= sizes[1])
+        f(Shape<sizes[1]>());
+    else if (size <= sizes[2])
+        f(Shape<sizes[2]>());
+    else
+        f(Shape<sizes[3]>());
+}
+
 template <class S>
 void launch_exact(const RotatedRows& p, Form form, const int32_t* rows, int64_t n_rows, cudaStream_t stream) {
     const dim3 grid(static_cast<unsigned>(n_rows));
@@ -21,18 +35,21 @@ void launch_exact(const RotatedRows& p, Form form, const int32_t* rows, int64_t 
 void solve_exact(const RotatedRows& p, Form form, int size, const int32_t* rows, int64_t n_rows, Stream stream) {
     if (n_rows == 0) return;
     const auto cuda_stream = static_cast<cudaStream_t>(stream);
-    constexpr auto& sizes = limits::kernel_sizes.each;
     if (form == Form::kDiagonal)
         launch(solve_diagonal_kernel, static_cast<unsigned>(n_rows), 32 * kDiagonalWarps,
                Carver::bytes_of<DiagonalMemory>(p.P), cuda_stream, p, rows);
-    else if (size <= sizes[0])
-        launch_exact<Shape<sizes[0]>>(p, form, rows, n_rows, cuda_stream);
-    else if (size <= sizes[1])
-        launch_exact<Shape<sizes[1]>>(p, form, rows, n_rows, cuda_stream);
-    else if (size <= sizes[2])
-        launch_exact<Shape<sizes[2]>>(p, form, rows, n_rows, cuda_stream);
     else
-        launch_exact<Shape<sizes[3]>>(p, form, rows, n_rows, cuda_stream);
+        with_exact_shape(size, [&](auto shape) { launch_exact<decltype(shape)>(p, form, rows, n_rows, cuda_stream); });
+}
+
+int64_t exact_bytes(int size) {
+    size_t bytes = 0;
+    with_exact_shape(size, [&](auto shape) {
+        using S = decltype(shape);
+        bytes = std::max(Carver::bytes_of<PrimalMemory<S>>(),
+                         Carver::bytes_of<DualMemory<S>>(int(limits::most_device_factors)));
+    });
+    return int64_t(bytes);
 }
 
 int64_t slot_bytes(int64_t D) {
@@ -46,9 +63,14 @@ void solve_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slice
     auto* const slots = static_cast<float*>(workspace);
     const int64_t blocks = (p.P + 127) / 128;
     constexpr int64_t kMostY = 65535;  // of a grid
-    for (int64_t i = 0; i < n_slices; i += kMostY)
-        launch(gram_slices_kernel, dim3(unsigned(tile_index(blocks, 0)), unsigned(std::min(kMostY, n_slices - i))),
-               SliceShape::kThreads, Carver::bytes_of<SliceMemory>(), cuda_stream, p, slices + i, slots);
+    const auto sum = [&](auto shape) {
+        using S = decltype(shape);
+        for (int64_t i = 0; i < n_slices; i += kMostY)
+            launch(gram_slices_kernel<S>,
+                   dim3(unsigned(tile_index(blocks, 0)), unsigned(std::min(kMostY, n_slices - i))), S::kThreads,
+                   Carver::bytes_of<PrimalMemory<S>>(), cuda_stream, p, slices + i, slots);
+    };
+    fits(Carver::bytes_of<PrimalMemory<SliceShape>>()) ? sum(SliceShape()) : sum(SmallSliceShape());
     for (int64_t i = 0; i < n_rows && n_slices > n_rows; i += kMostY)
         launch(sum_slices_kernel, dim3(32, unsigned(std::min(kMostY, n_rows - i))), 256, 0, cuda_stream, rows + i,
                slot_floats(p.P), slots);

@@ -155,44 +155,31 @@ WALS_HOST_DEVICE constexpr int64_t slot_floats(int64_t P) {
     return (strips * (strips + 1) / 2 + strips) * 256 + P;
 }
 
-using SliceShape = Shape<256, 16>;  // a warp has 4 of the 64 tiles of a block
-
-struct SliceMemory {
-    unsigned char* region;
-    float *rhs, *scratch, *scale;
-    PanelEntries* entries;
-    int* firsts;
-    __host__ __device__ explicit SliceMemory(Carver& carve) {
-        region = carve.take<unsigned char>(PanelMemory<SliceShape, false>::kBytes);
-        rhs = carve.take<float>(SliceShape::kMost);
-        entries = carve.take<PanelEntries>(kPanelsAhead);
-        scale = carve.take<float>(1);
-        scratch = carve.take<float>(SliceShape::kWarps);
-        firsts = carve.take<int>(SliceShape::kWarps);
-    }
-};
+using SliceShape = PanelShape<256, 16, kDepth>;   // a warp has 4 of the 64 tiles of a block
+using SmallSliceShape = PanelShape<256, 16, 16>;  // for devices with less than 110 KiB of shared memory; the same bits
 
 /// sum of a r r' and of rho r over slices, in the primal form. grid: (blocks of 128 x 128 on and below the diagonal,
 /// slices). A warp owns 16 x 64 of its block; a block off the diagonal reads two stretches of columns.
 /// Not yet run on a device.
-__global__ void __launch_bounds__(SliceShape::kThreads, 1)
+template <class S>
+__global__ void __launch_bounds__(S::kThreads, 1)
     gram_slices_kernel(RotatedRows p, const GramSlice* slices, float* workspace) {
     Carver carve(dynamic_smem());
-    const SliceMemory m(carve);
+    const PrimalMemory<S> m(carve);
     const GramSlice slice = slices[blockIdx.y];
     const TilePosition block = TilePosition::of(int(blockIdx.x));
     const int strips = p.P / 16, row0 = 8 * block.row, column0 = 8 * block.column;
     const bool on_diagonal = block.row == block.column;
     float most = 0;
-    for (int j = int(threadIdx.x); j < p.P; j += SliceShape::kThreads) most = fmaxf(most, p.column_max[j]);
-    most = block_reduce<SliceShape::kWarps>(most, Max(), m.scratch);
+    for (int j = int(threadIdx.x); j < p.P; j += S::kThreads) most = fmaxf(most, p.column_max[j]);
+    most = block_reduce<S::kWarps>(most, Max(), m.scratch);
     const float bound = p.gram_bound[slice.row];
     if (threadIdx.x == 0) *m.scale = scale_for(most * sqrtf(fabsf(bound)));
     const StripPosition first{warp_index() / 2, warp_index() % 2 * 4 + (on_diagonal ? 0 : 8)};
     GramTiles<4, StripPosition> tiles(m.firsts, first, on_diagonal ? min(max(first.row - first.column + 1, 0), 4) : 4);
     const Columns columns = on_diagonal ? Columns(16 * row0, 128) : Columns(16 * row0, 128, 16 * column0, 128);
-    primal_gram<SliceShape>(p, slice.begin, slice.end, columns, m.scale, bound < 0, nullptr, m.entries,
-                            PanelMemory<SliceShape, false>{m.region}, tiles, m.rhs);
+    primal_gram<S>(p, slice.begin, slice.end, columns, m.scale, bound < 0, nullptr, m.entries,
+                   PanelMemory<S, false>{m.region}, tiles, m.rhs);
     float* const slot = workspace + int64_t{slice.slot} * slot_floats(p.P);
     const float unscale = 1.0f / *m.scale;
     tiles.for_each_pair([&](auto at, int i, int j, float x, float y) {
@@ -203,8 +190,7 @@ __global__ void __launch_bounds__(SliceShape::kThreads, 1)
     });
     float* const rhs = slot + slot_floats(p.P) - p.P;
     if (on_diagonal)
-        for (int j = int(threadIdx.x); j < 128 && 16 * row0 + j < p.P; j += SliceShape::kThreads)
-            rhs[16 * row0 + j] = m.rhs[j];
+        for (int j = int(threadIdx.x); j < 128 && 16 * row0 + j < p.P; j += S::kThreads) rhs[16 * row0 + j] = m.rhs[j];
 }
 
 /// Adds the slots of each row in order. grid: (parts, rows).

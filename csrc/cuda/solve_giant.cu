@@ -36,7 +36,7 @@ void solve_subspace_sliced(const RotatedRows& p, int64_t block, const GramSlice*
     if (n_rows == 0) return;
     const auto cuda_stream = static_cast<cudaStream_t>(stream);
     auto* const slots = static_cast<float*>(workspace);
-    with_block_shape(block, [&](auto shape) {
+    const auto solve = [&](auto shape) {
         using S = decltype(shape);
         for (int first = 0; first < p.P; first += int(block)) {
             launch(subspace_slices_kernel<S>, unsigned(n_slices), S::kThreads, Carver::bytes_of<PrimalMemory<S>>(),
@@ -44,6 +44,12 @@ void solve_subspace_sliced(const RotatedRows& p, int64_t block, const GramSlice*
             launch(subspace_join_kernel<S>, unsigned(n_rows), S::kThreads, Carver::bytes_of<PrimalMemory<S>>(),
                    cuda_stream, p, rows, first, int(block), slots);
         }
+    };
+    with_block_shape(block, [&](auto shape) {
+        using S = decltype(shape);
+        if constexpr (S::kMost == 256)
+            if (!fits(Carver::bytes_of<PrimalMemory<S>>())) return solve(PanelShape<S::kMost, S::kWarps, 16>());
+        solve(shape);
     });
 }
 

@@ -95,17 +95,18 @@ __global__ void __launch_bounds__(32 * kCgWarps, 2)
     if (threadIdx.x == 0) *first_slot.state = cg.state;
 }
 
-/// A slot of subspace steps on blocks of `width` columns: the tiles of the matrix and the right-hand side; of the row's
-/// first slot also the last step.
+/// A slot of subspace steps on blocks of `width` columns: the tiles of the matrix, room for the inverses of its
+/// diagonal tiles, and the right-hand side; of the row's first slot also the last step.
 struct SubspaceSlot {
-    float *tiles, *rhs, *step;
+    float *tiles, *inverse, *rhs, *step;
     WALS_HOST_DEVICE static constexpr int64_t tile_floats(int64_t width) {
         return width / 16 * (width / 16 + 1) / 2 * 256;
     }
-    WALS_HOST_DEVICE static constexpr int64_t floats(int64_t width) { return tile_floats(width) + 2 * width; }
+    WALS_HOST_DEVICE static constexpr int64_t floats(int64_t width) { return tile_floats(width) + 18 * width; }
     __device__ __forceinline__ SubspaceSlot(float* workspace, int64_t slot, int width) {
         tiles = workspace + slot * floats(width);
-        rhs = tiles + tile_floats(width);
+        inverse = tiles + tile_floats(width);
+        rhs = inverse + 16 * width;
         step = rhs + width;
     }
 };
@@ -139,7 +140,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kMost <= 64 ? 3 : 1)
     for (int j = int(threadIdx.x); j < count; j += S::kThreads) slot.rhs[j] = m.rhs[j];
 }
 
-/// Adds the slots in order, solves columns [first, first + width) and moves p.z; one block a row.
+/// Adds the slots in order, solves columns [first, first + width) and moves p.z; one block a row. The matrix is in
+/// shared memory, or of a PanelShape in the row's first slot.
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, S::kMost <= 64 ? 3 : 1)
     subspace_join_kernel(RotatedRows p, const SlicedRow* rows, int first, int width, float* workspace) {
@@ -149,31 +151,33 @@ __global__ void __launch_bounds__(S::kThreads, S::kMost <= 64 ? 3 : 1)
     const int t = int(threadIdx.x), count = min(width, p.P - first), strips = count / 16;
     if (p.status[r.row]) return;
     float* const z = p.z + int64_t{r.row} * p.P;
+    const SubspaceSlot own(workspace, r.slot, width);
+    float* const tiles = S::kHoldsMatrix ? m.tiles() : own.tiles;
     for (int i = t; i < 256 * int(tile_index(strips, 0)); i += S::kThreads) {
         float sum = 0;
         for (int s = 0; s < r.n_slots; ++s) sum += SubspaceSlot(workspace, r.slot + s, width).tiles[i];
-        m.tiles()[i] = sum;
+        tiles[i] = sum;
     }
     if (t == 0) *m.bad = 0;
     __syncthreads();
     for (int j = t; j < count; j += S::kThreads) {
         const float base = base_at(p, r.row, first + j);
-        float& d = m.tiles()[256 * tile_index(j / 16, j / 16) + tile_place(j % 16, j % 16)];
+        float& d = tiles[256 * tile_index(j / 16, j / 16) + tile_place(j % 16, j % 16)];
         m.diagonal[j] = d += base;
         float sum = prior_pull(p, r.row, first + j) - base * z[first + j];
         for (int s = 0; s < r.n_slots; ++s) sum += SubspaceSlot(workspace, r.slot + s, width).rhs[j];
         m.rhs[j] = sum;
     }
     __syncthreads();
-    const int status = solve_matrix<S::kWarps>(m.tiles(), m.inverse(), strips, min(count, p.D - first), m);
+    float* const inverse = S::kHoldsMatrix ? m.inverse() : own.inverse;
+    const int status = solve_matrix<S::kWarps>(tiles, inverse, strips, min(count, p.D - first), m);
     if (status) {
         if (t == 0) p.status[r.row] = status;
         return;
     }
-    float* const step = SubspaceSlot(workspace, r.slot, width).step;
     for (int j = t; j < count; j += S::kThreads) {
-        step[j] = p.relaxation * m.out[j];
-        z[first + j] += step[j];
+        own.step[j] = p.relaxation * m.out[j];
+        z[first + j] += own.step[j];
     }
     __syncthreads();
     if (first + width >= p.P) finish_row<S::kWarps>(p, r.row, 0, m.scratch, [&](int j) { return z[j]; });

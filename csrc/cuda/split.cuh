@@ -1,6 +1,7 @@
 // float32 products on tensor cores: each factor is the sum of two f16 numbers, hi and lo, and of the four products the
-// three that matter are formed: hi hi + hi lo + lo hi. 22 bits of each factor take part, and the result's error is
-// that of a float32 sum (cuda/README: "Splits").
+// three that matter are formed: hi hi + hi lo + lo hi. 22 bits of each factor take part. docs/gpu.md, "Accuracy under
+// the coarsest tensor core", has the error bound: from 56 products on it is below that of a float32 sum, whatever the
+// chip.
 //
 // f16 has 5 bits of exponent. Values are therefore scaled by a power of two, which is exact, so that the largest is
 // about 2^8; what is smaller than 2^-33 of the largest is lost. The largest value is known beforehand for each row
@@ -42,7 +43,7 @@ __device__ __forceinline__ float2 join(uint32_t hi, uint32_t lo) {
 }
 
 /// sum (16 x 16, two halves of 8 columns) += a b', a and b the tiles of two strips. The product is formed from zero,
-/// its small parts first, and added in float32: mma's own addition cuts off instead of rounding.
+/// its small parts first, and added in float32: mma's own addition cuts every addend off at the largest one's last bit.
 __device__ __forceinline__ void add_product(float (&sum)[2][4], const Fragment& a, const Fragment& b) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {

@@ -34,7 +34,7 @@ def test_all_that_compute_have_the_same_options():
     for name in COMPUTING:
         text = " ".join(parsers[name].format_help().split())
         assert "--device {auto,cpu,cuda}" in text
-        assert "cuda: the current CUDA device, in float32; cpu, and auto (default): the CPU" in text
+        assert "cuda: the current CUDA device, in float32; cuda:1: that one; auto (default): CUDA for large" in text
 
 
 @pytest.mark.parametrize("command", ["fit", "recommend", "similar", "evaluate"])

@@ -17,7 +17,6 @@ from solving import solve_rows
 import wals_gpu
 from wals_gpu import WALS, DeviceError, backends
 from wals_gpu.als import AlternatingLeastSquares
-from wals_gpu.backends import cuda_memory
 from wals_gpu.backends.cuda import CudaBackend
 from wals_gpu.backends.cuda_memory import TorchMemory, load_cuda
 from wals_gpu.evaluation import random_holdout
@@ -297,29 +296,6 @@ def test_the_device_is_refused_with_the_reason():
     with pytest.raises(ValueError, match="No CUDA extension has been built, can't train on GPU"):
         AlternatingLeastSquares().to_gpu()
     assert WALS(device="auto")._backend.name == "cpu"
-
-
-def test_each_reason_is_told(monkeypatch):
-    class Module:
-        count, why = 0, "CUDA driver version is insufficient"
-
-        def devices(self):
-            return self.count, self.why
-
-    real, module = cuda_memory.importlib.import_module, Module()
-    found = {"wals_gpu._cuda": ImportError("no file"), "torch": ImportError("no torch")}
-
-    def import_module(name):
-        if isinstance(found.get(name), ImportError):
-            raise found[name]
-        return found.get(name) or real(name)
-
-    monkeypatch.setattr(cuda_memory.importlib, "import_module", import_module)
-    assert "this build has no CUDA kernels (no file)" in wals_gpu.cuda_status()[1]
-    found["wals_gpu._cuda"] = module
-    assert wals_gpu.cuda_status() == (False, "no CUDA device can be used: CUDA driver version is insufficient")
-    module.count = 1
-    assert "torch, which owns the device memory, is not installed" in wals_gpu.cuda_status()[1]
 
 
 def test_the_package_does_not_import_torch():

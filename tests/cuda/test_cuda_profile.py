@@ -36,7 +36,6 @@ HOT = [
     ("solve_iterative.cuh", r"st4\(m.p(arts|anel)", "shared", 1.0),
     ("solve_iterative.cuh", r"ld4\(row \+ column", "global", 1.0),
     ("topk.cuh", r"ldmatrix", "shared", 1.0),
-    ("topk.cuh", r"st<uint2>\(to", "shared", 1.0),
 ]
 
 

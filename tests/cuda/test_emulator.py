@@ -1,11 +1,15 @@
 """The CUDA emulator: what it computes, and that it finds what it says it finds (tools/cuda_emulator/tests)."""
 
 import re
+import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from emulated import ROOT, load
+
+sys.path.insert(0, str(ROOT / "tools"))
+from ptx.tensor import MODELS, Layout, multiply
 
 pytestmark = pytest.mark.waits_for("emulator")
 TESTS = ROOT / "tools" / "cuda_emulator" / "tests"
@@ -363,7 +367,7 @@ def test_memory_of_others_has_to_be_adopted(checked):
 
 def test_limits_of_a_launch(module):
     words = np.ones(64, np.uint32)
-    for architecture, kib in ((80, 163), (90, 227), (100, 227)):
+    for architecture, kib in ((75, 64), (80, 163), (86, 99), (89, 99), (90, 227), (100, 227), (120, 99)):
         module.configure(architecture=architecture)
         feature(module, "Ballot", words, smem=kib * 1024)
         with pytest.raises(module.EmulatorError, match=f"at most {kib * 1024} on sm_{architecture}"):
@@ -472,6 +476,7 @@ def test_mma_follows_the_published_layouts(module, kind):
 
 
 def test_mma_rounds_as_said(plain):
+    plain.configure(tensor="exact")
     zero_c = np.zeros((16, 8), np.float32)
     a, b = np.zeros((16, 8), np.float32), np.zeros((8, 8), np.float32)
     a[0, 0], b[:, 0] = np.float32(1 + 2**-11), 1  # not a tf32: its last bit is cut off, not rounded up
@@ -481,6 +486,37 @@ def test_mma_rounds_as_said(plain):
     assert (mma(plain, "mma_tf32", -a, b, zero_c)[0] == -1).all()
     a[0, :3], b[:, 2] = [2.0**30, 1, -(2.0**30)], 1  # products are summed before they are rounded
     assert (mma(plain, "mma_tf32", a, b, zero_c)[0] == 1).all()
+
+
+def test_mma_cuts_addends_off_as_chips_do(plain):
+    a, b, zero_c = np.zeros((16, 16)), np.zeros((8, 16)), np.zeros((16, 8), np.float32)
+    a[0, :3], b[:, :3] = 1, [1, -1, 2.0**-24]
+    found = []
+    for chip in ("v100", "a100", "h100", "exact"):
+        plain.configure(tensor=chip)
+        found.append(mma(plain, "mma_f16", a, b, zero_c)[0, 0])
+    assert found == [0, 2.0**-24, 2.0**-24, 2.0**-24]
+    with pytest.raises(ValueError, match="tensor must be v100, t4, a100, h100 or exact, got v101"):
+        plain.configure(tensor="v101")
+
+
+@pytest.mark.parametrize("chip", MODELS)
+@pytest.mark.parametrize(("kind", "shape"), [("f16", "m16n8k16"), ("bf16", "m16n8k16"), ("tf32", "m16n8k8")])
+def test_mma_has_the_bits_of_an_interpreter_written_by_itself(plain, kind, shape, chip):
+    """tools/ptx reads PTX's registers and adds up as the same chips in its own way."""
+    plain.configure(tensor=chip)
+    rng = np.random.default_rng(0)
+    for large in (0, 1, 1e4):
+        numbers = rng.normal(size=(3, 32, 8)) * 2.0 ** rng.integers(-12, 5, (3, 32, 8))
+        n = 4 if kind == "tf32" else 8
+        a, b = (to_registers(x, f"mma_{kind}") for x in (numbers[0, :, :n], numbers[1, :, : n // 2]))
+        c = (large * numbers[2, :, :4]).astype(np.float32)
+        inputs = plain.device_array(np.concatenate([w.view(np.uint32).ravel() for w in (a, b, c)]), "in")
+        out = plain.device_array(np.zeros(128, np.uint32), "out")
+        plain.feature(f"mma_{kind}", 1, 32, 0, inputs, out)
+        registers = ([each[None, :, i] for i in range(each.shape[1])] for each in (a, b, c))
+        expected = multiply(Layout(shape, kind), *registers, MODELS[chip])
+        np.testing.assert_array_equal(out, expected.view(np.uint32).ravel())
 
 
 @pytest.mark.parametrize("matrices", [1, 2, 4])

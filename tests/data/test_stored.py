@@ -21,6 +21,7 @@ from wals_gpu import (
     as_interactions,
     reference,
 )
+from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.data.stored import StoredMatrix, write_stored
 from wals_gpu.priors.linear import LinearPrior
 
@@ -162,6 +163,22 @@ def test_block_size_and_threads_change_no_bit(tmp_path):
     assert same_factors(models[0], models[1]) and same_factors(models[0], models[2])
     reopened = StoredMatrix(tmp_path / "77", block_bytes=10**9)
     assert same_factors(make_model(factors=32).fit(reopened), models[0])
+
+
+def test_the_other_side_is_rotated_once_a_half_sweep(tmp_path, monkeypatch):
+    matrix, rows = make_matrix(), []
+    rotated = CpuBackend.rotated
+
+    def counted(self, factors, spectrum):
+        rows.append(len(factors))
+        return rotated(self, factors, spectrum)
+
+    monkeypatch.setattr(CpuBackend, "rotated", counted)
+    for n in (5, 40, 10**6):  # entries of a block
+        rows.clear()
+        make_model(iterations=3).fit(write_stored(tmp_path / str(n), matrix, block_bytes=n * ENTRY))
+        n_users, n_items = matrix.shape
+        assert rows == 3 * [n_items, n_users], n
 
 
 def test_answers_and_files_are_those_of_a_model_from_memory(tmp_path):

@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -57,6 +58,52 @@ def kernels(folder: Path) -> dict:
     cuda_budgets = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(cuda_budgets)
     return cuda_budgets.measure(folder)
+
+
+class PtxRun(NamedTuple):
+    """PTX for compute_`architecture`, launched as on a card of capability `card`, with the tensor cores of `chip`; all
+    cases, or those alone whose kernels use these."""
+
+    architecture: int
+    card: int
+    chip: str
+    tensor_cores_alone: bool
+
+
+PTX_RUNS = {
+    "compute_80 on an A100, as coarse as a V100": PtxRun(80, 80, "v100", False),
+    "compute_90 on an H100": PtxRun(90, 90, "h100", False),
+    "compute_80 on an RTX 3060": PtxRun(80, 86, "a100", True),
+    "compute_75 on a T4": PtxRun(75, 75, "t4", True),
+}
+if os.environ.get("WALS_GPU_PTX") == "all":  # make ptx
+    PTX_RUNS = {
+        f"compute_{ptx} on sm_{card}, {chip}": PtxRun(ptx, card, chip, False)
+        for ptx, card in ((75, 75), (80, 80), (80, 86), (80, 100), (90, 90), (100, 100), (120, 120))
+        for chip in ("v100", "t4", "a100", "h100", "exact")
+    }
+
+
+def ptx(folder: Path) -> dict:
+    """What nvcc made of the CUDA kernels, and what came of running it on small cases: tests/support/ptx_cases.py."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    from ptx.launches import compile_sources, find_nvcc
+
+    nvcc, module = find_nvcc(), next(Path(emulator(folder)).glob("_emulated.*.so"))
+    if nvcc is None:
+        return {}
+    sources, files, runs = sorted((ROOT / "csrc" / "cuda").glob("*.cu")), {}, {}
+    program = ROOT / "tests" / "support" / "ptx_cases.py"
+    for architecture in sorted({each.architecture for each in PTX_RUNS.values()}):
+        files[architecture] = compile_sources(nvcc, sources, architecture, folder)
+    for name, each in PTX_RUNS.items():
+        arguments = [program, module, each.card, each.chip, *files[each.architecture]]
+        options = ["--tensor-cores"] if each.tensor_cores_alone else []
+        done = python(folder, *map(str, arguments), *options)
+        if done["status"]:
+            raise RuntimeError(done["stderr"])
+        runs[name] = json.loads(done["stdout"])
+    return {"folder": str(folder), "runs": runs}
 
 
 def outcome(*command: str | Path, **options) -> dict:
@@ -104,6 +151,7 @@ WORK: dict[str, Callable[[Path], object]] = {
     "demo": demo,
     "emulator": emulator,
     "kernels": kernels,
+    "ptx": ptx,
     "parallel, thread": sanitized("thread", "tests/support/native_parallel.cpp"),
     "native, thread": sanitized("thread", *NATIVE, definitions=BASELINE),
     "native, address,undefined": sanitized("address,undefined", *NATIVE, definitions=BASELINE),

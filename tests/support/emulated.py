@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +12,9 @@ import pytest
 pytest.importorskip("pybind11", reason="pybind11 is not installed")
 
 ROOT = beside.ROOT
+#: Of the devices that are emulated where a test does not say it: all tests of kernels, on a device of 64 or 99 KiB of
+#: shared memory, by WALS_GPU_TEST_ARCHITECTURE=75 or 86.
+ARCHITECTURE = int(os.environ.get("WALS_GPU_TEST_ARCHITECTURE", 80))
 
 
 @functools.cache
@@ -20,4 +24,6 @@ def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.configure = functools.partial(module.configure, architecture=ARCHITECTURE)
+    module.configure()
     return module

@@ -3,7 +3,6 @@
 With WALS_GPU_TEST_DEVICE=cuda it is the real backend on the device instead; what only an emulator can do is skipped.
 """
 
-import contextlib
 import ctypes
 import functools
 import os
@@ -11,6 +10,7 @@ import os
 import numpy as np
 import pytest
 from emulated import load
+from fake_torch import FakeTorch
 
 from wals_gpu.backends.cuda import CudaBackend
 from wals_gpu.backends.cuda_memory import TorchMemory, load_cuda
@@ -26,35 +26,12 @@ SCHEDULES = [
 ]
 
 
-class EmulatedMemory:
-    """Device memory as NumPy arrays; what is not initialised is NaN."""
+class EmulatedMemory(TorchMemory):
+    """Device memory of an emulated module; what is not initialised is NaN."""
 
-    stream = 0
-
-    def __init__(self, module):
+    def __init__(self, module, device=0):
         self.module = module
-
-    @contextlib.contextmanager
-    def side_stream(self):
-        yield 1
-
-    def empty(self, n, dtype):
-        return self.upload(np.full(n * np.dtype(dtype).itemsize, 0xFF, np.uint8).view(dtype))
-
-    def zeros(self, n, dtype):
-        return self.upload(np.zeros(n, dtype))
-
-    def upload(self, array):
-        return self.module.device_array(np.ascontiguousarray(array).reshape(-1), "array")
-
-    def download(self, array):
-        return np.array(array)
-
-    def address(self, array):
-        return array.ctypes.data
-
-    def free_bytes(self):
-        return 1 << 40
+        super().__init__(device, FakeTorch(module))
 
 
 #: Spectra of more factors take the emulator seconds to minutes: LAPACK has them, but where a test asks for the kernels.

@@ -55,6 +55,10 @@ void* static_smem(const void* tag, size_t bytes, size_t alignment) {
 
 // ---- cp.async ----
 
+static bool eager() {
+    return engine.config.eager_copies || is_sm_75();
+}
+
 void copy_async(void* dst, const void* src, int size, int valid, const char* file, int line) {
     Lane& self = *engine.current;
     const Site site{"cp.async", file, line};
@@ -76,7 +80,7 @@ void copy_async(void* dst, const void* src, int size, int valid, const char* fil
     check::copy_started(copy);
 #endif
     engine.landing = &copy;
-    if (engine.config.eager_copies) {
+    if (eager()) {
         std::memcpy(dst, src, size_t(valid));
         std::memset(copy.dst + valid, 0, size_t(size - valid));
     } else {
@@ -99,7 +103,7 @@ void wait_copies(int groups_left) {
             continue;
         }
         engine.landing = &copy;
-        if (!engine.config.eager_copies) {
+        if (!eager()) {
             std::memcpy(copy.dst, copy.src, size_t(copy.valid));
             std::memset(copy.dst + copy.valid, 0, size_t(copy.size - copy.valid));
         }

@@ -32,7 +32,6 @@
 #ifdef EMU_CHECKED
 
 #include <link.h>
-#include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -76,8 +75,31 @@ std::vector<std::pair<size_t, size_t>> extents[kMaxResident];  // of the arrays 
 std::vector<Ticket> known[kMaxResident];
 std::map<const void*, std::vector<Ticket>> tickets;
 std::vector<uint64_t> started;  // linear index of the block with serial first_serial + i
-std::vector<Range> ignored;     // the module's constants and the launcher's stack
+std::vector<Range> ignored;     // the module's constants and the launch's arguments
 Allocation* latest = nullptr;
+
+struct Launch {
+    uint32_t first_serial;
+    unsigned stream;
+    uint64_t number;
+};
+std::vector<Launch> launches;  // all that were run
+Clock run_so_far;              // of each stream, its latest launch
+bool after_all = true;         // this launch comes after all that were run before it
+
+bool comes_after(const Clock& clock, unsigned stream, uint64_t number) {
+    return stream < clock.size() && number <= clock[stream];
+}
+bool comes_after_all(const Clock& clock) {
+    for (unsigned s = 0; s < run_so_far.size(); ++s)
+        if (!comes_after(clock, s, run_so_far[s]) && run_so_far[s]) return false;
+    return true;
+}
+bool comes_after_launch_of(const Clock& clock, uint32_t serial) {
+    const auto next = std::upper_bound(launches.begin(), launches.end(), serial,
+                                       [](uint32_t s, const Launch& l) { return s < l.first_serial; });
+    return next == launches.begin() || comes_after(clock, std::prev(next)->stream, std::prev(next)->number);
+}
 
 int32_t pack_pc(uintptr_t pc) {
     return int32_t(pc - uintptr_t(&engine));
@@ -98,6 +120,7 @@ const char* verb(unsigned kind) {
 }
 
 std::string thread_of(const Access& a) {
+    if (a.serial < engine.first_serial) return "a kernel on another stream";
     const uint64_t linear = started[a.serial - engine.first_serial];
     const dim3 &size = engine.shape.block, &grid = engine.shape.grid;
     char text[128];
@@ -108,7 +131,7 @@ std::string thread_of(const Access& a) {
 }
 
 bool happens_before(const Access& a, const Lane& lane) {
-    if (a.serial < engine.first_serial) return true;
+    if (a.serial < engine.first_serial) return after_all || comes_after_launch_of(engine.origin->clock, a.serial);
     const Block& block = *lane.block;
     if (a.serial == block.serial) {
         if (a.epoch < block.epoch || a.thread == lane.id) return true;
@@ -213,14 +236,8 @@ void find_ignored() {
             return int(ours);
         },
         nullptr);
-    pthread_attr_t attributes;
-    if (pthread_getattr_np(pthread_self(), &attributes) == 0) {
-        void* stack;
-        size_t bytes;
-        pthread_attr_getstack(&attributes, &stack, &bytes);
-        ignored.push_back({uintptr_t(stack), uintptr_t(stack) + bytes});
-        pthread_attr_destroy(&attributes);
-    }
+    const uintptr_t arguments = uintptr_t(engine.origin->arguments);
+    ignored.push_back({arguments, arguments + engine.origin->argument_bytes});
 }
 
 bool is_ignored(uintptr_t p) {
@@ -361,7 +378,7 @@ void check_access(const Lane& lane, uintptr_t p, size_t bytes, unsigned kind, ui
                     snprintf(text, sizeof text, "at byte %td of buffer '%s' of %zu bytes", ptrdiff_t(p - latest->begin),
                              latest->name.c_str(), size_t(latest->end - latest->begin));
                 else
-                    snprintf(text, sizeof text, "at %p, in no known buffer,", reinterpret_cast<void*>(p));
+                    snprintf(text, sizeof text, "at %s, in no known buffer,", name_address(p).c_str());
                 const bool known_buffer = latest;
                 latest = nullptr;
                 if (!known_buffer && !engine.config.strict) return;
@@ -370,6 +387,16 @@ void check_access(const Lane& lane, uintptr_t p, size_t bytes, unsigned kind, ui
                      pc);
             }
         }
+        if (!on_this_device(*latest))
+            fail(format("wrong device: %s by %s, on device %d, of buffer '%s' of device %d, at %%0", what,
+                        thread_name(lane).c_str(), engine.origin->device, latest->name.c_str(), latest->device),
+                 pc);
+        for (const HostCopy& copy : latest->copies)
+            if (p < copy.end && copy.begin < p + bytes && (copy.writes || kind == kWrite || kind == kAtomic) &&
+                !comes_after(engine.origin->clock, copy.stream, copy.number))
+                report(format("race: buffer '%s': %s by %s at %%0, unordered with a copy on another stream",
+                              latest->name.c_str(), what, thread_name(lane).c_str()),
+                       pc, 0);
         cells = shadow_of(*latest);
         offset = p - (latest->begin & ~uintptr_t(3));
         place = {latest, p - latest->begin};
@@ -384,6 +411,7 @@ void check_access(const Lane& lane, uintptr_t p, size_t bytes, unsigned kind, ui
 }  // namespace
 
 void access(const void* p, size_t bytes, unsigned kind, uintptr_t pc) {
+    if (!is_running) return;
     const Lane* const lane = engine.current;
     if (!lane || in_stacks(p) || uintptr_t(p) - uintptr_t(&builtins) < sizeof builtins) return;
     look_at_watch(nullptr, pc);
@@ -420,6 +448,38 @@ void launch_started() {
     started.clear();
     ignored.clear();
     latest = nullptr;
+    const Origin& origin = *engine.origin;
+    after_all = comes_after_all(origin.clock);
+    run_so_far.resize(std::max(run_so_far.size(), origin.clock.size()));
+    run_so_far[origin.stream] = origin.clock[origin.stream];
+    launches.push_back({engine.first_serial, origin.stream, origin.clock[origin.stream]});
+}
+
+void range_touched(Allocation& a, uintptr_t begin, uintptr_t end, bool writes, const Origin& origin, const char* what) {
+    const auto unordered = [&](const std::string& with) {
+        fail("race: buffer '" + a.name + "': " + what + ", unordered with " + with + " on another stream");
+    };
+    auto& copies = a.copies;
+    for (const HostCopy& copy : copies)
+        if (begin < copy.end && copy.begin < end && (writes || copy.writes) &&
+            !comes_after(origin.clock, copy.stream, copy.number))
+            unordered("a copy");
+    const auto covered = [&](const HostCopy& c) {
+        return begin <= c.begin && c.end <= end && (writes || (!c.writes && c.stream == origin.stream));
+    };
+    copies.erase(std::remove_if(copies.begin(), copies.end(), covered), copies.end());
+    copies.push_back({begin, end, writes, origin.stream, origin.clock[origin.stream]});
+    if (!a.shadow || begin == end || comes_after_all(origin.clock)) return;
+    const auto conflicts = [&](const Access& access) {
+        return access.serial && !comes_after_launch_of(origin.clock, access.serial);
+    };
+    const size_t offset = begin - (a.begin & ~uintptr_t(3));
+    for_cells(static_cast<Cell*>(a.shadow), offset, end - begin, [&](Cell& cell, uint8_t, size_t) {
+        for (int i = 0; i < 2; ++i) {
+            if (conflicts(cell.write[i])) unordered("a kernel's write");
+            if (writes && conflicts(cell.read[i])) unordered("a kernel's read");
+        }
+    });
 }
 
 void block_started(Block& block) {

@@ -2,9 +2,11 @@
 // templates over the engine (engine.cpp), which is never instrumented. docs/emulator.md tells what it checks.
 #pragma once
 
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "types.h"
 
@@ -29,7 +31,39 @@ struct Shape {
     size_t smem;
     const void* kernel;
 };
-EMU_API void run(const Shape& shape, void (*entry)(void*), void* argument);
+/// A kernel with its arguments, which outlive the call that starts it.
+struct Task {
+    void (*run)(void* arguments);
+    void (*destroy)(void* arguments);
+    void* arguments;
+    size_t bytes;  // of the arguments
+};
+EMU_API cudaError_t start(const Shape& shape, const Task& task, cudaStream_t stream);  // runtime.cpp
+
+/// A launch as the CUDA driver would get it: each parameter's bytes, as this compiler lays them out, at its alignment.
+struct Launched {
+    struct Parameter {
+        size_t offset, bytes, alignment;
+    };
+    Shape shape;
+    std::vector<Parameter> parameters;
+    std::string bytes;
+
+    template <class... Params>
+    Launched(const Shape& shape, const std::tuple<Params...>& values) : shape(shape) {
+        std::apply([&](const auto&... each) { (add(&each, sizeof each, alignof(decltype(each))), ...); }, values);
+    }
+
+   private:
+    void add(const void* p, size_t n, size_t alignment) {
+        bytes.resize((bytes.size() + alignment - 1) / alignment * alignment, 0);
+        parameters.push_back({bytes.size(), n, alignment});
+        bytes.append(static_cast<const char*>(p), n);
+    }
+};
+/// Whether somebody else runs kernels (control.h); who is then called.
+EMU_API bool is_elsewhere();
+EMU_API void run_elsewhere(const Launched& launched);
 
 EMU_API unsigned char* dynamic_smem();
 EMU_API size_t note_carved(unsigned char* array, size_t bytes, size_t total, size_t rounded);
@@ -49,6 +83,7 @@ EMU_API void commit_copies();
 EMU_API void wait_copies(int groups_left);
 
 enum class Element { kHalf, kBfloat, kTf32 };
+EMU_API bool is_sm_75();  // no copies that land later, no products deeper than 8
 EMU_API void mma(Element type, float* d, const uint32_t* a, const uint32_t* b, const float* c, const char* file,
                  int line);
 EMU_API void load_matrix(uint32_t* r, int n, bool transposed, const void* row, const char* file, int line);
@@ -220,6 +255,25 @@ __forceinline__ unsigned long long atomicCAS(unsigned long long* p, unsigned lon
     return emu::atomic_u64(reinterpret_cast<uint64_t*>(p), x, emu::Atomic::kCompareExchange, compare);
 }
 
+// ---- launches ----
+template <class... Params, class... Args>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args... args) {
+    using Call = std::pair<void (*)(Params...), std::tuple<Params...>>;
+    const emu::Shape shape{config->grid, config->block, config->dynamicSmemBytes,
+                           reinterpret_cast<const void*>(kernel)};
+    auto* const call = new Call(kernel, std::tuple<Params...>(static_cast<Params>(args)...));
+    const auto run = [](void* c) { std::apply(static_cast<Call*>(c)->first, static_cast<Call*>(c)->second); };
+    const auto destroy = [](void* c) { delete static_cast<Call*>(c); };
+    if (!emu::is_elsewhere()) return emu::start(shape, {run, destroy, call, sizeof(Call)}, config->stream);
+    const std::unique_ptr<Call> owner(call);
+    emu::run_elsewhere(emu::Launched(shape, call->second));
+    return cudaSuccess;
+}
+template <class... Params>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Params...), cudaFuncAttribute attribute, int value) {
+    return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
+}
+
 // ---- the project's wrappers; device.h tells what they do ----
 #define STATIC_SMEM(name, ...) auto& name = ::emu::static_array<__VA_ARGS__>([] {})
 
@@ -227,19 +281,6 @@ namespace wals::cuda {
 
 using emu::dynamic_smem;
 using emu::note_carved;
-
-inline void check_cuda(cudaError_t status, const char* what) {
-    if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
-}
-
-template <class... Params, class... Args>
-void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem, cudaStream_t, Args... args) {
-    std::tuple<Params...> params(static_cast<Params>(args)...);
-    auto call = [&] { std::apply(kernel, params); };
-    emu::run(
-        {grid, block, smem, reinterpret_cast<const void*>(kernel)},
-        [](void* c) { (*static_cast<decltype(call)*>(c))(); }, &call);
-}
 
 template <class V>
 __forceinline__ V ld(const void* p) {
@@ -272,7 +313,10 @@ void cp_async_wait() {
 }
 
 inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4], EMU_SITE) {
-    emu::mma(emu::Element::kHalf, d, a, b, c, file, line);
+    if (!emu::is_sm_75()) return emu::mma(emu::Element::kHalf, d, a, b, c, file, line);
+    const uint32_t left[2][4] = {{a[0], a[1], 0, 0}, {0, 0, a[2], a[3]}}, right[2][2] = {{b[0], 0}, {0, b[1]}};
+    emu::mma(emu::Element::kHalf, d, left[0], right[0], c, file, line);
+    emu::mma(emu::Element::kHalf, d, left[1], right[1], d, file, line);
 }
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4], EMU_SITE) {
     emu::mma(emu::Element::kBfloat, d, a, b, c, file, line);

@@ -1,9 +1,9 @@
 // Launches: how a grid is run, and what becomes of what is found.
 //
-// Everything happens on the thread that launches, and a launch is over when run() returns; a mutex keeps launches of
-// other threads out. A CUDA thread is a `Lane` with a fibre: a stack of its own and the place where it stopped
-// (context.h). Each fibre calls the kernel once (lane_main), with the launch's arguments, which stay on the launcher's
-// stack. threadIdx and its like are one struct, `builtins`, that is written anew whenever another lane goes on.
+// Everything happens on the thread that calls run() (whoever made the runtime work, see runtime.cpp, which also keeps
+// other threads out), and a launch is over when it returns. A CUDA thread is a `Lane` with a fibre: a stack of its own
+// and the place where it stopped (context.h). Each fibre calls the kernel once (lane_main), with the launch's
+// arguments. threadIdx and its like are one struct, `builtins`, that is written anew whenever another lane goes on.
 //
 // Who owns what. A `Block` is one of up to kMaxResident slots, in which the blocks of the grid take turns;
 // resident_blocks of them are in use. A slot owns 32 warps, 1024 lanes, as many stacks of 64 KiB (below each a page
@@ -30,21 +30,20 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <map>
-#include <mutex>
 #include <numeric>
 
 namespace emu {
 
 __thread Builtins builtins __attribute__((tls_model("initial-exec")));
+__thread bool is_running __attribute__((tls_model("initial-exec"))) = false;
 Engine engine;
 
 namespace {
 
-std::mutex one_launch_at_a_time;
-
 void lane_main() {
-    engine.entry(engine.argument);
+    engine.task->run(engine.task->arguments);
     Lane& self = *engine.current;
     Block& block = *self.block;
     if (!self.copies.empty())
@@ -167,6 +166,8 @@ void run_blocks() {
     }
 }
 
+}  // namespace
+
 // ---- what a launch may ask for ----
 
 void check_shape(const Shape& shape) {
@@ -179,18 +180,34 @@ void check_shape(const Shape& shape) {
         fail(format("limit: a block of (%u, %u, %u) threads", b.x, b.y, b.z));
 }
 
-size_t shared_limit() {
-    return size_t(engine.config.architecture == 80 ? 163 : 227) * 1024;
+namespace {
+constexpr size_t kKiB = 1024, kMiB = 1024 * kKiB, kGiB = 1024 * kMiB;
+constexpr Chip kChips[] = {
+    {75, 40, 1024, 65536, 64 * kKiB, 0, 64 * kKiB, 4 * kMiB, 16 * kGiB},
+    {80, 108, 2048, 65536, 164 * kKiB, kKiB, 163 * kKiB, 40 * kMiB, 40 * kGiB},
+    {86, 28, 1536, 65536, 100 * kKiB, kKiB, 99 * kKiB, 3 * kMiB, 12 * kGiB},
+    {89, 58, 1536, 65536, 100 * kKiB, kKiB, 99 * kKiB, 48 * kMiB, 24 * kGiB},
+    {90, 132, 2048, 65536, 228 * kKiB, kKiB, 227 * kKiB, 50 * kMiB, 80 * kGiB},
+    {100, 148, 2048, 65536, 228 * kKiB, kKiB, 227 * kKiB, 126 * kMiB, 180 * kGiB},
+    {120, 70, 1536, 65536, 100 * kKiB, kKiB, 99 * kKiB, 48 * kMiB, 16 * kGiB},
+};
+}  // namespace
+
+const Chip& chip() {
+    return *std::find_if(std::begin(kChips), std::end(kChips),
+                         [](const Chip& c) { return c.architecture == engine.config.architecture; });
 }
 
-}  // namespace
+bool is_sm_75() {
+    return engine.config.architecture < 80;
+}
 
 void check_shared(size_t static_bytes, size_t dynamic_bytes) {
     if (static_bytes > kStaticLimit)
         fail(format("limit: %zu bytes of static shared memory, at most %zu", static_bytes, kStaticLimit));
-    if (static_bytes + dynamic_bytes > shared_limit())
+    if (static_bytes + dynamic_bytes > chip().shared_of_block)
         fail(format("limit: %zu + %zu bytes of static and dynamic shared memory, at most %zu on sm_%d", static_bytes,
-                    dynamic_bytes, shared_limit(), engine.config.architecture));
+                    dynamic_bytes, chip().shared_of_block, engine.config.architecture));
 }
 
 namespace {
@@ -280,13 +297,30 @@ void report(const std::string& text, uintptr_t pc, uintptr_t other_pc) {
 
 // ---- launch ----
 
-void configure(const Config& config) {
-    std::lock_guard<std::mutex> lock(one_launch_at_a_time);
+namespace {
+std::function<void(const Launched&)> elsewhere;
+}  // namespace
+
+void run_elsewhere(std::function<void(const Launched&)> runner) {
+    elsewhere = std::move(runner);
+}
+bool is_elsewhere() {
+    return bool(elsewhere);
+}
+void run_elsewhere(const Launched& launched) {
+    elsewhere(launched);
+}
+
+void set_config(const Config& config) {
     if (config.resident_blocks < 1 || config.resident_blocks > kMaxResident)
         throw std::invalid_argument(
             format("resident_blocks must be 1 to %d, got %d", kMaxResident, config.resident_blocks));
-    if (config.architecture != 80 && config.architecture != 90 && config.architecture != 100)
-        throw std::invalid_argument(format("architecture must be 80, 90 or 100, got %d", config.architecture));
+    if (config.devices < 1 || config.devices > 8)
+        throw std::invalid_argument(format("devices must be 1 to 8, got %d", config.devices));
+    if (std::none_of(std::begin(kChips), std::end(kChips),
+                     [&](const Chip& c) { return c.architecture == config.architecture; }))
+        throw std::invalid_argument(
+            format("architecture must be 75, 80, 86, 89, 90, 100 or 120, got %d", config.architecture));
     if (!(config.seconds > 0)) throw std::invalid_argument(format("seconds must be above 0, got %g", config.seconds));
     engine.config = config;
 }
@@ -295,15 +329,12 @@ const Config& configuration() {
     return engine.config;
 }
 
-void run(const Shape& shape, void (*entry)(void*), void* argument) {
-    std::lock_guard<std::mutex> lock(one_launch_at_a_time);
+void run(const Shape& shape, const Task& task, const Origin& origin) {
     engine.current = nullptr;
     engine.findings.clear();
-    check_shape(shape);
-    check_shared(0, shape.smem);
     engine.shape = shape;
-    engine.entry = entry;
-    engine.argument = argument;
+    engine.task = &task;
+    engine.origin = &origin;
     engine.fatal = false;
     engine.landing = nullptr;
     engine.accessing = 0;
@@ -324,10 +355,32 @@ void run(const Shape& shape, void (*entry)(void*), void* argument) {
     {
         FaultHandler handler;
         Watchdog watchdog(engine.config.seconds);
+        reach_device(origin.device);
+        is_running = true;
         run_blocks();
+        is_running = false;
+        reach_device(-1);
     }
     engine.current = nullptr;
     if (!engine.findings.empty()) throw_findings();
 }
 
 }  // namespace emu
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* is, int device) {
+    if (device < 0 || device >= emu::configuration().devices) return cudaErrorInvalidDevice;
+    const emu::Chip& chip = emu::chip();
+    *is = {};
+    std::snprintf(is->name, sizeof is->name, "emulated sm_%d", chip.architecture);
+    is->major = chip.architecture / 10;
+    is->minor = chip.architecture % 10;
+    is->multiProcessorCount = chip.processors;
+    is->maxThreadsPerMultiProcessor = chip.threads;
+    is->regsPerMultiprocessor = chip.registers;
+    is->sharedMemPerMultiprocessor = chip.shared;
+    is->reservedSharedMemPerBlock = chip.shared_reserved;
+    is->sharedMemPerBlockOptin = chip.shared_of_block;
+    is->l2CacheSize = int(chip.cache);
+    is->totalGlobalMem = chip.memory;
+    return cudaSuccess;
+}

@@ -1,7 +1,8 @@
 // What the parts of the engine share: the blocks being run, their warps and lanes, and the hooks of the checked build.
 // How they work together: engine.cpp (launches, blocks, findings), schedule.cpp (whose turn it is, barriers, warps),
 // access.cpp (memory as kernels reach it), checked.cpp (races and bounds), memory.cpp (device memory, source lines),
-// fault.cpp and watchdog.cpp (out of a kernel that faults or does not end), tensor.cpp (mma, ldmatrix).
+// fault.cpp and watchdog.cpp (out of a kernel that faults or does not end), tensor.cpp (mma, ldmatrix), runtime.cpp
+// (devices, streams and copies: when launches happen).
 //
 // The engine is compiled without instrumentation, twice: with EMU_CHECKED for modules with instrumented kernels. There
 // is one launch at a time, so nothing is locked but launches and changes to the list of allocations.
@@ -107,6 +108,17 @@ struct Block {
     Lane lanes[kMaxThreads];
 };
 
+using Clock = std::vector<uint64_t>;  // of each stream, how much of its work comes before
+
+/// Where and when something runs: the work of number clock[stream] in that stream.
+struct Origin {
+    int device = 0;
+    unsigned stream = 0;
+    Clock clock{1};
+    const void* arguments = nullptr;  // of a kernel
+    size_t argument_bytes = 0;
+};
+
 struct Finding {
     std::string text;  // %0 and %1 stand for the source lines of pcs, %k for the kernel
     uintptr_t pcs[2] = {0, 0};
@@ -115,8 +127,8 @@ struct Finding {
 struct Engine {
     Config config;
     Shape shape;
-    void (*entry)(void*);
-    void* argument;
+    const Task* task = nullptr;
+    const Origin* origin = nullptr;
     Lane* current = nullptr;             // null outside kernels
     const Block* in_builtins = nullptr;  // whose index blockIdx is
     Context main;
@@ -140,6 +152,8 @@ struct Engine {
     }
 };
 extern EMU_API Engine engine;
+/// Whether this thread runs kernels just now; others may be in instrumented code that starts some.
+extern __thread EMU_API bool is_running __attribute__((tls_model("initial-exec")));
 
 /// Records a finding and abandons the launch: does not return inside a kernel, throws outside.
 [[noreturn]] EMU_API void fail(const std::string& text, uintptr_t pc = 0, uintptr_t other_pc = 0);
@@ -160,7 +174,10 @@ EMU_API void suspend(bool next_slot = false);
 EMU_API void release_barrier(Block& block);
 EMU_API void collective(unsigned mask, Combine combine, void* record, const Site& site);
 
+EMU_API void check_shape(const Shape& shape);
 EMU_API void check_shared(size_t static_bytes, size_t dynamic_bytes);
+EMU_API void set_config(const Config& config);
+EMU_API void run(const Shape& shape, const Task& task, const Origin& origin);
 
 /// As long as it lives, a fault in a kernel becomes a finding (fault.cpp).
 class EMU_API FaultHandler {
@@ -200,15 +217,37 @@ inline bool in_stacks(const void* p) {
     return uintptr_t(p) - uintptr_t(engine.stacks) < size_t(kMaxResident) * kMaxThreads * kStackPitch;
 }
 
+struct HostCopy {  // the part of an allocation that was copied from or to, and by whom
+    uintptr_t begin, end;
+    bool writes;
+    unsigned stream;
+    uint64_t number;
+};
+
 struct Allocation {
     uintptr_t begin, end;  // what a kernel may touch
     std::string name;
-    void* mapping;  // null for memory of others
-    size_t mapped;
-    void* shadow;  // of the checked build, made at the first access
-    size_t shadow_bytes;
+    void* mapping = nullptr;  // null for memory of others
+    size_t mapped = 0;
+    int device = -1;                           // -1: all can reach it
+    EmuStream* stream = nullptr;               // that it belongs to
+    std::vector<EmuStream*> shared_with = {};  // others that use it
+    void* shadow = nullptr;                    // of the checked build, made at the first access
+    size_t shadow_bytes = 0;
+    std::vector<HostCopy> copies = {};  // of the checked build
 };
+/// The allocation that holds `p`, or that has it within a page of its ends.
 EMU_API Allocation* find_allocation(uintptr_t p);
+EMU_API void* map_memory(size_t bytes, const std::string& name, int device, EmuStream* stream);
+EMU_API void unmap_memory(uintptr_t begin);
+EMU_API size_t device_bytes(int device);
+/// Lets memory of other devices than this fault; -1: none. Memory of a single device costs nothing.
+EMU_API void reach_device(int device);
+/// What an address is said to be where no allocation holds it: of one that has been freed, or just the address.
+EMU_API std::string name_address(uintptr_t p);
+inline bool on_this_device(const Allocation& a) {
+    return a.device < 0 || a.device == engine.origin->device;
+}
 
 #ifdef EMU_CHECKED
 #define EMU_PC (reinterpret_cast<uintptr_t>(__builtin_return_address(0)))
@@ -219,6 +258,9 @@ EMU_API void carved(Block& block, size_t offset, size_t bytes);
 EMU_API void copy_started(const Copy& copy);
 EMU_API void copy_landed(const Copy& copy);
 EMU_API void launch_started();
+/// A copy, fill or release outside kernels.
+EMU_API void range_touched(Allocation& allocation, uintptr_t begin, uintptr_t end, bool writes, const Origin& origin,
+                           const char* what);
 EMU_API void block_started(Block& block);
 EMU_API void block_finished(Block& block);
 EMU_API void ticket_taken(Block& block, const void* counter);

@@ -39,17 +39,20 @@ void describe_fault(const Lane& lane, const void* address, uintptr_t pc) {
         fault.text =
             format("out of bounds: access of %s to byte %td of %zu bytes of dynamic shared memory", thread.c_str(),
                    static_cast<const unsigned char*>(address) - lane.block->dynamic, lane.block->dynamic_bytes);
-    else if (const Allocation* a = find_allocation(uintptr_t(address)))
+    else if (const Allocation* a = find_allocation(uintptr_t(address)); a && !on_this_device(*a))
+        fault.text = format("wrong device: access of %s, on device %d, to buffer '%s' of device %d", thread.c_str(),
+                            engine.origin->device, a->name.c_str(), a->device);
+    else if (a)
         fault.text = format("out of bounds: access of %s to byte %td of buffer '%s' of %zu bytes", thread.c_str(),
                             ptrdiff_t(uintptr_t(address) - a->begin), a->name.c_str(), size_t(a->end - a->begin));
     else
-        fault.text = format("out of bounds: access of %s to address %p", thread.c_str(), address);
+        fault.text = "out of bounds: access of " + thread + " to " + name_address(uintptr_t(address));
     fault.text += engine.landing ? ", by " + place(engine.landing->site) : ", at %0";
     fault.pcs[0] = engine.accessing ? engine.accessing : pc + 1;  // as if a call's return address
 }
 
 void on_fault(int, siginfo_t* info, void* state) {
-    const Lane* const lane = engine.current;
+    const Lane* const lane = is_running ? engine.current : nullptr;
     if (!lane) {
         sigaction(SIGSEGV, &before_ours, nullptr);  // not ours: it happens again, under the old handler
         return;

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <mutex>
 
 #include "engine.h"
@@ -19,6 +20,8 @@ namespace emu {
 namespace {
 std::vector<Allocation> allocations;  // by address, not overlapping
 std::mutex allocations_lock;
+std::vector<Allocation> freed;    // the latest, whose addresses are not used again
+std::map<int, size_t> on_device;  // bytes
 
 void insert(Allocation a) {
     std::lock_guard<std::mutex> lock(allocations_lock);
@@ -34,14 +37,19 @@ void remove(uintptr_t begin) {
 #ifdef EMU_CHECKED
         check::drop_shadow(*a);
 #endif
-        if (a->mapping) munmap(a->mapping, a->mapped);
+        if (a->mapping) {
+            munmap(a->mapping, a->mapped);
+            on_device[a->device] -= a->end - a->begin;
+            if (freed.size() == 64) freed.erase(freed.begin());
+            freed.push_back(*a);
+        }
         allocations.erase(a);
         return;
     }
 }
 }  // namespace
 
-void* allocate(size_t bytes, const std::string& name) {
+void* map_memory(size_t bytes, const std::string& name, int device, EmuStream* stream) {
     // The plain build finds overruns by the page behind; the checked build by the size, and keeps cudaMalloc's
     // alignment.
     const size_t alignment = kChecked ? 256 : 16, rounded = (bytes + alignment - 1) / alignment * alignment;
@@ -54,20 +62,44 @@ void* allocate(size_t bytes, const std::string& name) {
     mprotect(static_cast<char*>(mapping) + pages, kPage, PROT_NONE);
     char* const p = static_cast<char*>(mapping) + pages - rounded;
     std::memset(p, 0xff, rounded);
-    insert({uintptr_t(p), uintptr_t(p) + bytes, name, mapping, mapped, nullptr, 0});
+    insert({uintptr_t(p), uintptr_t(p) + bytes, name, mapping, mapped, device, stream});
+    on_device[device] += bytes;
     return p;
 }
 
-void release(void* p) {
-    remove(uintptr_t(p));
+void unmap_memory(uintptr_t begin) {
+    remove(begin);
+}
+
+size_t device_bytes(int device) {
+    return on_device[device];
+}
+
+void reach_device(int device) {
+    static bool all = true;
+    const auto others = [&](const auto& d) { return d.first != device && d.second; };
+    if (device < 0 ? all : std::none_of(on_device.begin(), on_device.end(), others)) return;
+    for (const Allocation& a : allocations)
+        if (a.mapping)
+            mprotect(a.mapping, a.mapped - kPage,
+                     device < 0 || a.device == device ? PROT_READ | PROT_WRITE : PROT_NONE);
+    all = device < 0;
 }
 
 void adopt(const void* p, size_t bytes, const std::string& name) {
-    insert({uintptr_t(p), uintptr_t(p) + bytes, name, nullptr, 0, nullptr, 0});
+    insert({uintptr_t(p), uintptr_t(p) + bytes, name});
 }
 
 void forget(const void* p) {
     remove(uintptr_t(p));
+}
+
+std::vector<Array> arrays() {
+    std::lock_guard<std::mutex> lock(allocations_lock);
+    std::vector<Array> result;
+    for (const Allocation& a : allocations)
+        result.push_back({reinterpret_cast<void*>(a.begin), reinterpret_cast<void*>(a.end), a.name});
+    return result;
 }
 
 /// The allocation that holds `p`, or that has it within a page of its ends.
@@ -76,6 +108,13 @@ Allocation* find_allocation(uintptr_t p) {
                                         [](uintptr_t q, const Allocation& b) { return q < b.begin; });
     if (after != allocations.begin() && p < std::prev(after)->end + kPage) return &*std::prev(after);
     return after != allocations.end() && p + kPage >= after->begin ? &*after : nullptr;
+}
+
+std::string name_address(uintptr_t p) {
+    for (const Allocation& a : freed)
+        if (p >= a.begin && p < a.end)
+            return format("byte %td of buffer '%s', which has been freed", ptrdiff_t(p - a.begin), a.name.c_str());
+    return format("address %p", reinterpret_cast<void*>(p));
 }
 
 /// "file:line" of an address in the kernels' source, by addr2line: the innermost frame that is no wrapper and, with

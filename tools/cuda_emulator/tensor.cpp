@@ -1,6 +1,12 @@
 // Tensor-core operations of a warp, with the register layouts of the PTX manual ("Matrix fragments for mma.m16n8k16"
-// and "for mma.m16n8k8", "ldmatrix"). Products are exact, summed in double, and rounded toward zero once per mma: no
-// chip is less accurate than this by more than its last bit, and the splits of float32 have to stand it.
+// and "for mma.m16n8k8", "ldmatrix").
+//
+// Products are exact. A chip adds `block` of them and the sum so far at a time: each is cut off at the last bit that a
+// float32 as large as the largest of them has, or `extra` bits behind it, and their sum is cut off to a float32 (M.
+// Fasi et al., Numerical behavior of NVIDIA tensor cores, PeerJ CS 330, 2021; F. A. Khattak and M. Mikaitis, Accurate
+// models of NVIDIA tensor cores, arXiv:2512.07004, 2025). The default is the coarsest of the chips that have been
+// measured, a V100 (which the kernels are not built for): what is accurate enough here is so on the others. tools/ptx
+// has the same models, written by themselves.
 #include <cstring>
 
 #include "engine.h"
@@ -50,7 +56,9 @@ float toward_zero(double x) {
 
 typedef double Four __attribute__((vector_size(32)));
 
-/// sum += a b. Four rows at a time: 8 sums hide the latency of additions.
+typedef int64_t FourBits __attribute__((vector_size(32)));
+
+/// sum += a b, exactly but for what double loses. Four rows at a time: 8 sums hide the latency of additions.
 template <int depth>
 void multiply(Four (&sum)[16][2], const double (&a)[16][depth], const Four (&b)[depth][2]) {
     for (int i = 0; i < 16; i += 4) {
@@ -61,6 +69,29 @@ void multiply(Four (&sum)[16][2], const double (&a)[16][depth], const Four (&b)[
                 for (int h = 0; h < 2; ++h) rows[r][h] += a[i + r][k] * b[k][h];
         std::memcpy(sum[i], rows, sizeof rows);
     }
+}
+
+/// sum += a b with addends aligned and cut off, `block` products at a time.
+template <int depth, int block>
+void multiply_aligned(Four (&sum)[16][2], const double (&a)[16][depth], const Four (&b)[depth][2], int extra) {
+    constexpr int64_t kExponent = 0x7ff0000000000000, kOne = int64_t(1) << 52, kLeast = int64_t(1023 - 400) << 52;
+    const int64_t digits = 23 + extra;
+    for (int k0 = 0; k0 < depth; k0 += block)
+        for (int i = 0; i < 16; ++i)
+            for (int h = 0; h < 2; ++h) {
+                Four addends[block + 1], total = {};
+                addends[block] = sum[i][h];
+                for (int k = 0; k < block; ++k) addends[k] = a[i][k0 + k] * b[k0 + k][h];
+                FourBits largest = {kLeast, kLeast, kLeast, kLeast};  // exponents; so that there is one if all are 0
+                for (const Four& x : addends) {
+                    const FourBits exponent = FourBits(x) & kExponent;
+                    largest = exponent > largest ? exponent : largest;
+                }
+                const Four scale = Four(2046 * kOne - largest + digits * kOne), unit = Four(largest - digits * kOne);
+                for (const Four& x : addends)
+                    for (int j = 0; j < 4; ++j) total[j] += std::trunc(x[j] * scale[j]);
+                sum[i][h] = Four(FourBits(total * unit) & ~int64_t{0x1fffffff});  // 24 digits remain
+            }
 }
 
 // Lane 4 g + t holds rows g and g + 8 of A, C and D, and column g of B. Of A, registers 0 and 2 have row g, 1 and 3 row
@@ -84,7 +115,15 @@ void multiply_fragments(Warp&, void* const* records, unsigned) {
             for (int n = 0; n < kEach; ++n) b[kEach * t + n + kDepth / 2 * e][g / 4][g % 4] = numbers[kEach * e + n];
         for (int e = 0; e < 4; ++e) sum[g + 8 * (e >> 1)][t / 2][2 * (t % 2) + (e & 1)] = r.c[e];
     }
-    multiply<kDepth>(sum, a, b);
+    const Tensor tensor = engine.config.tensor;
+    if (tensor.block == 0)
+        multiply<kDepth>(sum, a, b);
+    else if (tensor.block <= 4)
+        multiply_aligned<kDepth, 4>(sum, a, b, tensor.extra);
+    else if (tensor.block <= 8 || kDepth == 8)
+        multiply_aligned<kDepth, 8>(sum, a, b, tensor.extra);
+    else
+        multiply_aligned<kDepth, kDepth>(sum, a, b, tensor.extra);
     for (int lane = 0; lane < 32; ++lane) {
         float* const d = static_cast<const MmaRecord*>(records[lane])->d;
         const int g = lane / 4, t = lane % 4;

@@ -187,46 +187,47 @@ static inline uint16_t __bfloat16_as_ushort(__nv_bfloat16 h) {
     return h.bits;
 }
 
-// ---- the host interface ----
-// There is one device, work is done when the call returns, and device memory is the host's.
-typedef void* cudaStream_t;
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
-enum cudaMemcpyKind {
-    cudaMemcpyHostToHost,
-    cudaMemcpyHostToDevice,
-    cudaMemcpyDeviceToHost,
-    cudaMemcpyDeviceToDevice,
-    cudaMemcpyDefault
+// ---- the host interface (runtime.cpp) ----
+typedef struct EmuStream* cudaStream_t;
+enum cudaError_t {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorInvalidResourceHandle = 400,
+    cudaErrorIllegalAddress = 700,
+    cudaErrorLaunchTimeout = 702,
+    cudaErrorMisalignedAddress = 716,
+    cudaErrorLaunchFailure = 719
 };
-static inline const char* cudaGetErrorString(cudaError_t status) {
-    return status == cudaSuccess ? "no error" : "invalid argument";
-}
-static inline cudaError_t cudaGetLastError() {
-    return cudaSuccess;
-}
-static inline cudaError_t cudaGetDevice(int* device) {
-    *device = 0;
-    return cudaSuccess;
-}
-static inline cudaError_t cudaSetDevice(int device) {
-    return device == 0 ? cudaSuccess : cudaErrorInvalidValue;
-}
-static inline cudaError_t cudaGetDeviceCount(int* count) {
-    *count = 1;
-    return cudaSuccess;
-}
-static inline cudaError_t cudaDeviceSynchronize() {
-    return cudaSuccess;
-}
-static inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
-    return cudaSuccess;
-}
-static inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t = nullptr) {
-    std::memset(p, value, bytes);
-    return cudaSuccess;
-}
-static inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
-                                          cudaStream_t = nullptr) {
-    std::memmove(to, from, bytes);
-    return cudaSuccess;
-}
+enum cudaFuncAttribute {
+    cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+    cudaFuncAttributePreferredSharedMemoryCarveout = 9
+};
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+constexpr int cudaSharedmemCarveoutMaxShared = 100;
+struct cudaFuncAttributes {
+    size_t sharedSizeBytes;
+};
+struct cudaLaunchConfig_t {  // in CUDA's order; its names are macros here
+    dim3 grid, block;
+    size_t dynamicSmemBytes;
+    cudaStream_t stream;
+    const void* attributes;
+    unsigned n_attributes;
+};
+#define EMU_HIDDEN __attribute__((visibility("hidden")))
+EMU_HIDDEN const char* cudaGetErrorString(cudaError_t status);
+EMU_HIDDEN cudaError_t cudaGetLastError();
+EMU_HIDDEN cudaError_t cudaGetDevice(int* device);
+EMU_HIDDEN cudaError_t cudaSetDevice(int device);
+EMU_HIDDEN cudaError_t cudaGetDeviceCount(int* count);
+EMU_HIDDEN cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+EMU_HIDDEN cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
+EMU_HIDDEN cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel);
+EMU_HIDDEN cudaError_t cudaFuncGetName(const char** name, const void* kernel);
+struct cudaDeviceProp {
+    char name[256];
+    int major, minor, multiProcessorCount, maxThreadsPerMultiProcessor, regsPerMultiprocessor, l2CacheSize;
+    size_t sharedMemPerMultiprocessor, reservedSharedMemPerBlock, sharedMemPerBlockOptin, totalGlobalMem;
+};
+EMU_HIDDEN cudaError_t cudaGetDeviceProperties(cudaDeviceProp* is, int device);  // engine.cpp

@@ -21,6 +21,7 @@ from wals_gpu.backends.host import (
     decompose,
     decompose_rows,
     has_background,
+    in_order,
     no_spectrum,
     solve_parts,
 )
@@ -38,10 +39,21 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
-def takes_plain_steps(terms: SideTerms, factors: int, options: SolveOptions) -> bool:
-    """Whether rows without prior means take subspace steps in the factors' own coordinates, not along eigenvectors."""
+def takes_plain_steps(factors: int, options: SolveOptions) -> bool:
+    """Whether rows with a background and no prior means take subspace steps in the factors' own coordinates, not along
+    eigenvectors."""
     many = factors > _cpu.LIMITS.rotated_subspace_factors
-    return many and options.solver == "subspace" and options.block_size < factors and has_background(terms)
+    return many and options.solver == "subspace" and options.block_size < factors
+
+
+def no_losses(n: int, wanted: bool) -> NDArray[np.float64] | None:
+    """A place for the losses of n rows, if they are wanted."""
+    return np.zeros(n) if wanted else None
+
+
+def total(row_loss: NDArray[np.float64] | None) -> float | None:
+    """The sum of losses, if there are any."""
+    return None if row_loss is None else float(row_loss.sum())
 
 
 class CpuBackend:
@@ -112,20 +124,42 @@ class CpuBackend:
         ModelFitError
             The solution of a row is not finite: input values or ridges are out of the range of the dtype.
         """
-        if spectrum is None and prior is None and takes_plain_steps(terms, other.shape[1], options):
-            return self.solve_plain(terms, other, self.gram(terms, other), factors, options, return_loss=return_loss)
-        values, rotation = self.spectrum(terms, other) if spectrum is None else spectrum
+        row_loss = no_losses(terms.n_rows, return_loss)
+        if spectrum is None and prior is None and has_background(terms) and takes_plain_steps(other.shape[1], options):
+            self.solve_plain(terms, other, self.gram(terms, other), factors, options, row_loss=row_loss)
+            return total(row_loss)
+        spectrum = self.spectrum(terms, other) if spectrum is None else spectrum
         table, rotated_terms = other, terms
         if terms.n_entries < len(other):  # few rows: only the factors that they meet are rotated
             met, place = np.unique(terms.col_idx, return_inverse=True)
             table, rotated_terms = other[met], replace(terms, col_idx=place.astype(np.int32))
-        table = _cpu.rotate(table, rotation, self.num_threads)
+        table = self.rotated(table, spectrum)
+        self.solve_rotated(rotated_terms, table, spectrum, factors, options, prior, row_loss=row_loss)
+        return total(row_loss)
+
+    def rotated(self, factors: NDArray[np.floating], spectrum: Spectrum) -> NDArray[np.floating]:
+        """Factors (n, D), row by row in the basis of the eigenvectors, as :meth:`solve_rotated` takes them."""
+        return _cpu.rotate(factors, spectrum.vectors, self.num_threads)
+
+    def solve_rotated(
+        self,
+        terms: RowTerms,
+        table: NDArray[np.floating],
+        spectrum: Spectrum,
+        factors: NDArray[np.floating],
+        options: SolveOptions = EXACT,
+        prior: NDArray[np.floating] | None = None,
+        *,
+        row_loss: NDArray[np.float64] | None = None,
+    ) -> None:
+        """As :meth:`solve_rows`, where the caller has ``table = self.rotated(other, spectrum)``.
+
+        Many parts of a side are solved from one table, and tables may be put together from pieces: each row of one
+        depends on its own factors and the spectrum alone. Each row's part of the loss is written to `row_loss` (R,).
+        """
         if prior is not None:
-            prior = _cpu.rotate(np.ascontiguousarray(prior, other.dtype), rotation, self.num_threads)
-        spectrum = Spectrum(values, rotation)
-        status, loss = self._solve(rotated_terms, table, spectrum, factors, options, prior, return_loss)
-        check_status(status, other)
-        return loss
+            prior = self.rotated(np.ascontiguousarray(prior, table.dtype), spectrum)
+        check_status(self._solve(terms, table, spectrum, factors, options, prior, row_loss), table)
 
     def _solve(
         self,
@@ -135,12 +169,11 @@ class CpuBackend:
         factors: NDArray[np.floating],
         options: SolveOptions,
         prior: NDArray[np.floating] | None,
-        return_loss: bool,
-    ) -> tuple[NDArray[np.int32], float | None]:
-        """The status of each row, and the loss; `table` and `prior` are in the basis of the spectrum, and so are the
-        factors where this has no vectors."""
-        row_loss = np.zeros(terms.n_rows) if return_loss else None
-        status = _cpu.solve_rows(
+        row_loss: NDArray[np.float64] | None,
+    ) -> NDArray[np.int32]:
+        """The status of each row; `table` and `prior` are in the basis of the spectrum, and so are the factors where
+        this has no vectors. Each row's part of the loss is written to `row_loss` (R,)."""
+        status: NDArray[np.int32] = _cpu.solve_rows(
             terms,
             table,
             spectrum.values,
@@ -155,7 +188,7 @@ class CpuBackend:
             row_loss,
             self.num_threads,
         )
-        return status, None if row_loss is None else float(row_loss.sum())
+        return status
 
     def solve_plain(
         self,
@@ -165,17 +198,15 @@ class CpuBackend:
         factors: NDArray[np.floating],
         options: SolveOptions,
         *,
-        return_loss: bool = False,
-    ) -> float | None:
+        row_loss: NDArray[np.float64] | None = None,
+    ) -> None:
         """One pass of subspace steps in the factors' own coordinates, without eigenvectors of `gram` (:meth:`gram`).
 
-        Otherwise as :meth:`solve_rows`; see :func:`wals_gpu.reference.solve_rows_subspace` with ``rotated=False``.
+        Otherwise as :meth:`solve_rotated`; see :func:`wals_gpu.reference.solve_rows_subspace` with ``rotated=False``.
         """
-        row_loss = np.zeros(terms.n_rows) if return_loss else None
         block, relaxation = options.block_size, options.relaxation
         status = _cpu.solve_rows_plain(terms, other, gram, factors, block, relaxation, row_loss, self.num_threads)
         check_status(status, other)
-        return None if row_loss is None else float(row_loss.sum())
 
     def session(
         self,
@@ -235,6 +266,22 @@ class CpuBackend:
         check_gram(gram)
         return gram
 
+    def gram_slabs(
+        self, factors: NDArray[np.floating], weight: NDArray[np.floating], bounds: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Gram matrices of rows from one bound to the next, (slabs, D, D): upper triangles.
+
+        :meth:`gram` is the sum, in order, of those that :meth:`gram_bounds` has, for up to
+        ``limits().blocked_factors`` factors.
+        """
+        slabs: NDArray[np.float64] = _cpu.gram_slabs(factors, weight, bounds, self.num_threads)
+        return slabs
+
+    @staticmethod
+    def gram_bounds(n: int, factors: int) -> NDArray[np.int64]:
+        """Where the slabs of n rows end, (slabs + 1,)."""
+        return np.array(_cpu.gram_bounds(n, factors), np.int64)
+
     def loss(
         self,
         user_terms: RowTerms,
@@ -261,7 +308,14 @@ class CpuBackend:
         self, factors: NDArray[np.floating], ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None
     ) -> float:
         """Sum over rows of ``ridge |x - prior|^2``, in float64; `ridge` is (R,) or (1,)."""
-        return _cpu.ridge_loss(factors, prior, ridge, self.num_threads)
+        return in_order(self.ridge_losses(factors, ridge, prior))
+
+    def ridge_losses(
+        self, factors: NDArray[np.floating], ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None
+    ) -> NDArray[np.float64]:
+        """The same of each block of ``limits().loss_rows`` rows."""
+        losses: NDArray[np.float64] = _cpu.ridge_losses(factors, prior, ridge, self.num_threads)
+        return losses
 
     def transpose(self, matrix: csr_matrix) -> csr_matrix:
         """The transposed matrix as CSR with sorted indices."""
@@ -530,20 +584,28 @@ class CpuSession:
     ) -> float | None:
         """See :meth:`.session.Session.solve`."""
         own, other = self._sides[side], self._sides[other_side(side)]
-        if prior is None and takes_plain_steps(terms, own.shape[1], options):
+        if prior is None and has_background(terms) and takes_plain_steps(own.shape[1], options):
             gram = self._backend.gram(terms, other)
 
             def steps(rows: slice, part: RowTerms) -> float | None:
-                return self._backend.solve_plain(part, other, gram, own[rows], options, return_loss=return_loss)
+                row_loss = no_losses(part.n_rows, return_loss)
+                self._backend.solve_plain(part, other, gram, own[rows], options, row_loss=row_loss)
+                return total(row_loss)
 
             loss = solve_parts(terms, steps)
             return loss if return_loss else None
         spectrum = self._backend.spectrum(terms, other)
+        in_parts = not isinstance(terms, RowTerms)
+        table = self._backend.rotated(other, spectrum) if in_parts and self.basis is None else None
 
         def solve(rows: slice, part: RowTerms) -> float | None:
             if self.basis is not None:
                 return self._solve_moving(part, own, other, spectrum, options, return_loss)
             means = None if prior is None else prior[rows]
+            if table is not None:
+                row_loss = no_losses(part.n_rows, return_loss)
+                self._backend.solve_rotated(part, table, spectrum, own[rows], options, means, row_loss=row_loss)
+                return total(row_loss)
             return self._backend.solve_rows(
                 part, other, own[rows], options, prior=means, return_loss=return_loss, spectrum=spectrum
             )
@@ -579,9 +641,9 @@ class CpuSession:
             self._has_moved = True
             _cpu.rotate_together(own, other, self.basis, spectrum.vectors, wide, self._backend.num_threads)
         in_basis = Spectrum(spectrum.values, None)
-        status, loss = self._backend._solve(terms, other, in_basis, own, options, None, return_loss)
-        check_status(status, other)
-        return loss
+        row_loss = no_losses(terms.n_rows, return_loss)
+        check_status(self._backend._solve(terms, other, in_basis, own, options, None, row_loss), other)
+        return total(row_loss)
 
     def loss(self, user_terms: RowTerms, item_ridge: NDArray[np.floating]) -> float:
         """See :meth:`.session.Session.loss`."""

@@ -18,13 +18,14 @@ from scipy.sparse import csr_matrix
 from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.cuda_device import Buffers, Device
+from wals_gpu.backends.cuda_errors import tells_device_errors
 from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, Target, check_factors
 from wals_gpu.backends.cuda_features import CudaFeatures
 from wals_gpu.backends.cuda_loss import add_data_loss, add_ridge_loss, spectrum_of
 from wals_gpu.backends.cuda_memory import Memory, TorchMemory, load_cuda
 from wals_gpu.backends.cuda_solve import Outcome, RowSolver, Started
 from wals_gpu.backends.cuda_terms import TermsCache
-from wals_gpu.backends.cuda_topk import topk
+from wals_gpu.backends.cuda_topk import ItemTables, topk
 from wals_gpu.backends.host import Spectrum, solve_parts
 from wals_gpu.backends.session import iterate_in_turn
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
@@ -34,6 +35,7 @@ from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
 __all__ = ["CudaBackend", "CudaSession"]
 
 
+@tells_device_errors
 class CudaBackend:
     """Row solves, loss, top-k and transposition on a CUDA device, in float32.
 
@@ -48,16 +50,23 @@ class CudaBackend:
         :class:`.cuda_memory.TorchMemory`.
     memory_limit : int, optional
         Device memory to use, in bytes; by default what is free. Rows that do not fit together are solved in parts.
+    device : int, optional
+        The number of the device, whichever thread uses the backend; by default torch's current one. Not with `memory`.
     """
 
     name = "cuda"
 
     def __init__(
-        self, module: ModuleType | None = None, memory: Memory | None = None, memory_limit: int | None = None
+        self,
+        module: ModuleType | None = None,
+        memory: Memory | None = None,
+        memory_limit: int | None = None,
+        device: int | None = None,
     ) -> None:
         kernels = load_cuda() if module is None else module
-        self.device = Device(kernels, TorchMemory() if memory is None else memory, memory_limit)
+        self.device = Device(kernels, TorchMemory(device) if memory is None else memory, memory_limit)
         self.terms = TermsCache(self.device)
+        self.tables = ItemTables(self.device)
         self.solver = RowSolver(self.device, self.terms)
         self._host = CpuBackend()
 
@@ -235,12 +244,16 @@ class CudaBackend:
     ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
         """As :meth:`.cpu.CpuBackend.topk`, for at most 1,024 results; scores are float32.
 
-        Queries and items may also be on the device already (torch, DLPack, ``__cuda_array_interface__``), items
-        without `permitted` and `norms`: with these, what is searched is copied on the host. Results are on the host.
+        Queries and items may also be on the device already (torch, DLPack, ``__cuda_array_interface__``). Results are
+        on the host. What is searched stays on the device where it cannot change, see :class:`.cuda_topk.ItemTables`.
         """
         if min(k, items.shape[0]) > LIMITS.most_results:
             self.check(k=k)
-        return topk(self.device, queries, items, k, excluded, permitted, norms)
+        return topk(self.device, self.tables, queries, items, k, excluded, permitted, norms)
+
+    def keep(self, *arrays: NDArray[np.floating]) -> None:
+        """See :meth:`.session.KeepingBackend.keep`."""
+        self.tables.keep(*arrays)
 
     def topk_listed(
         self,
@@ -261,6 +274,7 @@ class CudaBackend:
         return self._host.score_entries(queries, items, listed)
 
 
+@tells_device_errors
 class CudaSession:
     """See :class:`.session.Session`. Factors stay in device memory where they fit and nobody else writes to them; they
     stay in the basis that they began in: rotations cost next to nothing on a device."""
@@ -384,13 +398,14 @@ class CudaSession:
 
     def factors(self, side: str) -> NDArray[np.floating]:
         """See :meth:`.session.Session.factors`."""
-        self._sides[side].fetch()
-        factors: NDArray[np.floating] = self._sides[side].host
-        return factors
+        return self.arrays()[f"{side}_factors"]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See :meth:`.session.Session.arrays`."""
-        return {f"{side}_factors": self.factors(side) for side in self._sides}
+        # Both or none: where the device is lost meanwhile, the host's factors are of one iteration.
+        for factors, newest in [(factors, factors.newest()) for factors in self._sides.values()]:
+            factors.fetch(newest)
+        return {f"{side}_factors": factors.host for side, factors in self._sides.items()}
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """See :meth:`.session.Session.restore`."""
@@ -400,14 +415,21 @@ class CudaSession:
             factors.refresh()
         self._users_basis = None
 
+    can_be_lost = True
+
+    def forget_device(self) -> None:
+        """The device is lost: from now on the session has what is on the host, and solves nothing."""
+        for factors in self._sides.values():
+            factors.forget()
+
     def close(self) -> None:
         """See :meth:`.session.Session.close`."""
         self._keep_nothing()
         self._buffers.clear()
 
     def _keep_nothing(self) -> None:
+        self.arrays()
         for side, factors in self._sides.items():
-            factors.fetch()
             self._sides[side] = Factors(self._backend.device.memory, factors.host, side)
         self._users_basis = None
         self._backend.device.kept_bytes -= self._kept_bytes

@@ -1,20 +1,67 @@
-"""What everything on the device shares: the kernels, the memory that they work in, and how much of it may be used."""
+"""What everything on the device shares: the kernels, the memory that they work in, what the device has, and how much of
+it may be used."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from wals_gpu.backends.cuda_memory import Memory
-from wals_gpu.backends.solve import SolveMemory, SolveSizes
+from wals_gpu.backends.solve import SolveMemory, SolveOptions, SolveSizes
+from wals_gpu.objective.terms import RowTerms
 
-__all__ = ["SLOT_MEMORY", "Buffers", "Device"]
+__all__ = ["SLOT_MEMORY", "Buffers", "Device", "DeviceLimits"]
 
 #: Bytes that the matrices of sliced rows, and of rows in float64, take at a time.
 SLOT_MEMORY = 1 << 28
+
+
+@dataclass(frozen=True)
+class DeviceLimits:
+    """What a device has, as CUDA says, and what of the kernels has room there. Sizes are in bytes.
+
+    Attributes
+    ----------
+    name : str
+    capability : (int, int)
+        Compute capability.
+    processors, threads, registers : int
+        Processors, and what each of them has.
+    shared, shared_reserved, shared_of_block : int
+        Shared memory of a processor, what each block takes of it beyond its own, and what a block can have.
+    cache_bytes, memory_bytes : int
+        The L2 cache; all memory.
+    kernel_sizes : tuple of int
+        Those of ``LIMITS.kernel_sizes`` whose matrices fit into the shared memory of a block. Longer rows, and more
+        factors, are solved in a workspace.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    processors: int
+    threads: int
+    registers: int
+    shared: int
+    shared_reserved: int
+    shared_of_block: int
+    cache_bytes: int
+    memory_bytes: int
+    kernel_sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, kernels: ModuleType, device: int = -1) -> DeviceLimits:
+        """Those of a device, by default the current one."""
+        properties = kernels.device_properties(device)
+        room = properties["shared_of_block"]
+        sizes = tuple(size for size in kernels.LIMITS.kernel_sizes if kernels.exact_bytes(size) <= room)
+        return cls(**properties, kernel_sizes=sizes)
+
+    def shared_of_each(self, blocks: int) -> int:
+        """Shared memory of a block of which so many are to be on a processor."""
+        return min(self.shared_of_block, (self.shared // blocks - self.shared_reserved) // 128 * 128)
 
 
 @dataclass(eq=False)
@@ -32,6 +79,8 @@ class Device:
         Of factors that sessions keep.
     buffer_bytes : int
         Of what is free again for the next solve, though nobody else has it.
+    limits : DeviceLimits
+        Of the device that has the memory.
     """
 
     kernels: ModuleType
@@ -39,6 +88,11 @@ class Device:
     limit: int | None = None
     kept_bytes: int = 0
     buffer_bytes: int = 0
+    limits: DeviceLimits = field(init=False)
+
+    def __post_init__(self) -> None:
+        stream = self.memory.stream  # a pair with the device, or of the current one
+        self.limits = DeviceLimits.of(self.kernels, stream[0] if isinstance(stream, tuple) else -1)
 
     def available(self) -> int:
         """Device memory for anything but the factors of sessions."""
@@ -49,6 +103,16 @@ class Device:
     def values(self, array: Any) -> tuple[int, int]:
         """Address and stride of values of which there is one for each index, or one for all."""
         return self.memory.address(array), 0 if len(array) == 1 else 1
+
+    def expect(self, terms: RowTerms, n_other: int, factors: int, options: SolveOptions, *, has_prior: bool) -> None:
+        """Where memory runs out from now on, the error tells what this solve was expected to take."""
+        n, entries = terms.n_rows, terms.n_entries
+        sizes = SolveSizes(n, n_other, entries, factors, 4, options.solver, has_prior, options.relaxation != 1)
+        memory = self.memory_of(sizes)
+        self.memory.note = (
+            f"; a solve of {n} rows with {entries} entries, {n_other} x {factors} factors of the other side, was "
+            f"expected to take {memory.fixed + memory.growing}"
+        )
 
     def memory_of(self, sizes: SolveSizes) -> SolveMemory:
         """Bytes of a solve: on the device what must be there at once, and what grows with the rows.

@@ -20,7 +20,6 @@ __all__ = [
     "OtherSide",
     "Target",
     "check_factors",
-    "padded_factors",
     "upload_factors",
 ]
 
@@ -78,15 +77,6 @@ def upload_factors(memory: Memory, factors: Any) -> Any:
     return memory.upload(np.asarray(factors, np.float32) if isinstance(factors, np.ndarray) else factors)
 
 
-def padded_factors(device: Device, factors: Any) -> Any:
-    """A copy of factors (n, D) on the device whose rows fill whole cache lines."""
-    kernels, memory, (n, d) = device.kernels, device.memory, factors.shape
-    plain, width = upload_factors(memory, factors), kernels.padded(d)
-    out = memory.empty(n * width, np.float32)
-    kernels.rotate(memory.address(plain), n, d, d, 0, 0, memory.address(out), width, memory.stream)
-    return out
-
-
 class Factors:
     """Factors (n, D) of the caller, and where a session keeps them, their copy in device memory.
 
@@ -127,11 +117,19 @@ class Factors:
         good = self._memory.download(status) == 0
         self.host[rows][good] = self._memory.download(out).reshape(n, width)[good]
 
-    def fetch(self) -> None:
-        """Bring the caller's array up to date."""
-        if self._is_ahead:
-            self.host[...] = self._memory.download(self._device).reshape(self.host.shape)
-            self._is_ahead = False
+    def newest(self) -> Any:
+        """A copy on the host of what is newer on the device than the caller's array; None where nothing is."""
+        return self._memory.download(self._device).reshape(self.host.shape) if self._is_ahead else None
+
+    def fetch(self, newest: Any = None) -> None:
+        """Bring the caller's array up to date, to what :meth:`newest` gave, if it has been asked before."""
+        newest = self.newest() if newest is None else newest
+        if newest is not None:
+            self.host[...], self._is_ahead = newest, False
+
+    def forget(self) -> None:
+        """Give up the copy in device memory: what the host has is what there is."""
+        self._device, self._is_ahead = None, False
 
     def refresh(self) -> None:
         """Follow a change of the caller's array."""

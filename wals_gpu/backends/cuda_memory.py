@@ -7,24 +7,41 @@ tests have one over NumPy, with which the same backend runs on the CPU emulator 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+import importlib.util
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Memory", "TorchMemory", "cuda_status", "load_cuda"]
+from wals_gpu.backends.cuda_errors import driver_cuda, no_device
+
+__all__ = ["Memory", "Stream", "TorchMemory", "cuda_of_torch", "load_cuda"]
+
+#: Uploads of at most so many bytes go through pinned memory, and nobody waits for them.
+PINNED_BYTES = 1 << 24
+
+#: A device's number and CUDA's own handle: what kernels take as their stream.
+Stream = tuple[int, int]
 
 
 class Memory(Protocol):
-    """Device memory: flat arrays of any kind that have ``len()`` and keep their memory while they live."""
+    """Device memory: flat arrays of any kind that have ``len()`` and keep their memory while they live.
+
+    Arrays are made, copied and freed in the order of `stream`, whichever thread asks. `note` ends the message when
+    there is no more.
+    """
+
+    note: str
 
     @property
-    def stream(self) -> int: ...
+    def stream(self) -> Any: ...
 
-    def side_stream(self) -> AbstractContextManager[int]: ...
+    def side_stream(self) -> AbstractContextManager[Any]: ...
 
     def empty(self, n: int, dtype: type[np.generic] | np.dtype) -> Any: ...
 
@@ -40,62 +57,102 @@ class Memory(Protocol):
 
 
 class TorchMemory:
-    """Memory of torch's allocator on one CUDA device, used on torch's current stream.
+    """Memory of torch's allocator on one CUDA device, used on two streams of its own.
 
-    Torch reuses memory in the order of its stream, so arrays may be dropped as soon as the kernels that read them have
-    been started there.
+    Torch reuses memory in the order of the stream that it was made on, so arrays may be dropped as soon as the kernels
+    that read them have been started there. The streams belong to this object and not to a thread, so threads that share
+    it need no events between them; what a caller's tensors wait for, this waits for too.
+
+    Parameters
+    ----------
+    device : int, optional
+        Its number; by default torch's current one.
+    torch : optional
+        What to use in place of the module torch.
     """
 
-    def __init__(self, device: int | None = None) -> None:
-        self.torch = importlib.import_module("torch")
+    note = ""
+    _main: Any = None
+    _side: Any = None
+
+    def __init__(self, device: int | None = None, torch: Any = None) -> None:
+        self.torch = importlib.import_module("torch") if torch is None else torch
         index = self.torch.cuda.current_device() if device is None else device
         self.device = self.torch.device("cuda", index)
-        self._side: Any = None
+        self._main, self._side = self.torch.cuda.Stream(self.device), self.torch.cuda.Stream(self.device)
 
     @property
-    def stream(self) -> int:
-        """torch's current stream, as CUDA's own handle."""
-        return int(self.torch.cuda.current_stream(self.device).cuda_stream)
+    def stream(self) -> Any:
+        """The stream that everything is ordered by, for kernels."""
+        return self._main and (self.device.index, int(self._main.cuda_stream))
 
     @contextmanager
-    def side_stream(self) -> Iterator[int]:
-        """A second stream, for kernels that need nothing of what is queued on the first in the meantime: it begins
-        where the first one is, and that waits for it at the end. No memory must be dropped that either of them uses."""
-        first = self.torch.cuda.current_stream(self.device)
-        if self._side is None:
-            self._side = self.torch.cuda.Stream(self.device)
-        self._side.wait_stream(first)
-        try:
-            yield int(self._side.cuda_stream)
-        finally:
-            first.wait_stream(self._side)
+    def side_stream(self) -> Iterator[Any]:
+        """A second stream for kernels, beside what the first is given meanwhile: it begins after what the first had
+        been given, and what the first is given behind the context comes after it.
 
-    def _dtype(self, dtype: type[np.generic] | np.dtype) -> Any:
-        return getattr(self.torch, np.dtype(dtype).name)
+        Arrays that it uses are there before it begins and live until it ends.
+        """
+        if self._side is None:
+            yield self.stream
+            return
+        self._side.wait_stream(self._main)
+        try:
+            yield self.device.index, int(self._side.cuda_stream)
+        finally:
+            self._main.wait_stream(self._side)
+
+    def _ordered(self) -> AbstractContextManager[Any]:
+        """What torch does in it is in the order of the stream, on the device."""
+        ordered: AbstractContextManager[Any] = self.torch.cuda.stream(self._main)
+        return ordered
+
+    def _new(self, n_bytes: int, make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """What make() gives, in the order of the stream; it takes so many bytes."""
+        try:
+            with self._ordered():
+                return make(*args, **options)
+        except self.torch.cuda.OutOfMemoryError as error:
+            wanted = f"{n_bytes} bytes of device memory were asked for, {self.free_bytes()} are free"
+            raise MemoryError(wanted + self.note) from error
 
     def empty(self, n: int, dtype: type[np.generic] | np.dtype) -> Any:
         """A flat array of `n` numbers, not initialised."""
-        return self.torch.empty(n, dtype=self._dtype(dtype), device=self.device)
+        is_a = np.dtype(dtype)
+        like = {"dtype": getattr(self.torch, is_a.name), "device": self.device}
+        return self._new(n * is_a.itemsize, self.torch.empty, n, **like)
 
     def zeros(self, n: int, dtype: type[np.generic] | np.dtype) -> Any:
         """A flat array of `n` zeros."""
-        return self.torch.zeros(n, dtype=self._dtype(dtype), device=self.device)
+        is_a = np.dtype(dtype)
+        like = {"dtype": getattr(self.torch, is_a.name), "device": self.device}
+        return self._new(n * is_a.itemsize, self.torch.zeros, n, **like)
 
     def upload(self, array: Any) -> Any:
-        """A flat copy of a NumPy array; what is on the device already (torch, DLPack, __cuda_array_interface__) is used
-        in place where it is contiguous."""
-        if isinstance(array, np.ndarray):
-            array = np.ascontiguousarray(array).reshape(-1)
-            if array.dtype.fields is not None:  # records: torch sees their bytes
-                array = array.view(np.uint8)
-            if not array.flags.writeable:  # torch warns
-                array = array.copy()
-            return self.torch.from_numpy(array).to(self.device)
-        return self.torch.as_tensor(array, device=self.device).contiguous().reshape(-1)
+        """A flat copy of a NumPy array, which may be changed at once; what is on the device already (torch, DLPack,
+        __cuda_array_interface__) is used in place where it is contiguous."""
+        if not isinstance(array, np.ndarray):
+            tensor = self.torch.as_tensor(array, device=self.device)
+            if self._main is not None:  # it may still be computed, and be dropped before kernels have read it
+                self._main.wait_stream(self.torch.cuda.current_stream(self.device))
+                tensor.record_stream(self._main)
+            with self._ordered():
+                return tensor.contiguous().reshape(-1)
+        array = np.ascontiguousarray(array).reshape(-1)
+        if array.dtype.fields is not None:  # records: torch sees their bytes
+            array = array.view(np.uint8)
+        if not array.flags.writeable:  # torch warns
+            array = array.copy()
+        host = self.torch.from_numpy(array)
+        if self._main is not None and 0 < array.nbytes <= PINNED_BYTES:
+            with suppress(RuntimeError):  # systems may let nobody pin memory
+                host = host.pin_memory()
+        return self._new(array.nbytes, host.to, self.device, non_blocking=host.is_pinned())
 
     def download(self, array: Any) -> NDArray[Any]:
         """A copy on the host; waits for the kernels that write to the array."""
-        host: NDArray[Any] = array.cpu().numpy()
+        with self._ordered():
+            host: NDArray[Any] = array.cpu().numpy()
         return host
 
     def address(self, array: Any) -> int:
@@ -109,14 +166,14 @@ class TorchMemory:
         return int(free + cached)
 
 
-def load_cuda() -> ModuleType:
-    """The native module.
+def load_cuda(device: int | None = None) -> ModuleType:
+    """The native module, where its kernels can run on a device, by default the current one.
 
     Raises
     ------
     RuntimeError
-        There is no CUDA here: the build has none, no device or driver, or no torch to own its memory. The text says
-        which.
+        They cannot: the build has none, there is no device or driver, or no torch to own its memory. The text says
+        which, and what to do.
     """
     try:
         cuda = importlib.import_module("wals_gpu._cuda")
@@ -126,28 +183,43 @@ def load_cuda() -> ModuleType:
         ) from error
     count, why = cuda.devices()
     if not count:
-        raise RuntimeError(f"no CUDA device can be used: {why}")
+        raise RuntimeError(
+            f"no CUDA device can be used: {no_device(why, cuda_of_torch(), getattr(cuda, 'CUDA_VERSION', None))}"
+        )
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
         raise RuntimeError(
             "torch, which owns the device memory, is not installed: pip install 'wals_gpu[gpu]'"
         ) from error
+    index = "https://download.pytorch.org/whl"
+    if torch.version.cuda is None:
+        raise RuntimeError(f"this torch ({torch.__version__}) was built without CUDA; install one of {index}")
     if not torch.cuda.is_available():
-        raise RuntimeError("this build of torch cannot use the CUDA device; install one with CUDA")
-    shared = torch.cuda.get_device_properties(torch.cuda.current_device()).shared_memory_per_block_optin
-    if shared < cuda.LIMITS.shared_memory:
         raise RuntimeError(
-            f"the kernels need {cuda.LIMITS.shared_memory} bytes of shared memory for a block (as A100, H100 and B200 "
-            f"have), the device has {shared}"
+            f"this torch cannot use the CUDA device: it was built with CUDA {torch.version.cuda}, the driver is for "
+            f"{driver_cuda()}; install a newer driver, or a torch for CUDA {driver_cuda()} or earlier ({index})"
+        )
+    if device is not None and device >= torch.cuda.device_count():
+        raise RuntimeError(
+            f"there is no device='cuda:{device}': this process sees {torch.cuda.device_count()} (nvidia-smi -L lists "
+            "all; CUDA_VISIBLE_DEVICES chooses; of MIG slices a process sees one)"
+        )
+    properties = cuda.device_properties(torch.cuda.current_device() if device is None else device)
+    if properties["capability"] < cuda.OLDEST_CAPABILITY:
+        wanted, has = (".".join(map(str, version)) for version in (cuda.OLDEST_CAPABILITY, properties["capability"]))
+        raise RuntimeError(
+            f"the kernels of this build need compute capability {wanted} or later, {properties['name']} has {has}"
         )
     return cuda
 
 
-def cuda_status() -> tuple[bool, str]:
-    """Whether ``device="cuda"`` works here, and why not ("" if it does)."""
+def cuda_of_torch() -> str | None:
+    """The CUDA version of the installed torch, which is not imported: it takes seconds."""
+    found = importlib.util.find_spec("torch")
     try:
-        load_cuda()
-    except RuntimeError as error:
-        return False, str(error)
-    return True, ""
+        text = Path(str(found and found.origin)).with_name("version.py").read_text()
+    except OSError:
+        return None
+    match = re.search(r"^cuda.*= '([\d.]+)'", text, re.MULTILINE)
+    return match and match[1]

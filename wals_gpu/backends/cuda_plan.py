@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,22 +61,25 @@ def gram_bounds(terms: RowTerms) -> tuple[NDArray[np.float32], NDArray[np.bool_]
     return np.where(low < 0, -bound, bound), (low < 0) & (high > 0), bound == 0
 
 
-def plan_rows(terms: RowTerms, factors: int, options: SolveOptions, limits: Any, staged: tuple[int, ...]) -> list[Rows]:
-    """All rows, for a solver, those with most entries first; `staged` as for :func:`plan_cg`."""
-    giant = limits.giant_entries
+def plan_rows(
+    terms: RowTerms, factors: int, options: SolveOptions, sizes: tuple[int, ...], giant: int, staged: tuple[int, ...]
+) -> list[Rows]:
+    """All rows, for a solver, those with most entries first; `sizes` and `giant` as for :func:`plan_exact`, `staged` as
+    for :func:`plan_cg`."""
     if options.solver == "cg":
         empty, staying, sliced = plan_cg(terms, staged, giant)
         plan = [Rows("diagonal", 0, empty), *(Rows("cg", most, rows) for most, rows in staying)]
         plan.append(Rows("sliced cg", 0, sliced))
     elif takes_steps(options, factors):
-        exact, one_block, sliced = plan_subspace(terms, options.block_size, giant)
+        longest = giant if options.block_size <= sizes[-1] else 0  # a block's matrix has no room in shared memory
+        exact, one_block, sliced = plan_subspace(terms, options.block_size, longest)
         plan = [
             Rows(part.form, part.size, part.numbers[exact[part.numbers]])
-            for part in plan_exact(terms, factors, limits.kernel_sizes, giant)
+            for part in plan_exact(terms, factors, sizes, giant)
         ]
         plan += [Rows("subspace", 0, one_block), Rows("sliced subspace", 0, sliced)]
     else:
-        plan = plan_exact(terms, factors, limits.kernel_sizes, giant)
+        plan = plan_exact(terms, factors, sizes, giant)
     lengths = np.diff(terms.row_ptr)
     return sorted((rows for rows in plan if len(rows.numbers)), key=lambda rows: -int(lengths[rows.numbers].sum()))
 

@@ -110,7 +110,9 @@ class RowSolver:
 
         What comes of it is added to the `outcome`. In its second half nothing is written if the first failed.
         """
-        table, memory = other, self._device.memory
+        table, memory, has_prior = other, self._device.memory, target.prior is not None
+        n_other, factors = other.host.shape
+        self._device.expect(terms, n_other, factors, options, has_prior=has_prior)
         if terms.n_entries < len(other.host) and not other.is_kept:
             # Few rows: only the factors that they meet are copied and rotated.
             met, place = np.unique(terms.col_idx, return_inverse=True)
@@ -121,7 +123,7 @@ class RowSolver:
         status = buffers.get(f"{target.factors.name} status", terms.n_rows + 1, np.int32)
         count = memory.address(status)
         self._device.kernels.clear(count, terms.n_rows + 1, memory.stream)
-        for rows, part in self._cache.parts(terms, side, options, has_prior=target.prior is not None):
+        for rows, part in self._cache.parts(terms, side, options, has_prior=has_prior):
             if rows.start:
                 self._device.kernels.clear(count, 1, memory.stream)
             kernels = RowKernels(self._device, part, side, buffers, options)

@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cuda_device import SLOT_MEMORY, Device
 from wals_gpu.backends.cuda_factors import OtherSide
 from wals_gpu.backends.cuda_plan import Rows, gram_bounds, plan_rows, slice_rows
@@ -22,8 +21,9 @@ from wals_gpu.objective.terms import RowTerms, SideTerms
 __all__ = ["DeviceRows", "DeviceTerms", "TermsCache", "fitting_parts", "some_rows"]
 
 
-#: Sizes of shared memory that conjugate gradients keep a row's panel in: 5, 2 and 1 blocks on a processor.
-PANEL_MEMORY = (32 << 10, 80 << 10, LIMITS.shared_memory)
+#: Blocks of conjugate gradients on a processor, whose shared memory keeps their rows' panels: as many as have
+#: registers, and fewer for longer rows.
+CG_BLOCKS = (3, 2, 1)
 
 #: The arrays that decide which kernel solves which row.
 _PLANNED = ("row_ptr", "col_idx", "rhs", "gram")
@@ -96,12 +96,13 @@ class DeviceTerms:
 
     def plan(self, factors: int, options: SolveOptions) -> list[DeviceRows]:
         """Which kernels solve the rows; made once, and kept on the device with its lists of rows."""
-        kernels = self._device.kernels
-        key = factors, options.solver, options.block_size, kernels.LIMITS
+        kernels, limits = self._device.kernels, self._device.limits
+        key = factors, options.solver, options.block_size, limits
         plan = self._plans.get(key)
         if plan is None:
-            staged = tuple(kernels.cg_staged_rows(factors, size) for size in PANEL_MEMORY)
-            rows_of = plan_rows(self.host, factors, options, kernels.LIMITS, staged)
+            staged = tuple(kernels.cg_staged_rows(factors, limits.shared_of_each(blocks)) for blocks in CG_BLOCKS)
+            giant = kernels.LIMITS.giant_entries
+            rows_of = plan_rows(self.host, factors, options, limits.kernel_sizes, giant, staged)
             plan = self._plans[key] = [self._upload(rows, factors, options) for rows in rows_of]
         return plan
 

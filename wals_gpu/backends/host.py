@@ -19,6 +19,7 @@ __all__ = [
     "decompose",
     "decompose_rows",
     "has_background",
+    "in_order",
     "no_spectrum",
     "solve_parts",
 ]
@@ -82,6 +83,11 @@ def decompose_rows(rows: NDArray[np.floating]) -> Spectrum:
 def _without_rounding(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Eigenvalues that are rounding become 0, so that a solver can see where nothing is known."""
     return np.where(values > len(values) * np.finfo(np.float64).eps * values[-1], values, 0.0)
+
+
+def in_order(numbers: NDArray[np.float64]) -> float:
+    """Their sum, one after the other: ``np.sum`` has an order of its own, and ``sum`` another one in Python 3.12."""
+    return float(np.cumsum(numbers)[-1]) if len(numbers) else 0.0
 
 
 def check_status(status: NDArray[np.int32], other: NDArray[np.floating]) -> None:

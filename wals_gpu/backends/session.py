@@ -15,7 +15,7 @@ from wals_gpu.backends.host import Spectrum
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
 from wals_gpu.objective.terms import RowTerms, SideTerms
 
-__all__ = ["Backend", "FeatureRows", "NeighborBackend", "Session", "iterate_in_turn"]
+__all__ = ["Backend", "FeatureRows", "KeepingBackend", "NeighborBackend", "Session", "iterate_in_turn"]
 
 
 class FeatureRows(Protocol):
@@ -241,6 +241,14 @@ class Backend(Protocol):
     ) -> NDArray[np.floating]: ...
 
     def transpose(self, matrix: csr_matrix) -> csr_matrix: ...
+
+
+@runtime_checkable
+class KeepingBackend(Protocol):
+    """What devices with a memory of their own have beside."""
+
+    def keep(self, *arrays: NDArray[np.floating]) -> None:
+        """These arrays do not change while they live: what is made of them for searches may be kept as long."""
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from wals_gpu.checks import did_you_mean, integer, number
 
-__all__ = ["EXACT", "SOLVERS", "SolveMemory", "SolveOptions", "SolveSizes"]
+__all__ = ["EXACT", "SOLVERS", "FitWork", "SolveMemory", "SolveOptions", "SolveSizes"]
 
 SOLVERS = ("cholesky", "cg", "subspace")
 
@@ -117,6 +117,29 @@ class SolveSizes:
     has_prior: bool = False
     is_relaxed: bool = False
     is_moving: bool = False
+
+
+@dataclass(frozen=True)
+class FitWork:
+    """What the choice of a device for a fit depends on.
+
+    Parameters
+    ----------
+    sides : (SolveSizes, SolveSizes)
+        Of users and items.
+    options : SolveOptions
+    iterations : int
+    k : int, optional
+        Results of the searches that validate the fit.
+    before : str, optional
+        The device of the checkpoint that the fit goes on from.
+    """
+
+    sides: tuple[SolveSizes, SolveSizes]
+    options: SolveOptions
+    iterations: int
+    k: int | None = None
+    before: str | None = None
 
 
 class SolveMemory(NamedTuple):

@@ -13,19 +13,21 @@ from typing import Any, NoReturn
 
 from numpy.linalg import LinAlgError
 
-from wals_gpu.cli import demo, doctor, embed, evaluate, fit, recommend, similar, tune
+from wals_gpu.backends.launched import is_launched
+from wals_gpu.cli import demo, doctor, embed, evaluate, fit, plan, recommend, similar, tune
 from wals_gpu.cli.installation import installed_version
 from wals_gpu.cli.output import one_line, say
 from wals_gpu.cli.parser import Command, Formatter, Program
 from wals_gpu.cli.settings import fill_settings
+from wals_gpu.errors import DistributedError
 
 __all__ = ["main", "make_parser"]
 
 #: In the order of the help.
-COMMANDS = (fit, recommend, similar, embed, evaluate, tune, doctor, demo)
+COMMANDS = (fit, recommend, similar, embed, evaluate, tune, plan, doctor, demo)
 
 # What bad input, a full disk or a missing extra raise. One line on stderr instead of a traceback, exit status 2.
-EXPECTED = (ValueError, TypeError, LookupError, OSError, MemoryError, LinAlgError, ImportError)
+EXPECTED = (ValueError, TypeError, LookupError, OSError, MemoryError, LinAlgError, ImportError, DistributedError)
 
 ABOUT = """\
 Recommendations from implicit feedback (who bought, read, played what) by
@@ -71,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     def tell(kind: str, text: str) -> None:
-        say(f"{kind}: {args.parser.in_options(text)}")
+        if int(os.environ.get("RANK", "0")) == 0 or not is_launched():  # of several processes, one speaks for all
+            say(f"{kind}: {args.parser.in_options(text)}")
 
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: tell("warning", str(message))

@@ -13,12 +13,14 @@ import shutil
 import signal
 import textwrap
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wals_gpu.cli.inputs import load_model, new_model, read_data
+from wals_gpu.backends.launched import is_launched
+from wals_gpu.cli.inputs import load_model, new_model, read_data, reading_options
 from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, number, positive, share_or_path
-from wals_gpu.cli.output import print_json, say, size_of
+from wals_gpu.cli.output import in_words, print_json, say
 from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.cli.tables import check_writable
 from wals_gpu.data.files import remove_folder
@@ -26,6 +28,10 @@ from wals_gpu.data.interactions import Interactions
 from wals_gpu.errors import DataError
 from wals_gpu.model.wals import HYBRID_PRIOR, WALS
 from wals_gpu.objective.presets import PRESETS
+
+if TYPE_CHECKING:
+    from wals_gpu.distributed.group import Group
+    from wals_gpu.distributed.shards import Shards
 
 __all__ = ["add", "run"]
 
@@ -121,11 +127,13 @@ def _objectives() -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Fit and save; 130 where Ctrl-C ended it early."""
+    if is_launched():
+        return _run_on_ranks(args)
     _check(args)
     model = new_model(args) if args.encoder is None else _new_hybrid(args)
     start = None if args.warm_start is None else _start_of(model, args)
     data = read_data(args)
-    _check_space(args.out, model, data)
+    _check_space(args.out, model, _sizes_of(data))
     interrupted = _fit_until_interrupted(model, data, start, args)
     if model.item_prior is not None and model.item_ids is not None:
         embeddings, ids = model.item_prior.left_over(model.item_ids)
@@ -134,7 +142,8 @@ def run(args: argparse.Namespace) -> int:
     model.save(args.out, dtype=args.save_dtype)
     if args.checkpoint_dir is not None and not interrupted:
         remove_folder(args.checkpoint_dir)
-    (_print_for_programs if args.json else _print_for_people)(args.out, model, data, interrupted)
+    sizes = _sizes_of(data)
+    (_print_for_programs if args.json else _print_for_people)(args.out, model, sizes, interrupted)
     return 130 if interrupted else 0
 
 
@@ -194,10 +203,10 @@ def _nearest_folder(path: Path) -> Path:
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 
-def _check_space(path: Path, model: WALS, data: Interactions) -> None:
+def _check_space(path: Path, model: WALS, sizes: tuple[int, int, int]) -> None:
     """Refuse a fit whose model the disk has no room for, as far as it can be told before."""
-    n_users, n_items = data.matrix.shape
-    needed = ((n_users + n_items) * model.factors + data.matrix.nnz) * model.dtype.itemsize + 4 * data.matrix.nnz
+    n_users, n_items, n_entries = sizes
+    needed = ((n_users + n_items) * model.factors + n_entries) * model.dtype.itemsize + 4 * n_entries
     free = shutil.disk_usage(_nearest_folder(path)).free
     if needed > free:
         raise ValueError(f"--out {path}: the model takes {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free there")
@@ -247,14 +256,28 @@ def _fit_until_interrupted(model: WALS, data: Interactions, start: WALS | None, 
     The first Ctrl-C lets the running iteration finish, so that the factors of both sides belong together and can be
     saved; the second stops at once.
     """
-    stop = False
-    names = ("validation", "metric", "validate_every", "patience", "checkpoint_dir", "checkpoint_every", "resume")
-    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    options = _options(args, data)
     if start is not None:
         options["warm_start"] = start
-    if isinstance(args.validation, str):
+    with _interruptible() as is_stopped:
+        model.fit(data, callback=lambda *_: is_stopped(), show_progress=not args.quiet, **options)
+    return is_stopped() and len(model.history_) < model.iterations
+
+
+def _options(args: argparse.Namespace, data: Interactions | None) -> dict[str, Any]:
+    """Of a fit."""
+    names = ("validation", "metric", "validate_every", "patience", "checkpoint_dir", "checkpoint_every", "resume")
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if isinstance(args.validation, str) and data is not None:
         ids = {"user_ids": data.user_ids, "item_ids": data.item_ids, "unknown": "drop"}
         options["validation"] = read_data(args, args.validation, **ids)
+    return options
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed; the second time, it is a KeyboardInterrupt."""
+    stop = False
 
     def on_interrupt(signum: int, frame: Any) -> None:
         nonlocal stop
@@ -265,20 +288,83 @@ def _fit_until_interrupted(model: WALS, data: Interactions, start: WALS | None, 
 
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:
-        model.fit(data, callback=lambda *_: stop, show_progress=not args.quiet, **options)
+        yield lambda: stop
     finally:
         signal.signal(signal.SIGINT, before)
-    return stop and len(model.history_) < model.iterations
 
 
-def _print_for_programs(out: Path, model: WALS, data: Interactions, interrupted: bool) -> None:
-    n_users, n_items = data.matrix.shape
+def _run_on_ranks(args: argparse.Namespace) -> int:
+    """The same on each of the processes that torchrun started; rank 0 speaks for all."""
+    # Imported here: all commands but these run where the native module does not.
+    from wals_gpu.distributed.fit import fit_sharded
+    from wals_gpu.distributed.group import together
+    from wals_gpu.distributed.launch import connected, threads_of_rank
+
+    with connected() as group:
+        args.quiet = args.quiet or group.rank > 0
+        args.threads = args.threads or threads_of_rank()
+        with together(group):
+            _check(args)
+            given = {"--items": args.items, "--warm-start": args.warm_start, "--save-dtype": args.save_dtype}
+            if unfit := [name for name, value in given.items() if value is not None]:
+                raise ValueError(f"{', '.join(unfit)} cannot be used in a fit on several ranks")
+            args.settings["num_threads"] = args.threads
+            model = new_model(args)
+        shards = _read_on_ranks(group, model, args)
+        sizes = _sizes_of(shards)
+        with together(group):
+            options = _options(args, shards if isinstance(shards, Interactions) else None)
+            _check_space(args.out, model, sizes)
+        with _interruptible() as is_stopped:
+            fitted = fit_sharded(
+                model, shards, group, callback=lambda _: is_stopped(), show_progress=not args.quiet, **options
+            )
+        fitted.save(args.out)
+        interrupted = is_stopped() and len(fitted.history) < model.iterations
+        if group.rank == 0:
+            if args.checkpoint_dir is not None and not interrupted:
+                shutil.rmtree(args.checkpoint_dir, ignore_errors=True)
+            (_print_for_programs if args.json else _print_for_people)(args.out, fitted.local, sizes, interrupted)
+    return 130 if interrupted else 0
+
+
+def _sizes_of(data: Interactions | Shards) -> tuple[int, int, int]:
+    """U, I and Z; of shards, every rank makes the call."""
+    if isinstance(data, Interactions):
+        n_users, n_items = data.matrix.shape
+        return n_users, n_items, data.matrix.nnz
+    return (*data.shape, data.count_entries())
+
+
+def _read_on_ranks(group: Group, model: WALS, args: argparse.Namespace) -> Interactions | Shards:
+    """A part of Parquet files on each rank; where that cannot be, the whole on all of them."""
+    from wals_gpu.backends.solve import SolveOptions
+    from wals_gpu.distributed.group import together
+    from wals_gpu.distributed.read import parquet_files, read_sharded
+
+    options = reading_options(args)
+    in_parts = args.validation is None and not options.keys() & {
+        "min_user_interactions", "min_item_interactions", "half_life", "time_column",
+    }  # fmt: skip
+    source = args.interactions
+    if in_parts and isinstance(source, (str, os.PathLike)) and parquet_files(source):
+        solving = SolveOptions.choose(model.solver, model.factors, cg_steps=model.cg_steps, block_size=model.block_size)
+        return read_sharded(source, group, model.factors, solving, **options)
+    data = None
+    with together(group, "reading the interactions"):
+        data = read_data(args)
+    assert data is not None
+    return data
+
+
+def _print_for_programs(out: Path, model: WALS, sizes: tuple[int, int, int], interrupted: bool) -> None:
+    n_users, n_items, n_entries = sizes
     print_json(
         {
             "model": str(out),
             "users": n_users,
             "items": n_items,
-            "entries": data.matrix.nnz,
+            "entries": n_entries,
             "objective": {"name": model.objective.name, **model.objective.parameters()},
             "history": [dataclasses.asdict(record) for record in model.history_],
             "best_iteration": model.best_iteration_,
@@ -288,11 +374,11 @@ def _print_for_programs(out: Path, model: WALS, data: Interactions, interrupted:
     )
 
 
-def _print_for_people(out: Path, model: WALS, data: Interactions, interrupted: bool) -> None:
+def _print_for_people(out: Path, model: WALS, sizes: tuple[int, int, int], interrupted: bool) -> None:
     seconds = sum(record.seconds for record in model.history_)
     stopped = len(model.history_) < model.iterations
     iterations = f"{len(model.history_)} iterations" + (f" of {model.iterations}" if stopped else "")
-    print(f"{size_of(data)}; {model.factors} factors, {iterations} in {seconds:.1f} s")
+    print(f"{in_words(*sizes)}; {model.factors} factors, {iterations} in {seconds:.1f} s")
     if model.best_iteration_ is not None:
         best = model.history_[model.best_iteration_ - 1].validation
         print(f"best {model.validation_metric_} {best:.4f}, after iteration {model.best_iteration_}")

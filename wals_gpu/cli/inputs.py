@@ -13,7 +13,7 @@ from wals_gpu.data.interactions import Interactions, read_interactions
 from wals_gpu.data.titles import Titles
 from wals_gpu.model.wals import WALS
 
-__all__ = ["load_model", "new_model", "read_data", "read_titles", "refuse_model"]
+__all__ = ["load_model", "new_model", "read_data", "read_titles", "reading_options", "refuse_model"]
 
 #: Arguments of as_interactions and the options of the command line that are passed on to them.
 _OPTIONS = (
@@ -31,6 +31,15 @@ def read_data(
 
     `options` go before those of the command line.
     """
+    given = reading_options(args, **options)
+    source = args.interactions if path is None else path
+    for one in [source] if isinstance(source, (str, os.PathLike)) else source:
+        refuse_model(one, "a file of interactions")
+    return read_interactions(source, **given)
+
+
+def reading_options(args: argparse.Namespace, **options: Any) -> dict[str, Any]:
+    """What :func:`wals_gpu.as_interactions` is to be given; `options` go before those of the command line."""
     given = {name: value for name in _OPTIONS if (value := getattr(args, name, None)) is not None}
     if getattr(args, "no_values", False):
         if "value_column" in given:
@@ -44,10 +53,7 @@ def read_data(
     given |= options
     if given.get("time_column") is None and "time" not in given.get("columns", ()) and "half_life" in given:
         raise ValueError("--half-life needs --time-column: how old each interaction is")
-    source = args.interactions if path is None else path
-    for one in [source] if isinstance(source, (str, os.PathLike)) else source:
-        refuse_model(one, "a file of interactions")
-    return read_interactions(source, **given)
+    return given
 
 
 def refuse_model(path: Any, wanted: str) -> None:
@@ -61,8 +67,10 @@ def new_model(args: argparse.Namespace) -> WALS:
     return WALS(**args.settings)
 
 
-def load_model(args: argparse.Namespace, path: Path | None = None, option: str = "MODEL") -> WALS:
-    """The model of the command, or another one, on its device."""
+def load_model(
+    args: argparse.Namespace, path: Path | None = None, option: str = "MODEL", users: slice | None = None
+) -> WALS:
+    """The model of the command, or another one, on its device; some of its users, where it lies in several parts."""
     path = args.model if path is None else path
     if path.is_file():
         where = (
@@ -71,7 +79,7 @@ def load_model(args: argparse.Namespace, path: Path | None = None, option: str =
             else f"; {path} is not a model folder, but a file"
         )
         raise ValueError(f"{option} must be a folder that 'wals-gpu fit' saved{where}")
-    return WALS.load(path, device=args.device, num_threads=args.threads)
+    return WALS.load(path, device=args.device, num_threads=args.threads, users=users)
 
 
 def read_titles(args: argparse.Namespace) -> Titles | None:

@@ -6,6 +6,7 @@ import ctypes
 import importlib
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["describe_installation", "installed_version"]
+from wals_gpu.backends.cuda_memory import cuda_of_torch
+from wals_gpu.backends.devices import cuda_status, device_index
+
+__all__ = ["check_gpu", "describe_installation", "installed_version"]
 
 _PACKAGES = ("numpy", "scipy", "pyarrow", "safetensors", "tqdm", "pandas", "polars", "torch", "transformers")
 
@@ -27,7 +31,8 @@ def describe_installation() -> dict[str, Any]:
         JSON-able. ``wals_gpu``, ``python``, ``platform``: str. ``cpu``: ``model``, ``cores``, ``usable`` (by affinity),
         ``quota`` (CPUs that the cgroup grants, or None). ``native``: ``available``, ``why`` not, ``isa`` (the
         instruction set in use), ``available_isas``. ``blas``: ``numpy``, ``pools`` (what threadpoolctl sees, or None
-        without it). ``cuda``: ``built``, ``devices``, ``available``, ``why`` not. ``packages``: version or None.
+        without it). ``cuda``: ``built``, ``devices``, ``available``, ``why`` not, ``note``. ``packages``: version or
+        None.
     """
     return {
         "wals_gpu": installed_version("wals_gpu"),
@@ -102,15 +107,55 @@ def _blas_pools() -> list[dict[str, Any]] | None:
 
 def _cuda() -> dict[str, Any]:
     devices, why = _cuda_devices()
-    built = find_spec("wals_gpu._cuda") is not None
+    built, note = find_spec("wals_gpu._cuda") is not None, None
     if not built:
         why = "this build has no CUDA code (wals_gpu._cuda)" + (f"; also, {why}" if why else "")
-    elif why is None:
-        try:
-            importlib.import_module("wals_gpu._cuda")
-        except ImportError as error:
-            why = f"wals_gpu._cuda cannot be loaded: {error}"
-    return {"built": built, "devices": devices, "available": why is None, "why": why}
+    elif why is None:  # torch is imported, as by whoever uses the device
+        why = cuda_status()[1] or None
+        note = _note_on_versions()
+    return {"built": built, "devices": devices, "available": why is None, "why": why, "note": note}
+
+
+def _note_on_versions() -> str | None:
+    """What to know where kernels and torch were built with CUDA of different major versions."""
+    try:
+        ours = str(importlib.import_module("wals_gpu._cuda").CUDA_VERSION)
+    except (ImportError, AttributeError):
+        return None
+    theirs = cuda_of_torch()
+    if theirs is None or ours.partition(".")[0] == theirs.partition(".")[0]:
+        return None
+    return (
+        f"the kernels were built with CUDA {ours}, torch with {theirs}: they share the driver; the self-check tells "
+        f"whether they get along (wals-gpu doctor --gpu); if not, build with an nvcc of CUDA {theirs.partition('.')[0]}"
+    )
+
+
+def check_gpu(device: str, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Run the self-check of a CUDA device, whatever is known of it.
+
+    Returns
+    -------
+    dict
+        JSON-able. ``device``: its name, None where it cannot be used at all, and ``why``. ``passed``, ``failures``,
+        ``families`` (largest errors, as parts of what is allowed), ``seconds``, ``speedup`` of a large fit, ``file``.
+    """
+    try:
+        from wals_gpu.backends import self_check
+
+        backend = self_check.cuda_backend(device_index(device))
+        outcome = self_check.self_check(backend, again=True, tell=tell)
+    except (ImportError, RuntimeError, ValueError, MemoryError) as error:
+        return {"device": None, "why": str(error), "passed": False, "failures": []}
+    return {
+        "device": outcome.device,
+        "passed": not outcome.failures,
+        "failures": list(outcome.failures),
+        "families": outcome.families,
+        "seconds": outcome.seconds,
+        "speedup": outcome.speedup(1e12) if outcome.cuda else None,
+        "file": str(self_check.place_of(backend)[1]),
+    }
 
 
 def _cuda_devices() -> tuple[int, str | None]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from wals_gpu.backends.devices import DEVICES, make_backend
+from wals_gpu.backends.devices import DEVICES, device_index, make_backend
 from wals_gpu.backends.solve import SOLVERS
 from wals_gpu.checks import integer
 from wals_gpu.cli.settings import default_of
@@ -36,6 +36,13 @@ __all__ = [
 ]
 
 
+class Devices(tuple[str, ...]):
+    """Names of devices, and beside them those of all CUDA devices, as "cuda:1"."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or device_index(name) is not None
+
+
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """--quiet."""
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -50,8 +57,8 @@ def add_computation(parser: argparse.ArgumentParser) -> None:
     """--device and --threads, of every command that computes with a model."""
     group = parser.add_argument_group("computation")
     group.add_argument(
-        "--device", choices=DEVICES,
-        help="cuda: the current CUDA device, in float32; cpu, and auto (default): the CPU",
+        "--device", choices=Devices(DEVICES),
+        help="cuda: the current CUDA device, in float32; cuda:1: that one; auto (default): CUDA for large fits",
     )  # fmt: skip
     group.add_argument(
         "--threads", metavar="N", type=whole_number,

@@ -10,7 +10,7 @@ from typing import Any
 from wals_gpu.data.ids import plain
 from wals_gpu.data.interactions import Interactions
 
-__all__ = ["clipped", "one_line", "print_json", "say", "size_of", "wrapped"]
+__all__ = ["clipped", "in_words", "one_line", "print_json", "say", "size_of", "wrapped"]
 
 
 def say(text: str) -> None:
@@ -39,7 +39,12 @@ def print_json(value: Any) -> None:
 def size_of(data: Interactions) -> str:
     """Users, items and entries in words."""
     n_users, n_items = data.matrix.shape
-    return f"{n_users:,} users, {n_items:,} items, {data.matrix.nnz:,} entries"
+    return in_words(n_users, n_items, data.matrix.nnz)
+
+
+def in_words(n_users: int, n_items: int, n_entries: int) -> str:
+    """The same of numbers."""
+    return f"{n_users:,} users, {n_items:,} items, {n_entries:,} entries"
 
 
 def wrapped(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from wals_gpu.backends.launched import is_launched
 from wals_gpu.cli.answers import FOR_TEXT, FOR_USERS, MODEL, answers_of, columns_of, print_answers, schema
 from wals_gpu.cli.inputs import load_model, read_titles
 from wals_gpu.cli.lines import ids_of_lines, parse_ids, read_lines
@@ -27,6 +28,7 @@ from wals_gpu.cli.options import (
 from wals_gpu.cli.output import print_json, say
 from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.cli.tables import check_table, open_table
+from wals_gpu.data.files import load_metadata
 from wals_gpu.data.names import user_names
 from wals_gpu.data.progress import tqdm
 from wals_gpu.model.recommendations import RecommendationsChunk
@@ -108,25 +110,71 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--noise needs --explore ucb or --explore thompson")
     if args.seed is not None and args.explore != "thompson":
         raise ValueError("--seed needs --explore thompson: nothing else is random")
-    if args.out is not None:
+    if args.out is not None and not is_launched():
         check_table(args.out)
     # Listed items and upper bounds are scored on the host.
     check_device(args, args.k if args.allow is None and args.explore != "ucb" else None)
-    if args.text is not None:
+    if is_launched():
+        _recommend_on_ranks(args)
+    elif args.text is not None:
         _recommend_for_text(args)
     else:
-        _recommend_to_users(args)
+        written = _recommend_to_users(args, load_model(args))
+        if args.out is not None:
+            _say_written(args, args.out, *written)
+
+
+def _recommend_on_ranks(args: argparse.Namespace) -> None:
+    """Each of the processes that torchrun started writes the lists of its part of the users to a file of a folder."""
+    from wals_gpu.distributed.group import gather_json, together
+    from wals_gpu.distributed.launch import connected, threads_of_rank
+
+    with connected() as group:
+        args.quiet = args.quiet or group.rank > 0
+        args.threads = args.threads or threads_of_rank()
+        with together(group):
+            if not args.all:
+                raise ValueError("on several ranks, recommend takes --all: lists of every user, a part of them on each")
+            metadata = load_metadata(args.model)
+            n_users = int(metadata["objective"]["n_users"])
+            rows = slice(n_users * group.rank // group.size, n_users * (group.rank + 1) // group.size)
+            suffix = args.out.suffix
+            if group.rank == 0:
+                args.out.mkdir(parents=True, exist_ok=True)
+                if others := [one.name for one in args.out.iterdir() if not one.name.startswith("part-")]:
+                    has = f"it has {others[0]}"
+                    raise ValueError(f"--out {args.out} must be a new folder, or one of earlier parts; {has}")
+        with together(group):
+            args.out = args.out / f"part-{group.rank:05d}{suffix}"
+            check_table(args.out)
+            written = 0, 0
+            if rows.start < rows.stop:
+                first = 0
+                if "user_bounds" in metadata:  # else the model lies in one part, and every rank reads all of it
+                    model, first, rows = load_model(args, users=rows), rows.start, slice(None)
+                else:
+                    model = load_model(args)
+                written = _recommend_to_users(args, model, rows, first if model.user_ids is None else 0)
+        counts = np.sum(gather_json(group, written), axis=0).tolist()
+        if group.rank == 0:
+            _say_written(args, args.out.parent, *counts)
 
 
 # ------------------------------------------------------------------------------------------------------------ for users
 
 
-def _recommend_to_users(args: argparse.Namespace) -> None:
+def _recommend_to_users(
+    args: argparse.Namespace, model: WALS, rows: slice = slice(None), first: int = 0
+) -> tuple[int, int]:
+    """Lists of users, of --all those of some rows; without ids, the first user of the model is number `first`.
+
+    How many rows were written to --out, for how many users.
+    """
     titles = read_titles(args)
-    model = load_model(args)
     if titles is not None:
         titles.checked(model.item_ids)
     users, unknown = _users(args, model)
+    users = users[rows]
     options: dict[str, Any] = {"filter_seen": not args.include_seen, "explore": args.explore, "noise": args.noise}
     options |= {"random_state": args.seed} | item_lists(args, model) | user_lists(args, model, users)
     options |= {"cold_users": args.cold_users, "unknown": unknown}
@@ -140,22 +188,27 @@ def _recommend_to_users(args: argparse.Namespace) -> None:
             print_json([{"user": one.query, "source": one.source, "items": one.to_json()} for one in answers])
         else:
             print_answers(answers, FOR_USERS)
-        return
-    rows = 0
+        return 0, 0
+    n_rows = 0
     columns = schema(FOR_USERS, model.user_ids, model.item_ids, titles is not None, with_source=True)
     with (
         tqdm(total=len(users), desc="recommend", unit="user", delay=1, disable=args.quiet) as progress,
         open_table(args.out, columns) as write,
     ):
         for chunk in counted:
-            parts = columns_of(chunk.users, chunk.ids, chunk.scores, titles, chunk.source)
+            of_users = chunk.users + first if first else chunk.users
+            parts = columns_of(of_users, chunk.ids, chunk.scores, titles, chunk.source)
             write(parts)
-            rows += len(parts[0])
+            n_rows += len(parts[0])
             progress.update(len(chunk.users))
+    return n_rows, len(users)
+
+
+def _say_written(args: argparse.Namespace, out: Path, n_rows: int, n_users: int) -> None:
     if args.json:
-        print_json({"out": str(args.out), "users": len(users), "rows": rows})
+        print_json({"out": str(out), "users": n_users, "rows": n_rows})
     else:
-        print(f"wrote {rows:,} rows for {len(users):,} users to {args.out}")
+        print(f"wrote {n_rows:,} rows for {n_users:,} users to {out}")
 
 
 def _users(args: argparse.Namespace, model: WALS) -> tuple[Any, str]:

@@ -51,7 +51,7 @@ def fill_settings(args: argparse.Namespace) -> None:
     """
     if "settings" in args:
         _fill_model(args)
-    elif "threads" in args:
+    elif "device" in args:
         for name in ("device", "num_threads"):
             if getattr(args, OPTIONS[name]) is None:
                 setattr(args, OPTIONS[name], default_of(name))

@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.backends.cuda_memory import cuda_status
-from wals_gpu.backends.devices import make_backend
+from wals_gpu.backends.devices import cuda_status, make_backend
 from wals_gpu.backends.session import Backend
 from wals_gpu.compat.answers import Answers
 from wals_gpu.compat.loss import absolute_sum, calculate_loss, mean_loss

@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 
 from wals_gpu.errors import ModelFormatError
 
-__all__ = ["load_folder", "load_npz", "remove_folder", "save_folder", "whole_file"]
+__all__ = ["load_folder", "load_metadata", "load_npz", "remove_folder", "save_folder", "version_of", "whole_file"]
 
 FORMAT_VERSION = 1
 
@@ -86,7 +86,7 @@ def save_folder(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]
             document = {
                 "format": "wals_gpu",
                 "format_version": FORMAT_VERSION,
-                "versions": {name: _version(name) for name in ("wals_gpu", "numpy", "safetensors")},
+                "versions": {name: version_of(name) for name in ("wals_gpu", "numpy", "safetensors")},
                 "tensors": entry,
                 "metadata_sha256": hashlib.sha256(metadata_text.encode()).hexdigest(),
                 "metadata": json.loads(metadata_text),
@@ -135,6 +135,15 @@ def load_folder(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], 
             if _read_json(folder) == text:
                 raise ModelFormatError(f"{error.filename} is missing: {folder} is not a whole model") from error
             # A save of another process removed the file between the two reads: take the new model.
+
+
+def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The metadata alone of what :func:`save_folder` saved, checked as there."""
+    folder = Path(path)
+    if not folder.exists():
+        raise FileNotFoundError(f"no model folder at {folder}")
+    metadata: dict[str, Any] = _parse(_read_json(folder), folder / _JSON)["metadata"]
+    return metadata
 
 
 def load_npz(file: str | os.PathLike[str] | IO[bytes], names: Collection[str]) -> dict[str, NDArray[Any]]:
@@ -376,7 +385,8 @@ def _canonical(metadata: dict[str, Any]) -> str:
     return json.dumps(metadata, sort_keys=True, allow_nan=False, ensure_ascii=True)
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Of a package that is installed, else None."""
     try:
         return version(package)
     except PackageNotFoundError:

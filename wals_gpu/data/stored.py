@@ -37,7 +37,7 @@ from wals_gpu.errors import DataError
 from wals_gpu.objective.bound import BoundObjective, Objective
 from wals_gpu.objective.terms import RowTerms
 
-__all__ = ["StoredMatrix", "StoredTerms", "as_stored", "write_stored"]
+__all__ = ["StoredMatrix", "StoredTerms", "as_stored", "one_each", "terms_of_rows", "write_stored"]
 
 _VERSION = 1
 
@@ -137,7 +137,7 @@ class StoredTerms:
         # One coefficient for all entries of a block is solved with other roundings than one for each. A block may have
         # one by chance: all are solved as those of the whole matrix would be.
         if len(coefficients) > 1 or None in coefficients:
-            self._one_each = lambda terms: _one_each(terms, gram_offset)
+            self._one_each = lambda terms: one_each(terms, gram_offset)
         self.background, self.ridge = _joined(background), _joined(ridge)
 
     def parts(self) -> Iterator[tuple[slice, RowTerms]]:
@@ -146,16 +146,18 @@ class StoredTerms:
             yield slice(begin, end), self._one_each(self._block_terms(begin, end))
 
     def _block_terms(self, begin: int, end: int) -> RowTerms:
-        block, rows, bound = self._rows.block(begin, end), slice(begin, end), self._bound
-        try:
-            if self._side == "user":
-                weights = _part(bound.user_weights, rows)
-                return dataclasses.replace(bound, n_users=end - begin, user_weights=weights).user_terms(block)
-            weights, background = _part(bound.item_weights, rows), _part(bound.item_background, rows)
-            own = dataclasses.replace(bound, n_items=end - begin, item_weights=weights, item_background=background)
-            return own.item_terms(block)
-        except ValueError as error:
-            raise ValueError(f"in the block of rows that begins at {self._side} {begin}: {error}") from error
+        return terms_of_rows(self._bound, self._side, slice(begin, end), self._rows.block(begin, end))
+
+
+def terms_of_rows(bound: BoundObjective, side: str, rows: slice, block: csr_matrix) -> RowTerms:
+    """The terms of some rows of a side, whose entries are `block`; the objective is that of the whole matrix."""
+    own: dict[str, Any] = {f"n_{side}s": rows.stop - rows.start}
+    own |= {name: _part(getattr(bound, name), rows) for name in (f"{side}_weights", f"{side}_background")}
+    bound = dataclasses.replace(bound, **own)
+    try:
+        return bound.user_terms(block) if side == "user" else bound.item_terms(block)
+    except ValueError as error:
+        raise ValueError(f"in the block of rows that begins at {side} {rows.start}: {error}") from error
 
 
 def as_stored(data: Any, dtype: np.dtype[Any], columns: Mapping[str, Any]) -> Interactions | None:
@@ -176,7 +178,7 @@ def as_stored(data: Any, dtype: np.dtype[Any], columns: Mapping[str, Any]) -> In
     return own
 
 
-def _one_each(terms: RowTerms, gram_offset: float | None) -> RowTerms:
+def one_each(terms: RowTerms, gram_offset: float | None) -> RowTerms:
     """With a coefficient for each entry, also where all are the same; `gram_offset` is of blocks where they differ."""
     if terms.rhs.size > 1 and (terms.gram is None or terms.gram.size > 1):
         return terms

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from wals_gpu.data.files import load_folder, save_folder
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames
 from wals_gpu.errors import DeviceError, ModelFormatError
+from wals_gpu.model.parts import joined
 from wals_gpu.objective.presets import bound_from_arrays
 from wals_gpu.priors.linear import FittedPrior
 from wals_gpu.retrieval.neighbors import Neighbors
@@ -27,7 +29,7 @@ from wals_gpu.training.calibration import Calibration, check_exponent
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.state import FitRecord, History
 
-__all__ = ["SavedModel", "read_model", "unreadable", "write_model"]
+__all__ = ["SavedModel", "from_tensors", "read_model", "to_tensors", "unreadable", "write_model"]
 
 _FACTORS = ("user_factors", "item_factors")
 
@@ -59,6 +61,11 @@ def write_model(path: str | PathLike[str], saved: SavedModel, *, in_halves: bool
 
     `in_halves` rounds the factors to float16. What the folder says of the model stays the same.
     """
+    save_folder(path, *to_tensors(saved, in_halves=in_halves))
+
+
+def to_tensors(saved: SavedModel, *, in_halves: bool = False) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Arrays, and what can be written as JSON, that :func:`from_tensors` makes a model of."""
     fitted = saved.fitted
     assert fitted.bound is not None and fitted.seen is not None
     arrays, objective = fitted.bound.to_arrays()
@@ -104,11 +111,13 @@ def write_model(path: str | PathLike[str], saved: SavedModel, *, in_halves: bool
         metadata["columns"] = fitted.columns._asdict()
     if saved.metric is not None:
         metadata["validation"] = {"metric": saved.metric, "best_iteration": saved.best_iteration}
-    save_folder(path, tensors, metadata)
+    return tensors, metadata
 
 
-def read_model(path: str | PathLike[str], backend: Backend) -> SavedModel:
-    """Read and check a folder that :func:`write_model`, or an earlier version, wrote.
+def read_model(path: str | PathLike[str], backend: Backend, users: slice | None = None) -> SavedModel:
+    """Read and check a folder that :func:`write_model`, an earlier version, or a fit on several ranks wrote.
+
+    `users` are the rows to read of a model that lies in several parts; None: all.
 
     Raises
     ------
@@ -116,10 +125,23 @@ def read_model(path: str | PathLike[str], backend: Backend) -> SavedModel:
         There is no such folder.
     ModelFormatError
         It holds no model, a damaged one, or one of a newer version.
+    ValueError
+        `users` of a model that lies in one part, or of none.
     """
     tensors, metadata = load_folder(path)
     if "checkpoint" in str(metadata.get("model")):
         raise ModelFormatError(f"{path} holds a checkpoint of a fit, not a model: go on with fit(..., resume=True)")
+    if "user_bounds" in metadata:
+        tensors, metadata = joined(Path(path), tensors, metadata, users)
+    elif users is not None:
+        raise ValueError(f"users: the model in {path} lies in one part, which is read as a whole")
+    return from_tensors(path, tensors, metadata, backend)
+
+
+def from_tensors(
+    path: str | PathLike[str], tensors: dict[str, NDArray[Any]], metadata: Mapping[str, Any], backend: Backend
+) -> SavedModel:
+    """What :func:`to_tensors` took apart, checked; `path` is for texts of errors."""
     with unreadable(path):
         bound = bound_from_arrays(
             {name.split("/", 1)[1]: array for name, array in tensors.items() if name.startswith("objective/")},

@@ -80,9 +80,10 @@ class WALS(Configured):
         the loss still falls in every sweep; see docs/solvers.md.
     dtype : {"float32", "float64"}, default "float32"
         Type of factors and coefficients.
-    device : {"auto", "cpu", "cuda"}, default "auto"
-        "auto": the CPU. "cuda": the current CUDA device, in float32, where there is one that can be used
-        (:func:`wals_gpu.cuda_status` tells, and why not).
+    device : {"auto", "cpu", "cuda", "cuda:0", ...}, default "auto"
+        "auto": the CPU, but for fits that are large enough to pay on a CUDA device that has passed its self-check;
+        `device_` tells which it was, and why. "cuda": the current CUDA device, in float32, where there is one that can
+        be used (:func:`wals_gpu.cuda_status` tells, and why not); "cuda:1": that one. See docs/gpu.md.
     num_threads : int, default 0
         0: all processors that this process may use. Results do not depend on it.
     random_state : int, Generator or None, default 0
@@ -134,6 +135,8 @@ class WALS(Configured):
         What the last `fit` was validated with; None without validation.
     best_iteration_ : int or None
         The iteration that the factors are from, with validation; None without, or before the first measurement.
+    device_ : str or None
+        What the last `fit` computed on, with ``device="auto"`` also why; None before.
     neighbors_ : (I, I) csr_matrix or None
         What having an item (row) adds to the score of each item (column); None without `neighbors`.
     popularity_exponent_ : float or None
@@ -164,6 +167,7 @@ class WALS(Configured):
     columns_: ColumnNames | None = None  # also of those that an earlier version pickled
     validation_metric_: str | None
     best_iteration_: int | None
+    device_: str | None = None  # also of those that an earlier version pickled
     _is_closed = True  # an unknown attribute is an error; classes made from this one may have more
     _bound: BoundObjective | None
     _seen: csr_matrix | None  # training interactions
@@ -221,7 +225,7 @@ class WALS(Configured):
         self.user_ids = self.item_ids = None
         self.item_prior_ = self.user_prior_ = None
         self.history_ = History()
-        self.validation_metric_ = self.best_iteration_ = None
+        self.validation_metric_ = self.best_iteration_ = self.device_ = None
         self._bound = self._seen = self._calibration = self._neighbors = None
 
     @classmethod
@@ -405,7 +409,7 @@ class WALS(Configured):
             rows.append(("popularity exponent", exponent))
         if self.neighbors:
             rows.append(("neighbors", f"{self.neighbors}, weight {self.neighbor_weight:g}"))
-        rows += [("solver", self.solver), ("type, device", f"{self.dtype}, {self._backend.name}")]
+        rows += [("solver", self.solver), ("type, device", f"{self.dtype}, {self.device_ or self._backend.name}")]
         if self.user_factors is None or self.item_factors is None:
             rows.append(("iterations", f"{self.iterations}, not fitted yet"))
             return html_table([], [(name, str(value)) for name, value in rows], "WALS")
@@ -499,6 +503,10 @@ class WALS(Configured):
             NaN or infinity came up: values or ridges are out of the range of the dtype.
         MemoryError
             The fit cannot have the memory that it needs: told before it begins.
+        DeviceLostError
+            The CUDA device stopped working; the model is usable and has the factors of an earlier iteration, which the
+            message names: no older than 30 seconds, or the last one that was validated, in a checkpoint or shown to a
+            callback.
         OSError
             A checkpoint cannot be written; the one before is whole, and the model has the factors reached so far.
         KeyboardInterrupt
@@ -532,6 +540,7 @@ class WALS(Configured):
         """Become the model of a fit, which has begun or ended."""
         self._become(run.fitted)
         self.history_, self.validation_metric_, self.best_iteration_ = run.history, run.metric, run.best_iteration
+        self.device_ = run.device
 
     def _become(self, fitted: Fitted) -> None:
         self.user_factors, self.item_factors = fitted.user_factors, fitted.item_factors
@@ -1424,6 +1433,10 @@ class WALS(Configured):
         """
         if dtype is not None and not (isinstance(dtype, str) and dtype == "float16"):
             raise ValueError(f"dtype must be 'float16', or None for that of the model, got {dtype!r}")
+        write_model(path, self._saved(), in_halves=dtype is not None)
+
+    def _saved(self) -> SavedModel:
+        """What a folder of the model holds."""
         seed = self.random_state
         settings = {name: getattr(self, name) for name in _SETTINGS}
         settings |= {"dtype": self.dtype.name, "random_state": seed if isinstance(seed, int) else None}
@@ -1435,17 +1448,20 @@ class WALS(Configured):
         if self.neighbors:
             of_neighbors = ("neighbors", "neighbor_weight", "neighbor_regularization")
             settings |= {name: getattr(self, name) for name in of_neighbors}
-        metric, best_iteration = self.validation_metric_, self.best_iteration_
-        saved = SavedModel(settings, self.fitted, self.history_, metric, best_iteration)
-        write_model(path, saved, in_halves=dtype is not None)
+        return SavedModel(settings, self.fitted, self.history_, self.validation_metric_, self.best_iteration_)
 
     @classmethod
-    def load(cls, path: str | PathLike[str], *, device: str = "auto", num_threads: int = 0) -> WALS:
+    def load(
+        cls, path: str | PathLike[str], *, device: str = "auto", num_threads: int = 0, users: slice | None = None
+    ) -> WALS:
         """Read a model from a folder.
 
         Parameters
         ----------
         path : str or path
+        users : slice, optional
+            Rows of the users to read of a model that was fitted on several ranks (docs/distributed.md), and so lies in
+            several parts, with all items. Their row numbers begin at 0 then. Default: all.
         device, num_threads
             As for the constructor: a matter of this machine, not of the file.
 
@@ -1463,7 +1479,7 @@ class WALS(Configured):
         DeviceError
             The device cannot do what the model needs, such as float64.
         """
-        saved = read_model(path, make_backend(device, num_threads))
+        saved = read_model(path, make_backend(device, num_threads), users)
         fitted = saved.fitted
         assert fitted.bound is not None
         with unreadable(path):

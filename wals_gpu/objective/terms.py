@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,6 +128,25 @@ class RowTerms:
         """The rows in the pieces to solve them in, each with its terms: all at once."""
         yield slice(0, self.n_rows), self
 
+    def some(self, rows: slice) -> RowTerms:
+        """The terms of consecutive rows; without `target_square`, which is of all of them."""
+        first, last = self.row_ptr[rows.start], self.row_ptr[rows.stop]
+
+        def part(array: NDArray[Any], piece: slice) -> NDArray[Any]:
+            return array if len(array) == 1 else array[piece]
+
+        entries = slice(first, last)
+        return replace(
+            self,
+            row_ptr=self.row_ptr[rows.start : rows.stop + 1] - first,
+            col_idx=self.col_idx[entries],
+            rhs=part(self.rhs, entries),
+            gram=None if self.gram is None else part(self.gram, entries),
+            background=part(self.background, rows),
+            ridge=part(self.ridge, rows),
+            target_square=0.0,
+        )
+
     def rhs_values(self) -> NDArray[np.floating]:
         """Right-hand coefficient of every entry, (Z,); a read-only view where all are the same."""
         return np.broadcast_to(self.rhs, self.n_entries)
@@ -192,6 +211,8 @@ def row_of_entry(matrix: csr_matrix, entry: NDArray[np.integer]) -> NDArray[np.i
 
 def column_counts(matrix: csr_matrix) -> Floats:
     """Number of entries of each column, (I,)."""
+    if hasattr(matrix, "column_counts"):  # one that lies on several machines has been counted there
+        return np.asarray(matrix.column_counts, np.float64)
     counts = np.zeros(matrix.shape[1], np.int64)
     for start in range(0, matrix.indices.size, CHUNK):  # bincount makes a 64-bit copy of what it counts
         counts += np.bincount(matrix.indices[start : start + CHUNK], minlength=len(counts))

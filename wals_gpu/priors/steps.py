@@ -172,6 +172,11 @@ class PriorSteps:
         some = np.sort(rng.choice(rows, min(_LEFT_OUT_ROWS, len(rows)), replace=False))
         return regression_map(self._sum(sums), self._features[some], targets[some])
 
+    def move_to(self, backend: Backend) -> None:
+        """Compute on another device from now on, of which the rows' factors are the caller's own."""
+        self._backend, self._rows = backend, None
+        self._project()
+
     def scale_by(self, factor: float) -> None:
         """Follow factors that were multiplied by a number."""
         self.fitted.weights *= factor

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.devices import make_backend
-from wals_gpu.backends.session import Backend
+from wals_gpu.backends.session import Backend, KeepingBackend
 from wals_gpu.checks import integer
 from wals_gpu.data.csr import select
 from wals_gpu.data.ids import Ids
@@ -44,7 +44,8 @@ class ExactIndex:
         "cosine" keeps the norms, by which the vectors are divided while they are searched; a zero vector has no
         direction: as an item it is never found, as a query it finds nothing.
     device : {"auto", "cpu", "cuda"}, default "auto"
-        "auto": the CPU. "cuda": the current CUDA device, for float32 vectors, where there is one that can be used.
+        "auto": the CPU. "cuda": the current CUDA device, for float32 vectors, where there is one that can be used; they
+        stay there as long as the index lives.
     num_threads : int, default 0
         0: all processors that this process may use. Results do not depend on it.
     backend : Backend, optional
@@ -94,6 +95,10 @@ class ExactIndex:
             known = norms > 0
             self._norms = np.where(known, norms, norms.dtype.type(1))
             self._known = None if known.all() else known
+        # An array of the index's own: what a device keeps of it goes with the index.
+        self._table = self.vectors.view()
+        if isinstance(self._backend, KeepingBackend):
+            self._backend.keep(self._table, *(() if self._norms is None else (self._norms,)))
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -213,14 +218,14 @@ class ExactIndex:
             compared, extra = self.directions(queries), extra_of(part)
             listed = None if filters.allow is None else _listed(filters.allow[part], deny, permitted)
             if extra is not None and listed is not None:
-                columns, scores = best_of(self._backend, compared, self.vectors, k, listed, extra)
+                columns, scores = best_of(self._backend, compared, self._table, k, listed, extra)
             elif extra is not None:
-                columns, scores = topk(self._backend, compared, self.vectors, k, deny, permitted=permitted, extra=extra)
+                columns, scores = topk(self._backend, compared, self._table, k, deny, permitted=permitted, extra=extra)
             elif listed is not None:
-                columns, scores = self._backend.topk_listed(compared, self.vectors, k, listed, norms=self._norms)
+                columns, scores = self._backend.topk_listed(compared, self._table, k, listed, norms=self._norms)
             else:
                 columns, scores = self._backend.topk(
-                    compared, self.vectors, k, deny, permitted=permitted, norms=self._norms
+                    compared, self._table, k, deny, permitted=permitted, norms=self._norms
                 )
             if self.metric == "cosine":
                 directionless = ~queries.any(axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -20,7 +21,7 @@ from wals_gpu.objective.terms import CHUNK
 from wals_gpu.training.state import FitRecord, FitState
 from wals_gpu.training.validation import Validation
 
-__all__ = ["Checkpoint", "fingerprint"]
+__all__ = ["Checkpoint", "device_of_checkpoint", "fingerprint"]
 
 _KIND = "checkpoint of WALS.fit"
 
@@ -36,9 +37,14 @@ class Checkpoint:
         Iterations from one checkpoint to the next.
     settings : mapping
         What a fit must share with the one that wrote the checkpoint, by the name to call it by; can be written as JSON.
+    device : str, default "cpu"
+        That the fit computes on: what it needs to go on may be there alone.
     """
 
-    def __init__(self, path: str | PathLike[str], every: int, settings: Mapping[str, Any]) -> None:
+    kind = _KIND
+
+    def __init__(self, path: str | PathLike[str], every: int, settings: Mapping[str, Any], device: str = "cpu") -> None:
+        self.device = device
         self.path = Path(path)
         self.every = every
         self.settings = dict(settings)
@@ -62,6 +68,7 @@ class Checkpoint:
             "settings": self.settings,
             "history": [dataclasses.asdict(record) for record in history],
             "validation": progress,
+            "device": self.device,
         }
         try:
             save_folder(self.path, tensors, metadata)
@@ -100,19 +107,9 @@ class Checkpoint:
         if not self.exists():
             self.save(state, [], validation)
             return []
-        if not resume:
-            raise CheckpointError(
-                f"{self.path} holds a checkpoint, or a model: go on from a checkpoint (resume=True, or --resume), or "
-                "give another folder"
-            )
-        tensors, metadata = load_folder(self.path)
-        if metadata.get("model") != _KIND:
-            raise CheckpointError(f"{self.path} holds no checkpoint but a {metadata.get('model')} model")
+        tensors, metadata = load_folder(self.path) if resume else ({}, {})
         try:
-            self._compare(metadata["settings"])
-            history = [FitRecord(**record) for record in metadata["history"]]
-            if len(history) > iterations:
-                raise CheckpointError(f"{self.path} has {len(history)} iterations behind it, more than {iterations}")
+            history = self._checked(metadata, iterations, resume=resume)
             state.restore(_under("present/", tensors))
             if validation is not None:
                 progress = metadata["validation"]
@@ -123,7 +120,30 @@ class Checkpoint:
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise
+            device = metadata.get("device", "cpu")
+            if device != self.device:
+                raise CheckpointError(
+                    f"{self.path} holds a checkpoint that was written on another device: go on with device={device!r} "
+                    f"(this is {self.device!r}), or begin from what it has reached with warm_start"
+                ) from error
             raise ModelFormatError(f"{self.path} holds no checkpoint that this version can read: {error!r}") from error
+        return history
+
+    def _checked(self, metadata: Mapping[str, Any], iterations: int, *, resume: bool) -> list[FitRecord]:
+        """The history of a checkpoint that is there, after a look at whose it is."""
+        if not resume:
+            raise CheckpointError(
+                f"{self.path} holds a checkpoint, or a model: go on from a checkpoint (resume=True, or --resume), or "
+                "give another folder"
+            )
+        if metadata.get("model") != self.kind:
+            other = str(metadata.get("model"))
+            own, kind = (self.kind, other) if "checkpoint" in other else ("checkpoint", f"{other} model")
+            raise CheckpointError(f"{self.path} holds no {own} but a {kind}")
+        self._compare(metadata["settings"])
+        history = [FitRecord(**record) for record in metadata["history"]]
+        if len(history) > iterations:
+            raise CheckpointError(f"{self.path} has {len(history)} iterations behind it, more than {iterations}")
         return history
 
     def _compare(self, saved: Mapping[str, Any]) -> None:
@@ -139,6 +159,15 @@ class Checkpoint:
                 f"{self.path} holds the checkpoint of another fit: {'; '.join(parts)}. Resume with what it was begun "
                 "with, or give another folder"
             )
+
+
+def device_of_checkpoint(path: str | PathLike[str]) -> str | None:
+    """The device that a checkpoint was written on; None where there is none that can be read."""
+    try:
+        metadata = json.loads((Path(path) / "model.json").read_bytes())
+        return str(metadata["metadata"].get("device", "cpu"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def fingerprint(matrix: csr_matrix, *ids: Ids | None) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import numbers
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.backends.session import Backend
-from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.backends.devices import choose_backend
+from wals_gpu.backends.session import Backend, Session
+from wals_gpu.backends.solve import FitWork, SolveOptions
 from wals_gpu.checks import integer
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames, Interactions, as_interactions
@@ -25,7 +26,7 @@ from wals_gpu.priors.linear import FittedPrior, LinearPrior
 from wals_gpu.priors.steps import PriorSteps
 from wals_gpu.retrieval.neighbors import Neighbors
 from wals_gpu.training.calibration import Calibration
-from wals_gpu.training.checkpoints import Checkpoint, fingerprint
+from wals_gpu.training.checkpoints import Checkpoint, device_of_checkpoint, fingerprint
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.memory import FitSizes, check_memory, estimate_memory
 from wals_gpu.training.neighbors import fit_neighbors
@@ -194,6 +195,10 @@ class Plan:
         Of the scores, where the exponent is a number other than 0.
     neighbors : Neighbors, optional
         What is added to the dot products.
+    session : Session, optional
+        Of these sides, open already: where they lie on several machines. None: the backend opens one.
+    device : str
+        What the fit computes on, and why.
     """
 
     settings: FitSettings
@@ -207,6 +212,8 @@ class Plan:
     columns: ColumnNames | None = None
     calibration: Calibration | None = None
     neighbors: Neighbors | None = None
+    session: Session | None = None
+    device: str = ""
 
 
 def make_plan(
@@ -254,7 +261,9 @@ def make_plan(
     train, validation = data.matrix, None
     if holding.validation is not None:
         train, test = hold_out(data, holding.validation, settings.random_state, settings.dtype, columns)
-    check_memory(estimate_memory(_sizes_of(settings, train, holding.validation is not None), settings.backend))
+    sizes = _sizes_of(settings, train, holding.validation is not None)
+    settings, device = _on_device(settings, sizes, holding, saving)
+    check_memory(estimate_memory(sizes, settings.backend))
     calibration = None
     if settings.popularity_exponent not in (0, "auto"):
         calibration = Calibration.of(float(settings.popularity_exponent), item_counts(train))
@@ -285,11 +294,21 @@ def make_plan(
     checkpoint = None
     if saving.folder is not None:
         compared = _to_compare(settings, data, validation, start.is_wanted)
-        checkpoint = Checkpoint(saving.folder, saving.every, compared)
+        checkpoint = Checkpoint(saving.folder, saving.every, compared, settings.backend.name)
     resume = bool(saving.resume)
+    watching = (validation, checkpoint, resume)
     return Plan(
-        settings, train, bound, of_users, of_items, validation, checkpoint, resume, data.columns, calibration, neighbors
+        settings, train, bound, of_users, of_items, *watching, data.columns, calibration, neighbors, device=device
     )
+
+
+def _on_device(settings: FitSettings, sizes: FitSizes, holding: HoldOut, saving: Saving) -> tuple[FitSettings, str]:
+    """The settings with the device that the fit computes on, and why."""
+    k = None if holding.validation is None else parse_metric(holding.metric)[1]
+    before = device_of_checkpoint(saving.folder) if saving.resume and saving.folder is not None else None
+    work = FitWork((sizes.of_side(0), sizes.of_side(1)), settings.options, settings.iterations, k, before)
+    backend, device = choose_backend(settings.backend, work)
+    return replace(settings, backend=backend), device
 
 
 def _sizes_of(settings: FitSettings, train: Any, validation: bool) -> FitSizes:

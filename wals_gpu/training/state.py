@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from wals_gpu.backends.session import Session
+from wals_gpu.backends.session import Backend, Session
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.tables import Tabular, format_table, html_table
@@ -254,6 +254,12 @@ class FitState:
         """Mean strength of the priors of users and items."""
         users, items = (None if s.prior is None else float(s.prior.strength.mean()) for s in (self.users, self.items))
         return users, items
+
+    def leave_device(self, backend: Backend) -> None:
+        """What is left to do is done on another device: that of the session is lost."""
+        for side in (self.users, self.items):
+            if side.prior is not None:
+                side.prior.move_to(backend)
 
     def finish(self) -> None:
         """Close the session: the factors are the caller's again, in the basis that they began in."""

@@ -95,7 +95,7 @@ class Validation:
             raise DataError(f"validation must have the shape of the interactions, {train.shape}, got {test.shape}")
         self.train, self.test = train, relevant_entries(test, "validation")
         self._users = np.flatnonzero(np.diff(self.test.indptr))
-        if not len(self._users):
+        if not self._is_something_to_find():
             raise DataError("validation has no value above 0, so there is nothing to measure")
         self._values_of_cold = self._leave_cold_out() if cold_get_popular else np.empty(0)
         if both := sum(int(contains(entry_keys(train[b]), entry_keys(self.test[b])).sum()) for b in self._batches()):
@@ -108,6 +108,13 @@ class Validation:
         self._since_best = 0
         self._best: dict[str, NDArray[Any]] = {}
 
+    def _is_something_to_find(self) -> bool:
+        return len(self._users) > 0
+
+    def _item_counts(self) -> NDArray[np.int64]:
+        """In how many training entries each item (I,) is."""
+        return item_counts(self.train)
+
     def _leave_cold_out(self) -> NDArray[np.float64]:
         """The metric of users without training entries, the same whatever is learned; they are not looked at again."""
         ends = self.train.indptr
@@ -115,7 +122,7 @@ class Validation:
         cold, self._users = self._users[is_cold], self._users[~is_cold]
         if not len(cold):
             return np.empty(0)
-        popular = np.argsort(-item_counts(self.train), kind="stable")[: self._k]
+        popular = np.argsort(-self._item_counts(), kind="stable")[: self._k]
         ids = np.full((len(cold), self._k), -1)
         ids[:, : len(popular)] = popular
         values: NDArray[np.float64] = row_metrics(ids, self.test[cold], [self._k], None)[self.metric]
@@ -132,7 +139,10 @@ class Validation:
 
     def measure(self, state: FitState) -> float:
         """The metric with the present factors; those may be rotated, as scores are the same."""
-        users, items = state.session.factors("user"), state.session.factors("item")
+        return float(self._values(state.session.factors("user"), state.session.factors("item")).mean())
+
+    def _values(self, users: NDArray[np.floating], items: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The metric of each user."""
         if self._calibration is not None:
             items = self._calibration.scaled(items)
         values = [self._values_of_cold]
@@ -140,7 +150,7 @@ class Validation:
             extra = None if self._added is None else Extra(self._added, self.train[batch])
             ids, _ = topk(self._backend, users[batch], items, self._k, self.train[batch], extra=extra)
             values.append(row_metrics(ids, self.test[batch], [self._k], None)[self.metric])
-        return float(np.concatenate(values).mean())
+        return np.concatenate(values)
 
     def calibration_of(self, user_factors: NDArray[np.floating], item_factors: NDArray[np.floating]) -> Calibration:
         """The one that the metric is best with; see :func:`.choose_popularity_exponent`."""

@@ -430,6 +430,14 @@ const std::map<std::string, Kernel> kKernels{EACH(Shuffle),
 
 }  // namespace
 
-void run_feature(const std::string& name, int n_blocks, int block, int smem, const uint32_t* in, uint32_t* out) {
-    launch(kKernels.at(name), dim3(unsigned(n_blocks)), dim3(unsigned(block)), size_t(smem), nullptr, in, out);
+void run_feature(const std::string& name, int n_blocks, int block, int smem, void* stream, bool own_limit,
+                 const uint32_t* in, uint32_t* out) {
+    const auto kernel = kKernels.at(name);
+    if (!own_limit)
+        return launch(kernel, dim3(unsigned(n_blocks)), dim3(unsigned(block)), size_t(smem),
+                      static_cast<cudaStream_t>(stream), in, out);
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem), "cudaFuncSetAttribute");
+    const cudaLaunchConfig_t config = {
+        unsigned(n_blocks), unsigned(block), size_t(smem), static_cast<cudaStream_t>(stream), nullptr, 0};
+    check_cuda(cudaLaunchKernelEx(&config, kernel, in, out), "launch");
 }

@@ -20,8 +20,18 @@ PYBIND11_MODULE(EMULATED_MODULE, m) {
         "bug"_a, "row_ptr"_a.noconvert(), "col_idx"_a.noconvert(), "table"_a.noconvert(), "out"_a.noconvert());
     m.def(
         "feature",
-        [](const std::string& name, int n_blocks, int block, int smem, const Array<uint32_t>& in, Array<uint32_t> out) {
-            run_feature(name, n_blocks, block, smem, in.data(), out.mutable_data());
+        [](const std::string& name, int n_blocks, int block, int smem, const Array<uint32_t>& in, Array<uint32_t> out,
+           const emu::Place& on, bool own_limit) {
+            uint32_t* const to = out.mutable_data();
+            py::gil_scoped_release release;
+            struct Before {
+                int device = 0;
+                ~Before() { cudaSetDevice(device); }
+            } before;
+            cudaGetDevice(&before.device);
+            if (on.device >= 0) cudaSetDevice(on.device);
+            run_feature(name, n_blocks, block, smem, on.stream, own_limit, in.data(), to);
         },
-        "name"_a, "n_blocks"_a, "block"_a, "smem"_a, "in"_a.noconvert(), "out"_a.noconvert());
+        "name"_a, "n_blocks"_a, "block"_a, "smem"_a, "in"_a.noconvert(), "out"_a.noconvert(), "stream"_a = 0,
+        "own_limit"_a = false);
 }

@@ -1,0 +1,102 @@
+"""Reading by parts: ids, rows and values as one machine has them, whatever rank read what."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ranks import run_ranks
+
+from wals_gpu import WALS, DataError, as_interactions
+from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.distributed import LocalGroup, fit_sharded, read_sharded
+
+pytest.importorskip("torch", reason="ranks need torch")
+
+
+def make_table(kind, n=30_000, seed=0):
+    """Repeated pairs, skewed ids, text with more than ASCII."""
+    rng = np.random.default_rng(seed)
+    users, items = (6000 * rng.random(n) ** 2).astype(int) * 3 - 40, (2500 * rng.random(n) ** 3).astype(int)
+    if kind == "text":
+        users, items = [f"ü{user}" for user in users], [f"{'ab'[item % 2]}-{item}" for item in items]
+    return pa.table({"user_id": users, "item_id": items, "plays": rng.integers(1, 5, n).astype(np.float32)})
+
+
+def write_parts(folder, table):
+    folder.mkdir()
+    third = len(table) // 3
+    pq.write_table(table[:third], folder / "a.parquet", row_group_size=1000)
+    pq.write_table(table[third:], folder / "b.parquet", row_group_size=4096)
+
+
+PROGRAM = """
+from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.distributed import read_sharded
+shards = read_sharded(folder + "/plays", group, 16, SolveOptions())
+own, cuts = shards.rows_of("user")
+users, items = (ids.to_numpy().astype("U") for ids in (shards.user_ids, shards.item_ids))
+np.savez(f"{folder}/{rank}.npz", users=users, items=items,
+         bounds=np.concatenate([shards.user_cuts.bounds, shards.item_cuts.bounds]),
+         rows=own.tocoo().row + cuts.of(rank).start, columns=own.indices, values=own.data,
+         item_rows=shards.items.tocoo().row + shards.item_cuts.of(rank).start, item_columns=shards.items.indices,
+         item_values=shards.items.data)
+"""
+
+
+@pytest.mark.parametrize("kind", ["numbers", "text"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_parts_are_those_of_the_whole(tmp_path, kind, size):
+    table = make_table(kind)
+    write_parts(tmp_path / "plays", table)
+    with pytest.warns(match="repeat a pair"):
+        whole = as_interactions(table)
+    run_ranks(PROGRAM, size, tmp_path)
+    parts = [np.load(tmp_path / f"{rank}.npz") for rank in range(size)]
+
+    def joined(name):
+        return np.concatenate([part[name] for part in parts])
+
+    assert joined("users").tolist() == whole.user_ids.to_numpy().astype("U").tolist()
+    assert joined("items").tolist() == whole.item_ids.to_numpy().astype("U").tolist()
+    matrix = whole.matrix.tocoo()
+    for prefix, expected in (("", matrix), ("item_", matrix.T.tocsr().tocoo())):
+        names = ("rows", "columns", "values") if not prefix else ("item_rows", "item_columns", "item_values")
+        rows, columns, values = map(joined, names)
+        np.testing.assert_array_equal(rows, expected.row)
+        np.testing.assert_array_equal(columns, expected.col)
+        np.testing.assert_array_equal(values, expected.data)
+
+
+def test_more_ranks_than_row_groups(tmp_path):
+    table = make_table("numbers", 900)
+    pq.write_table(table, tmp_path / "plays.parquet")
+    program = PROGRAM.replace('folder + "/plays"', 'folder + "/plays.parquet"')
+    run_ranks(program, 3, tmp_path)
+    users = np.concatenate([np.load(tmp_path / f"{rank}.npz")["users"] for rank in range(3)])
+    with pytest.warns(match="repeat a pair"):
+        assert users.tolist() == [str(user) for user in as_interactions(table).user_ids]
+
+
+def test_a_fit_of_parts_is_that_of_the_whole(tmp_path):
+    write_parts(tmp_path / "plays", make_table("numbers"))
+    model = WALS(factors=12, iterations=2, random_state=0, num_threads=1)
+    with pytest.warns(match="repeat a pair"):
+        shards = read_sharded(tmp_path / "plays", LocalGroup(), 12, SolveOptions())
+        whole = fit_sharded(model, make_table("numbers"))
+    parts = fit_sharded(model, shards)
+    np.testing.assert_array_equal(parts.local.user_factors, whole.local.user_factors)
+    assert parts.local.item_ids.tolist() == whole.local.item_ids.tolist()
+
+
+def test_what_cannot_be_read_in_parts_is_named(tmp_path):
+    (tmp_path / "plays.csv").write_text("user_id,item_id\n1,2\n")
+    with pytest.raises(DataError, match="holds no Parquet files"):
+        read_sharded(tmp_path / "plays.csv", LocalGroup(), 4, SolveOptions())
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        read_sharded(tmp_path / "nothing", LocalGroup(), 4, SolveOptions())
+    pq.write_table(make_table("text", 10), tmp_path / "p.parquet")
+    with pytest.raises(ValueError, match="half_life cannot be used"):
+        read_sharded(tmp_path / "p.parquet", LocalGroup(), 4, SolveOptions(), half_life="9d")
+    pq.write_table(make_table("text", 10)[:0], tmp_path / "none.parquet")
+    with pytest.raises(DataError, match="there are no interactions"):
+        read_sharded(tmp_path / "none.parquet", LocalGroup(), 4, SolveOptions())

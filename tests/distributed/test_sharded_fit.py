@@ -1,0 +1,373 @@
+"""Fits on several ranks: the factors of one process, whatever the number of ranks, and one error for all of them."""
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from ranks import run_ranks, start_ranks
+from scipy.sparse import csr_matrix
+
+from wals_gpu import WALS, CheckpointError, DistributedError, Interactions, ModelFormatError, SingularSystemError
+from wals_gpu.data.ids import Ids
+from wals_gpu.data.stored import write_stored
+from wals_gpu.distributed import LocalGroup, fit_sharded
+
+pytest.importorskip("torch", reason="ranks need torch")
+
+SHAPE = (5000, 3100)  # more blocks of rows than ranks on both sides, and no multiple of a block
+
+
+def make_matrix(n=40_000, seed=0, dtype=np.float32, one_value=False):
+    """Popular and rare items, users without entries at the end, one user and one item with very many."""
+    rng = np.random.default_rng(seed)
+    rows = np.concatenate(
+        [rng.integers(0, SHAPE[0] - 30, n), np.full(2500, 4200), rng.integers(0, SHAPE[0] - 30, 3000)]
+    )
+    columns = np.concatenate(
+        [(SHAPE[1] * rng.random(n) ** 2).astype(int), rng.choice(SHAPE[1], 2500, replace=False), np.full(3000, 1500)]
+    )
+    matrix = csr_matrix((np.ones(len(rows), dtype), (rows, columns)), SHAPE)
+    matrix.data[:] = 1 if one_value else rng.integers(1, 6, matrix.nnz)
+    return matrix
+
+
+def make_model(**settings):
+    return WALS(**{"factors": 18, "iterations": 3, "random_state": 7, "num_threads": 1, "init_scale": 1, **settings})
+
+
+# The same in the programs of the ranks.
+PROGRAM = "from test_sharded_fit import make_matrix, make_model\nfrom wals_gpu.distributed import fit_sharded\n"
+
+CASES = {
+    "cg": {"solver": "cg"},
+    "exact": {"solver": "cholesky"},
+    "subspace": {"solver": "subspace", "block_size": 16, "factors": 33},
+    "google": {"objective": "google_wals", "solver": "cg"},
+    "eals": {"objective": "eals", "solver": "cholesky", "dtype": "float64"},
+    "spark": {"objective": "spark"},
+    "relaxed": {"over_relaxation": 1.3, "solver": "cg"},
+}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """Users, items and last loss of a fit of stored interactions in one process, for each case."""
+    folder, models = tmp_path_factory.mktemp("stored"), {}
+    for name, settings in CASES.items():
+        dtype = settings.get("dtype", "float32")
+        stored = write_stored(folder / name, make_matrix(dtype=dtype), dtype=dtype, block_bytes=1 << 18)
+        models[name] = make_model(**settings).fit(stored)
+    return models
+
+
+def assert_same(model, users, items, losses):
+    np.testing.assert_array_equal(model.user_factors, users)
+    np.testing.assert_array_equal(model.item_factors, items)
+    np.testing.assert_allclose([record.loss for record in model.history_], losses, rtol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["all", "halo", "blocks"])
+@pytest.mark.parametrize("name", CASES)
+def test_one_rank_is_a_fit_of_stored_interactions(expected, name, mode):
+    settings = CASES[name]
+    matrix = make_matrix(dtype=settings.get("dtype", "float32"))
+    model = fit_sharded(make_model(**settings), matrix, mode=mode)
+    losses = [record.loss for record in model.history]
+    assert_same(expected[name], model.local.user_factors, model.local.item_factors, losses)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_the_number_of_ranks_changes_no_bit(expected, tmp_path, size):
+    program = (
+        PROGRAM
+        + f"""
+for name, settings in {CASES!r}.items():
+    modes = ("all", "halo", "blocks") if name in ("cg", "exact") else ("auto",)
+    for mode in modes:
+        matrix = make_matrix(dtype=settings.get("dtype", "float32"))
+        model = fit_sharded(make_model(**settings), matrix, group, mode=mode)
+        losses = [record.loss for record in model.history]
+        np.savez(f"{{folder}}/{{name}}-{{mode}}-{{rank}}.npz", users=model.local.user_factors, losses=losses,
+                 items=model.local.item_factors, first=model.users.start)
+"""
+    )
+    run_ranks(program, size, tmp_path)
+    files = sorted({path.name.rpartition("-")[0] for path in tmp_path.glob("*.npz")})
+    assert len(files) == len(CASES) + 4
+    all_losses = {}
+    for name in files:
+        parts = [np.load(tmp_path / f"{name}-{rank}.npz") for rank in range(size)]
+        users = np.concatenate([part["users"] for part in parts])
+        assert [int(part["first"]) for part in parts] == np.cumsum([0] + [len(p["users"]) for p in parts[:-1]]).tolist()
+        for part in parts:
+            assert_same(expected[name.partition("-")[0]], users, part["items"], part["losses"])
+            np.testing.assert_array_equal(part["losses"], all_losses.setdefault(name.partition("-")[0], part["losses"]))
+
+
+def test_ranks_without_rows_and_a_value_that_a_rank_alone_has(tmp_path):
+    """Two blocks of rows for three ranks, and entries of one value everywhere but on the first rank."""
+    program = (
+        PROGRAM
+        + """
+matrix = make_matrix(n=5000, one_value=True)[:1500, :900]
+matrix.data[:50] = 3
+model = fit_sharded(make_model(objective="hu", alpha=4), matrix, group)
+np.savez(f"{folder}/{rank}.npz", users=model.local.user_factors, items=model.local.item_factors)
+"""
+    )
+    run_ranks(program, 3, tmp_path)
+    parts = [np.load(tmp_path / f"{rank}.npz") for rank in range(3)]
+    assert min(len(part["users"]) for part in parts) == 0
+    matrix = make_matrix(n=5000, one_value=True)[:1500, :900]
+    matrix.data[:50] = 3
+    model = make_model(objective="hu", alpha=4).fit(write_stored(tmp_path / "stored", matrix))
+    np.testing.assert_array_equal(np.concatenate([part["users"] for part in parts]), model.user_factors)
+    np.testing.assert_array_equal(parts[2]["items"], model.item_factors)
+
+
+def test_models_of_ranks_are_saved_in_parts_and_read_anywhere(tmp_path):
+    program = (
+        PROGRAM
+        + """
+from wals_gpu import Interactions
+from wals_gpu.data.ids import Ids
+import pyarrow as pa
+names = Ids(pa.array([f"item {i:05}" for i in range(3100)]), "item")
+data = Interactions(make_matrix(), Ids(np.arange(5000) * 3 + 1, "user"), names)
+model = fit_sharded(make_model(solver="cg"), data, group, validation=0.1, metric="recall@5")
+model.save(folder + "/model")
+lists = list(model.recommend_chunks(4, chunk_size=700))
+np.savez(f"{folder}/lists-{rank}.npz", users=np.concatenate([c.users for c in lists]),
+         ids=np.concatenate([c.ids for c in lists]).astype("U"))
+print(model.local.best_iteration_, model.local.validation_metric_, model.history[-1].validation)
+"""
+    )
+    out = run_ranks(program, 3, tmp_path)
+    assert len(set(out)) == 1
+    model = WALS.load(tmp_path / "model")
+    assert (model.n_users, model.n_items) == SHAPE and model.user_ids[4999] == 14998
+    assert f"{model.best_iteration_} {model.validation_metric_} {model.history_[-1].validation}\n" == out[0]
+    parts = [np.load(tmp_path / f"lists-{rank}.npz") for rank in range(3)]
+    users = np.concatenate([part["users"] for part in parts])
+    np.testing.assert_array_equal(users, model.user_ids.ids)
+    answers = model.recommend(users, 4)
+    np.testing.assert_array_equal(np.concatenate([part["ids"] for part in parts]), answers.ids.astype("U"))
+    some = WALS.load(tmp_path / "model", users=slice(1000, 4990))
+    assert some.n_users == 3990 and some.user_ids[0] == 3001
+    np.testing.assert_array_equal(some.user_factors, model.user_factors[1000:4990])
+    np.testing.assert_array_equal(some.recommend([3001, 9001], 4).ids, model.recommend([3001, 9001], 4).ids)
+    assert (some.fitted.seen != model.fitted.seen[1000:4990]).nnz == 0
+    model.save(tmp_path / "whole")
+    with pytest.raises(ValueError, match=r"users: the model in .* lies in one part"):
+        WALS.load(tmp_path / "whole", users=slice(0, 5))
+    with pytest.raises(ValueError, match=r"users must be a range of rows in \[0, 5000\)"):
+        WALS.load(tmp_path / "model", users=slice(5000, 6000))
+    os.rename(tmp_path / "model" / "users-1", tmp_path / "elsewhere")
+    with pytest.raises(ModelFormatError, match="users-1 is missing"):
+        WALS.load(tmp_path / "model")
+
+
+def test_validation_is_that_of_one_process():
+    """The best iteration, and the factors of it, with patience."""
+    matrix = make_matrix()
+    whole = make_model(iterations=8, solver="cg").fit(matrix, validation=0.2, patience=2, metric="ndcg@10")
+    model = fit_sharded(make_model(iterations=8, solver="cg"), matrix, validation=0.2, patience=2, metric="ndcg@10")
+    assert model.local.best_iteration_ == whole.best_iteration_
+    np.testing.assert_allclose([r.validation for r in model.history], [r.validation for r in whole.history_], atol=1e-4)
+    np.testing.assert_allclose(model.local.user_factors, whole.user_factors, atol=2e-4)
+
+
+RESUMED = (
+    PROGRAM
+    + """
+from wals_gpu import DistributedError
+def stop(record):
+    if record.iteration == STOP:
+        raise RuntimeError("the power is gone")
+import os
+try:
+    model = fit_sharded(make_model(iterations=6, solver="cg"), make_matrix(), group, validation=0.1, patience=4,
+                        checkpoint_dir=folder + "/checkpoint", resume=True, callback=stop if rank == size - 1 else None)
+    np.savez(f"{folder}/{rank}.npz", users=model.local.user_factors, items=model.local.item_factors,
+             losses=[r.loss for r in model.history], metric=[r.validation for r in model.history])
+except DistributedError as error:
+    print(error)
+"""
+)
+
+
+def test_a_fit_goes_on_with_another_number_of_ranks(tmp_path):
+    whole = fit_sharded(make_model(iterations=6, solver="cg"), make_matrix(), validation=0.1, patience=4)
+    stops = (RESUMED.replace("STOP", n) for n in ("3", "5", "99"))
+    for program, size in zip(stops, (3, 1, 2), strict=True):
+        out = run_ranks(program, size, tmp_path)
+        assert size == 2 or all("the power is gone" in text for text in out)
+        assert len(list((tmp_path / "checkpoint").glob("step-*"))) == 1
+    parts = [np.load(tmp_path / f"{rank}.npz") for rank in range(2)]
+    np.testing.assert_array_equal(np.concatenate([part["users"] for part in parts]), whole.local.user_factors)
+    np.testing.assert_array_equal(parts[0]["items"], whole.local.item_factors)
+    assert [r.loss for r in whole.history] == parts[1]["losses"].tolist()
+    assert [r.validation for r in whole.history] == parts[1]["metric"].tolist()
+
+
+def test_checkpoints_of_other_fits_and_damaged_ones_are_refused(tmp_path):
+    model, matrix, folder = make_model(iterations=2), make_matrix(n=3000), tmp_path / "c"
+    fit_sharded(model, matrix, checkpoint_dir=folder)
+    with pytest.raises(CheckpointError, match="holds a checkpoint, or a model"):
+        fit_sharded(model, matrix, checkpoint_dir=folder)
+    with pytest.raises(CheckpointError, match="other data"):
+        fit_sharded(model, make_matrix(n=3000, seed=1), checkpoint_dir=folder, resume=True)
+    with pytest.raises(CheckpointError, match="factors = 18 there, 20 here"):
+        fit_sharded(make_model(factors=20), matrix, checkpoint_dir=folder, resume=True)
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint of WALS\.fit but a checkpoint of a fit on several"):
+        make_model().fit(matrix, checkpoint_dir=folder, resume=True)
+    os.rename(folder / "step-2" / "rows-0", tmp_path / "elsewhere")
+    with pytest.raises(ModelFormatError, match="rows-0 is missing: rank 0 wrote rows 0 to 4999"):
+        fit_sharded(model, matrix, checkpoint_dir=folder, resume=True)
+
+
+KILLED = (
+    PROGRAM
+    + """
+import os, time
+from wals_gpu import DistributedError
+def slowly(record):
+    open(f"{folder}/at-{rank}-{record.iteration}", "w")
+    time.sleep(0.2)
+try:
+    model = fit_sharded(make_model(iterations=40), make_matrix(), group, checkpoint_dir=folder + "/checkpoint",
+                        resume=True, callback=slowly)
+except DistributedError as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+"""
+)
+
+
+def test_a_rank_that_is_killed_ends_the_others(tmp_path):
+    processes = start_ranks(KILLED, 2, tmp_path, timeout=20)
+    while not (tmp_path / "at-1-3").exists():
+        assert all(process.poll() is None for process in processes), processes[0].communicate()
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGKILL)
+    out, errors = processes[0].communicate(timeout=60)
+    processes[1].communicate()
+    assert json.loads(out)[0] == "DistributedError" and "rank 0 of 2 cannot reach the others" in out, errors
+    # What is there is a whole checkpoint, of the iteration before or of this one.
+    resumed = fit_sharded(make_model(iterations=5), make_matrix(), checkpoint_dir=tmp_path / "checkpoint", resume=True)
+    whole = fit_sharded(make_model(iterations=5), make_matrix())
+    np.testing.assert_array_equal(resumed.local.user_factors, whole.local.user_factors)
+
+
+ERRORS = (
+    PROGRAM
+    + """
+import json
+matrix = make_matrix(n=3000)
+def attempt(name, call):
+    try:
+        call()
+        print(json.dumps([name, None, None]))
+    except Exception as error:
+        print(json.dumps([name, type(error).__name__, str(error)]))
+def rank_1(good, bad):
+    return bad if rank == 1 else good
+singular = make_matrix(n=3000)
+singular.data[:] = 1
+attempt("settings", lambda: fit_sharded(make_model(factors=rank_1(18, 20)), matrix, group))
+attempt("data", lambda: fit_sharded(make_model(), rank_1(matrix, make_matrix(n=2999)), group))
+attempt("input", lambda: fit_sharded(make_model(), rank_1(matrix, "no such file.parquet"), group))
+attempt("type", lambda: fit_sharded(make_model(), rank_1(matrix, 3), group))
+attempt("mode", lambda: fit_sharded(make_model(), matrix, group, mode=rank_1("all", "some")))
+unridged = make_model(objective="explicit", regularization=0.0, solver="cholesky")
+attempt("singular", lambda: fit_sharded(unridged, matrix, group))
+attempt("disk", lambda: fit_sharded(make_model(), matrix, group, checkpoint_dir=rank_1(folder + "/c", "/proc/none")))
+def fails(record):
+    raise MemoryError("no room")
+attempt("memory", lambda: fit_sharded(make_model(), matrix, group, callback=rank_1(None, fails)))
+attempt("nothing", lambda: fit_sharded(make_model(), matrix, group))
+"""
+)
+
+
+def test_an_error_of_one_rank_is_one_of_all(tmp_path):
+    out = run_ranks(ERRORS, 2, tmp_path)
+    assert out[0] == out[1]
+    errors = {name: (kind, text) for name, kind, text in map(json.loads, out[0].splitlines())}
+    assert errors.pop("nothing") == (None, None)
+    kind, text = errors["settings"]
+    assert kind == "DistributedError" and "'factors': 18" in text and "on rank 1" in text
+    kind, text = errors["data"]
+    assert kind == "DistributedError" and text.startswith("all ranks must have the same data")
+    assert errors["input"][0] == "FileNotFoundError" and "rank 1: reading the interactions" in errors["input"][1]
+    assert "no such file.parquet" in errors["input"][1]
+    assert errors["type"][0] in ("TypeError", "DataError") and "interactions must be" in errors["type"][1]
+    kind, text = errors["mode"]
+    assert kind == "ValueError" and "mode must be one of auto, all, halo, blocks; got 'some'" in text
+    assert errors["singular"][0] == "SingularSystemError" and "user" in errors["singular"][1]
+    assert errors["disk"][0] == "FileNotFoundError" and "/proc/none" in errors["disk"][1]
+    assert errors["memory"] == ("MemoryError", "rank 1: in the callback: no room")
+
+
+def test_the_singular_row_is_named_by_its_number_among_all():
+    matrix = make_matrix(n=3000)
+    with pytest.raises(SingularSystemError) as alone:
+        make_model(objective="explicit", regularization=0.0, solver="cholesky").fit(matrix)
+    with pytest.raises(SingularSystemError) as sharded:
+        fit_sharded(make_model(objective="explicit", regularization=0.0, solver="cholesky"), matrix)
+    assert (alone.value.row, str(alone.value)) == (sharded.value.row, str(sharded.value))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        ({"neighbors": 5}, TypeError, "neighbors must be 0 for a fit on several ranks, got 5"),
+        ({"popularity_exponent": 0.1}, TypeError, "popularity_exponent must be 0"),
+        ({"random_state": np.random.default_rng(0)}, TypeError, "random_state must be an integer or None"),
+    ],
+)
+def test_what_ranks_do_not_know_yet_is_refused(settings, error, text):
+    with pytest.raises(error, match=text):
+        fit_sharded(make_model(**settings), make_matrix(n=100))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"mode": "some"}, ValueError, "mode must be one of auto, all, halo, blocks; got 'some'"),
+        ({"table_bytes": 0}, ValueError, "table_bytes must be"),
+        ({"patience": 2}, ValueError, "need validation"),
+        ({"resume": True}, ValueError, "need checkpoint_dir"),
+    ],
+)
+def test_bad_options_are_named(options, error, text):
+    with pytest.raises(error, match=text):
+        fit_sharded(make_model(), make_matrix(n=100), LocalGroup(), **options)
+
+
+def test_no_seed_is_one_seed_for_all(tmp_path):
+    program = (
+        PROGRAM
+        + """
+model = fit_sharded(make_model(random_state=None), make_matrix(n=3000), group)
+print(float(model.local.item_factors.sum()))
+"""
+    )
+    first, second = run_ranks(program, 2, tmp_path)
+    assert first == second
+
+
+def test_interactions_keep_their_ids():
+    names = Ids(np.arange(SHAPE[0]) * 2, "user"), Ids(np.arange(SHAPE[1]) * 5, "item")
+    model = fit_sharded(make_model(), Interactions(make_matrix(n=3000), *names)).local
+    assert model.user_ids.tolist() == names[0].tolist() and model.item_ids.tolist() == names[1].tolist()
+    assert not (model.recommend([4], 30).ids % 5).any()
+
+
+def test_groups_need_a_process_group():
+    from wals_gpu.distributed import TorchGroup
+
+    with pytest.raises(DistributedError, match="torchrun"):
+        TorchGroup()

@@ -1,0 +1,285 @@
+"""A fit on several ranks: the plan of one machine with sides that lie on all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import secrets
+from collections.abc import Callable
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from wals_gpu.backends.cpu import CpuBackend
+from wals_gpu.backends.devices import limits
+from wals_gpu.checks import integer
+from wals_gpu.data.files import version_of
+from wals_gpu.data.ids import Ids
+from wals_gpu.data.interactions import Interactions, as_interactions
+from wals_gpu.data.stored import as_stored
+from wals_gpu.distributed.checkpoint import ShardedCheckpoint
+from wals_gpu.distributed.cuts import Cuts
+from wals_gpu.distributed.group import Group, LocalGroup, agree, gather_json, together
+from wals_gpu.distributed.model import ShardedModel
+from wals_gpu.distributed.session import ShardedSession, ShardedTerms
+from wals_gpu.distributed.shards import Shards, shard
+from wals_gpu.distributed.tables import MODES
+from wals_gpu.distributed.validation import ShardedValidation
+from wals_gpu.errors import DeviceError
+from wals_gpu.model.sharded import fit_settings
+from wals_gpu.model.wals import WALS
+from wals_gpu.training.checkpoints import fingerprint
+from wals_gpu.training.loop import Run
+from wals_gpu.training.plan import FitSettings, HoldOut, Plan, Saving
+from wals_gpu.training.state import FitRecord, Side
+from wals_gpu.training.validation import hold_out
+
+__all__ = ["fit_sharded"]
+
+#: Start values that are drawn at a time.
+_DRAWN = 1 << 16
+
+
+def fit_sharded(
+    model: WALS,
+    interactions: Any,
+    group: Group | None = None,
+    *,
+    callback: Callable[[FitRecord], bool | None] | None = None,
+    show_progress: bool = False,
+    validation: Any = None,
+    metric: str = "ndcg@10",
+    validate_every: int = 1,
+    patience: int | None = None,
+    checkpoint_dir: str | PathLike[str] | None = None,
+    checkpoint_every: int = 1,
+    resume: bool = False,
+    mode: str = "auto",
+    table_bytes: int | None = None,
+    **columns: Any,
+) -> ShardedModel:
+    """Fit a model on all ranks of a group. Every rank makes the call, with the same arguments.
+
+    The factors have the bits of ``model.fit`` of the same interactions from a :class:`wals_gpu.stored.StoredMatrix`,
+    whatever the number of ranks, on machines with the same instruction set (up to ``limits().blocked_factors`` factors;
+    above, last bits differ from those of one process, not from one number of ranks to another).
+
+    Parameters
+    ----------
+    model : WALS
+        Its settings; it is not changed. On the CPU, without priors and neighbours.
+    interactions : Shards, or whatever ``WALS.fit`` takes
+        What each rank has; or all of it, which each rank takes its part of. A
+        :class:`wals_gpu.stored.StoredMatrix` in a folder that all machines see is read in part.
+    group : Group, optional
+        Default: :class:`.LocalGroup`, this process alone.
+    callback : callable, optional
+        Gets each :class:`.FitRecord`; a true result on any rank ends the fit.
+    show_progress : bool, default False
+        A progress bar, on rank 0.
+    validation, metric, validate_every, patience, checkpoint_dir, checkpoint_every, resume
+        As for ``WALS.fit``. The checkpoint is in a folder that all ranks see; another number of ranks can go on.
+    mode : {"auto", "all", "halo", "blocks"}, default "auto"
+        How the other side's factors come, see docs/distributed.md. Changes no bit.
+    table_bytes : int, optional
+        Memory that a rank may give to them, in bytes; None: as much as the whole table takes.
+    **columns
+        ``user_column``, ``item_column``, ``value_column`` of a table.
+
+    Returns
+    -------
+    ShardedModel
+
+    Raises
+    ------
+    DistributedError
+        Ranks differ in data, settings or versions, or one is gone.
+    DataError, TypeError, ValueError, CheckpointError, SingularSystemError, ModelFitError, MemoryError, OSError
+        As from ``WALS.fit``, on all ranks where one of them has it.
+    """
+    group = LocalGroup() if group is None else group
+    with together(group, "reading the settings"):
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
+        if table_bytes is not None:
+            integer("table_bytes", table_bytes, 1)
+        settings = _settings_of(model)
+        holding = HoldOut(validation, metric, validate_every, patience)
+        saving = Saving(checkpoint_dir, checkpoint_every, resume)
+        holding.check(settings)
+        saving.check(settings, holding)
+    settings = _with_one_seed(group, settings)
+    agree(
+        group,
+        version=version_of("wals_gpu"),
+        settings=settings.to_compare(),
+        iterations=settings.iterations,
+        mode=mode,
+        table_bytes=table_bytes,
+        validation=[metric, validate_every, patience, validation is None],
+        checkpoint=[checkpoint_dir is None, checkpoint_every, bool(resume)],
+    )
+    shards, test = _shards_of(group, settings, interactions, validation, columns)
+    plan = _plan(group, settings, shards, test, holding, saving, mode, table_bytes)
+    with Run(plan, lambda run: None) as run:
+        run.iterate(_on_all_ranks(group, callback), show_progress and group.rank == 0)
+    return ShardedModel.of(group, model, shards, plan, run.history, run.metric, run.best_iteration)
+
+
+def _settings_of(model: WALS) -> FitSettings:
+    settings = fit_settings(model)
+    if not isinstance(settings.backend, CpuBackend):
+        raise DeviceError("device must be 'cpu' for a fit on several ranks, which the other devices do not know yet")
+    for name in ("user_prior", "item_prior"):
+        if getattr(settings, name) is not None:
+            raise TypeError(f"{name}: a fit on several ranks knows no priors yet; fit on one machine, or without")
+    if settings.neighbors or settings.popularity_exponent:
+        name = "neighbors" if settings.neighbors else "popularity_exponent"
+        raise TypeError(f"{name} must be 0 for a fit on several ranks, got {getattr(settings, name)!r}")
+    if isinstance(settings.random_state, np.random.Generator):
+        raise TypeError("random_state must be an integer or None for a fit on several ranks, got a Generator")
+    settings.check_device()
+    return settings
+
+
+def _with_one_seed(group: Group, settings: FitSettings) -> FitSettings:
+    """With a seed that all ranks know, where none was given."""
+    if any(gather_json(group, settings.random_state is not None)):
+        return settings
+    seed = gather_json(group, secrets.randbits(62))[0]
+    return dataclasses.replace(settings, random_state=seed)
+
+
+def _shards_of(
+    group: Group, settings: FitSettings, interactions: Any, validation: Any, columns: dict[str, Any]
+) -> tuple[Shards, csr_matrix | None]:
+    """What the rank has to train on, and to find."""
+    if isinstance(interactions, Shards):
+        with together(group, "reading the interactions"):
+            if interactions.dtype != settings.dtype:
+                raise TypeError(f"the shards hold {interactions.dtype}, the model is of dtype {settings.dtype}")
+            if validation is not None and not isinstance(validation, csr_matrix):
+                raise TypeError(
+                    "validation must be a csr_matrix of the rank's own users where the interactions are Shards, got "
+                    f"{type(validation).__name__}"
+                )
+        return interactions, validation
+    test = None
+    with together(group, "reading the interactions"):
+        data = as_stored(interactions, settings.dtype, columns)
+        if data is None:
+            wanted = {"warn_ratings": settings.objective.name != "explicit"} | columns
+            data = as_interactions(interactions, dtype=settings.dtype, **wanted)
+        if validation is not None:
+            train, test = hold_out(data, validation, settings.random_state, settings.dtype, columns)
+            data = Interactions(train, data.user_ids, data.item_ids)
+    shards = shard(data, group, settings.factors, settings.options)
+    return shards, None if test is None else test[shards.user_cuts.of(group.rank)]
+
+
+def _plan(
+    group: Group,
+    settings: FitSettings,
+    shards: Shards,
+    test: csr_matrix | None,
+    holding: HoldOut,
+    saving: Saving,
+    mode: str,
+    table_bytes: int | None,
+) -> Plan:
+    backend = settings.backend
+    assert isinstance(backend, CpuBackend)
+    bound = shards.bind(settings.objective)
+    terms = {side: ShardedTerms.of(shards, bound, side) for side in ("user", "item")}
+    with together(group, "making room for the factors"):
+        factors = _start_values(settings, (shards.user_cuts, shards.item_cuts), group.rank)
+    sides = (
+        Side("user", terms["user"], factors[0], shards.user_ids),
+        Side("item", terms["item"], factors[1], shards.item_ids),
+    )
+    session = ShardedSession(group, backend, *factors, terms["user"], terms["item"], mode, table_bytes)
+    validation = None
+    if test is not None:
+        counts = group.gather_rows(_positive(shards.items), shards.item_cuts.counts)
+        validation = ShardedValidation(
+            group, counts, backend, shards.users, test, holding.metric, holding.every, holding.patience
+        )
+    checkpoint = None
+    if saving.folder is not None:
+        cuts = {"user": shards.user_cuts, "item": shards.item_cuts}
+        compared = _to_compare(group, settings, shards, validation)
+        checkpoint = ShardedCheckpoint(saving.folder, saving.every, compared, group, cuts)
+    resume = bool(saving.resume)
+    return Plan(settings, shards.users, bound, *sides, validation, checkpoint, resume, session=session)
+
+
+def _positive(items: csr_matrix) -> NDArray[np.int64]:
+    """Entries above 0 of each of the rank's items."""
+    counts: NDArray[np.int64] = np.diff(np.concatenate([[0], np.cumsum(items.data > 0)])[items.indptr])
+    return counts
+
+
+def _start_values(
+    settings: FitSettings, cuts: tuple[Cuts, Cuts], rank: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """The rank's rows of the values that one process would draw: all are drawn, those of others forgotten."""
+    rng = np.random.default_rng(settings.random_state)
+    deviation = settings.dtype.type(settings.init_scale / np.sqrt(settings.factors))
+    drawn = []
+    for of_side in cuts:
+        rows = of_side.of(rank)
+        own = settings.backend.empty_factors(rows.stop - rows.start, settings.factors, settings.dtype)
+        block = np.empty((_DRAWN, settings.factors), settings.dtype)
+        for start in range(0, of_side.n_rows, _DRAWN):
+            some = block[: min(_DRAWN, of_side.n_rows - start)]
+            rng.standard_normal(dtype=settings.dtype, out=some)
+            first, last = max(start, rows.start), min(start + len(some), rows.stop)
+            if first < last:
+                own[first - rows.start : last - rows.start] = some[first - start : last - start]
+        own *= deviation
+        drawn.append(own)
+    return drawn[0], drawn[1]
+
+
+def _to_compare(
+    group: Group, settings: FitSettings, shards: Shards, validation: ShardedValidation | None
+) -> dict[str, Any]:
+    """What a resumed fit must have in common with the one that it goes on with, whatever the number of ranks."""
+    compared = {"data": _digest(group, shards.users, shards.user_ids), **settings.to_compare()}
+    compared["items"] = _digest(group, None, shards.item_ids)
+    if validation is not None:
+        compared |= {name: getattr(validation, name) for name in ("metric", "every", "patience")}
+        compared["validation data"] = _digest(group, validation.test, None)
+    return compared
+
+
+def _digest(group: Group, matrix: csr_matrix | None, ids: Ids | None) -> str:
+    """Of the rows of all ranks, block by block, so that it does not depend on the ranks that have them."""
+    step, own = int(limits().loss_rows), []
+    n = matrix.shape[0] if matrix is not None else 0 if ids is None else len(ids)
+    for start in range(0, n, step):
+        rows = slice(start, min(start + step, n))
+        digest = "" if matrix is None else fingerprint(matrix[rows])
+        digest += "" if ids is None else hashlib.sha256(repr(ids[rows].tolist()).encode()).hexdigest()
+        own.append(digest)
+    blocks = [digest for of_rank in gather_json(group, own) for digest in of_rank]
+    return hashlib.sha256("".join(blocks).encode()).hexdigest()
+
+
+def _on_all_ranks(
+    group: Group, callback: Callable[[FitRecord], bool | None] | None
+) -> Callable[[FitRecord], bool | None] | None:
+    """What ends the fit on all ranks where the callback of one wants to."""
+    if not any(gather_json(group, callback is not None)):
+        return None
+
+    def called(record: FitRecord) -> bool:
+        ends = False
+        with together(group, "in the callback"):
+            ends = callback is not None and bool(callback(record))
+        return bool(group.gather_rows(np.array([ends]), [1] * group.size).any())
+
+    return called

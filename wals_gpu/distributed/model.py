@@ -1,0 +1,135 @@
+"""A model whose users lie on several ranks: each has a whole model of its own users."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wals_gpu.data.ids import Ids
+from wals_gpu.distributed.cuts import Cuts
+from wals_gpu.distributed.group import Group, together
+from wals_gpu.distributed.session import ShardedSession
+from wals_gpu.distributed.shards import Shards
+from wals_gpu.model.parts import write_shared, write_users
+from wals_gpu.model.recommendations import RecommendationsChunk
+from wals_gpu.model.sharded import model_of, tensors_of
+from wals_gpu.model.wals import WALS
+from wals_gpu.training.fitted import Fitted
+from wals_gpu.training.plan import Plan
+from wals_gpu.training.state import History
+
+__all__ = ["ShardedModel"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShardedModel:
+    """What a fit on several ranks leaves; :meth:`save` writes a model that ``WALS.load`` reads anywhere.
+
+    Attributes
+    ----------
+    group : Group
+    local : WALS
+        A model of this rank's users (row numbers from 0) and all items: it recommends, explains and evaluates as any
+        other.
+    users : slice
+        Which rows of all users these are.
+    history : History
+    """
+
+    group: Group
+    local: WALS
+    user_cuts: Cuts
+
+    @property
+    def users(self) -> slice:
+        """Which rows of all users this rank has."""
+        return self.user_cuts.of(self.group.rank)
+
+    @property
+    def history(self) -> History:
+        """Of the fit, the same on all ranks."""
+        return self.local.history_
+
+    @classmethod
+    def of(
+        cls,
+        group: Group,
+        model: WALS,
+        shards: Shards,
+        plan: Plan,
+        history: History,
+        metric: str | None,
+        best_iteration: int | None,
+    ) -> ShardedModel:
+        """The model of a fit that has ended. Every rank makes the call."""
+        session = plan.session
+        assert isinstance(session, ShardedSession)
+        items = session.gathered("item")
+        items.flags.writeable = False  # answers may keep what they computed from it
+        rows = shards.user_cuts.of(group.rank)
+        bound = plan.bound.of_users(np.arange(rows.start, rows.stop))
+        fitted = Fitted(
+            plan.settings.backend,
+            session.factors("user"),
+            items,
+            shards.user_ids,
+            _gathered_ids(group, shards.item_ids),
+            bound,
+            shards.users,
+        )
+        return cls(group, model_of(model, fitted, history, metric, best_iteration), shards.user_cuts)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the model to a folder that all ranks see, in place of one that is there. Every rank makes the call.
+
+        Raises
+        ------
+        OSError
+            A rank cannot write, on all ranks.
+        """
+        folder = Path(path)
+        with together(self.group, f"saving to {folder}"):
+            tensors, metadata = tensors_of(self.local)
+            write_users(folder, self.group.rank, tensors)
+        with together(self.group, f"saving to {folder}"):
+            if self.group.rank == 0:
+                metadata["objective"]["n_users"] = self.user_cuts.n_rows
+                write_shared(folder, tensors, metadata, self.user_cuts.bounds.tolist())
+
+    def recommend_chunks(
+        self, k: int = 10, *, chunk_size: int = 4096, **options: Any
+    ) -> Iterator[RecommendationsChunk]:
+        """The lists of this rank's users, as ``WALS.recommend_chunks`` gives them; users by id, or by their row number
+        among all users."""
+        users = np.arange(self.local.n_users) if self.local.user_ids is None else self.local.user_ids.ids
+        for chunk in self.local.recommend_chunks(users, k, chunk_size=chunk_size, **options):
+            if self.local.user_ids is None:
+                chunk = RecommendationsChunk(
+                    chunk.ids, chunk.scores, chunk.users + self.users.start, chunk.source, chunk.layout
+                )
+            yield chunk
+
+
+def _gathered_ids(group: Group, ids: Ids | None) -> Ids | None:
+    """Those of all ranks."""
+    if ids is None:
+        return None
+    arrays = ids.to_arrays("ids")
+    gathered = {}
+    for name, array in arrays.items():
+        own = array[:-1] if name.endswith("offsets") else array
+        counts = group.gather_rows(np.array([len(own)]), [1] * group.size)
+        gathered[name] = group.gather_rows(own, counts.tolist())
+    if ids.kind == "integer":
+        return Ids(gathered["ids"], ids.side)
+    ends = group.gather_rows(arrays["ids.offsets"][-1:], [1] * group.size)
+    starts = np.concatenate([[0], np.cumsum(ends)])
+    counts = group.gather_rows(np.array([len(ids)]), [1] * group.size)
+    offsets = gathered["ids.offsets"] + np.repeat(starts[:-1], counts)
+    gathered["ids.offsets"] = np.append(offsets, starts[-1])
+    return Ids.from_arrays(gathered, "ids", ids.side)

@@ -1,0 +1,266 @@
+"""Interactions that no rank has as a whole: each reads a part of the files, and gets the rows that it is to solve.
+
+1. Each rank reads its part as one machine reads a file (:mod:`wals_gpu.data.interactions`), with ids of its own.
+2. Distinct ids go to the rank that owns their range (ranges are cut at sampled ids), which sorts them and counts their
+   entries: an id's row is the number of ids before it, as on one machine.
+3. Rows are cut into ranges that cost the same (:mod:`.cuts`), and entries go to the ranks that have their user, and
+   their item. Values of a pair that several ranks have read are added up in the order of the ranks.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix, csr_matrix
+
+from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.data.ids import Ids
+from wals_gpu.data.interactions import Interactions, as_interactions
+from wals_gpu.distributed.cuts import Cuts, cut_rows
+from wals_gpu.distributed.group import Group, gather_json, together
+from wals_gpu.distributed.shards import Shards
+from wals_gpu.errors import DataError
+
+__all__ = ["merge_shards", "parquet_files", "read_sharded"]
+
+#: Ids of each rank that ranges are cut by.
+_SAMPLED = 256
+
+
+def parquet_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The Parquet files of a path: itself, or those of a folder; none where it is something else."""
+    place = Path(path)
+    if place.is_dir():
+        files = sorted(one for one in place.rglob("*") if one.is_file() and not one.name.startswith((".", "_")))
+        return files if files and all(one.suffix in (".parquet", ".pq") for one in files) else []
+    return [place] if place.is_file() and place.suffix in (".parquet", ".pq") else []
+
+
+def read_sharded(
+    path: str | os.PathLike[str], group: Group, factors: int, options: SolveOptions, **columns: Any
+) -> Shards:
+    """Read Parquet files, a part on each rank. Every rank makes the call.
+
+    Parameters
+    ----------
+    path : str or path
+        A Parquet file, or a folder of them that all ranks see.
+    group : Group
+    factors : int
+    options : SolveOptions
+        What the cost of a row follows from.
+    **columns
+        As for :func:`wals_gpu.as_interactions`: ``user_column``, ``value_column``, ``min_value``, ``dtype`` and others
+        that look at single rows.
+
+    Returns
+    -------
+    Shards
+
+    Raises
+    ------
+    DataError, FileNotFoundError
+        There is no such file, or its data cannot be used; on all ranks.
+    """
+    with together(group, "reading the interactions"):
+        whole = ("min_user_interactions", "min_item_interactions", "half_life", "user_ids", "item_ids", "time_column")
+        if unfit := [name for name in whole if columns.get(name) is not None]:
+            raise ValueError(f"{', '.join(unfit)} cannot be used where each rank reads a part of the rows")
+        files = parquet_files(path)
+        if not files:
+            if not Path(path).exists():
+                raise FileNotFoundError(2, os.strerror(2), os.fspath(path))
+            raise DataError(f"{path} holds no Parquet files, of which each rank could read a part")
+        local = _read_part(files, group.rank, group.size, columns)
+    return merge_shards(local, group, factors, options, np.dtype(columns.get("dtype", "float32")))
+
+
+def _read_part(files: Sequence[Path], rank: int, size: int, columns: dict[str, Any]) -> Interactions | None:
+    """The row groups rank, rank + size, ... of all files, read one file after another; None where there are none."""
+    tables, number = [], 0
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            mine = [i for i in range(file.num_row_groups) if (number + i) % size == rank]
+            number += file.num_row_groups
+            if mine:
+                tables.append(file.read_row_groups(mine))
+    if not tables or not any(len(table) for table in tables):
+        return None
+    return as_interactions(pa.concat_tables(tables, promote_options="permissive"), **columns)
+
+
+def merge_shards(
+    local: Interactions | None, group: Group, factors: int, options: SolveOptions, dtype: np.dtype[Any]
+) -> Shards:
+    """The shards of interactions of which each rank has read some. Every rank makes the call.
+
+    Parameters
+    ----------
+    local : Interactions, optional
+        With ids. None: nothing.
+    group : Group
+    factors : int
+    options : SolveOptions
+    dtype : dtype
+        Of the values.
+
+    Returns
+    -------
+    Shards
+
+    Raises
+    ------
+    DataError
+        No rank has anything, or ids are numbers on one and text on another.
+    """
+    sides = [None if local is None else local.user_ids, None if local is None else local.item_ids]
+    kinds = gather_json(group, [None if ids is None else str(_dtype_of(ids)) for ids in sides])
+    matrix = csr_matrix((0, 0), dtype=dtype) if local is None else local.matrix.tocoo()
+    entries = matrix.tocoo()
+    placed = []
+    for side, name in enumerate(("user", "item")):
+        found = {kind[side] for kind in kinds if kind[side] is not None}
+        if len(found) != 1:
+            what = "there are no interactions" if not found else f"{name} ids are {' and '.join(sorted(found))}"
+            raise DataError(f"the ranks read different files, and {what}")
+        ids = sides[side]
+        if ids is None:
+            ids = Ids(pa.array([], pa.large_string()) if found == {"string"} else np.empty(0, found.pop()), name)
+        counts = np.bincount((entries.row, entries.col)[side], minlength=len(ids))
+        placed.append(_Placed(group, ids, counts, factors, options))
+    users, items = placed
+    rows, columns = users.rows[entries.row], items.rows[entries.col]
+    of_users = _delivered(group, users.cuts, rows, columns, entries.data, len(items))
+    of_items = _delivered(group, items.cuts, columns, rows, entries.data, len(users))
+    return Shards(group, of_users, of_items, users.cuts, items.cuts, users.own, items.own)
+
+
+class _Placed:
+    """Where the ids of a side stand among those of all ranks, and what this rank is to have of them.
+
+    Attributes
+    ----------
+    rows : (n,) int64
+        Of the rank's ids that were read, the row numbers.
+    cuts : Cuts
+    own : Ids
+        Of the rows that this rank is to have.
+    """
+
+    def __init__(self, group: Group, ids: Ids, counts: NDArray[np.int64], factors: int, options: SolveOptions) -> None:
+        samples = ids[np.linspace(0, len(ids) - 1, min(len(ids), _SAMPLED)).astype(int)].tolist() if len(ids) else []
+        gathered = sorted(chain.from_iterable(gather_json(group, samples)))
+        splitters = [gathered[len(gathered) * rank // group.size] for rank in range(1, group.size)]
+        ends = [0, *(bisect_left(ids, splitter) for splitter in splitters), len(ids)]
+        pieces = [slice(a, b) for a, b in pairwise(ends)]
+        n_sent = [piece.stop - piece.start for piece in pieces]
+        n_received = group.gather_rows(np.array([n_sent], np.int64), [1] * group.size)[:, group.rank].tolist()
+        received = _exchanged(group, [_values(ids, piece) for piece in pieces], n_received)
+        owned = Ids(_distinct(received), ids.side)
+        place = np.asarray(owned.find(received.to_numpy(zero_copy_only=False)) if len(received) else np.empty(0, int))
+        n_owned = group.gather_rows(np.array([len(owned)]), [1] * group.size)
+        first = int(n_owned[: group.rank].sum())
+        # What was asked gets its answer, in the order in which it was asked.
+        self.rows = np.empty(len(ids), np.int64)
+        answers = np.split(place + first, np.cumsum(n_received)[:-1])
+        group.exchange_rows([np.ascontiguousarray(part, np.int64) for part in answers], n_sent, self.rows)
+        totals = np.zeros(len(owned), np.int64)
+        their_counts = np.empty(len(received), np.int64)
+        group.exchange_rows(
+            [np.ascontiguousarray(counts[piece], np.int64) for piece in pieces], n_received, their_counts
+        )
+        np.add.at(totals, place, their_counts)
+        lengths = group.gather_rows(totals, n_owned.tolist())
+        self.cuts = cut_rows(lengths, group.size, factors, options)
+        self.own = self._handed_over(group, owned, first)
+
+    def __len__(self) -> int:
+        return self.cuts.n_rows
+
+    def _handed_over(self, group: Group, owned: Ids, first: int) -> Ids:
+        """The ids of the rank's rows, from the ranks that sorted them."""
+        ends = np.clip(self.cuts.bounds - first, 0, len(owned))
+        pieces = [slice(int(a), int(b)) for a, b in pairwise(ends)]
+        n_sent = [piece.stop - piece.start for piece in pieces]
+        n_received = group.gather_rows(np.array([n_sent], np.int64), [1] * group.size)[:, group.rank].tolist()
+        received = _exchanged(group, [_values(owned, piece) for piece in pieces], n_received)
+        return Ids(received if owned.kind == "string" else received.to_numpy(), owned.side)
+
+
+def _dtype_of(ids: Ids) -> Any:
+    return "string" if ids.kind == "string" else ids.ids.dtype
+
+
+def _values(ids: Ids, piece: slice) -> pa.Array:
+    return pa.array(ids)[piece]
+
+
+def _distinct(values: pa.Array) -> Any:
+    """Sorted, as :class:`Ids` takes them."""
+    distinct = pc.unique(values)
+    distinct = distinct.take(pc.sort_indices(distinct))
+    return distinct.to_numpy() if pa.types.is_integer(values.type) else distinct
+
+
+def _exchanged(group: Group, pieces: list[pa.Array], counts: list[int]) -> pa.Array:
+    """Send a piece of ids to every rank; what came from all of them, in order. counts (size,): how many come."""
+    kind = pieces[0].type
+    if pa.types.is_integer(kind):
+        numbers = [piece.to_numpy() for piece in pieces]
+        out = np.empty(sum(counts), numbers[0].dtype)
+        group.exchange_rows(numbers, counts, out)
+        return pa.array(out)
+    lengths = [np.asarray(pc.binary_length(piece), np.int64) for piece in pieces]
+    out_lengths = np.empty(sum(counts), np.int64)
+    group.exchange_rows(lengths, counts, out_lengths)
+    texts = [_utf8(piece) for piece in pieces]
+    n_bytes = [int(part.sum()) for part in np.split(out_lengths, np.cumsum(counts)[:-1])]
+    out_texts = np.empty(sum(n_bytes), np.uint8)
+    group.exchange_rows(texts, n_bytes, out_texts)
+    offsets = np.concatenate([[0], np.cumsum(out_lengths)]).astype(np.int64)
+    return pa.Array.from_buffers(
+        pa.large_string(), len(out_lengths), [None, pa.py_buffer(offsets), pa.py_buffer(out_texts)]
+    )
+
+
+def _utf8(texts: pa.Array) -> NDArray[np.uint8]:
+    arrays = Ids(texts, "").to_arrays("ids") if len(texts) else {"ids.utf8": np.empty(0, np.uint8)}
+    return arrays["ids.utf8"]
+
+
+def _delivered(
+    group: Group,
+    cuts: Cuts,
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    values: NDArray[np.floating],
+    n_columns: int,
+) -> csr_matrix:
+    """The rank's rows of a side, of the entries of all ranks."""
+    owners = cuts.owners(rows)
+    order = np.argsort(owners, kind="stable")
+    n_sent = np.bincount(owners, minlength=group.size)
+    ends = np.cumsum(n_sent)
+    n_received = group.gather_rows(n_sent[None].astype(np.int64), [1] * group.size)[:, group.rank].tolist()
+    arrays = []
+    for array in (rows.astype(np.int32), columns.astype(np.int32), values):
+        out = np.empty(sum(n_received), array.dtype)
+        group.exchange_rows(np.split(array[order], ends[:-1]), n_received, out)
+        arrays.append(out)
+    own = cuts.of(group.rank)
+    own_rows, own_columns, own_values = arrays
+    shape = (own.stop - own.start, n_columns)
+    # Stable: values of a pair are added in the order in which the ranks have them.
+    matrix = coo_matrix((own_values, (own_rows - own.start, own_columns)), shape=shape).tocsr()
+    matrix.sum_duplicates()
+    return matrix

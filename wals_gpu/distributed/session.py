@@ -1,0 +1,326 @@
+"""Half-sweeps of a side that lies on several ranks: the steps of one machine, with collectives between them.
+
+With side S solved and F the other one, on each rank:
+
+1. Gram matrices of slabs of F, by the rank that has most of a slab; all add them up in the same order. The eigenproblem
+   is solved by rank 0.
+2. The rank's rows of F are rotated into the basis, and travel (:mod:`.tables`).
+3. The rank's rows of S are solved by the kernels of one machine.
+4. Losses of blocks of rows are added up in order.
+
+Nothing of this depends on how the rows are divided, so the factors have the bits of a fit of
+:class:`wals_gpu.stored.StoredMatrix` in one process, on machines of one instruction set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wals_gpu.backends.cpu import CpuBackend, takes_plain_steps
+from wals_gpu.backends.devices import limits
+from wals_gpu.backends.host import Spectrum, check_gram, decompose, in_order, no_spectrum
+from wals_gpu.backends.session import iterate_in_turn
+from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.data.stored import one_each, terms_of_rows
+from wals_gpu.distributed.cuts import Cuts
+from wals_gpu.distributed.group import Group, gather_json, together
+from wals_gpu.distributed.shards import Shards
+from wals_gpu.distributed.tables import Tables, make_tables
+from wals_gpu.errors import SingularSystemError
+from wals_gpu.objective.bound import BoundObjective
+from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
+
+__all__ = ["ShardedSession", "ShardedTerms"]
+
+#: Slabs of a Gram matrix where one machine would not use any (more than ``limits().blocked_factors`` factors).
+_SLABS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class ShardedTerms:
+    """The terms of the rank's own rows of a side, with what is known of all: :class:`.terms.SideTerms`.
+
+    Parameters
+    ----------
+    own : RowTerms
+        Of the rank's rows; columns are all rows of the other side.
+    cuts : Cuts
+        Of the side.
+    target_square : float
+        Of all ranks.
+    has_background : bool
+        Whether unobserved pairs weigh anything on any rank.
+    """
+
+    own: RowTerms
+    cuts: Cuts
+    target_square: float
+    has_background: bool
+
+    @property
+    def background(self) -> NDArray[np.floating]:
+        """``g`` of the rank's rows."""
+        return self.own.background
+
+    @property
+    def ridge(self) -> NDArray[np.floating]:
+        """``lambda`` of the rank's rows."""
+        return self.own.ridge
+
+    @property
+    def other_background(self) -> NDArray[np.floating]:
+        """``h`` of all columns."""
+        return self.own.other_background
+
+    def parts(self) -> Iterator[tuple[slice, RowTerms]]:
+        """The rank's rows, in one part."""
+        yield from self.own.parts()
+
+    @classmethod
+    def of(cls, shards: Shards, bound: BoundObjective, side: str) -> ShardedTerms:
+        """The terms of a side. Every rank makes the call.
+
+        Raises
+        ------
+        ValueError
+            A value of some rank has no meaning for the objective.
+        """
+        group, (matrix, cuts) = shards.group, shards.rows_of(side)
+        rows, step = cuts.of(group.rank), int(limits().loss_rows)
+        squares = []
+        with together(group, f"{side}s"):
+            own = terms_of_rows(bound, side, rows, matrix)
+            for start in range(rows.start, rows.stop, step):
+                some = slice(start, min(start + step, rows.stop))
+                block = matrix[some.start - rows.start : some.stop - rows.start]
+                squares.append(terms_of_rows(bound, side, some, block).target_square)
+        own = _as_of_the_whole(group, own)
+        square = in_order(group.gather_rows(np.array(squares, np.float64), cuts.blocks(step)))
+        any_row = group.gather_rows(np.array([own.background.any()]), [1] * group.size).any()
+        return cls(own, cuts, square, bool(any_row and own.other_background.any()))
+
+
+def _as_of_the_whole(group: Group, own: RowTerms) -> RowTerms:
+    """One coefficient for all entries is solved with other roundings than one for each: a rank may have one by chance.
+    It is solved as the whole matrix would be."""
+    mine: list[Any] = []
+    if own.n_entries:
+        one = float(own.rhs[0]) if own.rhs.size == 1 else None
+        offset = own.gram_offset if own.rhs.size > 1 and own.gram is None else None
+        mine = [[one, offset]]
+    found = [pair for of_rank in gather_json(group, mine) for pair in of_rank]
+    coefficients = {one for one, _ in found}
+    if len(coefficients) <= 1 and None not in coefficients:
+        return own
+    return one_each(own, next((offset for _, offset in found if offset is not None), None))
+
+
+class ShardedSession:
+    """See :class:`.session.Session`. Arrays are the rank's own rows; every rank makes the same calls.
+
+    Parameters
+    ----------
+    group : Group
+    backend : CpuBackend
+        Of this rank.
+    users, items : (own rows, D)
+        Solved in place.
+    user_terms, item_terms : ShardedTerms
+    mode : {"auto", "all", "halo", "blocks"}
+        How the other side's factors come, see :mod:`.tables`.
+    table_bytes : int, optional
+        Memory that "auto" may give to them.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        backend: CpuBackend,
+        users: NDArray[np.floating],
+        items: NDArray[np.floating],
+        user_terms: ShardedTerms,
+        item_terms: ShardedTerms,
+        mode: str = "auto",
+        table_bytes: int | None = None,
+    ) -> None:
+        self.group, self._backend = group, backend
+        self._sides = {"user": users, "item": items}
+        terms = {"user": user_terms, "item": item_terms}
+        self._cuts = {side: of_side.cuts for side, of_side in terms.items()}
+        row_bytes = backend.rotated(users[:0], Spectrum(np.zeros(users.shape[1]), None)).shape[1] * users.itemsize
+        self.tables: dict[str, Tables] = {
+            side: make_tables(group, self._cuts[other_side(side)], of_side.own, mode, row_bytes, table_bytes)
+            for side, of_side in terms.items()
+        }
+        n_factors = users.shape[1]
+        self._slabs = {side: _Slabs(group, cuts, n_factors) for side, cuts in self._cuts.items()}
+
+    def solve(
+        self,
+        side: str,
+        terms: SideTerms,
+        options: SolveOptions,
+        prior: NDArray[np.floating] | None = None,
+        *,
+        return_loss: bool = False,
+    ) -> float | None:
+        """See :meth:`.session.Session.solve`; the loss is that of all ranks."""
+        assert isinstance(terms, ShardedTerms) and prior is None
+        own, other = self._sides[side], self._sides[other_side(side)]
+        row_loss = np.zeros(len(own))
+        error: Exception | None = None
+        plain = terms.has_background and takes_plain_steps(own.shape[1], options)
+        gram, spectrum, seen = self._basis(other_side(side), terms, other, plain)
+        for part, table in self.tables[side].rounds(seen, lambda n: self._empty(n, seen)):
+            if error is not None or not part.terms.n_rows:
+                continue
+            target, losses = own[part.rows], row_loss[part.rows] if return_loss else None
+            try:
+                if plain:
+                    self._backend.solve_plain(part.terms, table, gram, target, options, row_loss=losses)
+                else:
+                    self._backend.solve_rotated(part.terms, table, spectrum, target, options, row_loss=losses)
+            except SingularSystemError as singular:
+                row = self._cuts[side].of(self.group.rank).start + part.rows.start + singular.row
+                error = SingularSystemError(row, singular.remedy)
+            except Exception as failed:  # goes through the other rounds, which all ranks take part in
+                error = failed
+        with together(self.group, f"solving {side}s"):
+            if error is not None:
+                raise error
+        return self._total(side, row_loss) if return_loss else None
+
+    def iterate(
+        self,
+        users: SideTerms,
+        items: SideTerms,
+        options: SolveOptions,
+        errors_of: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        *,
+        return_loss: bool = False,
+    ) -> float | None:
+        """See :meth:`.session.Session.iterate`."""
+        return iterate_in_turn(self, users, items, options, errors_of, return_loss)
+
+    def features(self, features: Mapping[str, NDArray[np.floating]]) -> None:
+        """Not there: a fit on several ranks has no priors."""
+        raise NotImplementedError
+
+    def scale(self, side: str, factor: float) -> None:
+        """See :meth:`.session.Session.scale`."""
+        self._sides[side] *= self._sides[side].dtype.type(factor)
+
+    def _basis(
+        self, side: str, terms: ShardedTerms, other: NDArray[np.floating], plain: bool
+    ) -> tuple[NDArray[np.float64], Spectrum, NDArray[np.floating]]:
+        """Gram matrix and spectrum of a side, and the rank's rows of it as solvers are to see them."""
+        width = other.shape[1]
+        if not terms.has_background:
+            spectrum = no_spectrum(width)
+            return np.zeros((width, width)), spectrum, self._backend.rotated(other, spectrum)
+        gram = self._slabs[side].gram(self._backend, other, terms.other_background)
+        with together(self.group):
+            check_gram(gram)
+        if plain:
+            return gram, no_spectrum(width), other
+        values, vectors = np.empty(width), np.empty((width, width))
+        with together(self.group):
+            if self.group.rank == 0:
+                found = decompose(gram)
+                assert found.vectors is not None
+                values, vectors = found.values, np.ascontiguousarray(found.vectors)
+        self.group.broadcast(values)
+        self.group.broadcast(vectors)
+        spectrum = Spectrum(values, vectors)
+        return gram, spectrum, self._backend.rotated(other, spectrum)
+
+    def _empty(self, n: int, like: NDArray[np.floating]) -> NDArray[np.floating]:
+        return self._backend.empty_factors(n, like.shape[1], like.dtype)
+
+    def _total(self, side: str, row_loss: NDArray[np.float64]) -> float:
+        """The sum of the rows of all ranks, block by block."""
+        step = int(limits().loss_rows)
+        sums = np.add.reduceat(row_loss, np.arange(0, len(row_loss), step)) if len(row_loss) else row_loss
+        return in_order(self.group.gather_rows(sums, self._cuts[side].blocks(step)))
+
+    def loss(self, user_terms: RowTerms, item_ridge: NDArray[np.floating]) -> float:
+        """Not there: a fit on several ranks has the loss from its sweeps."""
+        raise NotImplementedError
+
+    def ridge_loss(self, side: str, ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None) -> float:
+        """See :meth:`.session.Session.ridge_loss`; of all ranks."""
+        losses = self._backend.ridge_losses(self._sides[side], ridge, prior)
+        return in_order(self.group.gather_rows(losses, self._cuts[side].blocks(int(limits().loss_rows))))
+
+    def factors(self, side: str) -> NDArray[np.floating]:
+        """The rank's own rows."""
+        return self._sides[side]
+
+    def gathered(self, side: str) -> NDArray[np.floating]:
+        """The rows of all ranks, (R, D). Every rank makes the call."""
+        return self.group.gather_rows(self._sides[side], self._cuts[side].counts)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The rank's part of what the next solve depends on."""
+        return {f"{side}_factors": array for side, array in self._sides.items()}
+
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """See :meth:`.session.Session.restore`."""
+        for name, array in self.arrays().items():
+            np.copyto(array, arrays[name])
+
+    def close(self) -> None:
+        """Nothing is left to do: the factors never leave the basis that they began in."""
+
+    def __enter__(self) -> ShardedSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Slabs:
+    """The slabs of rows that the Gram matrix of a side is summed in, and the ranks that sum them."""
+
+    def __init__(self, group: Group, cuts: Cuts, factors: int) -> None:
+        self._group, self._factors = group, factors
+        n = cuts.n_rows
+        self._bounds = CpuBackend.gram_bounds(n, factors)
+        if factors > limits().blocked_factors:
+            self._bounds = n * np.arange(_SLABS + 1) // _SLABS
+        # A slab belongs to who has its middle row. Slabs of a rank are neighbours, as its rows are.
+        middles = (self._bounds[:-1] + self._bounds[1:]) // 2
+        owners = np.minimum(cuts.owners(np.minimum(middles, max(n - 1, 0))), group.size - 1)
+        self._slabs = np.searchsorted(owners, np.arange(group.size + 1))
+        needed = self._bounds[self._slabs]  # rows of the slabs of each rank, [needed[r], needed[r + 1])
+        own = cuts.of(group.rank)
+        # Rows that this rank gives to each rank, and those that it gets from each.
+        self._given = [
+            slice(*(np.clip([needed[r], needed[r + 1]], own.start, own.stop) - own.start)) for r in range(group.size)
+        ]
+        mine = needed[group.rank], needed[group.rank + 1]
+        self._start = mine[0]
+        self._wanted = np.diff(np.clip(cuts.bounds, *mine)).tolist()
+
+    def gram(self, backend: CpuBackend, own: NDArray[np.floating], weight: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The weighted Gram matrix of the rows of all ranks, (D, D)."""
+        group, width = self._group, self._factors
+        rows = np.empty((sum(self._wanted), width), own.dtype)
+        group.exchange_rows([own[given] for given in self._given], self._wanted, rows)
+        first, last = self._slabs[group.rank], self._slabs[group.rank + 1]
+        bounds = self._bounds[first : last + 1] - self._start
+        of_rows = weight if len(weight) == 1 else weight[self._start : self._start + len(rows)]
+        sums = backend.gram_slabs(rows, of_rows, bounds) if last > first else np.empty((0, width, width))
+        upper = np.zeros((width, width))
+        for slab in group.gather_rows(sums, np.diff(self._slabs).tolist()):
+            upper += slab
+        return np.triu(upper) + np.triu(upper, 1).T

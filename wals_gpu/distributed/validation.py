@@ -1,0 +1,59 @@
+"""Validation of a fit on several ranks: each measures its own users, and all know the mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from wals_gpu.backends.session import Backend
+from wals_gpu.distributed.group import Group
+from wals_gpu.distributed.session import ShardedSession
+from wals_gpu.training.state import FitState
+from wals_gpu.training.validation import Validation
+
+__all__ = ["ShardedValidation"]
+
+
+class ShardedValidation(Validation):
+    """See :class:`.validation.Validation`; every rank makes the same calls, and decides the same.
+
+    Parameters
+    ----------
+    group : Group
+    counts : (I,) int64
+        In how many training entries of all ranks each item is.
+    backend, train, test, metric, every, patience
+        As there; rows are the rank's own users.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        counts: NDArray[np.int64],
+        backend: Backend,
+        train: csr_matrix,
+        test: csr_matrix,
+        metric: str,
+        every: int,
+        patience: int | None,
+        **more: Any,
+    ) -> None:
+        self._group, self._counts = group, counts
+        super().__init__(backend, train, test, metric, every, patience, **more)
+
+    def _is_something_to_find(self) -> bool:
+        return bool(self._group.gather_rows(np.array([len(self._users)]), [1] * self._group.size).any())
+
+    def _item_counts(self) -> NDArray[np.int64]:
+        return self._counts
+
+    def measure(self, state: FitState) -> float:
+        """The mean over the users of all ranks, in the order of the ranks."""
+        session = state.session
+        assert isinstance(session, ShardedSession)
+        own = self._values(session.factors("user"), session.gathered("item"))
+        counts = self._group.gather_rows(np.array([len(own)]), [1] * self._group.size)
+        return float(self._group.gather_rows(own, counts.tolist()).mean())

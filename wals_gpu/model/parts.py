@@ -1,0 +1,119 @@
+"""Models whose users lie in several folders: written by the ranks of a fit, read as a whole or in part.
+
+``model.json`` and its tensors hold what all users share, and where the rows of each part end; ``users-<r>/`` what rank
+r has of its users. Each is written whole (:mod:`wals_gpu.data.files`), the shared part last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from wals_gpu.data.files import load_folder, save_folder
+from wals_gpu.data.ids import Ids
+from wals_gpu.errors import ModelFormatError
+
+__all__ = ["is_of_users", "joined", "write_shared", "write_users"]
+
+_KIND = "users of WALS"
+_LEARNED = ("objective/learned.user_weights", "objective/learned.user_background")
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+def is_of_users(name: str, array: NDArray[Any]) -> bool:
+    """Whether a tensor of a model has a row for each user."""
+    if name in _LEARNED:
+        return len(array) != 1
+    return name == "user_factors" or name.startswith(("user_ids", "seen."))
+
+
+def write_users(folder: Path, rank: int, tensors: Tensors) -> None:
+    """Write what a rank has of its users, of the tensors of its own model."""
+    own = {name: array for name, array in tensors.items() if is_of_users(name, array)}
+    save_folder(folder / f"users-{rank}", own, {"model": _KIND})
+
+
+def write_shared(folder: Path, tensors: Tensors, metadata: Mapping[str, Any], bounds: list[int]) -> None:
+    """Write what all users share, once their parts are on the disk, in place of a model that is there."""
+    shared = {name: array for name, array in tensors.items() if not is_of_users(name, array)}
+    objective = {**metadata["objective"], "n_users": bounds[-1]}
+    save_folder(folder, shared, {**metadata, "objective": objective, "user_bounds": bounds})
+
+
+def joined(
+    folder: Path, shared: Tensors, metadata: Mapping[str, Any], users: slice | None = None
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Tensors and metadata of a model of some users, by default of all.
+
+    Raises
+    ------
+    ModelFormatError
+        A part is missing, damaged, or not of as many users.
+    ValueError
+        `users` are none of the model.
+    """
+    bounds = metadata["user_bounds"]
+    start, stop, step = (slice(None) if users is None else users).indices(bounds[-1])
+    if step != 1 or start >= stop:
+        raise ValueError(f"users must be a range of rows in [0, {bounds[-1]}), got {users}")
+    parts = []
+    for rank, (first, last) in enumerate(pairwise(bounds)):
+        if max(first, start) < min(last, stop):
+            parts.append(_part(folder / f"users-{rank}", last - first, max(start - first, 0), min(stop, last) - first))
+    names = [name for name in parts[0] if not name.startswith(("user_ids", "seen."))]
+    tensors = {**shared, **{name: np.concatenate([part[name] for part in parts]) for name in names}}
+    ids = [Ids.from_arrays(part, "user_ids", "user") for part in parts]
+    if ids[0] is not None:
+        tensors |= Ids(_concatenated(ids), "user").to_arrays("user_ids")
+    tensors |= _joined_seen(parts)
+    return tensors, {**metadata, "objective": {**metadata["objective"], "n_users": stop - start}}
+
+
+def _part(folder: Path, n: int, start: int, stop: int) -> dict[str, NDArray[Any]]:
+    """Tensors of rows `start` to before `stop` of a part, which has n."""
+    if not folder.exists():
+        raise ModelFormatError(f"{folder} is missing: the model lies in several parts, and this is one")
+    tensors, metadata = load_folder(folder)
+    row_ptr = tensors.get("seen.row_ptr", np.zeros(0, np.int64))
+    if metadata.get("model") != _KIND or len(tensors["user_factors"]) != n or len(row_ptr) != n + 1:
+        raise ModelFormatError(f"{folder} must hold the part of a model with {n} users")
+    if (start, stop) == (0, n):
+        return tensors
+    first, last = row_ptr[start], row_ptr[stop]
+    some = {name: array[start:stop] for name, array in tensors.items() if not name.startswith(("user_ids", "seen."))}
+    some |= {"seen.row_ptr": row_ptr[start : stop + 1] - first, "seen.col_idx": tensors["seen.col_idx"][first:last]}
+    if "seen.value" in tensors:
+        value = tensors["seen.value"]
+        some["seen.value"] = value if len(value) == 1 else value[first:last]
+    ids = Ids.from_arrays(tensors, "user_ids", "user")
+    if ids is not None:
+        values = ids[start:stop]
+        values = values if ids.kind == "integer" else pa.array(values, pa.large_string())
+        some |= Ids(values, "user").to_arrays("user_ids")
+    return some
+
+
+def _concatenated(ids: list[Ids | None]) -> Any:
+    values = [pa.array(one) for one in ids]
+    joint = pa.concat_arrays(values)
+    return joint.to_numpy() if pa.types.is_integer(joint.type) else joint
+
+
+def _joined_seen(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    pointers, columns, values, end = [np.zeros(1, np.int64)], [], [], 0
+    has_values = "seen.value" in parts[0]
+    for part in parts:
+        columns.append(part["seen.col_idx"])
+        pointers.append(part["seen.row_ptr"][1:] + end)
+        end += len(columns[-1])
+        if has_values:
+            values.append(np.broadcast_to(part["seen.value"], len(columns[-1])))
+    seen = {"seen.row_ptr": np.concatenate(pointers), "seen.col_idx": np.concatenate(columns)}
+    return seen | ({"seen.value": np.concatenate(values)} if has_values else {})
