@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.backends.cuda_device import SLOT_MEMORY, Device
+from wals_gpu._cpu import LIMITS
+from wals_gpu.backends.cuda_device import LARGE_SLOTS, SLOT_MEMORY, Device
 from wals_gpu.backends.cuda_factors import Factors, OtherSide, Target, upload_factors
 from wals_gpu.backends.cuda_loss import row_loss
 from wals_gpu.backends.cuda_plan import may_be_undetermined, plan_cg, plan_exact, plan_subspace, slice_rows
@@ -145,7 +146,13 @@ class RowKernels:
             numbers = part.numbers[mask[part.numbers]]
             if not len(numbers):
                 continue
-            if part.form == "sliced":
+            if part.form == "large":
+                on_device, slots = memory.upload(numbers), min(len(numbers), LARGE_SLOTS)
+                workspace = memory.empty(slots * kernels.slot_bytes(factors), np.uint8)
+                of_rows = memory.address(on_device), len(numbers), slots, memory.address(workspace)
+                kernels.solve_large(self._rows, *of_rows, memory.stream)
+                del workspace
+            elif part.form == "sliced":
                 for batch, workspace in self._sliced(numbers, kernels.slot_bytes(factors)):
                     kernels.solve_sliced(self._rows, *batch, workspace, memory.stream)
             else:
