@@ -147,16 +147,18 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) solve_dual_kernel(Rot
     finish_row<S::kWarps>(p, row, status, m.scratch, [&](int j) { return shift[j]; });
 }
 
-constexpr int kWideThreads = 256;
+constexpr int kWideThreads = 256, kWideTile = 64, kWideDepth = 16;
 
 struct WideMemory {
     double *rhs, *column;
-    float* scratch;
+    float *scratch, *entries, *weight;
     int* bad;
     __host__ __device__ WideMemory(Carver& carve, int P) {
         rhs = carve.take<double>(P);
         column = carve.take<double>(P);
         scratch = carve.take<float>(kWideThreads / 32);
+        entries = carve.take<float>(2 * kWideTile * kWideDepth);
+        weight = carve.take<float>(kWideDepth);
         bad = carve.take<int>(1);
     }
 };
@@ -202,9 +204,58 @@ __global__ void __launch_bounds__(kWideThreads) undetermined_kernel(RotatedRows 
     if (threadIdx.x == 0 && found) p.status[row] = found;
 }
 
+/// Elements [i0, i0 + kWideTile) x [j0, j0 + kWideTile) of the matrix, where they are below the diagonal: a thread has
+/// 16 of them, and adds the entries in order. Cost: 2 kWideTile n floats (L2). Two barriers for each kWideDepth
+/// entries.
+__device__ __forceinline__ void wide_gram(const RotatedRows& p, int64_t row, int i0, int j0, double* a,
+                                          double* diagonal, const WideMemory& m) {
+    constexpr int kColumns = 2 * kWideTile, kEach = kWideTile / 16;
+    const int t = int(threadIdx.x), i1 = t / 16, j1 = t % 16, D = p.D;
+    const int64_t end = p.terms.row_ptr[row + 1];
+    double sum[kEach][kEach] = {};
+    if (i0 == j0 && i1 == j1)
+#pragma unroll
+        for (int k = 0; k < kEach; ++k)
+            if (const int j = i0 + i1 + 16 * k; j < D)
+                sum[k][k] = double(p.terms.background[row]) * p.spectrum[j] + double(p.terms.ridge[row]);
+#pragma unroll 1
+    for (int64_t e0 = p.terms.row_ptr[row]; e0 < end; e0 += kWideDepth) {
+        const int n = int(end - e0 < kWideDepth ? end - e0 : kWideDepth);
+        __syncthreads();
+        for (int k = t; k < kColumns * n; k += kWideThreads) {
+            const int place = k % kColumns, j = place < kWideTile ? i0 + place : j0 + place - kWideTile;
+            m.entries[k] = j < D ? p.table[int64_t{p.terms.col_idx[e0 + k / kColumns]} * p.P + j] : 0.0f;
+        }
+        if (t < n) m.weight[t] = p.terms.gram(e0 + t);
+        __syncthreads();
+#pragma unroll 1
+        for (int e = 0; e < n; ++e) {
+            const float* const r = m.entries + kColumns * e;
+            double right[kEach];
+#pragma unroll
+            for (int k = 0; k < kEach; ++k) right[k] = double(r[kWideTile + j1 + 16 * k]);
+#pragma unroll
+            for (int k = 0; k < kEach; ++k) {
+                const double left = double(m.weight[e]) * double(r[i1 + 16 * k]);
+#pragma unroll
+                for (int l = 0; l < kEach; ++l) sum[k][l] += left * right[l];
+            }
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < kEach; ++k)
+#pragma unroll
+        for (int l = 0; l < kEach; ++l) {
+            const int i = i0 + i1 + 16 * k, j = j0 + j1 + 16 * l;
+            if (i >= D || j > i) continue;
+            a[int64_t{i} * D + j] = sum[k][l];
+            if (i == j) diagonal[i] = sum[k][l];
+        }
+}
+
 /// Rows that float32 could not solve, in float64 from the float32 table: primal, unblocked, one block a row, its
 /// (D, D) matrix in the workspace. Slow, and meant for few rows. Status k: pivot k is not positive to float64's digits.
-__global__ void __launch_bounds__(kWideThreads)
+__global__ void __launch_bounds__(kWideThreads, 2)
     solve_wide_kernel(RotatedRows p, const int32_t* rows, double* workspace) {
     Carver carve(dynamic_smem());
     const WideMemory m(carve, p.P);
@@ -222,16 +273,8 @@ __global__ void __launch_bounds__(kWideThreads)
             sum += double(p.terms.rhs[e]) * double(p.table[int64_t{p.terms.col_idx[e]} * p.P + j]);
         m.rhs[j] = sum;
     }
-    for (int i = 0; i < D; ++i)
-        for (int j = t; j <= i; j += kWideThreads) {
-            double sum = i == j ? double(p.terms.background[row]) * p.spectrum[j] + double(p.terms.ridge[row]) : 0.0;
-            for (int64_t e = begin; e < end; ++e) {
-                const float* const r = p.table + int64_t{p.terms.col_idx[e]} * p.P;
-                sum += double(p.terms.gram(e)) * double(r[i]) * double(r[j]);
-            }
-            a[int64_t{i} * D + j] = sum;
-            if (i == j) diagonal[i] = sum;
-        }
+    for (int i0 = 0; i0 < D; i0 += kWideTile)
+        for (int j0 = 0; j0 <= i0; j0 += kWideTile) wide_gram(p, row, i0, j0, a, diagonal, m);
     if (t == 0) *m.bad = 0;
     __syncthreads();
     for (int k = 0; k < D; ++k) {

@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
 __global__ void __launch_bounds__(256) sum_slices_kernel(const SlicedRow* rows, int64_t slot_size, float* workspace) {
     const SlicedRow r = rows[blockIdx.y];
     float* const slot = workspace + int64_t{r.slot} * slot_size;
-    for (int64_t i = int64_t{blockIdx.x} * 256 + threadIdx.x; i < slot_size && r.n_slots > 1;
+    for (int64_t i = int64_t{blockIdx.x} * 256 + threadIdx.x; i < slot_size - 16 && r.n_slots > 1;
          i += int64_t{gridDim.x} * 256) {
         float sum = slot[i];
         for (int64_t s = 1; s < r.n_slots; ++s) sum += slot[s * slot_size + i];

@@ -24,7 +24,7 @@ TENSOR_CORES = re.compile(
 LARGE = re.compile(
     r"(solve_(primal|dual|subspace)|subspace_(slices|join))_kernel<Shape<256|gram_slices_kernel<.* 32>|topk_kernel<32>"
 )
-ASYNC_COPIES = re.compile(r"solve_(primal|dual|subspace)_kernel|(gram|subspace)_slices_kernel|topk_kernel")
+ASYNC_COPIES = re.compile(r"solve_(primal|dual|subspace|large)_kernel|(gram|subspace)_slices_kernel|topk_kernel")
 
 
 compiles = pytest.mark.waits_for("kernels")
