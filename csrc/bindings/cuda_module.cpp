@@ -206,7 +206,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     m.def(
         "solve_large",
         [](const wals::cuda::RotatedRows& p, Address numbers, int64_t n, int64_t n_slots, Address workspace,
-           Address stream) {
+           const On& stream) {
             wals::cuda::solve_large(p, at<const int32_t>(numbers), n, n_slots, at<void>(workspace), at<void>(stream));
         },
         "rows"_a, "numbers"_a, "n"_a, "n_slots"_a, "workspace"_a, "stream"_a, Release(),
