@@ -5,6 +5,7 @@
 #include "solve_exact.cuh"
 #include "solve_giant.cuh"
 #include "solve_iterative.cuh"
+#include "solve_large.cuh"
 #include "topk.cuh"
 
 namespace {
@@ -56,12 +57,12 @@ int main() {
     print_cg<32, 4>();
     print_cg<32, 8>();
     std::printf("solve_diagonal_kernel %zu\n", Carver::bytes_of<DiagonalMemory>(kMost));
-    std::printf("solve_slots_kernel %zu\n", Carver::bytes_of<SlotMemory>(kMost));
+    for (const char* summed : {"true", "false"})
+        std::printf("solve_large_kernel<%s> %zu\n", summed, Carver::bytes_of<LargeMemory>(kMost));
     std::printf("solve_wide_kernel %zu\n", Carver::bytes_of<WideMemory>(kMost));
     std::printf("review_kernel %zu\n", Carver::bytes_of<WideMemory>(kMost));
     std::printf("cg_join_kernel %zu\n", Carver::bytes_of<CgVectors>(kMost));
     print_panel<SliceShape>("gram_slices");
-    print_panel<SmallSliceShape>("gram_slices");
     for (const char* kernel : {"subspace_slices", "subspace_join"}) print_panel<PanelShape<256, 8, 16>>(kernel);
     for (const char* pass : {"false", "true"}) {
         std::printf("topk_kernel<%s> %zu\n", pass, Carver::bytes_of<TopkMemory>(3));

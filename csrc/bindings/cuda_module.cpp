@@ -270,6 +270,14 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         "rows"_a, "slices"_a, "n_slices"_a, "numbers"_a, "n"_a, "workspace"_a, "stream"_a, Release(),
         "Rows whose matrices are in the workspace.");
     m.def(
+        "solve_large",
+        [](const wals::cuda::RotatedRows& p, Address numbers, int64_t n, int64_t n_slots, Address workspace,
+           const On& stream) {
+            wals::cuda::solve_large(p, at<const int32_t>(numbers), n, n_slots, at<void>(workspace), at<void>(stream));
+        },
+        "rows"_a, "numbers"_a, "n"_a, "n_slots"_a, "workspace"_a, "stream"_a, Release(),
+        "Rows whose factors are in the workspace, one for each slot at a time.");
+    m.def(
         "review",
         [](const wals::cuda::RotatedRows& p, bool search, Address before, Address list, Address count, const On& stream) {
             wals::cuda::review(p, search, at<const int32_t>(before), at<int32_t>(list), at<int32_t>(count),

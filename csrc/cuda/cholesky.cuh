@@ -58,7 +58,9 @@ __device__ __forceinline__ float2 tile_times(const Fragment& f, const float* y) 
 template <int kWarps>
 __device__ __forceinline__ void factor(const Factor& m, const float* diagonal, float tolerance, float* v, int* bad) {
     const float unscale = 1.0f / m.scale;
+#pragma unroll 1
     for (int k = 0; k < m.n; ++k) {
+#pragma unroll 1
         for (int i = k + warp_index(); k > 0 && i <= m.n; i += kWarps) {
             if (i == m.n) {  // the right-hand side: v_k -= sum over j of L(k, j) v_j
                 float2 sum = make_float2(0, 0);
@@ -92,6 +94,7 @@ __device__ __forceinline__ void factor(const Factor& m, const float* diagonal, f
                 }
         }
         __syncthreads();
+#pragma unroll 1
         for (int i = k + 1 + warp_index(); i <= m.n; i += kWarps) {
             const int lane = opaque(lane_index());  // places in tiles would take a dozen registers
             const bool is_identity = i == m.n;
@@ -147,6 +150,7 @@ template <int kWarps>
 __device__ __forceinline__ void solve_transposed(const Factor& m, float* v, float* out) {
     const int lane = lane_index();
     const float unscale = 1.0f / m.scale;
+#pragma unroll 1
     for (int k = m.n - 1; k >= 0; --k) {
         float x = 0;  // element lane % 16; each half of the warp sums eight terms
 #pragma unroll

@@ -127,6 +127,11 @@ int64_t slot_bytes(int64_t D);
 void solve_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slices, const SlicedRow* rows,
                   int64_t n_rows, void* workspace, Stream stream);
 
+/// Rows of more factors than a block's shared memory holds; workspace: slot_bytes(D) for each of n_slots blocks, which
+/// take the rows in order.
+void solve_large(const RotatedRows& p, const int32_t* rows, int64_t n_rows, int64_t n_slots, void* workspace,
+                 Stream stream);
+
 /// After the kernels of all rows (R > 0): the rows that they could not solve are listed, list (R), *count 0 before;
 /// with `search` those that have an undetermined coordinate, too (see solve_exact.cuh). Where *before (or null) is not
 /// 0, an earlier half-sweep failed: all rows get a status, and none is listed.

@@ -3,6 +3,7 @@
 
 #include "launch.h"
 #include "solve_exact.cuh"
+#include "solve_large.cuh"
 
 namespace wals::cuda {
 namespace {
@@ -28,6 +29,15 @@ void launch_exact(const RotatedRows& p, Form form, const int32_t* rows, int64_t 
         launch(solve_primal_kernel<S>, grid, S::kThreads, Carver::bytes_of<PrimalMemory<S>>(), stream, p, rows);
     else
         launch(solve_dual_kernel<S>, grid, S::kThreads, Carver::bytes_of<DualMemory<S>>(p.P), stream, p, rows);
+}
+
+template <bool kSummed>
+void launch_large(const RotatedRows& p, const int32_t* rows, const SlicedRow* sliced, int64_t n_rows, int64_t n_blocks,
+                  float* slots, cudaStream_t stream) {
+    auto* const taken = reinterpret_cast<unsigned*>(slots + slot_floats(p.P) - 16);
+    launch(reset_rows_kernel, 1, 1, 0, stream, taken);
+    launch(solve_large_kernel<kSummed>, unsigned(std::min({n_blocks, n_rows, limits::blocks_of_device})),
+           LargeShape::kThreads, Carver::bytes_of<LargeMemory>(p.P), stream, p, rows, sliced, unsigned(n_rows), slots);
 }
 
 }  // namespace
@@ -70,12 +80,18 @@ void solve_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slice
                    dim3(unsigned(tile_index(blocks, 0)), unsigned(std::min(kMostY, n_slices - i))), S::kThreads,
                    Carver::bytes_of<PrimalMemory<S>>(), cuda_stream, p, slices + i, slots);
     };
-    fits(Carver::bytes_of<PrimalMemory<SliceShape>>()) ? sum(SliceShape()) : sum(SmallSliceShape());
+    sum(SliceShape());
     for (int64_t i = 0; i < n_rows && n_slices > n_rows; i += kMostY)
         launch(sum_slices_kernel, dim3(32, unsigned(std::min(kMostY, n_rows - i))), 256, 0, cuda_stream, rows + i,
                slot_floats(p.P), slots);
-    launch(solve_slots_kernel, unsigned(n_rows), SliceShape::kThreads, Carver::bytes_of<SlotMemory>(p.P), cuda_stream,
-           p, rows, slots);
+    launch_large<true>(p, nullptr, rows, n_rows, n_rows, slots, cuda_stream);
+}
+
+void solve_large(const RotatedRows& p, const int32_t* rows, int64_t n_rows, int64_t n_slots, void* workspace,
+                 Stream stream) {
+    if (n_rows == 0) return;
+    launch_large<false>(p, rows, nullptr, n_rows, n_slots, static_cast<float*>(workspace),
+                        static_cast<cudaStream_t>(stream));
 }
 
 void review(const RotatedRows& p, bool search, const int32_t* before, int32_t* list, int32_t* count, Stream stream) {

@@ -147,109 +147,18 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) solve_dual_kernel(Rot
     finish_row<S::kWarps>(p, row, status, m.scratch, [&](int j) { return shift[j]; });
 }
 
-// Rows that need more than one block, or more than shared memory: their matrices are in a workspace.
-
-/// A slot: the tiles of the matrix, the inverses of its diagonal tiles, the right-hand side.
-WALS_HOST_DEVICE constexpr int64_t slot_floats(int64_t P) {
-    const int64_t strips = P / 16;
-    return (strips * (strips + 1) / 2 + strips) * 256 + P;
-}
-
-using SliceShape = PanelShape<256, 16, kDepth>;   // a warp has 4 of the 64 tiles of a block
-using SmallSliceShape = PanelShape<256, 16, 16>;  // for devices with less than 110 KiB of shared memory; the same bits
-
-/// sum of a r r' and of rho r over slices, in the primal form. grid: (blocks of 128 x 128 on and below the diagonal,
-/// slices). A warp owns 16 x 64 of its block; a block off the diagonal reads two stretches of columns.
-/// Not yet run on a device.
-template <class S>
-__global__ void __launch_bounds__(S::kThreads, 1)
-    gram_slices_kernel(RotatedRows p, const GramSlice* slices, float* workspace) {
-    Carver carve(dynamic_smem());
-    const PrimalMemory<S> m(carve);
-    const GramSlice slice = slices[blockIdx.y];
-    const TilePosition block = TilePosition::of(int(blockIdx.x));
-    const int strips = p.P / 16, row0 = 8 * block.row, column0 = 8 * block.column;
-    const bool on_diagonal = block.row == block.column;
-    float most = 0;
-    for (int j = int(threadIdx.x); j < p.P; j += S::kThreads) most = fmaxf(most, p.column_max[j]);
-    most = block_reduce<S::kWarps>(most, Max(), m.scratch);
-    const float bound = p.gram_bound[slice.row];
-    if (threadIdx.x == 0) *m.scale = scale_for(most * sqrtf(fabsf(bound)));
-    const StripPosition first{warp_index() / 2, warp_index() % 2 * 4 + (on_diagonal ? 0 : 8)};
-    GramTiles<4, StripPosition> tiles(m.firsts, first, on_diagonal ? min(max(first.row - first.column + 1, 0), 4) : 4);
-    const Columns columns = on_diagonal ? Columns(16 * row0, 128) : Columns(16 * row0, 128, 16 * column0, 128);
-    primal_gram<S>(p, slice.begin, slice.end, columns, m.scale, bound < 0, nullptr, m.entries,
-                   PanelMemory<S, false>{m.region}, tiles, m.rhs);
-    float* const slot = workspace + int64_t{slice.slot} * slot_floats(p.P);
-    const float unscale = 1.0f / *m.scale;
-    tiles.for_each_pair([&](auto at, int i, int j, float x, float y) {
-        const int row = row0 + at.row, column = on_diagonal ? column0 + at.column : column0 + at.column - 8;
-        if (row >= strips || column > row) return;
-        st<float2>(slot + 256 * tile_index(row, column) + tile_place(i, j),
-                   make_float2(x * unscale * unscale, y * unscale * unscale));
-    });
-    float* const rhs = slot + slot_floats(p.P) - p.P;
-    if (on_diagonal)
-        for (int j = int(threadIdx.x); j < 128 && 16 * row0 + j < p.P; j += S::kThreads) rhs[16 * row0 + j] = m.rhs[j];
-}
-
-/// Adds the slots of each row in order. grid: (parts, rows).
-__global__ void __launch_bounds__(256) sum_slices_kernel(const SlicedRow* rows, int64_t slot_size, float* workspace) {
-    const SlicedRow r = rows[blockIdx.y];
-    float* const slot = workspace + int64_t{r.slot} * slot_size;
-    for (int64_t i = int64_t{blockIdx.x} * 256 + threadIdx.x; i < slot_size && r.n_slots > 1;
-         i += int64_t{gridDim.x} * 256) {
-        float sum = slot[i];
-        for (int64_t s = 1; s < r.n_slots; ++s) sum += slot[s * slot_size + i];
-        slot[i] = sum;
-    }
-}
-
-struct SlotMemory {
-    float *rhs, *diagonal, *out, *scratch;
-    int* bad;
-    __host__ __device__ SlotMemory(Carver& carve, int P) {
-        rhs = carve.take<float>(P);
-        diagonal = carve.take<float>(P);
-        out = carve.take<float>(P);
-        scratch = carve.take<float>(SliceShape::kWarps);
-        bad = carve.take<int>(1);
-    }
-};
-
-/// Solves rows whose sums are in the workspace, one block a row; the matrix stays in global memory (L2).
-/// Not yet run on a device.
-__global__ void __launch_bounds__(SliceShape::kThreads, 1)
-    solve_slots_kernel(RotatedRows p, const SlicedRow* rows, float* workspace) {
-    constexpr int kWarps = SliceShape::kWarps;
-    Carver carve(dynamic_smem());
-    const SlotMemory m(carve, p.P);
-    const SlicedRow r = rows[blockIdx.x];
-    const int strips = p.P / 16;
-    float* const slot = workspace + int64_t{r.slot} * slot_floats(p.P);
-    float* const inverse = slot + 256 * tile_index(strips, 0);
-    const float* const rhs = inverse + 256 * strips;
-    for (int j = int(threadIdx.x); j < p.P; j += SliceShape::kThreads) {
-        float& d = slot[256 * tile_index(j / 16, j / 16) + tile_place(j % 16, j % 16)];
-        m.diagonal[j] = d += base_at(p, r.row, j);
-        m.rhs[j] = rhs[j] + prior_pull(p, r.row, j);
-    }
-    if (threadIdx.x == 0) *m.bad = 0;
-    __syncthreads();
-    const int status = solve_matrix<kWarps>(slot, inverse, strips, p.D, m);
-    finish_row<kWarps>(p, r.row, status, m.scratch, [&](int j) { return m.out[j]; });
-}
-
-constexpr int kWideThreads = 256;
+constexpr int kWideThreads = 256, kWideTile = 64, kWideDepth = 16;
 
 struct WideMemory {
     double *rhs, *column;
-    float* scratch;
+    float *scratch, *entries, *weight;
     int* bad;
     __host__ __device__ WideMemory(Carver& carve, int P) {
         rhs = carve.take<double>(P);
         column = carve.take<double>(P);
         scratch = carve.take<float>(kWideThreads / 32);
+        entries = carve.take<float>(2 * kWideTile * kWideDepth);
+        weight = carve.take<float>(kWideDepth);
         bad = carve.take<int>(1);
     }
 };
@@ -321,6 +230,55 @@ __global__ void __launch_bounds__(kWideThreads)
     if (real && p.status[row]) list[atomicAdd(count, 1)] = int32_t(row);
 }
 
+/// Elements [i0, i0 + kWideTile) x [j0, j0 + kWideTile) of the matrix, where they are below the diagonal: a thread has
+/// 16 of them, and adds the entries in order. Cost: 2 kWideTile n floats (L2). Two barriers for each kWideDepth
+/// entries.
+__device__ __forceinline__ void wide_gram(const RotatedRows& p, int64_t row, int i0, int j0, double* a,
+                                          double* diagonal, const WideMemory& m) {
+    constexpr int kColumns = 2 * kWideTile, kEach = kWideTile / 16;
+    const int t = int(threadIdx.x), i1 = t / 16, j1 = t % 16, D = p.D;
+    const int64_t end = p.terms.row_ptr[row + 1];
+    double sum[kEach][kEach] = {};
+    if (i0 == j0 && i1 == j1)
+#pragma unroll
+        for (int k = 0; k < kEach; ++k)
+            if (const int j = i0 + i1 + 16 * k; j < D)
+                sum[k][k] = double(p.terms.background[row]) * p.spectrum[j] + double(p.terms.ridge[row]);
+#pragma unroll 1
+    for (int64_t e0 = p.terms.row_ptr[row]; e0 < end; e0 += kWideDepth) {
+        const int n = int(end - e0 < kWideDepth ? end - e0 : kWideDepth);
+        __syncthreads();
+        for (int k = t; k < kColumns * n; k += kWideThreads) {
+            const int place = k % kColumns, j = place < kWideTile ? i0 + place : j0 + place - kWideTile;
+            m.entries[k] = j < D ? p.table[int64_t{p.terms.col_idx[e0 + k / kColumns]} * p.P + j] : 0.0f;
+        }
+        if (t < n) m.weight[t] = p.terms.gram(e0 + t);
+        __syncthreads();
+#pragma unroll 1
+        for (int e = 0; e < n; ++e) {
+            const float* const r = m.entries + kColumns * e;
+            double right[kEach];
+#pragma unroll
+            for (int k = 0; k < kEach; ++k) right[k] = double(r[kWideTile + j1 + 16 * k]);
+#pragma unroll
+            for (int k = 0; k < kEach; ++k) {
+                const double left = double(m.weight[e]) * double(r[i1 + 16 * k]);
+#pragma unroll
+                for (int l = 0; l < kEach; ++l) sum[k][l] += left * right[l];
+            }
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < kEach; ++k)
+#pragma unroll
+        for (int l = 0; l < kEach; ++l) {
+            const int i = i0 + i1 + 16 * k, j = j0 + j1 + 16 * l;
+            if (i >= D || j > i) continue;
+            a[int64_t{i} * D + j] = sum[k][l];
+            if (i == j) diagonal[i] = sum[k][l];
+        }
+}
+
 /// One row in float64 from the float32 table: primal, unblocked, its matrix a (D, D) in the workspace, then (D). Status
 /// k: pivot k is not positive to float64's digits. By a whole block.
 __device__ __forceinline__ void solve_wide_row(const RotatedRows& p, int64_t row, const WideMemory& m, double* a) {
@@ -337,16 +295,8 @@ __device__ __forceinline__ void solve_wide_row(const RotatedRows& p, int64_t row
             sum += double(p.terms.rhs[e]) * double(p.table[int64_t{p.terms.col_idx[e]} * p.P + j]);
         m.rhs[j] = sum;
     }
-    for (int i = 0; i < D; ++i)
-        for (int j = t; j <= i; j += kWideThreads) {
-            double sum = i == j ? double(p.terms.background[row]) * p.spectrum[j] + double(p.terms.ridge[row]) : 0.0;
-            for (int64_t e = begin; e < end; ++e) {
-                const float* const r = p.table + int64_t{p.terms.col_idx[e]} * p.P;
-                sum += double(p.terms.gram(e)) * double(r[i]) * double(r[j]);
-            }
-            a[int64_t{i} * D + j] = sum;
-            if (i == j) diagonal[i] = sum;
-        }
+    for (int i0 = 0; i0 < D; i0 += kWideTile)
+        for (int j0 = 0; j0 <= i0; j0 += kWideTile) wide_gram(p, row, i0, j0, a, diagonal, m);
     if (t == 0) *m.bad = 0;
     __syncthreads();
     for (int k = 0; k < D; ++k) {
@@ -375,7 +325,7 @@ __device__ __forceinline__ void solve_wide_row(const RotatedRows& p, int64_t row
 /// The *count rows of a list that float32 could not solve, each by one of the grid's blocks; those that float64 cannot
 /// solve either are counted in *failed. Where nothing is finite there is nothing to solve. Slow, and meant for few
 /// rows.
-__global__ void __launch_bounds__(kWideThreads)
+__global__ void __launch_bounds__(kWideThreads, 2)
     solve_wide_kernel(RotatedRows p, const int32_t* list, const int32_t* count, double* workspace, int32_t* failed) {
     Carver carve(dynamic_smem());
     const WideMemory m(carve, p.P);

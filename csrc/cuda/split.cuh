@@ -79,6 +79,31 @@ __device__ __forceinline__ Fragment load_fragment(const float* tile) {
     return {{hi.x, hi.y, hi.z, hi.w}, {lo.x, lo.y, lo.z, lo.w}};
 }
 
+__device__ __forceinline__ void store_fragment(float* tile, const Fragment& f) {
+    float* const own = tile + tile_place(lane_index() / 4, lane_index() % 4 * 4);
+    st<uint4>(own, make_uint4(f.hi[0], f.hi[1], f.hi[2], f.hi[3]));
+    st<uint4>(own + 128, make_uint4(f.lo[0], f.lo[1], f.lo[2], f.lo[3]));
+}
+
+/// A tile of sums times `factor`, split: every lane has its part already.
+__device__ __forceinline__ Fragment fragment_of(const float (&sum)[2][4], float factor) {
+    Fragment f;
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+        const Halves x = split(sum[r / 2][r % 2 * 2] * factor, sum[r / 2][r % 2 * 2 + 1] * factor);
+        f.hi[r] = x.hi;
+        f.lo[r] = x.lo;
+    }
+    return f;
+}
+__device__ __forceinline__ void negate(Fragment& f) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+        f.hi[r] ^= 0x80008000u;
+        f.lo[r] ^= 0x80008000u;
+    }
+}
+
 /// Place of the pair (row, 2 pair), (row, 2 pair + 1) in such a tile, in 32-bit words of its hi part.
 __device__ __forceinline__ int pair_place(int row, int pair) {
     return tile_place(row % 8, pair % 4 * 4) + row / 8 + 2 * (pair / 4);

@@ -18,14 +18,14 @@ sys.path.insert(0, str(ROOT / "tools"))
 import cuda_budgets  # noqa: E402
 
 TENSOR_CORES = re.compile(
-    r"solve_(primal|dual|subspace|slots)_kernel|gram_slices_kernel|subspace_(slices|join)_kernel"
+    r"solve_(primal|dual|subspace|large)_kernel|gram_slices_kernel|subspace_(slices|join)_kernel"
     r"|topk_kernel|topk_merge_kernel<false>|rotate_split_kernel"
 )
 #: Kernels with more shared memory than some devices have; others do their work there.
 LARGE = re.compile(
     r"(solve_(primal|dual|subspace)|subspace_(slices|join))_kernel<Shape<256|gram_slices_kernel<.* 32>|topk_kernel"
 )
-ASYNC_COPIES = re.compile(r"solve_(primal|dual|subspace)_kernel|(gram|subspace)_slices_kernel|topk_kernel")
+ASYNC_COPIES = re.compile(r"solve_(primal|dual|subspace|large)_kernel|(gram|subspace)_slices_kernel|topk_kernel")
 
 
 compiles = pytest.mark.waits_for("kernels")

@@ -89,10 +89,10 @@ def test_both_modules_have_the_same_limits():
 def test_all_forms_and_sizes_are_met():
     """The cases of this file go through every exact kernel."""
     met = set()
-    for d, lengths in ((32, [0, 20, 300]), (64, [40, 100]), (128, [100, 300]), (256, [200, 300]), (300, [300])):
+    for d, lengths in ((32, [0, 20, 300]), (64, [40, 100]), (128, [100, 300]), (256, [200, 300]), (300, [300, 8200])):
         met |= forms(problem(d, lengths)[0], d)
     of_sizes = {(form, size) for form in ("primal", "dual") for size in LIMITS.kernel_sizes}
-    assert met == {("diagonal", 0), ("sliced exact", 0), *of_sizes}
+    assert met == {("diagonal", 0), ("large", 0), ("sliced exact", 0), *of_sizes}
 
 
 @pytest.mark.parametrize(("d", "lengths"), [(160, [129, 161]), (256, [129, 224, 225])])
@@ -103,12 +103,41 @@ def test_the_largest_block(d, lengths, signs, no_second_try):
 
 
 @pytest.mark.parametrize(
-    ("d", "lengths"), [(257, [0, 5, 240, 260]), (513, [300]), (LIMITS.most_device_factors, [256, 257])]
+    ("d", "lengths"),
+    [(257, [0, 5, 240, 260]), (384, [385]), (400, [401]), (513, [300]), (LIMITS.most_device_factors, [256, 257])],
 )
 def test_matrices_in_the_workspace(d, lengths, no_second_try):
     terms, other, prior = problem(d, lengths, "plus")
-    assert ("sliced exact", 0) in forms(terms, d)
+    assert ("large", 0) in forms(terms, d)
     make_check(terms, other, prior)(run(terms, other, prior=prior, schedules=SCHEDULES[-1:]))
+
+
+def test_rows_of_many_factors_do_not_depend_on_what_shares_their_slot(monkeypatch, no_second_try):
+    """Blocks take rows as they come; more rows than slots, and each row by itself, give the same bits."""
+    terms, other, prior = problem(260, [262, 300, 261, 290, 270], "all")
+    whole = run(terms, other, prior=prior)
+    make_check(terms, other, prior)(whole)
+    monkeypatch.setattr("wals_gpu.backends.cuda_solve.LARGE_SLOTS", 2)
+    np.testing.assert_array_equal(run(terms, other, prior=prior), whole)
+    monkeypatch.setattr("wals_gpu.backends.cuda_solve.LARGE_SLOTS", 1)
+    np.testing.assert_array_equal(run(terms, other, prior=prior, schedules=SCHEDULES[:1]), whole)
+
+
+def test_many_factors_of_very_different_size(no_second_try):
+    """Columns fall over six orders of magnitude, and one value is far beyond the others of its column."""
+    terms, other, _ = problem(272, [280, 300], "plus", background=1.0, ridge=1e-3)
+    other *= np.logspace(0, -6, 272).astype(np.float32)
+    other[0] *= 100
+    make_check(terms, other)(run(terms, other, schedules=SCHEDULES[-1:]))
+
+
+def test_many_factors_too_close_to_singular_are_solved_in_float64():
+    rng = np.random.default_rng(5)
+    other = (rng.normal(size=(300, 1)) * rng.normal(size=272) + 1e-3 * rng.normal(size=(300, 272))).astype(np.float32)
+    terms = make_terms([300], 300, rng, np.float32, background=0.0, ridge=1e-2)
+    solved, (a, b) = run(terms, other, schedules=SCHEDULES[:1])[0], reference.row_system(terms, 0, other)
+    exact = np.linalg.solve(a, b)
+    assert np.linalg.norm(solved - exact) < 1e-5 * np.linalg.norm(exact)
 
 
 @pytest.mark.parametrize(("d", "signs"), [(5, "all"), (40, "plus")])

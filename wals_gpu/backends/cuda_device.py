@@ -9,14 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cuda_memory import Memory
+from wals_gpu.backends.cuda_plan import MOST_SLICES
 from wals_gpu.backends.solve import SolveMemory, SolveOptions, SolveSizes
 from wals_gpu.objective.terms import RowTerms
 
-__all__ = ["SLOT_MEMORY", "Buffers", "Device", "DeviceLimits"]
+__all__ = ["LARGE_SLOTS", "SLOT_MEMORY", "Buffers", "Device", "DeviceLimits"]
 
-#: Bytes that the matrices of sliced rows, and of rows in float64, take at a time.
-SLOT_MEMORY = 1 << 28
+#: Bytes that the sums of giant rows, and the matrices of rows in float64, take at a time: they stay in L2. A giant row
+#: by itself may take more, MOST_SLICES slots.
+SLOT_MEMORY = 1 << 25
+#: Rows of more factors than a block's shared memory holds that are solved at a time: one for each processor.
+LARGE_SLOTS = LIMITS.blocks_of_device // 2
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,11 @@ class Device:
         padded = kernels.padded(d)
         fixed = 4 * sizes.n_other * (d + padded) + kernels.gram_bytes(sizes.n_other, d)
         fixed += kernels.spectrum_bytes(d) + 16 * d**2 + 2 * kernels.split_basis_bytes(d)
-        fixed += SLOT_MEMORY + max(kernels.slot_bytes(d), kernels.wide_bytes(d))
+        slot = kernels.slot_bytes(d)  # of the workspaces one is there at a time
+        large = min(LARGE_SLOTS, sizes.n_rows) if d > self.limits.kernel_sizes[-1] else 0
+        slices = -(-sizes.n_entries // kernels.LIMITS.slice_entries)
+        giant = min(slices, MOST_SLICES) if sizes.n_entries > kernels.LIMITS.giant_entries else 0
+        fixed += max(SLOT_MEMORY, large * slot, giant * slot, kernels.wide_bytes(d))
         row = 4 * (d + padded) + (4 * (d + padded) if sizes.has_prior else 0) + (4 * padded if sizes.is_relaxed else 0)
         entry = 12 + (4 if sizes.solver == "subspace" else 0)
         return SolveMemory(4 * sizes.n_rows, fixed, sizes.n_rows * (row + 40) + sizes.n_entries * entry)

@@ -29,8 +29,8 @@ MOST_SLICES = 64
 class Rows:
     """Rows that one kernel solves, the longest first, so that none is left alone at the end.
 
-    `form` is "diagonal", "primal", "dual", "cg", "subspace", or "sliced" of "exact", "cg" or "subspace". `size` is the
-    kernel's (of ``LIMITS.kernel_sizes``), of "cg" how many table rows stay in shared memory, or 0.
+    `form` is "diagonal", "primal", "dual", "large", "cg", "subspace", or "sliced" of "exact", "cg" or "subspace". `size`
+    is the kernel's (of ``LIMITS.kernel_sizes``), of "cg" how many table rows stay in shared memory, or 0.
     """
 
     form: str
@@ -93,14 +93,15 @@ def plan_exact(terms: RowTerms, factors: int, sizes: tuple[int, ...], giant: int
     """Exact solves of all rows.
 
     A diagonal system where no coefficient counts; the dual form where the entries are fewer than the factors, of one
-    sign, and fit a block; else the primal form, in one block or, where the row is longer than `giant` or has too many
-    factors for one, in slices.
+    sign, and fit a block; else the primal form: in one block, its factor in a workspace where there are too many
+    factors for shared memory, or in slices where the row is longer than `giant`.
     """
     lengths = np.diff(terms.row_ptr)
     _, mixed, diagonal = gram_bounds(terms)
     dual = ~diagonal & ~mixed & (lengths <= min(sizes[-1], factors * LIMITS.dual_numerator // LIMITS.dual_denominator))
     primal = ~diagonal & ~dual
-    sliced = primal & ((lengths > giant) | (factors > sizes[-1]))
+    sliced = primal & (lengths > giant)
+    large = primal & ~sliced & (factors > sizes[-1])
     plan = [Rows("diagonal", 0, _longest_first(diagonal, lengths))]
     lower = 0
     for size in sizes:
@@ -108,7 +109,7 @@ def plan_exact(terms: RowTerms, factors: int, sizes: tuple[int, ...], giant: int
         if lower < factors <= size:
             plan.append(Rows("primal", size, _longest_first(primal & ~sliced, lengths)))
         lower = size
-    plan.append(Rows("sliced exact", 0, _longest_first(sliced, lengths)))
+    plan += [Rows("large", 0, _longest_first(large, lengths)), Rows("sliced exact", 0, _longest_first(sliced, lengths))]
     return [rows for rows in plan if len(rows.numbers)]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wals_gpu._cpu import LIMITS
-from wals_gpu.backends.cuda_device import SLOT_MEMORY, Buffers, Device
+from wals_gpu.backends.cuda_device import LARGE_SLOTS, SLOT_MEMORY, Buffers, Device
 from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, OtherSide, Target, upload_factors
 from wals_gpu.backends.cuda_loss import add_row_loss
 from wals_gpu.backends.cuda_plan import takes_steps
@@ -210,6 +210,9 @@ class RowKernels:
             kernels.solve_cg(rows, address(part.numbers), part.n, part.size, *steps, stream)
         elif part.form == "subspace":
             kernels.solve_subspace(rows, block, address(part.numbers), part.n, errors, stream)
+        elif part.form == "large":
+            slots = min(part.n, LARGE_SLOTS)
+            kernels.solve_large(rows, address(part.numbers), part.n, slots, self._workspace(part.workspace), stream)
         elif not part.form.startswith("sliced"):
             kernels.solve_exact(rows, part.form, part.size, address(part.numbers), part.n, stream)
         for batch in part.batches:

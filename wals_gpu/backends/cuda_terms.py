@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.backends.cuda_device import SLOT_MEMORY, Device
+from wals_gpu.backends.cuda_device import LARGE_SLOTS, SLOT_MEMORY, Device
 from wals_gpu.backends.cuda_factors import OtherSide
 from wals_gpu.backends.cuda_plan import Rows, gram_bounds, plan_rows, slice_rows
 from wals_gpu.backends.host import has_background
@@ -108,8 +108,10 @@ class DeviceTerms:
 
     def _upload(self, rows: Rows, factors: int, options: SolveOptions) -> DeviceRows:
         kernels, upload = self._device.kernels, self._device.memory.upload
+        n = len(rows.numbers)
         if not rows.form.startswith("sliced"):
-            return DeviceRows(rows.form, rows.size, len(rows.numbers), upload(rows.numbers))
+            workspace = min(n, LARGE_SLOTS) * kernels.slot_bytes(factors) if rows.form == "large" else 0
+            return DeviceRows(rows.form, rows.size, n, upload(rows.numbers), workspace=workspace)
         slot = {
             "sliced cg": lambda: kernels.cg_slot_bytes(factors),
             "sliced subspace": lambda: kernels.subspace_slot_bytes(options.block_size),
