@@ -29,8 +29,8 @@ MOST_SLICES = 64
 class Rows:
     """Rows that one kernel solves, the longest first, so that none is left alone at the end.
 
-    `form` is "diagonal", "primal", "dual", "large", "cg", "subspace", or "sliced" of "exact", "cg" or "subspace". `size`
-    is the kernel's (of ``LIMITS.kernel_sizes``), of "cg" how many table rows stay in shared memory, or 0.
+    `form` is "diagonal", "primal", "dual", "large", "cg", "subspace", or "sliced" of "exact", "cg" or "subspace".
+    `size` is the kernel's (of ``LIMITS.kernel_sizes``), of "cg" how many table rows stay in shared memory, or 0.
     """
 
     form: str
