@@ -38,7 +38,7 @@ class EmulatedMemory(TorchMemory):
 EMULATED_SPECTRUM = 128
 
 
-def with_lapack(module):
+def with_lapack(module, from_factors=EMULATED_SPECTRUM + 1):
     """The module, in which eigenproblems of many factors are LAPACK's."""
     kernels = module.spectrum
     if hasattr(kernels, "__wrapped__"):
@@ -49,7 +49,7 @@ def with_lapack(module):
 
     @functools.wraps(kernels)
     def spectrum(gram, d, start, values, vectors, workspace, stream):
-        if d <= EMULATED_SPECTRUM or not np.isfinite(array(gram, d, d)).all():
+        if d < from_factors or not np.isfinite(array(gram, d, d)).all():
             return kernels(gram, d, start, values, vectors, workspace, stream)
         array(values, d)[:], array(vectors, d, d)[:] = decompose(array(gram, d, d))
 

@@ -72,6 +72,8 @@ def _fma(a: Array, b: Array, c: Array) -> Array:
 def _approximate(function: Function, error: float) -> Function:
     def result(a: Array) -> Array:
         exact = function(a.astype(np.float64))
+        if a.itemsize == 8:  # CUDA's rsqrt(double) is this instruction, and within a unit of its last place
+            return exact
         sign = np.where(a.view(np.uint32) * np.uint32(2654435761) >> np.uint32(31), error, -error)
         return (exact * (1 + sign)).astype(np.float32)
 
