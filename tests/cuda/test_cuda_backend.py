@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 
@@ -35,10 +34,6 @@ class HostTorchMemory(TorchMemory):
 
     def __init__(self):
         self.torch, self.device = torch, torch.device("cpu")
-
-    @contextlib.contextmanager
-    def side_stream(self):
-        yield 1
 
     def free_bytes(self):
         return 1 << 40

@@ -152,7 +152,7 @@ def test_exact_rows(on, architecture, d):
     sizes = backend.device.limits.kernel_sizes
     plan = {(rows.form, rows.size) for rows in plan_exact(terms, d, sizes, LIMITS.giant_entries)}
     assert max(size for _, size in plan) <= sizes[-1]
-    assert (("sliced", 0) in plan) == (d > sizes[-1])
+    assert (("large", 0) in plan) == (d > sizes[-1])
 
 
 @pytest.mark.parametrize("architecture", ROOMS)

@@ -202,7 +202,7 @@ def whole_fit(iterations, **settings):
 
 @needs_kernels
 @needs_emulator
-@pytest.mark.parametrize("share", [0.05, 0.3, *np.arange(0.5, 0.99, 0.04)])
+@pytest.mark.parametrize("share", [0.2, 0.3, *np.arange(0.5, 0.99, 0.04)])
 def test_the_factors_of_an_earlier_iteration_are_left(monkeypatch, share):
     monkeypatch.setattr(loop, "HOME_EVERY", 0.0)  # after every iteration
     model, text, _ = lost_fit(monkeypatch, share)

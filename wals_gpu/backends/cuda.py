@@ -124,6 +124,7 @@ class CudaBackend:
         self.check(options=options)
         check_factors(other)
         memory, buffers = self.device.memory, Buffers(self.device)
+        self.device.expect(terms, other.shape[0], other.shape[1], options, has_prior=prior is not None)
         own, of_other = Factors(memory, factors, "own"), Factors(memory, other, "other")
         if spectrum is None:
             on_device = spectrum_of(self.device, self.terms, terms, of_other, buffers)
@@ -290,7 +291,8 @@ class CudaSession:
             "user": Factors(device.memory, users, "user", is_kept=is_kept),
             "item": Factors(device.memory, items, "item", is_kept=is_kept),
         }
-        self._buffers, self._outcome = Buffers(device), Outcome(device)
+        self._buffers = Buffers(device)
+        self._outcome: Outcome | None = None  # of iterations: made by the first
         self._users_basis: Any = None  # from their half of an iteration to the items'
         self._kept_bytes = users.nbytes + items.nbytes if is_kept else 0
         device.kept_bytes += self._kept_bytes
@@ -308,6 +310,8 @@ class CudaSession:
         backend, own, other = self._backend, self._sides[side], self._sides[other_side(side)]
         backend.check(options=options)
         check_factors(other.host)
+        if isinstance(terms, RowTerms):
+            backend.device.expect(terms, other.host.shape[0], other.host.shape[1], options, has_prior=prior is not None)
         spectrum = self._spectrum(side, terms)
 
         def solve(rows: slice, part: RowTerms) -> float | None:
@@ -330,12 +334,16 @@ class CudaSession:
         rows of either side were not solved, and the loss."""
         if not (isinstance(users, RowTerms) and isinstance(items, RowTerms) and self._kept_bytes):
             return iterate_in_turn(self, users, items, options, errors_of, return_loss)
-        backend, outcome, buffers = self._backend, self._outcome, self._buffers
+        backend, buffers = self._backend, self._buffers
         backend.check(options=options)
+        if self._outcome is None:
+            self._outcome = Outcome(backend.device)
+        outcome = self._outcome
         outcome.clear()
         halves: list[tuple[str, Started]] = []
         for half, (side, terms) in enumerate((("user", users), ("item", items))):
             own, other = self._sides[side], self._sides[other_side(side)]
+            backend.device.expect(terms, other.host.shape[0], other.host.shape[1], options, has_prior=False)
             with errors_of(side):
                 spectrum = self._spectrum(side, terms)
                 started = backend.solver.start(
@@ -419,7 +427,7 @@ class CudaSession:
 
     def forget_device(self) -> None:
         """The device is lost: from now on the session has what is on the host, and solves nothing."""
-        for factors in self._sides.values():
+        for factors in getattr(self, "_sides", {}).values():  # none yet, where it is lost before the session is there
             factors.forget()
 
     def close(self) -> None:
