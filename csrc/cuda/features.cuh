@@ -7,7 +7,7 @@ namespace wals::cuda {
 
 /// out (n, D) = scale[i] (F W + b), or grows by it, in rows whose status (n), where there is one, is 0. F (n, E);
 /// W (E + 1, D) has b as its last row. In float32. grid: (blocks of 64 rows, of 64 columns). Not yet run on a device.
-__global__ void __launch_bounds__(kDenseThreads, 3)
+__global__ void __launch_bounds__(kDenseThreads, 2)
     map_kernel(const float* features, int64_t n, int E, const float* weights, int D, Broadcast<float> scale,
                const int32_t* status, bool add, float* out) {
     STATIC_SMEM(left, float[kDenseDepth][kDenseTile + 4]);
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kDenseThreads)
 
 /// slope, curvature (R) float64: each row's sums over its entries of (gram x.y - rhs) v.y and of gram (v.y)^2; x: p.z,
 /// v (R, P), y: p.table. One block a row, as in row_loss_kernel. Not yet run on a device.
-__global__ void __launch_bounds__(32 * kLossWarps)
+__global__ void __launch_bounds__(32 * kLossWarps, 4)
     line_kernel(RotatedRows p, const float* v, double* slope, double* curvature) {
     STATIC_SMEM(sums, double[kLossWarps]);
     const int64_t row = blockIdx.x, begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];

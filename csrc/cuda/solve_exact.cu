@@ -35,7 +35,7 @@ template <bool kSummed>
 void launch_large(const RotatedRows& p, const int32_t* rows, const SlicedRow* sliced, int64_t n_rows, int64_t n_blocks,
                   float* slots, cudaStream_t stream) {
     auto* const taken = reinterpret_cast<unsigned*>(slots + slot_floats(p.P) - 16);
-    launch(reset_rows_kernel, 1, 1, 0, stream, taken);
+    clear(taken, 1, stream);
     launch(solve_large_kernel<kSummed>, unsigned(std::min({n_blocks, n_rows, limits::blocks_of_device})),
            LargeShape::kThreads, Carver::bytes_of<LargeMemory>(p.P), stream, p, rows, sliced, unsigned(n_rows), slots);
 }

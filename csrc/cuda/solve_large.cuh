@@ -326,11 +326,6 @@ struct LargeRow {
     }
 };
 
-/// The next solve_large_kernel's blocks begin with the first row.
-__global__ void reset_rows_kernel(unsigned* taken) {
-    *taken = 0;
-}
-
 /// Rows of any D <= limits::most_device_factors in the primal form, a block a row; blocks take the rows in order. A
 /// panel of 128 columns at a time is summed in registers, reduced by the columns before it and eliminated, so that of a
 /// matrix only L is in the workspace: a slot for each block. Where kSummed, `sliced` has rows whose sums are in their

