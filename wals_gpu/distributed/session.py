@@ -98,6 +98,8 @@ class ShardedTerms:
             for start in range(rows.start, rows.stop, step):
                 some = slice(start, min(start + step, rows.stop))
                 block = matrix[some.start - rows.start : some.stop - rows.start]
+                if shards.has_repeats:
+                    block.has_canonical_format = True
                 squares.append(terms_of_rows(bound, side, some, block).target_square)
         own = _as_of_the_whole(group, own)
         square = in_order(group.gather_rows(np.array(squares, np.float64), cuts.blocks(step)))
