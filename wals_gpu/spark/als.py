@@ -48,7 +48,6 @@ class ALS(
         False: the objective "explicit"; True: "spark" (docs/objective.md).
     alpha : float, default 1.0
     userCol, itemCol, ratingCol, predictionCol : str
-        An empty `ratingCol`: all ratings are 1.
     seed : int, optional
         Default: the same in every program.
     coldStartStrategy : {"nan", "drop"}, default "nan"
@@ -301,7 +300,7 @@ class ALS(
         factors = [frame.where(F.col("side") == side).select("id", "features")._jdf for side in (USER, ITEM)]
         made = session._jvm.org.apache.spark.ml.recommendation.ALSModel(self.uid, self.getRank(), *factors)
         empty = session._jvm.org.apache.spark.ml.param.ParamMap()
-        model = ALSModel(java.copyValues(made, empty))
+        model = self._copyValues(ALSModel(java.copyValues(made, empty)))
         model.losses = report["losses"]
         return model
 
@@ -348,8 +347,7 @@ class ALS(
 
     def _columns(self, dataset: DataFrame) -> list[Column]:
         """Users, items and ratings as Spark takes them, with its sentences where it does not."""
-        rating = self.getRatingCol()
-        values = F.col(rating).cast("float") if rating else F.lit(1.0).cast("float")
+        values = F.col(self.getRatingCol()).cast("float")
         refused = F.raise_error(F.lit("Ratings MUST NOT be Null or NaN"))
         values = F.when(values.isNull() | F.isnan(values), refused.cast("float")).otherwise(values)
         ids = [_checked_ids(dataset, column) for column in (self.getUserCol(), self.getItemCol())]
@@ -374,7 +372,7 @@ def _checked_ids(dataset: DataFrame, name: str) -> Column:
     whole = column.cast("double")
     fits = whole.between(-(2.0**31), 2.0**31 - 1) & (F.floor(whole) == whole)
     text = F.concat(
-        F.lit("ALS only support non-Null values in Integer range and without fractional part for column "),
+        F.lit("ALS only supports non-Null values in Integer range and without fractional part for column "),
         F.lit(f"{name}, but got "), F.coalesce(column.cast("string"), F.lit("null")),
     )  # fmt: skip
     return F.when(fits, column.cast("int")).otherwise(F.raise_error(text).cast("int"))

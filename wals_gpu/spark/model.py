@@ -36,8 +36,10 @@ class ALSModel(recommendation.ALSModel):  # type: ignore[misc]
     @classmethod
     def of(cls, model: recommendation.ALSModel) -> ALSModel:
         """A model of Spark's, such as one of a loaded PipelineModel, as one of this class."""
-        new = cls(model._java_obj)
-        model._copyValues(new)
+        java = model._java_obj.copy(model._empty_java_param_map())  # each Python object lets go of its own in the end
+        new = cls(java)
+        new._resetUid(java.uid())
+        new._transfer_params_from_java()
         return new
 
     @classmethod

@@ -215,6 +215,8 @@ class FitState:
         try:
             return self.session.solve(side.name, terms, options, target, return_loss=return_loss)
         except SingularSystemError as error:
+            if error.who is not None:  # by the rank that has the row
+                raise
             raise SingularSystemError(error.row, error.remedy, side.name_of(error.row)) from error
         except ModelFitError as error:
             raise ModelFitError(f"{side.name}s: {error}") from error
