@@ -125,8 +125,8 @@ def merge_shards(
     """
     matrix = csr_matrix((0, 0), dtype=dtype) if local is None else local.matrix
     entries = matrix.tocoo()
-    sides = (None, None) if local is None else (local.user_ids, local.item_ids)
-    return merge_entries(*sides, entries.row, entries.col, entries.data, group, factors, options)
+    user_ids, item_ids = (None, None) if local is None else (local.user_ids, local.item_ids)
+    return merge_entries(user_ids, item_ids, entries.row, entries.col, entries.data, group, factors, options)
 
 
 def merge_entries(
@@ -179,12 +179,10 @@ def merge_entries(
         counts = np.bincount((rows, columns)[side], minlength=len(ids))
         placed.append(_Placed(group, ids, counts, factors, options))
     users, items = placed
-    rows, columns = users.rows[rows], items.rows[columns]
-    of_users = _delivered(group, users.cuts, rows, columns, values, len(items), add_repeats)
-    of_items = _delivered(group, items.cuts, columns, rows, values, len(users), add_repeats)
-    return Shards(
-        group, of_users, of_items, users.cuts, items.cuts, users.own, items.own, has_repeats=not add_repeats
-    )
+    of_user, of_item = users.rows[rows], items.rows[columns]
+    of_users = _delivered(group, users.cuts, of_user, of_item, values, len(items), add_repeats)
+    of_items = _delivered(group, items.cuts, of_item, of_user, values, len(users), add_repeats)
+    return Shards(group, of_users, of_items, users.cuts, items.cuts, users.own, items.own, has_repeats=not add_repeats)
 
 
 class _Placed:

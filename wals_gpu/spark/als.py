@@ -28,9 +28,7 @@ __all__ = ["ALS"]
 _SEED = 1994790107
 
 
-class ALS(
-    Estimator, _ALSParams, DefaultParamsReadable, DefaultParamsWritable
-):  # type: ignore[misc]
+class ALS(Estimator, _ALSParams, DefaultParamsReadable, DefaultParamsWritable):  # type: ignore[misc]
     """Alternating least squares, with the parameters of ``pyspark.ml.recommendation.ALS`` and their defaults.
 
     Training runs in a barrier stage, one task ("rank") an executor, and does not depend on their number. Ratings are
@@ -91,7 +89,7 @@ class ALS(
 
     _input_kwargs: dict[str, Any]
 
-    @keyword_only
+    @keyword_only  # type: ignore[untyped-decorator]
     def __init__(
         self,
         *,
@@ -121,7 +119,7 @@ class ALS(
         self._setDefault(seed=_SEED, solver="auto", numRanks=0, numThreads=0, timeout=1800.0)
         self.setParams(**self._input_kwargs)
 
-    @keyword_only
+    @keyword_only  # type: ignore[untyped-decorator]
     def setParams(
         self,
         *,
@@ -283,9 +281,7 @@ class ALS(
         settings = self._settings()
         WALS(**settings)  # its errors come before any work
         n_ranks, cores = self._places(session.sparkContext)
-        order = FitOrder(
-            settings, self.getOrDefault(self.numThreads), cores, float(self.getOrDefault(self.timeout))
-        )
+        order = FitOrder(settings, self.getOrDefault(self.numThreads), cores, float(self.getOrDefault(self.timeout)))
 
         def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             return fitted(batches, order)
@@ -300,7 +296,7 @@ class ALS(
         factors = [frame.where(F.col("side") == side).select("id", "features")._jdf for side in (USER, ITEM)]
         made = session._jvm.org.apache.spark.ml.recommendation.ALSModel(self.uid, self.getRank(), *factors)
         empty = session._jvm.org.apache.spark.ml.param.ParamMap()
-        model = self._copyValues(ALSModel(java.copyValues(made, empty)))
+        model: ALSModel = self._copyValues(ALSModel(java.copyValues(made, empty)))
         model.losses = report["losses"]
         return model
 
@@ -358,7 +354,9 @@ class ALS(
         if frame.sparkSession.sparkContext._jsc.sc().getCheckpointDir().isDefined():
             return frame.checkpoint(eager=True)
         name = self.getFinalStorageLevel().replace("_SER", "")
-        level = StorageLevel.MEMORY_AND_DISK_DESER if name in ("MEMORY_AND_DISK", "NONE") else getattr(StorageLevel, name)
+        level = (
+            StorageLevel.MEMORY_AND_DISK_DESER if name in ("MEMORY_AND_DISK", "NONE") else getattr(StorageLevel, name)
+        )
         return frame.localCheckpoint(eager=True, storageLevel=level)
 
 

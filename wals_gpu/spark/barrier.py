@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from pyspark import BarrierTaskContext
 
@@ -44,11 +45,12 @@ def joined(cores: int, timeout: float) -> Iterator[tuple[Group, int]]:
         yield LocalGroup(), threads
         return
     try:
-        import torch.distributed as dist
+        import torch.distributed as torch_distributed
     except ImportError as error:
         raise DistributedError(
             "fits on several executors need torch on each of them: pip install 'wals_gpu[spark]'"
         ) from error
+    dist: Any = torch_distributed
     wait = timedelta(seconds=timeout)
     store, port = None, ""
     if rank == 0:

@@ -22,7 +22,18 @@ from wals_gpu.model.sharded import fit_settings
 from wals_gpu.model.wals import WALS
 from wals_gpu.spark.barrier import joined
 
-__all__ = ["FIT_SCHEMA", "ITEM", "PACKED_SCHEMA", "REPORT", "USER", "FitOrder", "fitted", "packed", "raised", "topk_lists"]
+__all__ = [
+    "FIT_SCHEMA",
+    "ITEM",
+    "PACKED_SCHEMA",
+    "REPORT",
+    "USER",
+    "FitOrder",
+    "fitted",
+    "packed",
+    "raised",
+    "topk_lists",
+]
 
 #: Ratings of a row of :func:`packed`: 768 KiB.
 _PACKED = 1 << 16
@@ -42,7 +53,7 @@ _FIT_ARROW = pa.schema(
 
 
 def packed(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Many ratings in a row, for the way to the executors that fit: of each row, users, items (int32), ratings (float32).
+    """Many ratings in a row, for the way to the executors that fit: users and items (int32), then ratings (float32).
 
     Parameters
     ----------
@@ -117,7 +128,7 @@ class FitOrder:
 def fitted(batches: Iterable[pa.RecordBatch], order: FitOrder) -> Iterator[pa.RecordBatch]:
     """The factors of a rank of a barrier stage, from the ratings that came to it, and on rank 0 a report.
 
-    An error of the data or the settings is a report, too, in place of factors: a stage that failed would be tried again.
+    An error of the data or the settings is a report in place of factors: a stage that failed would be tried again.
 
     Parameters
     ----------
@@ -158,9 +169,9 @@ def _fit(
         raise DataError("there are no ratings: the DataFrame to fit is empty")
     # Spark solves its items first, and its users last.
     first, second = (Ids.encode(pa.array(ids), side) for ids, side in ((items, "item"), (users, "user")))
-    sides = (first[0], second[0]) if len(users) else (None, None)
+    item_ids, user_ids = (first[0], second[0]) if len(users) else (None, None)
     shards = merge_entries(
-        *sides, first[1], second[1], ratings, group, settings.factors, settings.options, add_repeats=False
+        item_ids, user_ids, first[1], second[1], ratings, group, settings.factors, settings.options, add_repeats=False
     )
     try:
         found = fit_rows(model, shards, group)
@@ -246,6 +257,4 @@ def topk_lists(
             [pa.array(ids[places.reshape(-1)]), pa.array(scores.reshape(-1))], names=names[2:]
         )
         offsets = np.arange(0, (len(queries) + 1) * k, max(k, 1), dtype=np.int32)[: len(queries) + 1]
-        yield pa.record_batch(
-            [batch.column(0), pa.ListArray.from_arrays(pa.array(offsets), found)], names=names[:2]
-        )
+        yield pa.record_batch([batch.column(0), pa.ListArray.from_arrays(pa.array(offsets), found)], names=names[:2])

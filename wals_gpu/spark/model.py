@@ -82,7 +82,8 @@ class ALSModel(recommendation.ALSModel):  # type: ignore[misc]
         names = [own, "recommendations", other, "rating"]
 
         def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            return topk_lists(batches, *shared.value, k, names)
+            other_ids, other_vectors = shared.value
+            return topk_lists(batches, other_ids, other_vectors, k, names)
 
         entry = StructType([StructField(other, IntegerType()), StructField("rating", FloatType())])
         fields = [StructField(own, IntegerType(), False), StructField("recommendations", ArrayType(entry))]
