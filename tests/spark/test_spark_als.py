@@ -23,7 +23,7 @@ SETTINGS = {"rank": 3, "maxIter": 8, "regParam": 0.1, "seed": 3, "numUserBlocks"
 
 
 def make_ratings(implicit=False, seed=0):
-    """(user, item, rating): of rank 2 and a little noise; some pairs twice, zeros where implicit, and negative values."""
+    """(user, item, rating): of rank 2 and some noise; some pairs twice, negative values, and zeros where implicit."""
     rng = np.random.default_rng(seed)
     users, items = rng.integers(0, 60, 900) * 7 - 30, rng.integers(0, 40, 900) * 3
     x, y = rng.normal(size=(500, 2)), rng.normal(size=(500, 2))
