@@ -3,6 +3,7 @@
 import inspect
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -194,7 +195,7 @@ def test_cold_start(spark, model):
 def test_columns_and_names_reach_the_model(spark):
     frame = spark.createDataFrame([(1, 2, 1), (1, 3, 1), (2, 2, 1)], ["who", "what", "n"])
     als = ALS(rank=2, userCol="who", itemCol="what", ratingCol="n", implicitPrefs=True, coldStartStrategy="drop")
-    model = als.setPredictionCol("score").setBlockSize(7).fit(frame)
+    model = als.setPredictionCol("score").setBlockSize(7).setSeed(-5).fit(frame)
     assert model.uid == als.uid and model.getBlockSize() == 7 and model.getColdStartStrategy() == "drop"
     assert model.transform(frame).columns == ["who", "what", "n", "score"]
     assert model.recommendForAllUsers(1).columns == ["who", "recommendations"]
@@ -211,7 +212,7 @@ def test_in_a_pipeline(ratings, tmp_path):
 
 
 def test_cross_validation(ratings):
-    als = ALS(**SETTINGS | {"maxIter": 3}, coldStartStrategy="drop")
+    als = ALS(**SETTINGS | {"maxIter": 1}, coldStartStrategy="drop")
     grid = ParamGridBuilder().addGrid(als.regParam, [0.05, 50.0]).build()
     evaluator = RegressionEvaluator(metricName="rmse", labelCol="rating", predictionCol="prediction")
     found = CrossValidator(estimator=als, estimatorParamMaps=grid, evaluator=evaluator, numFolds=2, seed=1).fit(ratings)
@@ -281,6 +282,8 @@ def test_what_is_refused_here(spark, ratings):
         ALS(numRanks=-1).fit(ratings)
     with pytest.raises(ValueError, match="numThreads must be at least 0"):
         ALS(numThreads=-1).fit(ratings)
+    with pytest.raises(TypeError, match="needs a classic Spark session: Spark Connect"):
+        ALS().fit(SimpleNamespace(sparkSession=SimpleNamespace()))
     with pytest.raises(DataError, match="there are no ratings"):
         ALS().fit(ratings.limit(0))
 

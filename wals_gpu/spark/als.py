@@ -268,8 +268,8 @@ class ALS(Estimator, _ALSParams, DefaultParamsReadable, DefaultParamsWritable): 
         session = dataset.sparkSession
         if not hasattr(session, "_jvm") or not hasattr(dataset, "_jdf"):
             raise TypeError(
-                "wals_gpu.spark.ALS needs a classic Spark session: Spark Connect gives no access to barrier stages' "
-                "models; start the session with spark.api.mode=classic, or without .remote(...)"
+                "wals_gpu.spark.ALS needs a classic Spark session: Spark Connect has no way to models in the JVM; "
+                "start the session without .remote(...) and with spark.api.mode=classic"
             )
         if self.getOrDefault(self.nonnegative):
             raise ValueError(
@@ -290,7 +290,7 @@ class ALS(Estimator, _ALSParams, DefaultParamsReadable, DefaultParamsWritable): 
         blocks = max(self.getNumUserBlocks(), self.getNumItemBlocks())
         frame = ratings.mapInArrow(run, FIT_SCHEMA, barrier=True).repartition(blocks, "side", "id")
         frame = self._kept(frame)
-        report = json.loads(frame.where(F.col("side") == REPORT).head()["report"])
+        report = json.loads(frame.where(F.col("side") == REPORT).select("report").collect()[0][0])
         if "error" in report:
             raise raised(report["error"])
         factors = [frame.where(F.col("side") == side).select("id", "features")._jdf for side in (USER, ITEM)]
