@@ -32,9 +32,13 @@ def make_session(spec: dict):
 
 
 def which_blas(spark) -> str:
-    """The class that computes."""
-    blas = spark._jvm.org.apache.spark.ml.linalg.BLAS.nativeBLAS()
-    return blas.getClass().getSimpleName()
+    """What Spark's linear algebra finds: a class of dev.ludovic.netlib."""
+    from py4j.protocol import Py4JError
+
+    try:
+        return spark._jvm.dev.ludovic.netlib.blas.NativeBLAS.getInstance().getClass().getSimpleName()
+    except Py4JError:
+        return "JavaBLAS"
 
 
 def main() -> None:

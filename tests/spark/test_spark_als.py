@@ -212,7 +212,7 @@ def test_in_a_pipeline(ratings, tmp_path):
 
 
 def test_cross_validation(ratings):
-    als = ALS(**SETTINGS | {"maxIter": 1}, coldStartStrategy="drop")
+    als = ALS(**SETTINGS, coldStartStrategy="drop")
     grid = ParamGridBuilder().addGrid(als.regParam, [0.05, 50.0]).build()
     evaluator = RegressionEvaluator(metricName="rmse", labelCol="rating", predictionCol="prediction")
     found = CrossValidator(estimator=als, estimatorParamMaps=grid, evaluator=evaluator, numFolds=2, seed=1).fit(ratings)
