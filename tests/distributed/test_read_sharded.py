@@ -100,3 +100,44 @@ def test_what_cannot_be_read_in_parts_is_named(tmp_path):
     pq.write_table(make_table("text", 10)[:0], tmp_path / "none.parquet")
     with pytest.raises(DataError, match="there are no interactions"):
         read_sharded(tmp_path / "none.parquet", LocalGroup(), 4, SolveOptions())
+
+
+REPEATS = """
+from wals_gpu import WALS
+from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.data.ids import Ids
+from wals_gpu.distributed import fit_rows, merge_entries
+import pyarrow as pa
+rng = np.random.default_rng(1)
+users, items, values = rng.integers(0, 3000, 9000), rng.integers(0, 1500, 9000) ** 2, rng.integers(-2, 5, 9000)
+users[4000:6000], items[4000:6000] = users[:2000], items[:2000]
+order = rng.permutation(9000)
+mine = order[: 2000] if size == 2 and rank == 0 else order[2000:] if size == 2 else np.arange(9000)
+(user_ids, rows), (item_ids, columns) = Ids.encode(pa.array(users[mine]), "u"), Ids.encode(pa.array(items[mine]), "i")
+shards = merge_entries(user_ids, item_ids, rows, columns, values[mine].astype(np.float32), group, 8,
+                       SolveOptions(), add_repeats=False)
+model = WALS(8, "spark", solver="cholesky", iterations=2, random_state=0, num_threads=1, regularization=1.0)
+own = fit_rows(model, shards, group)
+np.savez(f"{folder}/{size}-{rank}.npz", users=own.users, items=own.items, last=own.history[-1].loss,
+         lengths=np.diff(shards.users.indptr), columns=shards.users.indices, values=shards.users.data)
+"""
+
+
+def test_repeated_pairs_that_stay_entries_of_their_own(tmp_path):
+    """Whoever had what, and in which order: the same entries and factors, which are those of Spark's equations."""
+    for size in (1, 2):
+        run_ranks(REPEATS, size, tmp_path)
+    whole = np.load(tmp_path / "1-0.npz")
+    parts = [np.load(tmp_path / f"2-{rank}.npz") for rank in range(2)]
+    for name in ("users", "items", "lengths", "columns", "values"):
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), whole[name])
+    rng = np.random.default_rng(1)
+    users, items, values = rng.integers(0, 3000, 9000), rng.integers(0, 1500, 9000) ** 2, rng.integers(-2, 5, 9000)
+    users[4000:6000], items[4000:6000] = users[:2000], items[:2000]
+    item, x = items[4000], whole["users"].astype(np.float64)
+    place = np.searchsorted(np.unique(items), item)
+    rows, own = np.searchsorted(np.unique(users), users[items == item]), values[items == item]
+    assert len(rows) > len(set(rows))  # some user has it twice
+    gram = x.T @ x + np.einsum("n,nd,ne->de", abs(own), x[rows], x[rows]) + (own > 0).sum() * np.eye(8)
+    expected = np.linalg.solve(gram, x[rows].T @ ((1 + abs(own)) * (own > 0)))
+    np.testing.assert_allclose(whole["items"][place], expected, rtol=1e-4, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 
@@ -283,6 +284,10 @@ attempt("type", lambda: fit_sharded(make_model(), rank_1(matrix, 3), group))
 attempt("mode", lambda: fit_sharded(make_model(), matrix, group, mode=rank_1("all", "some")))
 unridged = make_model(objective="explicit", regularization=0.0, solver="cholesky")
 attempt("singular", lambda: fit_sharded(unridged, matrix, group))
+from wals_gpu import Interactions
+from wals_gpu.data.ids import Ids
+named = Interactions(matrix, *(Ids(7 * np.arange(n), side) for n, side in zip(matrix.shape, ("user", "item"))))
+attempt("named", lambda: fit_sharded(unridged, named, group))
 attempt("disk", lambda: fit_sharded(make_model(), matrix, group, checkpoint_dir=rank_1(folder + "/c", "/proc/none")))
 def fails(record):
     raise MemoryError("no room")
@@ -307,6 +312,9 @@ def test_an_error_of_one_rank_is_one_of_all(tmp_path):
     kind, text = errors["mode"]
     assert kind == "ValueError" and "mode must be one of auto, all, halo, blocks; got 'some'" in text
     assert errors["singular"][0] == "SingularSystemError" and "user" in errors["singular"][1]
+    kind, text = errors["named"]
+    row, name = map(int, re.search(r"of user (\d+) \(id (\d+)\)", text).groups())
+    assert kind == "SingularSystemError" and name == 7 * row
     assert errors["disk"][0] == "FileNotFoundError" and "/proc/none" in errors["disk"][1]
     assert errors["memory"] == ("MemoryError", "rank 1: in the callback: no room")
 

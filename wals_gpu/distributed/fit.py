@@ -34,10 +34,10 @@ from wals_gpu.model.wals import WALS
 from wals_gpu.training.checkpoints import fingerprint
 from wals_gpu.training.loop import Run
 from wals_gpu.training.plan import FitSettings, HoldOut, Plan, Saving
-from wals_gpu.training.state import FitRecord, Side
+from wals_gpu.training.state import FitRecord, History, Side
 from wals_gpu.training.validation import hold_out
 
-__all__ = ["fit_sharded"]
+__all__ = ["OwnFactors", "fit_rows", "fit_sharded"]
 
 #: Start values that are drawn at a time.
 _DRAWN = 1 << 16
@@ -127,6 +127,59 @@ def fit_sharded(
     with Run(plan, lambda run: None) as run:
         run.iterate(_on_all_ranks(group, callback), show_progress and group.rank == 0)
     return ShardedModel.of(group, model, shards, plan, run.history, run.metric, run.best_iteration)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OwnFactors:
+    """What a fit leaves on a rank that keeps nothing of the others: see :func:`fit_rows`.
+
+    Attributes
+    ----------
+    users, items : (own users, D), (own items, D)
+    history : History
+        The same on all ranks.
+    """
+
+    users: NDArray[np.floating]
+    items: NDArray[np.floating]
+    history: History
+
+
+def fit_rows(model: WALS, shards: Shards, group: Group) -> OwnFactors:
+    """Fit a model as :func:`fit_sharded` does, and leave each rank the factors of its own users and items alone.
+
+    Parameters
+    ----------
+    model : WALS
+    shards : Shards
+        A repeated pair may have several entries.
+    group : Group
+
+    Returns
+    -------
+    OwnFactors
+
+    Raises
+    ------
+    DistributedError, TypeError, ValueError, SingularSystemError, ModelFitError, MemoryError
+        As from :func:`fit_sharded`.
+    """
+    with together(group, "reading the settings"):
+        settings = _settings_of(model)
+    settings = _with_one_seed(group, settings)
+    agree(
+        group,
+        version=version_of("wals_gpu"),
+        settings=settings.to_compare(),
+        iterations=settings.iterations,
+    )
+    shards, _ = _shards_of(group, settings, shards, None, {})
+    plan = _plan(group, settings, shards, None, HoldOut(), Saving(), "auto", None)
+    with Run(plan, lambda run: None) as run:
+        run.iterate(None, False)
+    session = plan.session
+    assert isinstance(session, ShardedSession)
+    return OwnFactors(session.factors("user"), session.factors("item"), run.history)
 
 
 def _settings_of(model: WALS) -> FitSettings:

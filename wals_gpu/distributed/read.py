@@ -31,7 +31,7 @@ from wals_gpu.distributed.group import Group, gather_json, together
 from wals_gpu.distributed.shards import Shards
 from wals_gpu.errors import DataError
 
-__all__ = ["merge_shards", "parquet_files", "read_sharded"]
+__all__ = ["merge_entries", "merge_shards", "parquet_files", "read_sharded"]
 
 #: Ids of each rank that ranges are cut by.
 _SAMPLED = 256
@@ -123,10 +123,50 @@ def merge_shards(
     DataError
         No rank has anything, or ids are numbers on one and text on another.
     """
-    sides = [None if local is None else local.user_ids, None if local is None else local.item_ids]
-    kinds = gather_json(group, [None if ids is None else str(_dtype_of(ids)) for ids in sides])
-    matrix = csr_matrix((0, 0), dtype=dtype) if local is None else local.matrix.tocoo()
+    matrix = csr_matrix((0, 0), dtype=dtype) if local is None else local.matrix
     entries = matrix.tocoo()
+    user_ids, item_ids = (None, None) if local is None else (local.user_ids, local.item_ids)
+    return merge_entries(user_ids, item_ids, entries.row, entries.col, entries.data, group, factors, options)
+
+
+def merge_entries(
+    user_ids: Ids | None,
+    item_ids: Ids | None,
+    rows: NDArray[np.integer],
+    columns: NDArray[np.integer],
+    values: NDArray[np.floating],
+    group: Group,
+    factors: int,
+    options: SolveOptions,
+    *,
+    add_repeats: bool = True,
+) -> Shards:
+    """The shards of entries of which each rank has some. Every rank makes the call.
+
+    Parameters
+    ----------
+    user_ids, item_ids : Ids, optional
+        Of this rank's rows and columns. None: it has nothing.
+    rows, columns : (n,) int
+    values : (n,) of the model's dtype
+    group : Group
+    factors : int
+    options : SolveOptions
+    add_repeats : bool, default True
+        Whether values of a repeated pair are added up. False: each stays an entry of its own, in the order of the
+        values, and rows count them all; the result does not depend on which rank had what.
+
+    Returns
+    -------
+    Shards
+
+    Raises
+    ------
+    DataError
+        No rank has anything, or ids are numbers on one and text on another.
+    """
+    sides = [user_ids, item_ids]
+    kinds = gather_json(group, [None if ids is None else str(_dtype_of(ids)) for ids in sides])
     placed = []
     for side, name in enumerate(("user", "item")):
         found = {kind[side] for kind in kinds if kind[side] is not None}
@@ -136,13 +176,13 @@ def merge_shards(
         ids = sides[side]
         if ids is None:
             ids = Ids(pa.array([], pa.large_string()) if found == {"string"} else np.empty(0, found.pop()), name)
-        counts = np.bincount((entries.row, entries.col)[side], minlength=len(ids))
+        counts = np.bincount((rows, columns)[side], minlength=len(ids))
         placed.append(_Placed(group, ids, counts, factors, options))
     users, items = placed
-    rows, columns = users.rows[entries.row], items.rows[entries.col]
-    of_users = _delivered(group, users.cuts, rows, columns, entries.data, len(items))
-    of_items = _delivered(group, items.cuts, columns, rows, entries.data, len(users))
-    return Shards(group, of_users, of_items, users.cuts, items.cuts, users.own, items.own)
+    of_user, of_item = users.rows[rows], items.rows[columns]
+    of_users = _delivered(group, users.cuts, of_user, of_item, values, len(items), add_repeats)
+    of_items = _delivered(group, items.cuts, of_item, of_user, values, len(users), add_repeats)
+    return Shards(group, of_users, of_items, users.cuts, items.cuts, users.own, items.own, has_repeats=not add_repeats)
 
 
 class _Placed:
@@ -245,6 +285,7 @@ def _delivered(
     columns: NDArray[np.int64],
     values: NDArray[np.floating],
     n_columns: int,
+    add_repeats: bool,
 ) -> csr_matrix:
     """The rank's rows of a side, of the entries of all ranks."""
     owners = cuts.owners(rows)
@@ -260,7 +301,36 @@ def _delivered(
     own = cuts.of(group.rank)
     own_rows, own_columns, own_values = arrays
     shape = (own.stop - own.start, n_columns)
+    if not add_repeats:
+        return _with_repeats(own_rows - own.start, own_columns, own_values, shape)
     # Stable: values of a pair are added in the order in which the ranks have them.
     matrix = coo_matrix((own_values, (own_rows - own.start, own_columns)), shape=shape).tocsr()
     matrix.sum_duplicates()
     return matrix
+
+
+def _with_repeats(
+    rows: NDArray[np.int32], columns: NDArray[np.int32], values: NDArray[np.floating], shape: tuple[int, int]
+) -> csr_matrix:
+    """CSR in which a repeated pair has several entries, with columns sorted, and values within a pair."""
+    order, _ = _counted(columns, shape[1])
+    by_row, indptr = _counted(rows[order], shape[0])
+    order = order[by_row]
+    rows, columns, values = rows[order], columns[order], values[order]
+    repeats = np.flatnonzero((rows[1:] == rows[:-1]) & (columns[1:] == columns[:-1]))
+    if len(repeats):
+        touched = np.unique(np.concatenate([repeats, repeats + 1]))
+        values[touched] = values[touched][np.lexsort((values[touched], columns[touched], rows[touched]))]
+    matrix = csr_matrix(shape, dtype=values.dtype)
+    matrix.data, matrix.indices = values, columns
+    matrix.indptr = indptr.astype(np.int64 if len(values) >= 2**31 else np.int32)
+    matrix.has_canonical_format = True  # as far as objectives and solvers are concerned, which look at single entries
+    return matrix
+
+
+def _counted(keys: NDArray[np.int32], n_keys: int) -> tuple[NDArray[np.int64], NDArray[np.integer]]:
+    """A stable order by small integers, in linear time, and where each of them begins."""
+    n = len(keys)
+    one_each = csr_matrix((np.zeros(n, np.int8), keys, np.arange(n + 1)), (n, n_keys))
+    by_key = one_each.tocsc()
+    return by_key.indices, by_key.indptr

@@ -28,6 +28,7 @@ from wals_gpu.backends.devices import limits
 from wals_gpu.backends.host import Spectrum, check_gram, decompose, in_order, no_spectrum
 from wals_gpu.backends.session import iterate_in_turn
 from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.data.ids import Ids
 from wals_gpu.data.stored import one_each, terms_of_rows
 from wals_gpu.distributed.cuts import Cuts
 from wals_gpu.distributed.group import Group, gather_json, together
@@ -57,12 +58,15 @@ class ShardedTerms:
         Of all ranks.
     has_background : bool
         Whether unobserved pairs weigh anything on any rank.
+    ids : Ids, optional
+        Of the rank's rows, for error messages.
     """
 
     own: RowTerms
     cuts: Cuts
     target_square: float
     has_background: bool
+    ids: Ids | None = None
 
     @property
     def background(self) -> NDArray[np.floating]:
@@ -100,11 +104,14 @@ class ShardedTerms:
             for start in range(rows.start, rows.stop, step):
                 some = slice(start, min(start + step, rows.stop))
                 block = matrix[some.start - rows.start : some.stop - rows.start]
+                if shards.has_repeats:
+                    block.has_canonical_format = True
                 squares.append(terms_of_rows(bound, side, some, block).target_square)
         own = _as_of_the_whole(group, own)
         square = in_order(group.gather_rows(np.array(squares, np.float64), cuts.blocks(step)))
         any_row = group.gather_rows(np.array([own.background.any()]), [1] * group.size).any()
-        return cls(own, cuts, square, bool(any_row and own.other_background.any()))
+        ids = shards.user_ids if side == "user" else shards.item_ids
+        return cls(own, cuts, square, bool(any_row and own.other_background.any()), ids)
 
 
 def _as_of_the_whole(group: Group, own: RowTerms) -> RowTerms:
@@ -188,8 +195,10 @@ class ShardedSession:
                 else:
                     self._backend.solve_rotated(part.terms, table, spectrum, target, options, row_loss=losses)
             except SingularSystemError as singular:
-                row = self._cuts[side].of(self.group.rank).start + part.rows.start + singular.row
-                error = SingularSystemError(row, singular.remedy)
+                place = part.rows.start + singular.row
+                row = self._cuts[side].of(self.group.rank).start + place
+                who = f"{side} {row}" if terms.ids is None else f"{side} {row} (id {terms.ids[place]!r})"
+                error = SingularSystemError(row, singular.remedy, who)
             except Exception as failed:  # goes through the other rounds, which all ranks take part in
                 error = failed
         with together(self.group, f"solving {side}s"):

@@ -37,6 +37,8 @@ class Shards:
         Which rank has which rows.
     user_ids, item_ids : Ids, optional
         Of the rank's own rows; None where rows go by their numbers.
+    has_repeats : bool, default False
+        Whether a pair may have several entries, next to each other; objectives take each by itself.
     """
 
     group: Group
@@ -46,6 +48,7 @@ class Shards:
     item_cuts: Cuts
     user_ids: Ids | None = None
     item_ids: Ids | None = None
+    has_repeats: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:

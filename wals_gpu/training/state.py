@@ -224,6 +224,8 @@ class FitState:
         try:
             yield
         except SingularSystemError as error:
+            if error.who is not None:  # by the rank that has the row
+                raise
             raise SingularSystemError(error.row, error.remedy, side.name_of(error.row)) from error
         except ModelFitError as error:
             raise ModelFitError(f"{name}s: {error}") from error
