@@ -9,18 +9,21 @@ from wals_gpu.distributed.fit import fit_sharded
 from wals_gpu.distributed.group import Group, LocalGroup, TorchGroup
 from wals_gpu.distributed.launch import connected
 from wals_gpu.distributed.model import ShardedModel
+from wals_gpu.distributed.ray import RayResult, ray_train
 from wals_gpu.distributed.read import merge_shards, read_sharded
 from wals_gpu.distributed.shards import Shards, shard
 
 __all__ = [
     "Group",
     "LocalGroup",
+    "RayResult",
     "ShardedModel",
     "Shards",
     "TorchGroup",
     "connected",
     "fit_sharded",
     "merge_shards",
+    "ray_train",
     "read_sharded",
     "shard",
 ]
