@@ -68,17 +68,15 @@ def die_once(marker):
 
 
 def test_a_fit_goes_on_after_a_worker_was_lost(tmp_path):
-    matrix, options = make_matrix(n=8000), {"num_workers": 2, "validation": 0.1, "out": tmp_path / "model"}
+    matrix = make_matrix(n=8000)
     found = ray_train(
-        make_model(), matrix, checkpoint_dir=tmp_path / "c", max_failures=1, callback=die_once(tmp_path / "died"),
-        **options,
+        make_model(), matrix, num_workers=2, out=tmp_path / "model", checkpoint_dir=tmp_path / "c", max_failures=1,
+        validation=0.1, callback=die_once(tmp_path / "died"),
     )  # fmt: skip
     whole = fit_sharded(make_model(), matrix, validation=0.1).local
     assert (tmp_path / "died").exists()
     np.testing.assert_array_equal(WALS.load(found.folder).user_factors, whole.user_factors)
     assert [record.validation for record in found.history] == [record.validation for record in whole.history_]
-    with pytest.raises(DistributedError, match="rank 1 of 2 was lost"):
-        ray_train(make_model(), matrix, callback=die_once(tmp_path / "again"), **options)
 
 
 def test_the_error_of_a_worker_is_raised_as_it_was_there(tmp_path):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -13,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from test_sharded_fit import make_matrix
 
-from wals_gpu import WALS
+from wals_gpu import WALS, DistributedError
+from wals_gpu.distributed import fit_sharded
+from wals_gpu.distributed.launch import name_of_attempt
 
 pytest.importorskip("torch", reason="ranks need torch")
 
@@ -58,7 +61,11 @@ def iterations_behind(folder):
 def wait_for(condition, process):
     until = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        if time.monotonic() > until:
+            for rank in children_of(process.pid):
+                os.kill(rank, signal.SIGKILL)
+            process.kill()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.002)
 
 
@@ -81,8 +88,6 @@ def test_killed_twice_a_fit_ends_as_one_that_was_not(plays, tmp_path):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(alone.stdout)["history"][-1]["loss"] == pytest.approx(model.history_[-1].loss, rel=1e-5)
-    from wals_gpu.distributed import fit_sharded
-
     same = WALS(**WALS.load(tmp_path / "alone").get_params())
     whole = fit_sharded(same, pq.read_table(plays)).local
     np.testing.assert_array_equal(model.user_factors, whole.user_factors)
@@ -112,3 +117,28 @@ def test_ctrl_c_of_one_rank_stops_all_and_keeps_the_checkpoint(plays, tmp_path):
     assert found["interrupted"] and 2 <= len(found["history"]) < 4000
     assert iterations_behind(unfinished) == len(found["history"])
     assert len(WALS.load(tmp_path / "model").history_) == len(found["history"])
+
+
+def test_ranks_do_not_take_those_of_an_earlier_attempt_for_the_present_ones():
+    """What dead ranks left in the store of torchrun, which begins again with the same one."""
+    import torch.distributed as dist
+
+    store, found = dist.HashStore(), {}
+
+    def join(rank):
+        found[rank] = name_of_attempt(store, rank, 3, 20)
+
+    names = []
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2)):  # with a pause before each: the first one finds old names alone
+        threads = [threading.Thread(target=join, args=(rank,)) for rank in order]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.1)
+        for thread in threads:
+            thread.join(30)
+        assert len(found) == 3 and len(set(found.values())) == 1
+        names.append(found[0])
+        found.clear()
+    assert len(set(names)) == 3
+    with pytest.raises(DistributedError, match="rank 0 does not answer rank 2 within"):
+        name_of_attempt(store, 2, 3, 0.2)
