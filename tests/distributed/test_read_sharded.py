@@ -9,6 +9,7 @@ from ranks import run_ranks
 from wals_gpu import WALS, DataError, as_interactions
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.distributed import LocalGroup, fit_sharded, read_sharded
+from wals_gpu.distributed.read import parquet_files
 
 pytest.importorskip("torch", reason="ranks need torch")
 
@@ -32,49 +33,38 @@ def write_parts(folder, table):
 PROGRAM = """
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.distributed import read_sharded
-shards = read_sharded(folder + "/plays", group, 16, SolveOptions())
-own, cuts = shards.rows_of("user")
-users, items = (ids.to_numpy().astype("U") for ids in (shards.user_ids, shards.item_ids))
-np.savez(f"{folder}/{rank}.npz", users=users, items=items,
-         bounds=np.concatenate([shards.user_cuts.bounds, shards.item_cuts.bounds]),
-         rows=own.tocoo().row + cuts.of(rank).start, columns=own.indices, values=own.data,
-         item_rows=shards.items.tocoo().row + shards.item_cuts.of(rank).start, item_columns=shards.items.indices,
-         item_values=shards.items.data)
+for kind in ("numbers", "text", "few.parquet"):
+    shards = read_sharded(f"{folder}/{kind}", group, 16, SolveOptions())
+    own, cuts = shards.rows_of("user")
+    users, items = (ids.to_numpy().astype("U") for ids in (shards.user_ids, shards.item_ids))
+    np.savez(f"{folder}/{kind}-{rank}.npz", users=users, items=items,
+             bounds=np.concatenate([shards.user_cuts.bounds, shards.item_cuts.bounds]),
+             rows=own.tocoo().row + cuts.of(rank).start, columns=own.indices, values=own.data,
+             item_rows=shards.items.tocoo().row + shards.item_cuts.of(rank).start, item_columns=shards.items.indices,
+             item_values=shards.items.data)
 """
 
 
-@pytest.mark.parametrize("kind", ["numbers", "text"])
 @pytest.mark.parametrize("size", [1, 3])
-def test_parts_are_those_of_the_whole(tmp_path, kind, size):
-    table = make_table(kind)
-    write_parts(tmp_path / "plays", table)
-    with pytest.warns(match="repeat a pair"):
-        whole = as_interactions(table)
+def test_parts_are_those_of_the_whole(tmp_path, size):
+    """Also of a file with fewer row groups than ranks."""
+    tables = {"numbers": make_table("numbers"), "text": make_table("text"), "few.parquet": make_table("numbers", 900)}
+    for kind in ("numbers", "text"):
+        write_parts(tmp_path / kind, tables[kind])
+    pq.write_table(tables["few.parquet"], tmp_path / "few.parquet")
     run_ranks(PROGRAM, size, tmp_path)
-    parts = [np.load(tmp_path / f"{rank}.npz") for rank in range(size)]
-
-    def joined(name):
-        return np.concatenate([part[name] for part in parts])
-
-    assert joined("users").tolist() == whole.user_ids.to_numpy().astype("U").tolist()
-    assert joined("items").tolist() == whole.item_ids.to_numpy().astype("U").tolist()
-    matrix = whole.matrix.tocoo()
-    for prefix, expected in (("", matrix), ("item_", matrix.T.tocsr().tocoo())):
-        names = ("rows", "columns", "values") if not prefix else ("item_rows", "item_columns", "item_values")
-        rows, columns, values = map(joined, names)
-        np.testing.assert_array_equal(rows, expected.row)
-        np.testing.assert_array_equal(columns, expected.col)
-        np.testing.assert_array_equal(values, expected.data)
-
-
-def test_more_ranks_than_row_groups(tmp_path):
-    table = make_table("numbers", 900)
-    pq.write_table(table, tmp_path / "plays.parquet")
-    program = PROGRAM.replace('folder + "/plays"', 'folder + "/plays.parquet"')
-    run_ranks(program, 3, tmp_path)
-    users = np.concatenate([np.load(tmp_path / f"{rank}.npz")["users"] for rank in range(3)])
-    with pytest.warns(match="repeat a pair"):
-        assert users.tolist() == [str(user) for user in as_interactions(table).user_ids]
+    for kind, table in tables.items():
+        with pytest.warns(match="repeat a pair"):
+            whole = as_interactions(table)
+        parts = [np.load(tmp_path / f"{kind}-{rank}.npz") for rank in range(size)]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        assert joined["users"].tolist() == whole.user_ids.to_numpy().astype("U").tolist(), kind
+        assert joined["items"].tolist() == whole.item_ids.to_numpy().astype("U").tolist(), kind
+        matrix = whole.matrix.tocoo()
+        for prefix, expected in (("", matrix), ("item_", matrix.T.tocsr().tocoo())):
+            np.testing.assert_array_equal(joined[prefix + "rows"], expected.row, kind)
+            np.testing.assert_array_equal(joined[prefix + "columns"], expected.col, kind)
+            np.testing.assert_array_equal(joined[prefix + "values"], expected.data, kind)
 
 
 def test_a_fit_of_parts_is_that_of_the_whole(tmp_path):
@@ -141,3 +131,26 @@ def test_repeated_pairs_that_stay_entries_of_their_own(tmp_path):
     gram = x.T @ x + np.einsum("n,nd,ne->de", abs(own), x[rows], x[rows]) + (own > 0).sum() * np.eye(8)
     expected = np.linalg.solve(gram, x[rows].T @ ((1 + abs(own)) * (own > 0)))
     np.testing.assert_allclose(whole["items"][place], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_command_reads_a_part_of_parquet_files_and_the_whole_of_others(tmp_path):
+    from wals_gpu.cli.entry import make_parser
+    from wals_gpu.cli.fit import _read_on_ranks
+    from wals_gpu.distributed import Shards
+
+    table = make_table("numbers", 3000)
+    write_parts(tmp_path / "plays", table)
+    pq.write_table(table, tmp_path / "more.parquet")
+    pd = pytest.importorskip("pandas")
+    table.to_pandas(types_mapper=pd.ArrowDtype).to_csv(tmp_path / "plays.csv", index=False)
+
+    def read(*words):
+        args = make_parser().parse_args(["fit", *map(str, words), "--out", str(tmp_path / "model")])
+        with pytest.warns(match="repeat a pair"):
+            return _read_on_ranks(LocalGroup(), WALS(factors=4), args)
+
+    both = read(tmp_path / "plays", tmp_path / "more.parquet")
+    assert isinstance(both, Shards) and both.users.sum() == 2 * sum(table["plays"].to_pylist())
+    for words in ([tmp_path / "plays.csv"], [tmp_path / "plays", "--validation", "0.1"]):
+        assert not isinstance(read(*words), Shards)
+    assert parquet_files([tmp_path / "plays", tmp_path / "plays.csv"]) == []

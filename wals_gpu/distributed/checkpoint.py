@@ -12,8 +12,10 @@ ranks have their rows on the disk, and older steps are removed after that.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
@@ -30,7 +32,10 @@ from wals_gpu.training.checkpoints import Checkpoint
 from wals_gpu.training.state import FitRecord, FitState
 from wals_gpu.training.validation import Validation
 
-__all__ = ["ShardedCheckpoint", "read_rows"]
+__all__ = ["ShardedCheckpoint", "all_see", "read_rows"]
+
+#: Seconds until another machine's new folders are to be seen: NFS keeps what it knows of a folder for up to 60.
+_SEEN_WITHIN = 70.0
 
 _KIND = "checkpoint of a fit on several ranks"
 
@@ -83,6 +88,7 @@ class ShardedCheckpoint(Checkpoint):
             save_folder(step / f"rows-{group.rank}", tensors, {"model": _KIND})
         with together(group, f"writing the checkpoint after iteration {n}"):
             if group.rank == 0:
+                all_see(step, lambda: [rank for rank in range(group.size) if not (step / f"rows-{rank}").is_dir()])
                 save_folder(self.path, {}, metadata)
                 for old in self.path.glob("step-*"):
                     if old != step:
@@ -127,6 +133,16 @@ class ShardedCheckpoint(Checkpoint):
             )
             for side, cuts in self._cuts.items()
         }
+
+
+def all_see(folder: Path, missing: Callable[[], list[int]]) -> None:
+    """Raise OSError unless this rank sees what the others have written; a network file system may take its time."""
+    until = time.monotonic() + _SEEN_WITHIN
+    while ranks := missing():
+        if time.monotonic() > until:
+            text = f"rank 0 does not see what rank {ranks[0]} has written; the folder must be one that all ranks share"
+            raise OSError(errno.ENOENT, text, str(folder))
+        time.sleep(0.05)
 
 
 def read_rows(folder: Path, name: str, bounds: list[int], rows: slice) -> NDArray[Any]:

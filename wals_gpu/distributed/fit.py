@@ -219,6 +219,18 @@ def _shards_of(
                     "validation must be a csr_matrix of the rank's own users where the interactions are Shards, got "
                     f"{type(validation).__name__}"
                 )
+            if interactions.group.size != group.size or interactions.group.rank != group.rank:
+                raise ValueError(
+                    f"the shards are of rank {interactions.group.rank} of {interactions.group.size}, the fit is of "
+                    f"rank {group.rank} of {group.size}"
+                )
+            wanted_shape = interactions.users.shape[0], interactions.shape[1]
+            if validation is not None and validation.shape != wanted_shape:
+                raise ValueError(
+                    f"validation must have the shape {wanted_shape} of the rank's users, got {validation.shape}"
+                )
+        bounds = {"users": interactions.user_cuts.bounds.tolist(), "items": interactions.item_cuts.bounds.tolist()}
+        agree(group, **bounds)
         return interactions, validation
     test = None
     with together(group, "reading the interactions"):
@@ -230,6 +242,8 @@ def _shards_of(
             train, test = hold_out(data, validation, settings.random_state, settings.dtype, columns)
             data = Interactions(train, data.user_ids, data.item_ids)
     shards = shard(data, group, settings.factors, settings.options)
+    if test is not None:
+        agree(group, validation=fingerprint(test))
     return shards, None if test is None else test[shards.user_cuts.of(group.rank)]
 
 
@@ -285,7 +299,7 @@ def _start_values(
     for of_side in cuts:
         rows = of_side.of(rank)
         own = settings.backend.empty_factors(rows.stop - rows.start, settings.factors, settings.dtype)
-        block = np.empty((_DRAWN, settings.factors), settings.dtype)
+        block = np.empty((min(_DRAWN, of_side.n_rows), settings.factors), settings.dtype)
         for start in range(0, of_side.n_rows, _DRAWN):
             some = block[: min(_DRAWN, of_side.n_rows - start)]
             rng.standard_normal(dtype=settings.dtype, out=some)

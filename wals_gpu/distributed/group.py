@@ -227,7 +227,8 @@ class TorchGroup:
 _KNOWN: dict[str, type[Exception]] = {
     kind.__name__: kind
     for kind in (
-        CheckpointError, DataError, DeviceError, ModelFitError, ModelFormatError, MemoryError, TypeError, ValueError,
+        CheckpointError, DataError, DeviceError, KeyError, MemoryError, ModelFitError, ModelFormatError, TypeError,
+        ValueError,
     )
 }  # fmt: skip
 
@@ -266,16 +267,18 @@ def together(group: Group, who: str = "") -> Iterator[None]:
     failed = group.gather_rows(np.array([error is not None]), [1] * group.size)
     if not failed.any():
         return
-    rank, found = next((r, d) for r, d in enumerate(gather_json(group, _described(error))) if d is not None)
-    raise _as_error(found, f"rank {rank}{': ' + who if who else ''}", group.size) from error
+    rank, found = next((r, d) for r, d in enumerate(gather_json(group, _described(error, who))) if d is not None)
+    raise _as_error(found, f"rank {rank}{found['who']}", group.size) from error
 
 
-def _described(error: Exception | None) -> dict[str, Any] | None:
+def _described(error: Exception | None, who: str) -> dict[str, Any] | None:
     if error is None:
         return None
-    found: dict[str, Any] = {"kind": type(error).__name__, "text": str(error)}
+    found: dict[str, Any] = {"kind": type(error).__name__, "text": str(error), "who": f": {who}" if who else ""}
+    if isinstance(error, KeyError) and error.args:
+        found["text"] = str(error.args[0])  # str() of one is in quotes
     if isinstance(error, SingularSystemError):
-        found |= {"row": error.row, "remedy": error.remedy, "who": error.who}
+        found |= {"row": error.row, "remedy": error.remedy, "of": error.who}
     if isinstance(error, OSError):
         found |= {"errno": error.errno, "text": error.strerror or str(error), "file": _text(error.filename)}
     return found
@@ -288,7 +291,7 @@ def _text(value: Any) -> str | None:
 def _as_error(found: dict[str, Any], where: str, size: int) -> Exception:
     prefix = f"{where}: " if size > 1 else ""
     if "row" in found:
-        return SingularSystemError(found["row"], found["remedy"], found["who"])
+        return SingularSystemError(found["row"], found["remedy"], found["of"])
     if "errno" in found:
         return OSError(found["errno"], prefix + found["text"], found["file"])
     if found["kind"] in _KNOWN:

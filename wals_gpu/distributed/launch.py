@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from wals_gpu.backends.cpu import available_threads
 from wals_gpu.backends.launched import is_launched, ranks_here
@@ -12,12 +15,40 @@ from wals_gpu.checks import number
 from wals_gpu.distributed.group import Group, LocalGroup, TorchGroup
 from wals_gpu.errors import DistributedError
 
-__all__ = ["connected", "threads_of_rank"]
+__all__ = ["connected", "name_of_attempt", "threads_of_rank"]
 
 
 def threads_of_rank() -> int:
     """Threads for this rank: its part of the processors that the ranks of this machine share."""
     return max(available_threads() // ranks_here(), 1)
+
+
+def name_of_attempt(store: Any, rank: int, size: int, timeout: float) -> str:
+    """A name under which the ranks that are there now, and no others, find each other in a store.
+
+    The store of torchrun outlives ranks. After a restart a rank that is faster than another one would find the address
+    of its predecessor there, and wait for it until the timeout.
+
+    Rank 0 makes a name and waits until each of the others has left a word of its own under it, which it answers. A rank
+    that has read the name of an earlier attempt gets no answer, and looks again.
+    """
+    key, end = "wals_gpu/attempt", time.monotonic() + timeout
+    if rank == 0:
+        new = f"wals_gpu/{secrets.token_hex(8)}"
+        store.set(key, new)
+        for other in range(1, size):
+            store.set(f"{new}/{store.get(f'{new}/{other}').decode()}", "")
+        return new
+    word, told = secrets.token_hex(8), ""
+    while time.monotonic() < end:
+        name: str = store.get(key).decode()
+        if name != told:
+            store.set(f"{name}/{rank}", word)
+            told = name
+        if store.check([f"{name}/{word}"]):
+            return name
+        time.sleep(0.01)
+    raise DistributedError(f"rank 0 does not answer rank {rank} within {timeout:g} s")
 
 
 @contextmanager
@@ -51,7 +82,12 @@ def connected(timeout: float = 1800.0) -> Iterator[Group]:
     mine = not dist.is_initialized()
     if mine:
         try:
-            dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+            limit = timedelta(seconds=timeout)
+            c10d: Any = dist  # its types do not name what it exports
+            store, rank, size = next(c10d.rendezvous("env://", timeout=limit))
+            store.set_timeout(limit)
+            store = c10d.PrefixStore(name_of_attempt(store, rank, size, timeout), store)
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
         except (RuntimeError, ValueError) as error:
             raise DistributedError(f"the other ranks cannot be reached: {error}") from error
     try:

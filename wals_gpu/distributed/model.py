@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from wals_gpu.data.ids import Ids
+from wals_gpu.distributed.checkpoint import all_see
 from wals_gpu.distributed.cuts import Cuts
-from wals_gpu.distributed.group import Group, together
+from wals_gpu.distributed.group import Group, gather_json, together
 from wals_gpu.distributed.session import ShardedSession
 from wals_gpu.distributed.shards import Shards
-from wals_gpu.model.parts import write_shared, write_users
+from wals_gpu.errors import DistributedError
+from wals_gpu.model.parts import forget_users, missing_users, write_shared, write_users
 from wals_gpu.model.recommendations import RecommendationsChunk
 from wals_gpu.model.sharded import model_of, tensors_of
 from wals_gpu.model.wals import WALS
@@ -90,16 +93,25 @@ class ShardedModel:
         Raises
         ------
         OSError
-            A rank cannot write, on all ranks.
+            A rank cannot write, or rank 0 does not see what another wrote, on all ranks. A model that was there before
+            is left as it was.
         """
-        folder = Path(path)
-        with together(self.group, f"saving to {folder}"):
-            tensors, metadata = tensors_of(self.local)
-            write_users(folder, self.group.rank, tensors)
-        with together(self.group, f"saving to {folder}"):
-            if self.group.rank == 0:
-                metadata["objective"]["n_users"] = self.user_cuts.n_rows
-                write_shared(folder, tensors, metadata, self.user_cuts.bounds.tolist())
+        folder, group = Path(path), self.group
+        tag = gather_json(group, secrets.token_hex(4))[0]
+        try:
+            with together(group, f"saving to {folder}"):
+                tensors, metadata = tensors_of(self.local)
+                write_users(folder, group.rank, tag, tensors)
+            with together(group, f"saving to {folder}"):
+                if group.rank == 0:
+                    all_see(folder, lambda: missing_users(folder, tag, group.size))
+                    metadata["objective"]["n_users"] = self.user_cuts.n_rows
+                    write_shared(folder, tag, tensors, metadata, self.user_cuts.bounds.tolist())
+        except DistributedError:
+            raise  # who is gone may have made the new model whole
+        except Exception:
+            forget_users(folder, group.rank, tag)
+            raise
 
     def recommend_chunks(
         self, k: int = 10, *, chunk_size: int = 4096, **options: Any
@@ -120,6 +132,8 @@ def _gathered_ids(group: Group, ids: Ids | None) -> Ids | None:
     if ids is None:
         return None
     arrays = ids.to_arrays("ids")
+    if ids.kind == "integer" and "uint64" in gather_json(group, arrays["ids"].dtype.name):
+        arrays["ids"] = arrays["ids"].astype(np.uint64)  # int64 where all of the rank's own fit
     gathered = {}
     for name, array in arrays.items():
         own = array[:-1] if name.endswith("offsets") else array

@@ -37,8 +37,15 @@ __all__ = ["merge_entries", "merge_shards", "parquet_files", "read_sharded"]
 _SAMPLED = 256
 
 
-def parquet_files(path: str | os.PathLike[str]) -> list[Path]:
-    """The Parquet files of a path: itself, or those of a folder; none where it is something else."""
+#: Files or folders.
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+def parquet_files(path: Paths) -> list[Path]:
+    """The Parquet files of paths: themselves, or those of folders; none where one of them is something else."""
+    if not isinstance(path, (str, os.PathLike)):
+        of_each = [parquet_files(one) for one in path]
+        return [file for files in of_each for file in files] if all(of_each) else []
     place = Path(path)
     if place.is_dir():
         files = sorted(one for one in place.rglob("*") if one.is_file() and not one.name.startswith((".", "_")))
@@ -46,15 +53,13 @@ def parquet_files(path: str | os.PathLike[str]) -> list[Path]:
     return [place] if place.is_file() and place.suffix in (".parquet", ".pq") else []
 
 
-def read_sharded(
-    path: str | os.PathLike[str], group: Group, factors: int, options: SolveOptions, **columns: Any
-) -> Shards:
+def read_sharded(path: Paths, group: Group, factors: int, options: SolveOptions, **columns: Any) -> Shards:
     """Read Parquet files, a part on each rank. Every rank makes the call.
 
     Parameters
     ----------
-    path : str or path
-        A Parquet file, or a folder of them that all ranks see.
+    path : str or path, or a list of them
+        Parquet files, or folders of them, that all ranks see.
     group : Group
     factors : int
     options : SolveOptions
@@ -78,8 +83,9 @@ def read_sharded(
             raise ValueError(f"{', '.join(unfit)} cannot be used where each rank reads a part of the rows")
         files = parquet_files(path)
         if not files:
-            if not Path(path).exists():
-                raise FileNotFoundError(2, os.strerror(2), os.fspath(path))
+            for one in [path] if isinstance(path, (str, os.PathLike)) else path:
+                if not Path(one).exists():
+                    raise FileNotFoundError(2, os.strerror(2), os.fspath(one))
             raise DataError(f"{path} holds no Parquet files, of which each rank could read a part")
         local = _read_part(files, group.rank, group.size, columns)
     return merge_shards(local, group, factors, options, np.dtype(columns.get("dtype", "float32")))
@@ -170,14 +176,19 @@ def merge_entries(
     placed = []
     for side, name in enumerate(("user", "item")):
         found = {kind[side] for kind in kinds if kind[side] is not None}
+        if found == {"int64", "uint64"}:  # ids of a rank are uint64 only where they have to be
+            ids, found = sides[side], {"uint64"}
+            negative = ids is not None and len(ids) > 0 and ids[0] < 0
+            if any(gather_json(group, bool(negative))):
+                raise DataError(f"{name} ids must not be below 0 where others are above 2**63 - 1")
         if len(found) != 1:
             what = "there are no interactions" if not found else f"{name} ids are {' and '.join(sorted(found))}"
             raise DataError(f"the ranks read different files, and {what}")
         ids = sides[side]
         if ids is None:
-            ids = Ids(pa.array([], pa.large_string()) if found == {"string"} else np.empty(0, found.pop()), name)
+            ids = Ids(pa.array([], pa.large_string()) if found == {"string"} else np.empty(0, np.int64), name)
         counts = np.bincount((rows, columns)[side], minlength=len(ids))
-        placed.append(_Placed(group, ids, counts, factors, options))
+        placed.append(_Placed(group, ids, found.pop(), counts, factors, options))
     users, items = placed
     of_user, of_item = users.rows[rows], items.rows[columns]
     of_users = _delivered(group, users.cuts, of_user, of_item, values, len(items), add_repeats)
@@ -197,7 +208,10 @@ class _Placed:
         Of the rows that this rank is to have.
     """
 
-    def __init__(self, group: Group, ids: Ids, counts: NDArray[np.int64], factors: int, options: SolveOptions) -> None:
+    def __init__(
+        self, group: Group, ids: Ids, kind: str, counts: NDArray[np.int64], factors: int, options: SolveOptions
+    ) -> None:
+        self._kind = pa.large_string() if kind == "string" else pa.from_numpy_dtype(np.dtype(kind))
         samples = ids[np.linspace(0, len(ids) - 1, min(len(ids), _SAMPLED)).astype(int)].tolist() if len(ids) else []
         gathered = sorted(chain.from_iterable(gather_json(group, samples)))
         splitters = [gathered[len(gathered) * rank // group.size] for rank in range(1, group.size)]
@@ -205,7 +219,7 @@ class _Placed:
         pieces = [slice(a, b) for a, b in pairwise(ends)]
         n_sent = [piece.stop - piece.start for piece in pieces]
         n_received = group.gather_rows(np.array([n_sent], np.int64), [1] * group.size)[:, group.rank].tolist()
-        received = _exchanged(group, [_values(ids, piece) for piece in pieces], n_received)
+        received = _exchanged(group, [_values(ids, piece, self._kind) for piece in pieces], n_received)
         owned = Ids(_distinct(received), ids.side)
         place = np.asarray(owned.find(received.to_numpy(zero_copy_only=False)) if len(received) else np.empty(0, int))
         n_owned = group.gather_rows(np.array([len(owned)]), [1] * group.size)
@@ -233,7 +247,7 @@ class _Placed:
         pieces = [slice(int(a), int(b)) for a, b in pairwise(ends)]
         n_sent = [piece.stop - piece.start for piece in pieces]
         n_received = group.gather_rows(np.array([n_sent], np.int64), [1] * group.size)[:, group.rank].tolist()
-        received = _exchanged(group, [_values(owned, piece) for piece in pieces], n_received)
+        received = _exchanged(group, [_values(owned, piece, self._kind) for piece in pieces], n_received)
         return Ids(received if owned.kind == "string" else received.to_numpy(), owned.side)
 
 
@@ -241,8 +255,8 @@ def _dtype_of(ids: Ids) -> Any:
     return "string" if ids.kind == "string" else ids.ids.dtype
 
 
-def _values(ids: Ids, piece: slice) -> pa.Array:
-    return pa.array(ids)[piece]
+def _values(ids: Ids, piece: slice, kind: pa.DataType) -> pa.Array:
+    return pa.array(ids)[piece].cast(kind)
 
 
 def _distinct(values: pa.Array) -> Any:

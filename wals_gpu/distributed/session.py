@@ -126,7 +126,9 @@ def _as_of_the_whole(group: Group, own: RowTerms) -> RowTerms:
     coefficients = {one for one, _ in found}
     if len(coefficients) <= 1 and None not in coefficients:
         return own
-    return one_each(own, next((offset for _, offset in found if offset is not None), None))
+    with together(group, "making room for coefficients"):
+        own = one_each(own, next((offset for _, offset in found if offset is not None), None))
+    return own
 
 
 class ShardedSession:
@@ -181,7 +183,8 @@ class ShardedSession:
         """See :meth:`.session.Session.solve`; the loss is that of all ranks."""
         assert isinstance(terms, ShardedTerms) and prior is None
         own, other = self._sides[side], self._sides[other_side(side)]
-        row_loss = np.zeros(len(own))
+        with together(self.group, "making room for losses"):
+            row_loss = np.zeros(len(own))
         error: Exception | None = None
         plain = terms.has_background and takes_plain_steps(own.shape[1], options)
         gram, spectrum, seen = self._basis(other_side(side), terms, other, plain)
@@ -233,7 +236,7 @@ class ShardedSession:
         width = other.shape[1]
         if not terms.has_background:
             spectrum = no_spectrum(width)
-            return np.zeros((width, width)), spectrum, self._backend.rotated(other, spectrum)
+            return np.zeros((width, width)), spectrum, self._rotated(other, spectrum)
         gram = self._slabs[side].gram(self._backend, other, terms.other_background)
         with together(self.group):
             check_gram(gram)
@@ -248,10 +251,17 @@ class ShardedSession:
         self.group.broadcast(values)
         self.group.broadcast(vectors)
         spectrum = Spectrum(values, vectors)
-        return gram, spectrum, self._backend.rotated(other, spectrum)
+        return gram, spectrum, self._rotated(other, spectrum)
+
+    def _rotated(self, other: NDArray[np.floating], spectrum: Spectrum) -> NDArray[np.floating]:
+        rotated = other
+        with together(self.group, "rotating factors"):
+            rotated = self._backend.rotated(other, spectrum)
+        return rotated
 
     def _empty(self, n: int, like: NDArray[np.floating]) -> NDArray[np.floating]:
-        return self._backend.empty_factors(n, like.shape[1], like.dtype)
+        """At least a row: an array without any starts on no cache line."""
+        return self._backend.empty_factors(max(n, 1), like.shape[1], like.dtype)[:n]
 
     def _total(self, side: str, row_loss: NDArray[np.float64]) -> float:
         """The sum of the rows of all ranks, block by block."""
@@ -274,7 +284,11 @@ class ShardedSession:
 
     def gathered(self, side: str) -> NDArray[np.floating]:
         """The rows of all ranks, (R, D). Every rank makes the call."""
-        return self.group.gather_rows(self._sides[side], self._cuts[side].counts)
+        own, cuts = self._sides[side], self._cuts[side]
+        table = own
+        with together(self.group, f"making room for the factors of all {side}s"):
+            table = np.empty((cuts.n_rows, own.shape[1]), own.dtype)
+        return self.group.gather_rows(own, cuts.counts, table)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The rank's part of what the next solve depends on."""
@@ -323,12 +337,14 @@ class _Slabs:
     def gram(self, backend: CpuBackend, own: NDArray[np.floating], weight: NDArray[np.floating]) -> NDArray[np.float64]:
         """The weighted Gram matrix of the rows of all ranks, (D, D)."""
         group, width = self._group, self._factors
-        rows = np.empty((sum(self._wanted), width), own.dtype)
+        with together(group, "making room for slabs"):
+            rows = np.empty((sum(self._wanted), width), own.dtype)
         group.exchange_rows([own[given] for given in self._given], self._wanted, rows)
         first, last = self._slabs[group.rank], self._slabs[group.rank + 1]
         bounds = self._bounds[first : last + 1] - self._start
         of_rows = weight if len(weight) == 1 else weight[self._start : self._start + len(rows)]
-        sums = backend.gram_slabs(rows, of_rows, bounds) if last > first else np.empty((0, width, width))
+        with together(group, "adding up slabs"):
+            sums = backend.gram_slabs(rows, of_rows, bounds) if last > first else np.empty((0, width, width))
         upper = np.zeros((width, width))
         for slab in group.gather_rows(sums, np.diff(self._slabs).tolist()):
             upper += slab

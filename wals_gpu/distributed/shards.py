@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,9 @@ from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.data.stored import StoredMatrix
 from wals_gpu.distributed.cuts import Cuts, cut_rows
-from wals_gpu.distributed.group import Group, agree
+from wals_gpu.distributed.group import Group, agree, together
 from wals_gpu.objective.bound import BoundObjective, Objective
+from wals_gpu.training.checkpoints import fingerprint
 
 __all__ = ["Shards", "shard"]
 
@@ -141,16 +143,32 @@ def shard(data: Interactions, group: Group, factors: int, options: SolveOptions)
         The ranks have different data.
     """
     matrix = data.matrix
-    agree(group, shape=list(matrix.shape), entries=int(matrix.nnz), dtype=matrix.dtype.name)
-    lengths = np.diff(matrix.indptr), _column_lengths(matrix)
-    cuts = [cut_rows(of_side, group.size, factors, options) for of_side in lengths]
-    rows = [of_side.of(group.rank) for of_side in cuts]
-    if isinstance(matrix, StoredMatrix):
-        users, items = matrix.block(*_ends(rows[0])), matrix.transposed.block(*_ends(rows[1]))
-    else:
-        users, items = matrix[rows[0]], matrix[:, rows[1]].T.tocsr()
-    ids = _some(data.user_ids, rows[0]), _some(data.item_ids, rows[1])
+    digest = ""
+    with together(group, "reading the interactions"):
+        digest = _digest_of(data)
+    agree(group, shape=list(matrix.shape), entries=int(matrix.nnz), dtype=matrix.dtype.name, content=digest)
+    with together(group, "taking the rank's own rows"):
+        lengths = np.diff(matrix.indptr), _column_lengths(matrix)
+        cuts = [cut_rows(of_side, group.size, factors, options) for of_side in lengths]
+        rows = [of_side.of(group.rank) for of_side in cuts]
+        if isinstance(matrix, StoredMatrix):
+            users, items = matrix.block(*_ends(rows[0])), matrix.transposed.block(*_ends(rows[1]))
+        else:
+            users, items = matrix[rows[0]], matrix[:, rows[1]].T.tocsr()
+        ids = _some(data.user_ids, rows[0]), _some(data.item_ids, rows[1])
     return Shards(group, users, items, cuts[0], cuts[1], *ids)
+
+
+def _digest_of(data: Interactions) -> str:
+    """Of what every rank has read: all of it, or of stored interactions how many entries each row has."""
+    matrix, ids = data.matrix, (data.user_ids, data.item_ids)
+    if not isinstance(matrix, StoredMatrix):
+        return fingerprint(matrix, *ids)
+    empty = csr_matrix((0, 0), dtype=matrix.dtype)
+    digest = hashlib.sha256(fingerprint(empty, *ids).encode())
+    for lengths in (matrix.indptr, matrix.transposed.indptr):
+        digest.update(np.ascontiguousarray(lengths, np.int64).data)
+    return digest.hexdigest()
 
 
 def _column_lengths(matrix: Any) -> NDArray[np.int64]:

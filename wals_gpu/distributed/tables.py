@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wals_gpu.distributed.cuts import Cuts
-from wals_gpu.distributed.group import Group
+from wals_gpu.distributed.group import Group, together
 from wals_gpu.objective.terms import RowTerms
 
 __all__ = ["MODES", "Part", "Tables", "make_tables"]
@@ -60,7 +60,10 @@ class Tables:
 
     def _with_halo(self, part: Part) -> Part:
         """The part with columns counted in its halo; all ranks learn what the others want of them in its round."""
-        group, met = self._group, np.unique(part.terms.col_idx)
+        group, met = self._group, np.empty(0, np.int32)
+        with together(group, "counting what is met"):
+            met = np.unique(part.terms.col_idx)
+            place = np.searchsorted(met, part.terms.col_idx).astype(np.int32)
         wanted = np.diff(np.searchsorted(met, self._cuts.bounds)).tolist()
         requests = np.split(met.astype(np.int64), np.cumsum(wanted)[:-1])
         matrix = group.gather_rows(np.array([wanted], np.int64), [1] * group.size)
@@ -70,7 +73,6 @@ class Tables:
         first = self._cuts.bounds[group.rank]
         self._wanted.append(wanted)
         self._sent.append(np.split(received - first, np.cumsum(asked)[:-1]))
-        place = np.searchsorted(met, part.terms.col_idx).astype(np.int32)
         return Part(part.rows, replace(part.terms, col_idx=place))
 
     def rounds(self, own: NDArray[np.floating], empty: Any) -> Iterator[tuple[Part, NDArray[np.floating]]]:
@@ -84,14 +86,17 @@ class Tables:
             Makes an array (n, P) that solvers take as a table.
         """
         if self.mode == "all":
-            table = empty(self._cuts.n_rows)
+            with together(self._group, "making room for factors of the other side"):
+                table = empty(self._cuts.n_rows)
             self._group.gather_rows(own, self._cuts.counts, table)
             for part in self._parts:
                 yield part, table
             return
         for part, wanted, sent in zip(self._parts, self._wanted, self._sent, strict=True):
-            table = empty(sum(wanted))
-            self._group.exchange_rows([own[rows] for rows in sent], wanted, table)
+            with together(self._group, "making room for factors of the other side"):
+                table, pieces = empty(sum(wanted)), [own[rows] for rows in sent]
+            self._group.exchange_rows(pieces, wanted, table)
+            del pieces
             yield part, table
             del table  # before the next one is there
 
@@ -133,7 +138,8 @@ def make_tables(
             mode = "blocks"
     slices = [slice(0, terms.n_rows)]
     if mode == "blocks":
-        slices = _blocks(terms, cuts.n_rows, most // 2 if budget is None else budget // row_bytes)
+        fitting = most // 2 if budget is None else budget // row_bytes
+        slices = _blocks(terms, cuts.n_rows, max(fitting, 1))
         n_rounds = int(group.gather_rows(np.array([len(slices)]), [1] * group.size).max())
         slices += [slice(terms.n_rows, terms.n_rows)] * (n_rounds - len(slices))
     return Tables(group, cuts, [Part(rows, terms.some(rows)) for rows in slices], mode)
@@ -146,11 +152,10 @@ def _n_met(col_idx: NDArray[np.int32], n_columns: int) -> int:
 
 
 def _blocks(terms: RowTerms, n_columns: int, most_met: int) -> list[slice]:
-    """Consecutive rows that meet at most so many columns together, in steps of a part of the rows."""
-    step, start, blocks = max(terms.n_rows // 256, 1), 0, []
+    """Consecutive rows that meet at most so many columns together, or are one row, in steps of a part of the rows."""
+    start, blocks = 0, []
     met, n_met = np.zeros(n_columns, np.bool_), 0
-    for begin in range(0, terms.n_rows, step):
-        columns = np.unique(terms.col_idx[terms.row_ptr[begin] : terms.row_ptr[min(begin + step, terms.n_rows)]])
+    for begin, columns in _steps(terms, most_met):
         n_new = int(np.count_nonzero(~met[columns]))
         if n_met + n_new > most_met and begin > start:
             blocks.append(slice(start, begin))
@@ -159,3 +164,17 @@ def _blocks(terms: RowTerms, n_columns: int, most_met: int) -> list[slice]:
         met[columns] = True
         n_met += n_new
     return [*blocks, slice(start, terms.n_rows)]
+
+
+def _steps(terms: RowTerms, most_met: int) -> Iterator[tuple[int, NDArray[np.int32]]]:
+    """Where each of many short ranges of rows begins, and the columns that it meets; halved where they are too many."""
+    step = max(terms.n_rows // 256, 1)
+    ranges = [(begin, min(begin + step, terms.n_rows)) for begin in range(0, terms.n_rows, step)][::-1]
+    while ranges:
+        begin, end = ranges.pop()
+        columns = np.unique(terms.col_idx[terms.row_ptr[begin] : terms.row_ptr[end]])
+        if len(columns) <= most_met or end - begin == 1:
+            yield begin, columns
+        else:
+            middle = (begin + end) // 2
+            ranges += [(middle, end), (begin, middle)]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.session import Backend
-from wals_gpu.distributed.group import Group
+from wals_gpu.distributed.group import Group, together
 from wals_gpu.distributed.session import ShardedSession
 from wals_gpu.training.state import FitState
 from wals_gpu.training.validation import Validation
@@ -51,9 +51,16 @@ class ShardedValidation(Validation):
         return self._counts
 
     def measure(self, state: FitState) -> float:
-        """The mean over the users of all ranks, in the order of the ranks."""
+        """The mean over the users of all ranks, as one process has it."""
         session = state.session
         assert isinstance(session, ShardedSession)
-        own = self._values(session.factors("user"), session.gathered("item"))
-        counts = self._group.gather_rows(np.array([len(own)]), [1] * self._group.size)
-        return float(self._group.gather_rows(own, counts.tolist()).mean())
+        items = session.gathered("item")
+        own, n_cold = np.empty(0), len(self._values_of_cold)
+        with together(self._group, "measuring"):
+            own = self._values(session.factors("user"), items)
+        # Users without training entries first, as in one process: the order decides the last bit of the mean.
+        parts = []
+        for part in (own[:n_cold], own[n_cold:]):
+            counts = self._group.gather_rows(np.array([len(part)]), [1] * self._group.size)
+            parts.append(self._group.gather_rows(part, counts.tolist()))
+        return float(np.concatenate(parts).mean())

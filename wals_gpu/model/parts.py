@@ -1,11 +1,14 @@
 """Models whose users lie in several folders: written by the ranks of a fit, read as a whole or in part.
 
-``model.json`` and its tensors hold what all users share, and where the rows of each part end; ``users-<r>/`` what rank
-r has of its users. Each is written whole (:mod:`wals_gpu.data.files`), the shared part last.
+``model.json`` and its tensors hold what all users share, and where the rows of each part end; ``users-<r>-<tag>/`` what
+rank r has of its users. Each is written whole (:mod:`wals_gpu.data.files`), the shared part last; the tag is of one
+save alone, so that the parts of a model that is there before stay as they are until the new one is whole.
 """
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from wals_gpu.data.files import load_folder, save_folder
+from wals_gpu.data.files import load_folder, load_metadata, save_folder
 from wals_gpu.data.ids import Ids
 from wals_gpu.errors import ModelFormatError
 
-__all__ = ["is_of_users", "joined", "write_shared", "write_users"]
+__all__ = ["forget_users", "is_of_users", "joined", "missing_users", "write_shared", "write_users"]
 
 _KIND = "users of WALS"
 _LEARNED = ("objective/learned.user_weights", "objective/learned.user_background")
@@ -34,17 +37,37 @@ def is_of_users(name: str, array: NDArray[Any]) -> bool:
     return name == "user_factors" or name.startswith(("user_ids", "seen."))
 
 
-def write_users(folder: Path, rank: int, tensors: Tensors) -> None:
+def _place(folder: Path, rank: int, tag: str) -> Path:
+    return folder / f"users-{rank}-{tag}"
+
+
+def write_users(folder: Path, rank: int, tag: str, tensors: Tensors) -> None:
     """Write what a rank has of its users, of the tensors of its own model."""
     own = {name: array for name, array in tensors.items() if is_of_users(name, array)}
-    save_folder(folder / f"users-{rank}", own, {"model": _KIND})
+    save_folder(_place(folder, rank, tag), own, {"model": _KIND})
 
 
-def write_shared(folder: Path, tensors: Tensors, metadata: Mapping[str, Any], bounds: list[int]) -> None:
+def forget_users(folder: Path, rank: int, tag: str) -> None:
+    """Remove a part of a save that failed, unless it is of the model that is there all the same."""
+    with contextlib.suppress(ModelFormatError, OSError):
+        if load_metadata(folder).get("user_parts") == tag:
+            return
+    shutil.rmtree(_place(folder, rank, tag), ignore_errors=True)
+
+
+def missing_users(folder: Path, tag: str, size: int) -> list[int]:
+    """Ranks of which no part is to be seen here."""
+    return [rank for rank in range(size) if not _place(folder, rank, tag).is_dir()]
+
+
+def write_shared(folder: Path, tag: str, tensors: Tensors, metadata: Mapping[str, Any], bounds: list[int]) -> None:
     """Write what all users share, once their parts are on the disk, in place of a model that is there."""
     shared = {name: array for name, array in tensors.items() if not is_of_users(name, array)}
     objective = {**metadata["objective"], "n_users": bounds[-1]}
-    save_folder(folder, shared, {**metadata, "objective": objective, "user_bounds": bounds})
+    save_folder(folder, shared, {**metadata, "objective": objective, "user_bounds": bounds, "user_parts": tag})
+    for other in folder.glob("users-*"):
+        if not other.name.endswith(f"-{tag}"):
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def joined(
@@ -59,14 +82,14 @@ def joined(
     ValueError
         `users` are none of the model.
     """
-    bounds = metadata["user_bounds"]
+    bounds, tag = metadata["user_bounds"], metadata["user_parts"]
     start, stop, step = (slice(None) if users is None else users).indices(bounds[-1])
     if step != 1 or start >= stop:
         raise ValueError(f"users must be a range of rows in [0, {bounds[-1]}), got {users}")
     parts = []
     for rank, (first, last) in enumerate(pairwise(bounds)):
         if max(first, start) < min(last, stop):
-            parts.append(_part(folder / f"users-{rank}", last - first, max(start - first, 0), min(stop, last) - first))
+            parts.append(_part(_place(folder, rank, tag), last - first, max(start - first, 0), min(stop, last) - first))
     names = [name for name in parts[0] if not name.startswith(("user_ids", "seen."))]
     tensors = {**shared, **{name: np.concatenate([part[name] for part in parts]) for name in names}}
     ids = [Ids.from_arrays(part, "user_ids", "user") for part in parts]
@@ -102,8 +125,11 @@ def _part(folder: Path, n: int, start: int, stop: int) -> dict[str, NDArray[Any]
 
 def _concatenated(ids: list[Ids | None]) -> Any:
     values = [pa.array(one) for one in ids]
-    joint = pa.concat_arrays(values)
-    return joint.to_numpy() if pa.types.is_integer(joint.type) else joint
+    if not pa.types.is_integer(values[0].type):
+        return pa.concat_arrays(values)
+    # int64 where all of a part's ids fit, uint64 in other parts: together uint64, not float64.
+    kind = np.uint64 if any(pa.types.is_uint64(part.type) for part in values) else np.int64
+    return np.concatenate([part.to_numpy().astype(kind, copy=False) for part in values])
 
 
 def _joined_seen(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
