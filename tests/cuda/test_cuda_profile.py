@@ -26,7 +26,7 @@ HOT = [
     ("cholesky.cuh", r"st4\(inverse", "shared", 1.0),
     ("cholesky.cuh", r"inverse\[tile_place", "shared", 1.0),
     ("cholesky.cuh", r"ld4\(m.inverse", "shared", 1.61),  # and ld4(v), one element for half a warp
-    ("dense.cuh", r"right\[k\]\[column", "shared", 2.0),  # float64, half a warp reads what the other does
+    ("dense_tile.cuh", r"right\[k\]\[column", "shared", 2.0),  # float64, half a warp reads what the other does
     ("dense.cuh", r"left\[k\]\[r\] =", "shared", 2.0),  # of 16 lanes of a column, two meet
     ("dense.cuh", r"ld<uint4>\(own", "global", 1.0),
     ("dense.cuh", r"right\[k\]\[j\] =", "shared", 1.0),
