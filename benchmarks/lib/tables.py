@@ -316,20 +316,24 @@ TEXT_COLUMNS = ["warm recall@20", "warm ndcg@100", "few-shot recall@100", "few-s
 TEXT_COLUMNS += ["cold recall@100", "cold ndcg@100", "cold item recall@100"]
 
 
-def text_table(result: dict) -> str:
-    """Arms and cohorts of bench_text.py, mean over the seeds."""
+def text_table(result: dict, chosen_arms: tuple[str, ...] = ()) -> str:
+    """Arms (by default all) and cohorts of bench_text.py, mean over the seeds."""
     columns = TEXT_COLUMNS
     rows = []
     for name, arms in means(result).items():
         for arm, cells in arms.items():
+            if chosen_arms and arm not in chosen_arms:
+                continue
             rows.append([f"{name}, {arm}", *(f"{cells[key]:.4f}" if key in cells else "-" for key in columns)])
     seeds_of: dict[str, set[int]] = {}
     for record in result["records"]:
         seeds_of.setdefault(record["set"], set()).add(record["seed"])
-    splits = " or ".join(map(str, sorted({len(seeds) for seeds in seeds_of.values()})))
-    words = f"mean of {splits} splits; {result['settings']['factors']} factors, {result['settings']['model']}"
-    chosen = _CHOSEN[result["settings"]["choose"]]
-    words += f"; {result['settings']['trials']} trials of each arm, settings chosen {chosen}"
+    ways: dict[str, list[str]] = {}  # sets may have been measured in different ones
+    for name, (trials, choose) in result["how"].items():
+        way = f"mean of {len(seeds_of[name])} splits, {trials} trials of each arm, settings chosen {_CHOSEN[choose]}"
+        ways.setdefault(way, []).append(name)
+    words = "; ".join(f"{', '.join(names)}: {way}" for way, names in ways.items())
+    words += f"; {result['settings']['factors']} factors, {result['settings']['model']}"
     return table(["set, arm", *columns], rows) + plain_caption(result, words, versions(result, ["irspack"])) + "\n"
 
 
@@ -748,13 +752,22 @@ def load_text() -> dict | None:
     """All results of bench_text.py, one file for each set, as one."""
     results = [load(path.stem) for path in sorted(RESULTS.glob("text-*.json")) if not path.stem.endswith("quick")]
     results = [result for result in results if "trials" in result["settings"]]  # not of the benchmark as it was once
-    return {**results[-1], "records": [record for each in results for record in each["records"]]} if results else None
+    if not results:
+        return None
+    how = {
+        record["set"]: (each["settings"]["trials"], each["settings"]["choose"])
+        for each in results
+        for record in each["records"]
+    }
+    return {**results[-1], "records": [record for each in results for record in each["records"]], "how": how}
 
 
 def make_table(name: str) -> str:
     """The table called NAME in the markers."""
-    if name in ("text", "text-cells") and (result := load_text()):
-        return text_table(result) if name == "text" else text_cells_table(result)
+    if name.startswith("text") and (result := load_text()):
+        if name == "text-cells":
+            return text_cells_table(result)
+        return text_table(result, ("none", "default", "irspack") if name == "text-short" else ())
     if name in VIEWS:
         source, make = VIEWS[name]
         exists = (RESULTS / f"{source}.json").exists()
