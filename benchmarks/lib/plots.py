@@ -46,7 +46,8 @@ def plot_text(result: dict, path: Path) -> None:
             at = [(x + (place - len(arms) / 2) * 0.11, value) for x, value in at if value is not None]
             if at:
                 axes.bar(*zip(*at, strict=True), width=0.1, color=f"C{place}", label=arm)
-        axes.set_xticks(range(len(by_set)), [name.replace("-2014", "") for name in by_set], fontsize=8)
+        short = [name.removeprefix("amazon-").removesuffix("-2014") for name in by_set]  # else names meet
+        axes.set_xticks(range(len(by_set)), short, fontsize=8)
         axes.set_title(f"{cohort} items")
         axes.grid(alpha=0.3, axis="y")
     panels[0].set_ylabel("recall@100")
