@@ -18,7 +18,7 @@ from wals_gpu.backends.host import has_background
 from wals_gpu.backends.solve import EXACT, SolveOptions, SolveSizes
 from wals_gpu.objective.terms import RowTerms, SideTerms
 
-__all__ = ["DeviceRows", "DeviceTerms", "TermsCache", "fitting_parts", "some_rows"]
+__all__ = ["DeviceRows", "DeviceTerms", "TermsCache", "fitting_parts"]
 
 
 #: Blocks of conjugate gradients on a processor, whose shared memory keeps their rows' panels: as many as have
@@ -198,7 +198,7 @@ class TermsCache:
         sizes = SolveSizes(n, side.n, terms.n_entries, side.factors, 4, options.solver, has_prior, is_relaxed)
         parts = [slice(0, n)] if terms in self.kept else fitting_parts(self._device, terms, sizes)
         for rows in parts:
-            yield rows, self.upload(terms if len(parts) == 1 else some_rows(terms, rows))
+            yield rows, self.upload(terms if len(parts) == 1 else terms.some(rows))
 
 
 def fitting_parts(device: Device, terms: RowTerms, sizes: SolveSizes) -> list[slice]:
@@ -231,21 +231,3 @@ def fitting_parts(device: Device, terms: RowTerms, sizes: SolveSizes) -> list[sl
             )
         starts.append(end)
     return [slice(a, b) for a, b in pairwise(starts)]
-
-
-def some_rows(terms: RowTerms, rows: slice) -> RowTerms:
-    """The terms of consecutive rows."""
-    entries = slice(int(terms.row_ptr[rows.start]), int(terms.row_ptr[rows.stop]))
-
-    def part(values: NDArray[np.floating], which: slice) -> NDArray[np.floating]:
-        return values if len(values) == 1 else values[which]
-
-    return replace(
-        terms,
-        row_ptr=terms.row_ptr[rows.start : rows.stop + 1] - entries.start,
-        col_idx=terms.col_idx[entries],
-        rhs=part(terms.rhs, entries),
-        gram=None if terms.gram is None else part(terms.gram, entries),
-        background=part(terms.background, rows),
-        ridge=part(terms.ridge, rows),
-    )
