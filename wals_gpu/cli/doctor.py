@@ -15,7 +15,7 @@ __all__ = ["add", "run"]
 EXAMPLES = """\
 examples:
   wals-gpu doctor
-  wals-gpu doctor --gpu                   does the CUDA device compute what the CPU does?
+  wals-gpu doctor --gpu
   wals-gpu doctor --gpu cuda:1
 """
 
