@@ -43,9 +43,9 @@ class ExactIndex:
     metric : {"dot", "cosine"}, default "dot"
         "cosine" keeps the norms, by which the vectors are divided while they are searched; a zero vector has no
         direction: as an item it is never found, as a query it finds nothing.
-    device : {"auto", "cpu", "cuda"}, default "auto"
+    device : {"auto", "cpu", "cuda", "cuda:0", ...}, default "auto"
         "auto": the CPU. "cuda": the current CUDA device, for float32 vectors, where there is one that can be used; they
-        stay there as long as the index lives.
+        stay there as long as the index lives. "cuda:1": that one.
     num_threads : int, default 0
         0: all processors that this process may use. Results do not depend on it.
     backend : Backend, optional
