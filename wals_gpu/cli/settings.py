@@ -51,9 +51,9 @@ def fill_settings(args: argparse.Namespace) -> None:
     """
     if "settings" in args:
         _fill_model(args)
-    elif "device" in args:
+    else:
         for name in ("device", "num_threads"):
-            if getattr(args, OPTIONS[name]) is None:
+            if OPTIONS[name] in args and getattr(args, OPTIONS[name]) is None:
                 setattr(args, OPTIONS[name], default_of(name))
 
 
