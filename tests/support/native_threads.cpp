@@ -91,7 +91,9 @@ struct World {
             keep(rotated);
         }
         wals::cpu::entry_loss<T>(problem.terms, factors.data(), items.data(), D, &totals[0], n_threads, {});
-        wals::cpu::ridge_loss<T>(factors.data(), nullptr, kRows, D, {&ridge, 0}, &totals[1], n_threads, {});
+        std::vector<double> losses(size_t(wals::cpu::loss_blocks(kRows)));
+        wals::cpu::ridge_losses<T>(factors.data(), nullptr, kRows, D, {&ridge, 0}, losses.data(), n_threads, {});
+        for (double loss : losses) totals[1] += loss;
         keep(gram), keep(totals);
 
         const int64_t k = 20, n_queries = kRows - 1;  // rows without an item twice

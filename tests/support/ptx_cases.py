@@ -261,6 +261,7 @@ def run(name: str, kernels: dict[str, Kernel], model: Model, module: ModuleType,
     device = Device(kernels, model)
     with device.instead_of(module):
         own = module.spectrum
+        module.spectrum = getattr(own, "__wrapped__", own)  # other tests may have LAPACK in its place
         try:
             CASES[name](
                 CudaBackend(with_lapack(module, 1 << 20 if name in EIGENPROBLEMS else 0), EmulatedMemory(module))
