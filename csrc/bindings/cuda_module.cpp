@@ -143,7 +143,8 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     m.def("spectrum_bytes", &wals::cuda::spectrum_bytes, "factors"_a);
     m.def(
         "spectrum",
-        [](Address gram, int64_t D, Address start, Address values, Address vectors, Address workspace, const On& stream) {
+        [](Address gram, int64_t D, Address start, Address values, Address vectors, Address workspace,
+           const On& stream) {
             wals::cuda::spectrum(at<const double>(gram), D, at<const double>(start), at<double>(values),
                                  at<double>(vectors), at<void>(workspace), at<void>(stream));
         },
@@ -187,7 +188,8 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         "Largest |value| of each column; out is 0 before.");
     m.def(
         "relax",
-        [](const wals::cuda::RotatedRows& p, int64_t most, Address list, Address count, Address from, const On& stream) {
+        [](const wals::cuda::RotatedRows& p, int64_t most, Address list, Address count, Address from,
+           const On& stream) {
             wals::cuda::relax(p, most, at<const int32_t>(list), at<const int32_t>(count), at<const float>(from),
                               at<void>(stream));
         },
@@ -279,7 +281,8 @@ PYBIND11_MODULE(WALS_MODULE, m) {
         "Rows whose factors are in the workspace, one for each slot at a time.");
     m.def(
         "review",
-        [](const wals::cuda::RotatedRows& p, bool search, Address before, Address list, Address count, const On& stream) {
+        [](const wals::cuda::RotatedRows& p, bool search, Address before, Address list, Address count,
+           const On& stream) {
             wals::cuda::review(p, search, at<const int32_t>(before), at<int32_t>(list), at<int32_t>(count),
                                at<void>(stream));
         },
