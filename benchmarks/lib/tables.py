@@ -709,7 +709,23 @@ def _percent(gain: dict) -> str:
     return f"{gain['value']:+.1%} ({gain['low']:+.1%} to {gain['high']:+.1%})"
 
 
+def scale_table(result: dict) -> str:
+    """bench_scale.py: what fits on several ranks took, beside what the plan says."""
+    header = ["solver, network", "ranks", "s/iteration", "planned", "MiB sent", "planned", "MiB of a rank", "planned"]
+    rows = []
+    for record in result["records"]:
+        name = f"{record['solver']}, {record['network'] or 'one machine'}"
+        cells = (record[f"{key}{end}"] for key in ("seconds", "sent_mib", "peak_mib") for end in ("", "_planned"))
+        rows.append([name, str(record["ranks"]), *(f"{cell:.3g}" for cell in cells)])
+    settings = result["settings"]
+    cores = result["machine"]["cores"]
+    words = f"{settings['set']}'s shape, {settings['factors']} factors, a thread a rank on {cores} cores; "
+    words += "networks: two namespaces, a link of that rate each way; planned: fit_cost with the rate measured before"
+    return table(header, rows) + plain_caption(result, words) + "\n"
+
+
 TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark begins
+    "scale": scale_table,
     "fit-": fit_table,
     "defaults-choice": defaults_choice_table,
     "defaults": defaults_table,
