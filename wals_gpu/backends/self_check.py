@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -364,22 +365,28 @@ def place_of(backend: CudaBackend) -> tuple[dict[str, str], Path]:
     """What an outcome is valid for (the device, the driver, the build), and the file where it is kept."""
     memory: Any = backend.device.memory
     limits = backend.device.limits
-    key = {"device": limits.name, "capability": str(limits.capability), "driver": "unknown", "build": "unknown"}
+    key = {"device": limits.name, "capability": str(limits.capability), "driver": "unknown"}
     with contextlib.suppress(AttributeError, RuntimeError, ValueError, AssertionError):  # not torch's memory
         found = memory.torch.cuda.get_device_properties(memory.device)  # torch before 2.5 knows no UUIDs
         key |= {"uuid": str(getattr(found, "uuid", memory.device.index)), "torch": str(memory.torch.__version__)}
     with contextlib.suppress(OSError, IndexError):
         key["driver"] = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
-    with contextlib.suppress(PackageNotFoundError):  # a source tree that was never installed
-        key["build"] = version("wals_gpu")
-    digest, native = hashlib.sha256(), getattr(backend.device.kernels, "__file__", None)
-    for path in (*sorted(Path(__file__).parent.glob("*.py")), *([Path(native)] if native else [])):
-        digest.update(path.read_bytes())
-    key["build"] += f" {digest.hexdigest()[:16]}"
+    key["build"] = _build_of(getattr(backend.device.kernels, "__file__", None))
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = os.environ.get("XDG_CACHE_HOME", "")
     base = Path(folder) if os.path.isabs(folder) else Path(os.path.expanduser("~/.cache"))
     return key, base / "wals_gpu" / f"self_check-{name}.json"
+
+
+@functools.cache  # fits ask each time, and what was imported does not change
+def _build_of(native: str | None) -> str:
+    """The version, and a digest of the code that this process has imported."""
+    digest, release = hashlib.sha256(), "unknown"
+    with contextlib.suppress(PackageNotFoundError):  # a source tree that was never installed
+        release = version("wals_gpu")
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), *([Path(native)] if native else [])):
+        digest.update(path.read_bytes())
+    return f"{release} {digest.hexdigest()[:16]}"
 
 
 def _read(path: Path, key: dict[str, str]) -> Outcome | None:

@@ -340,14 +340,11 @@ def _read_on_ranks(group: Group, model: WALS, args: argparse.Namespace) -> Inter
     """A part of Parquet files on each rank; where that cannot be, the whole on all of them."""
     from wals_gpu.backends.solve import SolveOptions
     from wals_gpu.distributed.group import together
-    from wals_gpu.distributed.read import parquet_files, read_sharded
+    from wals_gpu.distributed.read import read_sharded, reads_in_parts
 
     options = reading_options(args)
-    in_parts = args.validation is None and not options.keys() & {
-        "min_user_interactions", "min_item_interactions", "half_life", "time_column",
-    }  # fmt: skip
     source = args.interactions
-    if in_parts and parquet_files(source):
+    if args.validation is None and reads_in_parts(source, options):
         solving = SolveOptions.choose(model.solver, model.factors, cg_steps=model.cg_steps, block_size=model.block_size)
         return read_sharded(source, group, model.factors, solving, **options)
     data = None

@@ -562,7 +562,4 @@ def _with_enough(data: Interactions, of_user: int, of_item: int) -> Interactions
 
 
 def _part(ids: Ids | None, mask: NDArray[np.bool_]) -> Ids | None:
-    if ids is None or mask.all():
-        return ids
-    left = ids.take(np.flatnonzero(mask))
-    return Ids(pa.array(left, pa.large_string()) if ids.kind == "string" else left, ids.side)
+    return ids if ids is None or mask.all() else ids.subset(np.flatnonzero(mask))

@@ -11,7 +11,6 @@ ranks have their rows on the disk, and older steps are removed after that.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import shutil
 import time
@@ -74,11 +73,7 @@ class ShardedCheckpoint(Checkpoint):
             if validation.best_iteration != n:
                 arrays["best"] = best
         step = self.path / f"step-{n}"
-        metadata = {
-            "model": _KIND,
-            "settings": self.settings,
-            "history": [dataclasses.asdict(record) for record in history],
-            "validation": progress,
+        metadata = self._metadata(history, progress) | {
             "step": step.name,
             "kept": sorted(kind for kind, values in arrays.items() if values),
             "bounds": {side: cuts.bounds.tolist() for side, cuts in self._cuts.items()},
@@ -108,9 +103,9 @@ class ShardedCheckpoint(Checkpoint):
             try:
                 history = self._checked(metadata, iterations, resume=resume)
                 self._restore(metadata, state, validation, len(history))
+            except (CheckpointError, ModelFormatError):
+                raise
             except (KeyError, TypeError, ValueError) as error:
-                if isinstance(error, (CheckpointError, ModelFormatError)):
-                    raise
                 raise ModelFormatError(
                     f"{self.path} holds no checkpoint that this version can read: {error!r}"
                 ) from error

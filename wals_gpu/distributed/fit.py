@@ -22,7 +22,7 @@ from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.data.stored import as_stored
 from wals_gpu.distributed.checkpoint import ShardedCheckpoint
 from wals_gpu.distributed.cuts import Cuts
-from wals_gpu.distributed.group import Group, LocalGroup, agree, gather_json, together
+from wals_gpu.distributed.group import Group, LocalGroup, agree, gather_json, of_each, together
 from wals_gpu.distributed.model import ShardedModel
 from wals_gpu.distributed.session import ShardedSession, ShardedTerms
 from wals_gpu.distributed.shards import Shards, shard
@@ -111,12 +111,9 @@ def fit_sharded(
         saving = Saving(checkpoint_dir, checkpoint_every, resume)
         holding.check(settings)
         saving.check(settings, holding)
-    settings = _with_one_seed(group, settings)
-    agree(
+    settings = _agreed(
         group,
-        version=version_of("wals_gpu"),
-        settings=settings.to_compare(),
-        iterations=settings.iterations,
+        settings,
         mode=mode,
         table_bytes=table_bytes,
         validation=[metric, validate_every, patience, validation is None],
@@ -166,13 +163,7 @@ def fit_rows(model: WALS, shards: Shards, group: Group) -> OwnFactors:
     """
     with together(group, "reading the settings"):
         settings = _settings_of(model)
-    settings = _with_one_seed(group, settings)
-    agree(
-        group,
-        version=version_of("wals_gpu"),
-        settings=settings.to_compare(),
-        iterations=settings.iterations,
-    )
+    settings = _agreed(group, settings)
     shards, _ = _shards_of(group, settings, shards, None, {})
     plan = _plan(group, settings, shards, None, HoldOut(), Saving(), "auto", None)
     with Run(plan, lambda run: None) as run:
@@ -198,12 +189,18 @@ def _settings_of(model: WALS) -> FitSettings:
     return settings
 
 
-def _with_one_seed(group: Group, settings: FitSettings) -> FitSettings:
-    """With a seed that all ranks know, where none was given."""
-    if any(gather_json(group, settings.random_state is not None)):
-        return settings
-    seed = gather_json(group, secrets.randbits(62))[0]
-    return dataclasses.replace(settings, random_state=seed)
+def _agreed(group: Group, settings: FitSettings, **options: Any) -> FitSettings:
+    """The settings, the same on all ranks as the options are, with a seed that all know where none was given."""
+    if not any(gather_json(group, settings.random_state is not None)):
+        settings = dataclasses.replace(settings, random_state=gather_json(group, secrets.randbits(62))[0])
+    agree(
+        group,
+        version=version_of("wals_gpu"),
+        settings=settings.to_compare(),
+        iterations=settings.iterations,
+        **options,
+    )
+    return settings
 
 
 def _shards_of(
@@ -347,6 +344,6 @@ def _on_all_ranks(
         ends = False
         with together(group, "in the callback"):
             ends = callback is not None and bool(callback(record))
-        return bool(group.gather_rows(np.array([ends]), [1] * group.size).any())
+        return bool(of_each(group, ends).any())
 
     return called

@@ -24,7 +24,17 @@ from wals_gpu.errors import (
     SingularSystemError,
 )
 
-__all__ = ["Group", "LocalGroup", "TorchGroup", "agree", "gather_json", "together"]
+__all__ = [
+    "Group",
+    "LocalGroup",
+    "TorchGroup",
+    "agree",
+    "gather_json",
+    "gather_uneven",
+    "of_each",
+    "to_receive",
+    "together",
+]
 
 
 class Group(Protocol):
@@ -164,14 +174,14 @@ class TorchGroup:
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
         """See :meth:`Group.gather_bytes`."""
-        lengths = self.gather_rows(np.array([len(data)], np.int64), [1] * self.size)
+        lengths = of_each(self, len(data))
         rows = np.frombuffer(data, np.uint8)
         joined = self.gather_rows(rows, lengths.tolist())
         return [piece.tobytes() for piece in np.split(joined, np.cumsum(lengths)[:-1])]
 
     def barrier(self) -> None:
         """See :meth:`Group.barrier`."""
-        self.gather_rows(np.zeros(1, np.uint8), [1] * self.size)
+        of_each(self, np.uint8(0))
 
     def _pass(self, sends: list[tuple[int, NDArray[Any]]], receives: list[tuple[int, NDArray[Any]]]) -> None:
         """Send arrays to ranks and receive others, at once."""
@@ -221,7 +231,7 @@ class TorchGroup:
             ) from error
 
 
-# What all ranks have to agree on.
+# Small things of all ranks, and what they have to agree on.
 
 #: What a rank may raise and the others raise with it; anything else becomes a DistributedError.
 _KNOWN: dict[str, type[Exception]] = {
@@ -231,6 +241,22 @@ _KNOWN: dict[str, type[Exception]] = {
         ValueError,
     )
 }  # fmt: skip
+
+
+def of_each(group: Group, value: Any) -> NDArray[Any]:
+    """A number of each rank, or an array that is as long on all of them: (N, ...), on every rank."""
+    return group.gather_rows(np.array([value]), [1] * group.size)
+
+
+def to_receive(group: Group, counts: Any) -> list[int]:
+    """How many rows each rank has for this one, where this one has counts[r] for rank r: what `exchange_rows` takes."""
+    received: list[int] = of_each(group, counts)[:, group.rank].tolist()
+    return received
+
+
+def gather_uneven(group: Group, rows: NDArray[Any]) -> NDArray[Any]:
+    """The rows of all ranks, rank after rank, of which each knows its own number alone."""
+    return group.gather_rows(rows, of_each(group, len(rows)).tolist())
 
 
 def gather_json(group: Group, value: Any) -> list[Any]:
@@ -264,8 +290,7 @@ def together(group: Group, who: str = "") -> Iterator[None]:
         raise  # of the group itself: the others see it too, or are gone
     except Exception as caught:
         error = caught
-    failed = group.gather_rows(np.array([error is not None]), [1] * group.size)
-    if not failed.any():
+    if not of_each(group, error is not None).any():
         return
     rank, found = next((r, d) for r, d in enumerate(gather_json(group, _described(error, who))) if d is not None)
     raise _as_error(found, f"rank {rank}{found['who']}", group.size) from error

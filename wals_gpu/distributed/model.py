@@ -14,7 +14,7 @@ import numpy as np
 from wals_gpu.data.ids import Ids
 from wals_gpu.distributed.checkpoint import all_see
 from wals_gpu.distributed.cuts import Cuts
-from wals_gpu.distributed.group import Group, gather_json, together
+from wals_gpu.distributed.group import Group, gather_json, gather_uneven, of_each, together
 from wals_gpu.distributed.session import ShardedSession
 from wals_gpu.distributed.shards import Shards
 from wals_gpu.errors import DistributedError
@@ -105,7 +105,6 @@ class ShardedModel:
             with together(group, f"saving to {folder}"):
                 if group.rank == 0:
                     all_see(folder, lambda: missing_users(folder, tag, group.size))
-                    metadata["objective"]["n_users"] = self.user_cuts.n_rows
                     write_shared(folder, tag, tensors, metadata, self.user_cuts.bounds.tolist())
         except DistributedError:
             raise  # who is gone may have made the new model whole
@@ -137,13 +136,11 @@ def _gathered_ids(group: Group, ids: Ids | None) -> Ids | None:
     gathered = {}
     for name, array in arrays.items():
         own = array[:-1] if name.endswith("offsets") else array
-        counts = group.gather_rows(np.array([len(own)]), [1] * group.size)
-        gathered[name] = group.gather_rows(own, counts.tolist())
+        gathered[name] = gather_uneven(group, own)
     if ids.kind == "integer":
         return Ids(gathered["ids"], ids.side)
-    ends = group.gather_rows(arrays["ids.offsets"][-1:], [1] * group.size)
+    ends = of_each(group, arrays["ids.offsets"][-1])
     starts = np.concatenate([[0], np.cumsum(ends)])
-    counts = group.gather_rows(np.array([len(ids)]), [1] * group.size)
-    offsets = gathered["ids.offsets"] + np.repeat(starts[:-1], counts)
+    offsets = gathered["ids.offsets"] + np.repeat(starts[:-1], of_each(group, len(ids)))
     gathered["ids.offsets"] = np.append(offsets, starts[-1])
     return Ids.from_arrays(gathered, "ids", ids.side)

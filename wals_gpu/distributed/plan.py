@@ -126,9 +126,9 @@ def fit_cost(
         ("factors", factors),
         ("ranks", ranks),
         ("threads", threads),
+        ("entries", n_entries),
     ):
         integer(name, value, 1)
-    integer("entries", n_entries, 1)
     number("bandwidth", bandwidth, positive=True)
     number("rate", rate, positive=True)
     if mode not in ("all", "halo"):

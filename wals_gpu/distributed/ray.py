@@ -22,7 +22,7 @@ from wals_gpu.checks import integer, number
 from wals_gpu.distributed.fit import fit_sharded
 from wals_gpu.distributed.group import Group
 from wals_gpu.distributed.launch import connected
-from wals_gpu.distributed.read import parquet_files, read_sharded
+from wals_gpu.distributed.read import read_sharded, reads_in_parts
 from wals_gpu.errors import DistributedError
 from wals_gpu.model.wals import WALS
 from wals_gpu.training.state import History
@@ -34,8 +34,6 @@ _READING = {
     "user_column", "item_column", "value_column", "time_column", "min_value", "encoding", "half_life",
     "min_user_interactions", "min_item_interactions", "user_ids", "item_ids",
 }  # fmt: skip
-#: Of those, what needs all rows at once.
-_WHOLE = {"time_column", "half_life", "min_user_interactions", "min_item_interactions", "user_ids", "item_ids"}
 #: Seconds in which the cause of a failure may follow the complaint that a rank is gone.
 _GRACE = 10.0
 
@@ -264,9 +262,8 @@ def _read(model: WALS, data: Any, group: Group, options: dict[str, Any]) -> tupl
     """A part of Parquet files where that can be, with the options that are left."""
     reading = {name: value for name, value in options.items() if name in _READING}
     rest = {name: value for name, value in options.items() if name not in _READING}
-    if not isinstance(data, (str, list)) or reading.keys() & _WHOLE or rest.get("validation") is not None:
-        return data, options
-    if not all(isinstance(one, str) for one in data) or not parquet_files(data):
+    is_path = isinstance(data, (str, list)) and all(isinstance(one, str) for one in data)
+    if not is_path or rest.get("validation") is not None or not reads_in_parts(data, reading):
         return data, options
     solving = SolveOptions.choose(model.solver, model.factors, cg_steps=model.cg_steps, block_size=model.block_size)
     return read_sharded(data, group, model.factors, solving, dtype=np.dtype(model.dtype), **reading), rest

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,17 @@ from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.distributed.cuts import Cuts, cut_rows
-from wals_gpu.distributed.group import Group, gather_json, together
+from wals_gpu.distributed.group import Group, gather_json, of_each, to_receive, together
 from wals_gpu.distributed.shards import Shards
 from wals_gpu.errors import DataError
 
-__all__ = ["merge_entries", "merge_shards", "parquet_files", "read_sharded"]
+__all__ = ["merge_entries", "merge_shards", "parquet_files", "read_sharded", "reads_in_parts"]
+
+#: Options of reading that look at all rows at once.
+_OF_ALL_ROWS = ("min_user_interactions", "min_item_interactions", "half_life", "user_ids", "item_ids", "time_column")
 
 #: Ids of each rank that ranges are cut by.
 _SAMPLED = 256
-
 
 #: Files or folders.
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -51,6 +53,11 @@ def parquet_files(path: Paths) -> list[Path]:
         files = sorted(one for one in place.rglob("*") if one.is_file() and not one.name.startswith((".", "_")))
         return files if files and all(one.suffix in (".parquet", ".pq") for one in files) else []
     return [place] if place.is_file() and place.suffix in (".parquet", ".pq") else []
+
+
+def reads_in_parts(path: Paths, options: Collection[str]) -> bool:
+    """Whether :func:`read_sharded` reads these files, with options of such names."""
+    return not any(name in options for name in _OF_ALL_ROWS) and bool(parquet_files(path))
 
 
 def read_sharded(path: Paths, group: Group, factors: int, options: SolveOptions, **columns: Any) -> Shards:
@@ -78,8 +85,7 @@ def read_sharded(path: Paths, group: Group, factors: int, options: SolveOptions,
         There is no such file, or its data cannot be used; on all ranks.
     """
     with together(group, "reading the interactions"):
-        whole = ("min_user_interactions", "min_item_interactions", "half_life", "user_ids", "item_ids", "time_column")
-        if unfit := [name for name in whole if columns.get(name) is not None]:
+        if unfit := [name for name in _OF_ALL_ROWS if columns.get(name) is not None]:
             raise ValueError(f"{', '.join(unfit)} cannot be used where each rank reads a part of the rows")
         files = parquet_files(path)
         if not files:
@@ -218,11 +224,11 @@ class _Placed:
         ends = [0, *(bisect_left(ids, splitter) for splitter in splitters), len(ids)]
         pieces = [slice(a, b) for a, b in pairwise(ends)]
         n_sent = [piece.stop - piece.start for piece in pieces]
-        n_received = group.gather_rows(np.array([n_sent], np.int64), [1] * group.size)[:, group.rank].tolist()
+        n_received = to_receive(group, n_sent)
         received = _exchanged(group, [_values(ids, piece, self._kind) for piece in pieces], n_received)
         owned = Ids(_distinct(received), ids.side)
         place = np.asarray(owned.find(received.to_numpy(zero_copy_only=False)) if len(received) else np.empty(0, int))
-        n_owned = group.gather_rows(np.array([len(owned)]), [1] * group.size)
+        n_owned = of_each(group, len(owned))
         first = int(n_owned[: group.rank].sum())
         # What was asked gets its answer, in the order in which it was asked.
         self.rows = np.empty(len(ids), np.int64)
@@ -246,7 +252,7 @@ class _Placed:
         ends = np.clip(self.cuts.bounds - first, 0, len(owned))
         pieces = [slice(int(a), int(b)) for a, b in pairwise(ends)]
         n_sent = [piece.stop - piece.start for piece in pieces]
-        n_received = group.gather_rows(np.array([n_sent], np.int64), [1] * group.size)[:, group.rank].tolist()
+        n_received = to_receive(group, n_sent)
         received = _exchanged(group, [_values(owned, piece, self._kind) for piece in pieces], n_received)
         return Ids(received if owned.kind == "string" else received.to_numpy(), owned.side)
 
@@ -306,7 +312,7 @@ def _delivered(
     order = np.argsort(owners, kind="stable")
     n_sent = np.bincount(owners, minlength=group.size)
     ends = np.cumsum(n_sent)
-    n_received = group.gather_rows(n_sent[None].astype(np.int64), [1] * group.size)[:, group.rank].tolist()
+    n_received = to_receive(group, n_sent)
     arrays = []
     for array in (rows.astype(np.int32), columns.astype(np.int32), values):
         out = np.empty(sum(n_received), array.dtype)

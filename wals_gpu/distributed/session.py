@@ -31,7 +31,7 @@ from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.stored import one_each, terms_of_rows
 from wals_gpu.distributed.cuts import Cuts
-from wals_gpu.distributed.group import Group, gather_json, together
+from wals_gpu.distributed.group import Group, gather_json, of_each, together
 from wals_gpu.distributed.shards import Shards
 from wals_gpu.distributed.tables import Tables, make_tables
 from wals_gpu.errors import SingularSystemError
@@ -109,7 +109,7 @@ class ShardedTerms:
                 squares.append(terms_of_rows(bound, side, some, block).target_square)
         own = _as_of_the_whole(group, own)
         square = in_order(group.gather_rows(np.array(squares, np.float64), cuts.blocks(step)))
-        any_row = group.gather_rows(np.array([own.background.any()]), [1] * group.size).any()
+        any_row = of_each(group, own.background.any()).any()
         ids = shards.user_ids if side == "user" else shards.item_ids
         return cls(own, cuts, square, bool(any_row and own.other_background.any()), ids)
 

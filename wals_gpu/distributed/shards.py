@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
@@ -16,7 +15,7 @@ from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.data.stored import StoredMatrix
 from wals_gpu.distributed.cuts import Cuts, cut_rows
-from wals_gpu.distributed.group import Group, agree, together
+from wals_gpu.distributed.group import Group, agree, of_each, together
 from wals_gpu.objective.bound import BoundObjective, Objective
 from wals_gpu.training.checkpoints import fingerprint
 
@@ -69,7 +68,7 @@ class Shards:
 
     def count_entries(self) -> int:
         """Z of the whole. Every rank makes the call."""
-        return int(self.group.gather_rows(np.array([self.users.nnz]), [1] * self.group.size).sum())
+        return int(of_each(self.group, self.users.nnz).sum())
 
     def bind(self, objective: Objective) -> BoundObjective:
         """The objective with what it learns of the whole: as of one matrix on one machine, to the bit.
@@ -85,8 +84,7 @@ class _Whole:
     def __init__(self, shards: Shards) -> None:
         group = shards.group
         self.shape = shards.shape
-        own = shards.users.nnz
-        counts = [int(n) for n in group.gather_rows(np.array([own]), [1] * group.size)]
+        counts: list[int] = of_each(group, shards.users.nnz).tolist()
         self.indices = np.broadcast_to(np.int32(0), sum(counts))  # its size alone is asked for
         lengths = np.diff(shards.items.indptr).astype(np.int64)
         self.column_counts = group.gather_rows(lengths, shards.item_cuts.counts)
@@ -101,7 +99,7 @@ class _Values:
         self._ends = np.concatenate([[0], np.cumsum(counts)])
         self._start, self._window = 0, np.empty(0, own.dtype)
         bounds = (float(np.min(own)), float(np.max(own))) if len(own) else (np.inf, -np.inf)
-        all_bounds = group.gather_rows(np.array([bounds]), [1] * group.size)
+        all_bounds = of_each(group, bounds)
         low, high = all_bounds[:, 0].min(), all_bounds[:, 1].max()
         self._only = low if low == high else None
 
@@ -182,7 +180,4 @@ def _ends(rows: slice) -> tuple[int, int]:
 
 
 def _some(ids: Ids | None, rows: slice) -> Ids | None:
-    if ids is None:
-        return None
-    values = ids[rows]
-    return Ids(values if ids.kind == "integer" else pa.array(values, pa.large_string()), ids.side)
+    return None if ids is None else ids.subset(np.arange(rows.start, rows.stop))

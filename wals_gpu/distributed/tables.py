@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wals_gpu.distributed.cuts import Cuts
-from wals_gpu.distributed.group import Group, together
+from wals_gpu.distributed.group import Group, of_each, to_receive, together
 from wals_gpu.objective.terms import RowTerms
 
 __all__ = ["MODES", "Part", "Tables", "make_tables"]
@@ -66,8 +66,7 @@ class Tables:
             place = np.searchsorted(met, part.terms.col_idx).astype(np.int32)
         wanted = np.diff(np.searchsorted(met, self._cuts.bounds)).tolist()
         requests = np.split(met.astype(np.int64), np.cumsum(wanted)[:-1])
-        matrix = group.gather_rows(np.array([wanted], np.int64), [1] * group.size)
-        asked = matrix[:, group.rank].tolist()
+        asked = to_receive(group, wanted)
         received = np.empty(sum(asked), np.int64)
         group.exchange_rows(requests, asked, received)
         first = self._cuts.bounds[group.rank]
@@ -130,7 +129,7 @@ def make_tables(
     -------
     Tables
     """
-    most = int(group.gather_rows(np.array([_n_met(terms.col_idx, cuts.n_rows)]), [1] * group.size).max())
+    most = int(of_each(group, _n_met(terms.col_idx, cuts.n_rows)).max())
     if mode == "auto":
         fits = budget is None or cuts.n_rows * row_bytes <= budget
         mode = "all" if fits and most >= _HALO_SHARE * cuts.n_rows else "halo"
@@ -140,7 +139,7 @@ def make_tables(
     if mode == "blocks":
         fitting = most // 2 if budget is None else budget // row_bytes
         slices = _blocks(terms, cuts.n_rows, max(fitting, 1))
-        n_rounds = int(group.gather_rows(np.array([len(slices)]), [1] * group.size).max())
+        n_rounds = int(of_each(group, len(slices)).max())
         slices += [slice(terms.n_rows, terms.n_rows)] * (n_rounds - len(slices))
     return Tables(group, cuts, [Part(rows, terms.some(rows)) for rows in slices], mode)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.session import Backend
-from wals_gpu.distributed.group import Group, together
+from wals_gpu.distributed.group import Group, gather_uneven, of_each, together
 from wals_gpu.distributed.session import ShardedSession
 from wals_gpu.training.state import FitState
 from wals_gpu.training.validation import Validation
@@ -45,7 +45,7 @@ class ShardedValidation(Validation):
         super().__init__(backend, train, test, metric, every, patience, **more)
 
     def _is_something_to_find(self) -> bool:
-        return bool(self._group.gather_rows(np.array([len(self._users)]), [1] * self._group.size).any())
+        return bool(of_each(self._group, len(self._users)).any())
 
     def _item_counts(self) -> NDArray[np.int64]:
         return self._counts
@@ -59,8 +59,5 @@ class ShardedValidation(Validation):
         with together(self._group, "measuring"):
             own = self._values(session.factors("user"), items)
         # Users without training entries first, as in one process: the order decides the last bit of the mean.
-        parts = []
-        for part in (own[:n_cold], own[n_cold:]):
-            counts = self._group.gather_rows(np.array([len(part)]), [1] * self._group.size)
-            parts.append(self._group.gather_rows(part, counts.tolist()))
+        parts = [gather_uneven(self._group, part) for part in (own[:n_cold], own[n_cold:])]
         return float(np.concatenate(parts).mean())

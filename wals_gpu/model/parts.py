@@ -117,9 +117,7 @@ def _part(folder: Path, n: int, start: int, stop: int) -> dict[str, NDArray[Any]
         some["seen.value"] = value if len(value) == 1 else value[first:last]
     ids = Ids.from_arrays(tensors, "user_ids", "user")
     if ids is not None:
-        values = ids[start:stop]
-        values = values if ids.kind == "integer" else pa.array(values, pa.large_string())
-        some |= Ids(values, "user").to_arrays("user_ids")
+        some |= ids.subset(np.arange(start, stop)).to_arrays("user_ids")
     return some
 
 

@@ -361,8 +361,7 @@ class LinearPrior:
             gone = np.setdiff1d(np.arange(n_rows), kept)
             place = np.asarray(self._ids.find(ids.take(gone)))
             rest = np.setdiff1d(np.arange(len(self._ids)), place)
-            left = self._ids.take(rest)
-            shrunk._ids = Ids(left if self._ids.kind == "integer" else pa.array(left, pa.large_string()), "embedded")
+            shrunk._ids = self._ids.subset(rest)
             shrunk.embeddings, shrunk._row_of_id = self.embeddings[self._row_of_id[rest]], np.arange(len(rest))
         return shrunk
 

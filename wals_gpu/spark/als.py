@@ -18,6 +18,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import IntegerType
 
+from wals_gpu.backends.cpu import available_threads
 from wals_gpu.model.wals import WALS
 from wals_gpu.spark.executors import FIT_SCHEMA, ITEM, PACKED_SCHEMA, REPORT, USER, FitOrder, fitted, packed, raised
 from wals_gpu.spark.model import ALSModel
@@ -378,8 +379,6 @@ def _checked_ids(dataset: DataFrame, name: str) -> Column:
 
 def _local_cores(master: str) -> int:
     """Of a master local, local[4], local[*] or local[4,2]."""
-    from wals_gpu.backends.cpu import available_threads
-
     found = re.fullmatch(r"local(?:\[\s*(\d+|\*)\s*(?:,.*)?\])?", master)
     inside = found[1] if found else None
     if inside is None:

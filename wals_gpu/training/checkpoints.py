@@ -63,21 +63,22 @@ class Checkpoint:
             best, progress = validation.progress()
             if validation.best_iteration != len(history):  # else they are the present ones
                 tensors |= {f"best/{name}": array for name, array in best.items()}
-        metadata = {
-            "model": _KIND,
-            "settings": self.settings,
-            "history": [dataclasses.asdict(record) for record in history],
-            "validation": progress,
-            "device": self.device,
-        }
         try:
-            save_folder(self.path, tensors, metadata)
+            save_folder(self.path, tensors, self._metadata(history, progress) | {"device": self.device})
         except OSError as error:
             left = "; an earlier checkpoint in it is whole" if self.exists() else ""
             text = (
                 f"the checkpoint after iteration {len(history)} could not be written: {error.strerror or error}{left}"
             )
             raise OSError(error.errno, text, str(self.path)) from error
+
+    def _metadata(self, history: list[FitRecord], progress: dict[str, Any] | None) -> dict[str, Any]:
+        return {
+            "model": self.kind,
+            "settings": self.settings,
+            "history": [dataclasses.asdict(record) for record in history],
+            "validation": progress,
+        }
 
     def exists(self) -> bool:
         """Whether the folder holds a checkpoint, or a saved model."""
@@ -117,9 +118,9 @@ class Checkpoint:
                 if progress["best_iteration"] == len(history) > 0:
                     best = _under("present/", tensors)
                 validation.resume(best, progress)
+        except CheckpointError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, CheckpointError):
-                raise
             device = metadata.get("device", "cpu")
             if device != self.device:
                 raise CheckpointError(
