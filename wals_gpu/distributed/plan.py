@@ -17,13 +17,11 @@ from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.solve import SolveOptions, SolveSizes
 from wals_gpu.checks import integer, number
 from wals_gpu.distributed.cuts import row_cost
+from wals_gpu.distributed.session import slab_bounds
 from wals_gpu.distributed.tables import MODES
 from wals_gpu.objective.presets import make_objective
 
 __all__ = ["FitCost", "fit_cost", "measured_rate"]
-
-#: Slabs of a Gram matrix, see csrc/cpu/drivers.cpp.
-_SLABS = 32
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ def fit_cost(
     sides = ((n_users, n_items, met[0]), (n_items, n_users, met[1]))
     others = 0.0 if ranks == 1 else (ranks - 1) / ranks
     arithmetic = sent = 0.0
-    tables = []
+    tables, slabs = [], []
     for n_own, n_other, share in sides:
         lengths = np.array([n_entries / n_own])
         solves = float(row_cost(lengths, factors, options)[0]) * n_own
@@ -146,8 +144,8 @@ def fit_cost(
         arithmetic += (solves + dense) / ranks
         share = share if mode == "halo" else 1.0
         tables.append(n_other * share * padded)
-        slabs = min(max(n_other // 1024, 1), _SLABS)
-        sent += others * (n_other * share * padded + slabs * factors**2 * 8)
+        slabs.append((len(slab_bounds(n_other, factors)) - 1) * factors**2 * 8)
+        sent += others * (n_other * share * padded + slabs[-1])
     sizes = SolveSizes(-(-n_users // ranks), n_items, -(-n_entries // ranks), factors, itemsize, options.solver)
     working = CpuBackend(threads).memory_of(sizes).host - padded * n_items
     return FitCost(
@@ -156,7 +154,7 @@ def fit_cost(
         coefficients=round(2 * n_entries / ranks * 2 * itemsize),
         factors=round((n_users + n_items) * factors * itemsize / ranks),
         table=round(max(tables)),
-        working=round(working + _SLABS * factors**2 * 8),
+        working=round(working + max(slabs)),
         sent=round(sent),
         arithmetic=arithmetic / (rate * threads),
         network=sent * 8 / bandwidth,

@@ -38,7 +38,7 @@ from wals_gpu.errors import SingularSystemError
 from wals_gpu.objective.bound import BoundObjective
 from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
 
-__all__ = ["ShardedSession", "ShardedTerms"]
+__all__ = ["ShardedSession", "ShardedTerms", "slab_bounds"]
 
 #: Slabs of a Gram matrix where one machine would not use any (more than ``limits().blocked_factors`` factors).
 _SLABS = 8
@@ -311,15 +311,20 @@ class ShardedSession:
         self.close()
 
 
+def slab_bounds(n: int, factors: int) -> NDArray[np.int64]:
+    """Where the slabs end, (slabs + 1,), that the Gram matrix of n rows is summed in."""
+    if factors > limits().blocked_factors:
+        return n * np.arange(_SLABS + 1) // _SLABS
+    return CpuBackend.gram_bounds(n, factors)
+
+
 class _Slabs:
     """The slabs of rows that the Gram matrix of a side is summed in, and the ranks that sum them."""
 
     def __init__(self, group: Group, cuts: Cuts, factors: int) -> None:
         self._group, self._factors = group, factors
         n = cuts.n_rows
-        self._bounds = CpuBackend.gram_bounds(n, factors)
-        if factors > limits().blocked_factors:
-            self._bounds = n * np.arange(_SLABS + 1) // _SLABS
+        self._bounds = slab_bounds(n, factors)
         # A slab belongs to who has its middle row. Slabs of a rank are neighbours, as its rows are.
         middles = (self._bounds[:-1] + self._bounds[1:]) // 2
         owners = np.minimum(cuts.owners(np.minimum(middles, max(n - 1, 0))), group.size - 1)
