@@ -353,7 +353,7 @@ print((resident("VmHWM") - before) * 1024 / (estimate.total - estimate.interacti
     if "clear_refs" in done.stderr:
         pytest.skip("the peak of the resident memory cannot be reset here")
     assert done.returncode == 0, done.stderr
-    # Ratios seen on several machines: 0.84 to 1.06 (what BLAS and the heap keep differs); three times as far is allowed.
+    # Seen on several machines: 0.84 to 1.06 (what BLAS and the heap keep differs); three times as far is allowed.
     assert 0.5 < float(done.stdout) < 1.2, done.stdout
 
 
