@@ -6,6 +6,7 @@ Functions of :class:`.fitted.Fitted`; the methods of :class:`wals_gpu.WALS` docu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,10 @@ from wals_gpu.model.recommendations import (
     arrow_type,
 )
 from wals_gpu.retrieval.exact import CHUNK, ExactIndex
-from wals_gpu.retrieval.explore import UCB, Chunks, Thompson, Users, best_items
+from wals_gpu.retrieval.explore import UCB, Chunks, Part, Thompson, Users, best_items
 from wals_gpu.retrieval.lists import Filters, Lists, permitted_items
 from wals_gpu.retrieval.neighbors import Neighbors
+from wals_gpu.retrieval.rerank import Reranking
 from wals_gpu.training.fitted import Fitted
 
 __all__ = [
@@ -57,9 +59,10 @@ def recommend(
     explore: UCB | Thompson | None,
     titles: Titles | None = None,
     show_progress: bool = False,
+    reranking: Reranking | None = None,
 ) -> Recommendations:
     """The k best items for users."""
-    index, chunks = _best_items(fitted, queries, k, lists, explore, CHUNK)
+    index, chunks = _best_items(fitted, queries, k, lists, explore, CHUNK, reranking)
     columns, scores = index.collect(queries.users.n, k, chunks, show_progress)
     everybody = slice(0, queries.users.n)
     ids, names, source = index.named(columns), queries.names(everybody), queries.source(everybody)
@@ -81,9 +84,11 @@ def recommend_chunks(
     explore: UCB | Thompson | None,
     chunk_size: int,
     titles: Titles | None = None,
+    reranking: Reranking | None = None,
 ) -> Iterator[RecommendationsChunk]:
     """The same, some users at a time, with their ids, or row numbers; wrong options are refused at once."""
-    index, chunks = _best_items(fitted, queries, k, lists, explore, integer("chunk_size", chunk_size, 1))
+    chunk_size = integer("chunk_size", chunk_size, 1)
+    index, chunks = _best_items(fitted, queries, k, lists, explore, chunk_size, reranking)
     layout = queries.layout(fitted, titles)
 
     def named() -> Iterator[RecommendationsChunk]:
@@ -94,7 +99,13 @@ def recommend_chunks(
 
 
 def _best_items(
-    fitted: Fitted, queries: Queries, k: int, lists: Lists, explore: UCB | Thompson | None, chunk_size: int
+    fitted: Fitted,
+    queries: Queries,
+    k: int,
+    lists: Lists,
+    explore: UCB | Thompson | None,
+    chunk_size: int,
+    reranking: Reranking | None,
 ) -> tuple[ExactIndex, Chunks]:
     """The index of the items, and its answers for users, a chunk after the other."""
     index = item_index(fitted)
@@ -102,14 +113,37 @@ def _best_items(
     if queries.kept is not None:
         filters = filters.of(queries.kept)
     k = integer("k", k, 1)
-    chunks = best_items(index, queries.users, k, filters, explore, chunk_size, fitted.item_neighbors())
-    cold = queries.users.cold
-    if queries.policy.cold_users == "popular" and cold is not None and cold.any():
-        popularity = ExactIndex(
-            fitted.popularity()[:, None].astype(np.float64), num_threads=getattr(fitted.backend, "num_threads", 0)
-        )
-        chunks = _with_popular_items(chunks, popularity, cold, k, filters, queries.users.seen)
-    return index, chunks
+    has_popular = queries.policy.cold_users == "popular"
+    popularity: list[ExactIndex] = []  # made when it is needed
+
+    def search(rows: NDArray[np.integer] | None, n: int, chunk: int | None) -> Chunks:
+        users = queries.users if rows is None else queries.users.of(rows)
+        own = filters if rows is None else filters.of(rows)
+        able = index if reranking is None else _able(index, n)
+        chunks = best_items(able, users, n, own, explore, chunk or chunk_size, fitted.item_neighbors())
+        if not has_popular or users.cold is None or not users.cold.any():
+            return chunks
+        if not popularity:
+            counts, num_threads = fitted.popularity()[:, None], getattr(fitted.backend, "num_threads", 0)
+            popularity.append(ExactIndex(counts.astype(np.float64), num_threads=num_threads))
+        return _with_popular_items(chunks, popularity[0], users.cold, n, own, users.seen)
+
+    if reranking is None:
+        return index, search(None, k, None)
+    index.check(k)
+    if isinstance(explore, Thompson) and explore.seed is None:  # who is searched again has the same draw
+        explore = replace(explore, seed=int(np.random.default_rng().integers(2**63)))
+    cold = queries.users.cold if has_popular else None
+    return index, reranking.chunks(search, k, len(index), None if cold is None else cold.__getitem__)
+
+
+def _able(index: ExactIndex, n: int) -> ExactIndex:
+    """An index that finds n items: the same, or on the CPU, where a device finds fewer."""
+    try:
+        index.check(n)
+    except ValueError:
+        return ExactIndex(index.vectors, index.ids, metric=index.metric, device="cpu")
+    return index
 
 
 def _with_popular_items(
@@ -118,7 +152,7 @@ def _with_popular_items(
     cold: NDArray[np.bool_],
     k: int,
     filters: Filters,
-    seen_of: Callable[[slice], csr_matrix | None],
+    seen_of: Callable[[Part], csr_matrix | None],
 ) -> Chunks:
     """The same answers, but for users of whom nothing is known the most popular items, with their popularity.
 
@@ -201,14 +235,23 @@ def search(
     lists: Lists,
     titles: Titles | None = None,
     show_progress: bool = False,
+    reranking: Reranking | None = None,
 ) -> Recommendations:
     """The k best items of an index for vectors; of a single one the table says nothing, of several their numbers."""
     array = index.check_queries(vectors)
     is_single, table = array.ndim == 1, np.atleast_2d(array)
     filters = index.filters(len(table), lists)
-    columns, scores = index.collect(
-        len(table), k, index.chunks(table.__getitem__, len(table), k, filters), show_progress
-    )
+
+    def found(rows: NDArray[np.integer] | None, n: int, chunk: int | None) -> Chunks:
+        some, own = (table, filters) if rows is None else (table[rows], filters.of(rows))
+        able = index if reranking is None else _able(index, n)
+        return able.chunks(some.__getitem__, len(some), n, own, chunk=chunk or CHUNK)
+
+    k = integer("k", k, 1)
+    if reranking is not None:
+        index.check(k)
+    chunks = found(None, k, None) if reranking is None else reranking.chunks(found, k, len(index))
+    columns, scores = index.collect(len(table), k, chunks, show_progress)
     layout = Layout(
         found_type=arrow_type(index.ids), query=None if is_single else "query", has_source=False, titles=titles
     )

@@ -22,7 +22,7 @@ from wals_gpu.errors import DataError, ModelFitError
 from wals_gpu.model.recommendations import Layout, arrow_type
 from wals_gpu.objective.terms import RowTerms
 from wals_gpu.priors.linear import FittedPrior
-from wals_gpu.retrieval.explore import Users
+from wals_gpu.retrieval.explore import Part, Users
 from wals_gpu.retrieval.posterior import Posterior
 from wals_gpu.training.fitted import Fitted, says_something
 
@@ -223,12 +223,12 @@ def _with_cold(fitted: Fitted, users: Users, cold: NDArray[np.bool_], policy: Po
 def known_users(fitted: Fitted, rows: NDArray[np.integer], filter_seen: bool) -> Users:
     """Users of the training data by row number; -1 is somebody who is not there and has factors of 0."""
 
-    def factors(part: slice) -> NDArray[np.floating]:
+    def factors(part: Part) -> NDArray[np.floating]:
         own: NDArray[np.floating] = fitted.user_factors[rows[part]]
         own[rows[part] < 0] = 0
         return own
 
-    def entries(part: slice) -> csr_matrix | None:
+    def entries(part: Part) -> csr_matrix | None:
         seen = fitted.seen
         if seen is None or (rows[part] >= 0).all():
             return None if seen is None else seen[rows[part]]
@@ -238,12 +238,12 @@ def known_users(fitted: Fitted, rows: NDArray[np.integer], filter_seen: bool) ->
         row_ptr[1:][is_known] = np.diff(own.indptr)
         return csr_matrix((own.data, own.indices, np.cumsum(row_ptr)), shape=(len(is_known), fitted.n_items))
 
-    def posterior(part: slice) -> Posterior:
+    def posterior(part: Part) -> Posterior:
         own = np.maximum(rows[part], 0)  # who is not there is never looked at
         terms, prior = _pulled_training_users(_training_terms(fitted, own), fitted.user_prior, own)
         return _posterior(fitted, terms, prior, lambda row: fitted.name_of_user(int(own[row])))
 
-    def nothing(part: slice) -> csr_matrix | None:
+    def nothing(part: Part) -> csr_matrix | None:
         return None
 
     return Users(len(rows), factors, entries if filter_seen else nothing, posterior, rows, entries)
@@ -253,9 +253,10 @@ def new_users(fitted: Fitted, matrix: csr_matrix, filter_seen: bool) -> Users:
     """Users given by their interactions (R, I)."""
     factors = fold_in(fitted, matrix)
 
-    def posterior(part: slice) -> Posterior:
+    def posterior(part: Part) -> Posterior:
         terms, prior = _pulled_new_users(_new_terms(fitted, matrix[part]), fitted.user_prior)
-        return _posterior(fitted, terms, prior, lambda row: f"row {part.start + row}")
+        numbers = np.arange(len(factors))[part]
+        return _posterior(fitted, terms, prior, lambda row: f"row {numbers[row]}")
 
     return Users(
         len(factors),

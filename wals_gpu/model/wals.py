@@ -25,6 +25,7 @@ from wals_gpu.model.configured import Configured
 from wals_gpu.model.files import SavedModel, read_model, unreadable, write_model
 from wals_gpu.model.plot import plot_history
 from wals_gpu.model.recommendations import Explanation, Recommendations, RecommendationsChunk
+from wals_gpu.model.reranking import make_reranking
 from wals_gpu.model.settings import ModelOptions, did_you_mean
 from wals_gpu.objective.bound import BoundObjective, Objective
 from wals_gpu.objective.options import ObjectiveOptions, Unpack
@@ -33,6 +34,7 @@ from wals_gpu.retrieval.exact import CHUNK, ExactIndex
 from wals_gpu.retrieval.explore import UCB, Thompson, make_exploration
 from wals_gpu.retrieval.lists import Lists
 from wals_gpu.retrieval.neighbors import Neighbors
+from wals_gpu.retrieval.rerank import DPP, MMR
 from wals_gpu.training.calibration import Calibration, check_exponent
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.loop import Run
@@ -736,6 +738,11 @@ class WALS(Configured):
         explore: str | UCB | Thompson | None = None,
         noise: float | None = None,
         random_state: int | np.random.Generator | None = None,
+        diversity: float | MMR | DPP = 0.0,
+        quotas: Any = None,
+        categories: Any = None,
+        category_column: str | None = None,
+        popularity_penalty: float = 0.0,
         cold_users: str = "popular",
         unknown: str = "error",
         titles: Any = None,
@@ -757,6 +764,11 @@ class WALS(Configured):
         explore: str | UCB | Thompson | None = None,
         noise: float | None = None,
         random_state: int | np.random.Generator | None = None,
+        diversity: float | MMR | DPP = 0.0,
+        quotas: Any = None,
+        categories: Any = None,
+        category_column: str | None = None,
+        popularity_penalty: float = 0.0,
         cold_users: str = "popular",
         unknown: str = "error",
         titles: Any = None,
@@ -788,6 +800,25 @@ class WALS(Configured):
         random_state : int, Generator or None
             With "thompson": seed of the draws. A user's draw depends on it and on the user only; None: from the
             operating system.
+        diversity : float from 0 to 1, MMR or DPP, default 0.0
+            How much items of a list are to differ from one another (docs/reranking.md): w of maximal marginal
+            relevance, whose next item is the one with the highest ``(1 - w) r - w max cos`` among the candidates, r
+            their scores scaled to [0, 1] and cos the similarity of their factors with those that are in the list. 0
+            changes nothing; with 1, only the first item is chosen by its score. A number is short for ``MMR(weight)``
+            of :mod:`wals_gpu.retrieval`, which has more options, as ``DPP(weight)`` has: vectors of your own, and how
+            many candidates there are.
+        quotas : int, or mapping of category to int or (int, int), optional
+            At most so many items of each category, or of those that are named; of a pair, also at least so many.
+            Items without a category always may be there. Where no more items of a category are left for a user, its
+            list has as many as there are, with a warning.
+        categories : (I,) list or array of labels, mapping of item id to label, table or path
+            What `quotas` are for, one category an item: in the order of `item_ids` for a list; with a column of ids and
+            one of labels for a table.
+        category_column : str, optional
+            Of a table of categories. Default: the one named like ``category`` or ``genre``.
+        popularity_penalty : float, default 0.0
+            p of the relevance ``r - p log(1 + n) / log(1 + max n)``, n the training entries of an item with a value
+            above 0, that lists are made by. Not for lists of what is popular.
         cold_users : {"popular", "mean", "error"}, default "popular"
             What users get who have no entry in the training data (unless the model has a user_prior, whose features say
             something of them), and ids that are unknown. "popular": the items with most training entries of a value
@@ -812,7 +843,8 @@ class WALS(Configured):
             The pair ``ids, scores`` of arrays, (k,) for one user, (B, k) for several, with more as attributes. Ids are
             item ids, or int32 column numbers of the matrix; None, or -1, where fewer than k items are left. Scores are
             dot products (with `explore`: the bounds, or the drawn scores) in falling order, equal ones by item number;
-            -inf where there is no item. With `output`, a table.
+            -inf where there is no item. Lists that are re-ranked (`diversity`, `quotas`, `popularity_penalty`) have the
+            same scores in the order of the list, which is not that of the scores. With `output`, a table.
 
         Raises
         ------
@@ -833,7 +865,8 @@ class WALS(Configured):
         exploration, policy = make_exploration(explore, noise, random_state), queries.Policy(cold_users, unknown)
         batch = queries.user_queries(fitted, users, filter_seen, policy)
         lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column, self.item_ids)
-        found = answers.recommend(fitted, batch, k, lists, exploration, known_titles, show_progress)
+        reranking = make_reranking(fitted, diversity, quotas, categories, category_column, popularity_penalty)
+        found = answers.recommend(fitted, batch, k, lists, exploration, known_titles, show_progress, reranking)
         return found if output is None else as_output(found.to_arrow(), output)
 
     def recommend_chunks(
@@ -850,6 +883,11 @@ class WALS(Configured):
         explore: str | UCB | Thompson | None = None,
         noise: float | None = None,
         random_state: int | np.random.Generator | None = None,
+        diversity: float | MMR | DPP = 0.0,
+        quotas: Any = None,
+        categories: Any = None,
+        category_column: str | None = None,
+        popularity_penalty: float = 0.0,
         cold_users: str = "popular",
         unknown: str = "error",
         titles: Any = None,
@@ -865,6 +903,8 @@ class WALS(Configured):
         chunk_size : int, default 4096
             Users at a time.
         filter_seen, deny, allow, deny_items, allow_items, explore, noise, random_state, cold_users, unknown
+            As for :meth:`recommend`.
+        diversity, quotas, categories, category_column, popularity_penalty
             As for :meth:`recommend`.
         titles, title_column
             Of the tables that each chunk can be had as.
@@ -882,7 +922,8 @@ class WALS(Configured):
         else:
             batch = queries.user_queries(fitted, users, filter_seen, policy)
         known_titles = _titles(titles, title_column, self.item_ids)
-        return answers.recommend_chunks(fitted, batch, k, lists, exploration, chunk_size, known_titles)
+        reranking = make_reranking(fitted, diversity, quotas, categories, category_column, popularity_penalty)
+        return answers.recommend_chunks(fitted, batch, k, lists, exploration, chunk_size, known_titles, reranking)
 
     @overload
     def recommend_for(self, interactions: Any, k: int = ..., *, output: str, **options: Any) -> Any: ...
@@ -901,6 +942,11 @@ class WALS(Configured):
         explore: str | UCB | Thompson | None = None,
         noise: float | None = None,
         random_state: int | np.random.Generator | None = None,
+        diversity: float | MMR | DPP = 0.0,
+        quotas: Any = None,
+        categories: Any = None,
+        category_column: str | None = None,
+        popularity_penalty: float = 0.0,
         cold_users: str = "popular",
         unknown: str = "error",
         titles: Any = None,
@@ -923,6 +969,11 @@ class WALS(Configured):
         explore: str | UCB | Thompson | None = None,
         noise: float | None = None,
         random_state: int | np.random.Generator | None = None,
+        diversity: float | MMR | DPP = 0.0,
+        quotas: Any = None,
+        categories: Any = None,
+        category_column: str | None = None,
+        popularity_penalty: float = 0.0,
         cold_users: str = "popular",
         unknown: str = "error",
         titles: Any = None,
@@ -939,6 +990,8 @@ class WALS(Configured):
             As for :meth:`fold_in`.
         k, filter_seen, deny, allow, deny_items, allow_items, explore, noise, random_state, show_progress, output
             As for :meth:`recommend`; a draw depends on the seed and on the number of the row.
+        diversity, quotas, categories, category_column, popularity_penalty
+            As for :meth:`recommend`.
         cold_users : {"popular", "mean", "error"}, default "popular"
             What a row without an item that the model knows gets, as for :meth:`recommend`.
         unknown : {"error", "popular", "skip"}, default "error"
@@ -964,7 +1017,8 @@ class WALS(Configured):
         exploration, policy = make_exploration(explore, noise, random_state), queries.Policy(cold_users, unknown)
         batch = queries.row_queries(fitted, interactions, columns, filter_seen, policy)
         lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column, self.item_ids)
-        found = answers.recommend(fitted, batch, k, lists, exploration, known_titles, show_progress)
+        reranking = make_reranking(fitted, diversity, quotas, categories, category_column, popularity_penalty)
+        found = answers.recommend(fitted, batch, k, lists, exploration, known_titles, show_progress, reranking)
         return found if output is None else as_output(found.to_arrow(), output)
 
     @overload
@@ -981,6 +1035,11 @@ class WALS(Configured):
         allow: Any = None,
         deny_items: ArrayLike | None = None,
         allow_items: ArrayLike | None = None,
+        diversity: float | MMR | DPP = 0.0,
+        quotas: Any = None,
+        categories: Any = None,
+        category_column: str | None = None,
+        popularity_penalty: float = 0.0,
         titles: Any = None,
         title_column: str | None = None,
         show_progress: bool = False,
@@ -997,6 +1056,11 @@ class WALS(Configured):
         allow: Any = None,
         deny_items: ArrayLike | None = None,
         allow_items: ArrayLike | None = None,
+        diversity: float | MMR | DPP = 0.0,
+        quotas: Any = None,
+        categories: Any = None,
+        category_column: str | None = None,
+        popularity_penalty: float = 0.0,
         titles: Any = None,
         title_column: str | None = None,
         show_progress: bool = False,
@@ -1011,6 +1075,8 @@ class WALS(Configured):
         metric : {"dot", "cosine"}, default "dot"
         deny, allow, deny_items, allow_items, titles, title_column, show_progress, output
             As for :meth:`recommend`.
+        diversity, quotas, categories, category_column, popularity_penalty
+            As for :meth:`recommend`.
 
         Returns
         -------
@@ -1020,7 +1086,8 @@ class WALS(Configured):
         """
         index, output = self.item_index(metric), check_output(output)
         lists, known_titles = Lists(deny, allow, deny_items, allow_items), _titles(titles, title_column, self.item_ids)
-        found = answers.search(index, vectors, k, lists, known_titles, show_progress)
+        reranking = make_reranking(self.fitted, diversity, quotas, categories, category_column, popularity_penalty)
+        found = answers.search(index, vectors, k, lists, known_titles, show_progress, reranking)
         return found if output is None else as_output(found.to_arrow(), output)
 
     def item_index(self, metric: str = "dot") -> ExactIndex:

@@ -1,7 +1,8 @@
-"""Top-k search among item vectors: exact, filtered, exploring, and exported to approximate indexes."""
+"""Top-k search among item vectors: exact, filtered, exploring, re-ranked, and exported to approximate indexes."""
 
 from wals_gpu.retrieval.exact import ExactIndex
 from wals_gpu.retrieval.explore import UCB, Thompson
 from wals_gpu.retrieval.lists import Filters, Lists
+from wals_gpu.retrieval.rerank import DPP, MMR
 
-__all__ = ["UCB", "ExactIndex", "Filters", "Lists", "Thompson"]
+__all__ = ["DPP", "MMR", "UCB", "ExactIndex", "Filters", "Lists", "Thompson"]

@@ -289,6 +289,10 @@ class ExactIndex:
 
     # ------------------------------------------------------------------------------------------------ input
 
+    def check(self, k: int) -> None:
+        """ValueError where the device does not find as many as k items for a query."""
+        self._backend.check(k=k)
+
     def check_queries(self, queries: ArrayLike) -> NDArray[np.floating]:
         """Queries (D,) or (B, D) in the type of the vectors; ValueError for anything else."""
         array = np.asarray(queries)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,19 +17,22 @@ from wals_gpu.retrieval.lists import Filters
 from wals_gpu.retrieval.neighbors import Extra, Neighbors, highest
 from wals_gpu.retrieval.posterior import Posterior
 
-__all__ = ["UCB", "Chunks", "Thompson", "Users", "best_items", "make_exploration"]
+__all__ = ["UCB", "Chunks", "Part", "Thompson", "Users", "best_items", "make_exploration"]
 
 Chunks = Iterator[tuple[slice, NDArray[np.int32], NDArray[np.floating]]]
 
+#: Some of a row of things: a slice, or their numbers.
+Part = slice | NDArray[np.integer]
 
-def _nothing(part: slice) -> csr_matrix | None:
+
+def _nothing(part: Part) -> csr_matrix | None:
     """What nobody has."""
     return None
 
 
 @dataclass(frozen=True)
 class Users:
-    """Users to find items for, given by functions of a slice of them.
+    """Users to find items for, given by functions of a slice of them, or of numbers of some.
 
     Parameters
     ----------
@@ -49,12 +52,18 @@ class Users:
     """
 
     n: int
-    factors: Callable[[slice], NDArray[np.floating]]
-    seen: Callable[[slice], csr_matrix | None]
-    posterior: Callable[[slice], Posterior]
+    factors: Callable[[Part], NDArray[np.floating]]
+    seen: Callable[[Part], csr_matrix | None]
+    posterior: Callable[[Part], Posterior]
     keys: NDArray[np.integer]
-    history: Callable[[slice], csr_matrix | None] = _nothing
+    history: Callable[[Part], csr_matrix | None] = _nothing
     cold: NDArray[np.bool_] | None = None
+
+    def of(self, rows: NDArray[np.integer]) -> Users:
+        """Some of them, by their numbers (m,)."""
+        own = {name: _picked(getattr(self, name), rows) for name in ("factors", "seen", "posterior", "history")}
+        cold = None if self.cold is None else self.cold[rows]
+        return replace(self, n=len(rows), keys=self.keys[rows], cold=cold, **own)
 
     def known(self, part: slice) -> NDArray[np.bool_]:
         """Of whom of a slice something is known, (b,)."""
@@ -64,6 +73,10 @@ class Users:
         """What neighbours add to the scores of a slice of them."""
         history = None if neighbors is None else self.history(part)
         return None if neighbors is None or history is None else Extra(neighbors, history)
+
+
+def _picked(function: Callable[[Part], Any], rows: NDArray[np.integer]) -> Callable[[Part], Any]:
+    return lambda part: function(rows[part])
 
 
 @dataclass(frozen=True)
