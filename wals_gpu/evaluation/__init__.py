@@ -1,8 +1,10 @@
 """Ranking metrics (defined in :mod:`.metrics`), splits, the popularity baseline, and :func:`evaluate`."""
 
-from wals_gpu.evaluation.metrics import Estimate, bootstrap_interval, ranking_metrics
+from wals_gpu.evaluation.comparison import Difference, Differences
+from wals_gpu.evaluation.metrics import ranking_metrics
 from wals_gpu.evaluation.popularity import Popularity
-from wals_gpu.evaluation.report import Cohort, EvaluationReport, evaluate
+from wals_gpu.evaluation.report import Cohort, Comparison, EvaluationReport, evaluate
+from wals_gpu.evaluation.resampling import Estimate, bootstrap_interval
 from wals_gpu.evaluation.splits import (
     StrongSplit,
     cold_items_split,
@@ -17,6 +19,9 @@ from wals_gpu.evaluation.splits import (
 
 __all__ = [
     "Cohort",
+    "Comparison",
+    "Difference",
+    "Differences",
     "Estimate",
     "EvaluationReport",
     "Popularity",

@@ -28,18 +28,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import integer, number
 from wals_gpu.data.csr import canonical, contains, entry_keys, select
 from wals_gpu.data.ids import Ids, row_numbers
 from wals_gpu.data.matching import is_table, open_interactions, read_like
 from wals_gpu.errors import DataError
 from wals_gpu.evaluation.recommenders import columns_of
+from wals_gpu.evaluation.resampling import Estimate, bootstrap_interval  # which had their place here
 
 __all__ = [
     "Estimate",
@@ -204,74 +204,6 @@ def list_metrics(counts: Mapping[int, NDArray[Any]]) -> dict[str, float]:
         weighted = (np.arange(1, n + 1) * np.sort(c)).sum()
         metrics[f"gini@{k}"] = float(2 * weighted / (n * total) - (n + 1) / n) if total else math.nan
     return metrics
-
-
-class Estimate(NamedTuple):
-    """A mean over users with the ends of its confidence interval (``None`` where a metric is not a mean over users)."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-    def __str__(self) -> str:
-        interval = "" if self.low is None else f" [{self.low:.4f}, {self.high:.4f}]"
-        return f"{self.value:.4f}{interval}"
-
-    def _repr_html_(self) -> str:
-        interval = "" if self.low is None else f" <small>[{self.low:.4f}, {self.high:.4f}]</small>"
-        return f"{self.value:.4f}{interval}"
-
-
-def bootstrap_interval(
-    values: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    n_resamples: int = 1000,
-    random_state: int | np.random.Generator = 0,
-) -> Estimate | list[Estimate]:
-    """Mean over users with a percentile bootstrap interval: resample the users, take the mean, look at the quantiles.
-
-    The interval answers "how much would this number move with other users of the same kind?". It does not cover the
-    choice of the split or of the seed. For the difference of two models, give the difference of their per-user
-    values.
-
-    Parameters
-    ----------
-    values : (V,) or (V, M) array of float
-        One value per user; with M columns, M metrics resampled together.
-    confidence : float, default 0.95
-        Share of the resampled means inside the interval, in (0, 1).
-    n_resamples : int, default 1000
-        Number of resamples.
-    random_state : int or numpy.random.Generator, default 0
-        Seed.
-
-    Returns
-    -------
-    Estimate or list of Estimate
-        One for a vector, M for a matrix.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim not in (1, 2) or values.shape[0] == 0:
-        raise ValueError(f"values must have shape (V,) or (V, M) with V > 0, got {values.shape}")
-    confidence = number("confidence", confidence, positive=True, below=1)
-    n_resamples = integer("n_resamples", n_resamples, 1)
-    table = values.reshape(values.shape[0], -1)
-    means = _resampled_means(table, n_resamples, np.random.default_rng(random_state))
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail], axis=0)
-    estimates = [Estimate(*map(float, numbers)) for numbers in zip(table.mean(axis=0), low, high, strict=True)]
-    return estimates if values.ndim == 2 else estimates[0]
-
-
-def _resampled_means(table: NDArray[np.float64], n_resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Means (n_resamples, M) over as many users as there are, drawn with replacement, of a table (V, M)."""
-    n_users = table.shape[0]
-    means = np.empty((n_resamples, table.shape[1]))
-    for sample in range(n_resamples):
-        times_drawn = np.bincount(rng.integers(0, n_users, n_users), minlength=n_users)
-        means[sample] = times_drawn @ table / n_users
-    return means
 
 
 def relevant_entries(matrix: Any, name: str = "test") -> csr_matrix:

@@ -13,7 +13,17 @@ from scipy.sparse import csr_matrix
 from wals_gpu.data.ids import Ids, plain
 from wals_gpu.errors import DataError
 
-__all__ = ["AnyRecommender", "ImplicitRecommender", "Recommender", "columns_of", "ids_of", "parameters_of", "recommend"]
+__all__ = [
+    "AnyRecommender",
+    "ImplicitRecommender",
+    "RecToolsRecommender",
+    "Recommender",
+    "columns_of",
+    "ids_of",
+    "parameters_of",
+    "recommend",
+    "speaks_rectools",
+]
 
 
 class Recommender(Protocol):
@@ -35,6 +45,41 @@ class ImplicitRecommender(Protocol):
 
 
 AnyRecommender: TypeAlias = Recommender | ImplicitRecommender
+
+
+class RecToolsRecommender:
+    """A model of RecTools with the ``Dataset`` that it recommends from.
+
+    Parameters
+    ----------
+    model : rectools.models.ModelBase
+        Fitted.
+    dataset : rectools.dataset.Dataset
+        What it was fitted on.
+    """
+
+    def __init__(self, model: Any, dataset: Any) -> None:
+        if not hasattr(dataset, "user_id_map"):
+            raise TypeError(
+                f"a model of RecTools stands in a pair with its Dataset, (model, dataset); got {dataset!r:.60}"
+            )
+        self.model, self.dataset = model, dataset
+
+    def recommend(self, users: NDArray[Any], k: int, *, filter_seen: bool = True) -> NDArray[Any]:
+        """Lists (B, k) of item ids for different users, by id; None where there is no item, or no list at all."""
+        found = self.model.recommend(
+            users=users, dataset=self.dataset, k=k, filter_viewed=filter_seen, on_unsupported_targets="ignore"
+        )
+        place = {user: row for row, user in enumerate(users.tolist())}
+        lists = np.full((len(users), k), None, dtype=object)
+        rows = np.array([place[user] for user in found["user_id"].tolist()], dtype=np.int64)
+        lists[rows, found["rank"].to_numpy() - 1] = found["item_id"].to_numpy(dtype=object)
+        return lists
+
+
+def speaks_rectools(model: Any) -> bool:
+    """Whether a model recommends from a dataset, as those of RecTools do."""
+    return {"users", "dataset", "filter_viewed"} <= set(parameters_of(getattr(model, "recommend", None)))
 
 
 def ids_of(model: Any, side: str) -> Ids | None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import integer, number
+from wals_gpu.checks import integer, number, warn
 from wals_gpu.data.tables import as_output, format_table, html_table
+from wals_gpu.evaluation.comparison import Difference, Differences, differences_of
+from wals_gpu.evaluation.entrants import Entrant, named_models
 from wals_gpu.evaluation.metrics import (
-    Estimate,
-    bootstrap_interval,
     check_ids,
     check_ks,
     list_metrics,
@@ -26,9 +27,18 @@ from wals_gpu.evaluation.metrics import (
 )
 from wals_gpu.evaluation.popularity import Popularity
 from wals_gpu.evaluation.recommenders import AnyRecommender, ImplicitRecommender, Recommender
+from wals_gpu.evaluation.resampling import Estimate, bootstrap_interval
 from wals_gpu.evaluation.task import Task
 
-__all__ = ["AnyRecommender", "Cohort", "EvaluationReport", "ImplicitRecommender", "Recommender", "evaluate"]
+__all__ = [
+    "AnyRecommender",
+    "Cohort",
+    "Comparison",
+    "EvaluationReport",
+    "ImplicitRecommender",
+    "Recommender",
+    "evaluate",
+]
 
 
 class Cohort(NamedTuple):
@@ -71,6 +81,10 @@ class EvaluationReport:
         The ids of ``users``, in the order of the values of ``per_user``; None where there are none.
     notes : list of str
         Who was evaluated and who was not, what cold users got, and what was left out: a sentence each.
+    recommended : dict of str to dict of int to (I,) int64 array
+        ``recommended[model name][k]``: in how many of the lists, cut at k, each item is.
+    confidence : float
+        Of the intervals.
     """
 
     results: dict[str, dict[str, Estimate]]
@@ -85,6 +99,8 @@ class EvaluationReport:
     dropped: int = 0
     user_ids: NDArray[Any] | None = None
     notes: list[str] = field(default_factory=list)
+    recommended: dict[str, dict[int, NDArray[np.int64]]] = field(default_factory=dict)
+    confidence: float = 0.95
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the per-user values, as plain Python numbers for JSON."""
@@ -165,6 +181,41 @@ class EvaluationReport:
         return ["metric", "of", "users", "entries", *names], rows
 
 
+@dataclass(frozen=True, repr=False)
+class Comparison(EvaluationReport):
+    """What :func:`evaluate` found of several models: a report of each, and the differences of every pair.
+
+    Attributes
+    ----------
+    differences : Differences
+        A list of :class:`.Difference`, for every metric that is a mean over users and every pair of models, popularity
+        among them: with a paired interval, the p-value of a paired permutation test, and Holm's adjustment for the
+        pairs of a metric. ``differences.to_pandas()`` is a table.
+    """
+
+    differences: Differences = field(default_factory=Differences)
+
+    def between(self, first: str, second: str) -> dict[str, Difference]:
+        """The differences ``first - second`` of two models by metric, as :meth:`.Differences.between` has them."""
+        return self.differences.between(first, second)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as of :class:`EvaluationReport`, with ``differences``, a list of dicts."""
+        return super().to_dict() | {"differences": [one._asdict() for one in self.differences]}
+
+    def _shown(self) -> Differences:
+        """Those of the metrics that most people look at; the rest is in `differences`."""
+        metrics = {one.metric for one in self.differences}
+        return self.differences.of(*(name for name in metrics if name.startswith(("recall@", "ndcg@"))))
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n\n{self._shown()}" if self.differences else super().__str__()
+
+    def _repr_html_(self) -> str:
+        table = html_table(*self._shown().lines()) if self.differences else ""
+        return f"<div>{super()._repr_html_()}{table}</div>"
+
+
 def _plain_results(results: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
     return {
         name: {metric: {"value": e.value, "low": e.low, "high": e.high} for metric, e in metrics.items()}
@@ -172,8 +223,20 @@ def _plain_results(results: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
     }
 
 
+@overload
 def evaluate(
-    model: AnyRecommender,
+    model: Mapping[str, Any], train: Any, test: Any, ks: int | Sequence[int] = ..., **options: Any
+) -> Comparison: ...
+
+
+@overload
+def evaluate(
+    model: AnyRecommender, train: Any, test: Any, ks: int | Sequence[int] = ..., **options: Any
+) -> EvaluationReport: ...
+
+
+def evaluate(
+    model: AnyRecommender | Mapping[str, Any],
     train: Any,
     test: Any,
     ks: int | Sequence[int] = (20, 100),
@@ -186,11 +249,15 @@ def evaluate(
     baseline: bool = True,
     confidence: float = 0.95,
     n_resamples: int = 1000,
+    n_permutations: int = 9999,
     random_state: int | np.random.Generator = 0,
     batch_size: int = 2048,
     **columns: Any,
 ) -> EvaluationReport:
     """Recommend to every user with a test item and measure, with the popularity baseline beside.
+
+    Several models, by name, are compared: each ranks for the same users, what they have is kept from all lists, and
+    each pair is compared user by user. What a model cannot answer counts as an empty list, with a warning.
 
     What has ids is compared by id: ``train``, ``test``, ``fold_in`` and ``candidates`` may be numbered apart from the
     model and from each other. A matrix has no ids and is taken by its row and column numbers, which must be those of
@@ -198,10 +265,12 @@ def evaluate(
 
     Parameters
     ----------
-    model : WALS, any Recommender, or a model of implicit's signature
-        A fitted model.
+    model : WALS, any Recommender, a model of implicit's signature, or dict of str to such
+        A fitted model, or several by name. In a dict also a model of RecTools, in a pair with its dataset:
+        ``{"mine": wals, "theirs": (model, dataset)}``.
     train : (U, I) matrix, Interactions, DataFrame, Arrow table or path
-        What the model was fitted on.
+        What the model was fitted on. For several, what users are known by: users and items are those of `train`, where
+        it has ids, and a model that was fitted on others is asked for these by id.
     test : the same, or (H, I) with ``fold_in``
         The held-out items; values above 0 are relevant. Rows of a table whose user or item is unknown to the model are
         left out, with a warning that counts them; in Interactions they are an error.
@@ -226,6 +295,8 @@ def evaluate(
         Measure :class:`Popularity` of ``train`` too.
     confidence, n_resamples, random_state
         See :func:`bootstrap_interval`; 0 resamples for no intervals.
+    n_permutations : int, default 9999
+        Of several models: assignments of signs of the permutation test; 0 for no p-values.
     batch_size : int, default 2048
         Users per call of the model; bounds memory at ``batch_size * max(ks)`` ids.
     **columns
@@ -235,6 +306,7 @@ def evaluate(
     Returns
     -------
     EvaluationReport
+        Of several models a :class:`Comparison`, which is one too.
 
     Raises
     ------
@@ -242,12 +314,22 @@ def evaluate(
         If ids are unknown or of another kind than those of the model.
     ValueError
         If shapes do not fit, no user has a test item, or (with ``filter_seen``) test items are among the seen ones,
-        where no model could find them.
+        where no model could find them; a model of several was fitted on test entries; or there is none.
     TypeError
-        If ``test`` is a table and nobody has ids to read it with; or the model does not take ``cold_users``.
+        If ``test`` is a table and nobody has ids to read it with; no model takes ``cold_users``; or one of RecTools has
+        no dataset.
+
+    Warns
+    -----
+    ParameterWarning
+        If entries of a table were left out; if one of several models had no list for a user.
     """
     ks = check_ks(ks, None)
-    task = Task.make(model, train, test, fold_in, candidates, filter_seen, ks, cold_users, columns)
+    several = named_models(model, baseline) if isinstance(model, Mapping) else None
+    models = several or {_name_of(model): model}
+    task = Task.make(
+        models, train, test, fold_in, candidates, filter_seen, ks, cold_users, columns, by_train=several is not None
+    )
     few = None if few_shot is None else integer("few_shot", few_shot, 1)
     relevant_by_cohort = task.cohorts(few)
     cohorts = {
@@ -256,6 +338,7 @@ def evaluate(
     }
     confidence = number("confidence", confidence, positive=True, below=1)
     resamples = _Resamples(confidence, integer("n_resamples", n_resamples, 0), random_state)
+    n_permutations = integer("n_permutations", n_permutations, 0)
     batch_size = integer("batch_size", batch_size, 1)
     left_out = task.test.shape[0] - task.users.size
     report = EvaluationReport(
@@ -269,26 +352,43 @@ def evaluate(
         cold_users=int(task.is_cold(task.users).sum()),
         dropped=task.dropped,
         user_ids=None if task.user_ids is None else task.user_ids[task.users],
+        confidence=confidence,
     )
     popular = Popularity(task.train)
-    models: dict[str, Any] = {_name_of(model): model} | ({"popularity": popular} if baseline else {})
-    for name, recommender in models.items():
+    entrants = [Entrant(name, one, task) for name, one in (several or {}).items()]
+    askers: dict[str, Callable[[NDArray[np.int64]], NDArray[np.int64]]]
+    if entrants:
+        askers = {entrant.name: entrant.lists for entrant in entrants}
+    else:
+        askers = {name: partial(task.recommend, one) for name, one in models.items()}
+    if baseline:
+        askers["popularity"] = partial(task.recommend, popular)
+    for name, ask in askers.items():
         tally = _Tally(task, relevant_by_cohort, popular)
         for start in range(0, task.users.size, batch_size):
-            tally.add(recommender, task.users[start : start + batch_size])
+            tally.add(ask, task.users[start : start + batch_size])
         report.seconds[name] = tally.seconds
         report.per_user[name] = tally.whole.values()
+        report.recommended[name] = tally.counts
         if report.cold_users:
             report.cold_lists[name] = tally.cold.in_words()
         of_users = resamples.estimates(report.per_user[name])
-        for cohort, metrics in tally.cohorts.items():
-            cohorts[cohort].results[name] = resamples.estimates(metrics.values())
+        for cohort, of_cohort in tally.cohorts.items():
+            cohorts[cohort].results[name] = resamples.estimates(of_cohort.values())
         of_lists = {metric: Estimate(value, None, None) for metric, value in list_metrics(tally.counts).items()}
         report.results[name] = dict(
             sorted((of_users | of_lists).items(), key=lambda item: int(item[0].split("@")[1]))  # by k
         )
     report.notes.extend(_notes(report, task))
-    return report
+    if several is None:
+        return report
+    for entrant in entrants:
+        if warning := entrant.warning():
+            warn(warning)
+            report.notes.append(warning)
+    metrics = [name for name in report.results[entrants[0].name] if name in report.per_user[entrants[0].name]]
+    differences = differences_of(report.per_user, metrics, n_permutations=n_permutations, **resamples._asdict())
+    return Comparison(**{each.name: getattr(report, each.name) for each in fields(report)}, differences=differences)
 
 
 def _notes(report: EvaluationReport, task: Task) -> Iterator[str]:
@@ -298,14 +398,21 @@ def _notes(report: EvaluationReport, task: Task) -> Iterator[str]:
     if report.cold_users:
         has = "has" if report.cold_users == 1 else "have"
         what = "training entry" if task.fold_in is None else "entry in fold_in"
-        got = next(iter(report.cold_lists.values()))  # the model's; popularity's own are no news
-        yield f"{report.cold_users:,} of {n_users} users {has} no {what}: they got {got}"
+        lists = {
+            name: got for name, got in report.cold_lists.items() if name in task.models
+        }  # popularity's are no news
+        if len(task.models) == 1:
+            yield f"{report.cold_users:,} of {n_users} users {has} no {what}: they got {next(iter(lists.values()))}"
+        else:
+            got = "; ".join(f"{name} gave them {what}" for name, what in lists.items())
+            yield f"{report.cold_users:,} of {n_users} users {has} no {what}: {got}"
     if "popularity" in report.results and len(report.results) > 1:
         metric = next(name for name in report.results["popularity"] if name.startswith("ndcg@"))
-        model = next(iter(report.results))
-        ours, popular = (report.results[name][metric].value for name in (model, "popularity"))
-        if ours < popular:
-            yield f"popularity is ahead in {metric}: try 3 or 10 times the regularization (docs/objective.md)"
+        for model in task.models:
+            ours, popular = (report.results[name][metric].value for name in (model, "popularity"))
+            if ours < popular:
+                of = f" of {model}" if len(task.models) > 1 else ""
+                yield f"popularity is ahead{of} in {metric}: try 3 or 10 times the regularization (docs/objective.md)"
     if report.dropped:
         yield f"{report.dropped:,} entries of test left out: the model does not know {task.dropped_ids}"
 
@@ -344,9 +451,9 @@ class _Tally:
         self.counts = {k: np.zeros(task.train.shape[1], dtype=np.int64) for k in task.ks}
         self.seconds = 0.0
 
-    def add(self, model: AnyRecommender, users: NDArray[np.int64]) -> None:
+    def add(self, ask: Callable[[NDArray[np.int64]], NDArray[np.int64]], users: NDArray[np.int64]) -> None:
         began = time.perf_counter()
-        ids = self._task.recommend(model, users)
+        ids = ask(users)
         self.seconds += time.perf_counter() - began
         ids = check_ids(ids, (users.size, self._task.train.shape[1]))
         for metrics in (self.whole, *self.cohorts.values()):

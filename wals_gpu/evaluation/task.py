@@ -14,10 +14,11 @@ from wals_gpu.data.csr import contains, entry_keys, entry_rows, select
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames
 from wals_gpu.data.matching import is_table, read_like
+from wals_gpu.errors import DataError
 from wals_gpu.evaluation.metrics import relevant_entries, surprise_of
-from wals_gpu.evaluation.recommenders import ids_of, parameters_of, recommend
+from wals_gpu.evaluation.recommenders import RecToolsRecommender, ids_of, parameters_of, recommend
 
-__all__ = ["Task"]
+__all__ = ["Task", "is_numbered_alike"]
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,17 @@ class Task:
     ks: list[int]
     users: NDArray[np.int64]  # (V,) row numbers of test
     surprise: NDArray[np.float64]  # (I,)
-    options: Mapping[str, Any]  # for the model that is measured
-    model: Any
+    options: Mapping[str, Any]  # for the models that take them
+    models: Mapping[str, Any]  # that are measured
     user_ids: Ids | None  # of the rows of test
+    item_ids: Ids | None
     dropped: int  # entries of test that are of an unknown user or item
     dropped_ids: str  # these, in words
 
     @classmethod
     def make(
         cls,
-        model: Any,
+        models: Mapping[str, Any],
         train: Any,
         test: Any,
         fold_in: Any,
@@ -50,17 +52,27 @@ class Task:
         ks: list[int],
         cold_users: str | None,
         columns: Mapping[str, Any],
+        *,
+        by_train: bool = False,
     ) -> Task:
-        """Read and check everything; :func:`.evaluate` documents the arguments."""
+        """Read and check everything; :func:`.evaluate` documents the arguments.
+
+        `by_train`: the users and items are those of `train`, where it has ids, and not those of the models, which may
+        have different ones.
+        """
         method = "recommend" if fold_in is None else "recommend_for"
-        if isinstance(model, type) or not (hasattr(model, method) or hasattr(model, "recommend")):
-            raise TypeError(f"model must be a fitted model with {method}(...), such as a WALS, got {model!r:.60}")
-        options = _options(model, fold_in is not None, cold_users)
-        user_ids, item_ids = ids_of(model, "user"), ids_of(model, "item")
-        whose = "train" if user_ids is None and item_ids is None else "the model"
+        for model in models.values():
+            if isinstance(model, type) or not (hasattr(model, method) or hasattr(model, "recommend")):
+                raise TypeError(f"model must be a fitted model with {method}(...), such as a WALS, got {model!r:.60}")
+        options = _options(models, fold_in is not None, cold_users)
+        first = next(iter(models.values()))
+        user_ids, item_ids = ids_of(first, "user"), ids_of(first, "item")
+        if by_train:
+            user_ids, item_ids = _common_ids(models, train, columns)
+        whose = "train" if by_train or (user_ids is None and item_ids is None) else "the model"
         if fold_in is not None:
             user_ids = None  # of other people
-        remembered = getattr(model, "columns_", None)
+        remembered = getattr(first, "columns_", None)
         like: ColumnNames | None = remembered if isinstance(remembered, ColumnNames) else None
         known = read_like("train", train, user_ids, item_ids, whose, columns, like=like, drop=False, is_part=False).data
         item_ids = known.item_ids if item_ids is None else item_ids
@@ -75,7 +87,9 @@ class Task:
         _need_ids("test", test, item_ids, user_ids)
         matched = read_like("test", test, user_ids, item_ids, whose, columns, like=like)
         relevant = relevant_entries(matched.data)
-        _check_shapes(model, known.matrix, relevant, fold_in)
+        for model in models.values():
+            if not by_train or is_numbered_alike(model, user_ids if fold_in is None else None, item_ids):
+                _check_shapes(model, known.matrix, relevant, fold_in)
         if filter_seen:
             _check_unseen(known.matrix if fold_in is None else fold_in, relevant)
         users = np.flatnonzero(np.diff(relevant.indptr))
@@ -90,7 +104,8 @@ class Task:
             if candidates.shape != relevant.shape:
                 raise ValueError(f"candidates must have the shape of test, {relevant.shape}, got {candidates.shape}")
         surprise = surprise_of(relevant_entries(known, "train"), relevant.shape[1])
-        rest = (filter_seen, ks, users, surprise, options, model, user_ids, matched.dropped, matched.unknown)
+        ids = (user_ids, item_ids)
+        rest = (filter_seen, ks, users, surprise, options, models, *ids, matched.dropped, matched.unknown)
         return cls(known.matrix, relevant, fold_in, candidates, *rest)
 
     @property
@@ -131,15 +146,48 @@ class Task:
             is_fold_in=self.fold_in is not None,
             filter_seen=self.filter_seen,
             allow=None if self.candidates is None else self.candidates[rows],
-            options=self.options if model is self.model else None,
+            options=self.options_of(model),
         )
 
+    def options_of(self, model: Any) -> dict[str, Any]:
+        """Those of the options that a model takes; the baseline, which nobody named, takes none."""
+        if not any(model is one for one in self.models.values()):
+            return {}
+        takes = parameters_of(getattr(model, "recommend" if self.fold_in is None else "recommend_for", None))
+        return {name: value for name, value in self.options.items() if name in takes}
 
-def _options(model: Any, is_fold_in: bool, cold_users: str | None) -> dict[str, Any]:
+
+def is_numbered_alike(model: Any, user_ids: Ids | None, item_ids: Ids | None) -> bool:
+    """Whether a model takes and gives row and column numbers of a task with these ids, or the same ids."""
+    if isinstance(model, RecToolsRecommender):
+        return False
+    pairs = ((ids_of(model, "user"), user_ids), (ids_of(model, "item"), item_ids))
+    return all(own is None or known is None or own == known for own, known in pairs)
+
+
+def _common_ids(models: Mapping[str, Any], train: Any, columns: Mapping[str, Any]) -> tuple[Ids | None, Ids | None]:
+    """The ids that several models are compared by where `train` has none of its own: theirs, if they are the same."""
+    given = getattr(train, "user_ids", None), getattr(train, "item_ids", None)
+    if is_table(train) or any(ids is not None for ids in given):
+        return None, None  # those that train is read with
+    found: list[Ids | None] = []
+    for side in ("user", "item"):
+        of_models = {name: ids for name, model in models.items() if (ids := ids_of(model, side)) is not None}
+        first = next(iter(of_models), None)
+        if first is not None and (others := [name for name in of_models if of_models[name] != of_models[first]]):
+            raise DataError(
+                f"train must have ids, as a table or Interactions has them: {first!r} and {others[0]!r} have different "
+                f"{side} ids, and the rows and columns of a matrix are those of one of them only"
+            )
+        found.append(None if first is None else of_models[first])
+    return found[0], found[1]
+
+
+def _options(models: Mapping[str, Any], is_fold_in: bool, cold_users: str | None) -> dict[str, Any]:
     if cold_users is None:
         return {}
     method = "recommend_for" if is_fold_in else "recommend"
-    if "cold_users" not in parameters_of(getattr(model, method, None)):
+    if not any("cold_users" in parameters_of(getattr(model, method, None)) for model in models.values()):
         raise TypeError(f"cold_users={cold_users!r} needs a model whose {method} takes cold_users=; this one does not")
     return {"cold_users": cold_users}
 

@@ -1,0 +1,239 @@
+"""The models of a comparison: each is asked in its own words, for the same users, and answers in one numbering."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from wals_gpu.data.csr import contains, entry_keys
+from wals_gpu.data.ids import Ids
+from wals_gpu.errors import DataError
+from wals_gpu.evaluation.recommenders import (
+    RecToolsRecommender,
+    columns_of,
+    ids_of,
+    parameters_of,
+    speaks_rectools,
+)
+from wals_gpu.evaluation.task import Task, is_numbered_alike
+
+__all__ = ["Entrant", "named_models"]
+
+
+def named_models(models: Mapping[Any, Any], baseline: bool) -> dict[str, Any]:
+    """The models of a comparison by name, those of RecTools with their data.
+
+    Raises
+    ------
+    TypeError, ValueError
+        There are none, a name is no text or that of the baseline, or a model of RecTools has no dataset.
+    """
+    if not models:
+        raise ValueError("model must be a fitted model, or a dict of such by name; the dict is empty")
+    found: dict[str, Any] = {}
+    for name, model in models.items():
+        if not isinstance(name, str) or not name.strip():
+            raise TypeError(f"the names of models must be texts, got {name!r:.60}")
+        if name == "popularity" and baseline:
+            raise ValueError("'popularity' is the name of the baseline: give the model another, or baseline=False")
+        if isinstance(model, tuple) and len(model) == 2 and hasattr(model[0], "recommend"):
+            model = RecToolsRecommender(*model)
+        elif speaks_rectools(model):
+            raise TypeError(
+                f"model {name!r} recommends from a Dataset: give the pair (model, dataset), with what it was fitted on"
+            )
+        found[name] = model
+    return found
+
+
+class Entrant:
+    """A model of a comparison.
+
+    Parameters
+    ----------
+    name : str
+    model : AnyRecommender or RecToolsRecommender
+    task : Task
+        Whose users and items are those of all models; this one may know others.
+
+    Attributes
+    ----------
+    without_list : int
+        Users that got no item at all, so far.
+    strange_items : int
+        Places of lists with an item that the task does not have: misses.
+    """
+
+    def __init__(self, name: str, model: Any, task: Task) -> None:
+        self.name, self.model, self._task = name, model, task
+        self.without_list = self.strange_items = 0
+        self._error: LookupError | None = None
+        self._asked = 0
+        if isinstance(model, RecToolsRecommender):
+            for what, given in (("fold_in", task.fold_in), ("candidates", task.candidates)):
+                if given is not None:
+                    raise ValueError(f"{what} cannot be used with model {name!r}: RecTools has no way to ask for it")
+            return
+        self._is_alike = is_numbered_alike(model, task.user_ids if task.fold_in is None else None, task.item_ids)
+        history = getattr(getattr(model, "fitted", None), "seen", None)
+        if task.fold_in is not None or "filter_seen" not in parameters_of(model.recommend):
+            history = None  # it is told what the users have
+        self._has_other_history = history is not None and not _same_entries(history, task.known)
+        self._users, self._items = (np.arange(n) for n in task.train.shape)
+        if not self._is_alike:
+            self._renumber()
+        if self._has_other_history and task.filter_seen:
+            self._check_unseen(history)
+
+    def _renumber(self) -> None:
+        """Positions of the task's users and items in the model, -1 for those that it does not know."""
+        task, places = self._task, []
+        if task.fold_in is not None:
+            raise DataError(f"fold_in needs models of the items of train; model {self.name!r} has others")
+        for side, ids in (("user", task.user_ids), ("item", task.item_ids)):
+            own = ids_of(self.model, side)
+            if ids is None or own is None:
+                raise DataError(
+                    f"model {self.name!r} and train must both have {side} ids, or none, to be known to mean the same"
+                )
+            if own.kind != ids.kind:
+                raise DataError(f"the {side} ids of model {self.name!r} are {own.kind}s, those of train {ids.kind}s")
+            places.append(np.asarray(own.find(ids.ids), dtype=np.int64))
+        self._users, self._items = places
+
+    def _check_unseen(self, history: Any) -> None:
+        test = self._task.test.tocoo()
+        rows, columns = self._users[test.row], self._items[test.col]
+        there = (rows >= 0) & (columns >= 0)
+        if both := int(contains(entry_keys(history), rows[there] * history.shape[1] + columns[there]).sum()):
+            raise ValueError(
+                f"model {self.name!r} was fitted on {both} of the {test.nnz} test entries: it would never recommend "
+                "them, as the users have them already; test on what no model has seen"
+            )
+
+    def lists(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What it recommends to users of the task: column numbers (b, K), -1 for none."""
+        if isinstance(self.model, RecToolsRecommender):
+            ask = self._ask_rectools
+        elif self._is_alike and not self._has_other_history:
+            ask = self._ask_alike
+        else:
+            ask = self._ask_of_others
+        found = self._as_far_as_known(ask, rows)
+        self._asked += len(rows)
+        self.without_list += int((found < 0).all(axis=1).sum())
+        return found
+
+    def _as_far_as_known(
+        self, ask: Callable[[NDArray[np.int64]], NDArray[np.int64]], rows: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """The lists; empty ones where a model of somebody's own says by an error that it does not know a user."""
+        try:
+            return ask(rows)
+        except LookupError as error:
+            if isinstance(error, DataError):
+                raise
+            self._error = error
+            if len(rows) == 1:
+                return np.full((1, max(self._task.ks)), -1, dtype=np.int64)
+            half = len(rows) // 2  # few that it does not know cost few calls
+            parts = [self._as_far_as_known(ask, part) for part in (rows[:half], rows[half:])]
+            return np.concatenate(parts)
+
+    def _ask_alike(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self._task.recommend(self.model, rows)
+
+    def _ask_of_others(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """A model that was fitted on other users and items, or other entries of these."""
+        task, takes = self._task, parameters_of(self.model.recommend)
+        own_users, own_items = ids_of(self.model, "user"), ids_of(self.model, "item")
+        n_items = task.train.shape[1] if own_items is None else len(own_items)
+        lists = np.full((len(rows), max(task.ks)), -1, dtype=np.int64)
+        known = self._users[rows] >= 0
+        options = task.options_of(self.model)
+        if "unknown" in takes and not known.all():  # it has a list for whom it does not know, too
+            known[:] = True
+            options["unknown"] = "popular"
+        asked = rows[known]
+        if not len(asked):
+            return lists
+        if task.filter_seen and "deny" in takes:  # what the model itself does not know that they have
+            options["deny"] = _in_columns(task.known[asked], self._items, n_items)
+        if task.candidates is not None:
+            options["allow"] = _in_columns(task.candidates[asked], self._items, n_items)
+        users = asked if own_users is None or task.user_ids is None else task.user_ids.take(asked)
+        ids = np.asarray(self.model.recommend(users, max(task.ks), filter_seen=task.filter_seen, **options)[0])
+        found = ids.astype(np.int64) if own_items is None else self._columns(ids, own_items)
+        lists[known, : found.shape[1]] = found
+        return lists
+
+    def _columns(self, ids: NDArray[Any], own: Ids) -> NDArray[np.int64]:
+        """Columns of the task of items that the model names."""
+        columns = columns_of(f"the lists of model {self.name!r}", ids, own, "it")
+        place = np.full(len(own) + 1, -1, dtype=np.int64)
+        there = self._items >= 0
+        place[self._items[there]] = np.flatnonzero(there)
+        found: NDArray[np.int64] = place[columns]  # -1 is the last
+        self.strange_items += int(((columns >= 0) & (found < 0)).sum())
+        return found
+
+    def _ask_rectools(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        task = self._task
+        users = rows if task.user_ids is None else np.asarray(task.user_ids.take(rows))
+        ids = self.model.recommend(users, max(task.ks), filter_seen=task.filter_seen)
+        is_none = ids == np.array(None)
+        columns = np.full(ids.shape, -1, dtype=np.int64)
+        if task.item_ids is None:
+            n_items = task.train.shape[1]
+            columns[~is_none] = [item if 0 <= item < n_items else -1 for item in ids[~is_none].tolist()]
+        else:
+            columns[~is_none] = task.item_ids.find(ids[~is_none])
+        self.strange_items += int(((columns < 0) & ~is_none).sum())
+        return columns
+
+    def warning(self) -> str | None:
+        """What of its answers was missing, when all users were asked.
+
+        Raises
+        ------
+        LookupError
+            It had no list for anybody, and said so by an error.
+        """
+        if self._error is not None and self.without_list == self._asked:
+            raise self._error
+        said = []
+        if self.without_list:
+            said.append(
+                f"model {self.name!r} has no list for {self.without_list:,} of {self._asked:,} users: they count as "
+                "empty lists"
+            )
+        if self.strange_items:
+            said.append(
+                f"model {self.name!r} recommends items that train does not have, in {self.strange_items:,} places: "
+                "these are misses"
+            )
+        return "; ".join(said) or None
+
+
+def _same_entries(one: Any, other: csr_matrix) -> bool:
+    """Whether two matrices have their entries in the same places; the values do not matter."""
+    return (
+        one.shape == other.shape
+        and one.nnz == other.nnz
+        and np.array_equal(one.indptr, other.indptr)
+        and np.array_equal(one.indices, other.indices)
+    )
+
+
+def _in_columns(matrix: csr_matrix, place: NDArray[np.int64], n_columns: int) -> csr_matrix:
+    """A matrix with its columns at other places; those without one (-1) are left out."""
+    columns = place[matrix.indices]
+    keep = columns >= 0
+    ends = np.concatenate([[0], np.cumsum(keep)])[matrix.indptr]
+    moved = csr_matrix((matrix.data[keep], columns[keep], ends), shape=(matrix.shape[0], n_columns))
+    moved.sort_indices()
+    return moved
