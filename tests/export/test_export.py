@@ -65,7 +65,9 @@ def test_faiss(tmp_path, ids, index):
     want, want_scores = expected(model, rows)
     for user, ids_of_user, scores_of_user in zip(rows, want, want_scores, strict=True):
         seen = faiss.IDSelectorNot(faiss.IDSelectorBatch(users["seen_rows"][user].as_py()))
-        kind = faiss.SearchParametersHNSW(sel=seen, efSearch=200) if index == "hnsw" else faiss.SearchParameters(sel=seen)
+        kind = (
+            faiss.SearchParametersHNSW(sel=seen, efSearch=200) if index == "hnsw" else faiss.SearchParameters(sel=seen)
+        )
         scores, labels = found.search(vectors_of(users)[user : user + 1], 10, params=kind)
         there = scores_of_user > -np.inf
         assert (labels[0] >= 0).tolist() == there.tolist()
@@ -209,9 +211,7 @@ def test_onnx_of_histories(tmp_path, objective):
     matrix = np.zeros((4, ITEMS), np.float32)
     for user, own in enumerate(histories):
         rows[user, : len(own)], matrix[user, own] = own, 1
-    found = session(tmp_path / "out").run(
-        None, {"history": rows, "exclude": np.full((4, 1), 2), "k": [8]}
-    )
+    found = session(tmp_path / "out").run(None, {"history": rows, "exclude": np.full((4, 1), 2), "k": [8]})
     answer = model.recommend_for(csr_matrix(matrix), 8, deny_items=[2])
     np.testing.assert_allclose(found[1], answer.scores, rtol=1e-4, atol=1e-5)
     assert (found[0] == answer.ids).mean() > 0.95  # values that are equal but for rounding may change places
@@ -224,7 +224,7 @@ def test_what_no_vectors_can_express_is_refused(tmp_path):
     model = exported_model("text", neighbors=8)
     for to, options in (("parquet", {}), ("faiss", {}), ("onnx", {"query": "vectors"})):
         pytest.importorskip(to if to != "parquet" else "pyarrow")
-        with pytest.raises(ValueError, match="neighbours .* is no dot product: factors_only=True"):
+        with pytest.raises(ValueError, match=r"neighbours .* is no dot product: factors_only=True"):
             export(model, tmp_path / "out", to=to, **options)
     assert list(tmp_path.iterdir()) == []
     with pytest.warns(ParameterWarning, match="is left out"):

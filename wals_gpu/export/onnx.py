@@ -1,8 +1,9 @@
 """ONNX: a model that takes a user, or what somebody has, and gives the best items, for runtimes without Python.
 
-The graph computes what :func:`wals_gpu.model.answers.recommend` does, in operators that every runtime has: dot products,
-the neighbours of items, popular items for users that nobody knows, -inf for what is seen, and TopK, which takes equal
-scores by the lower number, as the library does. With query="history" it also solves the system of a new user.
+The graph computes what :func:`wals_gpu.model.answers.recommend` does, in operators that every runtime has: dot
+products, the neighbours of items, popular items for users that nobody knows, -inf for what is seen, and TopK, which
+takes equal scores by the lower number, as the library does. With query="history" it also solves the system of a new
+user.
 
 Shapes: B queries, U users, I items, D factors, H items of a history, S items to leave out, m neighbours, k results.
 """
@@ -269,7 +270,7 @@ class _Graph:
         self._nodes.append(
             self._helper.make_node("TopK", [self._do("Add", scores, marks), k], ["scores", "found"], axis=1)
         )
-        none = self._do("Less", "scores", self._number(np.finfo(self._dtype).min))
+        none = self._do("Less", "scores", self._number(float(np.finfo(self._dtype).min)))
         self._do("Where", none, self._integers(-1), "found", name="items")
         kind = self._helper.np_dtype_to_tensor_dtype(self._dtype)
         self._outputs = [
@@ -333,7 +334,7 @@ class _Graph:
         small = self._do("Mul", square, self._table("share", np.array([RESIDUAL**2])))
         axis, none = self._integers(1), self._table("no_number", np.zeros(1))
         one = self._table("one_number", np.ones(1))
-        nodes = []
+        nodes: list[Any] = []
 
         def do(operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
             name = name or f"step_{operator.lower()}_{len(nodes)}"
@@ -372,9 +373,7 @@ class _Graph:
             ],
         )
         most, begins = self._scalar(steps), self._table("begins", np.array(True))
-        self._nodes.append(
-            make("Loop", [most, begins, zero, right, right], ["solved", "left_over", "last"], body=body)
-        )
+        self._nodes.append(make("Loop", [most, begins, zero, right, right], ["solved", "left_over", "last"], body=body))
         return "solved"
 
     # ------------------------------------------------------------------------------------------------ file

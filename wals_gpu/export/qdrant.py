@@ -40,9 +40,9 @@ def export_qdrant(
 ) -> Export:
     """Write the vectors to collections of Qdrant, with the distance "Dot".
 
-    ``wals_items`` has a point for each item with the payload ``item_id`` and ``popularity``; ``wals_users`` one for each
-    user with ``user_id``, ``known`` and ``seen``, the numbers of the points that `recommend` leaves out: for a filter
-    ``must_not`` with ``has_id``. The number of a point is its id where ids are integers from 0, else its row.
+    ``wals_items`` has a point for each item with the payload ``item_id`` and ``popularity``; ``wals_users`` one for
+    each user with ``user_id``, ``known`` and ``seen``, the numbers of the points that `recommend` leaves out: for a
+    filter ``must_not`` with ``has_id``. The number of a point is its id where ids are integers from 0, else its row.
 
     Parameters
     ----------
@@ -200,9 +200,7 @@ class _Writer:
             operations: list[Any] = []
             for side, name in names.items():
                 if name in present:
-                    operations.append(
-                        models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name))
-                    )
+                    operations.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name)))
                 alias = models.CreateAlias(collection_name=made[side], alias_name=name)
                 operations.append(models.CreateAliasOperation(create_alias=alias))
             client.update_collection_aliases(operations)
