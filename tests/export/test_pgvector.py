@@ -1,4 +1,4 @@
-"""The export to PostgreSQL, with a real server: its function gives the lists of `recommend`, all or nothing is there."""
+"""The export to PostgreSQL, with a real server: lists are those of `recommend`, and all is there or nothing."""
 
 import numpy as np
 import pyarrow as pa
