@@ -21,6 +21,8 @@ ARGUMENTS = {"num_threads": "threads", "random_state": "seed"}
 #: What the library says of arguments that the command line has in another form.
 PHRASES = {
     "value_column=False": "--no-values",
+    "overwrite=True": "--overwrite",
+    "factors_only=True": "--factors-only",
     "columns=['user', 'item', 'value', 'time']": "--columns user,item,value,time",
     "rename it, or give a mapping of id to title": "--item-column names it",
 }

@@ -27,6 +27,7 @@ from wals_gpu.model.plot import plot_history
 from wals_gpu.model.recommendations import Explanation, Recommendations, RecommendationsChunk
 from wals_gpu.model.reranking import make_reranking
 from wals_gpu.model.settings import ModelOptions, did_you_mean
+from wals_gpu.model.vectors import score_vectors
 from wals_gpu.objective.bound import BoundObjective, Objective
 from wals_gpu.objective.options import ObjectiveOptions, Unpack
 from wals_gpu.priors.linear import FittedPrior, LinearPrior
@@ -43,6 +44,7 @@ from wals_gpu.training.plan import HoldOut, Saving, WarmStart, make_plan
 from wals_gpu.training.state import FitRecord, History
 
 if TYPE_CHECKING:
+    from wals_gpu.model.torch_module import ScoreModule
     from wals_gpu.tuning.result import Trials, Tuning
 
 __all__ = ["WALS", "FitRecord"]
@@ -1089,6 +1091,40 @@ class WALS(Configured):
         reranking = make_reranking(self.fitted, diversity, quotas, categories, category_column, popularity_penalty)
         found = answers.search(index, vectors, k, lists, known_titles, show_progress, reranking)
         return found if output is None else as_output(found.to_arrow(), output)
+
+    def as_torch(self, *, trainable: bool = False, seen: bool = True, factors_only: bool = False) -> ScoreModule:
+        """The model as a ``torch.nn.Module``: embeddings, scores of pairs, and lists; needs PyTorch.
+
+        Parameters
+        ----------
+        trainable : bool, default False
+            Whether the embeddings have gradients, to be trained further.
+        seen : bool, default True
+            Whether the module holds what users have seen, so that its ``recommend`` leaves it out.
+        factors_only : bool, default False
+            Leave out, with a warning, what is no dot product, where the model has it: neighbours of items.
+
+        Returns
+        -------
+        ScoreModule
+            ``module(users, items)`` gives the scores of :meth:`predict`, ``module.recommend(users, k)`` the lists of
+            :meth:`recommend`, both of row numbers. It shares no memory with the model.
+
+        Raises
+        ------
+        ImportError
+            PyTorch is not installed.
+        ValueError
+            The scores are not dot products alone, and `factors_only` is False.
+        ModelFitError
+            The model is not fitted.
+        """
+        vectors = score_vectors(self.fitted, factors_only=factors_only)
+        try:
+            from wals_gpu.model.torch_module import ScoreModule
+        except ModuleNotFoundError as error:
+            raise ImportError("as_torch needs PyTorch: pip install torch", name=error.name) from error
+        return ScoreModule(vectors, trainable, seen)
 
     def item_index(self, metric: str = "dot") -> ExactIndex:
         """The item factors as an index: exact search, and export to approximate ones (:mod:`wals_gpu.ann`)."""
