@@ -201,7 +201,7 @@ def test_same_bits_for_any_number_of_threads(world, dtype):
 
 def test_many_chunks_of_rows_are_one(world, monkeypatch):
     want = make(world, SETTINGS["shrunk"], users=True).fit(world[0])
-    monkeypatch.setattr("wals_gpu.priors.steps._ROWS", 5)
+    monkeypatch.setattr("wals_gpu.priors.rows.chunk_rows", lambda: 5)
     monkeypatch.setattr("wals_gpu.priors.linear._ROWS", 4)
     got = make(world, SETTINGS["shrunk"], users=True).fit(world[0])
     np.testing.assert_allclose(got.item_factors, want.item_factors, rtol=1e-6, atol=1e-9)

@@ -5,6 +5,8 @@ A folder ``checkpoint_dir`` holds::
     model.json, model-*.safetensors   settings, history and what is in which folder below; written last, by rank 0
     step-<n>/rows-<r>/                the factors of rank r after n iterations, present and best ones
 
+What priors have learned, which is the same on all ranks, is in the first of these.
+
 Each folder is written whole (:mod:`wals_gpu.data.files`). What model.json names is complete: it is replaced when all
 ranks have their rows on the disk, and older steps are removed after that.
 """
@@ -67,24 +69,25 @@ class ShardedCheckpoint(Checkpoint):
     def save(self, state: FitState, history: list[FitRecord], validation: Validation | None) -> None:
         """Replace the checkpoint; OSError, on all ranks, where one cannot write."""
         group, n, progress = self._group, len(history), None
-        arrays = {"present": state.arrays()}
+        arrays = {"present": dict(state.arrays())}
         if validation is not None:
             best, progress = validation.progress()
             if validation.best_iteration != n:
-                arrays["best"] = best
+                arrays["best"] = dict(best)
         step = self.path / f"step-{n}"
         metadata = self._metadata(history, progress) | {
             "step": step.name,
             "kept": sorted(kind for kind, values in arrays.items() if values),
             "bounds": {side: cuts.bounds.tolist() for side, cuts in self._cuts.items()},
         }
+        tensors = {f"{kind}/{name}": array for kind, values in arrays.items() for name, array in values.items()}
+        shared = {name: tensors.pop(name) for name in [name for name in tensors if not name.endswith("_factors")]}
         with together(group, f"writing the checkpoint after iteration {n}"):
-            tensors = {f"{kind}/{name}": array for kind, values in arrays.items() for name, array in values.items()}
             save_folder(step / f"rows-{group.rank}", tensors, {"model": _KIND})
         with together(group, f"writing the checkpoint after iteration {n}"):
             if group.rank == 0:
                 all_see(step, lambda: [rank for rank in range(group.size) if not (step / f"rows-{rank}").is_dir()])
-                save_folder(self.path, {}, metadata)
+                save_folder(self.path, shared, metadata)
                 for old in self.path.glob("step-*"):
                     if old != step:
                         shutil.rmtree(old, ignore_errors=True)
@@ -99,10 +102,10 @@ class ShardedCheckpoint(Checkpoint):
             return []
         history: list[FitRecord] = []
         with together(self._group, "resuming"):
-            metadata = load_folder(self.path)[1] if resume else {}
+            shared, metadata = load_folder(self.path) if resume else ({}, {})
             try:
                 history = self._checked(metadata, iterations, resume=resume)
-                self._restore(metadata, state, validation, len(history))
+                self._restore(shared, metadata, state, validation, len(history))
             except (CheckpointError, ModelFormatError):
                 raise
             except (KeyError, TypeError, ValueError) as error:
@@ -111,8 +114,19 @@ class ShardedCheckpoint(Checkpoint):
                 ) from error
         return history
 
-    def _restore(self, metadata: dict[str, Any], state: FitState, validation: Validation | None, n: int) -> None:
-        of_kind = {kind: self._rows(metadata, kind) for kind in metadata["kept"]}
+    def _restore(
+        self,
+        shared: dict[str, NDArray[Any]],
+        metadata: dict[str, Any],
+        state: FitState,
+        validation: Validation | None,
+        n: int,
+    ) -> None:
+        of_kind = {
+            kind: self._rows(metadata, kind)
+            | {name.partition("/")[2]: array for name, array in shared.items() if name.startswith(f"{kind}/")}
+            for kind in metadata["kept"]
+        }
         state.restore(of_kind["present"])
         if validation is not None:
             progress = metadata["validation"]

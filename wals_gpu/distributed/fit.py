@@ -24,6 +24,7 @@ from wals_gpu.distributed.checkpoint import ShardedCheckpoint
 from wals_gpu.distributed.cuts import Cuts
 from wals_gpu.distributed.group import Group, LocalGroup, agree, gather_json, of_each, together
 from wals_gpu.distributed.model import ShardedModel
+from wals_gpu.distributed.priors import RowsOnRanks
 from wals_gpu.distributed.session import ShardedSession, ShardedTerms
 from wals_gpu.distributed.shards import Shards, shard
 from wals_gpu.distributed.tables import MODES
@@ -31,6 +32,8 @@ from wals_gpu.distributed.validation import ShardedValidation
 from wals_gpu.errors import DeviceError
 from wals_gpu.model.sharded import fit_settings
 from wals_gpu.model.wals import WALS
+from wals_gpu.priors.linear import LinearPrior
+from wals_gpu.priors.steps import PriorSteps
 from wals_gpu.training.checkpoints import fingerprint
 from wals_gpu.training.loop import Run
 from wals_gpu.training.plan import FitSettings, HoldOut, Plan, Saving
@@ -70,7 +73,8 @@ def fit_sharded(
     Parameters
     ----------
     model : WALS
-        Its settings; it is not changed. On the CPU, without priors and neighbours.
+        Its settings; it is not changed. On the CPU, without neighbours. Embeddings of priors are the same on all ranks,
+        and may be memory-mapped: each reads those of its own rows.
     interactions : Shards, or whatever ``WALS.fit`` takes
         What each rank has; or all of it, which each rank takes its part of. A
         :class:`wals_gpu.stored.StoredMatrix` in a folder that all machines see is read in part.
@@ -177,9 +181,6 @@ def _settings_of(model: WALS) -> FitSettings:
     settings = fit_settings(model)
     if not isinstance(settings.backend, CpuBackend):
         raise DeviceError("device must be 'cpu' for a fit on several ranks, which the other devices do not know yet")
-    for name in ("user_prior", "item_prior"):
-        if getattr(settings, name) is not None:
-            raise TypeError(f"{name}: a fit on several ranks knows no priors yet; fit on one machine, or without")
     if settings.neighbors or settings.popularity_exponent:
         name = "neighbors" if settings.neighbors else "popularity_exponent"
         raise TypeError(f"{name} must be 0 for a fit on several ranks, got {getattr(settings, name)!r}")
@@ -256,7 +257,7 @@ def _plan(
 ) -> Plan:
     backend = settings.backend
     assert isinstance(backend, CpuBackend)
-    bound = shards.bind(settings.objective)
+    bound = shards.bind(settings.objective, **_unmet(settings, shards))
     terms = {side: ShardedTerms.of(shards, bound, side) for side in ("user", "item")}
     with together(group, "making room for the factors"):
         factors = _start_values(settings, (shards.user_cuts, shards.item_cuts), group.rank)
@@ -265,12 +266,16 @@ def _plan(
         Side("item", terms["item"], factors[1], shards.item_ids),
     )
     session = ShardedSession(group, backend, *factors, terms["user"], terms["item"], mode, table_bytes)
+    for side, prior in zip(sides, (settings.user_prior, settings.item_prior), strict=True):
+        if prior is not None:
+            side.prior = _begin_prior(settings, side, prior, RowsOnRanks(group, session, side.name, terms))
     validation = None
     if test is not None:
         counts = group.gather_rows(_positive(shards.items), shards.item_cuts.counts)
         validation = ShardedValidation(
-            group, counts, backend, shards.users, test, holding.metric, holding.every, holding.patience
-        )
+            group, counts, backend, shards.users, test, holding.metric, holding.every, holding.patience,
+            cold_get_popular=settings.user_prior is None,
+        )  # fmt: skip
     checkpoint = None
     if saving.folder is not None:
         cuts = {"user": shards.user_cuts, "item": shards.item_cuts}
@@ -278,6 +283,24 @@ def _plan(
         checkpoint = ShardedCheckpoint(saving.folder, saving.every, compared, group, cuts)
     resume = bool(saving.resume)
     return Plan(settings, shards.users, bound, *sides, validation, checkpoint, resume, session=session)
+
+
+def _unmet(settings: FitSettings, shards: Shards) -> dict[str, NDArray[np.bool_]]:
+    """Rows of all ranks that nobody can have met yet by the setting of their prior: they have no unobserved pairs."""
+    unmet = {}
+    for side, prior in (("user", settings.user_prior), ("item", settings.item_prior)):
+        if prior is not None and prior.cold != "map":
+            matrix, cuts = shards.rows_of(side)
+            unmet[f"{side}s"] = shards.group.gather_rows(np.diff(matrix.indptr) == 0, cuts.counts)
+    return unmet
+
+
+def _begin_prior(settings: FitSettings, side: Side, prior: LinearPrior, rows: RowsOnRanks) -> PriorSteps:
+    terms = side.terms
+    assert isinstance(terms, ShardedTerms)
+    own = slice(rows.first, rows.first + len(side.factors))
+    raw = rows.alone(lambda: prior.rows_for(side.name, side.ids, rows.n, own))
+    return PriorSteps.begin(prior, raw, terms.own, settings.backend, rows, settings.factors)
 
 
 def _positive(items: csr_matrix) -> NDArray[np.int64]:

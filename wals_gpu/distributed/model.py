@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import secrets
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from wals_gpu.model.parts import forget_users, missing_users, write_shared, writ
 from wals_gpu.model.recommendations import RecommendationsChunk
 from wals_gpu.model.sharded import model_of, tensors_of
 from wals_gpu.model.wals import WALS
+from wals_gpu.priors.linear import FittedPrior
+from wals_gpu.priors.steps import PriorSteps
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.plan import Plan
 from wals_gpu.training.state import History
@@ -84,6 +87,8 @@ class ShardedModel:
             _gathered_ids(group, shards.item_ids),
             bound,
             shards.users,
+            _own_prior(plan.users.prior, shards.user_cuts, group.rank),
+            _prior_of_all(plan.items.prior, group, shards.item_cuts),
         )
         return cls(group, model_of(model, fitted, history, metric, best_iteration), shards.user_cuts)
 
@@ -124,6 +129,25 @@ class ShardedModel:
                     chunk.ids, chunk.scores, chunk.users + self.users.start, chunk.source, chunk.layout
                 )
             yield chunk
+
+
+def _own_prior(steps: PriorSteps | None, cuts: Cuts, rank: int) -> FittedPrior | None:
+    """What a fit learned of the users' prior, for the rank's own users."""
+    if steps is None:
+        return None
+    fitted = copy.copy(steps.fitted)  # its means are those of the rank's rows
+    fitted.prior = fitted.prior.of_part(cuts.of(rank), cuts.n_rows)
+    return fitted
+
+
+def _prior_of_all(steps: PriorSteps | None, group: Group, cuts: Cuts) -> FittedPrior | None:
+    """What a fit learned of the items' prior, with the means of all ranks."""
+    if steps is None:
+        return None
+    fitted = copy.copy(steps.fitted)
+    assert fitted.mean is not None
+    fitted.mean = group.gather_rows(fitted.mean, cuts.counts)
+    return fitted
 
 
 def _gathered_ids(group: Group, ids: Ids | None) -> Ids | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -27,16 +27,17 @@ from wals_gpu.backends.cpu import CpuBackend, takes_plain_steps
 from wals_gpu.backends.devices import limits
 from wals_gpu.backends.host import Spectrum, check_gram, decompose, in_order, no_spectrum
 from wals_gpu.backends.session import iterate_in_turn
-from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.backends.solve import EXACT, SolveOptions
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.stored import one_each, terms_of_rows
 from wals_gpu.distributed.cuts import Cuts
 from wals_gpu.distributed.group import Group, gather_json, of_each, together
 from wals_gpu.distributed.shards import Shards
-from wals_gpu.distributed.tables import Tables, make_tables
+from wals_gpu.distributed.tables import Part, Tables, make_tables
 from wals_gpu.errors import SingularSystemError
 from wals_gpu.objective.bound import BoundObjective
 from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
+from wals_gpu.priors.rows import listed_entries
 
 __all__ = ["ShardedSession", "ShardedTerms", "slab_bounds"]
 
@@ -161,7 +162,7 @@ class ShardedSession:
     ) -> None:
         self.group, self._backend = group, backend
         self._sides = {"user": users, "item": items}
-        terms = {"user": user_terms, "item": item_terms}
+        self._terms = terms = {"user": user_terms, "item": item_terms}
         self._cuts = {side: of_side.cuts for side, of_side in terms.items()}
         row_bytes = backend.rotated(users[:0], Spectrum(np.zeros(users.shape[1]), None)).shape[1] * users.itemsize
         self.tables: dict[str, Tables] = {
@@ -169,6 +170,7 @@ class ShardedSession:
             for side, of_side in terms.items()
         }
         n_factors = users.shape[1]
+        self._some: dict[str, Tables] = {}  # of the rows of :meth:`solve_some`
         self._slabs = {side: _Slabs(group, cuts, n_factors) for side, cuts in self._cuts.items()}
 
     def solve(
@@ -180,23 +182,49 @@ class ShardedSession:
         *,
         return_loss: bool = False,
     ) -> float | None:
-        """See :meth:`.session.Session.solve`; the loss is that of all ranks."""
-        assert isinstance(terms, ShardedTerms) and prior is None
-        own, other = self._sides[side], self._sides[other_side(side)]
+        """See :meth:`.session.Session.solve`; the loss is that of all ranks. Terms (of rows) that are not those which
+        the session was opened with may differ from them in their ridge alone."""
+        if isinstance(terms, RowTerms):
+            terms = replace(self._terms[side], own=terms)
+        assert isinstance(terms, ShardedTerms)
+        own = self._sides[side]
         with together(self.group, "making room for losses"):
-            row_loss = np.zeros(len(own))
+            row_loss = np.zeros(len(own)) if return_loss else None
+        self._solve(side, terms, own, options, prior, row_loss)
+        return None if row_loss is None else self._total(side, row_loss)
+
+    def solve_to(self, side: str, terms: ShardedTerms, target: NDArray[np.floating]) -> None:
+        """Solve a side exactly, not into its factors but into another array (own rows, D)."""
+        self._solve(side, terms, target, EXACT, None, None)
+
+    def _solve(
+        self,
+        side: str,
+        terms: ShardedTerms,
+        own: NDArray[np.floating],
+        options: SolveOptions,
+        prior: NDArray[np.floating] | None,
+        row_loss: NDArray[np.float64] | None,
+    ) -> None:
+        other = self._sides[other_side(side)]
         error: Exception | None = None
-        plain = terms.has_background and takes_plain_steps(own.shape[1], options)
+        plain = prior is None and terms.has_background and takes_plain_steps(own.shape[1], options)
         gram, spectrum, seen = self._basis(other_side(side), terms, other, plain)
+        has_own_ridge = terms.own.ridge is not self._terms[side].own.ridge
         for part, table in self.tables[side].rounds(seen, lambda n: self._empty(n, seen)):
             if error is not None or not part.terms.n_rows:
                 continue
-            target, losses = own[part.rows], row_loss[part.rows] if return_loss else None
+            target, losses = own[part.rows], None if row_loss is None else row_loss[part.rows]
+            means = None if prior is None else prior[part.rows]
             try:
+                of_part = part.terms
+                if has_own_ridge:
+                    ridge = terms.own.ridge
+                    of_part = replace(of_part, ridge=ridge if len(ridge) == 1 else ridge[part.rows])
                 if plain:
-                    self._backend.solve_plain(part.terms, table, gram, target, options, row_loss=losses)
+                    self._backend.solve_plain(of_part, table, gram, target, options, row_loss=losses)
                 else:
-                    self._backend.solve_rotated(part.terms, table, spectrum, target, options, row_loss=losses)
+                    self._backend.solve_rotated(of_part, table, spectrum, target, options, means, row_loss=losses)
             except SingularSystemError as singular:
                 place = part.rows.start + singular.row
                 row = self._cuts[side].of(self.group.rank).start + place
@@ -207,7 +235,61 @@ class ShardedSession:
         with together(self.group, f"solving {side}s"):
             if error is not None:
                 raise error
-        return self._total(side, row_loss) if return_loss else None
+
+    def solve_some(
+        self,
+        side: str,
+        terms: RowTerms,
+        target: NDArray[np.floating],
+        prior: NDArray[np.floating],
+        spectrum: Spectrum,
+    ) -> None:
+        """Solve some rows of a side exactly, the same ones in each call, into `target`, with prior means.
+
+        Parameters
+        ----------
+        side : {"user", "item"}
+        terms : RowTerms
+            Of n of the rank's rows; columns are all rows of the other side.
+        target, prior : (n, D)
+        spectrum : Spectrum
+            Of the other side.
+        """
+        other = self._sides[other_side(side)]
+        if side not in self._some:
+            self._some[side] = Tables(
+                self.group, self._cuts[other_side(side)], [Part(slice(0, terms.n_rows), terms)], "halo"
+            )
+        seen = self._rotated(other, spectrum)
+        for part, table in self._some[side].rounds(seen, lambda n: self._empty(n, seen)):
+            with together(self.group, f"solving some {side}s"):
+                if terms.n_rows:
+                    placed = replace(terms, col_idx=part.terms.col_idx)
+                    self._backend.solve_rotated(placed, table, spectrum, target, EXACT, prior)
+
+    def products(
+        self, side: str, terms: RowTerms, factors: list[NDArray[np.floating]]
+    ) -> list[NDArray[np.floating]]:
+        """Dot products of each entry's row, of each of several arrays (own rows, D), with what it meets of the other
+        side, (Z,) each."""
+        other, found = self._sides[other_side(side)], []
+        with together(self.group, "making room for scores"):
+            found = [np.empty(terms.n_entries, array.dtype) for array in factors]
+        error: Exception | None = None
+        for part, table in self.tables[side].rounds(other, lambda n: self._empty(n, other)):
+            if error is not None or not part.terms.n_rows:
+                continue
+            entries = slice(int(terms.row_ptr[part.rows.start]), int(terms.row_ptr[part.rows.stop]))
+            try:
+                listed = listed_entries(part.terms, len(table))
+                for array, scores in zip(factors, found, strict=True):
+                    scores[entries] = self._backend.score_entries(array[part.rows], table, listed)
+            except Exception as failed:
+                error = failed
+        with together(self.group, f"scoring entries of {side}s"):
+            if error is not None:
+                raise error
+        return found
 
     def iterate(
         self,
@@ -222,8 +304,7 @@ class ShardedSession:
         return iterate_in_turn(self, users, items, options, errors_of, return_loss)
 
     def features(self, features: Mapping[str, NDArray[np.floating]]) -> None:
-        """Not there: a fit on several ranks has no priors."""
-        raise NotImplementedError
+        """See :meth:`.session.Session.features`: the arrays are the caller's own."""
 
     def scale(self, side: str, factor: float) -> None:
         """See :meth:`.session.Session.scale`."""
@@ -234,14 +315,23 @@ class ShardedSession:
     ) -> tuple[NDArray[np.float64], Spectrum, NDArray[np.floating]]:
         """Gram matrix and spectrum of a side, and the rank's rows of it as solvers are to see them."""
         width = other.shape[1]
-        if not terms.has_background:
-            spectrum = no_spectrum(width)
-            return np.zeros((width, width)), spectrum, self._rotated(other, spectrum)
-        gram = self._slabs[side].gram(self._backend, other, terms.other_background)
+        if plain:
+            return self._gram(side, terms.other_background), no_spectrum(width), other
+        spectrum = self.spectrum(side, terms.other_background, terms.has_background)
+        return np.zeros((width, width)), spectrum, self._rotated(other, spectrum)
+
+    def _gram(self, side: str, weight: NDArray[np.floating]) -> NDArray[np.float64]:
+        gram = self._slabs[side].gram(self._backend, self._sides[side], weight)
         with together(self.group):
             check_gram(gram)
-        if plain:
-            return gram, no_spectrum(width), other
+        return gram
+
+    def spectrum(self, side: str, weight: NDArray[np.floating], is_wanted: bool = True) -> Spectrum:
+        """Of a side's factors with these weights, (R,) of all ranks or (1,); without `is_wanted`, that of zeros."""
+        width = self._sides[side].shape[1]
+        if not is_wanted:
+            return no_spectrum(width)
+        gram = self._gram(side, weight)
         values, vectors = np.empty(width), np.empty((width, width))
         with together(self.group):
             if self.group.rank == 0:
@@ -250,8 +340,7 @@ class ShardedSession:
                 values, vectors = found.values, np.ascontiguousarray(found.vectors)
         self.group.broadcast(values)
         self.group.broadcast(vectors)
-        spectrum = Spectrum(values, vectors)
-        return gram, spectrum, self._rotated(other, spectrum)
+        return Spectrum(values, vectors)
 
     def _rotated(self, other: NDArray[np.floating], spectrum: Spectrum) -> NDArray[np.floating]:
         rotated = other

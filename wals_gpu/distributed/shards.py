@@ -70,12 +70,13 @@ class Shards:
         """Z of the whole. Every rank makes the call."""
         return int(of_each(self.group, self.users.nnz).sum())
 
-    def bind(self, objective: Objective) -> BoundObjective:
+    def bind(self, objective: Objective, **unmet: NDArray[np.bool_]) -> BoundObjective:
         """The objective with what it learns of the whole: as of one matrix on one machine, to the bit.
 
-        Every rank makes the call.
+        Every rank makes the call. `unmet` are those of :meth:`.BoundObjective.without_background`.
         """
-        return BoundObjective(objective, *self.shape, **objective.learn(_Whole(self)))
+        bound = BoundObjective(objective, *self.shape, **objective.learn(_Whole(self)))
+        return bound.without_background(**unmet)
 
 
 class _Whole:

@@ -26,15 +26,16 @@ __all__ = ["forget_users", "is_of_users", "joined", "missing_users", "write_shar
 
 _KIND = "users of WALS"
 _LEARNED = ("objective/learned.user_weights", "objective/learned.user_background")
+_OF_USERS = ("user_factors", "user_prior/mean", "user_prior/strength")
 
 Tensors = Mapping[str, NDArray[Any]]
 
 
-def is_of_users(name: str, array: NDArray[Any]) -> bool:
+def is_of_users(name: str, tensors: Tensors) -> bool:
     """Whether a tensor of a model has a row for each user."""
-    if name in _LEARNED:
-        return len(array) != 1
-    return name == "user_factors" or name.startswith(("user_ids", "seen."))
+    if name in _LEARNED:  # one number for all, or one for each: of a part with a single user, which is not to be seen
+        return len(tensors[name]) != 1 or len(tensors["user_factors"]) == 1
+    return name in _OF_USERS or name.startswith(("user_ids", "seen."))
 
 
 def _place(folder: Path, rank: int, tag: str) -> Path:
@@ -43,7 +44,7 @@ def _place(folder: Path, rank: int, tag: str) -> Path:
 
 def write_users(folder: Path, rank: int, tag: str, tensors: Tensors) -> None:
     """Write what a rank has of its users, of the tensors of its own model."""
-    own = {name: array for name, array in tensors.items() if is_of_users(name, array)}
+    own = {name: array for name, array in tensors.items() if is_of_users(name, tensors)}
     save_folder(_place(folder, rank, tag), own, {"model": _KIND})
 
 
@@ -62,7 +63,7 @@ def missing_users(folder: Path, tag: str, size: int) -> list[int]:
 
 def write_shared(folder: Path, tag: str, tensors: Tensors, metadata: Mapping[str, Any], bounds: list[int]) -> None:
     """Write what all users share, once their parts are on the disk, in place of a model that is there."""
-    shared = {name: array for name, array in tensors.items() if not is_of_users(name, array)}
+    shared = {name: array for name, array in tensors.items() if not is_of_users(name, tensors)}
     objective = {**metadata["objective"], "n_users": bounds[-1]}
     save_folder(folder, shared, {**metadata, "objective": objective, "user_bounds": bounds, "user_parts": tag})
     for other in folder.glob("users-*"):

@@ -21,12 +21,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from wals_gpu.backends.blas import one_blas_thread
 from wals_gpu.checks import integer, number
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.tables import html_table
 from wals_gpu.errors import DataError, ModelFitError
 from wals_gpu.objective.terms import Floats, RowTerms
 from wals_gpu.priors.kernel import Kernel
+from wals_gpu.priors.rows import AllRows, over_chunks
 
 __all__ = ["FittedPrior", "LinearPrior"]
 
@@ -273,7 +275,7 @@ class LinearPrior:
     def _repr_html_(self) -> str:
         return html_table([], self.settings(), "LinearPrior")
 
-    def rows_for(self, side: str, ids: Ids | None, n_rows: int) -> NDArray[Any]:
+    def rows_for(self, side: str, ids: Ids | None, n_rows: int, rows: slice | None = None) -> NDArray[Any]:
         """Embeddings (R, E) of the rows of a fit.
 
         Parameters
@@ -284,6 +286,8 @@ class LinearPrior:
             Of the rows.
         n_rows : int
             R.
+        rows : slice, optional
+            The only ones to give; `ids` are those of these. Default: all.
 
         Raises
         ------
@@ -302,7 +306,7 @@ class LinearPrior:
                     f"embeddings of {side}_prior must have one row for each of the {n_rows} {side}s, got shape "
                     f"{self.embeddings.shape}"
                 )
-            return self.embeddings
+            return self.embeddings if rows is None else self.embeddings[rows]
         if ids is None:
             raise DataError(f"{side}_prior has ids, but the interactions are a matrix, without any: give it an array")
         if self._ids.kind != ids.kind:
@@ -364,6 +368,15 @@ class LinearPrior:
             shrunk._ids = self._ids.subset(rest)
             shrunk.embeddings, shrunk._row_of_id = self.embeddings[self._row_of_id[rest]], np.arange(len(rest))
         return shrunk
+
+    def of_part(self, rows: slice, n_rows: int) -> LinearPrior:
+        """The same for consecutive rows of a fit of n_rows; embeddings with ids stay, as they are found by these."""
+        part = copy.copy(self)
+        if isinstance(self.strength, np.ndarray) and len(self.strength) == n_rows:
+            part.strength = self.strength[rows]
+        if self.embeddings is not None and self._ids is None and len(self.embeddings) == n_rows:
+            part.embeddings = self.embeddings[rows]
+        return part
 
     def fingerprint(self) -> str:
         """A digest of the embeddings and all settings that a fit depends on."""
@@ -439,25 +452,59 @@ class FittedPrior:
         return html_table([], rows + self.prior.settings(), "FittedPrior")
 
     @classmethod
-    def begin(cls, prior: LinearPrior, raw: NDArray[Any], factors: int) -> FittedPrior:
-        """Learn from the embeddings (R, E) of a fit all that does not depend on factors; W = 0 and b = 0."""
-        whitening = prior.whitening
+    def begin(
+        cls, prior: LinearPrior, raw: NDArray[Any], factors: int, rows: AllRows, threads: int = 1
+    ) -> FittedPrior:
+        """Learn from the embeddings (R, E) of a fit all that does not depend on factors; W = 0 and b = 0.
+
+        `rows` knows of the others where these are not all rows of the fit.
+        """
+        n, whitening = rows.n, prior.whitening
+
+        def block_of(part: slice) -> NDArray[Any]:
+            block = raw[part]
+            return block if whitening is None else whitening.transform(block)
+
         if whitening is not None and whitening.mean_ is None:
-            whitening.fit(raw)
-        first = raw[:1] if whitening is None else whitening.transform(raw[:1])
+            mean = rows.total(len(raw), lambda part: raw[part].astype(np.float64).sum(axis=0), threads) / n
+            covariance = None
+            if whitening.whiten:
+
+                def square(part: slice) -> Floats:
+                    block = raw[part].astype(np.float64) - mean
+                    product: Floats = block.T @ block
+                    return product
+
+                covariance = rows.total(len(raw), square, threads) / max(n - 1, 1)
+            with one_blas_thread():
+                whitening.learn(mean, covariance)
+            rows.agree(*(array for array in (whitening.mean_, whitening.matrix_) if array is not None))
+        width = block_of(slice(0, 0)).shape[1]
         center = None
         if prior.normalize:
-            total = np.zeros(first.shape[1])
-            for start in range(0, len(raw), _ROWS):
-                block = raw[start : start + _ROWS]
-                total += (block if whitening is None else whitening.transform(block)).sum(axis=0, dtype=np.float64)
-            center = (total / len(raw)).astype(np.float32)
-        fitted = cls(prior, np.zeros((first.shape[1] + 1, factors)), np.ones(1), center)
+            total = rows.total(len(raw), lambda part: block_of(part).sum(axis=0, dtype=np.float64), threads)
+            center = (total / n).astype(np.float32)
+        fitted = cls(prior, np.zeros((width + 1, factors)), np.ones(1), center)
         if prior.kernel:
-            rows = np.random.default_rng(0).choice(len(raw), min(prior.landmarks, len(raw)), replace=False)
-            fitted.kernel = Kernel.at(fitted.features(raw[np.sort(rows)], np.float32), prior.kernel_width)
-            fitted.weights = np.zeros((first.shape[1] + len(rows) + 1, factors))
+            chosen = np.sort(np.random.default_rng(0).choice(n, min(prior.landmarks, n), replace=False))
+            first, last = np.searchsorted(chosen, [rows.first, rows.first + len(raw)])
+            landmarks = rows.gather(np.ascontiguousarray(raw[chosen[first:last] - rows.first]))
+            with one_blas_thread():
+                fitted.kernel = Kernel.at(fitted.features(landmarks, np.float32), prior.kernel_width)
+            rows.agree(fitted.kernel.landmarks, fitted.kernel.root)
+            fitted.weights = np.zeros((width + len(chosen) + 1, factors))
         return fitted
+
+    def features_of_fit(self, raw: NDArray[Any], dtype: DTypeLike, threads: int = 1) -> NDArray[np.floating]:
+        """:meth:`features` of the rows of a fit, in the chunks that sums over them are taken in."""
+        out = np.empty((len(raw), len(self.weights) - 1), dtype)
+
+        def fill(part: slice) -> None:
+            out[part] = self.features(raw[part], dtype)
+
+        for _ in over_chunks(len(raw), fill, threads):
+            pass
+        return out
 
     def features(self, raw: NDArray[Any], dtype: DTypeLike) -> NDArray[np.floating]:
         """Features (n, E) of embeddings: whitened, centred and scaled to length 1, and of the kernel, as set."""

@@ -22,7 +22,6 @@ to the y's. Step 2 changes both together, and the same loss takes fewer iteratio
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,18 +29,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.blas import one_blas_thread
 from wals_gpu.backends.session import Backend, FeatureRows
 from wals_gpu.objective.terms import CHUNK, Floats, RowTerms
-from wals_gpu.priors.linear import FittedPrior
+from wals_gpu.priors.linear import FittedPrior, LinearPrior
+from wals_gpu.priors.rows import AllRows, RowsHere, over_chunks
 
 __all__ = ["PriorSteps"]
 
-# Rows of features in one product. The products are in the type of the factors, their sum over chunks is in float64 and
-# in order: it depends neither on the number of threads, nor does its precision on the number of rows.
-_ROWS = 4096
 # Rows that the trace of empirical Bayes is estimated from, with one vector of random signs each: the relative error
 # is below sqrt(2 / (rows D)), and the rows are a small part of a sweep.
 _TRACE_ROWS = 2048
@@ -65,6 +61,8 @@ class PriorSteps:
     terms : RowTerms
         Of the R rows, under the objective alone.
     backend : Backend
+    rows : AllRows
+        Knows of the others where these are not all rows of the side. Every call is made wherever there are some.
 
     Attributes
     ----------
@@ -72,18 +70,31 @@ class PriorSteps:
         What the rows are solved with, towards :meth:`target`.
     """
 
-    def __init__(self, fitted: FittedPrior, features: NDArray[np.floating], terms: RowTerms, backend: Backend) -> None:
+    def __init__(
+        self,
+        fitted: FittedPrior,
+        features: NDArray[np.floating],
+        terms: RowTerms,
+        backend: Backend,
+        rows: AllRows,
+    ) -> None:
         prior, n = fitted.prior, len(features)
         self.fitted = fitted
         self._features, self._terms, self._backend = features, terms, backend
+        self._all = rows
         # Rows that are no part of the objective are their prior means. In the regression they would only slow it down.
         self._active = np.ones(n, np.bool_) if prior.cold == "map" else np.diff(terms.row_ptr) > 0
-        self._remaining, strength = fitted.ridges(terms)
+        numbers = None if self._all.n == n else np.arange(self._all.first, self._all.first + n)
+        self._remaining, strength = fitted.ridges(terms, numbers)
         self._base: Floats = strength / fitted.scale[0]
-        if not (prior.is_off or (self._base[self._active] > 0).all()):
-            raise ValueError(
-                "strength must be given: by default it is the ridge of the objective, which is 0 for some rows"
-            )
+
+        def check() -> None:
+            if not (prior.is_off or (self._base[self._active] > 0).all()):
+                raise ValueError(
+                    "strength must be given: by default it is the ridge of the objective, which is 0 for some rows"
+                )
+
+        self._all.alone(check)
         self._weight = self._base * self._active
         # Of the regression. A prior that is off has none but the last, after the fit.
         self._is_joint = prior.votes == "strength" and not prior.is_off
@@ -95,11 +106,30 @@ class PriorSteps:
             return product
 
         self._gram = self._sum(gram)
+        counts = self._sum(lambda rows: np.array([self._active[rows].sum(), self._base[rows].sum()]))
+        self._n_active, self._mean_base = int(counts[0]), float(counts[1]) / max(self._all.n, 1)
+        self._sampled: tuple[NDArray[np.int64], NDArray[np.floating]] | None = None  # of empirical Bayes
         self._rows: FeatureRows | None = None  # where a device does the sums over rows
         self._line_terms: RowTerms | None = None
         self._grams: dict[str, Floats] = {}
         self._mean: NDArray[np.floating] = np.zeros((n, fitted.weights.shape[1]), features.dtype)
         self.refresh()
+
+    @classmethod
+    def begin(
+        cls,
+        prior: LinearPrior,
+        raw: NDArray[Any],
+        terms: RowTerms,
+        backend: Backend,
+        rows: AllRows,
+        factors: int,
+    ) -> PriorSteps:
+        """The prior of a fit that begins, from the embeddings (R, E) of the rows."""
+        threads = int(getattr(backend, "num_threads", 1))
+        fitted = FittedPrior.begin(prior, raw, factors, rows, threads)
+        features = rows.alone(lambda: fitted.features_of_fit(raw, terms.rhs.dtype, threads))
+        return cls(fitted, features, terms, backend, rows)
 
     @property
     def features(self) -> NDArray[np.floating]:
@@ -118,6 +148,11 @@ class PriorSteps:
         strength: Floats = self._base * self.fitted.scale[0]
         return strength
 
+    @property
+    def mean_strength(self) -> float:
+        """The mean of s over all rows."""
+        return self._mean_base * float(self.fitted.scale[0])
+
     def _set_scale(self) -> None:
         """Follow a change of the strength's scale."""
         prior = self.fitted.prior
@@ -129,7 +164,8 @@ class PriorSteps:
         self._shrunk = None
         if self._remaining.any():
             self._shrunk = (self._strength / (self._remaining + self._strength)).astype(self._features.dtype)
-        self._factor = cho_factor(scale * self._gram + prior.ridge * np.eye(len(self._gram)), lower=True)
+        with one_blas_thread():  # the last bits must not depend on how many there are
+            self._factor = cho_factor(scale * self._gram + prior.ridge * np.eye(len(self._gram)), lower=True)
 
     def finish(self, factors: NDArray[np.floating], other: NDArray[np.floating]) -> None:
         """Leave the prior means with the fitted prior, and rows without interactions with the factors they get."""
@@ -141,7 +177,7 @@ class PriorSteps:
         self._project()
         self.fitted.mean = self._mean
         cold = self._mean
-        if prior.cold == "regression" and np.isfinite(other).all():
+        if prior.cold == "regression" and self._all.gather(np.isfinite(other).all(keepdims=True)[0]).all():
             self.fitted.cold_weights = self._cold_map(other)
             cold = np.empty_like(factors)
             self._apply(self.fitted.cold_weights, cold)
@@ -156,11 +192,11 @@ class PriorSteps:
         """
         alone = self._terms
         ridge = np.broadcast_to(alone.ridge, alone.n_rows)
-        if not (ridge[self._active] > 0).all():  # an absolute strength alone makes such a row solvable
-            alone = replace(alone, ridge=self.terms.ridge)
+        if not self._all.gather((ridge[self._active] > 0).all(keepdims=True)).all():
+            alone = replace(alone, ridge=self.terms.ridge)  # an absolute strength alone makes such a row solvable
         targets = np.zeros((len(self._features), other.shape[1]), self._features.dtype)
-        self._backend.solve_rows(alone, other, targets)
-        rows = np.flatnonzero(self._active)
+        self._all.solve(alone, other, targets)
+        rows = self._active_rows()
 
         def sums(part: slice) -> Floats:
             f = _with_one(self._features[part][self._active[part]].astype(np.float64), True)
@@ -170,11 +206,26 @@ class PriorSteps:
 
         rng = np.random.default_rng(len(rows))
         some = np.sort(rng.choice(rows, min(_LEFT_OUT_ROWS, len(rows)), replace=False))
-        return regression_map(self._sum(sums), self._features[some], targets[some])
+        here = self._here(some)
+        with_targets = self._sum(sums)
+        left_out = self._all.gather(self._features[here]), self._all.gather(targets[here])
+        with one_blas_thread():
+            found = regression_map(with_targets, *left_out)
+        self._all.agree(found)
+        return found
+
+    def _active_rows(self) -> NDArray[np.int64]:
+        """Numbers of the rows, wherever they are, that are part of the objective."""
+        return np.flatnonzero(self._all.gather(self._active))
+
+    def _here(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of some rows, numbers in rising order, that are here, counted from the first one here."""
+        first, last = np.searchsorted(rows, [self._all.first, self._all.first + len(self._features)])
+        return rows[first:last] - self._all.first
 
     def move_to(self, backend: Backend) -> None:
         """Compute on another device from now on, of which the rows' factors are the caller's own."""
-        self._backend, self._rows = backend, None
+        self._backend, self._rows, self._all = backend, None, RowsHere(len(self._features), backend)
         self._project()
 
     def scale_by(self, factor: float) -> None:
@@ -224,7 +275,7 @@ class PriorSteps:
                 of_rows += self._rows.ridge_loss("remaining", self._remaining)
         else:
             of_ridges = ((self._remaining, None), (self.strength, self._mean))
-            of_rows = sum(self._backend.ridge_loss(factors, r.astype(factors.dtype), mean) for r, mean in of_ridges)
+            of_rows = sum(self._all.ridge_loss(factors, r.astype(factors.dtype), mean) for r, mean in of_ridges)
         return of_rows + self.fitted.prior.ridge * float(np.vdot(self.fitted.weights, self.fitted.weights))
 
     def update(self, factors: NDArray[np.floating], other: NDArray[np.floating]) -> float:
@@ -243,10 +294,11 @@ class PriorSteps:
             self._settle(factors)
             return 0.0
         downhill = self._downhill(factors)
-        change, step = self._along(cho_solve(self._factor, downhill), factors, other)
+        change, step = self._along(self._regression(downhill), factors, other)
         weights += step
         # The residuals of all rows are what they were, so the regression needs no second pass over the rows.
-        weights += cho_solve(self._factor, downhill - self.fitted.prior.ridge * step)
+        weights += self._regression(downhill - self.fitted.prior.ridge * step)
+        self._all.agree(weights)
         self._project()
         self._settle(factors)
         return change
@@ -257,8 +309,14 @@ class PriorSteps:
             self._regress(factors)
 
     def _regress(self, factors: NDArray[np.floating]) -> None:
-        self.fitted.weights += cho_solve(self._factor, self._downhill(factors))
+        self.fitted.weights += self._regression(self._downhill(factors))
+        self._all.agree(self.fitted.weights)
         self._project()
+
+    def _regression(self, downhill: Floats) -> Floats:
+        with one_blas_thread():
+            solved: Floats = cho_solve(self._factor, downhill)
+        return solved
 
     def _downhill(self, factors: NDArray[np.floating]) -> Floats:
         """Half the negative gradient of the prior's part over the weights; at solved rows, of the whole loss."""
@@ -283,21 +341,30 @@ class PriorSteps:
         rows' matrices: what a Newton step would add to the regression if all rows had the same matrix.
         """
         terms, weights = self._terms, self.fitted.weights
-        n_active = int(self._active.sum())
+        n_active = max(self._n_active, 1)
         background = np.broadcast_to(terms.background, terms.n_rows).astype(np.float64)
+
+        def means(rows: slice) -> Floats:
+            is_active = self._active[rows]
+            of_active = background[rows][is_active].sum(), self._strength[rows][is_active].sum()
+            return np.array([*of_active, self._remaining[rows].sum()])
+
+        mean_background, mean_strength, mean_remaining = self._sum(means) / n_active
         if self._line_terms is None:
-            per_other = np.bincount(terms.col_idx, terms.gram_values(), len(other)) / n_active
-            per_other += background[self._active].mean() * terms.other_background
+            per_other = self._all.column_sums(terms, len(other)) / n_active
+            per_other += mean_background * terms.other_background
             self._line_terms = replace(
                 terms, background=np.ones(1), other_background=np.maximum(per_other, 0).astype(other.dtype)
             )
-        spectrum_of = partial(self._backend.spectrum, other=other) if self._rows is None else self._rows.spectrum
+        spectrum_of = partial(self._all.spectrum, other=other) if self._rows is None else self._rows.spectrum
         values, vectors = spectrum_of(self._line_terms)
-        values = values + self._remaining.sum() / n_active
+        values = values + mean_remaining
         if vectors is None or values[-1] <= 0:
             return 0.0, np.zeros_like(weights)
         inverse = 1 / np.maximum(values, 1e-6 * values[-1])
-        step = ((regression @ vectors) * inverse) @ vectors.T * (self.strength[self._active].mean())
+        with one_blas_thread():
+            step = ((regression @ vectors) * inverse) @ vectors.T * mean_strength
+        self._all.agree(step)
 
         # f(a) = data(Y + a V) + sum r |y + a v|^2 + mu |W + a P|^2 is a parabola in a; s |y - q|^2 does not change.
         if self._rows is not None:
@@ -316,8 +383,9 @@ class PriorSteps:
 
         self._over_rows(move)
         slope, curvature = self._entries_part(factors, direction, other)
-        values, vectors = self._backend.spectrum(terms, other)
-        other_gram = None if vectors is None else ((vectors * values) @ vectors.T).astype(factors.dtype)
+        values, vectors = self._all.spectrum(terms, other)
+        with one_blas_thread():
+            other_gram = None if vectors is None else ((vectors * values) @ vectors.T).astype(factors.dtype)
 
         def of_rows(rows: slice) -> Floats:
             y, v = factors[rows], direction[rows]
@@ -346,7 +414,7 @@ class PriorSteps:
         if not curvature + ridge_curvature > 0:
             return 0.0, 0.0
         length = -(slope + ridge_slope) / (curvature + ridge_curvature)
-        return 2 * length * slope + length**2 * curvature, length
+        return float(2 * length * slope + length**2 * curvature), float(length)
 
     def _on_device(self, rows: FeatureRows, step: Floats) -> tuple[float, float, float, float]:
         """Slope and curvature of the data part and of the ridge towards 0 along a step: a row's v is ``[f 1] step``, so
@@ -375,19 +443,20 @@ class PriorSteps:
     ) -> tuple[float, float]:
         """Sums over the entries of ``(gram x.y - rhs) x.v`` and of ``gram (x.v)^2``."""
         terms = self._terms
-        row_ptr = terms.row_ptr.astype(np.int32) if terms.n_entries <= np.iinfo(np.int32).max else terms.row_ptr
-        listed = csr_matrix((terms.col_idx, terms.col_idx, row_ptr), shape=(terms.n_rows, len(other)))
-        present = self._backend.score_entries(factors, other, listed)
-        change = self._backend.score_entries(direction, other, listed)
+        present, change = self._all.products(terms, [factors, direction], other)
         gram, rhs = terms.gram_values(), terms.rhs_values()
-        slope = curvature = 0.0
-        for start in range(0, terms.n_entries, CHUNK):
-            z = slice(start, start + CHUNK)
-            v = change[z].astype(np.float64)
-            weighted = gram[z] * v
-            slope += float(weighted @ present[z] - rhs[z] @ v)
-            curvature += float(weighted @ v)
-        return slope, curvature
+
+        def of_rows(rows: slice) -> Floats:
+            sums, first, last = np.zeros(2), int(terms.row_ptr[rows.start]), int(terms.row_ptr[rows.stop])
+            for start in range(first, last, CHUNK):
+                z = slice(start, min(start + CHUNK, last))
+                v = change[z].astype(np.float64)
+                weighted = gram[z] * v
+                sums += weighted @ present[z] - rhs[z] @ v, weighted @ v
+            return sums
+
+        slope, curvature = self._sum(of_rows)
+        return float(slope), float(curvature)
 
     def learn(self, factors: NDArray[np.floating], other: NDArray[np.floating]) -> None:
         """Empirical Bayes: the strength that factors ask for, ``1/s = mean over rows of (|y - q|^2 + tr A^-1) / D``.
@@ -400,44 +469,45 @@ class PriorSteps:
             return
         if self._rows is not None:
             self._mean = self._rows.mean()
-        active = np.flatnonzero(self._active)
-        rng = np.random.default_rng(len(active))
-        rows = np.sort(rng.choice(active, min(_TRACE_ROWS, len(active)), replace=False))
-        signs = rng.choice(np.array([-1, 1], factors.dtype), (len(rows), factors.shape[1]))
+        if self._sampled is None:
+            active = self._active_rows()
+            rng = np.random.default_rng(len(active))
+            chosen = np.sort(rng.choice(active, min(_TRACE_ROWS, len(active)), replace=False))
+            drawn = rng.choice(np.array([-1, 1], factors.dtype), (len(chosen), factors.shape[1]))
+            first = int(np.searchsorted(chosen, self._all.first))
+            here = self._here(chosen)
+            self._sampled = here, drawn[first : first + len(here)].copy()
+        rows, signs = self._sampled
         some = _take_rows(self.terms, rows)
         solved = np.zeros_like(signs)
         # With right-hand coefficients of 0, a row's solution is A^-1 (ridge x prior mean).
-        self._backend.solve_rows(some, other, solved, prior=signs / some.ridge[:, None])
-        traces = _row_dots(signs, solved)
+        self._all.solve_some(some, other, solved, signs / some.ridge[:, None])
+        traces = self._all.gather(self._base[rows] * _row_dots(signs, solved))
 
         def spread(rows: slice) -> Floats:
             difference = factors[rows] - self._mean[rows]
             return np.array(self._weight[rows] @ _row_dots(difference, difference))
 
-        inverse = (float(self._sum(spread)) / len(active) + np.mean(self._base[rows] * traces)) / factors.shape[1]
+        inverse = (float(self._sum(spread)) / self._n_active + np.mean(traces)) / factors.shape[1]
         if abs(np.log(1 / inverse / self.fitted.scale[0])) > _STRENGTH_STEP:
             self.fitted.scale[0] = 1 / inverse
             self._set_scale()
 
     def _over_rows(self, work: Callable[[slice], Any]) -> None:
-        for _ in self._results(work):
-            pass
+        def all_here() -> None:
+            for _ in over_chunks(len(self._features), work, self._threads):
+                pass
 
-    def _sum(self, work: Callable[[slice], Floats]) -> Floats:
-        """Sum over chunks of rows, in their order."""
-        total: Floats = sum(self._results(work), start=np.zeros(()))
-        return total
+        self._all.alone(all_here)
 
-    def _results(self, work: Callable[[slice], Any]) -> Any:
-        """The results of chunks of rows, in order; threads work on some chunks at a time, with one BLAS thread each."""
-        n, threads = len(self._features), getattr(self._backend, "num_threads", 1)
-        chunks = [slice(start, min(start + _ROWS, n)) for start in range(0, n, _ROWS)]
-        if len(chunks) == 1:
-            yield work(chunks[0])
-            return
-        with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
-            for first in range(0, len(chunks), 2 * threads):  # so that few results wait to be summed
-                yield from pool.map(work, chunks[first : first + 2 * threads])
+    def _sum(self, work: Callable[[slice], Any]) -> Floats:
+        """Sum over the chunks of all rows. Products are in the type of the factors, their sum is in float64, and its
+        order follows from the number of rows alone (:mod:`wals_gpu.priors.rows`)."""
+        return self._all.total(len(self._features), work, self._threads)
+
+    @property
+    def _threads(self) -> int:
+        return int(getattr(self._backend, "num_threads", 1))
 
 
 def regression_map(sums: Floats, features: NDArray[np.floating], targets: NDArray[np.floating]) -> Floats:

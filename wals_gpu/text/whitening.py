@@ -68,15 +68,21 @@ class Whitening:
         self
         """
         embeddings = _checked(embeddings)
-        n, dimension = embeddings.shape
+        n = len(embeddings)
         if not n:
             raise ValueError("embeddings must have at least one row to learn a mean from, got (0, E)")
-        if self.components is not None and self.components > dimension:
-            raise ValueError(f"components must be at most E={dimension}, got {self.components}")
         mean = sum(block.sum(axis=0) for block in _blocks(embeddings)) / n
-        self.mean_, self.matrix_ = mean.astype(np.float32), None
+        covariance = None
         if self.whiten:
             covariance = sum((block - mean).T @ (block - mean) for block in _blocks(embeddings)) / max(n - 1, 1)
+        return self.learn(mean, covariance)
+
+    def learn(self, mean: NDArray[np.float64], covariance: NDArray[np.float64] | None) -> Whitening:
+        """:meth:`fit`, of embeddings with this mean (E,) and, with ``whiten=True``, this covariance (E, E)."""
+        if self.components is not None and self.components > len(mean):
+            raise ValueError(f"components must be at most E={len(mean)}, got {self.components}")
+        self.mean_, self.matrix_ = mean.astype(np.float32), None
+        if covariance is not None:
             variance, directions = np.linalg.eigh(covariance)
             floor = self.epsilon * max(variance.mean(), 0.0)
             order = np.argsort(-variance, kind="stable")[: self.components]

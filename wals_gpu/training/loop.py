@@ -106,6 +106,11 @@ class Run:
 
     def _end(self, kind: type[BaseException] | None) -> None:
         """Close the session, and hand over what was learned."""
+        if kind is not None and self._plan.session is not None:
+            # On several ranks an error is one of all, and nobody asks for what was learned; one of them may be gone.
+            self._plan.session.close()
+            self._publish(self)
+            return
         if self._plan.validation is not None:
             self._plan.validation.restore_best(self._state)
         self._state.finish()

@@ -22,7 +22,8 @@ from wals_gpu.data.stored import StoredMatrix, StoredTerms, as_stored
 from wals_gpu.evaluation.popularity import item_counts
 from wals_gpu.objective.bound import BoundObjective, Objective
 from wals_gpu.objective.terms import RowTerms, SideTerms, column_counts
-from wals_gpu.priors.linear import FittedPrior, LinearPrior
+from wals_gpu.priors.linear import LinearPrior
+from wals_gpu.priors.rows import RowsHere
 from wals_gpu.priors.steps import PriorSteps
 from wals_gpu.retrieval.neighbors import Neighbors
 from wals_gpu.training.calibration import Calibration
@@ -337,9 +338,8 @@ def _bind(settings: FitSettings, train: Any) -> tuple[BoundObjective, tuple[Side
 
 def _begin_prior(settings: FitSettings, side: Side, prior: LinearPrior, warm_start: bool) -> PriorSteps:
     assert isinstance(side.terms, RowTerms)  # priors on stored interactions were refused before
-    raw = prior.rows_for(side.name, side.ids, len(side.factors))
-    fitted = FittedPrior.begin(prior, raw, settings.factors)
-    steps = PriorSteps(fitted, fitted.features(raw, settings.dtype), side.terms, settings.backend)
+    raw, backend = prior.rows_for(side.name, side.ids, len(side.factors)), settings.backend
+    steps = PriorSteps.begin(prior, raw, side.terms, backend, RowsHere(len(raw), backend), settings.factors)
     if warm_start:
         steps.regress(side.factors)
     return steps

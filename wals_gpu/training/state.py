@@ -254,7 +254,7 @@ class FitState:
 
     def strengths(self) -> tuple[float | None, float | None]:
         """Mean strength of the priors of users and items."""
-        users, items = (None if s.prior is None else float(s.prior.strength.mean()) for s in (self.users, self.items))
+        users, items = (None if s.prior is None else s.prior.mean_strength for s in (self.users, self.items))
         return users, items
 
     def leave_device(self, backend: Backend) -> None:
