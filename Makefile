@@ -2,6 +2,8 @@
 # make test   set up and run every test
 # make lint   formatting and static checks
 # make ptx    what nvcc makes of the CUDA kernels, run for every kind of card with the tensor cores of every chip (minutes)
+# make docs   the site with the reference, into site/, warnings being errors; make docs-serve shows it on http://localhost:8000
+# make notebooks   run examples/*.ipynb and keep what they show
 # make packages   sdist, and from it wheels that run the tests; PYTHONS='python3.10 python3.13' for several
 # make audit   known vulnerabilities of the dependencies (asks a service on the internet)
 # make devices   tests of the CUDA kernels within the limits of each kind of card, on the emulator (minutes)
@@ -14,7 +16,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml constraints.txt Makefile
 CPP := $(shell find csrc tests tools -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test ptx lint format devices sanitize packages audit clean
+.PHONY: demo test ptx lint format docs docs-serve notebooks devices sanitize packages audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/wals-gpu demo
@@ -39,6 +41,16 @@ devices: $(VENV)/.installed-dev
 sanitize: $(VENV)/.installed-dev
 	PYTHON=$(abspath $(BIN))/python tools/sanitize.sh address,undefined
 	PYTHON=$(abspath $(BIN))/python tools/sanitize.sh thread
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -c docs -d build/doctrees --fail-on-warning --keep-going --quiet . site
+	@echo "site/index.html"
+
+docs-serve: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000
+
+notebooks: $(VENV)/.installed-dev
+	$(BIN)/python tools/notebooks.py
 
 PYTHONS ?= $(PYTHON)
 packages:

@@ -1,6 +1,6 @@
 """Print the tables of the documentation from results/*.json, and draw the plots.
 
-    .venv-peers/bin/python benchmarks/report.py            # README.md, benchmarks/README.md, docs/*.svg
+    .venv-peers/bin/python benchmarks/report.py            # README.md, benchmarks/README.md, docs/*
     .venv-peers/bin/python benchmarks/report.py --check    # exit status 1 where a table is not what the JSON says
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`; NAME is that of a result file, or fit-SET for
@@ -24,7 +24,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 where a table is stale")
     pages = [ROOT / "README.md", BENCHMARKS / "README.md"]
-    names = "distributed solvers retrieval migrate-from-implicit text priors objective calibration ranking training"
+    names = "benchmarks distributed solvers retrieval migrate-from-implicit text priors objective calibration ranking"
+    names += " training"
     pages += [ROOT / "docs" / f"{name}.md" for name in names.split()]
     parser.add_argument("files", nargs="*", type=Path, default=pages)
     args = parser.parse_args()

@@ -141,6 +141,19 @@ def demo(folder: Path) -> dict:
     return python(folder, "-m", "wals_gpu", "demo", "--json")
 
 
+def site(folder: Path) -> dict:
+    """The site as make docs makes it: where it is, and what Sphinx said."""
+    options = ["--fail-on-warning", "--keep-going", "--quiet", "--no-color"]
+    made = python(
+        folder, "-m", "sphinx", "-c", str(ROOT / "docs"), *options, "-d", str(folder / "doctrees"), str(ROOT), "html"
+    )
+    return made | {"folder": str(folder / "html")}
+
+
+def notebooks(folder: Path) -> dict:
+    return python(folder, str(ROOT / "tools" / "notebooks.py"), "--cells")
+
+
 def soak(folder: Path) -> dict:
     """One minute of random use, whose memory and threads are those of no other test."""
     seconds = float(os.environ.get("WALS_SOAK_SECONDS", 60))
@@ -152,6 +165,8 @@ WORK: dict[str, Callable[[Path], object]] = {
     "emulator": emulator,
     "kernels": kernels,
     "ptx": ptx,
+    "site": site,
+    "notebooks": notebooks,
     "parallel, thread": sanitized("thread", "tests/support/native_parallel.cpp"),
     "native, thread": sanitized("thread", *NATIVE, definitions=BASELINE),
     "native, address,undefined": sanitized("address,undefined", *NATIVE, definitions=BASELINE),

@@ -34,7 +34,8 @@ def python_blocks(page):
 #: Whose blocks need what is outside of them, and are run by tests/: what commands write (test_first_hour.py), a Spark
 #: session (test_spark_als.py).
 ON_ITS_OWN = (ROOT / "docs" / "first-hour.md", ROOT / "docs" / "spark.md")
-PAGES = sorted(page for page in (ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")) if page.exists())
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("**/*.md")]
+PAGES = sorted(page for page in PAGES if page.exists())
 
 
 WITH_PYTHON = [page for page in PAGES if page not in ON_ITS_OWN and any(python_blocks(page))]
@@ -69,7 +70,7 @@ def test_fences_are_closed_and_say_what_they_hold(page):
     fences = re.findall(r"^ *```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(fences) % 2 == 0
     assert set(fences[1::2]) <= {""}
-    assert set(fences[::2]) <= {"", "python", "console", "text", "csv", "json", "bash", "diff", "yaml"}
+    assert set(fences[::2]) <= {"", "python", "console", "text", "csv", "json", "bash", "diff", "yaml", "{toctree}"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

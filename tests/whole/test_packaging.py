@@ -146,6 +146,16 @@ def test_licences_of_all_dependencies_are_listed():
         assert re.search(rf"^\| {name} \| .*(BSD|Apache|MIT|MPL)", page, re.MULTILINE), name
 
 
+def test_the_citation_is_of_this_version():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read TOML")
+    yaml = pytest.importorskip("yaml")
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert cited["cff-version"] == "1.2.0" and cited["message"] and cited["title"].startswith(project["name"])
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert cited["authors"] == [{"name": "The wals_gpu authors"}] and cited["type"] == "software"
+
+
 def test_nothing_connects_at_import():
     code = (
         "import socket, sys\n"

@@ -435,7 +435,7 @@ def topk_neighbors(
     *,
     scale: ArrayLike = 1.0,
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """As :func:`topk`, of the scores ``scale_i (x . y_i + sum over j of h_j B_ji)``.
+    """As :func:`topk`, of the scores ``scale_i (x.y_i + sum over j of h_j B_ji)``.
 
     Parameters
     ----------

@@ -46,7 +46,8 @@ class ALS(Estimator, _ALSParams, DefaultParamsReadable, DefaultParamsWritable): 
     implicitPrefs : bool, default False
         False: the objective "explicit"; True: "spark" (docs/objective.md).
     alpha : float, default 1.0
-    userCol, itemCol, ratingCol, predictionCol : str
+    userCol, itemCol, ratingCol : str
+        What predictions are called is set by :meth:`setPredictionCol`, as in Spark.
     seed : int, optional
         Default: the same in every program.
     coldStartStrategy : {"nan", "drop"}, default "nan"

@@ -1,0 +1,141 @@
+"""The site of the documentation: it builds without a warning, its links lead somewhere, every public name is in it."""
+
+import ast
+import inspect
+import re
+import sys
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import beside
+import pytest
+
+for name in ("sphinx", "myst_nb", "pydata_sphinx_theme", "sphinx_copybutton", "sphinx_design"):
+    pytest.importorskip(name)
+docscrape = pytest.importorskip("numpydoc.docscrape")
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+import site_reference  # noqa: E402
+
+NAMES = site_reference.public_names()
+HOMES = site_reference.homes(NAMES)
+pytestmark = pytest.mark.waits_for("site")
+
+
+class Page(HTMLParser):
+    """Anchors of a page, what it links, and what a browser loads with it."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.ids, self.links, self.loaded = set(), [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids |= {found[key] for key in ("id", "name") if found.get(key)}
+        if tag == "a" and found.get("href"):
+            self.links.append(found["href"])
+        elif tag == "link" or found.get("src"):
+            self.loaded.append(found.get("src") or found.get("href") or "")
+
+
+@cache
+def built():
+    done = beside.result("site")
+    assert done["status"] == 0, done["stderr"] or done["stdout"]
+    return Path(done["folder"])
+
+
+@cache
+def pages():
+    found = {path: Page(path) for path in sorted(built().rglob("*.html")) if "_static" not in path.parts}
+    assert len(found) > 60
+    return found
+
+
+def documented():
+    """Every public function and class with its name, and every member of the classes, once."""
+    for module, values in NAMES.items():
+        for name, value in values.items():
+            if HOMES[id(value)] == f"{module}.{name}":
+                yield f"{module}.{name}", value
+                if inspect.isclass(value):
+                    yield from (
+                        (f"{module}.{name}.{each}", getattr(value, each)) for each in site_reference.members(value)
+                    )
+
+
+def test_it_builds_without_a_warning():
+    done = beside.result("site")
+    assert (done["status"], done["stderr"]) == (0, "")
+
+
+def test_every_link_and_anchor_leads_somewhere():
+    lost = []
+    for path, page in pages().items():
+        for link in [*page.links, *page.loaded]:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc or (link.startswith("#") and path.name in ("search.html", "genindex.html")):
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not target.exists():
+                lost.append(f"{path.relative_to(built())}: {link}")
+            elif parts.fragment and target in pages() and unquote(parts.fragment) not in pages()[target].ids:
+                lost.append(f"{path.relative_to(built())}: {link}, no such anchor")
+    assert not lost
+
+
+def test_pages_load_nothing_from_elsewhere():
+    found = [f"{path.name}: {each}" for path, page in pages().items() for each in page.loaded if "//" in each]
+    for style in built().rglob("*.css"):
+        text = style.read_text(encoding="utf-8")
+        found += [
+            f"{style.name}: {each}" for each in re.findall(r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\"')]+)", text)
+        ]
+    assert not found
+
+
+def test_every_public_name_is_in_the_reference():
+    anchors = set().union(*(page.ids for page in pages().values()))
+    assert {"wals_gpu.WALS.fit", "wals_gpu.evaluation.evaluate", "wals_gpu.PRESETS"} <= anchors
+    assert [name for name, _ in documented() if name not in anchors] == []
+    assert (built() / "docs" / "reference" / "wals_gpu.WALS.html").exists()
+
+
+def test_what_documentation_imports_is_in_the_reference():
+    missing = []
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "wals_gpu":
+                    known = NAMES.get(node.module, {})
+                    wanted = [each.name for each in node.names if f"{node.module}.{each.name}" not in NAMES]
+                    missing += [f"{page.name}: {node.module}.{each}" for each in wanted if each not in known]
+    assert not missing
+
+
+def test_docstrings_of_public_names_are_in_numpy_style():
+    """Sections that numpydoc reads; where parameters are listed, all are, and no others."""
+    bad = []
+    for name, value in documented():
+        text = inspect.getdoc(value)
+        if not text or not callable(value):  # data say what they are beside them
+            continue
+        found = docscrape.NumpyDocString(text)
+        listed = [each.lstrip("*") for section in ("Parameters", "Other Parameters") for entry in found[section]
+                  for each in entry.name.split(", ")]  # fmt: skip
+        if listed:
+            taken = set(inspect.signature(value).parameters) - {"self", "cls"}
+            known = {each for entry in found["Attributes"] for each in entry.name.split(", ")}
+            bad += [f"{name}: {each} is not described" for each in sorted(taken - set(listed) - known)]
+            bad += [f"{name}: takes no {each}" for each in listed if each not in taken]
+    assert not bad
+
+
+def test_search_finds_a_page():
+    """The index is a file of the site, and knows names and words."""
+    index = (built() / "searchindex.js").read_text(encoding="utf-8")
+    assert "docs/evaluation" in index and "random_holdout" in index and "popular" in index
