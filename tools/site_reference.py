@@ -74,7 +74,7 @@ def pages() -> dict[str, str]:
         large = [name for name in here if inspect.isclass(values[name]) and len(members(values[name])) > LARGE]
         lines = [*title(module), f".. automodule:: {module}", "", f".. currentmodule:: {module}", ""]
         if here:
-            lines += [".. autosummary::", "", *(f"   {name}" for name in here), ""]
+            lines += [".. autosummary::", "   :nosignatures:", "", *(f"   {name}" for name in here), ""]
         if elsewhere:
             lines += ["Documented elsewhere:", "", *(f"- :obj:`{name} <{at}>`" for name, at in elsewhere.items()), ""]
         for name in here:
@@ -107,7 +107,7 @@ def documented(module: str, name: str, value: Any) -> list[str]:
     lines = [f".. autoclass:: {module}.{name}"]
     if its := members(value):
         lines += [f"   :members: {', '.join(its)}", "   :member-order: bysource", "", "   .. rubric:: Methods", ""]
-        lines += ["   .. autosummary::", "", *(f"      {name}.{each}" for each in its)]
+        lines += ["   .. autosummary::", "      :nosignatures:", "", *(f"      {name}.{each}" for each in its)]
     return [*lines, ""]
 
 
