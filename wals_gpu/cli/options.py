@@ -20,6 +20,7 @@ __all__ = [
     "add_columns",
     "add_computation",
     "add_data",
+    "add_html",
     "add_item_lists",
     "add_model",
     "add_model_folder",
@@ -194,6 +195,13 @@ def add_titles(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("titles, to be shown beside the ids of items")
     group.add_argument("--titles", metavar="FILE", type=Path, help="table of items: Parquet, CSV, TSV or JSON lines")
     group.add_argument("--title-column", metavar="COLUMN", help="default: the one named like title or name")
+
+
+def add_html(parser: argparse._ActionsContainer, what: str) -> None:
+    """--html."""
+    parser.add_argument(
+        "--html", metavar="FILE", type=Path, help=f"also write a page: {what}; one file that loads nothing else"
+    )
 
 
 def add_item_lists(parser: argparse.ArgumentParser) -> None:
