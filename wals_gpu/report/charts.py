@@ -88,7 +88,7 @@ def mark(style: int, x: float, y: float, size: float = 4.6) -> Element:
     if shape == "circle":
         return h("circle", cx=_n(x), cy=_n(y), r=_n(s), class_=name)
     if shape == "ring":
-        return h("circle", cx=_n(x), cy=_n(y), r=_n(s - 1), class_=f"curve s{style % SERIES}")
+        return h("circle", cx=_n(x), cy=_n(y), r=_n(s - 1), class_=f"ring s{style % SERIES}")
     corners = {
         "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
         "diamond": [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
@@ -367,6 +367,8 @@ def interval_mark(
     parts = []
     if zero is not None:
         parts.append(h("line", x1=f"{_n(at(zero))}%", x2=f"{_n(at(zero))}%", y1="0", y2="100%", class_="zero"))
+    stem = f"stem s{style % SERIES}"
+    parts.append(h("line", x1=f"{at(zero or 0.0):.2f}%", x2=f"{at(value):.2f}%", y1="50%", y2="50%", class_=stem))
     if low is not None and high is not None:
         parts.append(
             h(
@@ -383,10 +385,10 @@ def interval_mark(
     return h("svg", *parts, class_="interval", aria_hidden="true", focusable="false")
 
 
-def stacked(parts: Sequence[tuple[int, float]]) -> Element:
-    """Shares of a whole as a bar, for a cell of a table that has the numbers beside: style and share of each part."""
+def stacked(shares: Sequence[float]) -> Element:
+    """Up to three shares of a whole as a bar, for a cell of a table that has the numbers beside."""
     drawn, before = [], 0.0
-    for style, share in parts:
+    for part, share in enumerate(shares):
         drawn.append(
             h(
                 "rect",
@@ -394,7 +396,7 @@ def stacked(parts: Sequence[tuple[int, float]]) -> Element:
                 width=f"{max(100 * share - 0.4, 0):.2f}%",
                 y="18%",
                 height="64%",
-                class_=f"area s{style % SERIES}",
+                class_=f"area p{part}",
             )
         )
         before += share

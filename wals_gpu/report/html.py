@@ -92,8 +92,10 @@ def table(
         return h("th", content, scope="row") if column == 0 else h("td", content, class_=kind)
 
     lines = [[cell(one, column) for column, one in enumerate(row)] for row in rows]
-    right = [all(len(line) > c and line[c].get("class") == "number" for line in lines) for c in range(len(header))]
-    head = [h("th", one, scope="col", class_="number" if right[c] and lines else None) for c, one in enumerate(header)]
+    head = [
+        h("th", one, scope="col", class_="number" if _is_column_of_numbers(lines, c) else None)
+        for c, one in enumerate(header)
+    ]
     body = h(
         "table",
         h("caption", caption),
@@ -104,6 +106,12 @@ def table(
     if not wide:
         return body
     return h("div", body, class_="scroll", role="region", aria_label=caption, tabindex="0")
+
+
+def _is_column_of_numbers(lines: Sequence[Sequence[Element]], column: int) -> bool:
+    """Whether all cells that hold anything are numbers."""
+    filled = [line[column] for line in lines if len(line[column]) or line[column].text]
+    return bool(filled) and all(cell.get("class") == "number" for cell in filled)
 
 
 def _is_number(content: Content) -> bool:

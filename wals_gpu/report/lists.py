@@ -89,7 +89,7 @@ def _asker(task: Task, model: Any) -> Callable[[NDArray[np.int64], int], tuple[A
     return ask
 
 
-def examples(task: Task, model: Any, named: Named, n: int, k: int = 8) -> list[Example]:
+def examples(task: Task, model: Any, named: Named, n: int, k: int = 6) -> list[Example]:
     """Lists of users of little, middling and much activity, the same each time.
 
     Parameters
@@ -99,7 +99,7 @@ def examples(task: Task, model: Any, named: Named, n: int, k: int = 8) -> list[E
     named : Named
     n : int
         Users.
-    k : int, default 8
+    k : int, default 6
         Items of a list.
 
     Returns
@@ -125,7 +125,7 @@ def examples(task: Task, model: Any, named: Named, n: int, k: int = 8) -> list[E
         have = task.known.indices[task.known.indptr[row] : task.known.indptr[row + 1]]
         values = task.known.data[task.known.indptr[row] : task.known.indptr[row + 1]]
         hidden = set(task.test.indices[task.test.indptr[row] : task.test.indptr[row + 1]].tolist())
-        most = have[np.argsort(-values, kind="stable")[:8]]
+        most = have[np.argsort(-values, kind="stable")[:6]]
         there = (columns[at] >= 0) & (scores[at] > -np.inf)
         listed = columns[at][there]
         items = [

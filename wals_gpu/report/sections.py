@@ -181,11 +181,11 @@ def metrics_section(report: EvaluationReport, metric: str) -> Element:
     """Every metric of every model with its interval; the usual ones first, with pictures."""
     styles = styles_of(report.results)
     first = next(iter(report.results.values()))
-    chosen = [name for name in first if name.startswith(("ndcg@", "recall@", "hit_rate@", "mrr@"))]
-    chosen.sort(key=lambda name: (name.partition("@")[0] != metric.partition("@")[0],))
+    chosen = [name for name in first if name.startswith(("ndcg@", "recall@"))] or list(first)[:4]
+    chosen.sort(key=lambda name: name.partition("@")[0] != metric.partition("@")[0])
     rows = _interval_rows(report.results, chosen, styles)
     interval = f"{_percent_of(report.confidence)} interval"
-    shown = table("Metrics with intervals", ["of", "mean", interval, "from 0 to the largest"], rows)
+    shown = table("Metrics with intervals", ["model", "mean", interval, "from 0 to the largest"], rows)
     _mark_groups(shown)
     every: list[list[Content]] = [
         [name, *(_cell(values[name]) for values in report.results.values())] for name in first
@@ -200,7 +200,7 @@ def metrics_section(report: EvaluationReport, metric: str) -> Element:
             "with other users of the "
             "same kind; it does not cover another split. ",
             h("small", "recall: hidden items among the first k, over min(k, number hidden). ndcg: the same, early "
-                       "places counting more. hit_rate: any of them. mrr: one over the place of the first."),
+                       "places counting more."),
         ),
         h("ul", [h("li", note) for note in report.notes], class_="notes") if report.notes else None,
         shown,
@@ -259,14 +259,14 @@ def differences_section(report: EvaluationReport, differences: Differences) -> E
     rows: list[list[Content]] = []
     for metric in sorted(chosen, key=lambda name: not name.startswith("ndcg@")):
         found = differences.of(metric)
-        ends = [abs(end) for one in found for end in (one.low, one.high, one.value) if end is not None]
-        most = max(ends, default=1.0) or 1.0
+        ends = [end for one in found for end in (one.low, one.high, one.value) if end is not None]
+        range_ = min(0.0, *ends), max(0.0, *ends)
         rows.append([metric, "", "", "", "", "", ""])
         for one in found:
-            picture = interval_mark(0, one.value, one.low, one.high, (-most, most), 0.0)
+            picture = interval_mark(0, one.value, one.low, one.high, range_, 0.0)
             rows.append(
                 [
-                    h("span", foreign(one.first), " \u2212 ", foreign(one.second)),
+                    h("span", foreign(one.first), " \u2212 ", foreign(one.second), class_="pair"),
                     f"{one.value:.4f}".replace("-", "\u2212"),
                     _interval(one) if one.low is not None else "",
                     "" if one.ratio is None else f"{one.ratio:.2f} \u00d7",
@@ -276,7 +276,7 @@ def differences_section(report: EvaluationReport, differences: Differences) -> E
                 ]
             )
     header: list[Content] = [
-        "of", "difference", f"{_percent_of(report.confidence)} interval", "ratio", "p (Holm)", "", "around 0"
+        "models", "difference", f"{_percent_of(report.confidence)} interval", "ratio", "p (Holm)", "", "beside 0"
     ]  # fmt: skip
     shown = table("Differences of models, user by user", header, rows)
     _mark_groups(shown)
@@ -320,7 +320,9 @@ def cohorts_section(report: EvaluationReport, metric: str) -> Element | None:
             one = values[metric]
             picture = interval_mark(styles[model], one.value, one.low, one.high, (0.0, top), None)
             rows.append([_name(model, styles[model]), f"{one.value:.4f}", _interval(one), picture])
-    shown = table(f"{metric} by cohort", ["of", "mean", f"{_percent_of(report.confidence)} interval", "from 0"], rows)
+    shown = table(
+        f"{metric} by cohort", ["model", "mean", f"{_percent_of(report.confidence)} interval", "from 0"], rows
+    )
     _mark_groups(shown)
     return _section(
         "cohorts",
@@ -376,7 +378,7 @@ def popularity_section(
         cells.insert(2, f"{np.count_nonzero(report.recommended[name][k]):,} of {n_items:,}")
         rows.append(cells)
     header: list[Content] = [
-        "of", f"coverage@{k}", "items shown", f"gini@{k} (0 all alike)", f"novelty@{k} (bits)"
+        "model", f"coverage@{k}", "items shown", f"gini@{k} (0 all alike)", f"novelty@{k} (bits)"
     ]  # fmt: skip
     return _section(
         "popularity",
@@ -427,7 +429,7 @@ def _popularity_groups(
         text: Content = "items of the catalogue" if name == "items" else name
         if name in report.recommended:
             text = h("span", "recommended by ", h("bdi", clipped(name, 40), dir="auto"))
-        rows.append([text, *(_percent(share) for share in shares[name]), stacked(list(enumerate(shares[name])))])
+        rows.append([text, *(_percent(share) for share in shares[name]), stacked(shares[name])])
     shown = table(
         "Where recommendations fall",
         ["share of", *(h("span", sample_square(i), " ", part) for i, part in enumerate(_PARTS)), ""],
@@ -449,9 +451,9 @@ def _popularity_groups(
     )
 
 
-def sample_square(style: int) -> Element:
-    """A square of a colour."""
-    box = h("rect", x="3", y="0", width="13", height="13", rx="2", class_=f"area s{style}")
+def sample_square(part: int) -> Element:
+    """A square of the colour of a part of a bar."""
+    box = h("rect", x="3", y="0", width="13", height="13", rx="2", class_=f"area p{part}")
     return h("svg", box, viewBox="0 0 18 14", width="18", height="13", style="display:inline-block", aria_hidden="true")
 
 
@@ -510,7 +512,7 @@ def _item(item: tuple[str, str]) -> Content:
     name, title = item
     if not title:
         return foreign(name)
-    return [foreign(title), " ", h("small", foreign(name))]
+    return [foreign(title), " ", h("span", foreign(name), class_="soft")]
 
 
 def examples_section(examples: Mapping[str, Sequence[Example]]) -> Element | None:
@@ -518,7 +520,7 @@ def examples_section(examples: Mapping[str, Sequence[Example]]) -> Element | Non
     cards = []
     for model, of_model in examples.items():
         for example in of_model:
-            has = [foreign(title or name) for name, title in example.known]
+            has = [foreign(clipped(title or name, 60)) for name, title in example.known]
             listed: list[Content] = []
             for one in has:
                 listed += [", ", one] if listed else [one]
@@ -527,17 +529,17 @@ def examples_section(examples: Mapping[str, Sequence[Example]]) -> Element | Non
             for place, item in enumerate(example.items, 1):
                 reasons: list[Content] = []
                 for name, title in item.reasons:
-                    reasons += [", " if reasons else "because of ", foreign(title or name)]
+                    reasons += [", " if reasons else "because of ", foreign(clipped(title or name, 48))]
                 rows.append(
                     [
                         place,
-                        [_item(item.item), h("br") if reasons else None, h("small", *reasons) if reasons else None],
-                        short(item.score),
-                        h("span", "\u2713 was hidden", class_="hit") if item.is_hit else "",
+                        [_item(item.item), h("small", *reasons) if reasons else None],
+                        f"{item.score:.3f}" if 1e-3 <= abs(item.score) < 100 else short(item.score),
+                        h("span", "\u2713 found", class_="hit") if item.is_hit else "",
                     ]
                 )
             source = "" if example.source == "model" else f" (list from: {example.source})"
-            shown = table("Recommended", ["#", "item", "score", "found"], rows)
+            shown = table("Recommended", ["#", "item", "score", "was hidden"], rows)
             cards.append(
                 h(
                     "article",
@@ -767,7 +769,9 @@ def _compared(tuning: Tuning) -> Element | None:
          interval_mark(style, one.value, one.low, one.high, (0.0, top), None)]
         for (name, one), style in zip(estimates.items(), (0, 1, 5), strict=True)
     ]  # fmt: skip
-    shown = table(f"{tuning.metric} on interactions that no trial saw", ["of", "mean", "95 % interval", "from 0"], rows)
+    shown = table(
+        f"{tuning.metric} on interactions that no trial saw", ["model", "mean", "95 % interval", "from 0"], rows
+    )
     _mark_groups(shown)
     return shown
 

@@ -24,6 +24,9 @@ PALETTES: dict[str, dict[str, str]] = {
         "series-3": "#8a3fa0",
         "series-4": "#8b1e3f",
         "series-5": "#4e6470",
+        "part-0": "#15425f",
+        "part-1": "#3a86a8",
+        "part-2": "#9a8a3c",
     },
     "dark": {
         "page": "#14171b",
@@ -43,6 +46,9 @@ PALETTES: dict[str, dict[str, str]] = {
         "series-3": "#d59be6",
         "series-4": "#f08fa8",
         "series-5": "#a9bcc7",
+        "part-0": "#d3ebf8",
+        "part-1": "#62a9cb",
+        "part-2": "#a3934a",
     },
 }
 #: Series that can be told apart by colour and shape; further ones begin again.
@@ -53,6 +59,7 @@ def stylesheet() -> str:
     """All of the page's styles."""
     variables = {name: "".join(f"--{key}:{value};" for key, value in each.items()) for name, each in PALETTES.items()}
     series = "".join(f".s{i}{{--c:var(--series-{i})}}" for i in range(SERIES))
+    series += "".join(f".p{i}{{--c:var(--part-{i})}}" for i in range(3))
     return (
         f":root{{color-scheme:light dark;{variables['light']}}}"
         f"@media screen and (prefers-color-scheme:dark){{:root{{{variables['dark']}}}}}"
@@ -95,7 +102,7 @@ padding:0}
 .tiles dt{color:var(--soft);font-size:.88rem;line-height:1.3}
 .tiles dd{margin:.1rem 0 0;font-size:1.42rem;line-height:1.25;font-weight:600;letter-spacing:-.01em}
 .tiles dd small{display:block;font-size:.85rem;font-weight:400;letter-spacing:0;line-height:1.35;margin-top:.1rem}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr));gap:1.1rem;margin:1.1rem 0}
+.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr));gap:1.1rem;margin:1.1rem 0}
 .figures>*{margin:0}
 figure{margin:1.1rem 0;background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1rem 1.1rem .8rem;
 min-width:0}
@@ -111,12 +118,13 @@ svg text.name{fill:var(--ink);font-weight:600}
 .dots{fill:none;stroke:var(--c);stroke-width:5.5;stroke-linecap:round;stroke-opacity:.62}
 .area{fill:var(--c)}.whisker{stroke:var(--c);stroke-width:2;stroke-linecap:round}
 .point{fill:var(--c);stroke:var(--card);stroke-width:1}
+.ring{fill:var(--card);stroke:var(--c);stroke-width:2.25}.stem{stroke:var(--c);stroke-width:1;stroke-opacity:.45}
 .zero{stroke:var(--ink);stroke-dasharray:2 3}
 .rule{stroke:var(--mark);stroke-dasharray:5 4}
 .interval{width:100%;min-width:9rem;height:1.5rem}
 .key{display:flex;flex-wrap:wrap;gap:.15rem 1.1rem;margin:.45rem 0 0;padding:0;list-style:none;font-size:.9rem}
 .key li{display:flex;align-items:center;gap:.4rem}
-.key svg,.name svg{width:1.5rem;height:.9rem;flex:none;display:inline-block;vertical-align:-.06em}
+.key svg,.name svg{width:1.5rem;height:.9rem;max-width:none;flex:none;display:inline-block;vertical-align:-.06em}
 .name{white-space:nowrap}
 .scroll{overflow-x:auto;margin:1rem 0;border-radius:4px}
 table{border-collapse:collapse;width:100%;font-size:.95rem;line-height:1.4}
@@ -124,7 +132,7 @@ caption{text-align:left;font-weight:650;padding:0 0 .45rem;line-height:1.35}
 th,td{text-align:left;padding:.34rem .9rem .34rem 0;border-bottom:1px solid var(--line);vertical-align:top;
 font-weight:400}
 th:last-child,td:last-child{padding-right:0}
-thead th{color:var(--soft);font-size:.88rem;border-bottom:1px solid var(--mark);vertical-align:bottom}
+thead th{white-space:nowrap;color:var(--soft);font-size:.88rem;border-bottom:1px solid var(--mark);vertical-align:bottom}
 .number{text-align:right;white-space:nowrap}
 tbody tr.group th{padding-top:1rem;font-weight:650}
 td.bar{width:42%;min-width:9rem}
@@ -132,16 +140,19 @@ td.bar{width:42%;min-width:9rem}
 details{margin:.7rem 0 .2rem;font-size:.92rem}
 summary{cursor:pointer;color:var(--link);width:fit-content;padding:.1rem .2rem .1rem 0}
 details>*:not(summary){margin-top:.6rem}
-.notes{padding:.9rem 1.1rem;background:var(--tint);border-radius:8px;margin:1.2rem 0;max-width:52rem;list-style:none}
+.notes{padding:.9rem 1.1rem;background:var(--tint);border-radius:8px;margin:1.2rem 0;max-width:none;list-style:none}
 .notes li+li{margin-top:.35rem}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,27rem),1fr));gap:1.1rem;margin:1.1rem 0}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),1fr));gap:1.1rem;margin:1.1rem 0;
+align-items:start}
 .cards>article{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1rem 1.1rem;min-width:0}
 article table{font-size:.92rem}
 article .scroll{margin:.6rem 0 0}
-article td,article th{overflow-wrap:anywhere}
+article td small{display:block;line-height:1.4}
 .hit{color:var(--good);font-weight:650;white-space:nowrap}
 .has{font-size:.94rem;margin:0 0 .4rem}
-bdi{overflow-wrap:anywhere}
+bdi{overflow-wrap:break-word}
+.has bdi,article td bdi{overflow-wrap:anywhere}
+.pair{white-space:nowrap}
 footer{margin-top:3.2rem;padding-top:1rem;border-top:1px solid var(--line);color:var(--soft);font-size:.92rem}
 @media (min-width:68rem){
 .layout{grid-template-columns:11rem minmax(0,1fr)}
@@ -156,7 +167,9 @@ nav,.skip,summary{display:none}header{padding-top:0}
 .layout{display:block}main>section{padding-top:1.6rem}
 figure,.cards>article,tr,.tiles div,.notes{break-inside:avoid}h2,h3,caption{break-after:avoid}
 .figures{grid-template-columns:1fr 1fr}.cards{grid-template-columns:1fr}
-.scroll{overflow:visible}a{color:inherit;text-decoration:none}
+.scroll{overflow:visible}table{font-size:8.5pt}th,td{padding-right:.5rem}
+.interval{min-width:4.5rem;height:1.2rem}
+figure,.cards>article{padding:.6rem .7rem}a{color:inherit;text-decoration:none}
 }
 @media (forced-colors:active){.point,.area{fill:CanvasText}.curve,.whisker,.dots{stroke:CanvasText}}
 """
