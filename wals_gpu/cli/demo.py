@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from wals_gpu.cli.options import add_computation, add_quiet, check_device, whole_number
-from wals_gpu.cli.output import print_json
+from wals_gpu.cli.evaluate import check_html
+from wals_gpu.cli.options import add_computation, add_html, add_quiet, check_device, whole_number
+from wals_gpu.cli.output import print_json, say
 from wals_gpu.cli.parser import Commands, add_command
 
 __all__ = ["add", "run"]
@@ -19,6 +20,7 @@ def add(commands: Commands) -> None:
         commands, "demo", "learn from the embedded Debian data, measure, and show recommendations", run
     )
     parser.add_argument("--seed", type=whole_number, default=0, help="seed of split, start and bootstrap (default 0)")
+    add_html(parser, "the report that 'wals-gpu evaluate --html' makes")
     add_quiet(parser)
     add_computation(parser)
 
@@ -30,9 +32,13 @@ def run(args: argparse.Namespace) -> None:
     from wals_gpu.cli.demo_texts import demo_encoder, format_text_demo, run_text_demo
 
     check_device(args)
+    if args.html is not None:
+        check_html(args.html)
     show_progress = not (args.quiet or args.json)
     options = {"seed": args.seed, "device": args.device, "num_threads": args.threads, "show_progress": show_progress}
-    links = run_demo(**options)
+    links = run_demo(**options, html=args.html)
+    if args.html is not None:
+        say(f"wrote {args.html}")
     if not args.json:
         print(format_demo(links), flush=True)
     texts, missing = None, ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from wals_gpu.cli.output import clipped, wrapped
@@ -37,7 +38,14 @@ class DemoResult:
         return {**vars(self), "report": self.report.to_dict()}
 
 
-def run_demo(*, seed: int = 0, device: str = "auto", num_threads: int = 0, show_progress: bool = False) -> DemoResult:
+def run_demo(
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    num_threads: int = 0,
+    show_progress: bool = False,
+    html: Path | None = None,
+) -> DemoResult:
     """Hide a fifth of the embedded data, fit the rest, look for what was hidden.
 
     Parameters
@@ -48,6 +56,8 @@ def run_demo(*, seed: int = 0, device: str = "auto", num_threads: int = 0, show_
         As for :class:`wals_gpu.WALS`.
     show_progress : bool, default False
         A progress bar while fitting.
+    html : Path, optional
+        Write a report there.
 
     Returns
     -------
@@ -59,7 +69,16 @@ def run_demo(*, seed: int = 0, device: str = "auto", num_threads: int = 0, show_
     train, test = random_holdout(matrix, 0.2, seed)
     model = WALS(device=device, num_threads=num_threads, random_state=seed)
     model.fit(Interactions(train, packages, names), show_progress=show_progress)
-    report = evaluate(model, train, test, random_state=seed)
+    report = evaluate(model, train, test, random_state=seed, few_shot=None if html is None else 5)
+    if html is not None:
+        from wals_gpu.report import write_report
+
+        write_report(
+            html, report, model=model, train=train, test=test, data=data.interactions, random_state=seed,
+            titles=dict(zip(data.items["item_id"].to_pylist(), data.items["summary"].to_pylist(), strict=True)),
+            settings={"data": "packages of Debian and those that they name", "split": "random", "seed": seed},
+            title="What Debian's packages name, from the embedded data of wals-gpu demo",
+        )  # fmt: skip
 
     summaries = dict(zip(data.items["item_id"].to_pylist(), data.items["summary"].to_pylist(), strict=True))
     recommendations = []

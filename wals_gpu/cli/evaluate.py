@@ -5,13 +5,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wals_gpu import evaluation
-from wals_gpu.cli.inputs import new_model, read_data
-from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, count_or_share, positive
-from wals_gpu.cli.output import print_json, size_of
+from wals_gpu.cli.inputs import new_model, read_data, read_titles
+from wals_gpu.cli.options import (
+    add_computation,
+    add_data,
+    add_html,
+    add_model,
+    add_titles,
+    check_device,
+    count_or_share,
+    positive,
+)
+from wals_gpu.cli.output import print_json, say, size_of
 from wals_gpu.cli.parser import Commands, add_command
+from wals_gpu.cli.tables import check_file
 from wals_gpu.evaluation.times import moment
 
 if TYPE_CHECKING:
@@ -20,7 +31,7 @@ if TYPE_CHECKING:
 
     from wals_gpu.data.interactions import Interactions
 
-__all__ = ["add", "run"]
+__all__ = ["add", "check_html", "run"]
 
 EPILOG = """\
 protocols:
@@ -44,6 +55,7 @@ examples:
   wals-gpu evaluate plays.parquet --objective ials --set unobserved_weight=0.01
   wals-gpu evaluate plays.parquet --protocol leave-one-out --time-column time -k 10
   wals-gpu evaluate plays.parquet --time-column time --cutoff 2024-01-31
+  wals-gpu evaluate plays.parquet --html report.html --titles items.csv
 """
 
 
@@ -73,6 +85,8 @@ def add(commands: Commands) -> None:
         "--cohorts", metavar="N", type=positive, help="also users and items with 0, up to N, and more known entries"
     )
     parser.add_argument("-k", type=positive, nargs="+", default=[20, 100], help="list lengths (default 20 100)")
+    add_html(parser, "metrics, cohorts, curves, the data, lists to judge")
+    add_titles(parser)
     add_model(parser)
     add_computation(parser)
 
@@ -86,6 +100,11 @@ def run(args: argparse.Namespace) -> None:
             "that 'wals-gpu fit --validation' chose"
         )
     check_device(args, max(args.k) if args.negatives is None else None)
+    if args.html is not None:
+        check_html(args.html)
+    elif args.titles is not None:
+        raise ValueError("--titles are shown in the page of --html FILE")
+    titles = read_titles(args)
     model = new_model(args)
     data = read_data(args)
     train, fold_in, test = _split(args, protocol, data)
@@ -94,12 +113,26 @@ def run(args: argparse.Namespace) -> None:
     began = time.perf_counter()
     model.fit(train, show_progress=not args.quiet)
     seconds = time.perf_counter() - began
-    options: dict[str, Any] = {"fold_in": fold_in, "few_shot": args.cohorts, "random_state": args.seed}
+    few_shot = 5 if args.cohorts is None and args.html is not None else args.cohorts
+    options: dict[str, Any] = {"fold_in": fold_in, "few_shot": few_shot, "random_state": args.seed}
     if args.negatives is not None:
         options["candidates"] = evaluation.sample_negatives(
             train if fold_in is None else fold_in, test, args.negatives, args.seed
         )
     report = evaluation.evaluate(model, train, test, args.k, **options)
+    if args.html is not None:
+        from wals_gpu.report import write_report
+
+        made = {"interactions": ", ".join(map(str, args.interactions)), "split": protocol, "seed": args.seed}
+        made |= {"share held out": args.fraction} if protocol in ("random", "strong", "temporal") else {}
+        made |= {"cutoff": args.cutoff} if args.cutoff is not None else {}
+        made |= {"sampled negatives of each user": args.negatives} if args.negatives is not None else {}
+        write_report(
+            args.html, report, model=model, train=train, test=test, fold_in=fold_in, data=data, titles=titles,
+            settings=made | {"fitted in": f"{seconds:.1f} s"}, random_state=args.seed,
+            title=f"Ranking report: {', '.join(Path(one).name for one in args.interactions)}",
+        )  # fmt: skip
+        say(f"wrote {args.html}")
     if args.json:
         objective = {"name": model.objective.name, **model.objective.parameters()}
         settings = {"protocol": protocol, "seed": args.seed, "objective": objective, "fit_seconds": seconds}
@@ -107,6 +140,14 @@ def run(args: argparse.Namespace) -> None:
     else:
         print(f"{size_of(data)}; {train.nnz:,} to train on, {test.nnz:,} to find; fitted in {seconds:.1f} s\n")
         print(f"{report}\n[in brackets: 95 % interval, bootstrap over users; split {protocol}, seed {args.seed}]")
+
+
+def check_html(path: Path) -> None:
+    """Refuse a page that could not be written, before any work."""
+    from wals_gpu.report import check_report_path
+
+    check_report_path(path, "--html")
+    check_file(path, "--html")
 
 
 def _protocol(args: argparse.Namespace) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "add_columns",
     "add_computation",
     "add_data",
+    "add_html",
     "add_item_lists",
     "add_model",
     "add_model_folder",
@@ -27,6 +28,7 @@ __all__ = [
     "add_titles",
     "check_device",
     "count_or_share",
+    "names_of_columns",
     "number",
     "number_or_auto",
     "positive",
@@ -104,7 +106,7 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
         "--time-column", metavar="COLUMN", help="when it happened: numbers, dates with or without zones, ISO text"
     )
     group.add_argument(
-        "--columns", metavar="NAMES", type=_names,
+        "--columns", metavar="NAMES", type=names_of_columns,
         help="of a text file without a line of names, such as user,item,value,time; _ for one to skip",
     )  # fmt: skip
     group.add_argument("--encoding", metavar="NAME", help="of text files, such as cp1252 (default utf-8)")
@@ -196,6 +198,13 @@ def add_titles(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--title-column", metavar="COLUMN", help="default: the one named like title or name")
 
 
+def add_html(parser: argparse._ActionsContainer, what: str) -> None:
+    """--html."""
+    parser.add_argument(
+        "--html", metavar="FILE", type=Path, help=f"also write a page: {what}; one file that loads nothing else"
+    )
+
+
 def add_item_lists(parser: argparse.ArgumentParser) -> None:
     """--deny-items and --allow-items."""
     group = parser.add_argument_group("lists for everybody, as text files with an item id per line")
@@ -203,7 +212,7 @@ def add_item_lists(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--allow-items", metavar="FILE", type=Path, help="the only items to show")
 
 
-def _names(text: str) -> list[str]:
+def names_of_columns(text: str) -> list[str]:
     """Names separated by commas."""
     return [name.strip() for name in text.split(",")]
 

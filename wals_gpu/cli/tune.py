@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from wals_gpu.cli.evaluate import check_html
 from wals_gpu.cli.inputs import read_data
-from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, number, positive
+from wals_gpu.cli.options import add_computation, add_data, add_html, add_model, check_device, number, positive
 from wals_gpu.cli.output import print_json, say, size_of
 from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.cli.tables import check_file, check_table, open_table
@@ -27,6 +28,7 @@ examples:
   wals-gpu tune plays.csv --trials 100 --out best.json --metric recall@50
   wals-gpu tune plays.csv --minutes 60 --out best.json --time-column time --storage search.db
   wals-gpu tune plays.csv --out best.json --plots pictures --trials-table trials.csv
+  wals-gpu tune plays.csv --out best.json --html trials.html
 
 With --storage, the same command goes on with a search that ended, and several of them
 at the same time share the work. With --trials alone, the same seed gives the same
@@ -58,6 +60,7 @@ def add(commands: Commands) -> None:
     group.add_argument("--storage", metavar="FILE", help="keep the trials here, or at an address that Optuna knows")
     group.add_argument("--plots", metavar="FOLDER", type=Path, help="pictures of which settings matter, as PNG")
     group.add_argument("--trials-table", metavar="FILE", type=Path, help="every trial, as .csv, .parquet, .jsonl ...")
+    add_html(group, "trials, what the settings change, the data")
     add_model(parser, is_searched=True)
     add_computation(parser)
 
@@ -69,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
         check_table(args.trials_table, "--trials-table")
     if args.plots is not None:
         _check_plots(args.plots)
+    if args.html is not None:
+        check_html(args.html)
     check_device(args)
     data = read_data(args)
     minutes = 2.0 if args.minutes is None and args.trials is None else args.minutes
@@ -93,6 +98,14 @@ def run(args: argparse.Namespace) -> int:
             write(table.columns)
     if args.plots is not None:
         _draw(tuning, args.plots)
+    if args.html is not None:
+        from wals_gpu.report import write_report
+
+        files = ", ".join(map(str, args.interactions))
+        made = {"interactions": files, "metric": args.metric, "seconds": round(tuning.seconds)}
+        made |= {"share for validation": args.validation, "share for test": args.test} | args.settings
+        write_report(args.html, data=data, tuning=tuning, settings=made, title=f"Search for settings: {files}")
+        say(f"wrote {args.html}")
     if args.json:
         print_json(tuning.to_dict())
     else:

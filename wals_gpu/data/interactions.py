@@ -64,6 +64,8 @@ class Interactions:
         When each entry of ``matrix`` happened, in the order of ``matrix.data``; of a repeated pair the latest time.
     columns : ColumnNames or None
         The columns of the table that the data came from; ``None`` for a matrix.
+    repeats : int
+        Rows of that table that repeated a pair of user and item.
     """
 
     matrix: sparse.csr_matrix
@@ -71,6 +73,7 @@ class Interactions:
     item_ids: Ids | None = None
     times: NDArray[Any] | None = None
     columns: ColumnNames | None = None
+    repeats: int = 0
 
 
 @dataclass(frozen=True)
@@ -430,7 +433,7 @@ def _from_table(source: Source, wanted: _Wanted) -> Interactions:
     found = Interactions(matrix, row_ids, col_ids, times, names)
     if wanted.min_user_interactions is not None or wanted.min_item_interactions is not None:
         found = _with_enough(found, wanted.min_user_interactions or 1, wanted.min_item_interactions or 1)
-    return found
+    return replace(found, repeats=len(values) - matrix.nnz)
 
 
 def _remembered(source: Source, wanted: _Wanted) -> _Wanted:

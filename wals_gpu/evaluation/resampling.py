@@ -145,7 +145,7 @@ def paired_p_values(
     table = differences[differs]
     if not table.size:
         return np.ones(differences.shape[1])
-    if 2.0 ** len(table) <= n_permutations:
+    if len(table) < n_permutations.bit_length():  # 2 ** len(table) is no more
         return _of_all_signs(table, n_permutations, rng)
     observed = np.abs(table.sum(axis=0))
     # Equal sums may differ in their last bits, by the order that they were added in.
