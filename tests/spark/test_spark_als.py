@@ -17,7 +17,7 @@ from pyspark.ml.evaluation import RegressionEvaluator  # noqa: E402
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder  # noqa: E402
 from pyspark.sql import functions as F  # noqa: E402
 
-from wals_gpu import DataError, SingularSystemError  # noqa: E402
+from wals_gpu import DataError, SingularSystemError, as_interactions  # noqa: E402
 from wals_gpu.spark import ALS, ALSModel  # noqa: E402
 
 SETTINGS = {"rank": 3, "maxIter": 8, "regParam": 0.1, "seed": 3, "numUserBlocks": 2, "numItemBlocks": 2}
@@ -315,6 +315,15 @@ def test_the_example_of_spark(spark, kind):
     found = run_example(spark, kind)
     assert found["rmse"] < 1.2  # ratings have a standard deviation of 1.4
     assert found["lists"] == EXPECTED
+
+
+def test_a_frame_is_data_for_the_library(spark):
+    """Of which the wanted columns are collected, one of them with a name that Spark would take apart."""
+    rows = "('b', 30, 1.0D, NULL), ('a', 10, 2.0D, array(1)), ('b', 20, 3.0D, NULL)"
+    frame = spark.sql(f"SELECT * FROM VALUES {rows} AS t(user_id, `a.b``c`, count, other)")
+    got = as_interactions(frame, item_column="a.b`c")
+    assert got.user_ids.tolist() == ["a", "b"] and got.item_ids.tolist() == [10, 20, 30]
+    assert got.matrix.toarray().tolist() == [[2, 0, 0], [0, 3, 1]]
 
 
 def test_the_page_of_the_documentation(spark, tmp_path, monkeypatch):

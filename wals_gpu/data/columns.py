@@ -1,4 +1,10 @@
-"""Columns of a table, as Arrow arrays, out of whatever holds the table: pandas, polars, Arrow, files."""
+"""Columns of a table, as Arrow arrays, out of whatever holds the table.
+
+What has Arrow's stream interface (PyCapsule) is read by it: relations of DuckDB, tables of Ibis, readers of batches.
+pandas and polars have it too, and ways of their own here for what it would lose: named levels of an index, sparse and
+long floating-point columns, columns of objects with an error that names row and values; lazy frames of which only the
+wanted columns are computed.
+"""
 
 from __future__ import annotations
 
@@ -46,16 +52,21 @@ def open_source(data: Any, options: TextOptions | None = None) -> Source:
         data = pa.Table.from_batches([data])
     if isinstance(data, np.ndarray) and data.dtype.names is not None and data.ndim == 1:
         data = pa.table({name: native(data[name]) for name in data.dtype.names})
-    if not isinstance(data, pa.Table) and hasattr(data, "__arrow_c_stream__") and "polars.Series" not in kinds:
-        try:
-            data = pa.table(data)
-        except (pa.ArrowException, TypeError) as error:
-            raise TypeError(f"interactions must be a table, got {type(data).__name__}: {error}") from error
     if isinstance(data, pa.Table):
         return _arrow(data)
+    if "pyspark.DataFrame" in kinds:
+        return _spark(data)
+    if hasattr(data, "__dask_graph__") and hasattr(data, "columns"):
+        return _dask(data)
+    if hasattr(data, "__arrow_c_stream__") and "polars.Series" not in kinds:
+        try:
+            return _stream(data)
+        except (pa.ArrowException, TypeError) as error:
+            raise TypeError(f"interactions must be a table, got {type(data).__name__}: {error}") from error
     raise TypeError(
-        "interactions must be a 2-D SciPy sparse matrix or NumPy array, a pandas or polars DataFrame, an Arrow table, "
-        f"or the path of a Parquet, Feather, JSON Lines or CSV file; got {type(data).__module__}.{type(data).__name__}"
+        "interactions must be a 2-D SciPy sparse matrix or NumPy array, a DataFrame of pandas, polars, Dask or Spark, "
+        "an Arrow table or what has Arrow's stream interface, or the path of a Parquet, Feather, JSON Lines or CSV "
+        f"file; got {type(data).__module__}.{type(data).__name__}"
     )
 
 
@@ -71,6 +82,59 @@ def _arrow(table: pa.Table) -> Source:
     return Source(
         "the table", table.column_names, read, first=lambda name: _python(table[name].slice(0, _FEW))
     )  # fmt: skip
+
+
+def _stream(data: Any) -> Source:
+    """Whatever has Arrow's PyCapsule interface, such as relations of DuckDB: columns that nobody wants are not kept."""
+    # Newer than the oldest pyarrow that is supported.
+    opened = getattr(pa.RecordBatchReader, "from_stream", None)
+    reader = pa.table(data).to_reader() if opened is None else opened(data)
+    names = reader.schema.names
+    begun: list[Any] = []  # what was looked at
+
+    def read(ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:
+        wanted = [*ids, *numbers, *plain]
+        places = [names.index(name) for name in dict.fromkeys(wanted)]
+        batches = [batch.select(places) for batch in (*begun, *reader)]
+        table = pa.Table.from_batches(batches, pa.schema([reader.schema.field(place) for place in places]))
+        begun.clear()
+        return [table[name] for name in wanted]
+
+    def first(name: Hashable) -> list[Any]:
+        if not begun and (batch := next(iter(reader), None)) is not None:
+            begun.append(batch)
+        return _python(begun[0].column(names.index(name)).slice(0, _FEW)) if begun else []
+
+    return Source("the table", names, read, first=first)
+
+
+def _spark(frame: Any) -> Source:
+    """A DataFrame of Spark, whose wanted columns are collected to this machine."""
+    if not hasattr(frame, "toArrow"):
+        raise TypeError(
+            "a DataFrame of Spark needs pyspark 4, which has its toArrow; of earlier ones give toPandas(), of pandas on "
+            "Spark to_spark()"
+        )
+
+    def read(ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:
+        wanted = [*ids, *numbers, *plain]
+        # In backticks: a name with a dot would be taken apart.
+        table = frame.select([f"`{name.replace('`', '``')}`" for name in dict.fromkeys(wanted)]).toArrow()
+        return [table[name] for name in wanted]
+
+    return Source("the DataFrame", frame.columns, read)
+
+
+def _dask(frame: Any) -> Source:
+    """A DataFrame of Dask, whose wanted columns are computed into one of pandas on this machine."""
+    names, index = list(frame.columns), frame.index.name
+    levels = [] if index is None or index in names else [index]
+
+    def read(ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:
+        wanted = dict.fromkeys(name for name in (*ids, *numbers, *plain) if name not in levels)
+        return _pandas(frame[list(wanted)].compute()).read(ids, numbers, plain)
+
+    return Source("the DataFrame", [*names, *levels], read)
 
 
 def _python(column: Column) -> list[Any]:
