@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from numpy.linalg import LinAlgError
 
 from wals_gpu.backends.launched import is_launched
-from wals_gpu.cli import demo, doctor, embed, evaluate, fit, plan, recommend, similar, tune
+from wals_gpu.cli import demo, doctor, embed, evaluate, fit, plan, recommend, rollback, similar, tune
 from wals_gpu.cli.installation import installed_version
 from wals_gpu.cli.output import one_line, say
 from wals_gpu.cli.parser import Command, Formatter, Program
@@ -24,7 +24,7 @@ from wals_gpu.errors import DistributedError
 __all__ = ["main", "make_parser"]
 
 #: In the order of the help.
-COMMANDS = (fit, recommend, similar, embed, evaluate, tune, plan, doctor, demo)
+COMMANDS = (fit, recommend, similar, embed, evaluate, tune, plan, rollback, doctor, demo)
 
 # What bad input, a full disk or a missing extra raise. One line on stderr instead of a traceback, exit status 2.
 EXPECTED = (ValueError, TypeError, LookupError, OSError, MemoryError, LinAlgError, ImportError, DistributedError)
@@ -44,7 +44,8 @@ first steps:
   wals-gpu similar model "Blue Train"            what is like this item
 
 Every command explains itself: wals-gpu COMMAND --help. Exit status: 0 done,
-2 bad input (one line on standard error), 130 interrupted.
+2 bad input (one line on standard error), 130 interrupted; of 'fit --publish-if'
+also 3 (the model is refused) and 4 (another run is on).
 """
 
 
@@ -59,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0 done, 1 the installation is not usable (``doctor``), 2 bad input, 130 interrupted.
+        Exit status: 0 done, 1 the installation is not usable (``doctor``), 2 bad input, 130 interrupted; of
+        ``fit --publish-if`` 3, the model is refused, and 4, another run is on.
     """
     parser = make_parser()
     if "_ARGCOMPLETE" in os.environ:  # the shell asks what can come next

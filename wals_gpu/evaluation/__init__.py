@@ -1,5 +1,6 @@
 """Ranking metrics (defined in :mod:`.metrics`), splits, the popularity baseline, and :func:`evaluate`."""
 
+from wals_gpu.evaluation.churn import Churn, churn
 from wals_gpu.evaluation.metrics import Estimate, bootstrap_interval, ranking_metrics
 from wals_gpu.evaluation.popularity import Popularity
 from wals_gpu.evaluation.report import Cohort, EvaluationReport, evaluate
@@ -16,12 +17,14 @@ from wals_gpu.evaluation.splits import (
 )
 
 __all__ = [
+    "Churn",
     "Cohort",
     "Estimate",
     "EvaluationReport",
     "Popularity",
     "StrongSplit",
     "bootstrap_interval",
+    "churn",
     "cold_items_split",
     "evaluate",
     "last_n",
