@@ -14,7 +14,9 @@ from typing import Any, NoReturn
 from numpy.linalg import LinAlgError
 
 from wals_gpu.backends.launched import is_launched
-from wals_gpu.cli import compare, demo, doctor, embed, evaluate, export, fit, plan, recommend, serve, similar, tune
+from wals_gpu.cli import (
+    compare, demo, doctor, embed, evaluate, export, fit, plan, recommend, rollback, serve, similar, tune,
+)  # fmt: skip
 from wals_gpu.cli.installation import installed_version
 from wals_gpu.cli.output import one_line, say
 from wals_gpu.cli.parser import Command, Formatter, Program
@@ -24,7 +26,7 @@ from wals_gpu.errors import DistributedError
 __all__ = ["main", "make_parser"]
 
 #: In the order of the help.
-COMMANDS = (fit, recommend, similar, serve, embed, evaluate, compare, tune, export, plan, doctor, demo)
+COMMANDS = (fit, recommend, similar, serve, embed, evaluate, compare, tune, export, plan, rollback, doctor, demo)
 
 # What bad input, a full disk or a missing extra raise. One line on stderr instead of a traceback, exit status 2.
 EXPECTED = (ValueError, TypeError, LookupError, OSError, MemoryError, LinAlgError, ImportError, DistributedError)
@@ -45,7 +47,8 @@ first steps:
   wals-gpu serve model                           look at it in a browser
 
 Every command explains itself: wals-gpu COMMAND --help. Exit status: 0 done,
-2 bad input (one line on standard error), 130 interrupted.
+2 bad input (one line on standard error), 130 interrupted; of 'fit --publish-if'
+also 3 (the model is refused) and 4 (another run is on).
 """
 
 
@@ -60,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0 done, 1 the installation is not usable (``doctor``), 2 bad input, 130 interrupted.
+        Exit status: 0 done, 1 the installation is not usable (``doctor``), 2 bad input, 130 interrupted; of
+        ``fit --publish-if`` 3, the model is refused, and 4, another run is on.
     """
     parser = make_parser()
     if "_ARGCOMPLETE" in os.environ:  # the shell asks what can come next

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wals_gpu.backends.launched import is_launched
+from wals_gpu.cli import nightly
 from wals_gpu.cli.inputs import load_model, new_model, read_data, reading_options
 from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, number, positive, share_or_path
 from wals_gpu.cli.output import in_words, print_json, say
 from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.cli.tables import check_writable
-from wals_gpu.data.files import remove_folder
+from wals_gpu.data.files import CURRENT, remove_folder
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.errors import DataError
 from wals_gpu.model.wals import HYBRID_PRIOR, WALS
@@ -47,6 +48,8 @@ examples:
   wals-gpu fit plays.parquet --out model --iterations 50 --validation 0.1 --patience 3
   wals-gpu fit plays.parquet --out model --checkpoint-dir unfinished --resume
   wals-gpu fit plays.parquet --out new --config settings.json --warm-start model
+  wals-gpu fit plays.parquet --time-column time --warm-start models --out models \
+      --publish-if "ndcg@20 >= yesterday - 0.002"
   wals-gpu fit plays.parquet --out model --items tracks.csv --text title,description \\
       --encoder roberta-base
 
@@ -55,6 +58,9 @@ checkpoint is removed once the model is saved.
 
 Ctrl-C once: the running iteration ends, the model so far is saved, exit status 130.
 Ctrl-C twice: stop at once and save nothing.
+
+With --publish-if: exit status 3 where the model is refused, 4 where another run is on;
+Ctrl-C publishes nothing. docs/production.md has recipes.
 """
 
 
@@ -76,6 +82,7 @@ def add(commands: Commands) -> None:
         help="begin with the factors of this model, of as many factors; who or what is new begins at random",
     )  # fmt: skip
     add_computation(parser)
+    nightly.add(parser)
     group = parser.add_argument_group("validation and checkpoints")
     group.add_argument(
         "--validation",
@@ -131,14 +138,14 @@ def run(args: argparse.Namespace) -> int:
         return _run_on_ranks(args)
     _check(args)
     model = new_model(args) if args.encoder is None else _new_hybrid(args)
+    if args.publish_if is not None:
+        with _interruptible("then nothing is published") as is_stopped:
+            return nightly.run(args, model, _options(args, None), _add_left_over, is_stopped)
     start = None if args.warm_start is None else _start_of(model, args)
     data = read_data(args)
     _check_space(args.out, model, _sizes_of(data))
     interrupted = _fit_until_interrupted(model, data, start, args)
-    if model.item_prior is not None and model.item_ids is not None:
-        embeddings, ids = model.item_prior.left_over(model.item_ids)
-        if ids:
-            model.add_items(embeddings, ids)
+    _add_left_over(model)
     model.save(args.out, dtype=args.save_dtype)
     if args.checkpoint_dir is not None and not interrupted:
         remove_folder(args.checkpoint_dir)
@@ -147,9 +154,21 @@ def run(args: argparse.Namespace) -> int:
     return 130 if interrupted else 0
 
 
+def _add_left_over(model: WALS) -> None:
+    """Items of the table of texts that nobody has."""
+    if model.item_prior is not None and model.item_ids is not None:
+        embeddings, ids = model.item_prior.left_over(model.item_ids)
+        if ids:
+            model.add_items(embeddings, ids)
+
+
 def _check(args: argparse.Namespace) -> None:
     """What can be refused before any work."""
-    _check_target(args.out)
+    nightly.check(args)
+    if args.publish_if is None:
+        _check_target(args.out)
+    else:
+        check_writable(args.out, _nearest_folder(args.out))
     _check_companions(args)
     if args.checkpoint_dir is not None and args.checkpoint_dir.resolve() == args.out.resolve():
         raise ValueError("--checkpoint-dir and --out must be different folders")
@@ -192,6 +211,8 @@ def _check_target(path: Path) -> None:
         with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
             if json.loads((path / "model.json").read_bytes())["format"] == "wals_gpu":
                 return
+        if os.path.lexists(path / CURRENT):
+            raise ValueError(f"--out: {path} is a folder of models, for --publish-if; give another name")
         raise ValueError(f"--out: {path} is there and is not a model folder; give a new name, or remove it yourself")
     if path.exists() or path.is_symlink():
         raise ValueError(f"--out: {path} is there and is not a folder; give a new name, or remove it yourself")
@@ -275,7 +296,7 @@ def _options(args: argparse.Namespace, data: Interactions | None) -> dict[str, A
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
+def _interruptible(end: str = "then saving (Ctrl-C again: stop now and save nothing)") -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C was pressed; the second time, it is a KeyboardInterrupt."""
     stop = False
 
@@ -284,7 +305,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         if stop:
             raise KeyboardInterrupt
         stop = True
-        say("stopping after this iteration, then saving (Ctrl-C again: stop now and save nothing)")
+        say(f"stopping after this iteration, {end}")
 
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:
@@ -306,6 +327,7 @@ def _run_on_ranks(args: argparse.Namespace) -> int:
         with together(group):
             _check(args)
             given = {"--items": args.items, "--warm-start": args.warm_start, "--save-dtype": args.save_dtype}
+            given["--publish-if"] = args.publish_if
             if unfit := [name for name, value in given.items() if value is not None]:
                 raise ValueError(f"{', '.join(unfit)} cannot be used in a fit on several ranks")
             args.settings["num_threads"] = args.threads

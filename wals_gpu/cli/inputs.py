@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wals_gpu.data.columns import open_source
+from wals_gpu.data.files import real_folder
 from wals_gpu.data.interactions import Interactions, read_interactions
 from wals_gpu.data.titles import Titles
 from wals_gpu.model.wals import WALS
@@ -58,7 +59,7 @@ def reading_options(args: argparse.Namespace, **options: Any) -> dict[str, Any]:
 
 def refuse_model(path: Any, wanted: str) -> None:
     """A folder of a model is none of data, though it can be taken for one."""
-    if (Path(path) / "model.json").is_file():
+    if (real_folder(path) / "model.json").is_file():
         raise ValueError(f"{path} is a saved model; wanted is {wanted}")
 
 
@@ -72,7 +73,7 @@ def load_model(
 ) -> WALS:
     """The model of the command, or another one, on its device; some of its users, where it lies in several parts."""
     path = args.model if path is None else path
-    if path.is_file():
+    if path.is_file() and real_folder(path) == path:
         where = (
             f"; {path} is a file in {path.parent}"
             if path.name == "model.json"

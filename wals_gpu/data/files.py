@@ -3,6 +3,9 @@
 ``model.json`` names the tensor file, ``model-<first 16 digits of its SHA-256>.safetensors``, with its size and hash.
 A save writes a new tensor file beside the old one and then replaces ``model.json`` in one rename: at every instant the
 folder holds either the earlier model or the new one, whole. What is no longer named is removed after that.
+
+``README.md`` beside them is for people: no hash of the model covers it, nothing is read from it, and once somebody has
+edited it, no save writes it again.
 """
 
 from __future__ import annotations
@@ -27,13 +30,23 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from wals_gpu.checks import warn
 from wals_gpu.errors import ModelFormatError
 
-__all__ = ["folder_digest", "load_folder", "load_metadata", "load_npz", "remove_folder", "save_folder", "version_of", "whole_file"]
+__all__ = [
+    "CURRENT", "POINTER", "append_seal", "folder_digest", "load_folder", "load_metadata", "load_npz", "real_folder",
+    "remove_folder", "save_folder", "version_of", "whole_file",
+]  # fmt: skip
 
 FORMAT_VERSION = 1
 
+#: What leads to the model in use, in a folder of several: a link, or where there are none a file with its name.
+CURRENT = "current"
+POINTER = re.compile(r"[0-9A-Za-z][\w.-]{0,99}\n?")
+
 _JSON = "model.json"
+_CARD = "README.md"
+_SEAL = "<!-- sha256 {}: this page as it was written with the model. Edit it, and later saves leave it alone. -->\n"
 _TENSOR_FILE = re.compile(r"model-[0-9a-f]{16}\.safetensors")
 _TEMPORARY = re.compile(r"\.model-[0-9a-f]{16}\.tmp")
 _DTYPES = {
@@ -47,7 +60,13 @@ _JSON_LIMIT = 1 << 26  # nothing in model.json grows with the data; parsed, a by
 _MOST_COMPRESSION = 100  # an array of factors gives up a tenth of its size; beyond this an archive is made to deceive
 
 
-def save_folder(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any]) -> None:
+def save_folder(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, NDArray[Any]],
+    metadata: Mapping[str, Any],
+    *,
+    card: str | None = None,
+) -> None:
     """Save named arrays and JSON-able metadata in a folder, in place of what an earlier save left there.
 
     Parameters
@@ -58,6 +77,9 @@ def save_folder(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]
         Of float16/32/64, (u)int8/16/32/64 or bool, any shape.
     metadata : mapping
         Strings, finite numbers, bools, None, lists and dicts of them.
+    card : str, optional
+        A page about the model for people, in Markdown: ``README.md``, written when the model is whole. A page that is
+        there and that no save wrote, or that somebody edited since, is left as it is, with a warning.
 
     Raises
     ------
@@ -97,9 +119,69 @@ def save_folder(path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]
             with _replacing(folder) as (file, rename):
                 file.write(text)
                 rename(_JSON)
+            if card is not None:
+                _write_card(folder, append_seal(card))
             os.fsync(folder_fd)
         finally:
             _remove_leftovers(folder)
+
+
+def append_seal(card: str) -> str:
+    """A page with a last line that tells whether somebody has edited it since."""
+    return card + _SEAL.format(hashlib.sha256(card.encode()).hexdigest())
+
+
+def _write_card(folder: Path, text: str) -> None:
+    path = folder / _CARD
+    try:
+        before = path.read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        before = ""
+    start = before.rstrip("\n").rfind("\n") + 1
+    if before and append_seal(before[:start]) != before:
+        warn(f"{path} was not written by a save, or was edited since: it is left as it is; remove it to have a new one")
+        return
+    with _replacing(folder) as (file, rename):
+        file.write(text.encode())
+        rename(_CARD)
+
+
+def real_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder of a model that a name leads to at this moment.
+
+    Parameters
+    ----------
+    path : str or path
+        The folder itself; a link to it; a file that holds nothing but the name of a folder beside it; or a folder of
+        several models, which has such a link or file with the name ``current``.
+
+    Returns
+    -------
+    Path
+        `path` itself where it leads nowhere else. What comes next may change any time: who reads several files reads
+        them all from the folder that this gave.
+    """
+    folder = Path(path)
+    for _ in range(4):  # a link to a folder of several models, its current one; where links go round, enough is enough
+        if folder.is_symlink():
+            folder = Path(os.path.realpath(folder))
+        elif folder.is_dir() and not (folder / _JSON).exists() and os.path.lexists(folder / CURRENT):
+            folder = folder / CURRENT
+        elif folder.name == CURRENT and (name := _pointed_at(folder)) is not None:
+            folder = folder.parent / name
+        else:
+            break
+    return folder
+
+
+def _pointed_at(path: Path) -> str | None:
+    """What a file names that stands for a link; None where it is none."""
+    try:
+        with _open_file(path) as file:
+            name = file.read(128).decode()
+    except (OSError, ModelFormatError, UnicodeDecodeError):
+        return None
+    return name.strip() if POINTER.fullmatch(name) else None
 
 
 def load_folder(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -123,23 +205,23 @@ def load_folder(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], 
     ModelFormatError
         If it holds no model, a damaged one, or one of a newer format; the message names the file and what is wrong.
     """
-    folder = Path(path)
-    if not folder.exists():
-        raise FileNotFoundError(f"no model folder at {folder}")
     while True:
+        folder = real_folder(path)
+        if not folder.exists():
+            raise FileNotFoundError(f"no model folder at {folder}")
         text = _read_json(folder)
         document = _parse(text, folder / _JSON)
         try:
             return _read_tensors(folder, document["tensors"]), document["metadata"]
         except FileNotFoundError as error:
-            if _read_json(folder) == text:
+            if real_folder(path) == folder and _read_json(folder) == text:
                 raise ModelFormatError(f"{error.filename} is missing: {folder} is not a whole model") from error
             # A save of another process removed the file between the two reads: take the new model.
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The metadata alone of what :func:`save_folder` saved, checked as there."""
-    folder = Path(path)
+    folder = real_folder(path)
     if not folder.exists():
         raise FileNotFoundError(f"no model folder at {folder}")
     metadata: dict[str, Any] = _parse(_read_json(folder), folder / _JSON)["metadata"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from wals_gpu.data.ids import is_string
 from wals_gpu.data.source import Column
 from wals_gpu.errors import DataError
 
-__all__ = ["as_times", "recency"]
+__all__ = ["Period", "as_times", "recency"]
 
 # Every integer up to here is a float64; microseconds since 1970 are, nanoseconds are not.
 _EXACT = 2**53
@@ -28,6 +28,47 @@ _UNITS = {
     "y": 31557600, "year": 31557600, "years": 31557600,
 }  # fmt: skip
 _ZONE = r"[T ]\d{1,2}(:\d{2}){0,2}(\.\d+)?(Z|[+-]\d{2}(:?\d{2})?)$"
+
+
+class Period(NamedTuple):
+    """The earliest and the latest time of some interactions: numbers, or datetime64 in UTC."""
+
+    first: Any
+    last: Any
+
+    @classmethod
+    def of(cls, times: NDArray[Any] | None) -> Period | None:
+        """Of the times of entries (Z,); None where there are none."""
+        return None if times is None or not len(times) else cls(times.min(), times.max())
+
+    def to_json(self) -> list[Any]:
+        """Two numbers, or two texts in ISO 8601."""
+        return [str(time) if isinstance(time, np.datetime64) else float(time) for time in self]
+
+    @classmethod
+    def from_json(cls, saved: Any) -> Period:
+        """What :meth:`to_json` gave; ValueError, TypeError where it is something else."""
+        first, last = saved
+        if isinstance(first, str) and isinstance(last, str):
+            times = np.datetime64(first), np.datetime64(last)
+            if np.isnat(times).any():
+                raise ValueError(f"a period must have two times, got {saved!r:.60}")
+            return cls(*times)
+        return cls(*(number("period", time, -np.inf) for time in (first, last)))
+
+    def is_before(self, times: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which times (n,) are later than the last one; TypeError where one are numbers and the others dates."""
+        if (times.dtype.kind == "M") != isinstance(self.last, np.datetime64):
+            kinds = [
+                "dates" if is_date else "numbers"
+                for is_date in (times.dtype.kind == "M", isinstance(self.last, np.datetime64))
+            ]
+            raise TypeError(f"the times must be of one kind, got {kinds[0]} now and {kinds[1]} before")
+        last = self.last
+        if times.dtype.kind == "M":  # in one unit: NumPy would bring both to nanoseconds, which hold few centuries
+            times, last = times.astype("M8[us]"), last.astype("M8[us]")
+        later: NDArray[np.bool_] = times > last
+        return later
 
 
 def as_times(column: Column, name: Hashable, place: Callable[[int], str]) -> NDArray[Any]:

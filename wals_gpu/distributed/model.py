@@ -19,6 +19,7 @@ from wals_gpu.distributed.group import Group, gather_json, gather_uneven, of_eac
 from wals_gpu.distributed.session import ShardedSession
 from wals_gpu.distributed.shards import Shards
 from wals_gpu.errors import DistributedError
+from wals_gpu.model.card import Sizes, model_card
 from wals_gpu.model.parts import forget_users, missing_users, write_shared, write_users
 from wals_gpu.model.recommendations import RecommendationsChunk
 from wals_gpu.model.sharded import model_of, tensors_of
@@ -107,10 +108,12 @@ class ShardedModel:
             with together(group, f"saving to {folder}"):
                 tensors, metadata = tensors_of(self.local)
                 write_users(folder, group.rank, tag, tensors)
+            n_entries = int(of_each(group, len(tensors["seen.col_idx"])).sum())
             with together(group, f"saving to {folder}"):
                 if group.rank == 0:
                     all_see(folder, lambda: missing_users(folder, tag, group.size))
-                    write_shared(folder, tag, tensors, metadata, self.user_cuts.bounds.tolist())
+                    card = model_card(Sizes(int(self.user_cuts.bounds[-1]), self.local.n_items, n_entries), metadata)
+                    write_shared(folder, tag, tensors, metadata, self.user_cuts.bounds.tolist(), card)
         except DistributedError:
             raise  # who is gone may have made the new model whole
         except Exception:

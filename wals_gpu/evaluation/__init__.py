@@ -1,5 +1,6 @@
 """Ranking metrics (defined in :mod:`.metrics`), splits, the popularity baseline, and :func:`evaluate`."""
 
+from wals_gpu.evaluation.churn import Churn, churn
 from wals_gpu.evaluation.comparison import Difference, Differences
 from wals_gpu.evaluation.metrics import ranking_metrics
 from wals_gpu.evaluation.popularity import Popularity
@@ -18,6 +19,7 @@ from wals_gpu.evaluation.splits import (
 )
 
 __all__ = [
+    "Churn",
     "Cohort",
     "Comparison",
     "Difference",
@@ -27,6 +29,7 @@ __all__ = [
     "Popularity",
     "StrongSplit",
     "bootstrap_interval",
+    "churn",
     "cold_items_split",
     "evaluate",
     "last_n",

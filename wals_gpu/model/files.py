@@ -17,10 +17,12 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.session import Backend
 from wals_gpu.checks import number
-from wals_gpu.data.files import load_folder, save_folder
+from wals_gpu.data.files import load_folder, real_folder, save_folder
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames
+from wals_gpu.data.times import Period
 from wals_gpu.errors import DeviceError, ModelFormatError
+from wals_gpu.model.card import Measured, Sizes, model_card
 from wals_gpu.model.parts import joined
 from wals_gpu.objective.presets import bound_from_arrays
 from wals_gpu.priors.linear import FittedPrior
@@ -47,6 +49,8 @@ class SavedModel:
     metric : str, optional
         What the fit was validated with, if it was.
     best_iteration : int, optional
+    measured : Measured, optional
+        What lists of the model were measured to be.
     """
 
     settings: dict[str, Any]
@@ -54,6 +58,7 @@ class SavedModel:
     history: History
     metric: str | None = None
     best_iteration: int | None = None
+    measured: Measured | None = None
 
 
 def write_model(path: str | PathLike[str], saved: SavedModel, *, in_halves: bool = False) -> None:
@@ -61,7 +66,11 @@ def write_model(path: str | PathLike[str], saved: SavedModel, *, in_halves: bool
 
     `in_halves` rounds the factors to float16. What the folder says of the model stays the same.
     """
-    save_folder(path, *to_tensors(saved, in_halves=in_halves))
+    tensors, metadata = to_tensors(saved, in_halves=in_halves)
+    fitted = saved.fitted
+    assert fitted.seen is not None
+    sizes = Sizes(fitted.n_users, fitted.n_items, int(fitted.seen.nnz))
+    save_folder(path, tensors, metadata, card=model_card(sizes, metadata))
 
 
 def to_tensors(saved: SavedModel, *, in_halves: bool = False) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -109,6 +118,12 @@ def to_tensors(saved: SavedModel, *, in_halves: bool = False) -> tuple[dict[str,
         metadata["priors"] = priors
     if fitted.columns is not None and all(name is None or isinstance(name, str) for name in fitted.columns):
         metadata["columns"] = fitted.columns._asdict()
+    if fitted.counts is not None:
+        tensors["popularity"] = fitted.counts
+    if fitted.period is not None:
+        metadata["period"] = fitted.period.to_json()
+    if saved.measured is not None:
+        metadata["measured"] = saved.measured.to_json()
     if saved.metric is not None:
         metadata["validation"] = {"metric": saved.metric, "best_iteration": saved.best_iteration}
     return tensors, metadata
@@ -128,11 +143,22 @@ def read_model(path: str | PathLike[str], backend: Backend, users: slice | None 
     ValueError
         `users` of a model that lies in one part, or of none.
     """
+    while True:
+        folder = real_folder(path)
+        try:
+            return _read_folder(folder, backend, users)
+        except (FileNotFoundError, ModelFormatError):
+            if real_folder(path) == folder:
+                raise
+            # What the name leads to was replaced, and removed, meanwhile: read what it leads to now.
+
+
+def _read_folder(path: Path, backend: Backend, users: slice | None) -> SavedModel:
     tensors, metadata = load_folder(path)
     if "checkpoint" in str(metadata.get("model")):
         raise ModelFormatError(f"{path} holds a checkpoint of a fit, not a model: go on with fit(..., resume=True)")
     if "user_bounds" in metadata:
-        tensors, metadata = joined(Path(path), tensors, metadata, users)
+        tensors, metadata = joined(path, tensors, metadata, users)
     elif users is not None:
         raise ValueError(f"users: the model in {path} lies in one part, which is read as a whole")
     return from_tensors(path, tensors, metadata, backend)
@@ -174,11 +200,14 @@ def from_tensors(
         columns = _read_columns(metadata.get("columns"))
         calibration = _read_calibration(tensors, metadata.get("calibration"), shape[1])
         neighbors = _read_neighbors(tensors, shape[1])
+        period = None if metadata.get("period") is None else Period.from_json(metadata["period"])
+        measured = None if metadata.get("measured") is None else Measured.from_json(metadata["measured"])
+        counts = _read_popularity(tensors, shape[1])
     items.flags.writeable = False  # answers may keep what they computed from it
     sides = (users, items, user_ids, item_ids)
     of_priors = (priors["user_prior"], priors["item_prior"])
-    fitted = Fitted(backend, *sides, bound, seen, *of_priors, columns, calibration, neighbors)
-    return SavedModel(settings, fitted, history, metric, best_iteration)
+    fitted = Fitted(backend, *sides, bound, seen, *of_priors, columns, calibration, neighbors, period, counts)
+    return SavedModel(settings, fitted, history, metric, best_iteration, measured)
 
 
 def _to_halves(factors: NDArray[np.floating]) -> tuple[NDArray[np.float16], int]:
@@ -249,6 +278,14 @@ def _read_calibration(tensors: Mapping[str, NDArray[Any]], saved: Any, n_items: 
     if counts.shape != (n_items,) or counts.dtype != np.int64 or (counts < 0).any():
         raise ValueError(f"item_counts must be {n_items} int64 from 0, got {counts.dtype} {counts.shape}")
     return Calibration(exponent, counts, typical)
+
+
+def _read_popularity(tensors: Mapping[str, NDArray[Any]], n_items: int) -> NDArray[np.int64] | None:
+    """Counts of items whose users are not in the file; most files have all that they were counted from."""
+    counts = tensors.get("popularity")
+    if counts is not None and (counts.shape != (n_items,) or counts.dtype != np.int64 or (counts < 0).any()):
+        raise ValueError(f"popularity must be {n_items} int64 from 0, got {counts.dtype} {counts.shape}")
+    return counts
 
 
 def _read_neighbors(tensors: Mapping[str, NDArray[Any]], n_items: int) -> Neighbors | None:

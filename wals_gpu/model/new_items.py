@@ -82,6 +82,7 @@ def add_items(fitted: Fitted, items: Any, ids: ArrayLike | None, mode: str | Non
         item_prior=_grown_prior(prior, growth.spread(prior.mean, mean), growth),
         calibration=None if calibration is None else calibration.with_counts(growth.spread(calibration.counts, 0)),
         neighbors=None if fitted.neighbors is None else fitted.neighbors.spread(growth.old, n_old + n),
+        counts=None if fitted.counts is None else growth.spread(fitted.counts, 0),
     )
     return changed, growth.new if growth.ids is None else growth.ids.take(growth.new)
 

@@ -61,11 +61,14 @@ def missing_users(folder: Path, tag: str, size: int) -> list[int]:
     return [rank for rank in range(size) if not _place(folder, rank, tag).is_dir()]
 
 
-def write_shared(folder: Path, tag: str, tensors: Tensors, metadata: Mapping[str, Any], bounds: list[int]) -> None:
+def write_shared(
+    folder: Path, tag: str, tensors: Tensors, metadata: Mapping[str, Any], bounds: list[int], card: str | None = None
+) -> None:
     """Write what all users share, once their parts are on the disk, in place of a model that is there."""
     shared = {name: array for name, array in tensors.items() if not is_of_users(name, tensors)}
     objective = {**metadata["objective"], "n_users": bounds[-1]}
-    save_folder(folder, shared, {**metadata, "objective": objective, "user_bounds": bounds, "user_parts": tag})
+    of_parts = {"objective": objective, "user_bounds": bounds, "user_parts": tag}
+    save_folder(folder, shared, {**metadata, **of_parts}, card=card)
     for other in folder.glob("users-*"):
         if not other.name.endswith(f"-{tag}"):
             shutil.rmtree(other, ignore_errors=True)

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wals_gpu.data.ids import Ids, row_numbers
+from wals_gpu.errors import ModelFitError
 from wals_gpu.model.rows import changeable, ids_of_rows, prior_of_rows
 from wals_gpu.training.fitted import Fitted
 
-__all__ = ["remove_items", "remove_users"]
+__all__ = ["remove_items", "remove_users", "without_users"]
 
 
 def remove_users(fitted: Fitted, users: ArrayLike, unknown: str) -> tuple[Fitted, NDArray[Any]]:
@@ -50,8 +51,31 @@ def remove_items(fitted: Fitted, items: ArrayLike, unknown: str) -> tuple[Fitted
         item_prior=prior_of_rows(fitted.item_prior, kept, ids, n),
         calibration=None if calibration is None else calibration.with_counts(calibration.counts[kept]),
         neighbors=None if fitted.neighbors is None else fitted.neighbors.of_items(kept),
+        counts=None if fitted.counts is None else fitted.counts[kept],
     )
     return changed, gone if ids is None else ids.take(gone)
+
+
+def without_users(fitted: Fitted) -> Fitted:
+    """Without any user: what is left answers for users that are given by their interactions.
+
+    Raises
+    ------
+    ModelFitError
+        The model has a user prior, whose features are of people; or its interactions are on disk, or not there.
+    """
+    if fitted.user_prior is not None:
+        raise ModelFitError("a model with a user prior cannot be had without its users: the prior is made of them")
+    bound, nobody, ids = changeable(fitted), np.arange(0), fitted.user_ids
+    objective = bound.objective.of_rows((bound.n_users, bound.n_items), users=nobody)
+    return replace(
+        fitted,
+        user_factors=fitted.user_factors[:0].copy(),
+        user_ids=ids_of_rows(ids, nobody),
+        bound=replace(bound.of_users(nobody), objective=objective),
+        seen=None if fitted.seen is None else fitted.seen[:0],
+        counts=fitted.popularity(),
+    )
 
 
 def _rows(queries: ArrayLike, ids: Ids | None, n: int, side: str, unknown: str) -> NDArray[np.int64]:

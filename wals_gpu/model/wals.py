@@ -18,9 +18,12 @@ from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames, as_interactions
 from wals_gpu.data.options import ColumnOptions
 from wals_gpu.data.tables import as_output, check_output, html_table
+from wals_gpu.data.times import Period
 from wals_gpu.data.titles import Titles
 from wals_gpu.errors import ModelFitError
-from wals_gpu.model import answers, new_items, new_users, queries, removal, scoring
+from wals_gpu.evaluation.report import EvaluationReport
+from wals_gpu.model import answers, hub, new_items, new_users, queries, removal, scoring
+from wals_gpu.model.card import Measured
 from wals_gpu.model.configured import Configured
 from wals_gpu.model.files import SavedModel, read_model, unreadable, write_model
 from wals_gpu.model.plot import plot_history
@@ -145,6 +148,11 @@ class WALS(Configured):
         What having an item (row) adds to the score of each item (column); None without `neighbors`.
     popularity_exponent_ : float or None
         gamma of the scores that the model gives; None before `fit`. It may be assigned: scores and lists follow.
+    period_ : Period or None
+        The earliest and the latest time, ``first`` and ``last``, of the interactions that the model was fitted on;
+        None where they had no times (``time_column=``).
+    measured_ : Measured or None
+        What :meth:`save` was given as metrics, of a model that was loaded; `fit` forgets it.
 
     Raises
     ------
@@ -172,11 +180,14 @@ class WALS(Configured):
     validation_metric_: str | None
     best_iteration_: int | None
     device_: str | None = None  # also of those that an earlier version pickled
+    period_: Period | None = None  # likewise
+    measured_: Measured | None = None  # likewise
     _is_closed = True  # an unknown attribute is an error; classes made from this one may have more
     _bound: BoundObjective | None
     _seen: csr_matrix | None  # training interactions
     _calibration: Calibration | None = None  # also of those that an earlier version pickled
     _neighbors: Neighbors | None = None  # likewise
+    _counts: NDArray[np.int64] | None = None  # of items, where the users that they were counted from are not there
     _last: tuple[tuple[Any, ...], Fitted] | None = None  # see `fitted`
 
     def __init__(
@@ -231,6 +242,7 @@ class WALS(Configured):
         self.history_ = History()
         self.validation_metric_ = self.best_iteration_ = self.device_ = None
         self._bound = self._seen = self._calibration = self._neighbors = None
+        self.period_ = self.measured_ = self._counts = None
 
     @classmethod
     def hybrid(
@@ -544,7 +556,7 @@ class WALS(Configured):
         """Become the model of a fit, which has begun or ended."""
         self._become(run.fitted)
         self.history_, self.validation_metric_, self.best_iteration_ = run.history, run.metric, run.best_iteration
-        self.device_ = run.device
+        self.device_, self.measured_ = run.device, None
 
     def _become(self, fitted: Fitted) -> None:
         self.user_factors, self.item_factors = fitted.user_factors, fitted.item_factors
@@ -552,6 +564,7 @@ class WALS(Configured):
         self.user_prior_, self.item_prior_ = fitted.user_prior, fitted.item_prior
         self._bound, self._seen = fitted.bound, fitted.seen
         self.columns_, self._calibration, self._neighbors = fitted.columns, fitted.calibration, fitted.neighbors
+        self.period_, self._counts = fitted.period, fitted.counts
         self._last = None  # an earlier model's factors are free
 
     def _announcer(self, callback: Callable[[WALS, FitRecord], bool | None]) -> Callable[[FitRecord], bool | None]:
@@ -683,7 +696,7 @@ class WALS(Configured):
             raise ModelFitError("the model is not fitted: call fit(interactions) first")
         ids, priors = (self.user_ids, self.item_ids), (self.user_prior_, self.item_prior_)
         learned = (self.user_factors, self.item_factors, *ids, self._bound, self._seen, *priors, self.columns_)
-        parts = (self._backend, *learned, self._calibration, self._neighbors)
+        parts = (self._backend, *learned, self._calibration, self._neighbors, self.period_, self._counts)
         # The same object as long as nothing was assigned: it keeps what answers computed from it.
         last = self._last  # read once and set in one step: other threads do the same
         if last is None or any(a is not b for a, b in zip(last[0], parts, strict=True)):
@@ -1514,8 +1527,18 @@ class WALS(Configured):
 
     # ------------------------------------------------------------------------------------------------ files
 
-    def save(self, path: str | PathLike[str], *, dtype: str | None = None) -> None:
-        """Write the model to a folder, in place of a model that is there.
+    def save(
+        self,
+        path: str | PathLike[str],
+        *,
+        dtype: str | None = None,
+        metrics: EvaluationReport | Mapping[str, Any] | Measured | None = None,
+    ) -> None:
+        """Write the model to a folder, in place of a model that is there, with a page about it, ``README.md``.
+
+        The page has sizes, settings, metrics and versions, no ids and no titles, and the form of a model card of the
+        Hugging Face hub. No hash covers it and nothing is read from it: once somebody has edited it, later saves leave
+        it as it is, with a warning.
 
         Parameters
         ----------
@@ -1524,11 +1547,14 @@ class WALS(Configured):
         dtype : {"float16"}, optional
             Round the factors in the file to float16, to about three digits: they take half the room (a quarter of
             float64), and the model is loaded in the type that it has now. By default they are written as they are.
+        metrics : EvaluationReport, mapping of name to number or Estimate, or Measured, optional
+            What lists of this model were measured to be, such as what :func:`wals_gpu.evaluation.evaluate` gave: kept
+            in the folder, and on its page. Default: `measured_`.
 
         Raises
         ------
-        ValueError
-            `dtype` is something else.
+        TypeError, ValueError
+            `dtype` or `metrics` is something else.
         ModelFitError
             The model is not fitted.
         OSError
@@ -1536,7 +1562,10 @@ class WALS(Configured):
         """
         if dtype is not None and not (isinstance(dtype, str) and dtype == "float16"):
             raise ValueError(f"dtype must be 'float16', or None for that of the model, got {dtype!r}")
-        write_model(path, self._saved(), in_halves=dtype is not None)
+        saved = self._saved()
+        if metrics is not None:
+            saved = replace(saved, measured=Measured.of(metrics))
+        write_model(path, saved, in_halves=dtype is not None)
 
     def _saved(self) -> SavedModel:
         """What a folder of the model holds."""
@@ -1551,7 +1580,8 @@ class WALS(Configured):
         if self.neighbors:
             of_neighbors = ("neighbors", "neighbor_weight", "neighbor_regularization")
             settings |= {name: getattr(self, name) for name in of_neighbors}
-        return SavedModel(settings, self.fitted, self.history_, self.validation_metric_, self.best_iteration_)
+        of_fit = (self.history_, self.validation_metric_, self.best_iteration_, self.measured_)
+        return SavedModel(settings, self.fitted, *of_fit)
 
     @classmethod
     def load(
@@ -1593,8 +1623,114 @@ class WALS(Configured):
                 setattr(model, f"{side}_prior", prior.prior)
         model._become(fitted)
         model.history_, model.validation_metric_ = saved.history, saved.metric
-        model.best_iteration_ = saved.best_iteration
+        model.best_iteration_, model.measured_ = saved.best_iteration, saved.measured
         return model
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        users: bool = False,
+        private: bool = True,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "A wals_gpu model",
+        dtype: str | None = None,
+        metrics: EvaluationReport | Mapping[str, Any] | Measured | None = None,
+        endpoint: str | None = None,
+    ) -> str:
+        """Upload the model to the Hugging Face hub, or to another server of its kind, in one commit.
+
+        Parameters
+        ----------
+        repo_id : str
+            Such as "me/plays"; made if it is not there.
+        users : bool, default False
+            Whether users are uploaded too: their ids, their interactions and their factors, which are personal data.
+            Without, the model answers for users that are given by their interactions (:meth:`recommend_for`,
+            :meth:`fold_in`, :meth:`similar_items`), and for all others with what is popular.
+        private : bool, default True
+            Of a repository that is made. One that is there stays as it is.
+        revision : str, optional
+            A branch to commit to; made if it is not there. Default: the main one.
+        token : str or bool, optional
+            Default: what ``hf auth login`` or the environment has.
+        commit_message : str
+        dtype, metrics
+            As for :meth:`save`.
+        endpoint : str, optional
+            Of another server. Default: the hub, or what the variable ``HF_ENDPOINT`` says.
+
+        Returns
+        -------
+        str
+            The address of the commit.
+
+        Raises
+        ------
+        ImportError
+            huggingface_hub is not installed (``pip install 'wals_gpu[hub]'``).
+        ModelFitError
+            The model is not fitted; or without users, it has a user prior.
+        huggingface_hub.errors.HfHubHTTPError
+            The server refuses, or cannot be reached.
+        """
+        model: WALS = self if users else self._without_users()
+        where = hub.Place(repo_id, revision, token, endpoint)
+        return hub.push(where, lambda folder: model.save(folder, dtype=dtype, metrics=metrics), private, commit_message)
+
+    def _without_users(self) -> WALS:
+        """A model of the same items that knows nobody."""
+        known = type(self)(**self.get_params())
+        known._become(removal.without_users(self.fitted))
+        of_fit = (self.history_, self.validation_metric_, self.best_iteration_, self.measured_)
+        known.history_, known.validation_metric_, known.best_iteration_, known.measured_ = of_fit
+        return known
+
+    @classmethod
+    def from_hub(
+        cls,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        local_files_only: bool = False,
+        device: str = "auto",
+        num_threads: int = 0,
+        endpoint: str | None = None,
+    ) -> WALS:
+        """Download a model that :meth:`push_to_hub` uploaded; every byte of it is checked, and no code runs.
+
+        Parameters
+        ----------
+        repo_id : str
+        revision : str, optional
+            A branch, a tag or a commit. In production name a commit: a branch can change.
+        token, endpoint
+            As for :meth:`push_to_hub`.
+        cache_dir : path, optional
+            Where downloads are kept. Default: the cache of huggingface_hub.
+        local_files_only : bool, default False
+            Take what was downloaded before, and ask no server.
+        device, num_threads
+            As for :meth:`load`.
+
+        Returns
+        -------
+        WALS
+
+        Raises
+        ------
+        ImportError
+            huggingface_hub is not installed.
+        ModelFormatError
+            The repository holds no model, or a damaged one.
+        huggingface_hub.errors.HfHubHTTPError
+            There is no such repository or revision, or it may not be read.
+        """
+        folder = hub.pull(hub.Place(repo_id, revision, token, endpoint), cache_dir, local_files_only)
+        return cls.load(folder, device=device, num_threads=num_threads)
 
 
 _SETTINGS = (

@@ -13,6 +13,7 @@ from wals_gpu.backends.host import Spectrum
 from wals_gpu.backends.session import Backend
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames
+from wals_gpu.data.times import Period
 from wals_gpu.errors import ModelFitError
 from wals_gpu.evaluation.popularity import item_counts
 from wals_gpu.objective.bound import BoundObjective
@@ -61,6 +62,10 @@ class Fitted:
         What the scores of each item are multiplied by; None: nothing.
     neighbors : Neighbors, optional
         What is added to the dot products, before they are multiplied.
+    period : Period, optional
+        The earliest and the latest time of the interactions that were read, where they had times.
+    counts : (I,) int64 array, optional
+        What :meth:`popularity` gives, where the users that it was counted from are not there.
     """
 
     backend: Backend
@@ -75,6 +80,8 @@ class Fitted:
     columns: ColumnNames | None = None
     calibration: Calibration | None = None
     neighbors: Neighbors | None = None
+    period: Period | None = None
+    counts: NDArray[np.int64] | None = None
     _kept_spectrum: list[Spectrum] = field(default_factory=list, init=False, repr=False)
     _kept_popularity: list[NDArray[np.int64]] = field(default_factory=list, init=False, repr=False)
     _kept_table: list[NDArray[np.floating]] = field(default_factory=list, init=False, repr=False)
@@ -194,6 +201,8 @@ class Fitted:
         ModelFitError
             There is no training data: factors were assigned.
         """
+        if self.counts is not None:
+            return self.counts
         if self.seen is None:
             raise ModelFitError("the model knows no interactions, so it does not know which items are popular")
         if not self._kept_popularity:

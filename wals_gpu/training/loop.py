@@ -57,7 +57,7 @@ class Run:
         of_users, of_items = (None if side.prior is None else side.prior.fitted for side in (users, items))
         self.fitted = Fitted(
             plan.settings.backend, users.factors, items.factors, users.ids, items.ids, plan.bound, plan.train,
-            of_users, of_items, plan.columns, plan.calibration, plan.neighbors,
+            of_users, of_items, plan.columns, plan.calibration, plan.neighbors, plan.period,
         )  # fmt: skip
 
     def __enter__(self) -> Run:

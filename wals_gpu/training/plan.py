@@ -19,6 +19,7 @@ from wals_gpu.checks import integer
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames, Interactions, as_interactions
 from wals_gpu.data.stored import StoredMatrix, StoredTerms, as_stored
+from wals_gpu.data.times import Period
 from wals_gpu.evaluation.popularity import item_counts
 from wals_gpu.objective.bound import BoundObjective, Objective
 from wals_gpu.objective.terms import RowTerms, SideTerms, column_counts
@@ -200,6 +201,8 @@ class Plan:
         Of these sides, open already: where they lie on several machines. None: the backend opens one.
     device : str
         What the fit computes on, and why.
+    period : Period, optional
+        The earliest and the latest time of the interactions, where they have times.
     """
 
     settings: FitSettings
@@ -215,6 +218,7 @@ class Plan:
     neighbors: Neighbors | None = None
     session: Session | None = None
     device: str = ""
+    period: Period | None = None
 
 
 def make_plan(
@@ -299,8 +303,9 @@ def make_plan(
     resume = bool(saving.resume)
     watching = (validation, checkpoint, resume)
     return Plan(
-        settings, train, bound, of_users, of_items, *watching, data.columns, calibration, neighbors, device=device
-    )
+        settings, train, bound, of_users, of_items, *watching, data.columns, calibration, neighbors,
+        device=device, period=Period.of(data.times),
+    )  # fmt: skip
 
 
 def _on_device(settings: FitSettings, sizes: FitSizes, holding: HoldOut, saving: Saving) -> tuple[FitSettings, str]:

@@ -1,0 +1,380 @@
+"""A nightly run: fit, compare with the model in use on what neither has learned from, publish or refuse, log it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wals_gpu.checks import integer, number
+from wals_gpu.data.files import real_folder, version_of
+from wals_gpu.data.interactions import Interactions, as_interactions
+from wals_gpu.data.times import Period
+from wals_gpu.evaluation.churn import churn
+from wals_gpu.evaluation.metrics import Estimate
+from wals_gpu.model.card import Measured
+from wals_gpu.model.wals import WALS
+from wals_gpu.publishing.condition import Condition
+from wals_gpu.publishing.folder import ModelFolder, now
+from wals_gpu.publishing.measure import Comparison, HeldOut, NothingNewError, compare, hold_out
+
+__all__ = ["Outcome", "publish"]
+
+#: What is measured where the condition names nothing; and the length of the lists whose churn is.
+USUAL_METRIC, CHURN_K = "ndcg@20", 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes
+    ----------
+    published : bool
+    name : str or None
+        Of the model that is in use from now on; None where the one before stays.
+    reason : str
+        Why.
+    record : dict
+        What is in the log.
+    model : WALS
+        The model that was published, or refused.
+    """
+
+    published: bool
+    name: str | None
+    reason: str
+    record: dict[str, Any]
+    model: WALS = field(repr=False)
+
+
+def publish(
+    model: WALS,
+    interactions: Any,
+    folder: str | PathLike[str],
+    publish_if: str | Condition,
+    *,
+    warm_start: WALS | str | PathLike[str] | None = None,
+    holdout: float | None = None,
+    refit: bool = True,
+    keep: int = 7,
+    keep_refused: bool = False,
+    wait: float = 0.0,
+    dtype: str | None = None,
+    fit: Mapping[str, Any] | None = None,
+    finish: Callable[[WALS], None] | None = None,
+    stopped: Callable[[], bool] | None = None,
+    show_progress: bool = False,
+    **columns: Any,
+) -> Outcome:
+    """Fit a model, and make it the one in use if it is good enough beside the one before.
+
+    Parameters
+    ----------
+    model : WALS
+        Its settings; fitted when the call returns.
+    interactions : table, path, matrix, Interactions, or function that returns one of these
+        All that the new model is to learn from. A function is called once the folder is locked.
+    folder : str or path
+        Of models: its ``current`` leads to the one in use (:class:`.ModelFolder`). Made if needed.
+    publish_if : str or Condition
+        Such as ``"ndcg@20 >= yesterday - 0.002 and ndcg@20 > popularity"``, or ``"always"``.
+    warm_start : WALS or path, optional
+        The model before: the fit begins with its factors, and it is "yesterday". A path that leads to the model in use
+        of `folder` may be one that is not there yet, in the first run. Default: "yesterday" is the model in use, if
+        there is one, and the fit begins at random.
+    holdout : float, optional
+        The share of the interactions that are new to the model before to hold out and measure with: the latest, where
+        there are times. Default: 0.5; without a model before, 0.1 of all.
+    refit : bool, default True
+        Whether what is published is fitted once more, on everything, with the same settings and start. False: it is
+        the model that was measured, which has not learned from what was held out.
+    keep : int, default 7
+        How many published models stay in the folder, from 2.
+    keep_refused : bool, default False
+        Whether a model that is refused is kept there too, under another name, to be looked at; as many as `keep`.
+    wait : float, default 0
+        Seconds to wait for another run in the same folder to end.
+    dtype : {"float16"}, optional
+        As for :meth:`.WALS.save`.
+    fit : mapping, optional
+        Further arguments of :meth:`.WALS.fit`, such as ``{"validation": 0.1, "patience": 3}``. What validation chose,
+        the number of iterations and the popularity exponent, is taken over by the last fit, which has none.
+    finish : callable, optional
+        Called with the model before it is saved, such as ``lambda model: model.add_items(texts, ids)``.
+    stopped : callable, optional
+        Asked after each iteration; a true answer ends the run with KeyboardInterrupt, and nothing is published.
+    show_progress : bool, default False
+    **columns
+        Of a table, as for :func:`.as_interactions`: ``time_column`` above all.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    BusyError
+        Another run holds the folder.
+    DataError, TypeError, ValueError, OSError, MemoryError, ...
+        As reading, :meth:`.WALS.fit` and :meth:`.WALS.save`: the model in use stays, and the log says "failed".
+    KeyboardInterrupt
+        Likewise, "interrupted".
+    """
+    condition = publish_if if isinstance(publish_if, Condition) else Condition.parse(publish_if)
+    keep = integer("keep", keep, 2)
+    if holdout is not None:
+        holdout = number("holdout", holdout, positive=True, below=1)
+    store, run = ModelFolder(folder), _Run(model, condition, dict(fit or {}), stopped, show_progress)
+    with store.locked(number("wait", wait)):
+        try:
+            current = store.current
+            with run.timed("read"):
+                yesterday = run.start_from(store, warm_start)
+                data = interactions() if callable(interactions) else interactions
+                data = as_interactions(data, **({"dtype": model.dtype} | columns))
+            run.describe(data, yesterday)
+            holds = run.decide(data, yesterday, holdout)
+            if holds and refit and run.held_out is not None:
+                with run.timed("refit"):
+                    run.fit_again(data)
+            if yesterday is not None and run.is_fitted:
+                run.measure_churn(yesterday)
+
+            def save(path: Path) -> None:
+                if finish is not None:
+                    finish(model)
+                with run.timed("save"):
+                    model.save(path, dtype=dtype, metrics=run.measured(refit))
+                run.record["seconds"] = dict(run.seconds)
+
+            if holds:
+                name, is_current = store.publish(save, run.record, current, keep)
+                return Outcome(is_current, name if is_current else None, run.record["reason"], run.record, model)
+            if keep_refused and run.is_fitted:
+                run.record["kept"] = store.keep_refused(save, keep)
+            store.log(run.record)
+            return Outcome(False, None, run.record["reason"], run.record, model)
+        except BaseException as error:
+            is_stop = isinstance(error, KeyboardInterrupt)
+            reason = "stopped by hand" if is_stop else " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            run.record |= {"decision": "interrupted" if is_stop else "failed", "model": None, "reason": reason}
+            store.log(run.record)
+            raise
+
+
+class _Run:
+    """What a run has found out so far."""
+
+    def __init__(
+        self,
+        model: WALS,
+        condition: Condition,
+        options: dict[str, Any],
+        stopped: Callable[[], bool] | None,
+        show_progress: bool,
+    ) -> None:
+        self._model, self._condition, self._options = model, condition, options
+        self._stopped, self._show_progress = stopped, show_progress
+        self._start: WALS | None = None
+        self.held_out: HeldOut | None = None
+        self._comparison: Comparison | None = None
+        self.is_fitted = False
+        self.seconds: dict[str, float] = {}
+        self.record: dict[str, Any] = {
+            "time": now(),
+            "decision": "failed",
+            "reason": "",
+            "model": None,
+            "previous": None,
+            "condition": condition.text,
+        }
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] = round(time.perf_counter() - started, 3)
+            self.record["seconds"] = dict(self.seconds)
+
+    def start_from(self, store: ModelFolder, warm_start: Any) -> WALS | None:
+        """The model before; also what the fits begin with, where that was asked for."""
+        self.record["warm_start"] = None
+        computation: dict[str, Any] = {"device": self._model.device, "num_threads": self._model.num_threads}
+        if warm_start is None:
+            return None if store.current is None else WALS.load(store.path / store.current, **computation)
+        if not isinstance(warm_start, WALS):
+            path = Path(warm_start)
+            own = [store.path.absolute(), (store.path / "current").absolute()]
+            if store.current is None and path.absolute() in own:
+                return None  # the first run of this folder
+            where = real_folder(path)
+            warm_start = WALS.load(where, **computation)
+            self.record["warm_start"] = where.name
+        else:
+            self.record["warm_start"] = "a model in memory"
+        if warm_start.fitted.factors != self._model.factors:
+            raise ValueError(
+                f"warm_start needs a model of as many factors: it has {warm_start.fitted.factors}, this fit "
+                f"{self._model.factors}; factors={warm_start.fitted.factors} makes them the same"
+            )
+        self._start = warm_start
+        return self._start
+
+    def describe(self, data: Interactions, yesterday: WALS | None) -> None:
+        """Sizes, settings and versions."""
+        n_users, n_items = data.matrix.shape
+        of_data: dict[str, Any] = {"users": n_users, "items": n_items, "entries": data.matrix.nnz}
+        if (period := Period.of(data.times)) is not None:
+            of_data["from"], of_data["to"] = period.to_json()
+        if yesterday is not None:
+            for side, ids, own in (
+                ("users", data.user_ids, yesterday.user_ids),
+                ("items", data.item_ids, yesterday.item_ids),
+            ):
+                if ids is not None and own is not None and ids.kind == own.kind:
+                    of_data[f"new_{side}"] = int((np.asarray(own.find(ids.ids)) < 0).sum())
+        self.record["data"] = of_data
+        self.record["settings"] = _settings_of(self._model)
+        names = ("wals_gpu", "numpy", "scipy")
+        self.record["versions"] = {name: version_of(name) for name in names}
+
+    def decide(self, data: Interactions, yesterday: WALS | None, share: float | None) -> bool:
+        """Hold out, fit, measure: whether the condition holds. Where nothing can be measured, only "always" does."""
+        model, condition = self._model, self._condition
+        seed = model.random_state if isinstance(model.random_state, int) else 0
+        metrics = condition.metrics or [USUAL_METRIC]
+        try:
+            with self.timed("hold_out"):
+                self.held_out = held_out = hold_out(data, yesterday, share, seed)
+            self.record["held_out"] = {"entries": held_out.test.nnz, "new": held_out.new, "by": held_out.by}
+        except NothingNewError as error:
+            return self._without_measuring(data, error)
+        with self.timed("fit"):
+            self._fit(held_out.rest, self._options)
+        try:
+            with self.timed("measure"):
+                self._comparison = found = compare(model, yesterday, held_out, metrics, seed)
+        except NothingNewError as error:
+            return self._decided(not condition.needs_measuring, str(error))
+        self.record["held_out"] |= {
+            "measured_users": found.users,
+            "measured_entries": found.entries,
+            "users_new_to_a_model": found.unknown_users,
+            "entries_of_new_items": found.unknown_items,
+        }
+        self.record["metrics"] = {
+            metric: {name: _plain(estimate) for name, estimate in of_metric.items()}
+            for metric, of_metric in found.values.items()
+        }
+        values = {
+            metric: {name: estimate.value for name, estimate in of_metric.items()}
+            for metric, of_metric in found.values.items()
+        }
+        verdict = condition.check(values, found.users, yesterday is not None)
+        return self._decided(*verdict)
+
+    def _without_measuring(self, data: Interactions, error: NothingNewError) -> bool:
+        self.held_out = None
+        if self._condition.needs_measuring:
+            return self._decided(False, str(error))
+        with self.timed("fit"):
+            self._fit(data, self._options)
+        return self._decided(True, f"published always; not measured: {error}")
+
+    def _decided(self, holds: bool, reason: str) -> bool:
+        self.record |= {"decision": "published" if holds else "refused", "reason": reason}
+        return holds
+
+    def _fit(self, data: Interactions, options: Mapping[str, Any]) -> None:
+        stopped = self._stopped or (lambda: False)
+        self._model.fit(
+            data,
+            warm_start=False if self._start is None else self._start,
+            callback=lambda *_: stopped(),
+            show_progress=self._show_progress,
+            **options,
+        )
+        if stopped():
+            raise KeyboardInterrupt
+        self.is_fitted = True
+        history = self._model.history_
+        self.record["iterations"] = len(history)
+        self.record["loss"] = None if not history else history[-1].loss
+        self.record["device"] = self._model.device_
+
+    def fit_again(self, data: Interactions) -> None:
+        """On everything, for as long as the fit that was measured, with what its validation chose."""
+        model = self._model
+        chosen: dict[str, Any] = {}
+        if model.best_iteration_ is not None:
+            chosen["iterations"] = max(model.best_iteration_, 1)
+        if model.popularity_exponent == "auto":
+            chosen["popularity_exponent"] = model.popularity_exponent_
+        of_validation = ("validation", "metric", "validate_every", "patience")
+        before = {name: getattr(model, name) for name in chosen}
+        model.set_params(**chosen)
+        try:
+            self._fit(data, {name: value for name, value in self._options.items() if name not in of_validation})
+        finally:
+            model.set_params(**before)
+
+    def measure_churn(self, yesterday: WALS) -> None:
+        """How much lists change; a model that knows none of the users before has none."""
+        with self.timed("churn"):
+            try:
+                found = churn(yesterday, self._model, k=CHURN_K)
+            except ValueError as error:
+                self.record["churn"] = {"none": str(error)}
+                return
+        self.record["churn"] = {
+            name: round(value, 6) if isinstance(value, float) else value for name, value in found.to_dict().items()
+        }
+
+    def measured(self, refit: bool) -> Measured | None:
+        """For the page of the model."""
+        if self._comparison is None:
+            return None
+        found, held_out = self._comparison, self.held_out
+        assert held_out is not None
+        values = {metric: of_metric["candidate"] for metric, of_metric in found.values.items()}
+        values |= {
+            f"{metric} of {other}": of_metric[other]
+            for metric, of_metric in found.values.items()
+            for other in ("yesterday", "popularity")
+            if other in of_metric
+        }
+        about = (
+            f"Measured on {found.entries:,} interactions of {found.users:,} users, held out by {held_out.by} from what "
+            "was new to the model before"
+        )
+        return Measured(values, about + (", then fitted once more on everything" if refit else ""))
+
+
+def _settings_of(model: WALS) -> dict[str, Any]:
+    """The settings, without the values of arrays, which may have one for each user."""
+    values: dict[str, Any] = {
+        name: getattr(model, name)
+        for name in ("factors", "iterations", "solver", "over_relaxation", "random_state", "popularity_exponent")
+    }
+    if not isinstance(model.random_state, (int, type(None))):
+        values["random_state"] = type(model.random_state).__name__
+    values["dtype"] = model.dtype.name
+    values["neighbors"] = model.neighbors
+    parameters = model.objective.parameters()
+    values["objective"] = {"name": model.objective.name} | {
+        name: f"{value.size} numbers" if isinstance(value, np.ndarray) else value for name, value in parameters.items()
+    }
+    return values
+
+
+def _plain(estimate: Estimate) -> dict[str, float | None]:
+    return {name: None if value is None else round(value, 6) for name, value in estimate._asdict().items()}
