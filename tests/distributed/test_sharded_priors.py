@@ -1,19 +1,23 @@
 """Fits with priors of items and users on several ranks: the bits of one process, whatever the number of ranks."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from ranks import run_ranks
 from test_sharded_fit import SHAPE, make_matrix, make_model
+from text_models import TEXTS, tiny_roberta
 
 from wals_gpu import WALS, DataError, Interactions
+from wals_gpu.cli.entry import main
 from wals_gpu.data.ids import Ids
 from wals_gpu.distributed import fit_sharded
 from wals_gpu.priors.linear import LinearPrior
 from wals_gpu.priors.rows import Piece, add_pieces, sum_of_pieces
 
 pytest.importorskip("torch", reason="ranks need torch")
+pytest.importorskip("transformers", reason="texts need transformers")
 
 
 def features_of(side):
@@ -80,7 +84,7 @@ def fit_until(group, iteration):
     def stop(record):
         if record.iteration == iteration:
             raise RuntimeError("the power is gone")
-    return fit_sharded(make_model(**make_priors("both"), iterations=5), make_data("both"), group, validation=0.1,
+    return fit_sharded(make_model(**make_priors("both"), **MORE), make_data("both"), group, validation=0.1,
                        patience=3, checkpoint_dir=folder + "/checkpoint", resume=True,
                        callback=stop if rank == group.size - 1 else None)
 
@@ -112,17 +116,35 @@ if rank < 2:
     if rank == 1:
         def fails(*args):
             raise MemoryError("none left")
-        FittedPrior.features_of_fit = fails
+        FittedPrior.features_of_fit, real = fails, FittedPrior.features_of_fit
     attempt("memory", lambda: fit(LinearPrior(items)))
+    if rank == 1:
+        FittedPrior.features_of_fit = real
+os.environ |= {"RANK": str(rank), "WORLD_SIZE": "4"}  # as torchrun does
+from wals_gpu.cli.entry import main
+assert main([folder if text == "FOLDER" else text.replace("FOLDER/", folder + "/") for text in COMMAND]) == 0
 print(json.dumps(said))
 """
+
+MORE = {"iterations": 5, "neighbors": 6, "popularity_exponent": "auto"}
+COMMAND = [
+    "fit", "FOLDER/plays.csv", "--out", "FOLDER/of-ranks", "--items", "FOLDER/items.csv", "--encoder", "FOLDER/tiny",
+    "--factors", "8", "--iterations", "2", "--threads", "1", "--seed", "3", "--quiet", "--json",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Where four processes, and the first two and three of them, left their results; and the errors of each."""
     folder = tmp_path_factory.mktemp("ranks")
-    return folder, [json.loads(out) for out in run_ranks(PROGRAM, 4, folder)]
+    tiny_roberta(folder / "tiny", layers=1, positions=140)
+    rng = np.random.default_rng(0)
+    pairs = {(f"u{user}", item) for user, item in rng.integers(0, (2500, 35), (9000, 2)).tolist()}
+    (folder / "plays.csv").write_text("user_id,item_id\n" + "".join(f"{u},{i}\n" for u, i in sorted(pairs)))
+    rows = (f'{item},"{TEXTS[item % 7]}, {item}"\n' for item in range(40))  # nobody has the last five
+    (folder / "items.csv").write_text("item_id,title\n" + "".join(rows))
+    outs = run_ranks(f"COMMAND, MORE = {COMMAND!r}, {MORE!r}\n" + PROGRAM, 4, folder)
+    return folder, [json.loads(out.splitlines()[-1]) for out in outs]
 
 
 def learned_by(model):
@@ -163,13 +185,19 @@ def test_a_fit_with_priors_goes_on_with_other_ranks_and_is_saved_and_read(run):
     """As one process, which was not interrupted: validated, saved in parts, read as a whole and in part."""
     folder, said = run
     assert all(errors[0][:2] == ["stopped", "DistributedError"] for errors in said[:3])
-    whole = make_model(**make_priors("both"), iterations=5).fit(make_data("both"), validation=0.1, patience=3)
+    whole = make_model(**make_priors("both"), **MORE).fit(make_data("both"), validation=0.1, patience=3)
     model, some = WALS.load(folder / "model"), WALS.load(folder / "model", users=slice(1000, 4000))
     np.testing.assert_array_equal(model.user_factors, whole.user_factors)
     np.testing.assert_array_equal(model.item_factors, whole.item_factors)
     assert [r.validation for r in model.history_] == [r.validation for r in whole.history_]
     for got, want in ((model.user_prior_, whole.user_prior_), (model.item_prior_, whole.item_prior_)):
         np.testing.assert_array_equal(got.mean, want.mean)
+    assert model.popularity_exponent_ == whole.popularity_exponent_ != 0
+    np.testing.assert_array_equal(model.fitted.calibration.counts, whole.fitted.calibration.counts)
+    assert whole.fitted.neighbors.weights.nnz > 10_000
+    for name in ("data", "indices", "indptr"):
+        got, want = (getattr(one.fitted.neighbors.weights, name) for one in (model, whole))
+        np.testing.assert_array_equal(got, want)
     strength = whole.user_prior_.prior.strength
     np.testing.assert_array_equal(model.user_prior_.prior.strength, strength)
     np.testing.assert_array_equal(some.user_prior_.mean, whole.user_prior_.mean[1000:4000])
@@ -195,6 +223,19 @@ def test_an_error_of_a_prior_on_one_rank_is_one_of_all(run):
     assert errors["memory"] == ("MemoryError", "rank 1: the prior of items: none left")
 
 
+def test_the_command_fits_texts_on_ranks(run):
+    """With the items that nobody has; as one process from the same vectors."""
+    folder = run[0]
+    command = [str(folder / text.removeprefix("FOLDER/")) if "FOLDER" in text else text for text in COMMAND]
+    command[3] = str(folder / "of-one")
+    assert main(command) == 0
+    models = [WALS.load(folder / name) for name in ("of-one", "of-ranks")]
+    assert models[0].n_items == 40 and models[0].item_prior_.prior.votes == "equal"
+    for name in ("user_factors", "item_factors", "item_ids", "user_ids"):
+        np.testing.assert_array_equal(*(getattr(model, name) for model in models), err_msg=name)
+    assert models[1].item_prior_.prior.encoder is not None
+
+
 @pytest.mark.parametrize(("n", "cuts"), [(1, [1]), (11, [3, 3, 8]), (64, [1, 63]), (37, [0, 13, 32]), (9, [8])])
 def test_sums_of_pieces_do_not_depend_on_who_has_them(n, cuts):
     """Numbers of very different size: another order of additions is another sum."""
@@ -204,7 +245,7 @@ def test_sums_of_pieces_do_not_depend_on_who_has_them(n, cuts):
         return add_pieces([], [Piece(0, chunk, values[chunk]) for chunk in range(first, last)])
 
     joined, ends = [], [0, *cuts, n]
-    for first, last in zip(ends[:-1], ends[1:], strict=True):
+    for first, last in pairwise(ends):
         add_pieces(joined, pieces(first, last))
     assert sum_of_pieces(joined) == sum_of_pieces(pieces(0, n))
 

@@ -272,9 +272,7 @@ class ShardedSession:
                     placed = replace(terms, col_idx=part.terms.col_idx)
                     self._backend.solve_rotated(placed, table, spectrum, target, EXACT, prior)
 
-    def products(
-        self, side: str, terms: RowTerms, factors: list[NDArray[np.floating]]
-    ) -> list[NDArray[np.floating]]:
+    def products(self, side: str, terms: RowTerms, factors: list[NDArray[np.floating]]) -> list[NDArray[np.floating]]:
         """Dot products of each entry's row, of each of several arrays (own rows, D), with what it meets of the other
         side, (Z,) each."""
         other, found = self._sides[other_side(side)], []

@@ -177,7 +177,7 @@ class PriorSteps:
         self._project()
         self.fitted.mean = self._mean
         cold = self._mean
-        if prior.cold == "regression" and self._all.gather(np.isfinite(other).all(keepdims=True)[0]).all():
+        if prior.cold == "regression" and self._all.gather(np.array([np.isfinite(other).all()])).all():
             self.fitted.cold_weights = self._cold_map(other)
             cold = np.empty_like(factors)
             self._apply(self.fitted.cold_weights, cold)
@@ -192,7 +192,7 @@ class PriorSteps:
         """
         alone = self._terms
         ridge = np.broadcast_to(alone.ridge, alone.n_rows)
-        if not self._all.gather((ridge[self._active] > 0).all(keepdims=True)).all():
+        if not self._all.gather(np.array([(ridge[self._active] > 0).all()])).all():
             alone = replace(alone, ridge=self.terms.ridge)  # an absolute strength alone makes such a row solvable
         targets = np.zeros((len(self._features), other.shape[1]), self._features.dtype)
         self._all.solve(alone, other, targets)
