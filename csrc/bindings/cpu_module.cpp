@@ -378,7 +378,7 @@ struct Pattern {
 
 py::tuple fit_neighbors(const Array<int64_t>& row_ptr, const Array<int32_t>& columns, const Array<int64_t>& row_ptr_t,
                         const Array<int32_t>& columns_t, const py::array& user_weights, int64_t n_neighbors,
-                        double ridge, int64_t memory, int n_threads) {
+                        double ridge, int64_t memory, int n_threads, int64_t first, std::optional<int64_t> last) {
     return by_dtype(user_weights, [&](auto zero) -> py::tuple {
         using T = decltype(zero);
         const Array<T> v(user_weights);
@@ -388,6 +388,9 @@ py::tuple fit_neighbors(const Array<int64_t>& row_ptr, const Array<int32_t>& col
         wals::cpu::Neighborhoods<T> p;
         p.n_users = users.n_rows();
         p.n_items = items.n_rows();
+        p.first = first;
+        p.last = last.value_or(p.n_items);
+        require(0 <= p.first && p.first <= p.last && p.last <= p.n_items, "first and last must be a range of items");
         p.user_ptr = users.ptr.data();
         p.items = users.idx.data();
         p.item_ptr = items.ptr.data();
@@ -395,8 +398,8 @@ py::tuple fit_neighbors(const Array<int64_t>& row_ptr, const Array<int32_t>& col
         p.user_weight = v.data();
         p.ridge = ridge;
         p.stride = n_neighbors;
-        py::array_t<int32_t> ids({p.n_items, n_neighbors});
-        Array<T> weights({p.n_items, n_neighbors});
+        py::array_t<int32_t> ids({p.last - p.first, n_neighbors});
+        Array<T> weights({p.last - p.first, n_neighbors});
         p.ids = ids.mutable_data();
         p.weights = weights.mutable_data();
         native(n_threads, [&](auto check) { return wals::cpu::fit_neighbors<T>(p, memory, n_threads, check); });
@@ -624,9 +627,9 @@ PYBIND11_MODULE(_cpu, m) {
     m.def(
         "fit_neighbors", &fit_neighbors, py::arg("row_ptr"), py::arg("columns"), py::arg("row_ptr_t"),
         py::arg("columns_t"), py::arg("user_weights"), py::arg("n_neighbors"), py::arg("ridge"), py::arg("memory"),
-        py::arg("n_threads"),
-        "ids (I, m) and weights (I, m) of the regressions of items on their nearest items, of users' sorted items and "
-        "items' sorted users; works in so many bytes.");
+        py::arg("n_threads"), py::arg("first") = 0, py::arg("last") = py::none(),
+        "ids (n, m) and weights (n, m) of the regressions of items [first, last), by default all, on their nearest "
+        "items, of users' sorted items and items' sorted users; works in so many bytes.");
     m.def("neighbor_memory", &neighbor_memory, py::arg("n_items"), py::arg("n_neighbors"), py::arg("wide"),
           py::arg("n_threads"), "Bytes that fit_neighbors works in: the least, and the most that can be of use.");
     m.def("transpose", &transpose, py::arg("row_ptr"), py::arg("col_idx"), py::arg("value"), py::arg("n_cols"),

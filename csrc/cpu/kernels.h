@@ -113,6 +113,7 @@ constexpr int64_t kFewQueries = 3;
 template <class T>
 struct Neighborhoods {
     int64_t n_users = 0, n_items = 0;
+    int64_t first = 0, last = 0;        // items that are wanted, [first, last)
     int64_t m = 0;                      // neighbours at most, no more than there are items
     const int64_t* user_ptr = nullptr;  // (n_users + 1)
     const int32_t* items = nullptr;     // of each user, rising
@@ -121,8 +122,8 @@ struct Neighborhoods {
     const T* user_weight = nullptr;     // (n_users): v
     double ridge = 0;
     int64_t stride = 0;                // of the results, m at least
-    int32_t* ids = nullptr;            // (n_items, stride) out: rising, -1 where there are fewer
-    T* weights = nullptr;              // (n_items, stride) out
+    int32_t* ids = nullptr;            // (last - first, stride) out: rising, -1 where there are fewer
+    T* weights = nullptr;              // (last - first, stride) out
     const double* diagonal = nullptr;  // (n_items): G_ii
     int32_t* count = nullptr;          // (n_items): neighbours found
 };

@@ -193,8 +193,8 @@ static void select_neighbors(const Neighborhoods<T>& p, int64_t i, char* workspa
         keep_best(w.scores, w.ids, count, p.m);
         count = p.m;
     }
-    int32_t* const ids = p.ids + i * p.stride;
-    T* const weights = p.weights + i * p.stride;
+    int32_t* const ids = p.ids + (i - p.first) * p.stride;
+    T* const weights = p.weights + (i - p.first) * p.stride;
     for (int64_t n = 0; n < count; ++n) {
         ids[n] = w.ids[n];
         weights[n] = T(row[w.ids[n]]);
@@ -253,7 +253,7 @@ static void regress(const Neighborhoods<T>& p, int64_t i, const T* pairs, char* 
     if (n == 0) return;
     const NeighborWorkspace w(workspace, p.n_items, p.m);
     const Panel<double> start{w.start, M}, panel{w.panel, M};
-    T* const weights = p.weights + i * p.stride;
+    T* const weights = p.weights + (i - p.first) * p.stride;
     for (int64_t j = 0; j < M * M; ++j) w.start[j] = 0;
     double largest = 0;
     for (int64_t r = 0; r < n; ++r) {

@@ -68,10 +68,10 @@ template <class T>
 bool fit_neighbors(Neighborhoods<T> p, int64_t memory, int n_threads, const Interrupted& interrupted) {
     const KernelTable<T>& kernel = kernels<T>();
     p.m = std::min(p.stride, p.n_items);
-    if (p.n_items == 0 || p.m == 0) return true;
+    if (p.first >= p.last || p.m == 0) return true;
     const NeighborMemory bounds = neighbor_memory<T>(p.n_items, p.m, n_threads);
     int64_t room = std::max(memory, bounds.least) - fixed_bytes<T>(p.n_items, p.m, n_threads);
-    room = std::min(room, best_room(p, p.n_items * bytes_of_item<T>(p.m)));
+    room = std::min(room, best_room(p, (p.last - p.first) * bytes_of_item<T>(p.m)));
     const auto workspace = buffers_per_thread(n_threads, kernel.neighbor_workspace_bytes(p.n_items, p.m));
     Buffer diagonal(p.n_items * int64_t(sizeof(double)) + 64), count(p.n_items * int64_t(sizeof(int32_t)));
     std::vector<int64_t> pair_ptr(size_t(p.n_items) + 1), holder_ptr(size_t(p.n_items) + 1);
@@ -83,15 +83,15 @@ bool fit_neighbors(Neighborhoods<T> p, int64_t memory, int n_threads, const Inte
     bool done = parallel_for((p.n_items + 255) / 256, n_threads, interrupted, [&](int64_t t, int) {
         kernel.sum_diagonal(p, t * 256, std::min(p.n_items, (t + 1) * 256), diagonal.as<double>());
     });
-    done = done && for_items(0, p.n_items, n_threads, interrupted,
+    done = done && for_items(p.first, p.last, n_threads, interrupted,
                              [&](int64_t i, int thread) { kernel.select_neighbors(p, i, of(thread)); });
 
     Buffer pairs, holders;
     int64_t pairs_size = 0, holders_size = 0;
-    for (int64_t begin = 0, end; done && begin < p.n_items; begin = end) {
+    for (int64_t begin = p.first, end; done && begin < p.last; begin = end) {
         // A round: as many items as there is room for.
         int64_t n_pairs = 0, n_holders = 0, bytes = 0;
-        for (end = begin; end < p.n_items; ++end) {
+        for (end = begin; end < p.last; ++end) {
             const int64_t n = p.count[end];
             bytes += bytes_of_item<T>(n);
             if (bytes > room && end > begin) break;
@@ -109,13 +109,13 @@ bool fit_neighbors(Neighborhoods<T> p, int64_t memory, int n_threads, const Inte
         }
         std::fill(holder_ptr.begin(), holder_ptr.end(), 0);
         for (int64_t i = begin; i < end; ++i)
-            for (int64_t n = 0; n < p.count[i]; ++n) ++holder_ptr[size_t(p.ids[i * p.stride + n])];
+            for (int64_t n = 0; n < p.count[i]; ++n) ++holder_ptr[size_t(p.ids[(i - p.first) * p.stride + n])];
         int64_t at = 0;
         for (int64_t& place : holder_ptr) at += std::exchange(place, at);
         for (int64_t i = begin; i < end; ++i)
             for (int64_t n = 0, to = pair_ptr[size_t(i)]; n < p.count[i]; to += p.count[i] - n++)
-                holders.as<Holder>()[holder_ptr[size_t(p.ids[i * p.stride + n])]++] = {i * p.stride + n, to,
-                                                                                       p.count[i] - n};
+                holders.as<Holder>()[holder_ptr[size_t(p.ids[(i - p.first) * p.stride + n])]++] = {
+                    (i - p.first) * p.stride + n, to, p.count[i] - n};
         auto first_holder = [&](int64_t k) { return k ? holder_ptr[size_t(k) - 1] : 0; };  // they have moved on
         done = for_items(0, p.n_items, n_threads, interrupted, [&](int64_t k, int thread) {
             const int64_t first = first_holder(k), n = holder_ptr[size_t(k)] - first;

@@ -447,8 +447,7 @@ def test_the_singular_row_is_named_by_its_number_among_all():
 @pytest.mark.parametrize(
     ("settings", "error", "text"),
     [
-        ({"neighbors": 5}, TypeError, "neighbors must be 0 for a fit on several ranks, got 5"),
-        ({"popularity_exponent": 0.1}, TypeError, "popularity_exponent must be 0"),
+        ({"popularity_exponent": "auto"}, ValueError, 'popularity_exponent="auto" needs validation'),
         ({"random_state": np.random.default_rng(0)}, TypeError, "random_state must be an integer or None"),
     ],
 )

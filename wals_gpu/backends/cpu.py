@@ -347,6 +347,7 @@ class CpuBackend:
         *,
         transposed: csr_matrix | None = None,
         memory: int | None = None,
+        items: slice | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
         """Each item's regression on the items nearest to it; see :func:`wals_gpu.reference.neighbors`.
 
@@ -365,6 +366,8 @@ class CpuBackend:
         memory : int, optional
             Bytes to work in at most, see :meth:`neighbor_memory`; by default as many as it can use. The result does
             not depend on it, nor on the number of threads.
+        items : slice, optional
+            The only items to give, one after the other, of I; default: all.
 
         Returns
         -------
@@ -414,6 +417,7 @@ class CpuBackend:
             ridge,
             memory,
             self.num_threads,
+            *((0, n_items) if items is None else (items.start, items.stop)),
         )
 
     def topk(

@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
     if is_launched():
         return _run_on_ranks(args)
     _check(args)
-    model = new_model(args) if args.encoder is None else _new_hybrid(args)
+    model = new_model(args) if args.encoder is None else _hybrid(args, *_read_texts(args))
     if args.publish_if is not None:
         with _interruptible("then nothing is published") as is_stopped:
             return nightly.run(args, model, _options(args, None), _add_left_over, is_stopped)
@@ -233,8 +233,16 @@ def _check_space(path: Path, model: WALS, sizes: tuple[int, int, int]) -> None:
         raise ValueError(f"--out {path}: the model takes {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free there")
 
 
-def _new_hybrid(args: argparse.Namespace) -> WALS:
-    """A model with the texts of --items, in the recommended configuration where nothing else is said."""
+def _add_left_over(model: WALS) -> None:
+    """Items of the catalogue that nobody has."""
+    if model.item_prior is not None and model.item_ids is not None:
+        embeddings, ids = model.item_prior.left_over(model.item_ids)
+        if ids:
+            model.add_items(embeddings, ids)
+
+
+def _read_texts(args: argparse.Namespace) -> tuple[list[Any], list[str]]:
+    """Ids and texts of --items."""
     from wals_gpu.text.items import read_item_texts
 
     columns = None if args.text is None else args.text.split(",")
@@ -243,20 +251,25 @@ def _new_hybrid(args: argparse.Namespace) -> WALS:
         raise DataError(
             f"{args.items} must have a column of item ids; --item-column names it, here and in the interactions"
         )
+    return ids.to_pylist(), texts
+
+
+def _hybrid(args: argparse.Namespace, ids: list[Any], items: Any, *, is_encoded: bool = False) -> WALS:
+    """A model with the texts of items, or their vectors, in the recommended configuration where nothing is said."""
     given = {name: getattr(args, name) for name in ("strength", "relative_strength")}
     started = time.perf_counter()
     model = WALS.hybrid(
-        texts,
-        args.encoder,
-        ids=ids.to_pylist(),
-        cache_dir=args.cache,
+        items,
+        None if is_encoded else args.encoder,
+        ids=ids,
+        cache_dir=None if is_encoded else args.cache,
         show_progress=not args.quiet,
         prior={name: value for name, value in given.items() if value is not None},
         **args.settings,
     )
-    if not args.quiet and args.cache is None:
+    if not (args.quiet or is_encoded) and args.cache is None:
         seconds = time.perf_counter() - started
-        say(f"{len(texts):,} texts encoded in {seconds:.1f} s; with --cache DIR, the next fit would have their vectors")
+        say(f"{len(items):,} texts encoded in {seconds:.1f} s; with --cache DIR, the next fit would have their vectors")
     return model
 
 
@@ -326,12 +339,14 @@ def _run_on_ranks(args: argparse.Namespace) -> int:
         args.threads = args.threads or threads_of_rank()
         with together(group):
             _check(args)
-            given = {"--items": args.items, "--warm-start": args.warm_start, "--save-dtype": args.save_dtype}
+            given = {"--warm-start": args.warm_start, "--save-dtype": args.save_dtype}
             given["--publish-if"] = args.publish_if
             if unfit := [name for name, value in given.items() if value is not None]:
                 raise ValueError(f"{', '.join(unfit)} cannot be used in a fit on several ranks")
             args.settings["num_threads"] = args.threads
             model = new_model(args)
+        if args.encoder is not None:
+            model = _hybrid_on_ranks(group, args)
         shards = _read_on_ranks(group, model, args)
         sizes = _sizes_of(shards)
         with together(group):
@@ -341,6 +356,8 @@ def _run_on_ranks(args: argparse.Namespace) -> int:
             fitted = fit_sharded(
                 model, shards, group, callback=lambda _: is_stopped(), show_progress=not args.quiet, **options
             )
+        with together(group, "adding the items that nobody has"):
+            _add_left_over(fitted.local)
         fitted.save(args.out)
         interrupted = any(gather_json(group, is_stopped())) and len(fitted.history) < model.iterations
         if group.rank == 0:
@@ -348,6 +365,27 @@ def _run_on_ranks(args: argparse.Namespace) -> int:
                 shutil.rmtree(args.checkpoint_dir, ignore_errors=True)
             (_print_for_programs if args.json else _print_for_people)(args.out, fitted.local, sizes, interrupted)
     return 130 if interrupted else 0
+
+
+def _hybrid_on_ranks(group: Group, args: argparse.Namespace) -> WALS:
+    """Rank 0 encodes the texts: in other batches, vectors would have other last bits."""
+    import numpy as np
+
+    from wals_gpu.distributed.group import gather_json, together
+
+    ids: list[Any] = []
+    model = None
+    with together(group, "encoding texts"):
+        ids, texts = _read_texts(args)
+        if group.rank == 0:
+            model = _hybrid(args, ids, texts)
+    embeddings = None if model is None or model.item_prior is None else model.item_prior.embeddings
+    shape, dtype = gather_json(group, None if embeddings is None else [embeddings.shape, embeddings.dtype.name])[0]
+    with together(group, "making room for the vectors of texts"):
+        embeddings = np.empty(shape, dtype) if embeddings is None else np.ascontiguousarray(embeddings)
+    assert embeddings is not None
+    group.broadcast(embeddings)
+    return _hybrid(args, ids, embeddings, is_encoded=True) if model is None else model
 
 
 def _sizes_of(data: Interactions | Shards) -> tuple[int, int, int]:

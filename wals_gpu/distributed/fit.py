@@ -22,7 +22,7 @@ from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.data.stored import as_stored
 from wals_gpu.distributed.checkpoint import ShardedCheckpoint
 from wals_gpu.distributed.cuts import Cuts
-from wals_gpu.distributed.group import Group, LocalGroup, agree, gather_json, of_each, together
+from wals_gpu.distributed.group import Group, LocalGroup, agree, gather_json, gather_uneven, of_each, together
 from wals_gpu.distributed.model import ShardedModel
 from wals_gpu.distributed.priors import RowsOnRanks
 from wals_gpu.distributed.session import ShardedSession, ShardedTerms
@@ -34,8 +34,11 @@ from wals_gpu.model.sharded import fit_settings
 from wals_gpu.model.wals import WALS
 from wals_gpu.priors.linear import LinearPrior
 from wals_gpu.priors.steps import PriorSteps
+from wals_gpu.retrieval.neighbors import Neighbors
+from wals_gpu.training.calibration import Calibration
 from wals_gpu.training.checkpoints import fingerprint
 from wals_gpu.training.loop import Run
+from wals_gpu.training.neighbors import as_neighbors, owned_by, regressions
 from wals_gpu.training.plan import FitSettings, HoldOut, Plan, Saving
 from wals_gpu.training.state import FitRecord, History, Side
 from wals_gpu.training.validation import hold_out
@@ -73,7 +76,7 @@ def fit_sharded(
     Parameters
     ----------
     model : WALS
-        Its settings; it is not changed. On the CPU, without neighbours. Embeddings of priors are the same on all ranks,
+        Its settings; it is not changed. On the CPU. Embeddings of priors are the same on all ranks,
         and may be memory-mapped: each reads those of its own rows.
     interactions : Shards, or whatever ``WALS.fit`` takes
         What each rank has; or all of it, which each rank takes its part of. A
@@ -127,7 +130,7 @@ def fit_sharded(
     plan = _plan(group, settings, shards, test, holding, saving, mode, table_bytes)
     with Run(plan, lambda run: None) as run:
         run.iterate(_on_all_ranks(group, callback), show_progress and group.rank == 0)
-    return ShardedModel.of(group, model, shards, plan, run.history, run.metric, run.best_iteration)
+    return ShardedModel.of(group, model, shards, plan, run)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -181,9 +184,6 @@ def _settings_of(model: WALS) -> FitSettings:
     settings = fit_settings(model)
     if not isinstance(settings.backend, CpuBackend):
         raise DeviceError("device must be 'cpu' for a fit on several ranks, which the other devices do not know yet")
-    if settings.neighbors or settings.popularity_exponent:
-        name = "neighbors" if settings.neighbors else "popularity_exponent"
-        raise TypeError(f"{name} must be 0 for a fit on several ranks, got {getattr(settings, name)!r}")
     if isinstance(settings.random_state, np.random.Generator):
         raise TypeError("random_state must be an integer or None for a fit on several ranks, got a Generator")
     settings.check_device()
@@ -269,12 +269,18 @@ def _plan(
     for side, prior in zip(sides, (settings.user_prior, settings.item_prior), strict=True):
         if prior is not None:
             side.prior = _begin_prior(settings, side, prior, RowsOnRanks(group, session, side.name, terms))
-    validation = None
-    if test is not None:
+    validation = calibration = neighbors = None
+    counts = np.empty(0, np.int64)
+    if test is not None or settings.popularity_exponent != 0:
         counts = group.gather_rows(_positive(shards.items), shards.item_cuts.counts)
+    if settings.popularity_exponent not in (0, "auto"):
+        calibration = Calibration.of(float(settings.popularity_exponent), counts)
+    if settings.neighbors:
+        neighbors = _neighbors(settings, shards)
+    if test is not None:
         validation = ShardedValidation(
             group, counts, backend, shards.users, test, holding.metric, holding.every, holding.patience,
-            cold_get_popular=settings.user_prior is None,
+            cold_get_popular=settings.user_prior is None, calibration=calibration, neighbors=neighbors,
         )  # fmt: skip
     checkpoint = None
     if saving.folder is not None:
@@ -282,7 +288,28 @@ def _plan(
         compared = _to_compare(group, settings, shards, validation)
         checkpoint = ShardedCheckpoint(saving.folder, saving.every, compared, group, cuts)
     resume = bool(saving.resume)
-    return Plan(settings, shards.users, bound, *sides, validation, checkpoint, resume, session=session)
+    return Plan(
+        settings, shards.users, bound, *sides, validation, checkpoint, resume,
+        calibration=calibration, neighbors=neighbors, session=session,
+    )  # fmt: skip
+
+
+def _neighbors(settings: FitSettings, shards: Shards) -> Neighbors:
+    """Each rank finds the neighbours of its own items, for which it needs what all users have."""
+    group, n_items = shards.group, shards.shape[1]
+    found: list[NDArray[Any]] = []
+    owned = csr_matrix((0, n_items), dtype=np.float32)
+    with together(group, "finding neighbours"):
+        owned = owned_by(shards.users)
+    lengths = group.gather_rows(np.diff(owned.indptr).astype(np.int64), shards.user_cuts.counts)
+    columns = gather_uneven(group, owned.indices.astype(np.int32))
+    items = shards.item_cuts.of(group.rank)
+    with together(group, "finding neighbours"):
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        whole = csr_matrix((np.ones(len(columns), np.float32), columns, ends), shape=shards.shape)
+        found += regressions(whole, settings.neighbors, settings.neighbor_regularization, settings.backend, items)
+    ids, values = (group.gather_rows(part, shards.item_cuts.counts) for part in found)
+    return as_neighbors(ids, values, settings.neighbor_weight)
 
 
 def _unmet(settings: FitSettings, shards: Shards) -> dict[str, NDArray[np.bool_]]:

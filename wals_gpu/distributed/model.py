@@ -27,6 +27,7 @@ from wals_gpu.model.wals import WALS
 from wals_gpu.priors.linear import FittedPrior
 from wals_gpu.priors.steps import PriorSteps
 from wals_gpu.training.fitted import Fitted
+from wals_gpu.training.loop import Run
 from wals_gpu.training.plan import Plan
 from wals_gpu.training.state import History
 
@@ -69,9 +70,7 @@ class ShardedModel:
         model: WALS,
         shards: Shards,
         plan: Plan,
-        history: History,
-        metric: str | None,
-        best_iteration: int | None,
+        run: Run,
     ) -> ShardedModel:
         """The model of a fit that has ended. Every rank makes the call."""
         session = plan.session
@@ -90,7 +89,10 @@ class ShardedModel:
             shards.users,
             _own_prior(plan.users.prior, shards.user_cuts, group.rank),
             _prior_of_all(plan.items.prior, group, shards.item_cuts),
+            calibration=run.fitted.calibration,
+            neighbors=plan.neighbors,
         )
+        history, metric, best_iteration = run.history, run.metric, run.best_iteration
         return cls(group, model_of(model, fitted, history, metric, best_iteration), shards.user_cuts)
 
     def save(self, path: str | PathLike[str]) -> None:

@@ -57,12 +57,15 @@ class RowsOnRanks:
     def total(self, here: int, work: Callable[[slice], Any], threads: int) -> Floats:
         """See :meth:`.AllRows.total`: pieces go to rank 0, their sum to all."""
         group, size = self._group, self._group.size
-        own = self.alone(lambda: pieces_here(self.first, here, work, threads))
-        shape = own[0].value.shape
         places = [_places(self._cuts, rank) for rank in range(size)]
-        values = np.array([piece.value for piece in own[: len(places[group.rank])]]).reshape(-1, max(own[0].value.size, 1))
         counts = [len(of_rank) if group.rank == 0 else 0 for of_rank in places]
-        received = self.alone(lambda: np.empty((sum(counts), values.shape[1])))
+
+        def add_up() -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[int, ...]]:
+            own = pieces_here(self.first, here, work, threads)
+            values = np.array([piece.value.ravel() for piece in own])[: len(places[group.rank])]
+            return values, np.empty((sum(counts), values.shape[1])), own[0].value.shape
+
+        values, received, shape = self.alone(add_up)
         group.exchange_rows([values if rank == 0 else values[:0] for rank in range(size)], counts, received)
         total = np.zeros(values.shape[1])
         if group.rank == 0:

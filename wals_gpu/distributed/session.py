@@ -171,6 +171,8 @@ class ShardedSession:
         }
         n_factors = users.shape[1]
         self._some: dict[str, Tables] = {}  # of the rows of :meth:`solve_some`
+        # Side, weights and spectrum of the last solve: the line search that follows it needs the same.
+        self._kept: tuple[str, NDArray[np.floating], Spectrum] | None = None
         self._slabs = {side: _Slabs(group, cuts, n_factors) for side, cuts in self._cuts.items()}
 
     def solve(
@@ -207,6 +209,7 @@ class ShardedSession:
         row_loss: NDArray[np.float64] | None,
     ) -> None:
         other = self._sides[other_side(side)]
+        self._kept = None
         error: Exception | None = None
         plain = prior is None and terms.has_background and takes_plain_steps(own.shape[1], options)
         gram, spectrum, seen = self._basis(other_side(side), terms, other, plain)
@@ -235,6 +238,8 @@ class ShardedSession:
         with together(self.group, f"solving {side}s"):
             if error is not None:
                 raise error
+        if prior is not None:
+            self._kept = (other_side(side), terms.other_background, spectrum)
 
     def solve_some(
         self,
@@ -267,9 +272,7 @@ class ShardedSession:
                     placed = replace(terms, col_idx=part.terms.col_idx)
                     self._backend.solve_rotated(placed, table, spectrum, target, EXACT, prior)
 
-    def products(
-        self, side: str, terms: RowTerms, factors: list[NDArray[np.floating]]
-    ) -> list[NDArray[np.floating]]:
+    def products(self, side: str, terms: RowTerms, factors: list[NDArray[np.floating]]) -> list[NDArray[np.floating]]:
         """Dot products of each entry's row, of each of several arrays (own rows, D), with what it meets of the other
         side, (Z,) each."""
         other, found = self._sides[other_side(side)], []
@@ -308,6 +311,7 @@ class ShardedSession:
 
     def scale(self, side: str, factor: float) -> None:
         """See :meth:`.session.Session.scale`."""
+        self._kept = None
         self._sides[side] *= self._sides[side].dtype.type(factor)
 
     def _basis(
@@ -331,6 +335,8 @@ class ShardedSession:
         width = self._sides[side].shape[1]
         if not is_wanted:
             return no_spectrum(width)
+        if self._kept is not None and self._kept[0] == side and self._kept[1] is weight:
+            return self._kept[2]
         gram = self._gram(side, weight)
         values, vectors = np.empty(width), np.empty((width, width))
         with together(self.group):
@@ -385,6 +391,7 @@ class ShardedSession:
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """See :meth:`.session.Session.restore`."""
+        self._kept = None
         for name, array in self.arrays().items():
             np.copyto(array, arrays[name])
 

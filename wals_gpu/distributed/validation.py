@@ -11,8 +11,9 @@ from scipy.sparse import csr_matrix
 from wals_gpu.backends.session import Backend
 from wals_gpu.distributed.group import Group, gather_uneven, of_each, together
 from wals_gpu.distributed.session import ShardedSession
+from wals_gpu.training.calibration import Calibration, best_exponent, metric_of_users, some_users
 from wals_gpu.training.state import FitState
-from wals_gpu.training.validation import Validation
+from wals_gpu.training.validation import Validation, parse_metric
 
 __all__ = ["ShardedValidation"]
 
@@ -49,6 +50,28 @@ class ShardedValidation(Validation):
 
     def _item_counts(self) -> NDArray[np.int64]:
         return self._counts
+
+    def calibration_of(self, user_factors: NDArray[np.floating], item_factors: NDArray[np.floating]) -> Calibration:
+        """See :meth:`.validation.Validation.calibration_of`; of the rank's own factors of both sides."""
+        group, exponent = self._group, 0.0
+        items, n_own = gather_uneven(group, item_factors), of_each(group, len(self._users))
+        if n_own.any():
+            # The users that one process would draw: places among those of all ranks, which are in the order of rows.
+            first = int(n_own[: group.rank].sum())
+            drawn = some_users(np.arange(n_own.sum())) - first
+            users = self._users[drawn[(drawn >= 0) & (drawn < len(self._users))]]
+            name, k = parse_metric(self.metric)
+            given = (user_factors, items, self.train, self.test, self._backend, users)
+
+            def measure(exponent: float) -> NDArray[np.float64]:
+                own = np.empty(0)
+                with together(group, "measuring"):
+                    calibration = Calibration.of(exponent, self._counts)
+                    own = metric_of_users(*given, calibration, metric=name, k=k, neighbors=self._neighbors)
+                return gather_uneven(group, own)
+
+            exponent, _ = best_exponent(measure)
+        return Calibration.of(exponent, self._counts)
 
     def measure(self, state: FitState) -> float:
         """The mean over the users of all ranks, as one process has it."""

@@ -452,9 +452,7 @@ class FittedPrior:
         return html_table([], rows + self.prior.settings(), "FittedPrior")
 
     @classmethod
-    def begin(
-        cls, prior: LinearPrior, raw: NDArray[Any], factors: int, rows: AllRows, threads: int = 1
-    ) -> FittedPrior:
+    def begin(cls, prior: LinearPrior, raw: NDArray[Any], factors: int, rows: AllRows, threads: int = 1) -> FittedPrior:
         """Learn from the embeddings (R, E) of a fit all that does not depend on factors; W = 0 and b = 0.
 
         `rows` knows of the others where these are not all rows of the fit.

@@ -57,18 +57,18 @@ def over_chunks(n: int, work: Callable[[slice], Result], threads: int) -> Iterat
 
 
 class Piece(NamedTuple):
-    """The sum of chunks ``index * 2**level`` to before ``(index + 1) * 2**level``, as far as there are as many."""
+    """The sum of chunks ``place * 2**level`` to before ``(place + 1) * 2**level``, as far as there are as many."""
 
     level: int
-    index: int
+    place: int
     value: Floats
 
 
 def add_pieces(pieces: list[Piece], more: Iterator[Piece] | list[Piece]) -> list[Piece]:
     """Consecutive pieces, joined where two make one of the next level; `pieces` grows, and is returned."""
     for piece in more:
-        while pieces and piece.index % 2 and pieces[-1][:2] == (piece.level, piece.index - 1):
-            piece = Piece(piece.level + 1, piece.index // 2, pieces.pop().value + piece.value)
+        while pieces and piece.place % 2 and pieces[-1][:2] == (piece.level, piece.place - 1):
+            piece = Piece(piece.level + 1, piece.place // 2, pieces.pop().value + piece.value)
         pieces.append(piece)
     return pieces
 
@@ -198,15 +198,14 @@ def pieces_here(first: int, n: int, work: Callable[[slice], Any], threads: int) 
     if not n:
         with one_blas_thread():
             return [Piece(0, 0, np.asarray(work(slice(0, 0)), np.float64))]
-    values = (np.asarray(value, np.float64) for value in over_chunks(n, work, threads))
+    values: Iterator[Floats] = (np.asarray(value, np.float64) for value in over_chunks(n, work, threads))
     start = first // chunk_rows()
     return add_pieces([], (Piece(0, start + index, value) for index, value in enumerate(values)))
 
 
 def column_sums(columns: NDArray[np.integer], values: NDArray[np.floating], n: int) -> Floats:
     """Sums of the values of each of n columns, in the order of the entries."""
-    sums: Floats = np.bincount(columns, values, n)
-    return sums
+    return np.asarray(np.bincount(columns, values, n), np.float64)
 
 
 def listed_entries(terms: RowTerms, n_columns: int) -> csr_matrix:

@@ -177,7 +177,7 @@ class PriorSteps:
         self._project()
         self.fitted.mean = self._mean
         cold = self._mean
-        if prior.cold == "regression" and self._all.gather(np.isfinite(other).all(keepdims=True)[0]).all():
+        if prior.cold == "regression" and self._all.gather(np.array([np.isfinite(other).all()])).all():
             self.fitted.cold_weights = self._cold_map(other)
             cold = np.empty_like(factors)
             self._apply(self.fitted.cold_weights, cold)
@@ -192,7 +192,7 @@ class PriorSteps:
         """
         alone = self._terms
         ridge = np.broadcast_to(alone.ridge, alone.n_rows)
-        if not self._all.gather((ridge[self._active] > 0).all(keepdims=True)).all():
+        if not self._all.gather(np.array([(ridge[self._active] > 0).all()])).all():
             alone = replace(alone, ridge=self.terms.ridge)  # an absolute strength alone makes such a row solvable
         targets = np.zeros((len(self._features), other.shape[1]), self._features.dtype)
         self._all.solve(alone, other, targets)
@@ -382,7 +382,7 @@ class PriorSteps:
             direction[rows] += in_dtype[-1]
 
         self._over_rows(move)
-        slope, curvature = self._entries_part(factors, direction, other)
+        of_entries = self._entries_part(factors, direction, other)
         values, vectors = self._all.spectrum(terms, other)
         with one_blas_thread():
             other_gram = None if vectors is None else ((vectors * values) @ vectors.T).astype(factors.dtype)
@@ -390,14 +390,14 @@ class PriorSteps:
         def of_rows(rows: slice) -> Floats:
             y, v = factors[rows], direction[rows]
             r = self._remaining[rows]
-            parts = np.array([r @ _row_dots(y, v), r @ _row_dots(v, v), 0, 0])
+            parts = np.array([r @ _row_dots(y, v), r @ _row_dots(v, v), 0, 0, *of_entries(rows)])
             if other_gram is not None:
                 product = v @ other_gram
-                parts[2:] = background[rows] @ _row_dots(y, product), background[rows] @ _row_dots(v, product)
+                parts[2:4] = background[rows] @ _row_dots(y, product), background[rows] @ _row_dots(v, product)
             return parts
 
-        ridge_slope, ridge_curvature, background_slope, background_curvature = self._sum(of_rows)
-        slope, curvature = slope + background_slope, curvature + background_curvature
+        ridge_slope, ridge_curvature, background_slope, background_curvature, *of_data = self._sum(of_rows)
+        slope, curvature = of_data[0] + background_slope, of_data[1] + background_curvature
         change, length = self._along_line(step, slope, curvature, ridge_slope, ridge_curvature)
         if not length:
             return 0.0, np.zeros_like(weights)
@@ -440,8 +440,8 @@ class PriorSteps:
 
     def _entries_part(
         self, factors: NDArray[np.floating], direction: NDArray[np.floating], other: NDArray[np.floating]
-    ) -> tuple[float, float]:
-        """Sums over the entries of ``(gram x.y - rhs) x.v`` and of ``gram (x.v)^2``."""
+    ) -> Callable[[slice], Floats]:
+        """Sums over the entries of rows of ``(gram x.y - rhs) x.v`` and of ``gram (x.v)^2``, (2,)."""
         terms = self._terms
         present, change = self._all.products(terms, [factors, direction], other)
         gram, rhs = terms.gram_values(), terms.rhs_values()
@@ -455,8 +455,7 @@ class PriorSteps:
                 sums += weighted @ present[z] - rhs[z] @ v, weighted @ v
             return sums
 
-        slope, curvature = self._sum(of_rows)
-        return float(slope), float(curvature)
+        return of_rows
 
     def learn(self, factors: NDArray[np.floating], other: NDArray[np.floating]) -> None:
         """Empirical Bayes: the strength that factors ask for, ``1/s = mean over rows of (|y - q|^2 + tr A^-1) / D``.

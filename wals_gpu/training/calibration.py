@@ -8,7 +8,7 @@ Shapes: U users, I items, D factors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,15 @@ from wals_gpu.errors import DataError
 from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
 from wals_gpu.retrieval.neighbors import Extra, Neighbors, topk
 
-__all__ = ["COARSE", "Calibration", "check_exponent", "choose_popularity_exponent"]
+__all__ = [
+    "COARSE",
+    "Calibration",
+    "best_exponent",
+    "check_exponent",
+    "choose_popularity_exponent",
+    "metric_of_users",
+    "some_users",
+]
 
 #: Exponents that are tried; then those between the best of them and its neighbours, :data:`STEP` apart.
 COARSE = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
@@ -153,26 +161,59 @@ def choose_popularity_exponent(
     users = np.flatnonzero(asked) if users is None else users[asked[users]]
     if not len(users):
         raise DataError("held_out has no value above 0, so there is nothing to measure an exponent with")
-    if len(users) > max_users:
-        users = np.sort(np.random.default_rng(random_state).choice(users, max_users, replace=False))
-    of_fit = Calibration.of(0.0, np.asarray(counts, np.int64))
+    users = some_users(users, max_users, random_state)
+    given = (user_factors, item_factors, known, relevant, backend)
+
+    def measure(exponent: float) -> NDArray[np.float64]:
+        calibration = Calibration.of(exponent, np.asarray(counts, np.int64))
+        return metric_of_users(*given, users, calibration, metric=metric, k=k, neighbors=neighbors)
+
+    return best_exponent(measure, grid)
+
+
+def some_users(users: NDArray[np.integer], most: int = USERS, random_state: int = 0) -> NDArray[np.integer]:
+    """Those of some rows that a metric is taken over, in rising order: all, or as many as are drawn."""
+    if len(users) <= most:
+        return users
+    return np.sort(np.random.default_rng(random_state).choice(users, most, replace=False))
+
+
+def metric_of_users(
+    user_factors: NDArray[np.floating],
+    item_factors: NDArray[np.floating],
+    known: csr_matrix,
+    relevant: csr_matrix,
+    backend: Backend,
+    users: NDArray[np.integer],
+    calibration: Calibration,
+    *,
+    metric: str,
+    k: int,
+    neighbors: Neighbors | None = None,
+) -> NDArray[np.float64]:
+    """The metric of some users (n,) by row number, (n,); other arguments as of :func:`choose_popularity_exponent`."""
+    items = calibration.scaled(item_factors)
+    scaled = None if neighbors is None else neighbors.scaled(calibration.multipliers())
+    parts = [np.empty(0)]
+    for start in range(0, len(users), _USERS_PER_BATCH):
+        batch = users[start : start + _USERS_PER_BATCH]
+        extra = None if scaled is None else Extra(scaled, known[batch])
+        ids, _ = topk(backend, user_factors[batch], items, k, known[batch], extra=extra)
+        parts.append(row_metrics(ids, relevant[batch], [k], None)[f"{metric}@{k}"])
+    return np.concatenate(parts)
+
+
+def best_exponent(
+    measure_one: Callable[[float], NDArray[np.float64]], grid: Sequence[float] | None = None
+) -> tuple[float, dict[float, float]]:
+    """As :func:`choose_popularity_exponent`, by a function that gives the metric of each user with an exponent."""
     measured: dict[float, NDArray[np.float64]] = {}
 
     def measure(exponents: Sequence[float]) -> None:
         for exponent in exponents:
             exponent = round(float(exponent), 9) + 0.0  # no -0.0
-            if exponent in measured:
-                continue
-            calibration = replace(of_fit, exponent=exponent)
-            items = calibration.scaled(item_factors)
-            scaled = None if neighbors is None else neighbors.scaled(calibration.multipliers())
-            parts = []
-            for start in range(0, len(users), _USERS_PER_BATCH):
-                batch = users[start : start + _USERS_PER_BATCH]
-                extra = None if scaled is None else Extra(scaled, known[batch])
-                ids, _ = topk(backend, user_factors[batch], items, k, known[batch], extra=extra)
-                parts.append(row_metrics(ids, relevant[batch], [k], None)[f"{metric}@{k}"])
-            measured[exponent] = np.concatenate(parts)
+            if exponent not in measured:
+                measured[exponent] = measure_one(exponent)
 
     def best() -> float:
         return max(measured, key=lambda exponent: (float(measured[exponent].mean()), -abs(exponent)))

@@ -27,7 +27,7 @@ from wals_gpu.data.csr import select
 from wals_gpu.retrieval.neighbors import Neighbors
 from wals_gpu.training.memory import available_memory
 
-__all__ = ["fit_neighbors", "user_weights"]
+__all__ = ["as_neighbors", "fit_neighbors", "owned_by", "regressions", "user_weights"]
 
 
 def user_weights(n_entries: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -64,8 +64,25 @@ def fit_neighbors(train: csr_matrix, n_neighbors: int, weight: float, ridge: flo
     MemoryError
         There is not the memory that the smallest way takes.
     """
+    return as_neighbors(*regressions(owned_by(train), n_neighbors, ridge, backend), weight)
+
+
+def owned_by(train: csr_matrix) -> csr_matrix:
+    """What users have, values above 0, as ones."""
     owned = select(train, train.data > 0)
-    owned = csr_matrix((np.ones(owned.nnz, np.float32), owned.indices, owned.indptr), shape=owned.shape)
+    return csr_matrix((np.ones(owned.nnz, np.float32), owned.indices, owned.indptr), shape=owned.shape)
+
+
+def regressions(
+    owned: csr_matrix, n_neighbors: int, ridge: float, backend: Backend, items: slice | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
+    """Neighbours and their weights (n, m) of some items, by default of all; see :meth:`.CpuBackend.fit_neighbors`.
+
+    Raises
+    ------
+    MemoryError
+        There is not the memory that the smallest way takes.
+    """
     cpu: Any = backend if backend.name == "cpu" else make_backend("cpu", 0)
     n_items, left = owned.shape[1], available_memory()
     n_neighbors = min(n_neighbors, max(n_items - 1, 1))
@@ -77,7 +94,15 @@ def fit_neighbors(train: csr_matrix, n_neighbors: int, weight: float, ridge: flo
         )
     memory = most if left is None else min(most, max(least, left // 2))
     weights_of_users = user_weights(np.diff(owned.indptr))
-    ids, values = cpu.fit_neighbors(owned, weights_of_users, n_neighbors, ridge, memory=memory)
+    found: tuple[NDArray[np.int32], NDArray[np.floating]] = cpu.fit_neighbors(
+        owned, weights_of_users, n_neighbors, ridge, memory=memory, items=items
+    )
+    return found
+
+
+def as_neighbors(ids: NDArray[np.int32], values: NDArray[np.floating], weight: float) -> Neighbors:
+    """The regressions of all items (I, m), times `weight`."""
+    n_items = len(ids)
     of_item = np.repeat(np.arange(n_items, dtype=np.int32), ids.shape[1])
     kept = ids.ravel() >= 0
     entries = (values.ravel()[kept] * np.float32(weight), (ids.ravel()[kept], of_item[kept]))
