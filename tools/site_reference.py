@@ -37,8 +37,14 @@ def public_modules() -> list[str]:
 
 
 def public_names() -> dict[str, dict[str, Any]]:
-    """What each public module has in ``__all__``."""
-    modules = {name: importlib.import_module(name) for name in public_modules()}
+    """What each public module has in ``__all__``; what needs a package that is not installed is left out."""
+    modules = {}
+    for name in public_modules():
+        try:
+            modules[name] = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("wals_gpu"):
+                raise
     return {name: {each: getattr(module, each) for each in module.__all__} for name, module in modules.items()}
 
 
@@ -208,7 +214,10 @@ def exists(target: str) -> bool:
             return True
         if found.name.endswith("__main__"):
             continue
-        module = importlib.import_module(found.name)
+        try:
+            module = importlib.import_module(found.name)
+        except ImportError:  # of a package that is not installed
+            continue
         owner, _, rest = target.partition(".")
         if f"{module.__name__}.".endswith(f".{owner}.") and lookup(f"{module.__name__}.{rest}") is not None:
             return True
