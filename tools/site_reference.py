@@ -145,6 +145,8 @@ def link_pages(app: Any, what: str, name: str, obj: Any, options: Any, lines: li
         return f':doc:`"{short_title(page)}" </docs/{page.stem}>`' if page.exists() else found[0]
 
     lines[:] = [re.sub(r"\bdocs/[a-z-]+\.md\b", link, line) for line in lines]
+    # "ndcg@20" is no address to write to
+    lines[:] = [re.sub(r'"([a-z_]+)@(\d+)"', r'"\1\\@\2"', line) if ">>>" not in line else line for line in lines]
 
 
 def title_links(app: Any, document: str, content: list[str]) -> None:

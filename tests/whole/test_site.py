@@ -89,6 +89,7 @@ def lost_links(pages):
 
 def test_every_link_and_anchor_leads_somewhere():
     assert list(lost_links(pages())) == []
+    assert not [link for page in pages().values() for link in page.links if link.startswith("mailto:")]  # "ndcg@20"
 
 
 def test_lost_links_are_found(tmp_path):
