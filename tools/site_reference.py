@@ -23,7 +23,7 @@ INTERNAL = {"__main__", "backends", "checks", "cli", "compat", "data", "model", 
 FIRST = ("wals_gpu", "wals_gpu.evaluation", "wals_gpu.tuning", "wals_gpu.datasets", "wals_gpu.text")
 
 #: Modules below a package whose documented imports are their own.
-BELOW = ("wals_gpu.text.finetune",)
+BELOW = ("wals_gpu.compat.lenskit", "wals_gpu.compat.rectools", "wals_gpu.text.finetune")
 
 #: A class with more methods has a page of its own.
 LARGE = 20
@@ -42,7 +42,7 @@ def public_names() -> dict[str, dict[str, Any]]:
     for name in public_modules():
         try:
             modules[name] = importlib.import_module(name)
-        except ModuleNotFoundError as error:
+        except ImportError as error:
             if (error.name or "").startswith("wals_gpu"):
                 raise
     return {name: {each: getattr(module, each) for each in module.__all__} for name, module in modules.items()}

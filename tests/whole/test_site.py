@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import beside
 import pytest
 
-for name in ("sphinx", "myst_nb", "pydata_sphinx_theme", "sphinx_copybutton", "sphinx_design"):
+for name in ("sphinx", "myst_nb", "pydata_sphinx_theme", "sphinx_copybutton"):
     pytest.importorskip(name)
 docscrape = pytest.importorskip("numpydoc.docscrape")
 
