@@ -2,7 +2,7 @@
 # make test   set up and run every test
 # make lint   formatting and static checks
 # make ptx    what nvcc makes of the CUDA kernels, run for every kind of card with the tensor cores of every chip (minutes)
-# make docs   the site with the reference, into site/, warnings being errors; make docs-serve shows it on http://localhost:8000
+# make docs   the site with the reference, into site/html, warnings being errors; make docs-serve shows it
 # make notebooks   run examples/*.ipynb and keep what they show
 # make packages   sdist, and from it wheels that run the tests; PYTHONS='python3.10 python3.13' for several
 # make audit   known vulnerabilities of the dependencies (asks a service on the internet)
@@ -43,11 +43,11 @@ sanitize: $(VENV)/.installed-dev
 	PYTHON=$(abspath $(BIN))/python tools/sanitize.sh thread
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/python -m sphinx -c docs -d build/doctrees --fail-on-warning --keep-going --quiet . site
-	@echo "site/index.html"
+	$(BIN)/python -m sphinx -c docs -d site/doctrees --fail-on-warning --keep-going --quiet . site/html
+	@echo "site/html/index.html"
 
 docs-serve: docs
-	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site/html 8000
 
 notebooks: $(VENV)/.installed-dev
 	$(BIN)/python tools/notebooks.py

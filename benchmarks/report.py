@@ -24,8 +24,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 where a table is stale")
     pages = [ROOT / "README.md", BENCHMARKS / "README.md"]
-    names = "benchmarks distributed solvers retrieval migrate-from-implicit text priors objective calibration ranking"
-    names += " training"
+    names = "index benchmarks distributed solvers retrieval migrate-from-implicit text priors objective calibration"
+    names += " ranking training"
     pages += [ROOT / "docs" / f"{name}.md" for name in names.split()]
     parser.add_argument("files", nargs="*", type=Path, default=pages)
     args = parser.parse_args()

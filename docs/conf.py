@@ -32,11 +32,9 @@ extensions = [
     "sphinx.ext.autosummary",
     "numpydoc",
     "sphinx_copybutton",
-    "sphinx_design",
     "site_reference",  # tools/site_reference.py
 ]
 nb_execution_mode = "off"  # they are kept with their outputs; tests run them
-myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
@@ -54,6 +52,7 @@ html_title = "wals_gpu"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_copy_source = False
 html_theme_options = {
     "navbar_align": "left",
     "secondary_sidebar_items": ["page-toc"],

@@ -23,7 +23,7 @@ INTERNAL = {"__main__", "backends", "checks", "cli", "compat", "data", "model", 
 FIRST = ("wals_gpu", "wals_gpu.evaluation", "wals_gpu.tuning", "wals_gpu.datasets", "wals_gpu.text")
 
 #: Modules below a package whose documented imports are their own.
-BELOW = ("wals_gpu.text.finetune",)
+BELOW = ("wals_gpu.compat.lenskit", "wals_gpu.compat.rectools", "wals_gpu.text.finetune")
 
 #: A class with more methods has a page of its own.
 LARGE = 20
@@ -37,8 +37,14 @@ def public_modules() -> list[str]:
 
 
 def public_names() -> dict[str, dict[str, Any]]:
-    """What each public module has in ``__all__``."""
-    modules = {name: importlib.import_module(name) for name in public_modules()}
+    """What each public module has in ``__all__``; what needs a package that is not installed is left out."""
+    modules = {}
+    for name in public_modules():
+        try:
+            modules[name] = importlib.import_module(name)
+        except ImportError as error:
+            if (error.name or "").startswith("wals_gpu"):
+                raise
     return {name: {each: getattr(module, each) for each in module.__all__} for name, module in modules.items()}
 
 
@@ -139,6 +145,8 @@ def link_pages(app: Any, what: str, name: str, obj: Any, options: Any, lines: li
         return f':doc:`"{short_title(page)}" </docs/{page.stem}>`' if page.exists() else found[0]
 
     lines[:] = [re.sub(r"\bdocs/[a-z-]+\.md\b", link, line) for line in lines]
+    # "ndcg@20" is no address to write to
+    lines[:] = [re.sub(r'"([a-z_]+)@(\d+)"', r'"\1\\@\2"', line) if ">>>" not in line else line for line in lines]
 
 
 def title_links(app: Any, document: str, content: list[str]) -> None:
@@ -208,7 +216,10 @@ def exists(target: str) -> bool:
             return True
         if found.name.endswith("__main__"):
             continue
-        module = importlib.import_module(found.name)
+        try:
+            module = importlib.import_module(found.name)
+        except ImportError:  # of a package that is not installed
+            continue
         owner, _, rest = target.partition(".")
         if f"{module.__name__}.".endswith(f".{owner}.") and lookup(f"{module.__name__}.{rest}") is not None:
             return True

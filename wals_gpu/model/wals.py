@@ -1140,7 +1140,17 @@ class WALS(Configured):
         return ScoreModule(vectors, trainable, seen)
 
     def item_index(self, metric: str = "dot") -> ExactIndex:
-        """The item factors as an index: exact search, and export to approximate ones (:mod:`wals_gpu.ann`)."""
+        """The item factors as an index: exact search, and export to approximate ones (:mod:`wals_gpu.ann`).
+
+        Parameters
+        ----------
+        metric : {"dot", "cosine"}, default "dot"
+            What it compares by.
+
+        Returns
+        -------
+        ExactIndex
+        """
         return answers.item_index(self.fitted, metric)
 
     @overload
