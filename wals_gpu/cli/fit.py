@@ -154,14 +154,6 @@ def run(args: argparse.Namespace) -> int:
     return 130 if interrupted else 0
 
 
-def _add_left_over(model: WALS) -> None:
-    """Items of the table of texts that nobody has."""
-    if model.item_prior is not None and model.item_ids is not None:
-        embeddings, ids = model.item_prior.left_over(model.item_ids)
-        if ids:
-            model.add_items(embeddings, ids)
-
-
 def _check(args: argparse.Namespace) -> None:
     """What can be refused before any work."""
     nightly.check(args)
