@@ -383,7 +383,8 @@ def test_models_of_implicits_signature():
     ids, scores = model.recommend(np.arange(60), csr_matrix(train), N=28)
     ids = np.where(scores > np.finfo(np.float32).min, ids, -1)  # filtered items are there, last
     assert (ids == -1).any()
-    direct = ranking_metrics(ids, test, (5, 28), train=train)
+    more = {"vectors": model.item_factors, "expected": Popularity(train).recommend(np.arange(60), 28)[0]}
+    direct = ranking_metrics(ids, test, (5, 28), train=train, **more)
     for metric, estimate in report.results["alternatingleastsquares"].items():
         assert estimate.value == pytest.approx(direct[metric]), metric
     assert report.cold_users == 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -448,15 +449,46 @@ class Oracle:
         return self.order[users][:, :k], np.zeros((len(users), k))
 
 
+def test_diversity_and_serendipity_are_those_of_each_pair_and_place():
+    rng = np.random.default_rng(7)
+    vectors = rng.normal(size=(30, 4)).astype(np.float32)
+    vectors[3] = 0
+    test = sparse((40, 30), density=0.3)
+    ids, expected = (np.argsort(rng.random((40, 30)), axis=1)[:, :8] for _ in range(2))
+    for row, left in enumerate([0, 1, 2, 5]):
+        ids[row, left:], expected[row + 2, left:] = -1, -1
+    found = ranking_metrics(ids, test, [1, 5, 8], vectors=vectors * 1e20, expected=expected)
+    units = vectors.astype(float) / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    users = np.flatnonzero(np.diff(test.indptr))
+    for k in (1, 5, 8):
+        diversity, serendipity = [], []
+        for user in users:
+            items = [i for i in ids[user, :k] if i >= 0]
+            pairs = [1 - units[a] @ units[b] for a, b in itertools.combinations(items, 2)]
+            diversity.append(np.mean(pairs) if pairs else 0)
+            liked = [i for i in items if test[user, i] > 0 and i not in expected[user, :k]]
+            serendipity.append(len(liked) / k)
+        assert found[f"intra_list_diversity@{k}"] == pytest.approx(np.mean(diversity), abs=1e-6)
+        assert found[f"serendipity@{k}"] == pytest.approx(np.mean(serendipity))
+    for options, message in (
+        ({"vectors": vectors[1:]}, r"vectors must be numbers of shape \(I=30, E\), got float32 \(29, 4\)"),
+        ({"vectors": vectors * np.nan}, "vectors must be finite"),
+        ({"expected": expected[:, :3]}, "expected must have at least 8 items in a row"),
+        ({"expected": expected + 30}, r"expected must lie in \[-1, 30\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ranking_metrics(ids, test, 8, **options)
+
+
 def test_evaluate_puts_popularity_beside_the_model():
     train, test = random_holdout(sparse((120, 30), density=0.3), 0.3, random_state=1)
     test.data[:] = 1
     report = evaluate(Oracle(test), train, test, ks=(5, 10), filter_seen=False, batch_size=7)
     assert report.results["oracle"]["recall@10"] == (1.0, 1.0, 1.0)
     assert report.results["oracle"]["ndcg@5"].value == pytest.approx(1.0)
-    direct = ranking_metrics(
-        Popularity(train).recommend(np.arange(120), 10, filter_seen=False)[0], test, (5, 10), train=train
-    )
+    popular = Popularity(train).recommend(np.arange(120), 10, filter_seen=False)[0]
+    direct = ranking_metrics(popular, test, (5, 10), train=train, expected=popular)
+    assert direct["serendipity@5"] == 0  # by definition
     for name, estimate in report.results["popularity"].items():
         assert estimate.value == pytest.approx(direct[name]), name
     interval = report.results["popularity"]["recall@5"]

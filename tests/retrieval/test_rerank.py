@@ -1,12 +1,15 @@
-"""Re-ranked lists against slow definitions in float64: one place after the other, each candidate looked at by itself."""
+"""Re-ranked lists against slow definitions in float64: place after place, each candidate looked at by itself."""
 
+import itertools
 import warnings
 
 import numpy as np
+import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wals_gpu import ParameterWarning
+from wals_gpu import WALS, DataError, ModelFitError, ParameterWarning
 from wals_gpu.data.categories import Categories
 from wals_gpu.retrieval import DPP, MMR
 from wals_gpu.retrieval.quotas import Quotas
@@ -121,3 +124,203 @@ def test_lists_are_what_the_definitions_say(seed, kind, weight, has_quotas, has_
             check_list(ids[row], pool, score, k, diversity, vectors, labels, quotas, cost)
         else:
             assert (ids[row] == -1).all()
+
+
+# ---------------------------------------------------------------------------------------------------- quotas alone
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_quotas_give_the_best_of_all_lists(seed):
+    """Without diversity, no set of k items that keeps to the quotas has a higher sum of scores."""
+    rng = np.random.default_rng(seed)
+    n, k = 9, int(rng.integers(2, 6))
+    labels = rng.choice(list("abc"), n)
+    labels[: 1 + seed % 2] = ""  # no category
+    names = sorted(set(labels) - {""})
+    quotas = {name: (int(rng.integers(0, 2)), int(rng.integers(1, 4))) for name in names}
+    scores = np.sort(rng.random((1, n)), axis=1)[:, ::-1].copy()
+    columns = rng.permutation(n)[None].astype(np.int32)
+    score_of = dict(zip(columns[0].tolist(), scores[0].tolist(), strict=True))
+
+    def keeps(some):
+        counts = {name: sum(labels[i] == name for i in some) for name in names}
+        return all(low <= counts[name] <= high for name, (low, high) in quotas.items())
+
+    lists = [some for some in itertools.combinations(range(n), k) if keeps(some)]
+    if sum(low for low, _ in quotas.values()) > k:
+        return
+    best = max((sum(score_of[i] for i in some) for some in lists), default=None)
+    made = Reranking(quotas=Quotas.of(quotas, Categories.read(labels, n, None)))
+    ((_, ids, _),) = list(made.chunks(search_of(columns, scores), k, n))
+    found = ids[0][ids[0] >= 0].tolist()
+    if best is None:  # no list is full: then as many as there may be
+        assert len(found) < k
+    else:
+        assert keeps(found) and sum(score_of[i] for i in found) == pytest.approx(best)
+
+
+# ---------------------------------------------------------------------------------------------------- models
+
+
+@pytest.fixture(scope="module")
+def model():
+    """400 items, four users alike in each of 15 tastes; user 0 has nothing. Ids are texts."""
+    rng = np.random.default_rng(4)
+    taste = rng.integers(0, 15, 400)
+    likes = rng.random((60, 400)) < np.where(np.arange(60)[:, None] % 15 == taste, 0.5, 0.05)
+    likes[1 + np.arange(400) % 59, np.arange(400)] = True  # every item is there
+    likes[0] = False
+    users, items = np.nonzero(likes)
+    log = pd.DataFrame({"user": [f"u{u:02}" for u in users], "item": [f"i{i:03}" for i in items]})
+    return WALS(factors=8, iterations=4, num_threads=1).fit(log)
+
+
+def same(a, b):
+    np.testing.assert_array_equal(a.ids, b.ids)
+    np.testing.assert_array_equal(a.scores, b.scores)
+
+
+USERS = [f"u{u:02}" for u in range(1, 60)]
+
+
+def test_without_diversity_lists_are_what_they_were(model):
+    plain = model.recommend(USERS, 12)
+    for options in ({"diversity": 0}, {"diversity": DPP(0)}, {"popularity_penalty": 0.0}):
+        same(model.recommend(USERS, 12, **options), plain)
+
+
+def test_diversity_is_by_the_scores_and_factors_of_the_model(model):
+    """Pools of 100 are the best 100 by score; lists are the definition's, and keep their scores."""
+    k = 10
+    pool = model.recommend(USERS, 100)
+    for diversity in (MMR(0.4), DPP(0.4), MMR(1), MMR(0.4, by=np.eye(400)[:, :50])):
+        found = model.recommend(USERS, k, diversity=diversity)
+        vectors = model.item_factors if isinstance(diversity.by, str) else diversity.by
+        for row in range(len(USERS)):
+            items = model.item_ids.find(pool.ids[row])
+            order = np.argsort(items)
+            chosen = model.item_ids.find(found.ids[row])
+            check_list(chosen, items[order], pool.scores[row][order].astype(float), k, diversity, vectors)
+        score_of = [dict(zip(*row, strict=True)) for row in zip(pool.ids, pool.scores, strict=True)]
+        assert (found.scores == [[score_of[u][i] for i in ids] for u, ids in enumerate(found.ids)]).all()
+    same(model.recommend(USERS, k, diversity=0.4), model.recommend(USERS, k, diversity=MMR(0.4)))
+    weights = (0, 0.2, 0.5, 0.9)
+    lists = [model.item_ids.find(model.recommend(USERS, k, diversity=weight).ids) for weight in weights]
+    alike = [np.mean([cosines(model.item_factors[row]).sum() for row in rows]) for rows in lists]
+    assert alike == sorted(alike, reverse=True) and alike[0] > 1.5 * alike[-1]
+
+
+@pytest.mark.parametrize("options", [{}, {"explore": "ucb"}, {"explore": "thompson", "random_state": 3}])
+def test_chunks_and_single_users_have_the_same_lists(model, options):
+    options = options | {"diversity": DPP(0.3), "popularity_penalty": 0.2, "quotas": 2}
+    options["categories"] = {f"i{i:03}": i % 40 for i in range(400)}
+    whole = model.recommend(USERS, 15, **options)
+    parts = list(model.recommend_chunks(USERS, 15, chunk_size=7, **options))
+    np.testing.assert_array_equal(np.concatenate([part.ids for part in parts]), whole.ids)
+    np.testing.assert_array_equal(model.recommend("u07", 15, **options).ids, whole.ids[6])
+    assert all(np.unique([int(i[1:]) % 40 for i in row], return_counts=True)[1].max() <= 2 for row in whole.ids)
+
+
+def test_lists_of_items_seen_items_and_unknown_users_hold(model):
+    deny = [["i001", "i002"]] * 3
+    options = {"diversity": 0.5, "cold_users": "popular", "unknown": "popular", "deny": deny}
+    allow_items = [f"i{i:03}" for i in range(25)]
+    found = model.recommend(["u01", "nobody", "u02"], 30, allow_items=allow_items, **options)
+    plain = model.recommend(["u01", "nobody", "u02"], 30, allow_items=allow_items, **options | {"diversity": 0})
+    for row in range(3):  # fewer than k: the same items in another order, and padding
+        left = [i for i in found.ids[row] if i is not None]
+        assert set(left) == {i for i in plain.ids[row] if i is not None} and len(left) < 30
+        assert found.scores[row, len(left) :].max() == -np.inf
+    assert found.source.tolist() == plain.source.tolist() == ["model", "popularity", "model"]
+    assert found.ids[1].tolist() != plain.ids[1].tolist()
+    of_rows = model.recommend_for(pd.DataFrame({"user": ["x"], "item": ["i005"]}), 10, diversity=0.5)
+    assert "i005" not in of_rows.ids and of_rows.ids.shape == (1, 10)
+    by_vector = model.search(model.item_factors[:2], 10, diversity=0.5)
+    assert by_vector.ids[:, 0].tolist() == model.search(model.item_factors[:2], 1).ids[:, 0].tolist()
+    same(model.recommend("u01", 500, diversity=0.5, filter_seen=False, deny=None), model.recommend(
+        "u01", 500, diversity=MMR(0.5, pool=7), filter_seen=False))  # fmt: skip
+
+
+def test_a_penalty_is_for_popular_items(model):
+    counts = model.fitted.popularity()
+    places = model.item_ids.find(np.stack([model.recommend(USERS, 10, popularity_penalty=p).ids for p in (0, 0.5, 5)]))
+    means = counts[places].mean(axis=(1, 2))
+    assert means[0] > means[1] > means[2]
+    pool = model.recommend("u05", 100)
+    items = np.sort(model.item_ids.find(pool.ids))
+    score = model.predict("u05", model.item_ids.take(items)).astype(float)
+    cost = 0.5 * np.log(1 + counts) / np.log(1 + counts.max())
+    check_list(places[1][USERS.index("u05")], items, score, 10, cost=cost)
+    same(
+        model.recommend("u00", 9, unknown="popular", popularity_penalty=5), model.recommend("u00", 9, unknown="popular")
+    )
+
+
+def test_quotas_look_further_than_the_pool(model):
+    """At most one of a category that has nearly all items, and one of which the pool has none."""
+    rare = model.recommend("u03", 400).ids[250:253].tolist()
+    categories = {f"i{i:03}": "usual" for i in range(400)} | dict.fromkeys(rare, "rare")
+    found = model.recommend(["u03", "u04"], 4, quotas={"usual": 1}, categories=categories)
+    assert found.ids[0].tolist() == [model.recommend("u03", 1).ids[0], *rare]
+    must = model.recommend("u03", 4, quotas={"rare": (2, 3)}, categories=categories)
+    assert must.ids.tolist() == [*model.recommend("u03", 2).ids.tolist(), *rare[:2]]
+    drawn = {"explore": "thompson", "quotas": {"rare": (2, 3)}, "categories": categories, "diversity": 0.3}
+    assert len(set(model.recommend("u03", 4, **drawn).ids) & set(rare)) == 2
+    with pytest.warns(ParameterWarning, match="2 lists have fewer items of a category than quotas want"):
+        short = model.recommend(["u03", "u04"], 5, quotas={"rare": (4, 5)}, categories=categories)
+    assert set(rare) <= set(short.ids[0].tolist()) and None not in short.ids[0].tolist()
+
+
+def test_categories_come_in_any_form(model, tmp_path):
+    labels = [f"c{i % 7}" if i % 3 else None for i in range(len(model.item_ids))]
+    of_id = dict(zip(model.item_ids.tolist(), labels, strict=True))
+    table = pd.DataFrame({"item_id": list(of_id), "genre": labels}).sample(frac=1, random_state=0)
+    table.to_csv(tmp_path / "items.csv", index=False)
+    expected = model.recommend(USERS, 10, quotas=1, categories=labels)
+    for categories in (of_id, pd.Series(of_id), np.array(labels, object), table, str(tmp_path / "items.csv")):
+        same(model.recommend(USERS, 10, quotas=1, categories=categories), expected)
+    same(
+        model.recommend(USERS, 10, quotas=1, categories=table.rename(columns={"genre": "x"}), category_column="x"),
+        expected,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"diversity": 1.5}, ValueError, "diversity must be a number from 0 to 1, got 1.5"),
+        ({"diversity": "mmr"}, TypeError, "diversity must be a number from 0 to 1, or an MMR or DPP, got 'mmr'"),
+        ({"quotas": 2}, ValueError, "quotas need categories="),
+        ({"categories": {}}, ValueError, "categories has a meaning only with quotas="),
+        ({"quotas": 2, "categories": {"zz": "a"}}, DataError, "categories has none of any of the model's 400 items"),
+        ({"quotas": 2, "categories": ["a"]}, ValueError, "a label for each of 400 items, got 1"),
+        ({"quotas": 2, "categories": 7}, TypeError, "categories must be a label for each item, a mapping"),
+        ({"quotas": {"b": 1}, "categories": ["a"] * 400}, ValueError, "no item has the category 'b'"),
+        ({"quotas": {"a": (3, 2)}, "categories": ["a"] * 400}, ValueError, r"\(at least, at most\), got \(3, 2\)"),
+        ({"quotas": {"a": (11, None)}, "categories": ["a"] * 400}, ValueError, "at least 11 items in a list, but k is"),
+        ({"quotas": {"a": -1}, "categories": ["a"] * 400}, ValueError, r"quotas\['a'\] must be an integer >= 0"),
+        ({"quotas": {}, "categories": ["a"] * 400}, ValueError, "quotas must name at least one category"),
+        ({"popularity_penalty": -1}, ValueError, "popularity_penalty must be a finite number >= 0"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_refused_by_name(model, options, error, message):
+    with pytest.raises(error, match=message):
+        model.recommend(USERS, 10, **options)
+
+
+def test_wrong_vectors_are_refused(model):
+    for make, error, message in (
+        (lambda: MMR(by="text"), ValueError, "by must be 'factors', 'prior' or an array"),
+        (lambda: DPP(by=[1.0]), TypeError, r"by must be 'factors', 'prior' or an array \(I, E\) of numbers"),
+        (lambda: DPP(by=[[np.nan]]), ValueError, "by must be finite"),
+        (lambda: MMR(2), ValueError, "weight must be a number from 0 to 1"),
+        (lambda: MMR(pool=0), ValueError, "pool must be an integer >= 1"),
+        (
+            lambda: model.recommend("u01", diversity=MMR(by=np.ones((3, 2)))),
+            ValueError,
+            "a row for each of the model's",
+        ),
+        (lambda: model.recommend("u01", diversity=MMR(by="prior")), ValueError, "needs a model with an item_prior"),
+    ):
+        with pytest.raises((error, RuntimeError), match=message):
+            make()

@@ -6,20 +6,27 @@ Metrics are computed per user and averaged over the users that have at least one
 above 0. The others are left out and counted. With ``hit(r)`` = 1 where the item at rank r (from 1) is relevant and
 ``n`` the number of the user's relevant items:
 
-====================  ===============================================================================================
-``recall@k``          sum of hit(r), r <= k, over ``min(k, n)``: Recall@k of Liang et al., "Variational Autoencoders for
-                      Collaborative Filtering" (2018), where a full list of hits is 1 even if ``n > k``
-``plain_recall@k``    sum of hit(r), r <= k, over ``n``
-``precision@k``       sum of hit(r), r <= k, over ``k``
-``hit_rate@k``        1 if any hit(r), r <= k, else 0
-``ndcg@k``            sum of hit(r) / log2(r + 1), r <= k, over the same sum for ``min(k, n)`` hits in front
-``map@k``             sum of hit(r) * precision@r, r <= k, over ``min(k, n)`` (benfred/implicit's)
-``mrr@k``             1 / rank of the first hit within k, 0 without one
-``novelty@k``         mean of -log2(p_i) over the recommended items, p_i = share of the training users who have item
-                      i, at least one of them (the self-information of Zhou et al. 2010)
-``coverage@k``        share of the I items that appear in any list
-``gini@k``            Gini index of how often each of the I items is recommended: 0 all alike, near 1 always the same
-====================  ===============================================================================================
+==========================  =========================================================================================
+``recall@k``                sum of hit(r), r <= k, over ``min(k, n)``: Recall@k of Liang et al., "Variational
+                            Autoencoders for Collaborative Filtering" (2018), where a full list of hits is 1 even if
+                            ``n > k``
+``plain_recall@k``          sum of hit(r), r <= k, over ``n``
+``precision@k``             sum of hit(r), r <= k, over ``k``
+``hit_rate@k``              1 if any hit(r), r <= k, else 0
+``ndcg@k``                  sum of hit(r) / log2(r + 1), r <= k, over the same sum for ``min(k, n)`` hits in front
+``map@k``                   sum of hit(r) * precision@r, r <= k, over ``min(k, n)`` (benfred/implicit's)
+``mrr@k``                   1 / rank of the first hit within k, 0 without one
+``novelty@k``               mean of -log2(p_i) over the recommended items, p_i = share of the training users who have
+                            item i, at least one of them (the self-information of Zhou et al. 2010)
+``serendipity@k``           sum of hit(r), r <= k, over ``k``, of items that are not among the k that a primitive
+                            recommender shows the user, here the most popular ones: relevant and unexpected (Ge,
+                            Delgado-Battenfeld and Jannach, "Beyond Accuracy", RecSys 2010)
+``intra_list_diversity@k``  mean of 1 - cos(v_i, v_j) over all pairs of the first k items, v their vectors; a zero one
+                            is like nothing; 0 where there are fewer than two items (Zhang and Hurley, RecSys 2008)
+``coverage@k``              share of the I items that appear in any list
+``gini@k``                  Gini index of how often each of the I items is recommended: 0 all alike, near 1 always the
+                            same
+==========================  =========================================================================================
 
 An id of -1 (fewer than K items were left) takes its rank and is a miss.
 """
@@ -40,12 +47,14 @@ from wals_gpu.data.matching import is_table, open_interactions, read_like
 from wals_gpu.errors import DataError
 from wals_gpu.evaluation.recommenders import columns_of
 from wals_gpu.evaluation.resampling import Estimate, bootstrap_interval  # which had their place here
+from wals_gpu.retrieval.exact import ExactIndex
 
 __all__ = [
     "Estimate",
     "bootstrap_interval",
     "check_ids",
     "check_ks",
+    "directions_of",
     "list_metrics",
     "ranking_metrics",
     "recommendation_counts",
@@ -62,6 +71,8 @@ def ranking_metrics(
     *,
     train: Any | None = None,
     users: ArrayLike | None = None,
+    vectors: ArrayLike | None = None,
+    expected: ArrayLike | None = None,
 ) -> dict[str, float]:
     """Mean ranking metrics of lists of recommendations; the module's text defines each.
 
@@ -79,6 +90,12 @@ def ranking_metrics(
     users : (B,) array, optional
         Whom the lists are for: ids where ``test`` has user ids, else row numbers of ``test``, which may have more rows
         then. Default: row b of ``ids`` belongs to row b of ``test``.
+    vectors : (I, E) array, optional
+        Of the items, in the order of the columns of ``test``, for ``intra_list_diversity@k`` only: their factors, or
+        embeddings of their texts.
+    expected : (B, L) array, optional
+        What a primitive recommender shows, as ``ids``, for ``serendipity@k`` only; L at least the longest of ``ks``,
+        such as ``Popularity(train).recommend(users, K)[0]``.
 
     Returns
     -------
@@ -120,7 +137,17 @@ def ranking_metrics(
     if train is not None:
         matched = read_like("train", train, None, whole.item_ids, "test").data
         surprise = surprise_of(relevant_entries(matched, "train"), test.shape[1])
-    per_user = row_metrics(ids[rows], test[rows], ks, surprise)
+    directions = None if vectors is None else directions_of(vectors, test.shape[1])
+    if expected is not None:
+        if whole.item_ids is not None:
+            expected = columns_of("expected", as_rectangle("expected", expected), whole.item_ids, "test")
+        expected = check_ids(expected, test.shape, "expected")
+        if expected.shape[1] < max(ks):
+            raise ValueError(
+                f"expected must have at least {max(ks)} items in a row, as ks has, got {expected.shape[1]}"
+            )
+        expected = expected[rows]
+    per_user = row_metrics(ids[rows], test[rows], ks, surprise, directions, expected)
     counts = recommendation_counts(ids[rows], ks, test.shape[1])
     return {
         **{name: float(values.mean()) for name, values in per_user.items()},
@@ -142,9 +169,17 @@ def _rows_of(users: ArrayLike, user_ids: Ids | None, n_rows: int) -> NDArray[np.
 
 
 def row_metrics(
-    ids: NDArray[Any], test: csr_matrix, ks: Sequence[int], surprise: NDArray[Any] | None
+    ids: NDArray[Any],
+    test: csr_matrix,
+    ks: Sequence[int],
+    surprise: NDArray[Any] | None,
+    directions: NDArray[np.floating] | None = None,
+    expected: NDArray[np.integer] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Per-user metrics (B,) of rows that all have a relevant item; ids (B, K) and test (B, I) are checked."""
+    """Per-user metrics (B,) of rows that all have a relevant item.
+
+    ids (B, K), test (B, I) and expected (B, L >= K) are checked; directions (I, E) are of :func:`directions_of`.
+    """
     rows, k_max = np.arange(ids.shape[0])[:, None], max(ks)
     ids = ids[:, :k_max]
     # One sorted key per entry of the test matrix turns membership of all B * K pairs into binary searches.
@@ -161,6 +196,8 @@ def row_metrics(
     if surprise is not None:
         surprise_sum = np.where(ids >= 0, surprise[ids], 0.0).cumsum(axis=1)
         filled = np.maximum((ids >= 0).cumsum(axis=1), 1)
+    if expected is not None:
+        place = _places(ids, expected, test.shape[1])
 
     metrics = {}
     for k in ks:
@@ -174,7 +211,51 @@ def row_metrics(
         metrics[f"mrr@{k}"] = np.where(first <= k, 1.0 / first, 0.0)
         if surprise is not None:
             metrics[f"novelty@{k}"] = surprise_sum[:, k - 1] / filled[:, k - 1]
+        if expected is not None:
+            metrics[f"serendipity@{k}"] = (hit * (place >= k))[:, :k].sum(axis=1) / k
+        if directions is not None:
+            metrics[f"intra_list_diversity@{k}"] = _diversity(ids[:, :k], directions)
     return metrics
+
+
+def _places(ids: NDArray[np.integer], expected: NDArray[np.integer], n_items: int) -> NDArray[np.int64]:
+    """From 0, the place of each item of lists (B, K) in other lists (B, L) of the same users; L where it is not."""
+    first = np.arange(len(ids))[:, None] * (n_items + 1)
+    keys = (first + np.where(expected < 0, n_items, expected)).ravel()
+    order = np.argsort(keys, kind="stable")
+    wanted = first + np.where(ids < 0, n_items, ids)
+    at = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
+    places: NDArray[np.int64] = np.where(keys[at] == wanted, at % expected.shape[1], expected.shape[1])
+    return places
+
+
+def directions_of(vectors: ArrayLike, n_items: int) -> NDArray[np.floating]:
+    """Vectors (I, E) of items divided by their norms; zero ones stay.
+
+    Raises
+    ------
+    ValueError
+        They are no finite numbers of this shape.
+    """
+    array = np.asarray(vectors)
+    if array.ndim != 2 or len(array) != n_items or array.dtype.kind not in "iuf":
+        raise ValueError(f"vectors must be numbers of shape (I={n_items}, E), got {array.dtype} {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError("vectors must be finite, got NaN or infinity")
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float64)
+    return ExactIndex(array, metric="cosine").directions(array)
+
+
+def _diversity(ids: NDArray[np.integer], directions: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Mean of 1 - cosine (B,) over the pairs of each list (B, k): ``sum_ij cos_ij = |sum_i v_i|^2``."""
+    there = ids >= 0
+    n = there.sum(axis=1)
+    row_ptr = np.concatenate([[0], np.cumsum(n)])
+    lists = csr_matrix((np.ones(row_ptr[-1], directions.dtype), ids[there], row_ptr), shape=(len(ids), len(directions)))
+    total, own = (lists @ part for part in (directions, np.einsum("ie,ie->i", directions, directions)))
+    both = np.einsum("be,be->b", total, total, dtype=np.float64) - own
+    return np.where(n > 1, 1 - both / np.maximum(n * (n - 1), 1), 0.0)
 
 
 def surprise_of(train: csr_matrix, n_items: int) -> NDArray[np.float64]:
@@ -234,17 +315,17 @@ def as_rectangle(name: str, lists: ArrayLike) -> NDArray[Any]:
         raise ValueError(f"{name} must be lists of one length (B, K); fill short ones up with -1 or None") from error
 
 
-def check_ids(ids: ArrayLike, shape: tuple[int, int]) -> NDArray[np.int64]:
+def check_ids(ids: ArrayLike, shape: tuple[int, int], name: str = "ids") -> NDArray[np.int64]:
     """Ids (B, K) as int64, in [-1, I), no item twice in a row: a repeated hit would count twice."""
-    ids = as_rectangle("ids", ids)
+    ids = as_rectangle(name, ids)
     if ids.ndim != 2 or ids.shape[0] != shape[0] or ids.dtype.kind not in "iu":
-        raise ValueError(f"ids must be integers of shape (B={shape[0]}, K), got {ids.dtype} of shape {ids.shape}")
+        raise ValueError(f"{name} must be integers of shape (B={shape[0]}, K), got {ids.dtype} of shape {ids.shape}")
     if ids.size and not (-1 <= ids.min() and ids.max() < shape[1]):
-        raise ValueError(f"ids must lie in [-1, {shape[1]}), got values from {ids.min()} to {ids.max()}")
+        raise ValueError(f"{name} must lie in [-1, {shape[1]}), got values from {ids.min()} to {ids.max()}")
     ids = ids.astype(np.int64)
     in_order = np.sort(ids, axis=1)
     repeats = ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)).any(axis=1)
     if repeats.any():
         row = int(np.flatnonzero(repeats)[0])
-        raise ValueError(f"ids must not name an item twice in a row; row {row} does: {ids[row].tolist()}")
+        raise ValueError(f"{name} must not name an item twice in a row; row {row} does: {ids[row].tolist()}")
     return ids

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import integer, number, warn
@@ -246,6 +246,8 @@ def evaluate(
     candidates: Any | None = None,
     few_shot: int | None = None,
     cold_users: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    vectors: ArrayLike | None = None,
     baseline: bool = True,
     confidence: float = 0.95,
     n_resamples: int = 1000,
@@ -291,6 +293,13 @@ def evaluate(
         What the model is to recommend to users without a training entry, where its ``recommend`` takes ``cold_users``
         as that of :class:`.WALS`. Default: whatever it does by itself. Cold and known users are reported apart whenever
         there are cold ones, and ``report.notes`` says what they got.
+    options : mapping of str to anything, optional
+        Further arguments for the model's ``recommend``, such as ``{"diversity": 0.3}``; of several models, for those
+        that take them.
+    vectors : (I, E) array, optional
+        Of the items, for ``intra_list_diversity@k``, in the order of the model's ids (the columns of ``train``).
+        Default: the item factors of the model, of several of the first one that has such; without any, the metric is
+        left out.
     baseline : bool, default True
         Measure :class:`Popularity` of ``train`` too.
     confidence, n_resamples, random_state
@@ -316,8 +325,8 @@ def evaluate(
         If shapes do not fit, no user has a test item, or (with ``filter_seen``) test items are among the seen ones,
         where no model could find them; a model of several was fitted on test entries; or there is none.
     TypeError
-        If ``test`` is a table and nobody has ids to read it with; no model takes ``cold_users``; or one of RecTools has
-        no dataset.
+        If ``test`` is a table and nobody has ids to read it with; no model takes ``cold_users``, or one of the
+        ``options``; or one of RecTools has no dataset.
 
     Warns
     -----
@@ -327,9 +336,8 @@ def evaluate(
     ks = check_ks(ks, None)
     several = named_models(model, baseline) if isinstance(model, Mapping) else None
     models = several or {_name_of(model): model}
-    task = Task.make(
-        models, train, test, fold_in, candidates, filter_seen, ks, cold_users, columns, by_train=several is not None
-    )
+    asked: dict[str, Any] = {"by_train": several is not None, "vectors": vectors, "more": options}
+    task = Task.make(models, train, test, fold_in, candidates, filter_seen, ks, cold_users, columns, **asked)
     few = None if few_shot is None else integer("few_shot", few_shot, 1)
     relevant_by_cohort = task.cohorts(few)
     cohorts = {
@@ -427,14 +435,24 @@ def _name_of(model: Any) -> str:
 class _UserMetrics:
     """The metrics of each user with a relevant item, batch after batch."""
 
-    def __init__(self, relevant: csr_matrix, ks: list[int], surprise: NDArray[np.float64] | None) -> None:
-        self._relevant, self._ks, self._surprise = relevant, ks, surprise
+    def __init__(
+        self,
+        relevant: csr_matrix,
+        ks: list[int],
+        surprise: NDArray[np.float64] | None = None,
+        directions: NDArray[np.floating] | None = None,
+    ) -> None:
+        self._relevant, self._ks, self._surprise, self._directions = relevant, ks, surprise, directions
         self._parts: list[dict[str, NDArray[np.float64]]] = []
 
-    def add(self, users: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
+    def add(
+        self, users: NDArray[np.int64], ids: NDArray[np.int64], expected: NDArray[np.int64] | None = None
+    ) -> None:
         relevant = self._relevant[users]
         rows = np.flatnonzero(np.diff(relevant.indptr))
-        self._parts.append(row_metrics(ids[rows], relevant[rows], self._ks, self._surprise))
+        expected = None if expected is None else expected[rows]
+        found = row_metrics(ids[rows], relevant[rows], self._ks, self._surprise, self._directions, expected)
+        self._parts.append(found)
 
     def values(self) -> dict[str, NDArray[np.float64]]:
         return {metric: np.concatenate([part[metric] for part in self._parts]) for metric in self._parts[0]}
@@ -444,10 +462,10 @@ class _Tally:
     """What the lists of one model come to, batch after batch: for users, for cohorts, all together, and in time."""
 
     def __init__(self, task: Task, relevant_by_cohort: dict[str, csr_matrix], popular: Popularity) -> None:
-        self._task = task
+        self._task, self._popular = task, popular
         self.cold = _ColdLists(task, popular)
-        self.whole = _UserMetrics(task.test, task.ks, task.surprise)
-        self.cohorts = {name: _UserMetrics(relevant, task.ks, None) for name, relevant in relevant_by_cohort.items()}
+        self.whole = _UserMetrics(task.test, task.ks, task.surprise, task.directions)
+        self.cohorts = {name: _UserMetrics(relevant, task.ks) for name, relevant in relevant_by_cohort.items()}
         self.counts = {k: np.zeros(task.train.shape[1], dtype=np.int64) for k in task.ks}
         self.seconds = 0.0
 
@@ -456,7 +474,8 @@ class _Tally:
         ids = ask(users)
         self.seconds += time.perf_counter() - began
         ids = check_ids(ids, (users.size, self._task.train.shape[1]))
-        for metrics in (self.whole, *self.cohorts.values()):
+        self.whole.add(users, ids, self._task.popular(self._popular, users))
+        for metrics in self.cohorts.values():
             metrics.add(users, ids)
         self.cold.add(users, ids)
         for k, counts in recommendation_counts(ids, self._task.ks, self._task.train.shape[1]).items():
@@ -481,10 +500,8 @@ class _ColdLists:
         self._all_empty &= bool((lists < 0).all())
         self._all_alike &= bool((lists == self._first).all())
         if self._all_popular:  # items that are as popular may stand in another order
-            best = self._popular.recommend_for(
-                task.known[rows], max(task.ks), allow=None if task.candidates is None else task.candidates[rows]
-            )[1]
-            counts = np.where(lists >= 0, self._popular.counts[lists], -np.inf)
+            best = task.popular(self._popular, rows)
+            counts, best = (np.where(some >= 0, self._popular.counts[some], -1) for some in (lists, best))
             self._all_popular = np.array_equal(counts, best)
 
     def in_words(self) -> str:

@@ -15,7 +15,8 @@ from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames
 from wals_gpu.data.matching import is_table, read_like
 from wals_gpu.errors import DataError
-from wals_gpu.evaluation.metrics import relevant_entries, surprise_of
+from wals_gpu.evaluation.metrics import directions_of, relevant_entries, surprise_of
+from wals_gpu.evaluation.popularity import Popularity
 from wals_gpu.evaluation.recommenders import RecToolsRecommender, ids_of, parameters_of, recommend
 
 __all__ = ["Task", "is_numbered_alike"]
@@ -33,6 +34,7 @@ class Task:
     ks: list[int]
     users: NDArray[np.int64]  # (V,) row numbers of test
     surprise: NDArray[np.float64]  # (I,)
+    directions: NDArray[np.floating] | None  # (I, E) of items, to tell how much they differ
     options: Mapping[str, Any]  # for the models that take them
     models: Mapping[str, Any]  # that are measured
     user_ids: Ids | None  # of the rows of test
@@ -54,6 +56,8 @@ class Task:
         columns: Mapping[str, Any],
         *,
         by_train: bool = False,
+        vectors: Any = None,
+        more: Mapping[str, Any] | None = None,
     ) -> Task:
         """Read and check everything; :func:`.evaluate` documents the arguments.
 
@@ -64,7 +68,7 @@ class Task:
         for model in models.values():
             if isinstance(model, type) or not (hasattr(model, method) or hasattr(model, "recommend")):
                 raise TypeError(f"model must be a fitted model with {method}(...), such as a WALS, got {model!r:.60}")
-        options = _options(models, fold_in is not None, cold_users)
+        options = _options(models, fold_in is not None, cold_users, more)
         first = next(iter(models.values()))
         user_ids, item_ids = ids_of(first, "user"), ids_of(first, "item")
         if by_train:
@@ -104,9 +108,10 @@ class Task:
             if candidates.shape != relevant.shape:
                 raise ValueError(f"candidates must have the shape of test, {relevant.shape}, got {candidates.shape}")
         surprise = surprise_of(relevant_entries(known, "train"), relevant.shape[1])
-        ids = (user_ids, item_ids)
-        rest = (filter_seen, ks, users, surprise, options, models, *ids, matched.dropped, matched.unknown)
-        return cls(known.matrix, relevant, fold_in, candidates, *rest)
+        vectors = _item_factors(models, item_ids, relevant.shape[1]) if vectors is None else vectors
+        directions = None if vectors is None else directions_of(vectors, relevant.shape[1])
+        rest = (surprise, directions, options, models, user_ids, item_ids, matched.dropped, matched.unknown)
+        return cls(known.matrix, relevant, fold_in, candidates, filter_seen, ks, users, *rest)
 
     @property
     def known(self) -> csr_matrix:
@@ -135,6 +140,11 @@ class Task:
                     f"warm {side}": n > few,
                 }
         return {name: select(self.test, mask) for name, mask in masks.items() if mask.any()}
+
+    def popular(self, popularity: Popularity, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The most popular items for some rows of `test`, of those that they may get: (b, K), -1 for none."""
+        allow = None if self.candidates is None else self.candidates[rows]
+        return popularity.recommend_for(self.known[rows], max(self.ks), filter_seen=self.filter_seen, allow=allow)[0]
 
     def recommend(self, model: Any, rows: NDArray[np.int64]) -> NDArray[Any]:
         """What a model recommends to some rows of `test`: column numbers (b, K), -1 for none."""
@@ -183,13 +193,29 @@ def _common_ids(models: Mapping[str, Any], train: Any, columns: Mapping[str, Any
     return found[0], found[1]
 
 
-def _options(models: Mapping[str, Any], is_fold_in: bool, cold_users: str | None) -> dict[str, Any]:
-    if cold_users is None:
-        return {}
+def _options(
+    models: Mapping[str, Any], is_fold_in: bool, cold_users: str | None, more: Mapping[str, Any] | None
+) -> dict[str, Any]:
     method = "recommend_for" if is_fold_in else "recommend"
-    if not any("cold_users" in parameters_of(getattr(model, method, None)) for model in models.values()):
-        raise TypeError(f"cold_users={cold_users!r} needs a model whose {method} takes cold_users=; this one does not")
-    return {"cold_users": cold_users}
+    options = dict(more or {}) | ({} if cold_users is None else {"cold_users": cold_users})
+    for name, value in options.items():
+        if name in ("filter_seen", "allow", "deny", "unknown", "output"):
+            raise TypeError(f"options must not have {name!r}, which evaluate itself gives to the model")
+        if not any(name in parameters_of(getattr(model, method, None)) for model in models.values()):
+            given = f"{name}={value!r:.60}"
+            raise TypeError(f"{given} needs a model whose {method} takes {name}=; this one does not")
+    return options
+
+
+def _item_factors(models: Mapping[str, Any], item_ids: Ids | None, n_items: int) -> NDArray[np.floating] | None:
+    """The vectors of items of the first model that has such in this computer's memory, of the items of the task."""
+    for model in models.values():
+        factors = getattr(model, "item_factors", None)
+        if not isinstance(factors, np.ndarray) or factors.ndim != 2 or factors.dtype.kind != "f":
+            continue
+        if len(factors) == n_items and is_numbered_alike(model, None, item_ids) and np.isfinite(factors).all():
+            return factors
+    return None
 
 
 def _need_ids(name: str, data: Any, *ids: Any) -> None:

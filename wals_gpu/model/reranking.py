@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,10 @@ def make_reranking(
     chosen: MMR | DPP | None
     if isinstance(diversity, (MMR, DPP)):
         chosen = diversity
-    else:
+    elif isinstance(diversity, numbers.Real):
         chosen = MMR(number("diversity", diversity, 0, 1))
+    else:
+        raise TypeError(f"diversity must be a number from 0 to 1, or an MMR or DPP, got {diversity!r:.60}")
     bounds = None
     if quotas is not None:
         if categories is None:
