@@ -18,6 +18,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu.cli import recommend
 from wals_gpu.model.wals import WALS
 from wals_gpu.priors.linear import LinearPrior
+from wals_gpu.retrieval import DPP
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -397,3 +398,50 @@ def test_items_for_a_text_have_titles_and_go_to_files(run, songs, tmp_path, monk
     assert np.allclose(table["score"].to_numpy(), scores)
     assert json.loads(run(*words, "--out", out, "--json")[1]) == {"text": "ab", "out": str(out), "rows": 2}
     assert "--unknown cannot be used with --text" in run(*words, "--unknown", "skip")[2]
+
+
+# -------------------------------------------------------------------------------------------------- re-ranked lists
+
+
+def test_lists_are_reranked(run, model, tmp_path):
+    """As the library does it, with the categories of the table of titles, or of another one."""
+    genres = [f"s{n:02},song {n},{'abc'[n % 3]}" for n in range(12)]
+    (tmp_path / "songs.csv").write_text("item_id,title,genre\n" + "\n".join(genres) + "\n")
+    labels = {f"s{n:02}": "abc"[n % 3] for n in range(12)}
+    loaded = WALS.load(model)
+    given = ["recommend", model, "p03", "p01", "-k", 4, "--include-seen", "--json"]
+    reranked = ["--diversity", 0.4, "--popularity-penalty", 0.2]
+    options = {"filter_seen": False, "diversity": 0.4, "popularity_penalty": 0.2, "categories": labels}
+    for words, quotas, file in (
+        (["--quota", 2], 2, "titles"),
+        (["--quota", "a=1:2", "--quota", "b=0"], {"a": (1, 2), "b": 0}, "categories"),
+    ):
+        text = run(*given, *reranked, *words, f"--{file}", tmp_path / "songs.csv")[1]
+        expected = loaded.recommend(["p03", "p01"], 4, quotas=quotas, **options)
+        lists = [[item["item"] for item in one["items"]] for one in json.loads(text)]
+        assert lists == expected.ids.tolist()
+    text = run(*given, "--diversity", 0.4, "--diversity-method", "dpp", "--pool", 9)[1]
+    expected = loaded.recommend(["p03", "p01"], 4, filter_seen=False, diversity=DPP(0.4, pool=9))
+    assert [[item["item"] for item in one["items"]] for one in json.loads(text)] == expected.ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--diversity", "2"], "--diversity must be a number from 0 to 1, got 2"),
+        (["--pool", "9"], "--pool needs --diversity W"),
+        (["--quota", "2"], "--quota needs --categories FILE, or --titles FILE"),
+        (["--quota", "a=b"], "--quota must look like 2, Action=2 or Action=1:3, got 'a=b'"),
+        (["--quota", "2", "--quota", "a=1"], "--quota N, which is for every category, cannot stand beside another"),
+        (["--quota", "a=1", "--quota", "a=2"], "--quota has 'a' twice"),
+        (["--category-column", "x"], "--category-column needs --quota N"),
+        (["--popularity-penalty", "-1"], "--popularity-penalty must be a finite number >= 0, got -1"),
+        (["--quota", "7000=1", "--titles", "SONGS", "--category-column", "year"], "--quota must name categories of"),
+        (["--quota", "1995=9:9", "--titles", "SONGS", "--category-column", "year", "-k", "5"], "--quota must fit into"),
+        (["--quota", "1", "--titles", "SONGS"], "--category-column must be given, since no column has a usual name"),
+    ],
+)
+def test_wrong_options_of_reranking_are_refused_by_name(run, model, songs, words, message):
+    words = [songs if word == "SONGS" else word for word in words]
+    status, text, said = run("recommend", model, "p03", *words)
+    assert (status, text) == (2, "") and message in said

@@ -106,3 +106,16 @@ def test_what_cannot_be_is_one_line(run, tmp_path, options, message):
     log.assign(number=range(len(log))).to_parquet(tmp_path / "log.parquet")
     status, _, said = run("evaluate", tmp_path / "log.parquet", *QUICK, *options.split())
     assert status == 2 and message in said.replace("time_column='when'", "--time-column 'when'"), said
+
+
+def test_reranked_lists_are_measured(run, log, tmp_path):
+    lines = [f"{item},{'odd' if item % 2 else 'even'}" for item in range(12)]
+    (tmp_path / "items.csv").write_text("item_id,category\n" + "\n".join(lines) + "\n")
+    given = ["evaluate", log, *QUICK, "-k", 6, "--json"]
+    words = ["--diversity", 0.9, "--quota", "odd=2:2", "--categories", tmp_path / "items.csv"]
+    plain, found = (json.loads(run(*given, *more)[1]) for more in ([], words))
+    assert found["diversity"] == 0.9 and found["quota"] == [["odd", [2, 2]]] and "diversity" not in plain
+    name = "intra_list_diversity@6"
+    assert found["results"]["wals"][name]["value"] > plain["results"]["wals"][name]["value"]
+    assert found["results"]["popularity"] == plain["results"]["popularity"]
+    assert "--quota must fit" in run(*given, "--quota", "odd=7:8", "--categories", tmp_path / "items.csv")[2]

@@ -22,6 +22,7 @@ from wals_gpu.cli.options import (
 )
 from wals_gpu.cli.output import print_json, say, size_of
 from wals_gpu.cli.parser import Commands, add_command
+from wals_gpu.cli.reranking import add_reranking, check_reranking, given_reranking, reranking_options
 from wals_gpu.cli.tables import check_file
 from wals_gpu.evaluation.times import moment
 
@@ -48,6 +49,9 @@ metrics (means over the users with a hidden item):
   ndcg@k         the same with early places counting more (binary, log2)
   precision, hit_rate, map, mrr    as usual; docs/evaluation.md has the formulas
   novelty@k      how rare the recommended items are, in bits
+  serendipity@k  hidden items found that are not among the k most popular ones
+  intra_list_diversity@k   how much items of a list differ: mean 1 - cosine
+                 of their factors
   coverage@k     share of the catalogue that anybody is shown
   gini@k         how unequally it is shown: 0 all alike, 1 one item for everybody
 
@@ -88,6 +92,7 @@ def add(commands: Commands) -> None:
     add_html(parser, "metrics, cohorts, curves, the data, lists to judge")
     add_titles(parser)
     add_model(parser)
+    add_reranking(parser)
     add_computation(parser)
 
 
@@ -99,14 +104,16 @@ def run(args: argparse.Namespace) -> None:
             "--popularity-exponent auto is chosen by the validation of a fit, and this fit has none: give the number "
             "that 'wals-gpu fit --validation' chose"
         )
+    check_reranking(args)
     check_device(args, max(args.k) if args.negatives is None else None)
     if args.html is not None:
         check_html(args.html)
-    elif args.titles is not None:
-        raise ValueError("--titles are shown in the page of --html FILE")
-    titles = read_titles(args)
+    elif args.titles is not None and args.quota is None:
+        raise ValueError("--titles are shown in the page of --html FILE, or say the categories of --quota")
+    titles = None if args.html is None and args.quota is not None else read_titles(args)
     model = new_model(args)
     data = read_data(args)
+    more = reranking_options(args, max(args.k), data.matrix.shape[1], data.item_ids)
     train, fold_in, test = _split(args, protocol, data)
     if not test.nnz:
         raise ValueError(f"--protocol {protocol} hides none of {data.matrix.nnz:,} interactions: these are too few")
@@ -115,6 +122,7 @@ def run(args: argparse.Namespace) -> None:
     seconds = time.perf_counter() - began
     few_shot = 5 if args.cohorts is None and args.html is not None else args.cohorts
     options: dict[str, Any] = {"fold_in": fold_in, "few_shot": few_shot, "random_state": args.seed}
+    options["options"] = more
     if args.negatives is not None:
         options["candidates"] = evaluation.sample_negatives(
             train if fold_in is None else fold_in, test, args.negatives, args.seed
@@ -136,6 +144,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         objective = {"name": model.objective.name, **model.objective.parameters()}
         settings = {"protocol": protocol, "seed": args.seed, "objective": objective, "fit_seconds": seconds}
+        settings |= given_reranking(args)
         print_json(settings | report.to_dict())
     else:
         print(f"{size_of(data)}; {train.nnz:,} to train on, {test.nnz:,} to find; fitted in {seconds:.1f} s\n")

@@ -16,7 +16,7 @@ from wals_gpu.cli.output import say
 __all__ = ["Command", "Commands", "Formatter", "Program", "add_command"]
 
 #: What the library calls an argument whose option has another name.
-ARGUMENTS = {"num_threads": "threads", "random_state": "seed"}
+ARGUMENTS = {"num_threads": "threads", "random_state": "seed", "quotas": "quota"}
 
 #: What the library says of arguments that the command line has in another form.
 PHRASES = {

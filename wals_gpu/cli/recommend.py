@@ -27,6 +27,7 @@ from wals_gpu.cli.options import (
 )
 from wals_gpu.cli.output import print_json, say
 from wals_gpu.cli.parser import Commands, add_command
+from wals_gpu.cli.reranking import add_reranking, check_reranking, reranking_options
 from wals_gpu.cli.tables import check_table, open_table
 from wals_gpu.data.files import load_metadata
 from wals_gpu.data.names import user_names
@@ -48,6 +49,7 @@ examples:
   wals-gpu recommend model --all --out top10.parquet
   wals-gpu recommend model --all --out top10.parquet --allow-items in_stock.txt \\
       --deny returned.parquet
+  wals-gpu recommend model alice --titles films.csv --diversity 0.3 --quota 2
 
 Ids are those of the training data, or row numbers if it was a matrix; those that
 begin with "-" stand after "--". A list ends early when no item is left. Scores
@@ -96,6 +98,7 @@ def add(commands: Commands) -> None:
     explore.add_argument(
         "--seed", metavar="N", type=whole_number, help="of thompson's draws; without one they differ each time"
     )
+    add_reranking(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -110,6 +113,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--noise needs --explore ucb or --explore thompson")
     if args.seed is not None and args.explore != "thompson":
         raise ValueError("--seed needs --explore thompson: nothing else is random")
+    check_reranking(args)
     if args.out is not None and not is_launched():
         check_table(args.out)
     # Listed items and upper bounds are scored on the host.
@@ -150,6 +154,10 @@ def _recommend_on_ranks(args: argparse.Namespace) -> None:
             written = 0, 0
             if rows.start < rows.stop:
                 first = 0
+                if "user_bounds" in metadata and args.popularity_penalty:
+                    raise ValueError(
+                        "--popularity-penalty needs all users of the model: on one rank, or of a model in one part"
+                    )
                 if "user_bounds" in metadata:  # else the model lies in one part, and every rank reads all of it
                     model, first, rows = load_model(args, users=rows), rows.start, slice(None)
                 else:
@@ -178,6 +186,7 @@ def _recommend_to_users(
     options: dict[str, Any] = {"filter_seen": not args.include_seen, "explore": args.explore, "noise": args.noise}
     options |= {"random_state": args.seed} | item_lists(args, model) | user_lists(args, model, users)
     options |= {"cold_users": args.cold_users, "unknown": unknown}
+    options |= reranking_options(args, args.k, model.n_items, model.item_ids)
     chunks = model.recommend_chunks(users, min(args.k, model.n_items), chunk_size=USERS_PER_CHUNK, **options)
     counted = _counting(chunks, model, args)
     if args.out is None:
@@ -294,7 +303,7 @@ def _recommend_for_text(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--text needs a model that was fitted with --items and --encoder; {args.model} knows no texts"
         )
-    lists = item_lists(args, model)
+    lists = item_lists(args, model) | reranking_options(args, args.k, model.n_items, model.item_ids)
     found = model.search(model.project_items([args.text])[0], min(args.k, model.n_items), metric="cosine", **lists)
     ids, scores = (np.asarray(array)[None] for array in found)
     if args.out is not None:

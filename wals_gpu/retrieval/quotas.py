@@ -51,7 +51,8 @@ class Quotas:
             place = {name: at for at, name in enumerate(names)}
             for label, bounds in quotas.items():
                 if str(label) not in place:
-                    raise ValueError(f"quotas: no item has the category {label!r:.60}{did_you_mean(label, names)}")
+                    like = did_you_mean(label, names)
+                    raise ValueError(f"quotas must name categories of items, and no item has {label!r:.60}{like}")
                 low[place[str(label)]], high[place[str(label)]] = _bounds(label, bounds)
         else:
             high[:-1] = integer("quotas", quotas, 0)
@@ -60,7 +61,7 @@ class Quotas:
     def check(self, k: int) -> None:
         """ValueError where a list of k has no room for what it must have."""
         if self.low.sum() > k:
-            raise ValueError(f"quotas want at least {self.low.sum()} items in a list, but k is {k}")
+            raise ValueError(f"quotas must fit into a list of k={k} items, but want at least {self.low.sum()}")
 
 
 def _bounds(label: Any, bounds: Any) -> tuple[int, int]:
