@@ -1,4 +1,3 @@
-# PYTHON_ARGCOMPLETE_OK
 """``python -m wals_gpu``: the command line, where the script ``wals-gpu`` is not on the path."""
 
 import sys

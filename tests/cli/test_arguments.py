@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from functools import partial
@@ -15,6 +16,7 @@ import pytest
 from commands import QUICK, command_parsers
 
 from wals_gpu.checks import did_you_mean
+from wals_gpu.cli import completion
 from wals_gpu.cli.entry import make_parser
 from wals_gpu.model.wals import WALS
 from wals_gpu.objective.presets import make_objective
@@ -277,13 +279,25 @@ def test_a_disk_that_fills_up_leaves_the_earlier_file(tmp_path, suffix):
     assert sorted(os.listdir(tmp_path)) == ["m", out.name]
 
 
-def completions(line):
-    """What the program answers a shell that asks how `line` may go on; by the descriptors 8 and 9, as shells do."""
-    pytest.importorskip("argcomplete")
-    env = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "COMP_LINE": line, "COMP_POINT": str(len(line))}
-    command = f"exec {sys.executable} -m wals_gpu 8>&1 9>/dev/null"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=os.environ | env, check=True)
-    return {word.strip() for word in done.stdout.split("\n")}
+@pytest.fixture(scope="module")
+def completions(tmp_path_factory):
+    """What bash makes of lines, with the script that the program prints, in a folder with some files."""
+    pytest.importorskip("shtab")
+    folder = tmp_path_factory.mktemp("shell")
+    (folder / "wals-gpu").write_text(completion.script(make_parser(), "bash"))
+    (folder / "plays.csv").write_text("")
+    (folder / "model").mkdir()
+
+    def of(line):
+        """COMPREPLY, as bash sets up completion functions: by words, with the number of the one to complete."""
+        words = shlex.split(line) + [""] * line.endswith(" ")
+        code = 'source ./wals-gpu; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _shtab_wals_gpu; '
+        code += "printf '%s\\n' \"${COMPREPLY[@]}\""
+        done = subprocess.run(["bash", "-c", code, "bash", *words], cwd=folder, capture_output=True, text=True)
+        assert done.stderr == ""
+        return set(done.stdout.split())
+
+    return of
 
 
 @pytest.mark.parametrize(
@@ -295,17 +309,18 @@ def completions(line):
         ("wals-gpu recommend -k 3 m ann --unknown s", {"skip"}),
         ("wals-gpu fit plays.csv --objective ials --set unob", {"unobserved_weight="}),
         ("wals-gpu fit plays.csv --device c", {"cpu", "cuda"}),
+        ("wals-gpu fit pl", {"plays.csv"}),
+        ("wals-gpu recommend m", {"model"}),
+        ("wals-gpu recommend model ann --titles pl", {"plays.csv"}),
     ],
 )
-def test_shells_complete_commands_options_and_values(line, expected):
+def test_shells_complete_commands_options_and_values(completions, line, expected):
     assert completions(line) == expected
 
 
-def test_shells_that_complete_all_programs_find_the_mark():
-    """In the first 1024 bytes of the module that the installed script imports from, and of the one of ``-m``."""
-    import wals_gpu.cli
-
-    folder = os.path.dirname(wals_gpu.cli.__file__)
-    for path in (wals_gpu.cli.__file__, os.path.join(folder, "..", "__main__.py")):
-        with open(path, encoding="utf-8") as file:
-            assert "PYTHON_ARGCOMPLETE_OK" in file.read(1024)
+def test_every_shell_has_a_script(run):
+    pytest.importorskip("shtab")
+    for shell in completion.SHELLS:
+        status, text, _ = run("completion", shell)
+        assert status == 0 and "--popularity-penalty" in text and "wals-gpu" in text
+    assert "did you mean 'zsh'?" in run("completion", "zhs")[2]

@@ -300,7 +300,7 @@ def test_categories_come_in_any_form(model, tmp_path):
         ({"quotas": 2, "categories": 7}, TypeError, "categories must be a label for each item, a mapping"),
         ({"quotas": {"b": 1}, "categories": ["a"] * 400}, ValueError, "quotas must name .* no item has 'b'"),
         ({"quotas": {"a": (3, 2)}, "categories": ["a"] * 400}, ValueError, r"\(at least, at most\), got \(3, 2\)"),
-        ({"quotas": {"a": (11, None)}, "categories": ["a"] * 400}, ValueError, "list of k=10 items, but want at least 11"),
+        ({"quotas": {"a": (11, None)}, "categories": ["a"] * 400}, ValueError, "k=10 items, but want at least 11"),
         ({"quotas": {"a": -1}, "categories": ["a"] * 400}, ValueError, r"quotas\['a'\] must be an integer >= 0"),
         ({"quotas": {}, "categories": ["a"] * 400}, ValueError, "quotas must name at least one category"),
         ({"popularity_penalty": -1}, ValueError, "popularity_penalty must be a finite number >= 0"),

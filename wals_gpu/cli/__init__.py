@@ -1,4 +1,3 @@
-# PYTHON_ARGCOMPLETE_OK: shells that complete all programs look for this in the first lines
 """The command line ``wals-gpu``: a module for each command, with its arguments and its help beside what it does."""
 
 from wals_gpu.cli.entry import main

@@ -15,7 +15,7 @@ from numpy.linalg import LinAlgError
 
 from wals_gpu.backends.launched import is_launched
 from wals_gpu.cli import (
-    compare, demo, doctor, embed, evaluate, export, fit, plan, recommend, rollback, serve, similar, tune,
+    compare, completion, demo, doctor, embed, evaluate, export, fit, plan, recommend, rollback, serve, similar, tune,
 )  # fmt: skip
 from wals_gpu.cli.installation import installed_version
 from wals_gpu.cli.output import one_line, say
@@ -26,7 +26,9 @@ from wals_gpu.errors import DistributedError
 __all__ = ["main", "make_parser"]
 
 #: In the order of the help.
-COMMANDS = (fit, recommend, similar, serve, embed, evaluate, compare, tune, export, plan, rollback, doctor, demo)
+COMMANDS = (
+    fit, recommend, similar, serve, embed, evaluate, compare, tune, export, plan, rollback, doctor, demo, completion,
+)  # fmt: skip
 
 # What bad input, a full disk or a missing extra raise. One line on stderr instead of a traceback, exit status 2.
 EXPECTED = (ValueError, TypeError, LookupError, OSError, MemoryError, LinAlgError, ImportError, DistributedError)
@@ -67,11 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         ``fit --publish-if`` 3, the model is refused, and 4, another run is on.
     """
     parser = make_parser()
-    if "_ARGCOMPLETE" in os.environ:  # the shell asks what can come next
-        with contextlib.suppress(ImportError):
-            from argcomplete import autocomplete
-
-            autocomplete(parser)
     args = parser.parse_args(argv)
     if args.command is None:
         parser.print_help()

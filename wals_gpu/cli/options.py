@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +139,9 @@ def add_model(parser: argparse.ArgumentParser, *, is_searched: bool = False) -> 
             "--iterations", metavar="N", type=positive, help=f"sweeps over users and items ({_defaults('iterations')})"
         )
     group.add_argument("--objective", choices=list(PRESETS), help=f"what is minimised ({_defaults('objective')})")
-    parameters = group.add_argument(
+    group.add_argument(
         "--set", metavar="NAME=VALUE", type=setting, action="append", default=[], help="parameter of the objective"
     )
-    parameters.completer = _complete_setting  # type: ignore[attr-defined]  # argcomplete asks for it
     group.add_argument(
         "--solver", choices=("auto", *SOLVERS), help=f"how a row is solved (default {default_of('solver')})"
     )
@@ -182,13 +180,6 @@ def _defaults(setting: str) -> str:
     """What the library takes for a setting, without and with item texts."""
     default, with_texts = default_of(setting), HYBRID_SETTINGS[setting]
     return f"default {default}" + (f"; with --encoder {with_texts}" if with_texts != default else "")
-
-
-def _complete_setting(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
-    """For the shell: parameters of the objective that the line names, or of all."""
-    preset = PRESETS.get(getattr(parsed_args, "objective", None) or "")
-    chosen = list(PRESETS.values()) if preset is None else [preset]
-    return sorted({f"{field.name}=" for one in chosen for field in dataclasses.fields(one)})
 
 
 def add_titles(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ function with them."""
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -78,8 +77,6 @@ class Command(Parser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Everything must be known; argparse itself would let the parser of the whole line complain, in its words."""
         words = list(sys.argv[1:] if args is None else args)
-        if "_ARGCOMPLETE" in os.environ:  # half a line, which the shell wants completed
-            return super().parse_known_args(words, namespace)
         parsed, left = super().parse_known_args(self._options_first(words), namespace)
         if left := [word for word in left if word != "--"]:
             several = "s" if len(left) > 1 else ""

@@ -1,0 +1,68 @@
+"""``wals-gpu completion``: a script by which a shell completes commands, options and files, without starting Python."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from wals_gpu.cli.parser import Commands, add_command
+from wals_gpu.objective.presets import PRESETS
+
+__all__ = ["add", "run", "script"]
+
+SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
+
+EPILOG = """\
+once for each shell (docs/cli.md has zsh, fish, tcsh and PowerShell):
+  wals-gpu completion bash > ~/.local/share/bash-completion/completions/wals-gpu
+
+The script knows the options of this version: write it again after an update.
+Needs: pip install 'wals_gpu[completion]'.
+"""
+
+#: What the values of options and names are called that are files, beside those that are paths.
+_FILES = ("FILE", "INTERACTIONS", "MODEL")
+
+
+def add(commands: Commands) -> None:
+    """The command's arguments."""
+    parser = add_command(commands, "completion", "print a script that completes commands for a shell", run, EPILOG)
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the script."""
+    from wals_gpu.cli.entry import make_parser  # which lists this command
+
+    print(script(make_parser(), args.shell))
+
+
+def script(parser: argparse.ArgumentParser, shell: str) -> str:
+    """For the parser of the whole command line.
+
+    Raises
+    ------
+    ImportError
+        shtab is not installed.
+    """
+    try:
+        import shtab
+    except ImportError as error:
+        raise ImportError("completion needs shtab: pip install 'wals_gpu[completion]'", name=error.name) from error
+    names = sorted({f"{field.name}=" for preset in PRESETS.values() for field in dataclasses.fields(preset)})
+    for one in _parsers(parser):
+        for action in one._actions:
+            if action.type is Path or action.metavar in _FILES:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab asks for it
+            elif action.dest == "set":  # of any objective
+                complete = {"bash": "_wals_gpu_parameters", "zsh": f"({' '.join(names)})"}
+                action.complete = complete  # type: ignore[attr-defined]
+    preamble = f'_wals_gpu_parameters() {{ compgen -W {" ".join(names)!r} -- "$1"; }}' if shell == "bash" else ""
+    return str(shtab.complete(parser, shell=shell, preamble=preamble))
+
+
+def _parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """It and those of its commands."""
+    commands = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [parser, *(one for choices in commands for one in choices.values())]
