@@ -737,6 +737,38 @@ def _percent(gain: dict) -> str:
     return f"{gain['value']:+.1%} ({gain['low']:+.1%} to {gain['high']:+.1%})"
 
 
+def rerank_table(result: dict) -> str:
+    """bench_rerank.py: what ways of re-ranking take and give."""
+    keys = {"ndcg": "nDCG@20", "recall": "recall@20", "intra_list_diversity": "diversity by factors"}
+    keys |= {"diversity_of_texts": "by texts", "serendipity": "serendipity", "novelty": "novelty, bits"}
+    keys["coverage"] = "coverage"
+    records = [record for record in result["records"] if record["part"] == "quality"]
+    if not records:
+        return "Not measured yet.\n"
+    rows = []
+    for record in records:
+        cells = (f"{record[key]:.2f}" if key == "novelty" else f"{record[key]:.3f}" for key in keys)
+        rows.append([record["way"], *cells])
+    words = (
+        f"the embedded Debian set, WALS(), a fifth of the entries hidden, lists of 20 for {records[0]['users']:,} users"
+    )
+    return table(["re-ranking", *keys.values()], rows) + plain_caption(result, words) + "\n"
+
+
+def rerank_time_table(result: dict) -> str:
+    """bench_rerank.py: milliseconds a user."""
+    records = [record for record in result["records"] if record["part"] == "time"]
+    if not records:
+        return "Not measured yet.\n"
+    one = records[0]
+    rows = [[record["way"], f"{record['ms_per_user']:.2f}"] for record in records]
+    words = f"{one['users']:,} users, {one['items']:,} items, {one['factors']} factors, lists of 20, pools of 200; "
+    words += (
+        f"the search on {result['settings']['threads']} threads of {result['machine']['processor']}, re-ranking on one"
+    )
+    return table(["recommend", "ms a user"], rows) + plain_caption(result, words) + "\n"
+
+
 def scale_table(result: dict) -> str:
     """bench_scale.py: what fits on several ranks took, beside what the plan says."""
     header = ["solver, network", "ranks", "s/iteration", "planned", "MiB sent", "planned", "MiB of a rank", "planned"]
@@ -770,6 +802,7 @@ TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark
     "topk": topk_table,
     "rows": rows_table,
     "rank": rank_table,
+    "rerank": rerank_table,
     "settings": settings_table,
     "profile": profile_table,
     "ml1m-leave-one-out": leave_one_out_table,
@@ -786,6 +819,7 @@ VIEWS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "ranking-short": ("ranking", ranking_short_table),
     "headline": ("ranking", headline_table),
     "ranking-cost": ("ranking", ranking_cost_table),
+    "rerank-time": ("rerank", rerank_time_table),
 }
 
 
