@@ -33,9 +33,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the script."""
-    from wals_gpu.cli.entry import make_parser  # which lists this command
-
-    print(script(make_parser(), args.shell))
+    print(script(args.program, args.shell))
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
@@ -64,5 +62,5 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
 
 def _parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
     """It and those of its commands."""
-    commands = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    commands = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
     return [parser, *(one for choices in commands for one in choices.values())]

@@ -131,8 +131,12 @@ def _discard_output() -> None:
 
 
 def make_parser() -> Program:
-    """The parser of the whole command line; of what it parses, `command` is the name of the command, `run` does it."""
+    """The parser of the whole command line.
+
+    Of what it parses, `command` is the name of the command, `run` does it, and `program` is this parser.
+    """
     parser = Program(prog="wals-gpu", formatter_class=Formatter, description=ABOUT, epilog=FIRST_STEPS)
+    parser.set_defaults(program=parser)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=Command)
     for command in COMMANDS:
