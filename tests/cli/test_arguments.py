@@ -322,5 +322,5 @@ def test_every_shell_has_a_script(run):
     pytest.importorskip("shtab")
     for shell in completion.SHELLS:
         status, text, _ = run("completion", shell)
-        assert status == 0 and "--popularity-penalty" in text and "wals-gpu" in text
+        assert status == 0 and "diversity-method" in text and "wals-gpu" in text
     assert "did you mean 'zsh'?" in run("completion", "zhs")[2]

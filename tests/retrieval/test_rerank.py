@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu import WALS, DataError, ModelFitError, ParameterWarning
 from wals_gpu.data.categories import Categories
 from wals_gpu.evaluation import Popularity, evaluate, ranking_metrics
+from wals_gpu.model import answers
 from wals_gpu.priors.linear import LinearPrior
 from wals_gpu.retrieval import DPP, MMR
 from wals_gpu.retrieval.quotas import Quotas
@@ -46,9 +47,9 @@ def worth(diversity, chosen, items, relevance, similarity):
     return np.array([(1 - w) * relevance[i] + w * (volume([*chosen, i]) - volume(chosen)) for i in items])
 
 
-def check_list(found, pool, scores, k, diversity=None, vectors=None, labels=None, quotas=NONE, cost=None):
+def check_list(found, pool, scores, k, diversity=None, vectors=None, labels=None, quotas=NONE, cost=None, ends=None):
     """That a list (item numbers) is what the definitions say, up to what rounding decides; `pool` in rising order."""
-    low, high = scores.min(), scores.max()
+    low, high = (scores.min(), scores.max()) if ends is None else ends
     relevance = (scores - low) / (high - low if high > low else 1) - (0 if cost is None else cost[pool])
     similarity = None if vectors is None else cosines(vectors[pool])
     chosen = []
@@ -254,12 +255,29 @@ def test_a_penalty_is_for_popular_items(model):
     score = model.predict("u05", model.item_ids.take(items)).astype(float)
     cost = 0.5 * np.log(1 + counts) / np.log(1 + counts.max())
     check_list(places[1][USERS.index("u05")], items, score, 10, cost=cost)
-    same(
-        model.recommend("u00", 9, unknown="popular", popularity_penalty=5), model.recommend("u00", 9, unknown="popular")
-    )
+    cold = {"users": "u00", "k": 9, "unknown": "popular"}
+    same(model.recommend(**cold, popularity_penalty=20), model.recommend(**cold))
 
 
-def test_quotas_look_further_than_the_pool(model):
+def test_a_larger_pool_has_the_scale_of_the_first():
+    rng = np.random.default_rng(11)
+    columns, scores = pools(rng, 40, 30, 30)
+    columns, scores = columns[21:], scores[21:]  # of users with a candidate for each place
+    vectors, labels = rng.normal(size=(30, 3)), rng.choice(list("abcd"), 30)
+    quotas, diversity = dict.fromkeys("abcd", (1, 2)), MMR(0.3, pool=6)
+    made = Reranking(diversity, vectors, Quotas.of(quotas, Categories.read(labels, 30, None)))
+    ((_, ids, _),) = list(made.chunks(search_of(columns, scores), 6, 30))
+    widened = 0
+    for row in range(len(ids)):
+        n = next(n for n in (6, 24, 30) if np.isin(ids[row], columns[row, :n]).all())
+        widened += n > 6
+        order = np.argsort(columns[row, :n])
+        score, ends = scores[row, :n][order].astype(float), (scores[row, 5], scores[row, 0])
+        check_list(ids[row], columns[row, :n][order], score, 6, diversity, vectors, labels, quotas, ends=ends)
+    assert 3 < widened
+
+
+def test_quotas_look_further_than_the_pool(model, monkeypatch):
     """At most one of a category that has nearly all items, and one of which the pool has none."""
     rare = model.recommend("u03", 400).ids[250:253].tolist()
     categories = {f"i{i:03}": "usual" for i in range(400)} | dict.fromkeys(rare, "rare")
@@ -268,7 +286,12 @@ def test_quotas_look_further_than_the_pool(model):
     must = model.recommend("u03", 4, quotas={"rare": (2, 3)}, categories=categories)
     assert must.ids.tolist() == [*model.recommend("u03", 2).ids.tolist(), *rare[:2]]
     drawn = {"explore": "thompson", "quotas": {"rare": (2, 3)}, "categories": categories, "diversity": 0.3}
+    drawings = []
+    best_items = answers.best_items
+    monkeypatch.setattr(answers, "best_items", lambda *args: drawings.append(args[4]) or best_items(*args))
     assert len(set(model.recommend("u03", 4, **drawn).ids) & set(rare)) == 2
+    assert len(drawings) > 1 and {one.seed for one in drawings} == {drawings[0].seed}
+    assert drawings[0].seed is not None  # who is searched again has the same draw
     with pytest.warns(ParameterWarning, match="2 lists have fewer items of a category than quotas want"):
         short = model.recommend(["u03", "u04"], 5, quotas={"rare": (4, 5)}, categories=categories)
     assert set(rare) <= set(short.ids[0].tolist()) and None not in short.ids[0].tolist()
