@@ -325,6 +325,7 @@ def test_categories_come_in_any_form(model, tmp_path):
         ({"quotas": {"a": (3, 2)}, "categories": ["a"] * 400}, ValueError, r"\(at least, at most\), got \(3, 2\)"),
         ({"quotas": {"a": (11, None)}, "categories": ["a"] * 400}, ValueError, "k=10 items, but want at least 11"),
         ({"quotas": {"a": -1}, "categories": ["a"] * 400}, ValueError, r"quotas\['a'\] must be an integer >= 0"),
+        ({"quotas": 1.5, "categories": ["a"] * 400}, TypeError, "quotas must be a number for every category, or"),
         ({"quotas": {}, "categories": ["a"] * 400}, ValueError, "quotas must name at least one category"),
         ({"popularity_penalty": -1}, ValueError, "popularity_penalty must be a finite number >= 0"),
     ],

@@ -54,8 +54,10 @@ class Quotas:
                     like = did_you_mean(label, names)
                     raise ValueError(f"quotas must name categories of items, and no item has {label!r:.60}{like}")
                 low[place[str(label)]], high[place[str(label)]] = _bounds(label, bounds)
-        else:
+        elif isinstance(quotas, (int, np.integer)):
             high[:-1] = integer("quotas", quotas, 0)
+        else:
+            raise TypeError(f"quotas must be a number for every category, or a mapping of them, got {quotas!r:.60}")
         return cls(np.where(categories.codes < 0, len(names), categories.codes).astype(np.int32), low, high)
 
     def check(self, k: int) -> None:
