@@ -123,7 +123,7 @@ def test_holm_is_over_the_pairs_of_a_metric(compared):
 
 def test_tables_and_json(compared):
     table = compared.differences.to_pandas()
-    assert len(table) == 3 * 16 and list(table)[:5] == ["metric", "first", "second", "value", "low"]
+    assert len(table) == 3 * 20 and list(table)[:5] == ["metric", "first", "second", "value", "low"]
     found = json.loads(json.dumps(compared.to_dict()))
     assert found["differences"][0]["first"] == "d3" and set(found["results"]) == {"d3", "d1", "popularity"}
     assert "d3 - popularity" in str(compared) and "p (Holm)" in str(compared) and "clear" in str(compared)
@@ -250,7 +250,8 @@ def test_new_users_and_candidates(parts):
     split = strong_generalisation_split(tastes(), 15)
     models = {f"d{d}": WALS(d, num_threads=1).fit(split.train) for d in (3, 2)}
     found = evaluate(models, split.train, split.test, 5, fold_in=split.fold_in)
-    alone = evaluate(models["d2"], split.train, split.test, 5, fold_in=split.fold_in)
+    of_first = models["d3"].item_factors  # which the diversity of all lists is measured by
+    alone = evaluate(models["d2"], split.train, split.test, 5, fold_in=split.fold_in, vectors=of_first)
     assert found.results["d2"] == alone.results["wals"]
     train, test = parts
     candidates = sample_negatives(train, test, 4)

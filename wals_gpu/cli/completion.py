@@ -14,11 +14,12 @@ __all__ = ["add", "run", "script"]
 SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
 
 EPILOG = """\
-once for each shell (docs/cli.md has zsh, fish, tcsh and PowerShell):
-  wals-gpu completion bash > ~/.local/share/bash-completion/completions/wals-gpu
+examples:
+  wals-gpu completion bash
 
-The script knows the options of this version: write it again after an update.
-Needs: pip install 'wals_gpu[completion]'.
+Write it to ~/.local/share/bash-completion/completions/wals-gpu for bash; docs/cli.md
+says where zsh, fish, tcsh and PowerShell look. The script knows the options of this
+version: write it again after an update. Needs: pip install 'wals_gpu[completion]'.
 """
 
 #: What the values of options and names are called that are files, beside those that are paths.
