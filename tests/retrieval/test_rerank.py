@@ -102,6 +102,7 @@ def test_lists_are_what_the_definitions_say(seed, kind, weight, has_quotas, has_
     n = min(n, n_items)
     columns, scores = pools(rng, 6, n, n_items)
     vectors = rng.normal(size=(n_items, width)).astype(np.float32)
+    vectors *= rng.choice(np.array([1e-30, 1, 1e30], np.float32))  # whose squares float32 does not have
     vectors[rng.integers(0, n_items, 3)] = 0
     vectors[rng.integers(0, n_items, 4)] = vectors[0]  # copies; and lists may be longer than the vectors are wide
     diversity = None if kind is None else kind(weight)

@@ -83,7 +83,7 @@ class _Diversity:
                 raise ValueError("by must be finite, got NaN or infinity")
             object.__setattr__(self, "by", vectors)
 
-    def grow(self, vectors: NDArray[np.float64], k: int) -> _Growing:
+    def grow(self, vectors: NDArray[Any], k: int) -> _Growing:
         raise NotImplementedError
 
 
@@ -102,8 +102,8 @@ class MMR(_Diversity):
         Candidates of each user. Default: 10 for each place of the list, at least 100.
     """
 
-    def grow(self, vectors: NDArray[np.float64], k: int) -> _Growing:
-        """Lists of candidates with these unit vectors (b, n, E)."""
+    def grow(self, vectors: NDArray[Any], k: int) -> _Growing:
+        """Lists of candidates with these vectors (b, n, E)."""
         return _Nearest(vectors, self.weight)
 
 
@@ -121,15 +121,14 @@ class DPP(_Diversity):
         As for :class:`MMR`.
     """
 
-    def grow(self, vectors: NDArray[np.float64], k: int) -> _Growing:
-        """Lists of candidates with these unit vectors (b, n, E)."""
+    def grow(self, vectors: NDArray[Any], k: int) -> _Growing:
+        """Lists of candidates with these vectors (b, n, E)."""
         return _Volume(vectors, self.weight, k)
 
 
 class _Nearest:
-    def __init__(self, vectors: NDArray[np.float64], weight: float) -> None:
-        self._vectors, self._weight = vectors, weight
-        self._rows = np.arange(len(vectors))
+    def __init__(self, vectors: NDArray[Any], weight: float) -> None:
+        self._candidates, self._weight = _Candidates(vectors), weight
         self._nearest = np.full(vectors.shape[:2], -np.inf)
 
     def values(self, relevance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -137,14 +136,14 @@ class _Nearest:
         return values
 
     def add(self, places: NDArray[np.integer]) -> None:
-        np.maximum(self._nearest, _cosines(self._vectors, self._rows, places), out=self._nearest)
+        np.maximum(self._nearest, self._candidates.cosines(places), out=self._nearest)
 
 
 class _Volume:
     """Algorithm 1 of Chen, Zhang and Zhou, for b lists at once: `_rest` is d_i^2, `_factor` has the rows c_i."""
 
-    def __init__(self, vectors: NDArray[np.float64], weight: float, k: int) -> None:
-        self._vectors, self._weight = vectors, weight
+    def __init__(self, vectors: NDArray[Any], weight: float, k: int) -> None:
+        self._candidates, self._weight = _Candidates(vectors), weight
         self._rows = np.arange(len(vectors))
         self._rest = np.ones(vectors.shape[:2])
         self._factor = np.zeros((*vectors.shape[:2], k))
@@ -159,7 +158,7 @@ class _Volume:
 
     def add(self, places: NDArray[np.integer]) -> None:
         at, known = self._length, self._factor[:, :, : self._length]
-        similar = (1 - SHARE) * _cosines(self._vectors, self._rows, places)
+        similar = (1 - SHARE) * self._candidates.cosines(places)
         similar -= np.einsum("bnt,bt->bn", known, known[self._rows, places])
         row = similar / np.sqrt(np.maximum(self._rest[self._rows, places], SHARE))[:, None]
         self._factor[:, :, at] = row
@@ -167,23 +166,29 @@ class _Volume:
         self._length += 1
 
 
-def _cosines(
-    vectors: NDArray[np.float64], rows: NDArray[np.integer], places: NDArray[np.integer]
-) -> NDArray[np.float64]:
-    """Of all candidates (b, n) with the one at each row's place; copies of a vector have the same to the bit."""
-    # Not a product of matrices: BLAS sums rows in different orders, and ties would fall as they come
-    cosines: NDArray[np.float64] = np.einsum("bne,be->bn", vectors, vectors[rows, places])
-    return cosines
+class _Candidates:
+    """Cosines between the candidates (b, n) of each user, from their vectors (b, n, E)."""
 
+    def __init__(self, vectors: NDArray[Any]) -> None:
+        self.vectors = vectors if vectors.dtype in (np.float32, np.float64) else vectors.astype(np.float64)
+        self._rows = np.arange(len(vectors))
+        limits = np.finfo(self.vectors.dtype)
+        with np.errstate(over="ignore", under="ignore"):
+            squares = np.einsum("bne,bne->bn", self.vectors, self.vectors)
+        if not ((squares > limits.tiny / limits.eps) & (squares < limits.max)).all():
+            # Zero vectors, or numbers whose squares leave the type: by their largest number first
+            largest = np.abs(self.vectors).max(axis=2, keepdims=True)
+            self.vectors = self.vectors / np.where(largest > 0, largest, self.vectors.dtype.type(1))
+            squares = np.einsum("bne,bne->bn", self.vectors, self.vectors)
+        exact = squares.astype(np.float64)
+        self._inverse = np.where(exact > 0, 1 / np.sqrt(np.where(exact > 0, exact, 1)), 0.0)
 
-def _directions(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Vectors (b, n, E) divided by their norms; zero ones stay. Squares of large float64 numbers do not overflow."""
-    units = vectors.astype(np.float64)
-    largest = np.abs(units).max(axis=2, keepdims=True)
-    units /= np.where(largest > 0, largest, 1)
-    norms = np.sqrt(np.einsum("bne,bne->bn", units, units))[:, :, None]
-    units /= np.where(norms > 0, norms, 1)
-    return units
+    def cosines(self, places: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Of all candidates (b, n) with the one at each row's place; copies of a vector have the same to the bit."""
+        # Not a product of matrices: BLAS sums rows in different orders, and ties would fall as they come
+        products = np.einsum("bne,be->bn", self.vectors, self.vectors[self._rows, places])
+        cosines: NDArray[np.float64] = products * self._inverse * self._inverse[self._rows, places][:, None]
+        return cosines
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,7 +299,7 @@ class Reranking:
         quotas = None if self.quotas is None else QuotasLeft(self.quotas, columns)
         growing: _Growing | None = None
         if self.diversity is not None and self.vectors is not None:
-            growing = self.diversity.grow(_directions(self.vectors[columns]), k)
+            growing = self.diversity.grow(self.vectors[columns], k)
         chosen = np.full((len(columns), steps), -1, np.int64)
         for step in range(steps):
             worth = relevance if growing is None or not step else growing.values(relevance)
