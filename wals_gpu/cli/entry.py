@@ -15,7 +15,20 @@ from numpy.linalg import LinAlgError
 
 from wals_gpu.backends.launched import is_launched
 from wals_gpu.cli import (
-    compare, completion, demo, doctor, embed, evaluate, export, fit, plan, recommend, rollback, serve, similar, tune,
+    compare,
+    completion,
+    demo,
+    doctor,
+    embed,
+    evaluate,
+    export,
+    fit,
+    plan,
+    recommend,
+    rollback,
+    serve,
+    similar,
+    tune,
 )  # fmt: skip
 from wals_gpu.cli.installation import installed_version
 from wals_gpu.cli.output import one_line, say
