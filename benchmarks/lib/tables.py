@@ -766,7 +766,8 @@ def rerank_time_table(result: dict) -> str:
     words += (
         f"the search on {result['settings']['threads']} threads of {result['machine']['processor']}, re-ranking on one"
     )
-    return table(["recommend", "ms a user"], rows) + plain_caption(result, words) + "\n"
+    caption = plain_caption(result, words) + busy_words(result["machine"])
+    return table(["recommend", "ms a user"], rows) + caption + "\n"
 
 
 def scale_table(result: dict) -> str:
