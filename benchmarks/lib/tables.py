@@ -766,8 +766,8 @@ def rerank_time_table(result: dict) -> str:
     words += (
         f"the search on {result['settings']['threads']} threads of {result['machine']['processor']}, re-ranking on one"
     )
-    caption = plain_caption(result, words) + busy_words(result["machine"])
-    return table(["recommend", "ms a user"], rows) + caption + "\n"
+    below = plain_caption(result, words) + busy_words(result["machine"])
+    return table(["recommend", "ms a user"], rows) + below + "\n"
 
 
 def scale_table(result: dict) -> str:
