@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import numpy as np
@@ -518,8 +518,10 @@ def _item(item: tuple[str, str]) -> Content:
 def examples_section(examples: Mapping[str, Sequence[Example]]) -> Element | None:
     """Lists for people to judge."""
     cards = []
-    for model, of_model in examples.items():
-        for example in of_model:
+    for of_user in zip_longest(*examples.values()):  # lists of a user side by side
+        for model, example in zip(examples, of_user, strict=True):
+            if example is None:
+                continue
             has = [foreign(clipped(title or name, 60)) for name, title in example.known]
             listed: list[Content] = []
             for one in has:
@@ -595,11 +597,10 @@ def training_section(histories: Mapping[str, Any]) -> Element | None:
             metric = getattr(model, "validation_metric_", None) or metric
             best = getattr(model, "best_iteration_", None) if len(histories) == 1 else None
     figures = []
-    if losses:
-        end = ", ".join(f"{clipped(one.name, 40)} ends at {short(np.asarray(one.y)[-1], 4)}" for one in losses)
-        figures.append(
-            chart("loss", "Loss by iteration", f"The objective over all pairs: {end}.", losses, "iteration", "loss")
-        )
+    for number, one in enumerate(losses):  # one each: objectives have scales of their own
+        of = f" of {clipped(one.name, 40)}" if len(losses) > 1 else ""
+        text = f"The objective over all pairs; it ends at {short(np.asarray(one.y)[-1], 4)}."
+        figures.append(chart(f"loss-{number}", f"Loss{of} by iteration", text, [one], "iteration", "loss"))
     if measured:
         ends = ", ".join(f"{clipped(one.name, 40)} reaches {short(np.max(np.asarray(one.y)), 4)}" for one in measured)
         text = f"{metric} of held-out interactions: {ends}" + (f"; the best iteration is {best}." if best else ".")

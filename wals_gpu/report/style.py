@@ -124,7 +124,8 @@ svg text.name{fill:var(--ink);font-weight:600}
 .interval{width:100%;min-width:9rem;height:1.5rem}
 .key{display:flex;flex-wrap:wrap;gap:.15rem 1.1rem;margin:.45rem 0 0;padding:0;list-style:none;font-size:.9rem}
 .key li{display:flex;align-items:center;gap:.4rem}
-.key svg,.name svg{width:1.5rem;height:.9rem;max-width:none;flex:none;display:inline-block;vertical-align:-.06em}
+.key svg,.name svg{width:1.5rem;height:.9rem;max-width:none;flex:none;display:inline-block;
+vertical-align:-.06em}
 .name{white-space:nowrap}
 .scroll{overflow-x:auto;margin:1rem 0;border-radius:4px}
 table{border-collapse:collapse;width:100%;font-size:.95rem;line-height:1.4}
@@ -132,7 +133,8 @@ caption{text-align:left;font-weight:650;padding:0 0 .45rem;line-height:1.35}
 th,td{text-align:left;padding:.34rem .9rem .34rem 0;border-bottom:1px solid var(--line);vertical-align:top;
 font-weight:400}
 th:last-child,td:last-child{padding-right:0}
-thead th{white-space:nowrap;color:var(--soft);font-size:.88rem;border-bottom:1px solid var(--mark);vertical-align:bottom}
+thead th{white-space:nowrap;color:var(--soft);font-size:.88rem;border-bottom:1px solid var(--mark);
+vertical-align:bottom}
 .number{text-align:right;white-space:nowrap}
 tbody tr.group th{padding-top:1rem;font-weight:650}
 td.bar{width:42%;min-width:9rem}
