@@ -46,7 +46,7 @@ class Node:
 
     @property
     def text(self):
-        return "".join(part if isinstance(part, str) else part.text for part in self.parts)
+        return "".join(part if isinstance(part, str) else part.text for part in self.parts).replace("\u00a0%", " %")
 
 
 class Page(HTMLParser):
@@ -377,7 +377,7 @@ def test_tables_and_pictures_can_be_heard(page):
     for table in tables:
         assert table.children[0].tag == "caption" and table.children[0].text.strip()
         for cell in table.all("th"):
-            assert cell.attributes["scope"] in ("col", "row", "rowgroup")
+            assert cell.attributes["scope"] in ("col", "row", "rowgroup") and cell.text.strip()
         widths = {sum(int(cell.attributes.get("colspan", 1)) for cell in row.children) for row in table.all("tr")}
         assert len(widths) == 1
     for picture in page.root.all("svg"):
@@ -392,6 +392,8 @@ def test_tables_and_pictures_can_be_heard(page):
     for node in page.root.all("div"):
         if node.attributes.get("class") == "scroll":
             assert node.attributes["tabindex"] == "0" and node.attributes["aria-label"]
+    regions = [node.attributes["aria-label"] for node in page.root.all() if node.attributes.get("role") == "region"]
+    assert len(set(regions)) == len(regions)
     figures = page.root.all("figure")
     assert all(figure.all("table") for figure in figures)  # the numbers of each chart
 

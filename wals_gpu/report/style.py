@@ -161,15 +161,16 @@ footer{margin-top:3.2rem;padding-top:1rem;border-top:1px solid var(--line);color
 nav{border:0;padding:2.9rem 0 0;position:sticky;top:0;align-self:start;max-height:100vh;overflow:auto}
 nav ul{display:block}nav li{padding:.14rem 0}
 }
+@media (max-width:34rem){th,td{padding-right:.55rem}.interval,td.bar{min-width:4.2rem}.page{padding:0 .9rem 3rem}}
 @media (prefers-reduced-motion:no-preference){html{scroll-behavior:smooth}}
 @media print{
 @page{margin:16mm 14mm}
-body{background:#fff;font-size:10pt}.page{max-width:none;padding:0}
+html{font-size:12px}body{background:#fff}.page{max-width:none;padding:0}
 nav,.skip,summary{display:none}header{padding-top:0}
 .layout{display:block}main>section{padding-top:1.6rem}
 figure,.cards>article,tr,.tiles div,.notes{break-inside:avoid}h2,h3,caption{break-after:avoid}
-.figures{grid-template-columns:1fr 1fr}.cards{grid-template-columns:1fr}
-.scroll{overflow:visible}table{font-size:8.5pt}th,td{padding-right:.5rem}
+.figures{grid-template-columns:1fr 1fr}.cards{display:block}.cards>article{margin-bottom:1rem}
+.scroll{overflow:visible}th,td{padding-right:.5rem}
 .interval{min-width:4.5rem;height:1.2rem}
 figure,.cards>article{padding:.6rem .7rem}a{color:inherit;text-decoration:none}
 }
