@@ -166,7 +166,7 @@ class _Axis:
 
 def _nice(rough: float) -> float:
     power = 10.0 ** math.floor(math.log10(rough))
-    return next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
+    return next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
 
 
 def _axis(values: Sequence[ArrayLike], log: bool, start: float, stop: float, *, from_zero: bool) -> _Axis:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from wals_gpu.data.csr import contains, entry_keys
 from wals_gpu.data.ids import Ids, plain
 from wals_gpu.data.titles import Titles
-from wals_gpu.evaluation.entrants import Entrant
+from wals_gpu.evaluation.entrants import Entrant, named_models
 from wals_gpu.evaluation.recommenders import ids_of
 from wals_gpu.evaluation.task import Task
 
-__all__ = ["Bin", "Example", "Named", "Recommended", "calibration", "examples"]
+__all__ = ["Bin", "Example", "Named", "Recommended", "by_name", "calibration", "examples"]
 
 #: Users whose scores are looked at, and groups that these are put in.
 _USERS, _BINS = 2000, 10
@@ -204,6 +204,6 @@ def calibration(task: Task, model: Any, k: int, seed: int) -> list[Bin]:
 def by_name(model: Any, names: Mapping[str, Any]) -> dict[str, Any]:
     """Models by the names that they have in an evaluation."""
     if isinstance(model, Mapping):
-        return dict(model)
+        return named_models(model, baseline=False)
     name = next(iter(names), type(model).__name__.lower())
     return {name: model}

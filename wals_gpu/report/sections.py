@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 _PARTS = ("head", "middle", "tail")
+#: Of more pairs of models than that, one metric is shown.
+_PAIRS = 6
 
 
 def _section(slug: str, heading: str, *content: Content) -> Element:
@@ -256,6 +258,8 @@ def differences_section(report: EvaluationReport, differences: Differences) -> E
         return None
     metrics = list(dict.fromkeys(one.metric for one in differences))
     chosen = [name for name in metrics if name.startswith(("ndcg@", "recall@"))] or metrics[:2]
+    if len(differences) > _PAIRS * len(metrics):
+        chosen = [primary_metric(report)]
     rows: list[list[Content]] = []
     for metric in sorted(chosen, key=lambda name: not name.startswith("ndcg@")):
         found = differences.of(metric)
@@ -266,7 +270,7 @@ def differences_section(report: EvaluationReport, differences: Differences) -> E
             picture = interval_mark(0, one.value, one.low, one.high, range_, 0.0)
             rows.append(
                 [
-                    h("span", foreign(one.first), " \u2212 ", foreign(one.second), class_="pair"),
+                    h("span", *_pair(one), class_="pair"),
                     f"{one.value:.4f}".replace("-", "\u2212"),
                     _interval(one) if one.low is not None else "",
                     "" if one.ratio is None else f"{one.ratio:.2f} \u00d7",
@@ -293,6 +297,10 @@ def differences_section(report: EvaluationReport, differences: Differences) -> E
         ),
         shown,
     )
+
+
+def _pair(one: Difference) -> list[Content]:
+    return [foreign(clipped(one.first, 28)), " \u2212 ", foreign(clipped(one.second, 28))]
 
 
 def _verdict(one: Difference) -> Element:
