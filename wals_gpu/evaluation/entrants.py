@@ -188,9 +188,8 @@ class Entrant:
                 return Answers(np.full((len(rows), k), -1, dtype=np.int64), np.full((len(rows), k), -np.inf), None)
             n_items = task.train.shape[1] if own_items is None else len(own_items)
             if (self._has_other_history or not self._is_alike) and task.filter_seen and "deny" in takes:
-                options["deny"] = _in_columns(
-                    task.known[asked], self._items, n_items
-                )  # what it does not know they have
+                # Of what it does not know that they have.
+                options["deny"] = _in_columns(task.known[asked], self._items, n_items)
             if task.candidates is not None:
                 options["allow"] = _in_columns(task.candidates[asked], self._items, n_items)
             users = asked if own_users is None or task.user_ids is None else task.user_ids.take(asked)
