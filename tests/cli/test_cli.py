@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import beside
 import numpy as np
@@ -565,7 +566,9 @@ def test_python_dash_m_is_the_same_program():
 def test_demo_beats_popularity_and_finds_hidden_links():
     done = beside.result("demo")
     assert done["status"] == 0, done["stderr"]
-    assert done["stderr"] == ""
+    assert done["stderr"] == "wals-gpu: wrote demo.html\n"  # and no bar, as it is for a program
+    page = Path(done["html"]).read_text("utf-8")
+    assert "times as well as popularity</h1>" in page and '<section id="examples"' in page and len(page) < 300_000
     result = json.loads(done["stdout"])
     for metric in ("recall@20", "ndcg@100"):
         wals, popularity = (result["report"]["results"][name][metric] for name in ("wals", "popularity"))

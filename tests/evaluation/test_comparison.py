@@ -17,6 +17,7 @@ from wals_gpu import WALS, DataError, ParameterWarning, as_interactions
 from wals_gpu.als import AlternatingLeastSquares
 from wals_gpu.evaluation import Comparison, Popularity, bootstrap_interval, evaluate, random_holdout
 from wals_gpu.evaluation.resampling import holm, paired_p_values
+from wals_gpu.report import write_report
 
 KS = (3, 6)
 
@@ -161,7 +162,7 @@ def test_implicit_and_the_drop_in_are_ranked_alike(parts):
         assert found.between(name, "popularity")["recall@6"].low > 0
 
 
-def test_a_model_of_rectools_stands_with_its_dataset(parts):
+def test_a_model_of_rectools_stands_with_its_dataset(parts, tmp_path):
     pytest.importorskip("rectools")
     from rectools.dataset import Dataset
     from rectools.models import PopularModel
@@ -185,6 +186,10 @@ def test_a_model_of_rectools_stands_with_its_dataset(parts):
     hits = wanted.groupby("user").size().reindex(found.user_ids, fill_value=0)
     asked = test_table.groupby("user").size().reindex(found.user_ids)
     assert found.per_user["theirs"]["recall@6"] == pytest.approx((hits / asked.clip(upper=6)).to_numpy())
+    page = write_report(
+        tmp_path / "r.html", found, model={"theirs": (model, dataset)}, train=train_table, test=test_table
+    )
+    assert "NoColdUsers" in page.read_text("utf-8")  # measured and named; it gives no scores to look at
     with pytest.raises(TypeError, match=r"'theirs' recommends from a Dataset: give the pair \(model, dataset\)"):
         evaluate({"theirs": model}, train_table, test_table)
     with pytest.raises(TypeError, match=r"in a pair with its Dataset"):

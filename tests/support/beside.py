@@ -138,7 +138,8 @@ def python(folder: Path, *arguments: str) -> dict:
 
 
 def demo(folder: Path) -> dict:
-    return python(folder, "-m", "wals_gpu", "demo", "--json")
+    made = python(folder, "-m", "wals_gpu", "demo", "--json", "--html", "demo.html")
+    return made | {"html": str(folder / "demo.html")}
 
 
 def site(folder: Path) -> dict:

@@ -153,7 +153,7 @@ def run(args: argparse.Namespace) -> None:
 
 def check_html(path: Path) -> None:
     """Refuse a page that could not be written, before any work."""
-    from wals_gpu.report import check_report_path
+    from wals_gpu.report.write import check_report_path
 
     check_report_path(path, "--html")
     check_file(path, "--html")

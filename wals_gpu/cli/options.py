@@ -189,7 +189,7 @@ def add_titles(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--title-column", metavar="COLUMN", help="default: the one named like title or name")
 
 
-def add_html(parser: argparse._ActionsContainer, what: str) -> None:
+def add_html(parser: Any, what: str) -> None:
     """--html."""
     parser.add_argument(
         "--html", metavar="FILE", type=Path, help=f"also write a page: {what}; one file that loads nothing else"

@@ -94,7 +94,7 @@ def open_interactions(
                 f"{name}.times must have one time for each entry of {name}.matrix, a CSR matrix with sorted columns "
                 f"and no pair twice; got shape {np.shape(own.times)} for {matrix.nnz} entries"
             )
-    return Interactions(matrix, own.user_ids, own.item_ids, own.times, own.columns)
+    return Interactions(matrix, own.user_ids, own.item_ids, own.times, own.columns, own.repeats)
 
 
 def read_like(

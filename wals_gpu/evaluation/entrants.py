@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from wals_gpu.evaluation.recommenders import (
 )
 from wals_gpu.evaluation.task import Task, is_numbered_alike
 
-__all__ = ["Entrant", "named_models"]
+__all__ = ["Answers", "Entrant", "named_models"]
 
 
 def named_models(models: Mapping[Any, Any], baseline: bool) -> dict[str, Any]:
@@ -48,6 +48,14 @@ def named_models(models: Mapping[Any, Any], baseline: bool) -> dict[str, Any]:
             )
         found[name] = model
     return found
+
+
+class Answers(NamedTuple):
+    """Column numbers (b, k), -1 for none; scores (b, k); and what each list is from (b,), where the model says it."""
+
+    columns: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    sources: NDArray[Any] | None
 
 
 class Entrant:
@@ -148,28 +156,54 @@ class Entrant:
         return self._task.recommend(self.model, rows)
 
     def _ask_of_others(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """A model that was fitted on other users and items, or other entries of these."""
-        task, takes = self._task, parameters_of(self.model.recommend)
+        return self.answers(rows, max(self._task.ks)).columns
+
+    def answers(self, rows: NDArray[np.int64], k: int) -> Answers:
+        """What a model with a ``recommend`` of its own gives to users of the task, with its scores.
+
+        Parameters
+        ----------
+        rows : (b,) int64 array
+        k : int
+
+        Returns
+        -------
+        Answers
+            Users that it does not know, and has no list for, have an empty one.
+        """
+        task = self._task
         own_users, own_items = ids_of(self.model, "user"), ids_of(self.model, "item")
-        n_items = task.train.shape[1] if own_items is None else len(own_items)
-        lists = np.full((len(rows), max(task.ks)), -1, dtype=np.int64)
-        known = self._users[rows] >= 0
         options = task.options_of(self.model)
-        if "unknown" in takes and not known.all():  # it has a list for whom it does not know, too
-            known[:] = True
-            options["unknown"] = "popular"
-        asked = rows[known]
-        if not len(asked):
-            return lists
-        if task.filter_seen and "deny" in takes:  # what the model itself does not know that they have
-            options["deny"] = _in_columns(task.known[asked], self._items, n_items)
-        if task.candidates is not None:
-            options["allow"] = _in_columns(task.candidates[asked], self._items, n_items)
-        users = asked if own_users is None or task.user_ids is None else task.user_ids.take(asked)
-        ids = np.asarray(self.model.recommend(users, max(task.ks), filter_seen=task.filter_seen, **options)[0])
-        found = ids.astype(np.int64) if own_items is None else self._columns(ids, own_items)
-        lists[known, : found.shape[1]] = found
-        return lists
+        known = np.ones(len(rows), dtype=bool)
+        if task.fold_in is not None:
+            found = self.model.recommend_for(task.fold_in[rows], k, filter_seen=task.filter_seen, **options)
+        else:
+            takes = parameters_of(self.model.recommend)
+            known = self._users[rows] >= 0
+            if "unknown" in takes and not known.all():  # it has a list for whom it does not know, too
+                known[:] = True
+                options["unknown"] = "popular"
+            asked = rows[known]
+            if not len(asked):
+                return Answers(np.full((len(rows), k), -1, dtype=np.int64), np.full((len(rows), k), -np.inf), None)
+            n_items = task.train.shape[1] if own_items is None else len(own_items)
+            if (self._has_other_history or not self._is_alike) and task.filter_seen and "deny" in takes:
+                # Of what it does not know that they have.
+                options["deny"] = _in_columns(task.known[asked], self._items, n_items)
+            if task.candidates is not None:
+                options["allow"] = _in_columns(task.candidates[asked], self._items, n_items)
+            users = asked if own_users is None or task.user_ids is None else task.user_ids.take(asked)
+            found = self.model.recommend(users, k, filter_seen=task.filter_seen, **options)
+        ids, own_scores = (np.asarray(one) for one in found)
+        columns, scores = np.full((len(rows), k), -1, dtype=np.int64), np.full((len(rows), k), -np.inf)
+        columns[known, : ids.shape[1]] = ids if own_items is None else self._columns(ids, own_items)
+        scores[known, : ids.shape[1]] = own_scores
+        own_source = getattr(found, "source", None)
+        if own_source is None:
+            return Answers(columns, scores, None)
+        sources = np.full(len(rows), "", dtype=object)
+        sources[known] = own_source
+        return Answers(columns, scores, sources)
 
     def _columns(self, ids: NDArray[Any], own: Ids) -> NDArray[np.int64]:
         """Columns of the task of items that the model names."""

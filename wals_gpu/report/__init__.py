@@ -1,5 +1,5 @@
 """A page of what was measured: one HTML file without scripts; see docs/report.md."""
 
-from wals_gpu.report.write import check_report_path, write_report
+from wals_gpu.report.write import write_report
 
-__all__ = ["check_report_path", "write_report"]
+__all__ = ["write_report"]

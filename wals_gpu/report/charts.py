@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wals_gpu.report.html import Content, Element, h, table
+from wals_gpu.report.html import Content, Element, clipped, foreign, h, table
 from wals_gpu.report.style import SERIES
 
 __all__ = ["Series", "chart", "columns_chart", "interval_mark", "key", "mark", "short", "stacked", "thinned"]
@@ -103,7 +103,9 @@ def mark(style: int, x: float, y: float, size: float = 4.6) -> Element:
 
 def key(names: Sequence[tuple[str, int]], *, lines: bool = False) -> Element:
     """What the shapes and colours are; `lines`: of curves."""
-    return h("ul", [h("li", sample(style, line=lines), h("bdi", name)) for name, style in names], class_="key")
+    return h(
+        "ul", [h("li", sample(style, line=lines), foreign(clipped(name, 40))) for name, style in names], class_="key"
+    )
 
 
 def sample(style: int, *, line: bool = False) -> Element:
@@ -164,7 +166,7 @@ class _Axis:
 
 def _nice(rough: float) -> float:
     power = 10.0 ** math.floor(math.log10(rough))
-    return next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
+    return next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
 
 
 def _axis(values: Sequence[ArrayLike], log: bool, start: float, stop: float, *, from_zero: bool) -> _Axis:
@@ -254,7 +256,7 @@ def chart(
         parts += _drawn(one, x, y)
     several = [(s.name, s.style) for s in series]
     legend = key(several, lines=True) if len(several) > 1 else None
-    header: list[Content] = [x_label, *(s.name for s in series)]
+    header: list[Content] = [x_label, *(foreign(clipped(s.name, 40)) for s in series)]
     return _figure(slug, title, description, parts, legend, header, _numbers(series, x_texts))
 
 

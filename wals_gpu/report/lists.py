@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from wals_gpu.data.csr import contains, entry_keys
 from wals_gpu.data.ids import Ids, plain
 from wals_gpu.data.titles import Titles
-from wals_gpu.evaluation.recommenders import columns_of, ids_of
-from wals_gpu.evaluation.task import Task, is_numbered_alike
+from wals_gpu.evaluation.entrants import Entrant, named_models
+from wals_gpu.evaluation.recommenders import ids_of
+from wals_gpu.evaluation.task import Task
 
-__all__ = ["Bin", "Example", "Named", "Recommended", "calibration", "examples"]
+__all__ = ["Bin", "Example", "Named", "Recommended", "by_name", "calibration", "examples"]
 
 #: Users whose scores are looked at, and groups that these are put in.
 _USERS, _BINS = 2000, 10
@@ -69,26 +70,6 @@ class Example:
     items: list[Recommended]
 
 
-def _asker(task: Task, model: Any) -> Callable[[NDArray[np.int64], int], tuple[Any, NDArray[Any], Any]] | None:
-    """What asks a model for ids and scores of rows of the task; None where it has no scores, or other ids."""
-    if not is_numbered_alike(model, task.user_ids if task.fold_in is None else None, task.item_ids):
-        return None
-
-    def ask(rows: NDArray[np.int64], k: int) -> tuple[Any, NDArray[Any], Any]:
-        options = {"filter_seen": task.filter_seen}
-        if task.fold_in is not None:
-            answer = model.recommend_for(task.fold_in[rows], k, **options)
-        else:
-            own = ids_of(model, "user")
-            answer = model.recommend(rows if own is None else own.take(rows), k, **options)
-        ids, scores = (np.asarray(one) for one in answer)
-        own_items = ids_of(model, "item")
-        columns = ids.astype(np.int64) if own_items is None else columns_of("lists", ids, own_items, "the model")
-        return columns, scores, getattr(answer, "source", None)
-
-    return ask
-
-
 def examples(task: Task, model: Any, named: Named, n: int, k: int = 6) -> list[Example]:
     """Lists of users of little, middling and much activity, the same each time.
 
@@ -107,8 +88,7 @@ def examples(task: Task, model: Any, named: Named, n: int, k: int = 6) -> list[E
     list of Example
         Empty where the model cannot be asked in this way.
     """
-    ask = _asker(task, model)
-    if ask is None or n < 1:
+    if n < 1:
         return []
     known = np.diff(task.known.indptr)[task.users]
     rows = task.users[known > 0]
@@ -117,8 +97,13 @@ def examples(task: Task, model: Any, named: Named, n: int, k: int = 6) -> list[E
     order = rows[np.argsort(np.diff(task.known.indptr)[rows], kind="stable")]
     places = np.unique(np.round((len(order) - 1) * np.linspace(0.15, 0.97, n)).astype(np.int64))
     try:
-        columns, scores, sources = ask(order[places], min(k, task.train.shape[1]))
-    except (TypeError, ValueError, LookupError):  # somebody's own, of another kind: it was measured all the same
+        columns, scores, sources = Entrant("model", model, task).answers(order[places], min(k, task.train.shape[1]))
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+        LookupError,
+    ):  # somebody's own, of another kind: it was measured all the same
         return []
     found = []
     for at, row in enumerate(order[places].tolist()):
@@ -132,25 +117,32 @@ def examples(task: Task, model: Any, named: Named, n: int, k: int = 6) -> list[E
             Recommended(item, float(score), column in hidden, _reasons(task, model, named, row, column))
             for item, score, column in zip(named.items(listed), scores[at][there], listed.tolist(), strict=True)
         ]
-        source = "model" if sources is None else str(np.atleast_1d(sources)[at])
+        source = "model" if sources is None else str(sources[at])
         found.append(Example(named.user(row), named.items(most), len(have), len(hidden), source, items))
     return found
 
 
+def _call_of(model: Any, task: Task, side: str, number: int) -> Any:
+    """What a model calls a user or an item of the task."""
+    ids = task.user_ids if side == "user" else task.item_ids
+    return number if ids_of(model, side) is None or ids is None else ids[number]
+
+
 def _reasons(task: Task, model: Any, named: Named, row: int, column: int) -> list[tuple[str, str]]:
     """The user's items that add most to the score."""
-    own_users, own_items = ids_of(model, "user"), ids_of(model, "item")
-    item = column if own_items is None else own_items[column]
+    item = _call_of(model, task, "item", column)
     try:
         if task.fold_in is not None:
             why = model.explain_for(task.fold_in[row], item, _REASONS)
         else:
-            why = model.explain(row if own_users is None else own_users[row], item, _REASONS)
+            why = model.explain(_call_of(model, task, "user", row), item, _REASONS)
     except (AttributeError, TypeError, ValueError, LookupError, ArithmeticError):  # no explanation is no error here
         return []
     speaks_for = np.asarray(why.ids)[np.asarray(why.contributions) > 0]
-    columns = speaks_for.astype(np.int64) if own_items is None else np.asarray(own_items.find(speaks_for))
-    return named.items(columns)
+    if ids_of(model, "item") is None or task.item_ids is None:
+        return named.items(speaks_for.astype(np.int64))
+    columns = np.asarray(task.item_ids.find(speaks_for))
+    return named.items(columns[columns >= 0])
 
 
 @dataclass(frozen=True)
@@ -182,21 +174,18 @@ def calibration(task: Task, model: Any, k: int, seed: int) -> list[Bin]:
     list of Bin
         By rising score; empty where the model has no scores, or lists are too few.
     """
-    ask = _asker(task, model)
-    if ask is None:
-        return []
     rows = task.users[np.diff(task.known.indptr)[task.users] > 0]
     if len(rows) > _USERS:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _USERS, replace=False))
     if not len(rows):
         return []
     try:
-        columns, scores, sources = ask(rows, min(k, task.train.shape[1]))
-    except (TypeError, ValueError, LookupError):
+        columns, scores, sources = Entrant("model", model, task).answers(rows, min(k, task.train.shape[1]))
+    except (AttributeError, TypeError, ValueError, LookupError):
         return []
     there = (columns >= 0) & np.isfinite(scores)
     if sources is not None:
-        there &= (np.atleast_1d(sources) == "model")[:, None]
+        there &= (sources == "model")[:, None]
     keys = np.broadcast_to(rows[:, None], columns.shape)[there] * task.test.shape[1] + columns[there]
     hits, found = contains(entry_keys(task.test), keys), scores[there].astype(np.float64)
     if len(found) < 10 * _BINS or found.min() == found.max():
@@ -215,6 +204,6 @@ def calibration(task: Task, model: Any, k: int, seed: int) -> list[Bin]:
 def by_name(model: Any, names: Mapping[str, Any]) -> dict[str, Any]:
     """Models by the names that they have in an evaluation."""
     if isinstance(model, Mapping):
-        return dict(model)
+        return named_models(model, baseline=False)
     name = next(iter(names), type(model).__name__.lower())
     return {name: model}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 _PARTS = ("head", "middle", "tail")
+#: Of more pairs of models than that, one metric is shown.
+_PAIRS = 6
 
 
 def _section(slug: str, heading: str, *content: Content) -> Element:
@@ -42,7 +44,7 @@ def _section(slug: str, heading: str, *content: Content) -> Element:
 
 
 def _percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f} %"
+    return f"{100 * share:.{digits}f}\u00a0%"
 
 
 def _interval(estimate: Estimate | Difference, digits: int = 4) -> str:
@@ -77,7 +79,7 @@ def primary_metric(report: EvaluationReport) -> str:
 
 
 def _percent_of(confidence: float) -> str:
-    return f"{100 * confidence:g} %"
+    return f"{100 * confidence:g}\u00a0%"
 
 
 def _times(one: Difference) -> str:
@@ -108,7 +110,7 @@ def answer(report: EvaluationReport, differences: Differences, metric: str) -> t
         one = by_pair[best, second]
         chance = "" if one.p_adjusted is None else f", p {_p(one.p_adjusted)} (Holm)"
         if one.is_clear:
-            size = f"{100 * (one.ratio - 1):.1f} % better" if one.ratio is not None and one.ratio < 2 else "better"
+            size = f"{100 * (one.ratio - 1):.1f}\u00a0% better" if one.ratio is not None and one.ratio < 2 else "better"
             size = f"{_times(one)} times as well" if one.ratio is not None and one.ratio >= 2 else f"{size}"
             than = f"as {shown[second]}" if size.endswith("well") else f"than {shown[second]}"
             headline = f"{shown[best]} ranks {size} {than}"
@@ -164,7 +166,7 @@ def tuning_answer(tuning: Tuning) -> tuple[str, list[str]]:
         headline = f"{n} found nothing better than the defaults"
     else:
         share = gain.value / compared.default.value if compared.default.value else 0.0
-        headline = f"The settings that {n} found rank {100 * share:.1f} % better than the defaults"
+        headline = f"The settings that {n} found rank {100 * share:.1f}\u00a0% better than the defaults"
     of = "" if gain.low is None else f" ({_interval(gain)})"
     return headline, [
         f"{tuning.metric} is {compared.best.value:.4f}, with the defaults {compared.default.value:.4f}, of popularity "
@@ -256,6 +258,8 @@ def differences_section(report: EvaluationReport, differences: Differences) -> E
         return None
     metrics = list(dict.fromkeys(one.metric for one in differences))
     chosen = [name for name in metrics if name.startswith(("ndcg@", "recall@"))] or metrics[:2]
+    if len(differences) > _PAIRS * len(metrics):
+        chosen = [primary_metric(report)]
     rows: list[list[Content]] = []
     for metric in sorted(chosen, key=lambda name: not name.startswith("ndcg@")):
         found = differences.of(metric)
@@ -266,7 +270,7 @@ def differences_section(report: EvaluationReport, differences: Differences) -> E
             picture = interval_mark(0, one.value, one.low, one.high, range_, 0.0)
             rows.append(
                 [
-                    h("span", foreign(one.first), " \u2212 ", foreign(one.second), class_="pair"),
+                    h("span", *_pair(one), class_="pair"),
                     f"{one.value:.4f}".replace("-", "\u2212"),
                     _interval(one) if one.low is not None else "",
                     "" if one.ratio is None else f"{one.ratio:.2f} \u00d7",
@@ -276,7 +280,7 @@ def differences_section(report: EvaluationReport, differences: Differences) -> E
                 ]
             )
     header: list[Content] = [
-        "models", "difference", f"{_percent_of(report.confidence)} interval", "ratio", "p (Holm)", "", "beside 0"
+        "models", "difference", f"{_percent_of(report.confidence)} interval", "ratio", "p (Holm)", "verdict", "beside 0"
     ]  # fmt: skip
     shown = table("Differences of models, user by user", header, rows)
     _mark_groups(shown)
@@ -293,6 +297,10 @@ def differences_section(report: EvaluationReport, differences: Differences) -> E
         ),
         shown,
     )
+
+
+def _pair(one: Difference) -> list[Content]:
+    return [foreign(clipped(one.first, 28)), " \u2212 ", foreign(clipped(one.second, 28))]
 
 
 def _verdict(one: Difference) -> Element:
@@ -432,7 +440,7 @@ def _popularity_groups(
         rows.append([text, *(_percent(share) for share in shares[name]), stacked(shares[name])])
     shown = table(
         "Where recommendations fall",
-        ["share of", *(h("span", sample_square(i), " ", part) for i, part in enumerate(_PARTS)), ""],
+        ["share of", *(h("span", sample_square(i), " ", part) for i, part in enumerate(_PARTS)), "as a bar"],
         rows,
     )
     _mark_groups(shown)
@@ -474,7 +482,7 @@ def calibration_section(bins: Mapping[str, Sequence[Bin]], k: int) -> Element | 
                 f"calibration-{number}",
                 f"Hits by score: {clipped(name, 40)}",
                 f"Of the recommended items (first {k} places) in ten groups by score, the share that "
-                f"was hidden, with 95 % "
+                f"was hidden, with 95\u00a0% "
                 f"intervals. It goes from {_percent(found[0].share)} to {_percent(found[-1].share)}, and {words}.",
                 [
                     Series(
@@ -518,8 +526,10 @@ def _item(item: tuple[str, str]) -> Content:
 def examples_section(examples: Mapping[str, Sequence[Example]]) -> Element | None:
     """Lists for people to judge."""
     cards = []
-    for model, of_model in examples.items():
-        for example in of_model:
+    for of_user in zip_longest(*examples.values()):  # lists of a user side by side
+        for model, example in zip(examples, of_user, strict=True):
+            if example is None:
+                continue
             has = [foreign(clipped(title or name, 60)) for name, title in example.known]
             listed: list[Content] = []
             for one in has:
@@ -539,7 +549,11 @@ def examples_section(examples: Mapping[str, Sequence[Example]]) -> Element | Non
                     ]
                 )
             source = "" if example.source == "model" else f" (list from: {example.source})"
-            shown = table("Recommended", ["#", "item", "score", "was hidden"], rows)
+            shown = table(
+                f"What {clipped(model, 40)} recommends to {clipped(example.user, 40)}",
+                ["#", "item", "score", "was hidden"],
+                rows,
+            )
             cards.append(
                 h(
                     "article",
@@ -595,11 +609,10 @@ def training_section(histories: Mapping[str, Any]) -> Element | None:
             metric = getattr(model, "validation_metric_", None) or metric
             best = getattr(model, "best_iteration_", None) if len(histories) == 1 else None
     figures = []
-    if losses:
-        end = ", ".join(f"{clipped(one.name, 40)} ends at {short(np.asarray(one.y)[-1], 4)}" for one in losses)
-        figures.append(
-            chart("loss", "Loss by iteration", f"The objective over all pairs: {end}.", losses, "iteration", "loss")
-        )
+    for number, one in enumerate(losses):  # one each: objectives have scales of their own
+        of = f" of {clipped(one.name, 40)}" if len(losses) > 1 else ""
+        text = f"The objective over all pairs; it ends at {short(np.asarray(one.y)[-1], 4)}."
+        figures.append(chart(f"loss-{number}", f"Loss{of} by iteration", text, [one], "iteration", "loss"))
     if measured:
         ends = ", ".join(f"{clipped(one.name, 40)} reaches {short(np.max(np.asarray(one.y)), 4)}" for one in measured)
         text = f"{metric} of held-out interactions: {ends}" + (f"; the best iteration is {best}." if best else ".")
@@ -635,8 +648,8 @@ def _of_data(data: DataStatistics, test: TestStatistics | None) -> list[Content]
     tiles = [
         _tile("users", f"{data.n_users:,}", f"{np.median(data.per_user):,.0f} items in the middle"),
         _tile("items", f"{data.n_items:,}", f"{np.median(data.per_item):,.0f} users in the middle"),
-        _tile("entries", f"{data.n_entries:,}", f"{100 * density:.2g} % of all pairs"),
-        _tile("of the most popular 1 %", _percent(top, 0), "of all entries"),
+        _tile("entries", f"{data.n_entries:,}", f"{100 * density:.2g}\u00a0% of all pairs"),
+        _tile("of the most popular 1\u00a0%", _percent(top, 0), "of all entries"),
     ]
     if data.times is not None:
         tiles.append(_tile("time span", data.times[0], f"to {data.times[1]}"))
@@ -644,7 +657,9 @@ def _of_data(data: DataStatistics, test: TestStatistics | None) -> list[Content]
         share = data.repeats / max(data.n_entries + data.repeats, 1)
         tiles.append(_tile("repeated rows", f"{data.repeats:,}", f"{_percent(share)} of all rows, summed"))
     if data.values is not None:
-        tiles.append(_tile("values", short(data.values[1]), f"{short(data.values[0])} to {short(data.values[2])}"))
+        tiles.append(
+            _tile("value in the middle", short(data.values[1]), f"{short(data.values[0])} to {short(data.values[2])}")
+        )
     if test is not None and test.users:
         tiles.append(
             _tile("cold test users", _percent(test.cold_users / test.users), f"{test.cold_users:,} of {test.users:,}")
@@ -653,9 +668,9 @@ def _of_data(data: DataStatistics, test: TestStatistics | None) -> list[Content]
         chart(
             "long-tail",
             "The long tail",
-            f"Share of all entries that the most popular items have: the first 1 % of the items has "
+            f"Share of all entries that the most popular items have: the first 1\u00a0% of the items has "
             f"{_percent(top, 0)}, the "
-            f"first 10 % {_percent(float(np.interp(0.1, x, y)), 0)}.",
+            f"first 10\u00a0% {_percent(float(np.interp(0.1, x, y)), 0)}.",
             [Series("entries", 100 * x, 100 * y, 0)],
             "items, the most popular first (%)",
             "entries (%)",
@@ -770,7 +785,7 @@ def _compared(tuning: Tuning) -> Element | None:
         for (name, one), style in zip(estimates.items(), (0, 1, 5), strict=True)
     ]  # fmt: skip
     shown = table(
-        f"{tuning.metric} on interactions that no trial saw", ["model", "mean", "95 % interval", "from 0"], rows
+        f"{tuning.metric} on interactions that no trial saw", ["model", "mean", "95\u00a0% interval", "from 0"], rows
     )
     _mark_groups(shown)
     return shown

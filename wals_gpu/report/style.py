@@ -124,7 +124,8 @@ svg text.name{fill:var(--ink);font-weight:600}
 .interval{width:100%;min-width:9rem;height:1.5rem}
 .key{display:flex;flex-wrap:wrap;gap:.15rem 1.1rem;margin:.45rem 0 0;padding:0;list-style:none;font-size:.9rem}
 .key li{display:flex;align-items:center;gap:.4rem}
-.key svg,.name svg{width:1.5rem;height:.9rem;max-width:none;flex:none;display:inline-block;vertical-align:-.06em}
+.key svg,.name svg{width:1.5rem;height:.9rem;max-width:none;flex:none;display:inline-block;
+vertical-align:-.06em}
 .name{white-space:nowrap}
 .scroll{overflow-x:auto;margin:1rem 0;border-radius:4px}
 table{border-collapse:collapse;width:100%;font-size:.95rem;line-height:1.4}
@@ -132,7 +133,8 @@ caption{text-align:left;font-weight:650;padding:0 0 .45rem;line-height:1.35}
 th,td{text-align:left;padding:.34rem .9rem .34rem 0;border-bottom:1px solid var(--line);vertical-align:top;
 font-weight:400}
 th:last-child,td:last-child{padding-right:0}
-thead th{white-space:nowrap;color:var(--soft);font-size:.88rem;border-bottom:1px solid var(--mark);vertical-align:bottom}
+thead th{white-space:nowrap;color:var(--soft);font-size:.88rem;border-bottom:1px solid var(--mark);
+vertical-align:bottom}
 .number{text-align:right;white-space:nowrap}
 tbody tr.group th{padding-top:1rem;font-weight:650}
 td.bar{width:42%;min-width:9rem}
@@ -159,15 +161,16 @@ footer{margin-top:3.2rem;padding-top:1rem;border-top:1px solid var(--line);color
 nav{border:0;padding:2.9rem 0 0;position:sticky;top:0;align-self:start;max-height:100vh;overflow:auto}
 nav ul{display:block}nav li{padding:.14rem 0}
 }
+@media (max-width:34rem){th,td{padding-right:.55rem}.interval,td.bar{min-width:4.2rem}.page{padding:0 .9rem 3rem}}
 @media (prefers-reduced-motion:no-preference){html{scroll-behavior:smooth}}
 @media print{
 @page{margin:16mm 14mm}
-body{background:#fff;font-size:10pt}.page{max-width:none;padding:0}
+html{font-size:12px}body{background:#fff}.page{max-width:none;padding:0}
 nav,.skip,summary{display:none}header{padding-top:0}
 .layout{display:block}main>section{padding-top:1.6rem}
 figure,.cards>article,tr,.tiles div,.notes{break-inside:avoid}h2,h3,caption{break-after:avoid}
-.figures{grid-template-columns:1fr 1fr}.cards{grid-template-columns:1fr}
-.scroll{overflow:visible}table{font-size:8.5pt}th,td{padding-right:.5rem}
+.figures{grid-template-columns:1fr 1fr}.cards{display:block}.cards>article{margin-bottom:1rem}
+.scroll{overflow:visible}th,td{padding-right:.5rem}
 .interval{min-width:4.5rem;height:1.2rem}
 figure,.cards>article{padding:.6rem .7rem}a{color:inherit;text-decoration:none}
 }

@@ -17,6 +17,7 @@ from wals_gpu.data.interactions import Interactions
 from wals_gpu.data.matching import is_table, open_interactions
 from wals_gpu.data.titles import Titles
 from wals_gpu.evaluation.comparison import Differences, differences_of
+from wals_gpu.evaluation.recommenders import RecToolsRecommender
 from wals_gpu.evaluation.report import Comparison, EvaluationReport
 from wals_gpu.evaluation.task import Task
 from wals_gpu.report import sections
@@ -196,7 +197,8 @@ def _settings(models: Mapping[str, Any], settings: Mapping[str, Any] | None) -> 
         found["This run"] = dict(settings)
     for name, model in models.items():
         config = getattr(model, "to_config", None)
-        values: dict[str, Any] = {"class": type(model).__name__}
+        inner = model.model if isinstance(model, RecToolsRecommender) else model
+        values: dict[str, Any] = {"class": type(inner).__name__}
         if config is not None:
             values |= _flat(config())
         for attribute in ("device_", "best_iteration_", "popularity_exponent_"):
