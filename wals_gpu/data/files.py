@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 
 from wals_gpu.errors import ModelFormatError
 
-__all__ = ["load_folder", "load_metadata", "load_npz", "remove_folder", "save_folder", "version_of", "whole_file"]
+__all__ = ["folder_digest", "load_folder", "load_metadata", "load_npz", "remove_folder", "save_folder", "version_of", "whole_file"]
 
 FORMAT_VERSION = 1
 
@@ -144,6 +144,17 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileNotFoundError(f"no model folder at {folder}")
     metadata: dict[str, Any] = _parse(_read_json(folder), folder / _JSON)["metadata"]
     return metadata
+
+
+def folder_digest(path: str | os.PathLike[str]) -> str:
+    """The SHA-256, in hexadecimal, of what names the content of a model folder: another one for any other content.
+
+    Raises
+    ------
+    ModelFormatError
+        There is no folder of a model.
+    """
+    return hashlib.sha256(_read_json(Path(path))).hexdigest()
 
 
 def load_npz(file: str | os.PathLike[str] | IO[bytes], names: Collection[str]) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,134 @@
+"""Requests that arrive while an answer is computed are answered together by the next computation."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Generic, NamedTuple, TypeVar
+
+__all__ = ["Batcher", "Full"]
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+class Full(Exception):
+    """As many requests wait as may wait."""
+
+
+class _Asked(NamedTuple):
+    """A request and whom to tell the answer."""
+
+    request: object
+    future: asyncio.Future[object]
+    loop: asyncio.AbstractEventLoop
+
+
+class Batcher(Generic[Q, A]):
+    """A thread that answers requests, and the line of those that wait for it.
+
+    Nobody waits for others to come: an idle thread takes what there is. While it works a line forms, and all of it is
+    the next batch. Several event loops may ask.
+
+    Parameters
+    ----------
+    answer : callable
+        Answers (n,) of requests (n,), in the thread; an exception among them is raised for the one request. What it
+        raises itself is raised for all.
+    most_waiting : int
+        Requests in the line.
+    most_at_once : int, default 512
+        Requests of a batch, so that the first of them does not wait for long.
+    name : str, default "answers"
+        Of the thread.
+
+    Notes
+    -----
+    A thread of its own, not one of an executor: handing over a request and its answer takes a third of the time.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Sequence[Q]], Sequence[A | Exception]],
+        most_waiting: int,
+        most_at_once: int = 512,
+        name: str = "answers",
+    ) -> None:
+        self._answer, self._most_waiting, self._most_at_once = answer, most_waiting, most_at_once
+        self._line: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._name, self._lock = f"wals-gpu {name}", threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    async def ask(self, request: Q) -> A:
+        """The answer to a request.
+
+        Raises
+        ------
+        Full
+            The line is as long as it may be.
+        Exception
+            What the request is answered with in place of an answer.
+        """
+        if self._line.qsize() >= self._most_waiting:
+            raise Full
+        if self._thread is None:
+            self._start()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[A] = loop.create_future()
+        self._line.put(_Asked(request, future, loop))  # type: ignore[arg-type]  # of any kind, for one line
+        return await future
+
+    def close(self) -> None:
+        """End the thread when all are answered that wait, and wait for that. The next request begins another one."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._line.put(None)
+            thread.join()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while (first := self._line.get()) is not None:
+            batch, is_last = [first], False
+            with suppress(Empty):
+                while len(batch) < self._most_at_once and not is_last:
+                    one = self._line.get_nowait()
+                    if one is None:
+                        is_last = True
+                    elif not one.future.done():  # else who asked has gone away
+                        batch.append(one)
+            self._answer_all(batch)
+            del first, batch  # not until the next request comes
+            if is_last:
+                return
+
+    def _answer_all(self, batch: Sequence[_Asked]) -> None:
+        answers: Sequence[A | Exception]
+        try:
+            answers = self._answer([one.request for one in batch])  # type: ignore[misc]
+        except Exception as error:
+            answers = [error] * len(batch)
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[object], A | Exception]]] = {}
+        for one, answer in zip(batch, answers, strict=True):
+            by_loop.setdefault(one.loop, []).append((one.future, answer))
+        for loop, told in by_loop.items():
+            with suppress(RuntimeError):  # the loop was closed meanwhile: nobody is there to be told
+                loop.call_soon_threadsafe(_tell, told)
+
+
+def _tell(told: Sequence[tuple[asyncio.Future[object], object]]) -> None:
+    for future, answer in told:
+        if future.done():
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
