@@ -12,7 +12,7 @@ PACKAGE = ROOT / "wals_gpu"
 # From the bottom to the top. A package imports from itself and from those before it.
 FLOORS = (
     "errors", "checks", "objective", "data", "text", "backends", "priors", "retrieval", "evaluation",
-    "training", "tuning", "model", "distributed", "spark", "datasets", "compat", "export", "cli",
+    "training", "tuning", "model", "distributed", "spark", "datasets", "compat", "export", "serve", "cli",
 )  # fmt: skip
 NATIVE = {"wals_gpu._cpu", "wals_gpu._cuda"}  # built from csrc, imported by nobody but backends and cli
 

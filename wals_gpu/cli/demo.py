@@ -10,7 +10,10 @@ from wals_gpu.cli.parser import Commands, add_command
 
 __all__ = ["add", "run"]
 
-NEXT_STEPS = "Your own data: wals-gpu evaluate FILE, then wals-gpu fit FILE --out MODEL.\nMore: wals-gpu --help"
+NEXT_STEPS = (
+    "Your own data: wals-gpu evaluate FILE, then wals-gpu fit FILE --out MODEL.\n"
+    "Look at what it learned in a browser: wals-gpu serve MODEL. More: wals-gpu --help"
+)
 
 
 def add(commands: Commands) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from numpy.linalg import LinAlgError
 
 from wals_gpu.backends.launched import is_launched
-from wals_gpu.cli import demo, doctor, embed, evaluate, export, fit, plan, recommend, similar, tune
+from wals_gpu.cli import demo, doctor, embed, evaluate, export, fit, plan, recommend, serve, similar, tune
 from wals_gpu.cli.installation import installed_version
 from wals_gpu.cli.output import one_line, say
 from wals_gpu.cli.parser import Command, Formatter, Program
@@ -24,7 +24,7 @@ from wals_gpu.errors import DistributedError
 __all__ = ["main", "make_parser"]
 
 #: In the order of the help.
-COMMANDS = (fit, recommend, similar, embed, evaluate, tune, export, plan, doctor, demo)
+COMMANDS = (fit, recommend, similar, serve, embed, evaluate, tune, export, plan, doctor, demo)
 
 # What bad input, a full disk or a missing extra raise. One line on stderr instead of a traceback, exit status 2.
 EXPECTED = (ValueError, TypeError, LookupError, OSError, MemoryError, LinAlgError, ImportError, DistributedError)
@@ -42,6 +42,7 @@ first steps:
   wals-gpu recommend model alice bob             what to show to alice and bob
   wals-gpu recommend model --all --out top.parquet
   wals-gpu similar model "Blue Train"            what is like this item
+  wals-gpu serve model                           look at it in a browser
 
 Every command explains itself: wals-gpu COMMAND --help. Exit status: 0 done,
 2 bad input (one line on standard error), 130 interrupted.

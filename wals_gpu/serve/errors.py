@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,16 +51,21 @@ def of_validation(errors: Sequence[Any]) -> ServiceError:
     if first["type"] == "json_invalid":
         return ServiceError(400, "invalid_json", f"the body must be JSON: {first['ctx']['error']}")
     field = _path(first["loc"])
-    message = {
-        "missing": "is missing",
-        "extra_forbidden": "is not known here",
-    }.get(first["type"], first["msg"][:1].lower() + first["msg"][1:])
-    name = field or "the body"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 and first["type"] != "union" else ""
-    if first["type"].startswith("value_error"):
-        message = str(first["ctx"]["error"]) if "ctx" in first else message
-        return ServiceError(422, "invalid_request", message, field)
-    return ServiceError(422, "invalid_request", f"{name}: {message}{more}", field)
+    kind, more = first["type"], ""
+    if kind == "value_error":
+        return ServiceError(422, "invalid_request", str(first["ctx"]["error"]), field)
+    same = [one["type"] for one in errors if _path(one["loc"]) == field]
+    if len(same) > 1 and "string_type" in same:  # of an id, or of an item of a session
+        message = "must be a text or an integer" + (", or an object with item and value" if len(same) > 2 else "")
+    elif kind == "missing":
+        message = "is missing"
+    elif kind == "extra_forbidden":
+        message = "is not known here"
+    else:
+        message = re.sub("^input ", "", first["msg"][:1].lower() + first["msg"][1:])
+    if others := len({_path(one["loc"]) for one in errors} - {field}):
+        more = f" ({others} more {'is' if others == 1 else 'are'} wrong)"
+    return ServiceError(422, "invalid_request", f"{field or 'the body'} {message}{more}", field)
 
 
 def _path(location: Sequence[Any]) -> str | None:

@@ -1,0 +1,224 @@
+"""``wals-gpu serve``: a saved model as a web service, with an explorer for people."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from wals_gpu.cli.inputs import refuse_model
+from wals_gpu.cli.options import add_computation, add_model_folder, add_titles, check_device, positive, whole_number
+from wals_gpu.cli.output import say
+from wals_gpu.cli.parser import Commands, add_command
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["add", "app_of_environment", "run"]
+
+#: Where the processes that the first one starts find what they are to serve.
+ENVIRONMENT = "WALS_GPU_SERVE"
+
+EPILOG = """\
+examples:
+  wals-gpu serve model
+  wals-gpu serve model --titles items.csv
+  wals-gpu serve model --host 0.0.0.0 --port 80 --workers 4 --log json
+
+Open http://127.0.0.1:8000 to look at lists of users, items and sentences. For
+programs: /recommend, /similar, /explain, /healthz, /metrics, and openapi.json.
+A model that is saved to the folder meanwhile takes the place of the old one,
+without a pause. Needs: pip install 'wals_gpu[serve]'.
+"""
+
+
+def add(commands: Commands) -> None:
+    """The command's arguments."""
+    parser = add_command(commands, "serve", "serve a saved model on the web, with an explorer for people", run, EPILOG)
+    add_model_folder(parser)
+    place = parser.add_argument_group("where")
+    place.add_argument(
+        "--host", default="127.0.0.1", help="address (default 127.0.0.1: only this machine; 0.0.0.0: everybody)"
+    )
+    place.add_argument("--port", metavar="N", type=whole_number, default=8000, help="default 8000; 0: any that is free")
+    place.add_argument(
+        "--allow-host", metavar="NAME", action="append", default=[],
+        help="also answer under this name (on 127.0.0.1, by default, only under those of this machine)",
+    )  # fmt: skip
+    place.add_argument(
+        "--workers", metavar="N", type=positive, default=1, help="processes, each with its own copy of the model"
+    )
+    add_titles(parser)
+    parser.add_argument("--item-column", metavar="COLUMN", help="of --titles; default: the one named like item_id")
+    parser.add_argument("--max-k", metavar="N", type=positive, default=200, help="items of a list (default 200)")
+    parser.add_argument("--log", choices=["plain", "json"], default="plain", help="lines on standard error")
+    parser.add_argument("--access-log", action="store_true", help="a line for each request")
+    add_computation(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal ends it."""
+    try:
+        import uvicorn
+
+        from wals_gpu.serve.app import LOOPBACK
+    except ImportError as error:
+        raise ImportError(
+            f"serve needs FastAPI, uvicorn and prometheus-client ({error}): pip install 'wals_gpu[serve]'",
+            name=error.name,
+        ) from error
+    if not 0 <= args.port < 65536:
+        raise ValueError(f"--port must be from 0 to 65535, got {args.port}")
+    if args.titles is None and args.title_column is not None:
+        raise ValueError("--title-column needs --titles FILE")
+    if args.titles is not None:
+        refuse_model(args.titles, "a table of items, for --titles")
+    if args.model.is_file():
+        raise ValueError(f"MODEL must be a folder that 'wals-gpu fit' saved; {args.model} is a file")
+    check_device(args, args.max_k)
+    _log_to(args.log)
+    listening = _listen(args.host, args.port)
+    port = listening.getsockname()[1]
+    is_loopback = args.host in ("localhost", "127.0.0.1", "::1") or args.host.startswith("127.")
+    hosts = [*LOOPBACK, args.host, *args.allow_host] if is_loopback or args.allow_host else None
+    settings = {
+        "model": str(args.model.absolute()),
+        "titles": None if args.titles is None else str(args.titles.absolute()),
+        "title_column": args.title_column,
+        "item_column": args.item_column,
+        "max_k": args.max_k,
+        "device": args.device,
+        "threads": args.threads,
+        "hosts": hosts,
+        "log": args.log,
+    }
+    shown = f"[{args.host}]" if ":" in args.host else args.host
+    options: dict[str, Any] = {
+        "log_config": None,
+        "access_log": args.access_log,
+        "server_header": False,
+        "timeout_graceful_shutdown": 30,
+        "timeout_keep_alive": 60,
+        "backlog": 2048,
+    }
+    # uvicorn raises the signal that ended it once more when it has ended in order.
+    before = {one: signal.signal(one, _ended) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        if args.workers == 1:
+            app = _app_of(settings)
+            _announce(args, f"http://{shown}:{port}")
+            uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listening])
+        else:
+            _serve_in_processes(args, settings, options, listening, f"http://{shown}:{port}")
+    finally:
+        listening.close()
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    return 0
+
+
+def _ended(number: int, frame: FrameType | None) -> None:
+    """What a signal does that has been obeyed already."""
+
+
+def _announce(args: argparse.Namespace, address: str) -> None:
+    logging.getLogger("wals_gpu.serve").info("serving %s at %s", args.model, address)
+    if args.json:
+        print(json.dumps({"url": address}), flush=True)
+
+
+def _serve_in_processes(
+    args: argparse.Namespace, settings: dict[str, Any], options: dict[str, Any], listening: socket.socket, address: str
+) -> None:
+    """Several processes that share the socket; the first one starts them again where they end."""
+    import uvicorn
+    from uvicorn.supervisors import Multiprocess
+
+    from wals_gpu.data.files import load_metadata
+
+    load_metadata(args.model)  # what is wrong with the folder is said here, once
+    with tempfile.TemporaryDirectory(prefix="wals-gpu-metrics-") as folder:
+        os.environ[ENVIRONMENT] = json.dumps(settings)
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where their counters meet
+        config = uvicorn.Config(
+            "wals_gpu.cli.serve:app_of_environment", factory=True, workers=args.workers, **options
+        )
+        server = uvicorn.Server(config)
+        _announce(args, address)
+        Multiprocess(config, target=server.run, sockets=[listening]).run()
+
+
+def app_of_environment() -> FastAPI:
+    """The application of one of several processes."""
+    settings = json.loads(os.environ[ENVIRONMENT])
+    _log_to(settings["log"])
+    return _app_of(settings)
+
+
+def _app_of(settings: dict[str, Any]) -> FastAPI:
+    from wals_gpu.serve import Limits, make_app
+
+    return make_app(
+        settings["model"],
+        titles=settings["titles"],
+        title_column=settings["title_column"],
+        item_column=settings["item_column"],
+        limits=Limits(max_k=settings["max_k"]),
+        allowed_hosts=settings["hosts"],
+        device=settings["device"],
+        num_threads=settings["threads"],
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket at the address; an error that names the option where it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ValueError(f"--port {port} of {host} is taken by another program; --port 0 takes a free one") from None
+        if error.errno == errno.EACCES:
+            raise ValueError(f"--port {port} needs rights that this program does not have; take one from 1024") from None
+        raise ValueError(f"--host {host} is no address of this machine: {error.strerror or error}") from None
+    listening.set_inheritable(True)
+    return listening
+
+
+class _Json(logging.Formatter):
+    """A JSON object for each line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def _log_to(form: str) -> None:
+    """Lines of the service and of uvicorn, on standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if form == "json" else logging.Formatter("wals-gpu: %(message)s"))
+    for name, level in (("wals_gpu.serve", logging.INFO), ("uvicorn", logging.WARNING), ("uvicorn.access", logging.INFO)):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
