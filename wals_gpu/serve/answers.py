@@ -286,9 +286,7 @@ def _like_items(model: ServedModel, queries: Sequence[Query]) -> list[bytes | Ex
     columns, scores = model.numbered.similar_items(rows, k, **lists)
     texts = [
         f'{piece},"similar":[{similar}]}}'
-        for piece, similar in zip(
-            model.item_pieces(rows.tolist()), _json_lists(model, columns, scores), strict=True
-        )
+        for piece, similar in zip(model.item_pieces(rows.tolist()), _json_lists(model, columns, scores), strict=True)
     ]
     return _lists_of(model, queries, texts)
 
@@ -327,9 +325,7 @@ def _lists_of(model: ServedModel, queries: Sequence[Query], texts: Sequence[str]
     return bodies
 
 
-def _known(
-    ids: Any, n: int, given: Sequence[str | int], side: str, queries: Sequence[Query] = ()
-) -> NDArray[np.int64]:
+def _known(ids: Any, n: int, given: Sequence[str | int], side: str, queries: Sequence[Query] = ()) -> NDArray[np.int64]:
     """Row numbers; an error where one is unknown, which names its place in the one query that there is then."""
     rows = rows_of(ids, n, given)
     if (rows < 0).any():

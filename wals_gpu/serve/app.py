@@ -301,7 +301,9 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
             hits = [hit | {"title": title} for hit, title in zip(hits, titles, strict=True)]
         return _json({"items": hits})
 
-    @app.get("/users", response_model=schemas.UserHits, responses=of_query, summary="Users by the beginning of their id")
+    @app.get(
+        "/users", response_model=schemas.UserHits, responses=of_query, summary="Users by the beginning of their id"
+    )
     def users(query: Annotated[_UsersQuery, Query()]) -> Any:
         model = models.current
         rows = rows_beginning(model.user_ids, model.n_users, query.prefix, query.limit)
@@ -316,7 +318,9 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         found = {"status": "ok", **models.current.described()}
         return _json(found | {"last_error": models.last_error, "max_k": service.limits.max_k})
 
-    @app.get("/metrics", summary="For Prometheus", response_class=Response, responses={200: {"content": {CONTENT_TYPE: {}}}})
+    @app.get(
+        "/metrics", summary="For Prometheus", response_class=Response, responses={200: {"content": {CONTENT_TYPE: {}}}}
+    )
     async def metrics() -> Response:
         service.metrics.model.set(models.current.loaded)
         service.metrics.loaded.set(models.n_loaded)
@@ -425,9 +429,7 @@ class _OpenApi:
         model = self._models.current
         if self._of is None or self._of[0] != model.version:
             app = self._app
-            document = get_openapi(
-                title=app.title, version=app.version, description=app.description, routes=app.routes
-            )
+            document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             for path, examples in examples_of(model).items():
                 operation = document["paths"][path]["post"]
                 operation["requestBody"]["content"]["application/json"]["examples"] = examples
@@ -435,5 +437,3 @@ class _OpenApi:
                 schema.pop("title", None)
             self._of = model.version, document
         return self._of[1]
-
-

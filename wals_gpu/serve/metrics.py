@@ -29,7 +29,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         registry = self._registry
         self._together = "PROMETHEUS_MULTIPROC_DIR" in os.environ

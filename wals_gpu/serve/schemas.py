@@ -11,8 +11,8 @@ from wals_gpu.serve.limits import Limits
 
 __all__ = [
     "Error",
-    "Explanation",
     "ExplainRequest",
+    "Explanation",
     "Health",
     "History",
     "ItemHits",
@@ -117,7 +117,10 @@ class ExplainRequest(_Request):
     model_config = ConfigDict(
         json_schema_extra={
             "oneOf": [
-                {"required": ["user"], "properties": {"user": {"type": ["string", "integer"]}, "session": {"type": "null"}}},
+                {
+                    "required": ["user"],
+                    "properties": {"user": {"type": ["string", "integer"]}, "session": {"type": "null"}},
+                },
                 {"required": ["session"], "properties": {"session": {"type": "array"}, "user": {"type": "null"}}},
             ]
         }
