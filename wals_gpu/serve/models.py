@@ -217,7 +217,8 @@ class Models:
         self._device, self._num_threads, self._every = device, num_threads, every
         self.last_error: str | None = None
         self.n_loaded, self.n_refused = 0, 0
-        self._stop, self._thread = threading.Event(), None
+        self._looking = threading.Lock()
+        self._stop: threading.Event | None = None
         self._folder: Path | None = None
         self._refused: tuple[Any, str] | None = None
         self._pause, self._again = every, 0.0
@@ -245,6 +246,10 @@ class Models:
 
     def look(self) -> bool:
         """Look at the folder now, and take the model that it holds if it is another one; whether it did."""
+        with self._looking:
+            return self._look()
+
+    def _look(self) -> bool:
         folder = self._folder
         if folder is None:
             return False
@@ -278,18 +283,18 @@ class Models:
 
     def watch(self) -> None:
         """Begin to look at the folder in a thread of its own."""
-        if self._folder is not None and self._thread is None:
-            self._stop.clear()
-            self._thread = threading.Thread(target=self._watch, name="wals-gpu watch", daemon=True)
-            self._thread.start()
+        if self._folder is not None and self._stop is None:
+            self._stop = threading.Event()
+            threading.Thread(target=self._watch, args=(self._stop,), name="wals-gpu watch", daemon=True).start()
 
     def stop(self) -> None:
         """Look no longer."""
-        self._stop.set()
-        self._thread = None
+        if self._stop is not None:
+            self._stop.set()
+        self._stop = None
 
-    def _watch(self) -> None:
-        while not self._stop.wait(self._every):
+    def _watch(self, stop: threading.Event) -> None:
+        while not stop.wait(self._every):
             self.look()
 
 
