@@ -140,7 +140,6 @@ def _serve_in_processes(
 ) -> None:
     """Several processes that share the socket; the first one starts them again where they end."""
     import uvicorn
-    from uvicorn.supervisors import Multiprocess
 
     from wals_gpu.data.files import load_metadata
 
@@ -148,10 +147,9 @@ def _serve_in_processes(
     with tempfile.TemporaryDirectory(prefix="wals-gpu-metrics-") as folder:
         os.environ[ENVIRONMENT] = json.dumps(settings)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where their counters meet
-        config = uvicorn.Config("wals_gpu.cli.serve:app_of_environment", factory=True, workers=args.workers, **options)
-        server = uvicorn.Server(config)
         _announce(args, address)
-        Multiprocess(config, target=server.run, sockets=[listening]).run()
+        app = "wals_gpu.cli.serve:app_of_environment"
+        uvicorn.run(app, factory=True, workers=args.workers, fd=listening.fileno(), **options)
 
 
 def app_of_environment() -> FastAPI:

@@ -29,7 +29,16 @@ from safetensors import SafetensorError
 
 from wals_gpu.errors import ModelFormatError
 
-__all__ = ["folder_digest", "load_folder", "load_metadata", "load_npz", "remove_folder", "save_folder", "version_of", "whole_file"]
+__all__ = [
+    "folder_digest",
+    "load_folder",
+    "load_metadata",
+    "load_npz",
+    "remove_folder",
+    "save_folder",
+    "version_of",
+    "whole_file",
+]
 
 FORMAT_VERSION = 1
 

@@ -178,7 +178,8 @@ def _for_texts(model: ServedModel, queries: Sequence[Query]) -> list[bytes | Exc
     texts = [text for query in queries for text in query.subjects]
     vectors, options = model.vectors_of(texts), queries[0].options
     k = min(options.k, model.n_items)
-    found = model.numbered.search(vectors, k, metric="cosine", **_lists(model, queries), **_diversity(options))
+    how: dict[str, Any] = _lists(model, queries) | _diversity(options)
+    found: Recommendations = model.numbered.search(vectors, k, metric="cosine", **how)
     heads = [f'{{"text":{json.dumps(text)},"known":true' for text in texts]
     return _bodies(model, queries, heads, found)
 
@@ -191,13 +192,13 @@ def _recommend(model: ServedModel, queries: Sequence[Query], call: Callable[...,
     return call(min(options.k, model.n_items), **how, **_diversity(options), **_lists(model, queries))
 
 
-def _diversity(options: Options) -> dict[str, float]:
+def _diversity(options: Options) -> dict[str, Any]:
     return {"diversity": options.diversity} if options.diversity > 0 else {}
 
 
-def _lists(model: ServedModel, queries: Sequence[Query]) -> dict[str, csr_matrix]:
+def _lists(model: ServedModel, queries: Sequence[Query]) -> dict[str, Any]:
     """``deny=`` and ``allow=`` of all subjects of some queries."""
-    lists = {}
+    lists: dict[str, Any] = {}
     if any(query.deny for query in queries):
         lists["deny"] = _pattern(model, queries, [query.deny for query in queries])
     if queries[0].options.has_allow:

@@ -161,7 +161,7 @@ class _Service:
     def close(self) -> None:
         """End the threads."""
         for line in (self.fast, self.slow, self.calls):
-            line.close()  # type: ignore[attr-defined]  # of three kinds
+            line.close()
 
 
 async def _in_line(line: Batcher[Any, bytes], request: Any) -> bytes:
@@ -286,7 +286,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
     post("/similar", known.similar, schemas.SimilarItems, "What is like some items, who like some users", similar)
     post("/explain", known.explain, schemas.Explanation, "Why somebody gets an item", explain)
 
-    of_query = {status: errors[status] for status in (404, 422)}
+    of_query: dict[int | str, dict[str, Any]] = {status: errors[status] for status in (404, 422)}
 
     @app.get("/items", response_model=schemas.ItemHits, responses=of_query, summary="Items by words of their titles")
     def items(query: Annotated[_ItemsQuery, Query()]) -> Any:

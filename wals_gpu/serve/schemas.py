@@ -297,15 +297,15 @@ def schemas(limits: Limits) -> Schemas:
         return create_model(base.__name__, __base__=base, __doc__=base.__doc__, **narrowed)
 
     lists = {"deny": listed, "allow": listed | None}
-    sessions = Annotated[list[session], Field(max_length=limits.max_queries, min_length=1)] | None  # type: ignore[valid-type]
-    texts = Annotated[list[text], Field(max_length=limits.max_queries, min_length=1)] | None  # type: ignore[valid-type]
+    sessions = Annotated[list[session], Field(max_length=limits.max_queries, min_length=1)] | None
+    texts = Annotated[list[text], Field(max_length=limits.max_queries, min_length=1)] | None
     return Schemas(
         within(RecommendRequest, users=some, sessions=sessions, texts=texts, k=k, **lists),
         within(SimilarRequest, items=some, users=some, k=k, **lists),
         within(
             ExplainRequest,
             user=an_id | None,
-            session=Annotated[session, Field(min_length=1)] | None,  # type: ignore[valid-type]
+            session=Annotated[session, Field(min_length=1)] | None,
             item=an_id,
             k=k,
         ),
