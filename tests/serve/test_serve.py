@@ -344,14 +344,14 @@ def test_who_comes_when_too_many_wait_is_told_to_come_again(model):
     app = make_app(model, limits=Limits(max_waiting=1))
     held = threading.Event()
     served = app.state.models.current
-    recommend, begun = served.numbered.recommend, threading.Event()
+    best, begun = served.best_items, threading.Event()
 
     def slow(*arguments, **options):
         begun.set()
         assert held.wait(20)
-        return recommend(*arguments, **options)
+        return best(*arguments, **options)
 
-    served.numbered.recommend = slow
+    served.best_items = slow
     statuses = []
 
     def one():

@@ -36,6 +36,11 @@ class Options:
     seed: int | None = None
     has_allow: bool = False
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the factors alone say what is best."""
+        return not (self.has_allow or self.explore or self.diversity)
+
 
 @dataclass(slots=True)
 class Query:
@@ -134,12 +139,17 @@ def _in_words(error: Exception) -> Exception:
 def _for_users(model: ServedModel, queries: Sequence[Query]) -> list[bytes | Exception]:
     given = [user for query in queries for user in query.subjects]
     rows = rows_of(model.user_ids, model.n_users, given)
-    found = _recommend(model, queries, lambda k, **options: model.numbered.recommend(rows, k, **options))
     heads = [
         f'{{"user":{_name(user)},"known":{"true" if row >= 0 else "false"}'
         for user, row in zip(given, rows.tolist(), strict=True)
     ]
-    return _bodies(model, queries, heads, found)
+    options = queries[0].options
+    if options.is_plain and not any(query.deny for query in queries):  # most requests
+        best = model.best_items(rows, min(options.k, model.n_items), options.filter_seen)
+        if best is not None:
+            return _bodies(model, queries, heads, *best, ["model"] * len(rows))
+    found = _recommend(model, queries, lambda k, **options: model.numbered.recommend(rows, k, **options))
+    return _bodies(model, queries, heads, *found, found.source.tolist())
 
 
 def _for_sessions(model: ServedModel, queries: Sequence[Query]) -> list[bytes | Exception]:
@@ -151,7 +161,7 @@ def _for_sessions(model: ServedModel, queries: Sequence[Query]) -> list[bytes | 
         f'{{"known":{_json(is_known)}' + (f',"unknown_items":{json.dumps(some)}' if some else "")
         for is_known, some in zip(known.tolist(), unknown, strict=True)
     ]
-    return _bodies(model, queries, heads, found)
+    return _bodies(model, queries, heads, *found, found.source.tolist())
 
 
 def _matrix_of(model: ServedModel, sessions: Sequence[Sequence[Any]]) -> tuple[csr_matrix, list[list[Any]]]:
@@ -181,7 +191,7 @@ def _for_texts(model: ServedModel, queries: Sequence[Query]) -> list[bytes | Exc
     how: dict[str, Any] = _lists(model, queries) | _diversity(options)
     found: Recommendations = model.numbered.search(vectors, k, metric="cosine", **how)
     heads = [f'{{"text":{json.dumps(text)},"known":true' for text in texts]
-    return _bodies(model, queries, heads, found)
+    return _bodies(model, queries, heads, *found, found.source.tolist())
 
 
 def _recommend(model: ServedModel, queries: Sequence[Query], call: Callable[..., Recommendations]) -> Recommendations:
@@ -220,12 +230,15 @@ def _pattern(model: ServedModel, queries: Sequence[Query], listed: Sequence[Sequ
 
 
 def _bodies(
-    model: ServedModel, queries: Sequence[Query], heads: Sequence[str], found: Recommendations
+    model: ServedModel,
+    queries: Sequence[Query],
+    heads: Sequence[str],
+    columns: NDArray[np.integer],
+    scores: NDArray[np.floating],
+    sources: Sequence[str],
 ) -> list[bytes | Exception]:
     """The JSON of each query."""
-    columns, scores = found
     lists = _json_lists(model, columns, scores)
-    sources = found.source.tolist()
     texts = [
         f'{head},"source":"{source}","items":[{items}]}}'
         for head, source, items in zip(heads, sources, lists, strict=True)
