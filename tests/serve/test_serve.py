@@ -227,7 +227,15 @@ def test_texts(model):
         ("/recommend", {"users": ["a"], "noise": 1}, 422, "invalid_request", None, "noise needs explore"),
         ("/recommend", {"users": ["a"], "diversity": 2}, 422, "invalid_request", "diversity", "1"),
         ("/recommend", {"sessions": [["a", {"item": 1.5}]]}, 422, "invalid_request", "sessions[0][1].item", ""),
-        ("/recommend", {"sessions": [["i00", {"item": "i01", "value": 1e9}]]}, 422, "invalid_request", "sessions[0][1].value", ""),
+        (
+            "/recommend",
+            {"sessions": [["i00", {"item": "i01", "value": 1e9}]]},
+            422,
+            "invalid_request",
+            "sessions[0][1].value",
+            "",
+        ),
+        ("/recommend", {"users": ["a"] * 17, "explore": "ucb"}, 422, "invalid_request", "explore", "16"),
         ("/recommend", {"texts": ["x"], "explore": "ucb"}, 422, "invalid_request", None, "texts"),
         ("/recommend", {"users": ["a" * 500] * 50}, 413, "too_large", None, "20000 bytes"),
         ("/similar", {"items": ["i00", "x"]}, 404, "unknown_item", "items[1]", "'x'"),
@@ -286,7 +294,7 @@ def test_only_hosts_that_are_served(model):
 # ------------------------------------------------------------------------------------------------------------ batching
 
 
-def test_a_batch_gives_the_bits_of_single_requests(model):
+def test_a_batch_gives_the_bits_of_single_requests(model, monkeypatch):
     served = Models(model, TITLES).current
     rng = np.random.default_rng(0)
     users = [f"u{n:02}" for n in range(N_USERS)] + ["nobody"]
@@ -306,6 +314,9 @@ def test_a_batch_gives_the_bits_of_single_requests(model):
     together = answers.answer(served, queries)
     assert together == [answers.answer(served, [query])[0] for query in queries]
     assert all(isinstance(one, bytes) and b'"score"' in one for one in together)
+    monkeypatch.setattr(answers, "_SUBJECTS", 7)  # as a batch that is too large for one search
+    monkeypatch.setattr(answers, "_LISTED", 50)
+    assert answers.answer(served, queries) == together
 
 
 def test_requests_that_wait_are_the_next_batch():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii
 from typing import Any
@@ -21,6 +21,10 @@ from wals_gpu.serve.models import ServedModel
 from wals_gpu.serve.schemas import ExplainRequest, RecommendRequest, SessionItem, SimilarRequest
 
 __all__ = ["Query", "answer", "explain", "history", "of_recommend", "of_similar"]
+
+
+#: Of one search: users, sessions, ..., and items of their lists, which have a row for each of them.
+_SUBJECTS, _LISTED = 1024, 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +105,29 @@ def answer(model: ServedModel, queries: Sequence[Query]) -> list[bytes | Excepti
     for at, query in enumerate(queries):
         key: Any = (query.options, at) if query.alone else query.options
         groups.setdefault(key, []).append(at)
-    for places in groups.values():
-        some = [queries[at] for at in places]
-        how = _HOW[some[0].options.kind]
-        for at, one in zip(places, _together(how, model, some), strict=True):
-            answers[at] = one
+    for group in groups.values():
+        how = _HOW[queries[group[0]].options.kind]
+        for places in _pieces(queries, group):
+            found = _together(how, model, [queries[at] for at in places])
+            for at, one in zip(places, found, strict=True):
+                answers[at] = one
     return answers
+
+
+def _pieces(queries: Sequence[Query], group: Sequence[int]) -> Iterator[list[int]]:
+    """The places of a group in pieces whose subjects, with their lists, take a bounded memory."""
+    piece: list[int] = []
+    n_subjects = n_listed = 0
+    for at in group:
+        query = queries[at]
+        n = len(query.subjects)
+        listed = n * (len(query.deny) + len(query.allow or ()))
+        if piece and (n_subjects + n > _SUBJECTS or n_listed + listed > _LISTED):
+            yield piece
+            piece, n_subjects, n_listed = [], 0, 0
+        piece.append(at)
+        n_subjects, n_listed = n_subjects + n, n_listed + listed
+    yield piece
 
 
 How = Callable[[ServedModel, Sequence[Query]], list["bytes | Exception"]]

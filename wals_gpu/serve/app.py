@@ -154,8 +154,9 @@ class _Service:
     async def answer(self, query: answers.Query) -> bytes:
         """The JSON of an answer."""
         n = len(query.subjects)
-        if n > self.limits.max_queries:  # pydantic's models say it first
-            raise ServiceError(422, "invalid_request", f"at most {self.limits.max_queries} at a time, got {n}")
+        if query.options.explore == "ucb" and n > self.limits.max_ucb:
+            text = f"explore ucb is for at most {self.limits.max_ucb} users or sessions at a time, got {n}"
+            raise ServiceError(422, "invalid_request", text, "explore")
         return await _in_line(self.slow if query.is_slow else self.fast, query)
 
     def close(self) -> None:
