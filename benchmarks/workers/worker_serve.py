@@ -3,6 +3,7 @@
 Arguments: system, folder of the model, port, threads of native code.
 """
 
+import gc
 import json
 import sys
 
@@ -46,4 +47,6 @@ def implicit(folder: str, threads: int):
 if __name__ == "__main__":
     system, folder, port, threads = sys.argv[1:]
     app = {"wals_gpu": wals_gpu, "implicit": implicit}[system](folder, int(threads))
+    gc.collect()
+    gc.freeze()  # as wals-gpu serve does: full collections stop either service for a tenth of a second and more
     uvicorn.run(app, port=int(port), log_level="warning", access_log=False, loop="uvloop", http="httptools")
