@@ -174,6 +174,27 @@ def latency_table(result: dict) -> str:
     return "\n".join(tables) + caption(result, words, packages=("wals_gpu", "implicit"))
 
 
+def serve_table(result: dict) -> str:
+    """Requests a second and latencies of each service, by items and connections, with the ratio of the rates."""
+    systems = list(dict.fromkeys(record["system"] for record in result["records"]))
+    by_place = {(r["items"], r["connections"], r["system"]): r for r in result["records"]}
+    rows = []
+    for items, connections in dict.fromkeys((r["items"], r["connections"]) for r in result["records"]):
+        some = [by_place[items, connections, system] for system in systems]
+        rates = {system: one["rate"]["median"] for system, one in zip(systems, some, strict=True)}
+        row = [number(items), number(connections)]
+        for one in some:
+            low, high = one["rate"]["q25"], one["rate"]["q75"]
+            row.append(f"{one['rate']['median']:,.0f} ({low:,.0f}-{high:,.0f})")
+        row += [f"{one['p50_ms']['median']:.3g} / {one['p99_ms']['median']:.3g}" for one in some]
+        rows.append([*row, f"{rates['wals_gpu'] / rates['implicit']:.2g}"])
+    header = ["items", "connections", *(f"{system}, requests/s" for system in systems)]
+    header += [*(f"{system}, p50 / p99 ms" for system in systems), "times as many"]
+    words = f"{result['settings']['factors']} factors, k = 10, float32; one process each, "
+    words += f"{result['settings']['threads']} threads of native code"
+    return table(header, rows) + caption(result, words, packages=("wals_gpu", "implicit", "fastapi", "uvicorn"))
+
+
 def topk_table(result: dict) -> str:
     header = ["system", "items", "users", "k", "seen left out", "s", "of ceiling"]
     rows, memory = [], []
@@ -800,6 +821,9 @@ TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark
     "compare-trees": compare_trees_table,
     "ann": ann_table,
     "latency": latency_table,
+    "serve": serve_table,
+    "serve-20000": serve_table,
+    "serve-300000": serve_table,
     "topk": topk_table,
     "rows": rows_table,
     "rank": rank_table,

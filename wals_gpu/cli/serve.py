@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import json
 import logging
 import os
@@ -12,13 +13,11 @@ import socket
 import sys
 import tempfile
 import time
-
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from wals_gpu.cli.inputs import refuse_model
 from wals_gpu.cli.options import add_computation, add_model_folder, add_titles, check_device, positive, whole_number
-from wals_gpu.cli.output import say
 from wals_gpu.cli.parser import Commands, add_command
 
 if TYPE_CHECKING:
@@ -142,7 +141,6 @@ def _serve_in_processes(
 ) -> None:
     """Several processes that share the socket; the first one starts them again where they end."""
     import uvicorn
-    from uvicorn.supervisors import Multiprocess
 
     from wals_gpu.data.files import load_metadata
 
@@ -150,12 +148,9 @@ def _serve_in_processes(
     with tempfile.TemporaryDirectory(prefix="wals-gpu-metrics-") as folder:
         os.environ[ENVIRONMENT] = json.dumps(settings)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where their counters meet
-        config = uvicorn.Config(
-            "wals_gpu.cli.serve:app_of_environment", factory=True, workers=args.workers, **options
-        )
-        server = uvicorn.Server(config)
         _announce(args, address)
-        Multiprocess(config, target=server.run, sockets=[listening]).run()
+        app = "wals_gpu.cli.serve:app_of_environment"
+        uvicorn.run(app, factory=True, workers=args.workers, fd=listening.fileno(), **options)
 
 
 def app_of_environment() -> FastAPI:
@@ -168,7 +163,7 @@ def app_of_environment() -> FastAPI:
 def _app_of(settings: dict[str, Any]) -> FastAPI:
     from wals_gpu.serve import Limits, make_app
 
-    return make_app(
+    app = make_app(
         settings["model"],
         titles=settings["titles"],
         title_column=settings["title_column"],
@@ -178,6 +173,10 @@ def _app_of(settings: dict[str, Any]) -> FastAPI:
         device=settings["device"],
         num_threads=settings["threads"],
     )
+    # What there is now stays. Python would look through all of it from time to time, 0.1 to 0.25 s without an answer.
+    gc.collect()
+    gc.freeze()
+    return app
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -191,9 +190,13 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         if error.errno == errno.EADDRINUSE:
-            raise ValueError(f"--port {port} of {host} is taken by another program; --port 0 takes a free one") from None
+            raise ValueError(
+                f"--port {port} of {host} is taken by another program; --port 0 takes a free one"
+            ) from None
         if error.errno == errno.EACCES:
-            raise ValueError(f"--port {port} needs rights that this program does not have; take one from 1024") from None
+            raise ValueError(
+                f"--port {port} needs rights that this program does not have; take one from 1024"
+            ) from None
         raise ValueError(f"--host {host} is no address of this machine: {error.strerror or error}") from None
     listening.set_inheritable(True)
     return listening
@@ -218,7 +221,11 @@ def _log_to(form: str) -> None:
     """Lines of the service and of uvicorn, on standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form == "json" else logging.Formatter("wals-gpu: %(message)s"))
-    for name, level in (("wals_gpu.serve", logging.INFO), ("uvicorn", logging.WARNING), ("uvicorn.access", logging.INFO)):
+    for name, level in (
+        ("wals_gpu.serve", logging.INFO),
+        ("uvicorn", logging.WARNING),
+        ("uvicorn.access", logging.INFO),
+    ):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)

@@ -233,10 +233,13 @@ def folder_digest(path: str | os.PathLike[str]) -> str:
 
     Raises
     ------
-    ModelFormatError
-        There is no folder of a model.
+    FileNotFoundError, ModelFormatError
+        There is no such folder, or it holds no model.
     """
-    return hashlib.sha256(_read_json(Path(path))).hexdigest()
+    folder = Path(path)
+    if not folder.exists():
+        raise FileNotFoundError(f"no model folder at {folder}")
+    return hashlib.sha256(_read_json(folder)).hexdigest()
 
 
 def load_npz(file: str | os.PathLike[str] | IO[bytes], names: Collection[str]) -> dict[str, NDArray[Any]]:

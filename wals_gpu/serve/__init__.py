@@ -7,7 +7,7 @@ try:
     import fastapi as _fastapi  # noqa: F401  (what is missing is said in one place)
     import prometheus_client as _prometheus_client  # noqa: F401
 except ImportError as error:
-    raise ImportError(
+    raise ModuleNotFoundError(
         f"wals_gpu.serve needs FastAPI and prometheus-client ({error}): pip install 'wals_gpu[serve]'", name=error.name
     ) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii
 from typing import Any
@@ -23,6 +23,10 @@ from wals_gpu.serve.schemas import ExplainRequest, RecommendRequest, SessionItem
 __all__ = ["Query", "answer", "explain", "history", "of_recommend", "of_similar"]
 
 
+#: Of one search: users, sessions, ..., and items of their lists, which have a row for each of them.
+_SUBJECTS, _LISTED = 1024, 4_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What requests must have in common to be answered by one search."""
@@ -35,6 +39,11 @@ class Options:
     noise: float | None = None
     seed: int | None = None
     has_allow: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the factors alone say what is best."""
+        return not (self.has_allow or self.explore or self.diversity)
 
 
 @dataclass(slots=True)
@@ -96,12 +105,29 @@ def answer(model: ServedModel, queries: Sequence[Query]) -> list[bytes | Excepti
     for at, query in enumerate(queries):
         key: Any = (query.options, at) if query.alone else query.options
         groups.setdefault(key, []).append(at)
-    for places in groups.values():
-        some = [queries[at] for at in places]
-        how = _HOW[some[0].options.kind]
-        for at, one in zip(places, _together(how, model, some), strict=True):
-            answers[at] = one
+    for group in groups.values():
+        how = _HOW[queries[group[0]].options.kind]
+        for places in _pieces(queries, group):
+            found = _together(how, model, [queries[at] for at in places])
+            for at, one in zip(places, found, strict=True):
+                answers[at] = one
     return answers
+
+
+def _pieces(queries: Sequence[Query], group: Sequence[int]) -> Iterator[list[int]]:
+    """The places of a group in pieces whose subjects, with their lists, take a bounded memory."""
+    piece: list[int] = []
+    n_subjects = n_listed = 0
+    for at in group:
+        query = queries[at]
+        n = len(query.subjects)
+        listed = n * (len(query.deny) + len(query.allow or ()))
+        if piece and (n_subjects + n > _SUBJECTS or n_listed + listed > _LISTED):
+            yield piece
+            piece, n_subjects, n_listed = [], 0, 0
+        piece.append(at)
+        n_subjects, n_listed = n_subjects + n, n_listed + listed
+    yield piece
 
 
 How = Callable[[ServedModel, Sequence[Query]], list["bytes | Exception"]]
@@ -134,12 +160,17 @@ def _in_words(error: Exception) -> Exception:
 def _for_users(model: ServedModel, queries: Sequence[Query]) -> list[bytes | Exception]:
     given = [user for query in queries for user in query.subjects]
     rows = rows_of(model.user_ids, model.n_users, given)
-    found = _recommend(model, queries, lambda k, **options: model.numbered.recommend(rows, k, **options))
     heads = [
         f'{{"user":{_name(user)},"known":{"true" if row >= 0 else "false"}'
         for user, row in zip(given, rows.tolist(), strict=True)
     ]
-    return _bodies(model, queries, heads, found)
+    options = queries[0].options
+    if options.is_plain and not any(query.deny for query in queries):  # most requests
+        best = model.best_items(rows, min(options.k, model.n_items), options.filter_seen)
+        if best is not None:
+            return _bodies(model, queries, heads, *best, ["model"] * len(rows))
+    found = _recommend(model, queries, lambda k, **options: model.numbered.recommend(rows, k, **options))
+    return _bodies(model, queries, heads, *found, found.source.tolist())
 
 
 def _for_sessions(model: ServedModel, queries: Sequence[Query]) -> list[bytes | Exception]:
@@ -151,7 +182,7 @@ def _for_sessions(model: ServedModel, queries: Sequence[Query]) -> list[bytes | 
         f'{{"known":{_json(is_known)}' + (f',"unknown_items":{json.dumps(some)}' if some else "")
         for is_known, some in zip(known.tolist(), unknown, strict=True)
     ]
-    return _bodies(model, queries, heads, found)
+    return _bodies(model, queries, heads, *found, found.source.tolist())
 
 
 def _matrix_of(model: ServedModel, sessions: Sequence[Sequence[Any]]) -> tuple[csr_matrix, list[list[Any]]]:
@@ -178,9 +209,10 @@ def _for_texts(model: ServedModel, queries: Sequence[Query]) -> list[bytes | Exc
     texts = [text for query in queries for text in query.subjects]
     vectors, options = model.vectors_of(texts), queries[0].options
     k = min(options.k, model.n_items)
-    found = model.numbered.search(vectors, k, metric="cosine", **_lists(model, queries), **_diversity(options))
+    how: dict[str, Any] = _lists(model, queries) | _diversity(options)
+    found: Recommendations = model.numbered.search(vectors, k, metric="cosine", **how)
     heads = [f'{{"text":{json.dumps(text)},"known":true' for text in texts]
-    return _bodies(model, queries, heads, found)
+    return _bodies(model, queries, heads, *found, found.source.tolist())
 
 
 def _recommend(model: ServedModel, queries: Sequence[Query], call: Callable[..., Recommendations]) -> Recommendations:
@@ -191,13 +223,13 @@ def _recommend(model: ServedModel, queries: Sequence[Query], call: Callable[...,
     return call(min(options.k, model.n_items), **how, **_diversity(options), **_lists(model, queries))
 
 
-def _diversity(options: Options) -> dict[str, float]:
+def _diversity(options: Options) -> dict[str, Any]:
     return {"diversity": options.diversity} if options.diversity > 0 else {}
 
 
-def _lists(model: ServedModel, queries: Sequence[Query]) -> dict[str, csr_matrix]:
+def _lists(model: ServedModel, queries: Sequence[Query]) -> dict[str, Any]:
     """``deny=`` and ``allow=`` of all subjects of some queries."""
-    lists = {}
+    lists: dict[str, Any] = {}
     if any(query.deny for query in queries):
         lists["deny"] = _pattern(model, queries, [query.deny for query in queries])
     if queries[0].options.has_allow:
@@ -219,12 +251,15 @@ def _pattern(model: ServedModel, queries: Sequence[Query], listed: Sequence[Sequ
 
 
 def _bodies(
-    model: ServedModel, queries: Sequence[Query], heads: Sequence[str], found: Recommendations
+    model: ServedModel,
+    queries: Sequence[Query],
+    heads: Sequence[str],
+    columns: NDArray[np.integer],
+    scores: NDArray[np.floating],
+    sources: Sequence[str],
 ) -> list[bytes | Exception]:
     """The JSON of each query."""
-    columns, scores = found
     lists = _json_lists(model, columns, scores)
-    sources = found.source.tolist()
     texts = [
         f'{head},"source":"{source}","items":[{items}]}}'
         for head, source, items in zip(heads, sources, lists, strict=True)
@@ -286,9 +321,7 @@ def _like_items(model: ServedModel, queries: Sequence[Query]) -> list[bytes | Ex
     columns, scores = model.numbered.similar_items(rows, k, **lists)
     texts = [
         f'{piece},"similar":[{similar}]}}'
-        for piece, similar in zip(
-            model.item_pieces(rows.tolist()), _json_lists(model, columns, scores), strict=True
-        )
+        for piece, similar in zip(model.item_pieces(rows.tolist()), _json_lists(model, columns, scores), strict=True)
     ]
     return _lists_of(model, queries, texts)
 
@@ -327,9 +360,7 @@ def _lists_of(model: ServedModel, queries: Sequence[Query], texts: Sequence[str]
     return bodies
 
 
-def _known(
-    ids: Any, n: int, given: Sequence[str | int], side: str, queries: Sequence[Query] = ()
-) -> NDArray[np.int64]:
+def _known(ids: Any, n: int, given: Sequence[str | int], side: str, queries: Sequence[Query] = ()) -> NDArray[np.int64]:
     """Row numbers; an error where one is unknown, which names its place in the one query that there is then."""
     rows = rows_of(ids, n, given)
     if (rows < 0).any():

@@ -154,14 +154,15 @@ class _Service:
     async def answer(self, query: answers.Query) -> bytes:
         """The JSON of an answer."""
         n = len(query.subjects)
-        if n > self.limits.max_queries:  # pydantic's models say it first
-            raise ServiceError(422, "invalid_request", f"at most {self.limits.max_queries} at a time, got {n}")
+        if query.options.explore == "ucb" and n > self.limits.max_ucb:
+            text = f"explore ucb is for at most {self.limits.max_ucb} users or sessions at a time, got {n}"
+            raise ServiceError(422, "invalid_request", text, "explore")
         return await _in_line(self.slow if query.is_slow else self.fast, query)
 
     def close(self) -> None:
         """End the threads."""
         for line in (self.fast, self.slow, self.calls):
-            line.close()  # type: ignore[attr-defined]  # of three kinds
+            line.close()
 
 
 async def _in_line(line: Batcher[Any, bytes], request: Any) -> bytes:
@@ -286,7 +287,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
     post("/similar", known.similar, schemas.SimilarItems, "What is like some items, who like some users", similar)
     post("/explain", known.explain, schemas.Explanation, "Why somebody gets an item", explain)
 
-    of_query = {status: errors[status] for status in (404, 422)}
+    of_query: dict[int | str, dict[str, Any]] = {status: errors[status] for status in (404, 422)}
 
     @app.get("/items", response_model=schemas.ItemHits, responses=of_query, summary="Items by words of their titles")
     def items(query: Annotated[_ItemsQuery, Query()]) -> Any:
@@ -301,7 +302,9 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
             hits = [hit | {"title": title} for hit, title in zip(hits, titles, strict=True)]
         return _json({"items": hits})
 
-    @app.get("/users", response_model=schemas.UserHits, responses=of_query, summary="Users by the beginning of their id")
+    @app.get(
+        "/users", response_model=schemas.UserHits, responses=of_query, summary="Users by the beginning of their id"
+    )
     def users(query: Annotated[_UsersQuery, Query()]) -> Any:
         model = models.current
         rows = rows_beginning(model.user_ids, model.n_users, query.prefix, query.limit)
@@ -316,7 +319,9 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         found = {"status": "ok", **models.current.described()}
         return _json(found | {"last_error": models.last_error, "max_k": service.limits.max_k})
 
-    @app.get("/metrics", summary="For Prometheus", response_class=Response, responses={200: {"content": {CONTENT_TYPE: {}}}})
+    @app.get(
+        "/metrics", summary="For Prometheus", response_class=Response, responses={200: {"content": {CONTENT_TYPE: {}}}}
+    )
     async def metrics() -> Response:
         service.metrics.model.set(models.current.loaded)
         service.metrics.loaded.set(models.n_loaded)
@@ -425,9 +430,7 @@ class _OpenApi:
         model = self._models.current
         if self._of is None or self._of[0] != model.version:
             app = self._app
-            document = get_openapi(
-                title=app.title, version=app.version, description=app.description, routes=app.routes
-            )
+            document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             for path, examples in examples_of(model).items():
                 operation = document["paths"][path]["post"]
                 operation["requestBody"]["content"]["application/json"]["examples"] = examples
@@ -435,5 +438,3 @@ class _OpenApi:
                 schema.pop("title", None)
             self._of = model.version, document
         return self._of[1]
-
-

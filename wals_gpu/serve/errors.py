@@ -51,6 +51,9 @@ def of_validation(errors: Sequence[Any]) -> ServiceError:
     if first["type"] == "json_invalid":
         return ServiceError(400, "invalid_json", f"the body must be JSON: {first['ctx']['error']}")
     field = _path(first["loc"])
+    # Of an object where an id could stand too, what is wrong is inside of it.
+    if inside := [one for one in errors if field and (_path(one["loc"]) or "").startswith(f"{field}.")]:
+        return of_validation(inside)
     kind, more = first["type"], ""
     if kind == "value_error":
         return ServiceError(422, "invalid_request", str(first["ctx"]["error"]), field)

@@ -19,6 +19,8 @@ class Limits:
         Items of a list.
     max_queries : int, default 256
         Users, sessions, texts or items that one request may name.
+    max_ucb : int, default 16
+        Users or sessions of a request with ``explore: "ucb"``, which takes the square of the factors for each item.
     max_session : int, default 1000
         Items of a session.
     max_list : int, default 10000
@@ -40,6 +42,7 @@ class Limits:
 
     max_k: int = 200
     max_queries: int = 256
+    max_ucb: int = 16
     max_session: int = 1000
     max_list: int = 10_000
     max_id: int = 512

@@ -9,7 +9,6 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
-    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -29,7 +28,6 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        disable_created_metrics()
         self._registry = CollectorRegistry()
         registry = self._registry
         self._together = "PROMETHEUS_MULTIPROC_DIR" in os.environ

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from wals_gpu.data.files import folder_digest
 from wals_gpu.data.ids import Ids, plain
@@ -74,6 +75,11 @@ class ServedModel:
         has_entries = fitted.seen is not None
         self.popularity: NDArray[Any] = fitted.popularity() if has_entries else np.zeros(model.n_items, np.int64)
         self.search = ItemSearch(names, self.titles, self.popularity)
+        # Whom the factors alone say what to recommend to, and with what.
+        self._direct = fitted.index("item") if fitted.neighbors is None and has_entries else None
+        self._has_history = np.ones(model.n_users, bool)
+        if fitted.user_prior is None:
+            self._has_history = fitted.has_history(np.arange(model.n_users))
         self._pieces: dict[int, str] = {}
         self._vectors: OrderedDict[str, NDArray[np.floating]] = OrderedDict()
         self._vectors_lock = threading.Lock()
@@ -96,6 +102,26 @@ class ServedModel:
         k = min(10, self.n_items)
         self.numbered.recommend([0] if self.numbered.fitted.seen is None else [0, -1], k, unknown="popular")
         self.numbered.similar_items([0], k)
+
+    def best_items(
+        self, rows: NDArray[np.int64], k: int, filter_seen: bool
+    ) -> tuple[NDArray[np.int32], NDArray[np.floating]] | None:
+        """What ``numbered.recommend`` gives to users by row number, as numbers and scores (B, k), in half the time.
+
+        None where it takes more than a search: unknown users, or a model with neighbours.
+        """
+        if self._direct is None or rows.min() < 0 or not self._has_history[rows].all():
+            return None
+        fitted = self.numbered.fitted
+        queries = np.ascontiguousarray(fitted.user_factors[rows], fitted.dtype)
+        seen = fitted.seen
+        if not filter_seen or seen is None:
+            return self._direct.best(queries, k)
+        if len(rows) > 1:
+            return self._direct.best(queries, k, seen[rows])
+        start, end = seen.indptr[rows[0]], seen.indptr[rows[0] + 1]  # as seen[rows], in a third of the time
+        parts = seen.data[start:end], seen.indices[start:end], np.array([0, end - start], seen.indptr.dtype)
+        return self._direct.best(queries, k, csr_matrix(parts, shape=(1, self.n_items)))
 
     def vectors_of(self, texts: Sequence[str]) -> NDArray[np.floating]:
         """Factors (n, D) of texts, each encoded alone, so that they do not depend on the others; some are kept."""
@@ -217,7 +243,8 @@ class Models:
         self._device, self._num_threads, self._every = device, num_threads, every
         self.last_error: str | None = None
         self.n_loaded, self.n_refused = 0, 0
-        self._stop, self._thread = threading.Event(), None
+        self._looking = threading.Lock()
+        self._stop: threading.Event | None = None
         self._folder: Path | None = None
         self._refused: tuple[Any, str] | None = None
         self._pause, self._again = every, 0.0
@@ -245,6 +272,10 @@ class Models:
 
     def look(self) -> bool:
         """Look at the folder now, and take the model that it holds if it is another one; whether it did."""
+        with self._looking:
+            return self._look()
+
+    def _look(self) -> bool:
         folder = self._folder
         if folder is None:
             return False
@@ -278,18 +309,18 @@ class Models:
 
     def watch(self) -> None:
         """Begin to look at the folder in a thread of its own."""
-        if self._folder is not None and self._thread is None:
-            self._stop.clear()
-            self._thread = threading.Thread(target=self._watch, name="wals-gpu watch", daemon=True)
-            self._thread.start()
+        if self._folder is not None and self._stop is None:
+            self._stop = threading.Event()
+            threading.Thread(target=self._watch, args=(self._stop,), name="wals-gpu watch", daemon=True).start()
 
     def stop(self) -> None:
         """Look no longer."""
-        self._stop.set()
-        self._thread = None
+        if self._stop is not None:
+            self._stop.set()
+        self._stop = None
 
-    def _watch(self) -> None:
-        while not self._stop.wait(self._every):
+    def _watch(self, stop: threading.Event) -> None:
+        while not stop.wait(self._every):
             self.look()
 
 

@@ -11,8 +11,8 @@ from wals_gpu.serve.limits import Limits
 
 __all__ = [
     "Error",
-    "Explanation",
     "ExplainRequest",
+    "Explanation",
     "Health",
     "History",
     "ItemHits",
@@ -34,6 +34,18 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _one_of(*names: str, kind: str) -> ConfigDict:
+    """Exactly one of some fields is there and not null, for the OpenAPI document; validators check it."""
+    ways = [
+        {
+            "required": [name],
+            "properties": {one: {"type": kind} if one == name else {"type": "null"} for one in names},
+        }
+        for name in names
+    ]
+    return ConfigDict(json_schema_extra={"oneOf": ways})  # type: ignore[dict-item]
+
+
 class SessionItem(_Request):
     """An item that somebody has, with how much."""
 
@@ -43,6 +55,8 @@ class SessionItem(_Request):
 
 class RecommendRequest(_Request):
     """For whom, and how. Exactly one of `users`, `sessions` and `texts`."""
+
+    model_config = _one_of("users", "sessions", "texts", kind="array")
 
     users: list[Id] | None = Field(None, min_length=1, description="Ids of users; unknown ones get what is popular.")
     sessions: list[list[Id | SessionItem]] | None = Field(
@@ -82,6 +96,8 @@ class RecommendRequest(_Request):
 class SimilarRequest(_Request):
     """What is like some items, or who is like some users. Exactly one of `items` and `users`."""
 
+    model_config = _one_of("items", "users", kind="array")
+
     items: list[Id] | None = Field(None, min_length=1)
     users: list[Id] | None = Field(None, min_length=1)
     k: int = Field(10, ge=1, description="Neighbours of each, itself not among them.")
@@ -97,6 +113,18 @@ class SimilarRequest(_Request):
 
 class ExplainRequest(_Request):
     """Why somebody gets an item. Exactly one of `user` and `session`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {
+                    "required": ["user"],
+                    "properties": {"user": {"type": ["string", "integer"]}, "session": {"type": "null"}},
+                },
+                {"required": ["session"], "properties": {"session": {"type": "array"}, "user": {"type": "null"}}},
+            ]
+        }
+    )
 
     user: Id | None = None
     session: list[Id | SessionItem] | None = Field(None, min_length=1)
@@ -269,15 +297,15 @@ def schemas(limits: Limits) -> Schemas:
         return create_model(base.__name__, __base__=base, __doc__=base.__doc__, **narrowed)
 
     lists = {"deny": listed, "allow": listed | None}
-    sessions = Annotated[list[session], Field(max_length=limits.max_queries, min_length=1)] | None  # type: ignore[valid-type]
-    texts = Annotated[list[text], Field(max_length=limits.max_queries, min_length=1)] | None  # type: ignore[valid-type]
+    sessions = Annotated[list[session], Field(max_length=limits.max_queries, min_length=1)] | None
+    texts = Annotated[list[text], Field(max_length=limits.max_queries, min_length=1)] | None
     return Schemas(
         within(RecommendRequest, users=some, sessions=sessions, texts=texts, k=k, **lists),
         within(SimilarRequest, items=some, users=some, k=k, **lists),
         within(
             ExplainRequest,
             user=an_id | None,
-            session=Annotated[session, Field(min_length=1)] | None,  # type: ignore[valid-type]
+            session=Annotated[session, Field(min_length=1)] | None,
             item=an_id,
             k=k,
         ),

@@ -1,0 +1,52 @@
+"""A web service of one system, on loopback until it is ended; started by bench_serve.py.
+
+Arguments: system, folder of the model, port, threads of native code.
+"""
+
+import gc
+import json
+import sys
+
+import uvicorn
+
+try:
+    from orjson import dumps
+except ImportError:
+
+    def dumps(value) -> bytes:
+        return json.dumps(value).encode()
+
+
+def wals_gpu(folder: str, threads: int):
+    from wals_gpu.serve import make_app
+
+    return make_app(folder, num_threads=threads)
+
+
+def implicit(folder: str, threads: int):
+    from fastapi import FastAPI, Response
+    from implicit.cpu.als import AlternatingLeastSquares
+
+    from wals_gpu import WALS
+
+    fitted = WALS.load(folder).fitted
+    model = AlternatingLeastSquares(factors=fitted.factors, num_threads=threads)
+    model.user_factors, model.item_factors = fitted.user_factors, fitted.item_factors
+    liked = fitted.seen
+    app = FastAPI()
+
+    @app.get("/recommend")
+    def recommend(user: int, k: int = 10) -> Response:
+        ids, scores = model.recommend(user, liked[user], N=k, filter_already_liked_items=True)
+        items = [{"item": item, "score": score} for item, score in zip(ids.tolist(), scores.tolist(), strict=True)]
+        return Response(dumps({"items": items}), media_type="application/json")
+
+    return app
+
+
+if __name__ == "__main__":
+    system, folder, port, threads = sys.argv[1:]
+    app = {"wals_gpu": wals_gpu, "implicit": implicit}[system](folder, int(threads))
+    gc.collect()
+    gc.freeze()  # as wals-gpu serve does: full collections stop either service for a tenth of a second and more
+    uvicorn.run(app, port=int(port), log_level="warning", access_log=False, loop="uvloop", http="httptools")
