@@ -106,6 +106,7 @@ def test_qdrant(tmp_path, ids):
         there = scores_of_user > -np.inf
         assert [hit.payload["item_id"] for hit in hits] == ids_of_user[there].tolist()
         np.testing.assert_allclose([hit.score for hit in hits], scores_of_user[there], rtol=1e-5)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == tmp_path.stat().st_mode & 0o777 | 0o055  # as the umask says
     assert client.count("wals_users").count == model.n_users and done.sizes["wals_items"] == model.n_items
     client.close()
     export(model, tmp_path / "out", to="qdrant", overwrite=True)

@@ -16,7 +16,7 @@ import wals_gpu
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 PACKAGE = ROOT / "wals_gpu"
-HEAVY = {"torch", "transformers", "pandas", "polars", "matplotlib", "sklearn", "IPython", "optuna"}
+HEAVY = {"torch", "transformers", "pandas", "polars", "matplotlib", "sklearn", "IPython", "optuna", "rectools", "lenskit"}
 MODULES = sorted(m.name for m in pkgutil.walk_packages(wals_gpu.__path__, "wals_gpu.") if "._" not in m.name)
 
 
