@@ -127,7 +127,7 @@ def test_nothing_that_is_there_is_lost(database, monkeypatch):
     with psycopg.connect(address) as reader:
         before = reader.execute("SELECT count(*) FROM wals.seen").fetchone()
         monkeypatch.setattr(pgvector, "PATIENCE", 0.2)
-        with pytest.raises(TimeoutError, match="are in use by a transaction of more than 0.2 s"):
+        with pytest.raises(TimeoutError, match=r"are in use by a transaction of more than 0\.2 s"):
             export(model, address, to="pgvector", overwrite=True)
         assert reader.execute("SELECT count(*) FROM wals.seen").fetchone() == before
         reader.commit()

@@ -126,8 +126,8 @@ def export_pgvector(
             loading.make_function(index, version)
     except psycopg.errors.LockNotAvailable as error:
         raise TimeoutError(
-            f"the earlier tables in schema {schema!r} are in use by a transaction of more than {PATIENCE:g} s; they are "
-            "as they were"
+            f"the earlier tables in schema {schema!r} are in use by a transaction of more than {PATIENCE:g} s; they "
+            "are as they were"
         ) from error
     except psycopg.Error as error:
         raise OSError(f"PostgreSQL refused: {_said(error)}") from error
