@@ -272,7 +272,8 @@ def test_nothing_that_is_there_is_lost(tmp_path, monkeypatch):
         ({"to": "fais"}, ValueError, r"to must be one of .* got 'fais'; did you mean 'faiss'\?"),
         ({"to": "parquet", "sen": True}, TypeError, r"an export to parquet has no option 'sen'; did you mean 'seen'\?"),
         ({"to": "onnx", "query": "user"}, ValueError, "query must be one of 'users', 'vectors', 'history', got 'user'"),
-        ({"to": "faiss", "index": "flat", "m": 8}, ValueError, "factory is an option"),
+        ({"to": "faiss", "index": "flat", "m": 8}, ValueError, r"are of index='hnsw', got index='flat'"),
+        ({"to": "faiss", "index": "ivf"}, ValueError, "index='ivf': faiss says: could not parse index string ivf"),
     ],
 )
 def test_wrong_options_are_named(tmp_path, options, error, text):
