@@ -88,8 +88,8 @@ def _table(one: FitCost, many: FitCost, iterations: int) -> str:
 def _verdict(one: FitCost, many: FitCost) -> str:
     if many.seconds >= one.seconds:
         return (
-            f"One machine is faster, if it has {bytes_in_words(one.memory)}: what {many.ranks} save of its arithmetic, the "
-            "network takes. More machines are for data that do not fit, or a faster network."
+            f"One machine is faster, if it has {bytes_in_words(one.memory)}: what {many.ranks} save of its arithmetic, "
+            "the network takes. More machines are for data that do not fit, or a faster network."
         )
     gain = one.seconds / many.seconds
     return (
