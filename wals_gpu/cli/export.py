@@ -9,7 +9,7 @@ from typing import Any
 
 from wals_gpu.cli.inputs import load_model
 from wals_gpu.cli.options import add_model_folder, positive
-from wals_gpu.cli.output import print_json, wrapped
+from wals_gpu.cli.output import bytes_in_words, print_json
 from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.export.dispatch import TARGETS, export
 from wals_gpu.export.folder import Export, check_folder
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
         print_json({"to": done.to, "where": done.where, done.unit: done.sizes, "query": done.query})
         return
     print(f"wrote {', '.join(_sizes(done))} to {done.where}")
-    print(wrapped(f"ask it: {done.query}"))
+    print(f"ask it:\n{done.query}")  # in one line, to be copied
 
 
 def _where(args: argparse.Namespace) -> str:
@@ -110,4 +110,4 @@ def _where(args: argparse.Namespace) -> str:
 def _sizes(done: Export) -> list[str]:
     if done.unit == "rows":
         return [f"{n:,} rows of {name}" for name, n in done.sizes.items()]
-    return [f"{name} ({n / 1e6:,.1f} MB)" for name, n in done.sizes.items()]
+    return [f"{name} ({bytes_in_words(n)})" for name, n in done.sizes.items()]

@@ -10,7 +10,7 @@ from typing import Any
 from wals_gpu.data.ids import plain
 from wals_gpu.data.interactions import Interactions
 
-__all__ = ["clipped", "in_words", "one_line", "print_json", "say", "size_of", "wrapped"]
+__all__ = ["bytes_in_words", "clipped", "in_words", "one_line", "print_json", "say", "size_of", "wrapped"]
 
 
 def say(text: str) -> None:
@@ -45,6 +45,15 @@ def size_of(data: Interactions) -> str:
 def in_words(n_users: int, n_items: int, n_entries: int) -> str:
     """The same of numbers."""
     return f"{n_users:,} users, {n_items:,} items, {n_entries:,} entries"
+
+
+def bytes_in_words(n: float) -> str:
+    """Such as "1.5 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} TB"
 
 
 def wrapped(text: str) -> str:

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from wals_gpu.cli.options import number, positive
-from wals_gpu.cli.output import print_json, wrapped
+from wals_gpu.cli.output import bytes_in_words, print_json, wrapped
 from wals_gpu.cli.parser import Commands, add_command
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _table(one: FitCost, many: FitCost, iterations: int) -> str:
         ("memory", "memory, together"),
         ("sent", "sent in an iteration"),
     ):
-        lines.append((text, _bytes(getattr(one, name)), _bytes(getattr(many, name))))
+        lines.append((text, bytes_in_words(getattr(one, name)), bytes_in_words(getattr(many, name))))
     for name, text in (("arithmetic", "arithmetic of an iteration"), ("network", "network"), ("seconds", "together")):
         lines.append((text, _seconds(getattr(one, name)), _seconds(getattr(many, name))))
     lines.append((f"a fit of {iterations}", _seconds(one.seconds * iterations), _seconds(many.seconds * iterations)))
@@ -88,22 +88,14 @@ def _table(one: FitCost, many: FitCost, iterations: int) -> str:
 def _verdict(one: FitCost, many: FitCost) -> str:
     if many.seconds >= one.seconds:
         return (
-            f"One machine is faster, if it has {_bytes(one.memory)}: what {many.ranks} save of its arithmetic, the "
-            "network takes. More machines are for data that do not fit, or a faster network."
+            f"One machine is faster, if it has {bytes_in_words(one.memory)}: what {many.ranks} save of its arithmetic, "
+            "the network takes. More machines are for data that do not fit, or a faster network."
         )
     gain = one.seconds / many.seconds
     return (
         f"{many.ranks} machines are {gain:.1f} times as fast as one, of which a share of {gain / many.ranks:.0%} is "
-        f"used; one would need {_bytes(one.memory)}."
+        f"used; one would need {bytes_in_words(one.memory)}."
     )
-
-
-def _bytes(n: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return f"{n:.3g} TB"
 
 
 def _seconds(seconds: float) -> str:

@@ -1,1 +1,1 @@
-"""The contract of implicit 0.7: its class, its answers, and running its programs unchanged."""
+"""The contracts of other libraries: implicit's class and programs, a model of RecTools, a scorer of LensKit."""

@@ -112,8 +112,8 @@ def _spark(frame: Any) -> Source:
     """A DataFrame of Spark, whose wanted columns are collected to this machine."""
     if not hasattr(frame, "toArrow"):
         raise TypeError(
-            "a DataFrame of Spark needs pyspark 4, which has its toArrow; of earlier ones give toPandas(), of pandas on "
-            "Spark to_spark()"
+            "a DataFrame of Spark needs pyspark 4, which has its toArrow; of earlier ones give toPandas(), of pandas "
+            "on Spark to_spark()"
         )
 
     def read(ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:

@@ -116,13 +116,13 @@ def new_folder(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
     check_folder(path, overwrite)
     folder = Path(path).absolute()
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    mask = os.umask(0)
-    os.umask(mask)
-    temporary.chmod(0o777 & ~mask)  # as of any other folder, not for one user alone
     old = temporary.with_suffix(".old")
     try:
         yield temporary
         check_folder(path, overwrite)  # again: writing may have taken long
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o777 & ~mask)  # as any other folder's, not for one user alone
         if folder.exists():
             folder.rename(old)
         try:

@@ -58,15 +58,22 @@ def export_faiss(
     ValueError, FileExistsError, NotADirectoryError, FileNotFoundError, ModelFitError
         As of :func:`.export_parquet`; also an option without a meaning for the index.
     """
+    if index != "hnsw" and (m, ef_construction) != (None, None):
+        raise ValueError(f"m and ef_construction are of index='hnsw', got index={index!r}")
     factory = {"hnsw": None, "flat": "Flat"}.get(index, index)
-    query = (
-        "labels = faiss.read_index('items.faiss').search(vectors, 10, params=faiss.SearchParametersHNSW(efSearch=128, "
-        "sel=faiss.IDSelectorNot(faiss.IDSelectorBatch(seen_rows))))[1]"
-        if factory is None
-        else "labels = faiss.read_index('items.faiss').search(vectors, 10)[1]"
-    )
+    left_out = "sel=faiss.IDSelectorNot(faiss.IDSelectorBatch(seen_rows))" if seen else ""
+    params = {
+        "hnsw": f", params=faiss.SearchParametersHNSW({', '.join(filter(None, ['efSearch=128', left_out]))})",
+        "flat": f", params=faiss.SearchParameters({left_out})" if seen else "",
+    }.get(index, "")
+    query = f"labels = faiss.read_index('items.faiss').search(vectors, 10{params})[1]"
     options: dict[str, Any] = {"m": m, "ef_construction": ef_construction, "factory": factory}
-    return _export(model, out, "faiss", index, query, options, seen, factors_only, overwrite)
+    try:
+        return _export(model, out, "faiss", index, query, options, seen, factors_only, overwrite)
+    except RuntimeError as error:  # what faiss makes of a text that it cannot read, or of too few items for it
+        if factory is None or "faiss" not in str(error):
+            raise
+        raise ValueError(f"index={index!r}: faiss says: {str(error).rsplit(': ', 1)[-1]}") from error
 
 
 def export_usearch(

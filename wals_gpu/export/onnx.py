@@ -91,10 +91,14 @@ def export_onnx(
     if query == "history" and fitted.user_prior is not None:
         raise ValueError("query='history' is for models without a user_prior; query='vectors' takes what fold_in gives")
     graph = _Graph(onnx, fitted, vectors, query, seen)
-    example = {"users": "'user': [0]", "vectors": "'vector': vectors", "history": "'history': [[0, 1]]"}[query]
+    example = {
+        "users": "'user': numpy.array([0])",
+        "vectors": "'vector': vectors[:1]",
+        "history": "'history': numpy.array([[0, 1]])",
+    }[query]
     line = (
         f"items, scores, *ids = onnxruntime.InferenceSession('model.onnx').run(None, {{{example}, "
-        "'exclude': numpy.zeros((1, 0), 'int64'), 'k': [10]}) (all of them arrays of int64)"
+        "'exclude': numpy.zeros((1, 0), int), 'k': numpy.array([10])})"
     )
     with new_folder(out, overwrite) as folder:
         graph.save(str(folder / "model.onnx"))

@@ -35,6 +35,8 @@ HEAD, TAIL = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 #: Pairs of user and item that are written at a time.
 PAIRS = 1 << 18
 TABLES = ("users", "items", "seen", "manifest")
+#: Seconds that a replacement waits for transactions that read the earlier tables. As long, others wait behind it.
+PATIENCE = 30.0
 
 
 def export_pgvector(
@@ -91,6 +93,8 @@ def export_pgvector(
         The schema has tables of these names, of an earlier export with `overwrite` False, or of somebody else.
     ConnectionError
         The database cannot be reached.
+    TimeoutError
+        A transaction has used the earlier tables for more than 30 seconds.
     OSError
         The database refused something: it says what. It is as it was.
     DataError
@@ -120,6 +124,11 @@ def export_pgvector(
             loading.make_manifest(manifest)
             loading.move()
             loading.make_function(index, version)
+    except psycopg.errors.LockNotAvailable as error:
+        raise TimeoutError(
+            f"the earlier tables in schema {schema!r} are in use by a transaction of more than {PATIENCE:g} s; they "
+            "are as they were"
+        ) from error
     except psycopg.Error as error:
         raise OSError(f"PostgreSQL refused: {_said(error)}") from error
     return Export("pgvector", f"schema {schema}", loading.rows, "rows", query, manifest)
@@ -288,6 +297,7 @@ class _Loading:
     def move(self) -> None:
         """Put the tables in the place of those of an earlier export. What else is in the schema stays."""
         self._run("CREATE SCHEMA IF NOT EXISTS {old}")
+        self._run("SET LOCAL lock_timeout = {wait}", wait=str(int(PATIENCE * 1000)))
         for table in TABLES:
             name = self._sql.Identifier(table)
             if self._has_old:  # refused by the server where something of a user's depends on it, such as a view
