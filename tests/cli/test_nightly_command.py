@@ -44,7 +44,7 @@ def test_publish_refuse_and_go_back(run, plays, later, tmp_path):
     assert status == 0 and record["decision"] == "published" and record["previous"] == first
     assert "refit" not in record["seconds"] and record["data"]["entries"] > record["held_out"]["new"] > 0
     second = record["model"]
-    status, out, err = run("rollback", models, "--list")
+    status, out, _ = run("rollback", models, "--list")
     assert status == 0 and out.splitlines()[-1].split()[:3] == ["*", second, first]
     assert run("recommend", models, "p01", "-k", "3")[0] == run("similar", models / "current", "s01")[0] == 0
     assert run("rollback", models)[:2] == (0, f"{models / 'current'} is {first} now; it was {second}\n")
@@ -57,7 +57,7 @@ def test_publish_refuse_and_go_back(run, plays, later, tmp_path):
     [
         (
             ["--publish-if", "ndcg@5 >="],
-            "--publish-if: at character 10 of 'ndcg@5 >=': wanted is yesterday, popularity",
+            "--publish-if: at character 10 of 'ndcg@5 >=': wanted is yesterday, ",
         ),
         (["--keep", "3", "--no-refit"], "--no-refit and --keep need --publish-if"),
         (["--publish-if", "always", "--keep", "1"], "--keep must be at least 2"),

@@ -82,7 +82,7 @@ def test_what_is_held_out_is_new_and_late_and_not_learned_from(two_days):
 
 
 def test_without_times_a_share_of_the_new_pairs(two_days):
-    yesterday, data = two_days
+    yesterday, _ = two_days
     plain = as_interactions(make_plays((0, 22)))
     found = [hold_out(plain, yesterday, 0.3, seed) for seed in (0, 0, 1)]
     assert found[0].by == "chance" and found[0].test.nnz == round(0.3 * found[0].new)
@@ -92,7 +92,7 @@ def test_without_times_a_share_of_the_new_pairs(two_days):
 
 
 def test_nothing_new_and_times_of_another_kind(two_days):
-    yesterday, data = two_days
+    yesterday, _ = two_days
     with pytest.raises(NothingNewError, match=r"none is new to the model before .* later than 2026-01-20T"):
         hold_out(interactions(make_plays((0, 20))), yesterday, None, 0)
     numbered = make_plays((0, 22)).assign(time=np.arange(len(make_plays((0, 22)))))
@@ -219,7 +219,7 @@ def test_back_and_forth(three_nights, tmp_path):
     store = ModelFolder(folder)
     first, last = store.names()
     assert store.rollback() == (first, last) and store.current == first
-    with pytest.raises(ValueError, match="was the first model of .*: there is none before it"):
+    with pytest.raises(ValueError, match=r"was the first model of .*: there is none before it"):
         store.rollback()
     with pytest.raises(ValueError, match=f"has no model '{last[:-1]}'; did you mean '{last}'"):
         store.rollback(last[:-1])
