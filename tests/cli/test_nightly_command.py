@@ -39,7 +39,7 @@ def test_publish_refuse_and_go_back(run, plays, later, tmp_path):
     status, out, err = run("fit", later, *options, "--publish-if", "ndcg@5 > 2 and users >= 1", "--keep-refused")
     assert status == 3 and "ndcg@5 > 2: " in out and "does not hold" in out and "difference" in out
     assert f"{models / 'current'} stays as it was; this one is in {models / 'refused-'}" in out
-    status, out, err = run("fit", later, *options, "--publish-if", "always", "--json", "--no-refit")
+    status, out, _ = run("fit", later, *options, "--publish-if", "always", "--json", "--no-refit")
     record = json.loads(out)
     assert status == 0 and record["decision"] == "published" and record["previous"] == first
     assert "refit" not in record["seconds"] and record["data"]["entries"] > record["held_out"]["new"] > 0

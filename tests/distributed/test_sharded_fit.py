@@ -376,7 +376,7 @@ attempt("full", lambda: fit_sharded(make_model(), matrix, group, checkpoint_dir=
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 same = WALS.load(folder + "/model")
 assert np.array_equal(same.user_factors[fitted.users], fitted.local.user_factors)
-assert len(os.listdir(folder + "/model")) == 4
+assert len(os.listdir(folder + "/model")) == 5
 resumed = fit_sharded(make_model(), matrix, group, checkpoint_dir=folder + "/full", resume=True)
 assert np.array_equal(resumed.local.user_factors, fitted.local.user_factors)
 group.barrier()
