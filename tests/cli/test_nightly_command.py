@@ -82,6 +82,8 @@ def test_folders_of_two_kinds_are_told_apart(run, plays, model, tmp_path):
     assert run("fit", plays, *FIT, "--out", models, "--publish-if", "always")[0] == 0
     status, _, err = run("fit", plays, *FIT, "--out", models)
     assert status == 2 and f"--out: {models} is a folder of models, for --publish-if" in err
+    status, _, err = run("fit", plays, *FIT, "--out", models / "current")
+    assert status == 2 and "leads to the model in use, which is replaced as a whole" in err
     status, _, err = run("rollback", models)
     assert status == 2 and "was the first model of" in err
     status, _, err = run("rollback", tmp_path / "nothing", "--list")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from wals_gpu.checks import integer, number
-from wals_gpu.data.files import real_folder, version_of
+from wals_gpu.data.files import CURRENT, real_folder, version_of
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.data.times import Period
 from wals_gpu.evaluation.churn import churn
@@ -212,11 +213,10 @@ class _Run:
         if warm_start is None:
             return None if store.current is None else WALS.load(store.path / store.current, **computation)
         if not isinstance(warm_start, WALS):
-            path = Path(warm_start)
-            own = [store.path.absolute(), (store.path / "current").absolute()]
-            if store.current is None and path.absolute() in own:
+            own = [os.path.realpath(path) for path in (store.path, store.path / CURRENT)]
+            if store.current is None and os.path.realpath(warm_start) in own:
                 return None  # the first run of this folder
-            where = real_folder(path)
+            where = real_folder(warm_start)
             warm_start = WALS.load(where, **computation)
             self.record["warm_start"] = where.name
         else:
