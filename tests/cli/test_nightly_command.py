@@ -33,7 +33,7 @@ def later(plays, tmp_path):
 def test_publish_refuse_and_go_back(run, plays, later, tmp_path):
     models = tmp_path / "models"
     options = [*FIT, "--out", models, "--warm-start", models]
-    status, out, err = run("fit", plays, *options, "--publish-if", "ndcg@5 >= yesterday")
+    status, out, _ = run("fit", plays, *options, "--publish-if", "ndcg@5 >= yesterday")
     first = ModelFolder(models).current
     assert status == 0 and "there is no model before" in out and f"current is {first} now" in out
     status, out, _ = run("fit", later, *options, "--publish-if", "ndcg@5 > 2 and users >= 1", "--keep-refused")

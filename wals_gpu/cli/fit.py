@@ -198,7 +198,7 @@ def _check_target(path: Path) -> None:
     """Refuse to put a model where something else is, or where nothing can be."""
     if path.name == CURRENT and real_folder(path) != path:
         raise ValueError(
-            f"--out: {path} leads to the model in use, which is replaced as a whole: --out {path.parent} --publish-if ..."
+            f"--out: {path} leads to the model in use, which is replaced as a whole: --out {path.parent} --publish-if"
         )
     if path.is_dir():
         check_writable(path, path)
