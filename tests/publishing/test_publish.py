@@ -16,7 +16,7 @@ from wals_gpu import WALS, DataError, as_interactions
 from wals_gpu.data import files
 from wals_gpu.data.csr import contains, entry_keys
 from wals_gpu.data.files import real_folder
-from wals_gpu.evaluation import evaluate
+from wals_gpu.evaluation import churn, evaluate
 from wals_gpu.evaluation.metrics import row_metrics
 from wals_gpu.publishing import BusyError, ModelFolder, publish
 from wals_gpu.publishing import folder as folder_module
@@ -160,6 +160,7 @@ def test_a_warm_start_reaches_the_loss_of_a_cold_one_sooner():
     assert set(warm.user_ids) - set(yesterday.user_ids) and set(yesterday.user_ids) - set(warm.user_ids)
     losses = [record.loss for record in warm.history_]
     assert losses[1] < cold.history_[-1].loss < cold.history_[1].loss
+    assert churn(yesterday, warm).overlap > churn(yesterday, cold).overlap, "and lists change less"
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------
@@ -248,6 +249,20 @@ def test_old_models_go_but_not_those_in_use(tmp_path):
     second = store.rollback()[0]
     last = publish(make_model(iterations=1), matrix, folder, "always", keep=2).name
     assert store.names() == [second, last], "the one in use before stays, whatever its age"
+
+
+def test_matrices_that_grow(tmp_path):
+    """Without ids, rows and columns are who they are by their numbers."""
+    rng = np.random.default_rng(0)
+    same_kind = np.arange(70)[:, None] % 3 == np.arange(33) % 3
+    likes = csr_matrix((rng.random((70, 33)) < np.where(same_kind, 0.7, 0.05)).astype("float32"))
+    condition = "recall@5 >= yesterday - 0.2 and recall@5 > popularity and users >= 20"
+    first = publish(make_model(), likes[:60, :30], tmp_path / "m", condition)
+    second = publish(make_model(), likes, tmp_path / "m", condition, warm_start=tmp_path / "m")
+    assert first.published and second.published, second.reason
+    held_out, new = second.record["held_out"], likes.nnz - likes[:60, :30].nnz
+    assert held_out["new"] == new and held_out["entries"] == round(new / 2) and held_out["by"] == "chance"
+    assert held_out["users_new_to_a_model"] > 0 and second.record["churn"]["users"] == 60
 
 
 # --- what can go wrong ----------------------------------------------------------------------------------------------

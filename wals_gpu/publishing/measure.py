@@ -121,7 +121,8 @@ def hold_out(data: Interactions, yesterday: WALS | None, share: float | None, se
             f"all of the {n_entries:,} interactions would be held out and none would be left to learn from"
         )
     rest = replace(data, matrix=select(matrix, ~held_out), times=None if data.times is None else data.times[~held_out])
-    known = (known + rest.matrix.astype(bool)).astype(bool)
+    of_rest = csr_matrix((np.ones(rest.matrix.nnz, bool), rest.matrix.indices, rest.matrix.indptr), shape=matrix.shape)
+    known = known + of_rest  # stored zeros too: they are not recommended either
     by = "chance" if data.times is None else "time"
     return HeldOut(rest, relevant_entries(select(matrix, held_out)), csr_matrix(known), len(new), by)
 

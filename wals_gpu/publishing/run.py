@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -166,7 +167,8 @@ def publish(
             is_stop = isinstance(error, KeyboardInterrupt)
             reason = "stopped by hand" if is_stop else " ".join(f"{type(error).__name__}: {error}".split())[:500]
             run.record |= {"decision": "interrupted" if is_stop else "failed", "model": None, "reason": reason}
-            store.log(run.record)
+            with contextlib.suppress(OSError):  # a full disk: what went wrong is more than that it cannot be written
+                store.log(run.record)
             raise
 
 
