@@ -168,4 +168,4 @@ def test_the_manifest():
     assert options.warm_start == options.out and options.publish_if.comparisons[0].other == "yesterday"
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     limit = int(container["resources"]["limits"]["memory"].removesuffix("Gi"))
-    assert f"assert run < {limit} * 2**30" in PAGE
+    assert f"assert night < {limit} * 2**30" in PAGE
