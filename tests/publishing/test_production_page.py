@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from wals_gpu import WALS
-from wals_gpu.cli.entry import make_parser
+from wals_gpu.cli.entry import main, make_parser
 from wals_gpu.cli.nightly import REFUSED
 from wals_gpu.publishing import ModelFolder
 
@@ -71,7 +71,7 @@ def night(home):
     return done.returncode, done.stdout, done.stderr
 
 
-def test_the_script_through_three_nights(home):
+def test_the_script_through_three_nights(home, capsys):
     """A good one, a bad one that is refused, and the way back from what should not have been published."""
     folder = ModelFolder(home / "models")
     make_plays(home / "plays.parquet", 24)
@@ -90,8 +90,8 @@ def test_the_script_through_three_nights(home):
     (home / "settings.json").write_text(good)
     status, out, err = night(home)
     assert status == 0 and folder.current != first and (home / "lists.parquet").read_bytes() != lists
-    done = subprocess.run([home / "bin" / "wals-gpu", "rollback", home / "models"], capture_output=True, text=True)
-    assert done.returncode == 0 and f"is {first} now" in done.stdout and folder.current == first
+    assert main(["rollback", str(home / "models")]) == 0 and folder.current == first
+    assert f"is {first} now" in capsys.readouterr().out
     decisions = [run["decision"] for run in folder.runs()]
     assert decisions == ["published", "refused", "published", "rolled back"]
 
