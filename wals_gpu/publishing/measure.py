@@ -20,9 +20,10 @@ from wals_gpu.data.csr import contains, entry_keys, entry_rows, select
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.errors import DataError
-from wals_gpu.evaluation.metrics import Estimate, bootstrap_interval, relevant_entries, row_metrics
+from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
 from wals_gpu.evaluation.popularity import Popularity
 from wals_gpu.evaluation.recommenders import columns_of
+from wals_gpu.evaluation.resampling import Estimate, bootstrap_interval
 from wals_gpu.model.wals import WALS
 from wals_gpu.training.validation import parse_metric
 

@@ -19,7 +19,7 @@ from wals_gpu.data.files import CURRENT, real_folder, version_of
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.data.times import Period
 from wals_gpu.evaluation.churn import churn
-from wals_gpu.evaluation.metrics import Estimate
+from wals_gpu.evaluation.resampling import Estimate
 from wals_gpu.model.card import Measured
 from wals_gpu.model.wals import WALS
 from wals_gpu.publishing.condition import Condition
