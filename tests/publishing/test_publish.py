@@ -461,3 +461,26 @@ def test_validation_is_for_the_first_fit_only(tmp_path):
     assert model.validation_metric_ is None and model.popularity_exponent == "auto" and model.iterations == 6
     assert len(model.history_) <= 6 and outcome.record["iterations"] == len(model.history_)
     assert model.fitted.seen.nnz == interactions(make_plays()).matrix.nnz
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_service_follows_what_is_in_use(tmp_path, monkeypatch, has_links):
+    for name in ("fastapi", "prometheus_client"):
+        pytest.importorskip(name)
+    from wals_gpu.serve.models import Models
+
+    def no_links(*args, **options):
+        raise OSError(95, "Operation not supported")
+
+    if not has_links:
+        monkeypatch.setattr(os, "symlink", no_links)
+    matrix, folder = csr_matrix(np.eye(4, dtype="float32")), tmp_path / "models"
+    publish(make_model(iterations=1, random_state=0), matrix, folder, "always")
+    served = [Models(path, device="cpu", num_threads=1) for path in (folder, folder / "current")]
+    first = {models.current.version for models in served}
+    publish(make_model(iterations=1, random_state=1), matrix, folder, "always")
+    assert [models.look() for models in served] == [True, True] and [models.look() for models in served] == [False] * 2
+    second = {models.current.version for models in served}
+    ModelFolder(folder).rollback()
+    assert [models.look() for models in served] == [True, True]
+    assert {models.current.version for models in served} == first != second

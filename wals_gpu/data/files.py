@@ -236,7 +236,7 @@ def folder_digest(path: str | os.PathLike[str]) -> str:
     ModelFormatError
         There is no folder of a model.
     """
-    return hashlib.sha256(_read_json(Path(path))).hexdigest()
+    return hashlib.sha256(_read_json(real_folder(path))).hexdigest()
 
 
 def load_npz(file: str | os.PathLike[str] | IO[bytes], names: Collection[str]) -> dict[str, NDArray[Any]]:
