@@ -34,8 +34,8 @@ def python_blocks(page):
 
 
 #: Whose blocks need what is outside of them, and are run by tests/: what commands write (test_first_hour.py), a Spark
-#: session (test_spark_als.py).
-ON_ITS_OWN = (ROOT / "docs" / "first-hour.md", ROOT / "docs" / "spark.md")
+#: session (test_spark_als.py), Airflow (test_production_page.py).
+ON_ITS_OWN = tuple(ROOT / "docs" / f"{name}.md" for name in ("first-hour", "spark", "production"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("**/*.md")]
 PAGES = sorted(page for page in PAGES if page.exists())
 

@@ -24,7 +24,7 @@ from wals_gpu.cli.options import add_computation, add_data, add_model, check_dev
 from wals_gpu.cli.output import in_words, print_json, say
 from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.cli.tables import check_writable
-from wals_gpu.data.files import CURRENT, remove_folder
+from wals_gpu.data.files import CURRENT, real_folder, remove_folder
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.errors import DataError
 from wals_gpu.model.wals import HYBRID_PRIOR, WALS
@@ -48,7 +48,7 @@ examples:
   wals-gpu fit plays.parquet --out model --iterations 50 --validation 0.1 --patience 3
   wals-gpu fit plays.parquet --out model --checkpoint-dir unfinished --resume
   wals-gpu fit plays.parquet --out new --config settings.json --warm-start model
-  wals-gpu fit plays.parquet --time-column time --warm-start models --out models \
+  wals-gpu fit plays.parquet --time-column time --warm-start models --out models \\
       --publish-if "ndcg@20 >= yesterday - 0.002"
   wals-gpu fit plays.parquet --out model --items tracks.csv --text title,description \\
       --encoder roberta-base
@@ -196,6 +196,10 @@ def _check_companions(args: argparse.Namespace) -> None:
 
 def _check_target(path: Path) -> None:
     """Refuse to put a model where something else is, or where nothing can be."""
+    if path.name == CURRENT and real_folder(path) != path:
+        raise ValueError(
+            f"--out: {path} leads to the model in use, which is replaced as a whole: --out {path.parent} --publish-if"
+        )
     if path.is_dir():
         check_writable(path, path)
         if not any(path.iterdir()):

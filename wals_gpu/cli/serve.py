@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from wals_gpu.cli.inputs import refuse_model
 from wals_gpu.cli.options import add_computation, add_model_folder, add_titles, check_device, positive, whole_number
 from wals_gpu.cli.parser import Commands, add_command
+from wals_gpu.data.files import real_folder
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--title-column needs --titles FILE")
     if args.titles is not None:
         refuse_model(args.titles, "a table of items, for --titles")
-    if args.model.is_file():
+    if args.model.is_file() and real_folder(args.model) == args.model:
         raise ValueError(f"MODEL must be a folder that 'wals-gpu fit' saved; {args.model} is a file")
     check_device(args, args.max_k)
     _log_to(args.log)

@@ -236,7 +236,7 @@ def folder_digest(path: str | os.PathLike[str]) -> str:
     FileNotFoundError, ModelFormatError
         There is no such folder, or it holds no model.
     """
-    folder = Path(path)
+    folder = real_folder(path)
     if not folder.exists():
         raise FileNotFoundError(f"no model folder at {folder}")
     return hashlib.sha256(_read_json(folder)).hexdigest()

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from wals_gpu.checks import number
 from wals_gpu.data.files import version_of
 from wals_gpu.data.times import Period
-from wals_gpu.evaluation.metrics import Estimate
 from wals_gpu.evaluation.report import EvaluationReport
+from wals_gpu.evaluation.resampling import Estimate
 
 __all__ = ["Measured", "Sizes", "model_card"]
 

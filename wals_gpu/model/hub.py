@@ -11,6 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from wals_gpu.errors import ModelFormatError
+
 __all__ = ["Place", "pull", "push"]
 
 #: All that a model consists of; whatever else is in a repository is not ours, and neither taken nor removed.
@@ -78,6 +80,9 @@ def pull(place: Place, cache_dir: str | PathLike[str] | None, local_files_only: 
             local_files_only=local_files_only,
             allow_patterns=list(_FILES),
         )
+    if not (Path(folder) / "model.json").exists():
+        where = "" if place.revision is None else f", revision {place.revision},"
+        raise ModelFormatError(f"{place.repo_id}{where} holds no model of wals_gpu: there is no model.json")
     return Path(folder)
 
 

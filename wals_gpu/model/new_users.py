@@ -33,7 +33,8 @@ def update_users(
     n_new = int(is_new.sum())
     new_ids = None if ids is None else ids[is_new].tolist()
     growth = merged_ids(fitted.user_ids, fitted.n_users, new_ids, n_new, "user")
-    rows = np.where(is_new, -1, growth.old[known])
+    rows = np.full(len(known), -1)
+    rows[~is_new] = growth.old[known[~is_new]]
     rows[is_new] = growth.new
 
     met = np.diff(matrix.indptr) > 0

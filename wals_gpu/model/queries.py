@@ -224,6 +224,8 @@ def known_users(fitted: Fitted, rows: NDArray[np.integer], filter_seen: bool) ->
     """Users of the training data by row number; -1 is somebody who is not there and has factors of 0."""
 
     def factors(part: Part) -> NDArray[np.floating]:
+        if not fitted.n_users:  # of a model without its users, all are somebody who is not there
+            return np.zeros((len(rows[part]), fitted.factors), fitted.dtype)
         own: NDArray[np.floating] = fitted.user_factors[rows[part]]
         own[rows[part] < 0] = 0
         return own

@@ -36,7 +36,7 @@ __all__ = ["BusyError", "ModelFolder", "now"]
 
 LOG = "runs.jsonl"
 PUBLISHED = "published.json"
-_NAME = re.compile(r"\d{8}T\d{6}Z(-\d{1,3})?")
+_NAME = re.compile(r"\d{8}T\d{6}Z(-\d{3,6})?")
 _REFUSED = "refused-"
 _TEMPORARY = re.compile(r"\.(incoming|gone)-[0-9a-f]{16}")
 
@@ -288,9 +288,14 @@ class ModelFolder:
             os.close(fd)
 
     def _new_name(self) -> str:
+        """Later than all names that are there, in the order of texts, whatever the clock says."""
         stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-        taken = {entry.name.removeprefix(_REFUSED) for entry in self.path.iterdir()}
-        return next(name for name in (stamp, *(f"{stamp}-{n}" for n in range(2, 1000))) if name not in taken)
+        there = [entry.name.removeprefix(_REFUSED) for entry in self.path.iterdir()]
+        newest = max((name for name in there if _NAME.fullmatch(name)), default="")
+        if stamp > newest:
+            return stamp
+        stamp, _, n = newest.partition("-")
+        return f"{stamp}-{int(n or 1) + 1:03}"
 
     def _prune(self, keep: int) -> None:
         """Remove the earliest models, but not the current one and the one before it."""

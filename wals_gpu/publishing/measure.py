@@ -20,9 +20,10 @@ from wals_gpu.data.csr import contains, entry_keys, entry_rows, select
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.errors import DataError
-from wals_gpu.evaluation.metrics import Estimate, bootstrap_interval, relevant_entries, row_metrics
+from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
 from wals_gpu.evaluation.popularity import Popularity
 from wals_gpu.evaluation.recommenders import columns_of
+from wals_gpu.evaluation.resampling import Estimate, bootstrap_interval
 from wals_gpu.model.wals import WALS
 from wals_gpu.training.validation import parse_metric
 
@@ -121,7 +122,8 @@ def hold_out(data: Interactions, yesterday: WALS | None, share: float | None, se
             f"all of the {n_entries:,} interactions would be held out and none would be left to learn from"
         )
     rest = replace(data, matrix=select(matrix, ~held_out), times=None if data.times is None else data.times[~held_out])
-    known = (known + rest.matrix.astype(bool)).astype(bool)
+    of_rest = csr_matrix((np.ones(rest.matrix.nnz, bool), rest.matrix.indices, rest.matrix.indptr), shape=matrix.shape)
+    known = known + of_rest  # stored zeros too: they are not recommended either
     by = "chance" if data.times is None else "time"
     return HeldOut(rest, relevant_entries(select(matrix, held_out)), csr_matrix(known), len(new), by)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from wals_gpu.checks import integer, number
-from wals_gpu.data.files import real_folder, version_of
+from wals_gpu.data.files import CURRENT, real_folder, version_of
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.data.times import Period
 from wals_gpu.evaluation.churn import churn
-from wals_gpu.evaluation.metrics import Estimate
+from wals_gpu.evaluation.resampling import Estimate
 from wals_gpu.model.card import Measured
 from wals_gpu.model.wals import WALS
 from wals_gpu.publishing.condition import Condition
@@ -165,7 +167,8 @@ def publish(
             is_stop = isinstance(error, KeyboardInterrupt)
             reason = "stopped by hand" if is_stop else " ".join(f"{type(error).__name__}: {error}".split())[:500]
             run.record |= {"decision": "interrupted" if is_stop else "failed", "model": None, "reason": reason}
-            store.log(run.record)
+            with contextlib.suppress(OSError):  # a full disk: what went wrong is more than that it cannot be written
+                store.log(run.record)
             raise
 
 
@@ -212,11 +215,10 @@ class _Run:
         if warm_start is None:
             return None if store.current is None else WALS.load(store.path / store.current, **computation)
         if not isinstance(warm_start, WALS):
-            path = Path(warm_start)
-            own = [store.path.absolute(), (store.path / "current").absolute()]
-            if store.current is None and path.absolute() in own:
+            own = [os.path.realpath(path) for path in (store.path, store.path / CURRENT)]
+            if store.current is None and os.path.realpath(warm_start) in own:
                 return None  # the first run of this folder
-            where = real_folder(path)
+            where = real_folder(warm_start)
             warm_start = WALS.load(where, **computation)
             self.record["warm_start"] = where.name
         else:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.data.files import folder_digest
+from wals_gpu.data.files import folder_digest, real_folder
 from wals_gpu.data.ids import Ids, plain
 from wals_gpu.data.titles import Titles
 from wals_gpu.model.wals import WALS
@@ -333,7 +333,7 @@ def _read_only(factors: NDArray[np.floating]) -> NDArray[np.floating]:
 def _stamp(folder: Path) -> tuple[int, int, int] | None:
     """What changes when a model is saved; None while there is none."""
     try:
-        stat = os.stat(folder / "model.json")
+        stat = os.stat(real_folder(folder) / "model.json")
     except OSError:
         return None
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
