@@ -49,7 +49,7 @@ def main() -> None:
                     }
                     shared = {"rows": args.rows, "ids": ids, "format": kind, "file_mib": sizes[kind]}
                     records.append(shared | {"system": system, "threads": args.threads, "unit": "s, MiB"} | record)
-    write_result("read", args, records)
+    write_result("read" if len(args.ids) > 1 else f"read-{args.ids[0]}", args, records)
 
 
 if __name__ == "__main__":

@@ -114,6 +114,7 @@ def fit_sharded(
             raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
         if table_bytes is not None:
             integer("table_bytes", table_bytes, 1)
+        model = _on_own_device(model)
         settings = _settings_of(model)
         holding = HoldOut(validation, metric, validate_every, patience)
         saving = Saving(checkpoint_dir, checkpoint_every, resume)
@@ -170,6 +171,7 @@ def fit_rows(model: WALS, shards: Shards, group: Group) -> OwnFactors:
         As from :func:`fit_sharded`.
     """
     with together(group, "reading the settings"):
+        model = _on_own_device(model)
         settings = _settings_of(model)
     settings = _agreed(group, settings)
     shards, _ = _shards_of(group, settings, shards, None, {})
@@ -181,10 +183,13 @@ def fit_rows(model: WALS, shards: Shards, group: Group) -> OwnFactors:
     return OwnFactors(session.factors("user"), session.factors("item"), run.history)
 
 
-def _settings_of(model: WALS) -> FitSettings:
+def _on_own_device(model: WALS) -> WALS:
+    """The model, with the rank's own device where it names that of all ranks."""
     device = device_of_rank(model.device)
-    if device != model.device:
-        model = type(model)(**{**model.get_params(deep=False), "device": device})
+    return model if device == model.device else type(model)(**{**model.get_params(deep=False), "device": device})
+
+
+def _settings_of(model: WALS) -> FitSettings:
     settings = fit_settings(model)
     if isinstance(settings.random_state, np.random.Generator):
         raise TypeError("random_state must be an integer or None for a fit on several ranks, got a Generator")
