@@ -112,6 +112,8 @@ def fit_sharded(
     with together(group, "reading the settings"):
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
+        if "warm_start" in columns:
+            raise TypeError("warm_start is for a fit in one process: on several ranks, fit without")
         if table_bytes is not None:
             integer("table_bytes", table_bytes, 1)
         model = _on_own_device(model)
