@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 where a table is stale")
     pages = [ROOT / "README.md", BENCHMARKS / "README.md"]
     names = "index benchmarks distributed solvers retrieval migrate-from-implicit text priors objective calibration"
-    names += " ranking training reranking serving"
+    names += " ranking training reranking serving input"
     pages += [ROOT / "docs" / f"{name}.md" for name in names.split()]
     parser.add_argument("files", nargs="*", type=Path, default=pages)
     args = parser.parse_args()

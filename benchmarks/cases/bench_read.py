@@ -44,10 +44,12 @@ def main() -> None:
                     found[system].append(one)
                     print(json.dumps({"ids": ids, "format": kind, "system": system} | one), file=sys.stderr)
                 for system, of_system in found.items():
-                    record = {name: summary([one[name] for one in of_system]) for name in ("seconds", "peak_mib", "left_mib")}
+                    record = {
+                        name: summary([one[name] for one in of_system]) for name in ("seconds", "peak_mib", "left_mib")
+                    }
                     shared = {"rows": args.rows, "ids": ids, "format": kind, "file_mib": sizes[kind]}
                     records.append(shared | {"system": system, "threads": args.threads, "unit": "s, MiB"} | record)
-    write_result("read", args, records)
+    write_result("read" if len(args.ids) > 1 else f"read-{args.ids[0]}", args, records)
 
 
 if __name__ == "__main__":

@@ -806,8 +806,25 @@ def scale_table(result: dict) -> str:
     return table(header, rows) + plain_caption(result, words) + "\n"
 
 
+def read_table(result: dict) -> str:
+    """bench_read.py: reading files into interactions, beside polars that reads and sorts them."""
+    header = ["file", "MB", "system", "s", "MiB at most", "times polars' s", "times its MiB"]
+    rows, by_name = [], {(r["ids"], r["format"], r["system"]): r for r in result["records"]}
+    for (ids, kind, system), record in by_name.items():
+        beside = by_name[ids, kind, "polars"]
+        ratios = (record[name]["median"] / beside[name]["median"] for name in ("seconds", "peak_mib"))
+        cells = [f"{record['seconds']['median']:.3g}", f"{record['peak_mib']['median']:.4g}"]
+        cells += [f"{ratio:.2f}" for ratio in ratios] if system != "polars" else ["", ""]
+        rows.append([f"{kind}, ids are {ids}", f"{record['file_mib'] * 2**20 / 1e6:.0f}", system, *cells])
+    settings = result["settings"]
+    words = f"{settings['rows']:,} rows of {settings['users']:,} users and {settings['items']:,} items; medians of "
+    words += f"{settings['repeats']}, {settings['threads']} threads; memory beyond that of the process before"
+    return table(header, rows) + plain_caption(result, words) + "\n"
+
+
 TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark begins
     "scale": scale_table,
+    "read": read_table,
     "fit-": fit_table,
     "defaults-choice": defaults_choice_table,
     "defaults": defaults_table,

@@ -624,12 +624,11 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("topk_listed", &topk_listed, py::arg("queries"), py::arg("items"), py::arg("k"), py::arg("listed_ptr"),
           py::arg("listed_idx"), py::arg("n_threads"), py::arg("norms") = py::none(),
           "ids (B, k) and scores (B, k) of the best listed items.");
-    m.def(
-        "fit_neighbors", &fit_neighbors, py::arg("row_ptr"), py::arg("columns"), py::arg("row_ptr_t"),
-        py::arg("columns_t"), py::arg("user_weights"), py::arg("n_neighbors"), py::arg("ridge"), py::arg("memory"),
-        py::arg("n_threads"), py::arg("first") = 0, py::arg("last") = py::none(),
-        "ids (n, m) and weights (n, m) of the regressions of items [first, last), by default all, on their nearest "
-        "items, of users' sorted items and items' sorted users; works in so many bytes.");
+    m.def("fit_neighbors", &fit_neighbors, py::arg("row_ptr"), py::arg("columns"), py::arg("row_ptr_t"),
+          py::arg("columns_t"), py::arg("user_weights"), py::arg("n_neighbors"), py::arg("ridge"), py::arg("memory"),
+          py::arg("n_threads"), py::arg("first") = 0, py::arg("last") = py::none(),
+          "ids (n, m) and weights (n, m) of the regressions of items [first, last), by default all, on their nearest "
+          "items, of users' sorted items and items' sorted users; works in so many bytes.");
     m.def("neighbor_memory", &neighbor_memory, py::arg("n_items"), py::arg("n_neighbors"), py::arg("wide"),
           py::arg("n_threads"), "Bytes that fit_neighbors works in: the least, and the most that can be of use.");
     m.def("transpose", &transpose, py::arg("row_ptr"), py::arg("col_idx"), py::arg("value"), py::arg("n_cols"),

@@ -58,10 +58,22 @@ def test_a_halo_is_a_share_of_the_table():
     assert halo.table == pytest.approx(0.6 * whole.table) and halo.sent < whole.sent
 
 
+def test_a_prior_takes_memory_and_another_table(run):
+    """The table as it is for the line search, and sums of E + 1 by D; the embeddings of all rows on each rank."""
+    without, beside = (fit_cost(10**6, 10**5, 10**8, 64, 8, solver="cg", features=(0, e)) for e in (0, 256))
+    assert without.priors == 0 and beside.priors > 10**5 * 256 * 4 * 9 / 8
+    assert beside.memory == without.memory + beside.priors
+    table, sums = 7 / 8 * 10**6 * 64 * 4, 257 * 64 * 8
+    assert table + 4 * sums < beside.sent - without.sent < 1.3 * table
+    _, out, _ = run("plan", *SIZES, "--item-features", "256")
+    assert "priors, at most" in out
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         ({"ranks": 0}, "ranks must be"),
+        ({"features": (0, -1)}, "item_features must be"),
         ({"bandwidth": 0}, "bandwidth must be"),
         ({"mode": "blocks"}, "mode must be 'all' or 'halo'"),
         ({"solver": "lu"}, "solver must be"),

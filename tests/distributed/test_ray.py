@@ -11,6 +11,7 @@ from test_sharded_fit import make_matrix, make_model
 
 from wals_gpu import WALS, DistributedError, SingularSystemError, as_interactions
 from wals_gpu.distributed import fit_sharded, ray_train
+from wals_gpu.priors import LinearPrior
 
 try:
     import ray
@@ -48,12 +49,15 @@ def plays(tmp_path_factory):
 def test_parquet_files_on_two_workers_give_the_model_of_one_process(plays, tmp_path, monkeypatch):
     folder, table = plays
     monkeypatch.chdir(tmp_path)  # a relative path is of the driver
-    found = ray_train(make_model(solver="cg"), folder, num_workers=2, out="model")
-    whole = fit_sharded(make_model(solver="cg"), as_interactions(table)).local
+    ids = sorted(set(table["item_id"].to_pylist()))
+    prior = LinearPrior((ids, np.random.default_rng(0).normal(size=(len(ids), 6))), relative_strength=0.5)
+    found = ray_train(make_model(solver="cg", item_prior=prior), folder, num_workers=2, out="model")
+    whole = fit_sharded(make_model(solver="cg", item_prior=prior), as_interactions(table)).local
     model = WALS.load(tmp_path / "model")
     assert found.folder == tmp_path / "model" and len(list(found.folder.glob("users-*"))) == 2
     np.testing.assert_array_equal(model.user_factors, whole.user_factors)
     np.testing.assert_array_equal(model.item_factors, whole.item_factors)
+    np.testing.assert_array_equal(model.item_prior_.weights, whole.item_prior_.weights)
     assert model.user_ids.tolist() == whole.user_ids.tolist()
     assert [record.loss for record in found.history] == [record.loss for record in whole.history_]
 

@@ -16,6 +16,7 @@ from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.stored import write_stored
 from wals_gpu.distributed import LocalGroup, fit_sharded, shard
+from wals_gpu.distributed.cuts import cut_rows
 from wals_gpu.distributed.session import ShardedTerms
 from wals_gpu.distributed.tables import make_tables
 
@@ -461,6 +462,7 @@ def test_what_ranks_do_not_know_yet_is_refused(settings, error, text):
     [
         ({"mode": "some"}, ValueError, "mode must be one of auto, all, halo, blocks; got 'some'"),
         ({"table_bytes": 0}, ValueError, "table_bytes must be"),
+        ({"warm_start": True}, TypeError, "warm_start is for a fit in one process"),
         ({"patience": 2}, ValueError, "need validation"),
         ({"resume": True}, ValueError, "need checkpoint_dir"),
     ],
@@ -468,6 +470,14 @@ def test_what_ranks_do_not_know_yet_is_refused(settings, error, text):
 def test_bad_options_are_named(options, error, text):
     with pytest.raises(error, match=text):
         fit_sharded(make_model(), make_matrix(n=100), LocalGroup(), **options)
+
+
+@pytest.mark.parametrize("n", [1, 2, 1024, 1025, 2049, 3000])
+def test_no_rank_has_a_single_row_of_many(n):
+    """It would have one coefficient where the whole has one for each row, and another last bit."""
+    for size in (1, 2, 3, 5):
+        cuts = cut_rows(np.ones(n, np.int64), size, 8, SolveOptions())
+        assert sum(cuts.counts) == n and (n == 1 or 1 not in cuts.counts)
 
 
 def test_interactions_keep_their_ids():

@@ -51,7 +51,9 @@ NAMES = ("both", "hybrid", "learned", "curved")
 
 def modes_of(name, size):
     """How factors travel in the fits of so many ranks."""
-    return ("all", "halo") if name == "both" else ("auto",) if size != 3 else ()
+    if name == "both":
+        return ("all", "halo")
+    return ("auto",) if size in {"hybrid": (2,), "learned": (2, 4), "curved": (4,)}[name] else ()
 
 
 def make_data(name):

@@ -137,6 +137,10 @@ class CpuBackend:
         self.solve_rotated(rotated_terms, table, spectrum, factors, options, prior, row_loss=row_loss)
         return total(row_loss)
 
+    def takes_plain_steps(self, factors: int, options: SolveOptions) -> bool:
+        """Whether rows with a background and no prior means are solved by :meth:`solve_plain`."""
+        return takes_plain_steps(factors, options)
+
     def rotated(self, factors: NDArray[np.floating], spectrum: Spectrum) -> NDArray[np.floating]:
         """Factors (n, D), row by row in the basis of the eigenvectors, as :meth:`solve_rotated` takes them."""
         return _cpu.rotate(factors, spectrum.vectors, self.num_threads)

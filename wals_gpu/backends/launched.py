@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["is_launched", "ranks_here"]
+__all__ = ["is_launched", "local_rank", "ranks_here"]
 
 
 def is_launched() -> bool:
     """Whether a launcher started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def local_rank() -> int | None:
+    """The number of this process among those of this machine; None where no launcher has said it."""
+    number = os.environ.get("LOCAL_RANK")
+    return int(number) if is_launched() and number is not None else None
 
 
 def ranks_here() -> int:

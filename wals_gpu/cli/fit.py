@@ -326,6 +326,7 @@ def _interruptible(end: str = "then saving (Ctrl-C again: stop now and save noth
 def _run_on_ranks(args: argparse.Namespace) -> int:
     """The same on each of the processes that torchrun started; rank 0 speaks for all."""
     # Imported here: all commands but these run where the native module does not.
+    from wals_gpu.distributed.device import device_of_rank
     from wals_gpu.distributed.fit import fit_sharded
     from wals_gpu.distributed.group import gather_json, together
     from wals_gpu.distributed.launch import connected, threads_of_rank
@@ -334,6 +335,9 @@ def _run_on_ranks(args: argparse.Namespace) -> int:
         args.quiet = args.quiet or group.rank > 0
         args.threads = args.threads or threads_of_rank()
         with together(group):
+            args.device = device_of_rank(args.device)
+            if "device" in args.settings:
+                args.settings["device"] = args.device
             _check(args)
             given = {"--warm-start": args.warm_start, "--save-dtype": args.save_dtype}
             given["--publish-if"] = args.publish_if

@@ -18,7 +18,7 @@ __all__ = ["add", "run"]
 EPILOG = """\
 examples:
   wals-gpu plan --users 40e6 --items 1e4 --entries 5e8 --factors 128 --ranks 8 --bandwidth 25Gb
-  wals-gpu plan --users 1e6 --items 1e5 --entries 1e8 --solver cg
+  wals-gpu plan --users 1e6 --items 1e5 --entries 1e8 --solver cg --item-features 768
 
 The rate of arithmetic is measured on this machine, for a second, unless --rate says it:
 in multiply-adds a second of a thread. Seconds are a model, without the latency of the
@@ -42,6 +42,11 @@ def add(commands: Commands) -> None:
         "--bandwidth", metavar="BITS", type=_bandwidth, default=10e9,
         help="bits a second between them, such as 25Gb (default 10Gb)",
     )  # fmt: skip
+    for side in ("user", "item"):
+        parser.add_argument(
+            f"--{side}-features", metavar="E", type=_count, default=0,
+            help=f"numbers in the embedding of each {side}, for a prior (default none)",
+        )  # fmt: skip
     parser.add_argument("--iterations", metavar="N", type=positive, default=10, help="of a fit (default 10)")
     parser.add_argument("--rate", metavar="X", type=number, help="multiply-adds a second of one thread, such as 40e9")
 
@@ -55,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
     rate = args.rate or measured_rate(args.factors, args.solver)
     threads = args.threads or available_threads()
     given: dict[str, Any] = {"solver": args.solver, "threads": threads, "bandwidth": args.bandwidth, "rate": rate}
+    given["features"] = (args.user_features, args.item_features)
     sizes = args.users, args.items, args.entries, args.factors
     one, many = fit_cost(*sizes, 1, **given), fit_cost(*sizes, args.ranks, **given)
     if args.json:
@@ -74,10 +80,12 @@ def _table(one: FitCost, many: FitCost, iterations: int) -> str:
         ("factors", "own factors"),
         ("table", "factors of the other side"),
         ("working", "working memory"),
+        ("priors", "priors, at most"),
         ("memory", "memory, together"),
         ("sent", "sent in an iteration"),
     ):
-        lines.append((text, bytes_in_words(getattr(one, name)), bytes_in_words(getattr(many, name))))
+        if name != "priors" or one.priors:
+            lines.append((text, bytes_in_words(getattr(one, name)), bytes_in_words(getattr(many, name))))
     for name, text in (("arithmetic", "arithmetic of an iteration"), ("network", "network"), ("seconds", "together")):
         lines.append((text, _seconds(getattr(one, name)), _seconds(getattr(many, name))))
     lines.append((f"a fit of {iterations}", _seconds(one.seconds * iterations), _seconds(many.seconds * iterations)))

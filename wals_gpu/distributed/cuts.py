@@ -89,4 +89,8 @@ def cut_rows(lengths: NDArray[np.integer], size: int, factors: int, options: Sol
     before = np.where(after > 0, total[np.maximum(after - 1, 0)], 0.0)
     blocks = after + (wanted - before > total[np.minimum(after, len(total) - 1)] - wanted)
     bounds = np.concatenate([[0], np.minimum(blocks * step, n), [n]])
+    # A rank's only row would have one number where the whole has one for each row: it is solved with other roundings
+    # then, as one number for all is.
+    if n > 1:
+        bounds[bounds == n - 1] = n
     return Cuts(np.maximum.accumulate(bounds).astype(np.int64))

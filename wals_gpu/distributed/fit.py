@@ -22,6 +22,7 @@ from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.data.stored import as_stored
 from wals_gpu.distributed.checkpoint import ShardedCheckpoint
 from wals_gpu.distributed.cuts import Cuts
+from wals_gpu.distributed.device import DeviceRows, device_of_rank
 from wals_gpu.distributed.group import Group, LocalGroup, agree, gather_json, gather_uneven, of_each, together
 from wals_gpu.distributed.model import ShardedModel
 from wals_gpu.distributed.priors import RowsOnRanks
@@ -29,7 +30,6 @@ from wals_gpu.distributed.session import ShardedSession, ShardedTerms
 from wals_gpu.distributed.shards import Shards, shard
 from wals_gpu.distributed.tables import MODES
 from wals_gpu.distributed.validation import ShardedValidation
-from wals_gpu.errors import DeviceError
 from wals_gpu.model.sharded import fit_settings
 from wals_gpu.model.wals import WALS
 from wals_gpu.priors.linear import LinearPrior
@@ -76,7 +76,8 @@ def fit_sharded(
     Parameters
     ----------
     model : WALS
-        Its settings; it is not changed. On the CPU. Embeddings of priors are the same on all ranks,
+        Its settings; it is not changed. With ``device="cuda"`` each rank takes the device with its number on its
+        machine (``LOCAL_RANK``). Embeddings of priors are the same on all ranks,
         and may be memory-mapped: each reads those of its own rows.
     interactions : Shards, or whatever ``WALS.fit`` takes
         What each rank has; or all of it, which each rank takes its part of. A
@@ -111,8 +112,11 @@ def fit_sharded(
     with together(group, "reading the settings"):
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
+        if "warm_start" in columns:
+            raise TypeError("warm_start is for a fit in one process: on several ranks, fit without")
         if table_bytes is not None:
             integer("table_bytes", table_bytes, 1)
+        model = _on_own_device(model)
         settings = _settings_of(model)
         holding = HoldOut(validation, metric, validate_every, patience)
         saving = Saving(checkpoint_dir, checkpoint_every, resume)
@@ -127,7 +131,7 @@ def fit_sharded(
         checkpoint=[checkpoint_dir is None, checkpoint_every, bool(resume)],
     )
     shards, test = _shards_of(group, settings, interactions, validation, columns)
-    plan = _plan(group, settings, shards, test, holding, saving, mode, table_bytes)
+    plan = _plan(group, settings, shards, test, holding, saving, mode, table_bytes, model.num_threads)
     with Run(plan, lambda run: None) as run:
         run.iterate(_on_all_ranks(group, callback), show_progress and group.rank == 0)
     return ShardedModel.of(group, model, shards, plan, run)
@@ -169,10 +173,11 @@ def fit_rows(model: WALS, shards: Shards, group: Group) -> OwnFactors:
         As from :func:`fit_sharded`.
     """
     with together(group, "reading the settings"):
+        model = _on_own_device(model)
         settings = _settings_of(model)
     settings = _agreed(group, settings)
     shards, _ = _shards_of(group, settings, shards, None, {})
-    plan = _plan(group, settings, shards, None, HoldOut(), Saving(), "auto", None)
+    plan = _plan(group, settings, shards, None, HoldOut(), Saving(), "auto", None, model.num_threads)
     with Run(plan, lambda run: None) as run:
         run.iterate(None, False)
     session = plan.session
@@ -180,10 +185,14 @@ def fit_rows(model: WALS, shards: Shards, group: Group) -> OwnFactors:
     return OwnFactors(session.factors("user"), session.factors("item"), run.history)
 
 
+def _on_own_device(model: WALS) -> WALS:
+    """The model, with the rank's own device where it names that of all ranks."""
+    device = device_of_rank(model.device)
+    return model if device == model.device else type(model)(**{**model.get_params(deep=False), "device": device})
+
+
 def _settings_of(model: WALS) -> FitSettings:
     settings = fit_settings(model)
-    if not isinstance(settings.backend, CpuBackend):
-        raise DeviceError("device must be 'cpu' for a fit on several ranks, which the other devices do not know yet")
     if isinstance(settings.random_state, np.random.Generator):
         raise TypeError("random_state must be an integer or None for a fit on several ranks, got a Generator")
     settings.check_device()
@@ -254,9 +263,11 @@ def _plan(
     saving: Saving,
     mode: str,
     table_bytes: int | None,
+    num_threads: int,
 ) -> Plan:
-    backend = settings.backend
-    assert isinstance(backend, CpuBackend)
+    backend, rows_of = settings.backend, settings.backend
+    if not isinstance(rows_of, CpuBackend):
+        rows_of = DeviceRows(rows_of, num_threads)
     bound = shards.bind(settings.objective, **_unmet(settings, shards))
     terms = {side: ShardedTerms.of(shards, bound, side) for side in ("user", "item")}
     with together(group, "making room for the factors"):
@@ -265,10 +276,10 @@ def _plan(
         Side("user", terms["user"], factors[0], shards.user_ids),
         Side("item", terms["item"], factors[1], shards.item_ids),
     )
-    session = ShardedSession(group, backend, *factors, terms["user"], terms["item"], mode, table_bytes)
+    session = ShardedSession(group, rows_of, *factors, terms["user"], terms["item"], mode, table_bytes)
     for side, prior in zip(sides, (settings.user_prior, settings.item_prior), strict=True):
         if prior is not None:
-            side.prior = _begin_prior(settings, side, prior, RowsOnRanks(group, session, side.name, terms))
+            side.prior = _begin_prior(settings, rows_of, side, prior, RowsOnRanks(group, session, side.name, terms))
     validation = calibration = neighbors = None
     counts = np.empty(0, np.int64)
     if test is not None or settings.popularity_exponent != 0:
@@ -322,12 +333,14 @@ def _unmet(settings: FitSettings, shards: Shards) -> dict[str, NDArray[np.bool_]
     return unmet
 
 
-def _begin_prior(settings: FitSettings, side: Side, prior: LinearPrior, rows: RowsOnRanks) -> PriorSteps:
+def _begin_prior(
+    settings: FitSettings, backend: CpuBackend, side: Side, prior: LinearPrior, rows: RowsOnRanks
+) -> PriorSteps:
     terms = side.terms
     assert isinstance(terms, ShardedTerms)
     own = slice(rows.first, rows.first + len(side.factors))
     raw = rows.alone(lambda: prior.rows_for(side.name, side.ids, rows.n, own))
-    return PriorSteps.begin(prior, raw, terms.own, settings.backend, rows, settings.factors)
+    return PriorSteps.begin(prior, raw, terms.own, backend, rows, settings.factors)
 
 
 def _positive(items: csr_matrix) -> NDArray[np.int64]:

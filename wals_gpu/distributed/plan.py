@@ -20,6 +20,7 @@ from wals_gpu.distributed.cuts import row_cost
 from wals_gpu.distributed.session import slab_bounds
 from wals_gpu.distributed.tables import MODES
 from wals_gpu.objective.presets import make_objective
+from wals_gpu.priors.rows import chunk_rows
 
 __all__ = ["FitCost", "fit_cost", "measured_rate"]
 
@@ -42,6 +43,9 @@ class FitCost:
         Of the other side's factors in a half-sweep.
     working : int
         Of what the solver needs beside.
+    priors : int
+        Of features, prior means and what the steps of priors need, at most; and of the embeddings of all rows, which
+        each rank is given, and which need no memory where they are memory-mapped.
     sent : int
         Bytes that it sends in an iteration.
     arithmetic, network : float
@@ -54,6 +58,7 @@ class FitCost:
     factors: int
     table: int
     working: int
+    priors: int
     sent: int
     arithmetic: float
     network: float
@@ -61,7 +66,7 @@ class FitCost:
     @property
     def memory(self) -> int:
         """All bytes of a rank."""
-        return self.entries + self.coefficients + self.factors + self.table + self.working
+        return self.entries + self.coefficients + self.factors + self.table + self.working + self.priors
 
     @property
     def seconds(self) -> float:
@@ -87,6 +92,7 @@ def fit_cost(
     mode: str = "all",
     met: tuple[float, float] = (1.0, 1.0),
     itemsize: int = 4,
+    features: tuple[int, int] = (0, 0),
 ) -> FitCost:
     """Memory, traffic and seconds of a rank.
 
@@ -108,6 +114,9 @@ def fit_cost(
         With "halo": shares of the items that a rank's users meet, and of the users that its items meet.
     itemsize : int, default 4
         Bytes of a number.
+    features : (int, int), default (0, 0)
+        Numbers in the embedding of a user and of an item, for priors; 0 without. They are taken to be fitted with
+        ``votes="strength"``: with "equal", as ``WALS.hybrid`` does, less is sent.
 
     Returns
     -------
@@ -127,6 +136,8 @@ def fit_cost(
         ("entries", n_entries),
     ):
         integer(name, value, 1)
+    for name, width in zip(("user_features", "item_features"), features, strict=True):
+        integer(name, width, 0)
     number("bandwidth", bandwidth, positive=True)
     number("rate", rate, positive=True)
     if mode not in ("all", "halo"):
@@ -136,8 +147,8 @@ def fit_cost(
     sides = ((n_users, n_items, met[0]), (n_items, n_users, met[1]))
     others = 0.0 if ranks == 1 else (ranks - 1) / ranks
     arithmetic = sent = 0.0
-    tables, slabs = [], []
-    for n_own, n_other, share in sides:
+    tables, slabs, priors = [], [], 0.0
+    for (n_own, n_other, share), width in zip(sides, features, strict=True):
         lengths = np.array([n_entries / n_own])
         solves = float(row_cost(lengths, factors, options)[0]) * n_own
         dense = n_other * factors**2 * 1.5  # the Gram matrix, half of it, and the rotation
@@ -146,6 +157,19 @@ def fit_cost(
         tables.append(n_other * share * padded)
         slabs.append((len(slab_bounds(n_other, factors)) - 1) * factors**2 * 8)
         sent += others * (n_other * share * padded + slabs[-1])
+        if not width:
+            continue
+        # Sums of chunks that belong together, which go to rank 0, and the weights, thrice on their way back.
+        pieces = 2 * np.log2(max(n_own / ranks / chunk_rows(), 1)) + 1
+        of_weights = (width + 1) * factors * 8
+        own, of_entries = n_own / ranks, n_entries / ranks
+        gram = 8 * (width + 1) ** 2
+        priors += n_own * width * itemsize + own * (width + 4 * factors) * itemsize + of_entries * 3 * itemsize
+        priors += (3 + pieces * (1 if ranks == 1 else 1 + ranks)) * max(gram, of_weights)
+        if ranks > 1:
+            sent += others * (n_other * share * factors * itemsize + slabs[-1])  # as they are, for the line search
+            sent += (pieces + 3) * of_weights
+        arithmetic += (n_own * width * factors * 4 + 2 * n_entries * factors + 1.5 * n_other * factors**2) / ranks
     sizes = SolveSizes(-(-n_users // ranks), n_items, -(-n_entries // ranks), factors, itemsize, options.solver)
     working = CpuBackend(threads).memory_of(sizes).host - padded * n_items
     return FitCost(
@@ -155,6 +179,7 @@ def fit_cost(
         factors=round((n_users + n_items) * factors * itemsize / ranks),
         table=round(max(tables)),
         working=round(working + max(slabs)),
+        priors=round(priors),
         sent=round(sent),
         arithmetic=arithmetic / (rate * threads),
         network=sent * 8 / bandwidth,

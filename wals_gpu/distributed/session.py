@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.backends.cpu import CpuBackend, takes_plain_steps
+from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.devices import limits
 from wals_gpu.backends.host import Spectrum, check_gram, decompose, in_order, no_spectrum
 from wals_gpu.backends.session import iterate_in_turn
@@ -211,7 +211,7 @@ class ShardedSession:
         other = self._sides[other_side(side)]
         self._kept = None
         error: Exception | None = None
-        plain = prior is None and terms.has_background and takes_plain_steps(own.shape[1], options)
+        plain = prior is None and terms.has_background and self._backend.takes_plain_steps(own.shape[1], options)
         gram, spectrum, seen = self._basis(other_side(side), terms, other, plain)
         has_own_ridge = terms.own.ridge is not self._terms[side].own.ridge
         for part, table in self.tables[side].rounds(seen, lambda n: self._empty(n, seen)):
