@@ -1,5 +1,5 @@
 # make demo   set up and show the library at work on the embedded data
-# make test   set up and run every test
+# make test   set up and run every test, in two processes (JOBS=4: in four)
 # make lint   formatting and static checks
 # make ptx    what nvcc makes of the CUDA kernels, run for every kind of card with the tensor cores of every chip (minutes)
 # make docs   the site with the reference, into site/html, warnings being errors; make docs-serve shows it
@@ -21,8 +21,10 @@ CPP := $(shell find csrc tests tools -name '*.cpp' -o -name '*.h' -o -name '*.cu
 demo: $(VENV)/.installed
 	$(BIN)/wals-gpu demo
 
+# Two processes, each with the tests of its half, then with what the other has not come to: JOBS=1 is one, in order.
+JOBS ?= 2
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist worksteal)
 
 ptx: $(VENV)/.installed-dev
 	WALS_GPU_REQUIRE_NVCC=1 WALS_GPU_PTX=all $(BIN)/python -m pytest tests/cuda/test_ptx.py
