@@ -24,7 +24,8 @@ except ImportError:  # Windows
 
 __all__ = [
     "NVIDIA_DRIVER", "after_fork", "available_memory", "cpu_model", "cpu_quota", "exclusive", "nvidia_driver",
-    "nvidia_driver_version", "open_file", "to_disk", "usable_cpus",
+    "nvidia_driver_version", "open_file", "to_disk", "try_lock",
+    "usable_cpus",
 ]  # fmt: skip
 
 #: The library that comes with the driver.
@@ -126,6 +127,21 @@ def exclusive(path: Path) -> Iterator[Callable[[], None]]:
         yield lambda: os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def try_lock(fd: int) -> bool:
+    """Lock an open file until it is closed; False where another process holds it.
+
+    True also where there are no such locks (see :func:`exclusive`).
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+    return True
 
 
 def to_disk(path: Path) -> None:
