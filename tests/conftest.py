@@ -1,5 +1,6 @@
 """What tests share: property tests that are the same on every run, work beside them, and the instruction sets."""
 
+import os
 import signal
 
 import beside
@@ -20,8 +21,16 @@ settings.load_profile("repeatable")
 # Jobs that a shell runs in the background ignore Ctrl-C, and so would the processes that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# pytest-xdist has a process for each core, and threads of torch that wait for each other do not let go of theirs.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # References are many small matrices; threads of NumPy's BLAS that wait for each other make them several times slower.
 threadpool_limits(1, user_api="blas")
+
+
+#: Where the process beside pytest-xdist's puts results.
+_shared = pytest.StashKey[str]()
 
 
 def pytest_configure(config):
@@ -40,7 +49,16 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish(session):
     if not session.config.option.collectonly:
-        beside.start(list(dict.fromkeys(name for item in session.items for name in _awaited(item))))
+        names = list(dict.fromkeys(name for item in session.items for name in _awaited(item)))
+        beside.start(names, getattr(session.config, "workerinput", {}).get("beside"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Processes of pytest-xdist have one beside them."""
+    if _shared not in node.config.stash:
+        node.config.stash[_shared] = beside.share()
+    node.workerinput["beside"] = node.config.stash[_shared]
 
 
 def pytest_unconfigure():

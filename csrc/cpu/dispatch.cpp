@@ -3,12 +3,8 @@
 #include <atomic>
 #include <cstdlib>
 
+#include "../common/platform.h"
 #include "drivers.h"
-
-#if defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 #define WALS_DECLARE(name)                  \
     namespace wals::cpu {                   \
@@ -48,15 +44,8 @@ bool has_vnni() {
 }
 
 #if defined(WALS_HAS_AMX)
-/// Linux gives the tile registers' 8 KiB of state to processes that ask, once for all their threads.
 bool has_amx() {
-#if defined(__linux__)
-    constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    return has_vnni() && __builtin_cpu_supports("amx-int8") &&
-           syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-#else
-    return false;
-#endif
+    return has_vnni() && __builtin_cpu_supports("amx-int8") && may_use_amx_tiles();
 }
 #endif
 #endif

@@ -14,9 +14,7 @@
 #include <utility>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "../common/platform.h"
 
 namespace wals::cpu {
 
@@ -69,9 +67,7 @@ class Buffer {
         if (bytes <= 0) return;
         align_ = bytes >= 4 * kHugePage ? kHugePage : 64;
         data_ = static_cast<char*>(::operator new(size_t(bytes), std::align_val_t(align_)));
-#if defined(__linux__)
-        if (align_ == kHugePage) madvise(data_, size_t(bytes / kHugePage * kHugePage), MADV_HUGEPAGE);
-#endif
+        if (align_ == kHugePage) advise_huge_pages(data_, size_t(bytes / kHugePage * kHugePage));
     }
     ~Buffer() {
         if (data_) ::operator delete(data_, std::align_val_t(align_));

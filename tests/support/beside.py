@@ -7,6 +7,7 @@ own: what a test changes in its environment does not reach it, and no thread of 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.util
 import json
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -70,9 +72,10 @@ class PtxRun(NamedTuple):
     tensor_cores_alone: bool
 
 
+#: For the architectures that csrc/CMakeLists.txt makes all code from; make ptx has others.
 PTX_RUNS = {
     "compute_80 on an A100, as coarse as a V100": PtxRun(80, 80, "v100", False),
-    "compute_90 on an H100": PtxRun(90, 90, "h100", False),
+    "compute_80 on an H100": PtxRun(80, 90, "h100", False),
     "compute_80 on an RTX 3060": PtxRun(80, 86, "a100", True),
     "compute_75 on a T4": PtxRun(75, 75, "t4", True),
 }
@@ -116,10 +119,10 @@ def sanitized(sanitizers: str, *sources: str, definitions: tuple[str, ...] = ())
     """Builds and runs a native program, which ends with an error where a sanitizer finds something."""
 
     def work(folder: Path) -> dict:
-        compiler = [os.environ.get("CXX", "c++"), "-std=c++17", "-pthread", "-O1", "-g", "-ffp-contract=fast"]
+        compiler = [os.environ.get("CXX", "c++"), "-std=c++17", "-pthread", "-O1", "-g1", "-ffp-contract=fast"]
         options = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", *(f"-D{one}" for one in definitions)]
         run(*compiler, *options, *(ROOT / source for source in sources), "-o", folder / "program")
-        return outcome(folder / "program")
+        return outcome(folder / "program", folder / "results") | {"results": str(folder / "results")}
 
     return work
 
@@ -130,6 +133,17 @@ NATIVE = (
     *(f"csrc/cpu/{name}.cpp" for name in ("kernels", "drivers", "neighbors", "dispatch")),
 )
 BASELINE = ("WALS_ISA=isa_baseline", "WALS_VECTOR_BYTES=16", "WALS_ROWS_PER_TILE=4")
+
+
+def aarch64(folder: Path) -> dict:
+    """The same program as the build has it, for another processor, which qemu-user stands for; nothing without them."""
+    compiler, qemu = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64-static")
+    if compiler is None or qemu is None:
+        return {}
+    options = ["-std=c++17", "-pthread", "-static", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-Wall", "-Werror"]
+    sources = [ROOT / source for source in NATIVE]
+    run(compiler, *options, *(f"-D{one}" for one in BASELINE), *sources, "-o", folder / "program")
+    return outcome(qemu, folder / "program", folder / "results") | {"results": str(folder / "results")}
 
 
 def python(folder: Path, *arguments: str) -> dict:
@@ -171,6 +185,7 @@ WORK: dict[str, Callable[[Path], object]] = {
     "parallel, thread": sanitized("thread", "tests/support/native_parallel.cpp"),
     "native, thread": sanitized("thread", *NATIVE, definitions=BASELINE),
     "native, address,undefined": sanitized("address,undefined", *NATIVE, definitions=BASELINE),
+    "native, aarch64": aarch64,
     "soak": soak,
 }
 
@@ -181,22 +196,17 @@ WORK: dict[str, Callable[[Path], object]] = {
 class Running:
     """The process that does it, and where it puts results."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="wals_gpu-tests-"))
-        self.names = names
-        command = [sys.executable, __file__, str(self.folder), *names]
+        command = [sys.executable, __file__, str(self.folder)]
         # What tests import is what programs import: the checkout, or an installed package without it.
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         # A group of its own, so that what it started ends with it.
         self.process = subprocess.Popen(command, cwd=self.folder, env=environment, start_new_session=True)
 
-    def result(self, name: str) -> object:
-        file = self.folder / f"{name}.json"
-        while not file.exists():
-            if self.process.poll() is not None and not file.exists():
-                raise RuntimeError(f"the process beside the tests ended with status {self.process.returncode}")
-            time.sleep(0.02)
-        return json.loads(file.read_text())
+    def tell_its_end(self) -> None:
+        """To processes that wait for results and did not start it; in a thread, so not of a process that runs tests."""
+        write(self.folder / ENDED, str(self.process.wait()))
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -205,12 +215,43 @@ class Running:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+ORDER, ENDED = "order", "ended"
 _running: list[Running] = []
+_ordered: list[tuple[Path, list[str]]] = []
 
 
-def start(names: list[str]) -> None:
-    if names:
-        _running.append(Running(names))
+def write(file: Path, text: str) -> None:
+    """All of it at once, as others wait for the file."""
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    with contextlib.suppress(FileNotFoundError):  # the folder went with the tests
+        part.write_text(text)
+        part.rename(file)
+
+
+def share() -> str:
+    """Begin in a process that starts several with tests; gives the folder that each of them has to name."""
+    _running.append(Running())
+    threading.Thread(target=_running[-1].tell_its_end, daemon=True).start()
+    return str(_running[-1].folder)
+
+
+def start(names: list[str], folder: str | None = None) -> None:
+    """Begin, or say what there is to do for several processes with tests, which all say the same."""
+    if not names:
+        return
+    if folder is None:
+        _running.append(Running())
+        folder = str(_running[-1].folder)
+    _ordered.append((Path(folder), names))
+    write(Path(folder, ORDER), json.dumps(names))
+
+
+def status(folder: Path) -> str | None:
+    """With which the process that works in a folder has ended."""
+    if (folder / ENDED).exists():
+        return (folder / ENDED).read_text()
+    ended = [each.process.poll() for each in _running if each.folder == folder]
+    return str(ended[0]) if ended and ended[0] is not None else None
 
 
 def stop() -> None:
@@ -220,28 +261,36 @@ def stop() -> None:
 
 def result(name: str):
     """What was made; the test fails with the words of what could not make it."""
-    found = next((each for each in _running if name in each.names), None)
+    found = next((folder for folder, names in _ordered if name in names), None)
     if found is None:
         start([name])
-        found = _running[-1]
-    made = found.result(name)
+        found = _ordered[-1][0]
+    file = found / f"{name}.json"
+    while not file.exists():
+        if (ended := status(found)) is not None and not file.exists():
+            raise RuntimeError(f"the process beside the tests ended with status {ended}")
+        time.sleep(0.02)
+    made = json.loads(file.read_text())
     if "error" in made:
         pytest.fail(made["error"], pytrace=False)
     return made["made"]
 
 
-def main(folder: Path, *names: str) -> None:
-    for name in names:
+def main(folder: Path) -> None:
+    tests = os.getppid()
+    while not (folder / ORDER).exists():
+        if os.getppid() != tests:  # they were killed while they were collected
+            return
+        time.sleep(0.02)
+    for name in json.loads((folder / ORDER).read_text()):
         try:
             (folder / name).mkdir()
             done = {"made": WORK[name](folder / name)}
         except Exception as error:
             text = str(error) if isinstance(error, RuntimeError) else traceback.format_exc()
             done = {"error": text}
-        unfinished = folder / f"{name}.part"
-        unfinished.write_text(json.dumps(done))
-        unfinished.rename(folder / f"{name}.json")
+        write(folder / f"{name}.json", json.dumps(done))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(Path(sys.argv[1]))

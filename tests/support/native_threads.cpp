@@ -1,6 +1,8 @@
 // A program of its own, for sanitizers: every native call from several threads, each result bit by bit that of one.
 //
-// Built with the kernels of the baseline instruction set alone, which takes seconds; make sanitize has the others.
+// Built with the kernels of the baseline instruction set alone, which takes seconds; make sanitize has the others. With
+// the name of a file it writes the results there, to be compared with those of another processor: for each array its
+// length, then its values, all in float64.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -49,10 +51,13 @@ struct World {
         }
     }
 
-    /// All that the calls compute, one after the other.
+    /// All that the calls compute, one after the other, each array behind its length.
     std::vector<double> results(int n_threads) {
         std::vector<double> out;
-        auto keep = [&](const auto& array) { out.insert(out.end(), array.begin(), array.end()); };
+        auto keep = [&](const auto& array) {
+            out.push_back(double(array.size()));
+            out.insert(out.end(), array.begin(), array.end());
+        };
         const T one = 1, ridge = T(0.3);
         wals::cpu::RotatedRows<T> problem;
         problem.terms.n_rows = kRows;
@@ -168,15 +173,22 @@ struct World {
 };
 
 template <class T>
-bool same(int64_t D) {
+bool same(int64_t D, std::FILE* file) {
     World<T> world(D);
     const std::vector<double> expected = world.results(1);
+    if (file) std::fwrite(expected.data(), sizeof(double), expected.size(), file);
     if (std::any_of(expected.begin(), expected.end(), [](double value) { return std::isnan(value); })) return false;
     return world.results(4) == expected;
 }
 
 }  // namespace
 
-int main() {
-    std::printf("%d of 4 the same\n", same<float>(96) + same<float>(7) + same<double>(64) + same<double>(17));
+int main(int argc, char** argv) {
+    std::FILE* file = argc > 1 ? std::fopen(argv[1], "wb") : nullptr;
+    int n = same<float>(96, file);
+    n += same<float>(7, file);
+    n += same<double>(64, file);
+    n += same<double>(17, file);
+    if (file) std::fclose(file);
+    std::printf("%d of 4 the same\n", n);
 }

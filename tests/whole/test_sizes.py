@@ -17,7 +17,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from solving import solve_rows
 
-from wals_gpu import PRESETS, WALS, make_objective, reference
+from wals_gpu import PRESETS, WALS, make_objective, reference, system
 from wals_gpu.backends import SolveOptions, make_backend
 from wals_gpu.data.stored import write_stored
 from wals_gpu.objective.terms import RowTerms
@@ -434,13 +434,13 @@ def test_available_memory(monkeypatch, tmp_path):
     (group / "memory.max").write_text("5000000\n")
     (group / "memory.current").write_text("3000000\n")
     (group / "memory.stat").write_text("anon 1\nactive_file 400000\ninactive_file 100000\n")
-    monkeypatch.setattr(memory, "_cgroups", lambda: [group])
+    monkeypatch.setattr(system, "_cgroups", lambda: [group])
     assert memory.available_memory() == 2_500_000
     (group / "memory.max").write_text("max\n")
     assert memory.available_memory() > 2_500_000
     code = """
 import resource
-from wals_gpu.training.memory import available_memory
+from wals_gpu.system import available_memory
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + (100 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "wals_gpu"
 
 # From the bottom to the top. A package imports from itself and from those before it.
 FLOORS = (
-    "errors", "checks", "objective", "data", "text", "backends", "priors", "retrieval", "evaluation",
+    "system", "errors", "checks", "objective", "data", "text", "backends", "priors", "retrieval", "evaluation",
     "training", "tuning", "model", "publishing", "report", "distributed", "spark", "datasets", "compat", "export",
     "serve", "cli",
 )  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
 from threadpoolctl import ThreadpoolController
+
+from wals_gpu.system import after_fork
 
 __all__ = ["controller", "one_blas_thread"]
 
@@ -21,8 +22,7 @@ def _after_fork() -> None:
     _lock = threading.Lock()  # a thread that held it is not there any more
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+after_fork(_after_fork)
 
 
 @cache

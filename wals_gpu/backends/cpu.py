@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -28,15 +27,9 @@ from wals_gpu.backends.host import (
 from wals_gpu.backends.session import iterate_in_turn
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
 from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
+from wals_gpu.system import usable_cpus
 
-__all__ = ["CpuBackend", "CpuSession", "available_threads"]
-
-
-def available_threads() -> int:
-    """Processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+__all__ = ["CpuBackend", "CpuSession"]
 
 
 def takes_plain_steps(factors: int, options: SolveOptions) -> bool:
@@ -68,7 +61,7 @@ class CpuBackend:
     name = "cpu"
 
     def __init__(self, num_threads: int = 0) -> None:
-        self.num_threads = num_threads or available_threads()
+        self.num_threads = num_threads or usable_cpus()
 
     def check(
         self,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from wals_gpu.errors import DeviceError, DeviceLostError
+from wals_gpu.system import NVIDIA_DRIVER, nvidia_driver
 
 __all__ = ["driver_cuda", "explained", "no_device", "tells_device_errors"]
 
@@ -41,7 +42,7 @@ _WRONG_BUILD = ("no kernel image", "invalid device function", "unsupported toolc
 def driver_cuda() -> str | None:
     """The CUDA version that the installed driver is for, such as "12.4"; None without a driver."""
     try:
-        driver, number = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+        driver, number = nvidia_driver(), ctypes.c_int()
         if driver.cuDriverGetVersion(ctypes.byref(number)):
             return None
     except (OSError, AttributeError):
@@ -63,7 +64,7 @@ def no_device(why: str, torch_cuda: str | None, built_with: str | None = None) -
     """
     driver, ours = driver_cuda(), built_with or "a later CUDA"
     if driver is None:
-        return "no NVIDIA driver was found (libcuda.so.1): install one, or use the CPU"
+        return f"no NVIDIA driver was found ({NVIDIA_DRIVER}): install one, or use the CPU"
     if "insufficient" in why:
         major = driver.partition(".")[0]
         other = f", which is what torch was built with ({torch_cuda})" if (torch_cuda or "").startswith(major) else ""

@@ -8,7 +8,6 @@ middling fit. It takes seconds; the outcome is kept for the device, its driver a
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
@@ -33,6 +32,7 @@ from wals_gpu.data.files import whole_file
 from wals_gpu.errors import DeviceLostError, SingularSystemError
 from wals_gpu.objective.presets import make_objective
 from wals_gpu.objective.terms import RowTerms
+from wals_gpu.system import exclusive, nvidia_driver_version
 
 __all__ = ["Case", "Outcome", "approve", "cases", "check_kept", "compare", "cuda_backend", "place_of", "self_check"]
 __all__ += ["work"]
@@ -365,12 +365,11 @@ def place_of(backend: CudaBackend) -> tuple[dict[str, str], Path]:
     """What an outcome is valid for (the device, the driver, the build), and the file where it is kept."""
     memory: Any = backend.device.memory
     limits = backend.device.limits
-    key = {"device": limits.name, "capability": str(limits.capability), "driver": "unknown"}
+    key = {"device": limits.name, "capability": str(limits.capability)}
     with contextlib.suppress(AttributeError, RuntimeError, ValueError, AssertionError):  # not torch's memory
         found = memory.torch.cuda.get_device_properties(memory.device)  # torch before 2.5 knows no UUIDs
         key |= {"uuid": str(getattr(found, "uuid", memory.device.index)), "torch": str(memory.torch.__version__)}
-    with contextlib.suppress(OSError, IndexError):
-        key["driver"] = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+    key["driver"] = nvidia_driver_version() or "unknown"
     key["build"] = _build_of(getattr(backend.device.kernels, "__file__", None))
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = os.environ.get("XDG_CACHE_HOME", "")
@@ -418,7 +417,8 @@ def self_check(backend: CudaBackend, *, again: bool = False, tell: Callable[[str
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(stack.enter_context(open(path.with_suffix(".lock"), "w")), fcntl.LOCK_EX)
+            path.with_suffix(".lock").touch()
+            stack.enter_context(exclusive(path.with_suffix(".lock")))
         known = None if again else _read(path, key)
         if known is None:
             # What the next process finds if this one does not survive the check.

@@ -9,13 +9,13 @@ import platform
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wals_gpu.backends.cuda_memory import cuda_of_torch
 from wals_gpu.backends.devices import cuda_status, device_index
+from wals_gpu.system import NVIDIA_DRIVER, cpu_model, cpu_quota, nvidia_driver, usable_cpus
 
 __all__ = ["check_gpu", "describe_installation", "installed_version"]
 
@@ -38,7 +38,7 @@ def describe_installation() -> dict[str, Any]:
         "wals_gpu": installed_version("wals_gpu"),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "platform": platform.platform(),
-        "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "usable": _usable_cpus(), "quota": _cpu_quota()},
+        "cpu": {"model": cpu_model(), "cores": os.cpu_count(), "usable": usable_cpus(), "quota": cpu_quota()},
         "native": _native(),
         "blas": {"numpy": _numpy_blas(), "pools": _blas_pools()},
         "cuda": _cuda(),
@@ -51,31 +51,6 @@ def installed_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("model name", "Model")):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cpu_quota() -> float | None:
-    """CPUs that the cgroup (v2) of this process may use: a container that sees 64 CPUs may be granted the time of 2."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return int(quota) / int(period)
-    except (OSError, ValueError):  # no such file, or "max"
         return None
 
 
@@ -161,9 +136,9 @@ def check_gpu(device: str, tell: Callable[[str], None]) -> dict[str, Any]:
 def _cuda_devices() -> tuple[int, str | None]:
     """Number of NVIDIA GPUs that the driver lets this process use, and why there are none."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = nvidia_driver()
     except OSError:
-        return 0, "no NVIDIA driver was found (libcuda.so.1)"
+        return 0, f"no NVIDIA driver was found ({NVIDIA_DRIVER})"
     count = ctypes.c_int()
     status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     if status:

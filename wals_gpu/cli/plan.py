@@ -54,11 +54,11 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print both."""
     # Imported here: `wals-gpu doctor` must run where the native module does not.
-    from wals_gpu.backends.cpu import available_threads
     from wals_gpu.distributed.plan import fit_cost, measured_rate
+    from wals_gpu.system import usable_cpus
 
     rate = args.rate or measured_rate(args.factors, args.solver)
-    threads = args.threads or available_threads()
+    threads = args.threads or usable_cpus()
     given: dict[str, Any] = {"solver": args.solver, "threads": threads, "bandwidth": args.bandwidth, "rate": rate}
     given["features"] = (args.user_features, args.item_features)
     sizes = args.users, args.items, args.entries, args.factors

@@ -11,14 +11,12 @@ edited it, no save writes it again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
 import os
 import re
 import secrets
-import stat
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +30,7 @@ from safetensors import SafetensorError
 
 from wals_gpu.checks import warn
 from wals_gpu.errors import ModelFormatError
+from wals_gpu.system import exclusive, open_file
 
 __all__ = [
     "CURRENT", "POINTER", "append_seal", "folder_digest", "load_folder", "load_metadata", "load_npz", "real_folder",
@@ -101,10 +100,10 @@ def save_folder(
     metadata_text = _canonical(dict(metadata))
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    with _exclusive(folder) as folder_fd:
+    with exclusive(folder) as to_disk:  # a second save waits, since each removes the files of the one before
         try:
             entry = _write_tensors(folder, tensors)
-            os.fsync(folder_fd)
+            to_disk()
             document = {
                 "format": "wals_gpu",
                 "format_version": FORMAT_VERSION,
@@ -121,7 +120,7 @@ def save_folder(
                 rename(_JSON)
             if card is not None:
                 _write_card(folder, append_seal(card))
-            os.fsync(folder_fd)
+            to_disk()
         finally:
             _remove_leftovers(folder)
 
@@ -317,7 +316,7 @@ def remove_folder(path: str | os.PathLike[str]) -> None:
     folder = Path(path)
     if not (folder / _JSON).exists():
         return
-    with _exclusive(folder):
+    with exclusive(folder):
         (folder / _JSON).unlink()  # first: what is left by a kill in between is no model
         for entry in list(folder.iterdir()):
             if _TENSOR_FILE.fullmatch(entry.name) or _TEMPORARY.fullmatch(entry.name):
@@ -387,18 +386,6 @@ def _replacing(folder: Path) -> Iterator[tuple[BinaryIO, Any]]:
         yield file, rename
 
 
-@contextlib.contextmanager
-def _exclusive(folder: Path) -> Iterator[int]:
-    """The folder's descriptor, locked: a second save waits, since each removes the files of the one before."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems have no locks: there, savers must not meet
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield fd
-    finally:
-        os.close(fd)
-
-
 def _remove_leftovers(folder: Path) -> None:
     """Remove what ``model.json`` does not name, of this save or of one that was killed; failing is harmless."""
     with contextlib.suppress(OSError, ModelFormatError):
@@ -420,12 +407,10 @@ def _read_json(folder: Path) -> bytes:
 
 
 def _open_file(path: Path) -> BinaryIO:
-    """Open a file to read, and nothing else: a pipe or a device in its place could block for ever, or never end."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
+    file = open_file(path)
+    if file is None:
         raise ModelFormatError(f"{path} is damaged: it is not a file")
-    return os.fdopen(fd, "rb")
+    return file
 
 
 def _parse(text: bytes, path: Path) -> dict[str, Any]:

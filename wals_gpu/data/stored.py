@@ -36,6 +36,7 @@ from wals_gpu.data.rows_on_disk import AppendedArray, StoredRows
 from wals_gpu.errors import DataError
 from wals_gpu.objective.bound import BoundObjective, Objective
 from wals_gpu.objective.terms import RowTerms
+from wals_gpu.system import to_disk
 
 __all__ = ["StoredMatrix", "StoredTerms", "as_stored", "one_each", "terms_of_rows", "write_stored"]
 
@@ -260,21 +261,12 @@ def write_stored(
         (work / "stored.json").write_text(json.dumps(metadata) + "\n")
         work.chmod(0o777 & ~_umask())  # mkdtemp's is for the owner alone
         for written in (*work.rglob("*"), work):
-            _to_disk(written)
+            to_disk(written)
         os.rename(work, folder)
-        _to_disk(folder.parent)
+        to_disk(folder.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return StoredMatrix(folder, block_bytes=block_bytes)
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would survive a power cut."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _umask() -> int:

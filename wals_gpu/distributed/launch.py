@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from wals_gpu.backends.cpu import available_threads
 from wals_gpu.backends.launched import is_launched, ranks_here
 from wals_gpu.checks import number
 from wals_gpu.distributed.group import Group, LocalGroup, TorchGroup
 from wals_gpu.errors import DistributedError
+from wals_gpu.system import usable_cpus
 
 __all__ = ["connected", "name_of_attempt", "threads_of_rank"]
 
 
 def threads_of_rank() -> int:
     """Threads for this rank: its part of the processors that the ranks of this machine share."""
-    return max(available_threads() // ranks_here(), 1)
+    return max(usable_cpus() // ranks_here(), 1)
 
 
 def name_of_attempt(store: Any, rank: int, size: int, timeout: float) -> str:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
 import re
@@ -31,6 +30,7 @@ from typing import Any
 
 from wals_gpu.checks import did_you_mean, integer
 from wals_gpu.data.files import CURRENT, real_folder, whole_file
+from wals_gpu.system import to_disk, try_lock
 
 __all__ = ["BusyError", "ModelFolder", "now"]
 
@@ -132,21 +132,15 @@ class ModelFolder:
     @contextlib.contextmanager
     def _lock(self, name: str, wait: float) -> Iterator[None]:
         path, until = self.path / name, time.monotonic() + wait
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            while True:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= until:
-                        holder = os.pread(fd, 200, 0).decode(errors="replace").strip()
-                        raise BusyError(f"another run is using {self.path} ({holder or 'unknown'})") from None
-                    time.sleep(min(0.2, max(until - time.monotonic(), 0.01)))
-                except OSError:  # some network file systems have no locks: there, runs must not meet
-                    break
+            while not try_lock(fd):
+                if time.monotonic() >= until:
+                    holder = os.read(fd, 200).decode(errors="replace").strip()
+                    raise BusyError(f"another run is using {self.path} ({holder or 'unknown'})")
+                time.sleep(min(0.2, max(until - time.monotonic(), 0.01)))
             os.ftruncate(fd, 0)
-            os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()} since {now()}\n".encode(), 0)
+            os.write(fd, f"process {os.getpid()} on {socket.gethostname()} since {now()}\n".encode())
             yield
         finally:
             os.close(fd)
@@ -277,11 +271,12 @@ class ModelFolder:
 
     def _append(self, record: Mapping[str, Any]) -> None:
         line = json.dumps(record, allow_nan=False, ensure_ascii=True) + "\n"
-        fd = os.open(self.path / LOG, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        fd = os.open(self.path / LOG, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            size = os.fstat(fd).st_size
-            if size and os.pread(fd, 1, size - 1) != b"\n":  # a crash cut the line before
-                line = "\n" + line
+            if os.fstat(fd).st_size:
+                os.lseek(fd, -1, os.SEEK_END)
+                if os.read(fd, 1) != b"\n":  # a crash cut the line before
+                    line = "\n" + line
             os.write(fd, line.encode())
             os.fsync(fd)
         finally:
@@ -326,9 +321,5 @@ def _write(path: Path, text: str) -> None:
 
 def _sync(folder: Path) -> None:
     """Have the names in a folder reach the disk."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(fd)
-    finally:
-        os.close(fd)
+    with contextlib.suppress(OSError):
+        to_disk(folder)

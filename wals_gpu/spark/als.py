@@ -18,10 +18,10 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import IntegerType
 
-from wals_gpu.backends.cpu import available_threads
 from wals_gpu.model.wals import WALS
 from wals_gpu.spark.executors import FIT_SCHEMA, ITEM, PACKED_SCHEMA, REPORT, USER, FitOrder, fitted, packed, raised
 from wals_gpu.spark.model import ALSModel
+from wals_gpu.system import usable_cpus
 
 __all__ = ["ALS"]
 
@@ -384,4 +384,4 @@ def _local_cores(master: str) -> int:
     inside = found[1] if found else None
     if inside is None:
         return 1
-    return available_threads() if inside == "*" else int(inside)
+    return usable_cpus() if inside == "*" else int(inside)

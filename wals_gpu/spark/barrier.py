@@ -11,9 +11,9 @@ from typing import Any
 
 from pyspark import BarrierTaskContext
 
-from wals_gpu.backends.cpu import available_threads
 from wals_gpu.distributed.group import Group, LocalGroup, TorchGroup
 from wals_gpu.errors import DistributedError
+from wals_gpu.system import usable_cpus
 
 __all__ = ["joined"]
 
@@ -39,7 +39,7 @@ def joined(cores: int, timeout: float) -> Iterator[tuple[Group, int]]:
     # Python workers of one executor have one parent.
     where = [hosts[rank], os.getppid()] if cores else [hosts[rank]]
     everywhere = [json.loads(one) for one in context.allGather(json.dumps(where))]
-    shared = min(cores, available_threads()) if cores else available_threads()
+    shared = min(cores, usable_cpus()) if cores else usable_cpus()
     threads = max(shared // everywhere.count(where), 1)
     if len(hosts) == 1:
         yield LocalGroup(), threads

@@ -11,12 +11,10 @@ cuts both files back to whole records. After a power cut a key can be on disk wi
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wals_gpu.errors import DataError
+from wals_gpu.system import exclusive
 
 __all__ = ["EmbeddingStore"]
 
@@ -96,7 +95,7 @@ class EmbeddingStore:
         keys = np.empty(len(texts), _KEY)
         keys["digest"] = _digests(texts)
         keys["checksum"] = _checksums(keys["digest"], vectors)
-        with self._locked():
+        with exclusive(self._folder):
             count = self._whole_records()
             for name, size, data in (("vectors.f32", 4 * vectors.shape[1], vectors), ("keys.bin", _KEY.itemsize, keys)):
                 fd = os.open(self._folder / name, os.O_RDWR | os.O_CREAT, 0o666)
@@ -141,16 +140,6 @@ class EmbeddingStore:
         temporary.write_text(json.dumps({**self._about, "dimension": dimension}, indent=1) + "\n", encoding="utf-8")
         os.replace(temporary, self._folder / _ABOUT)
         self._dimension = dimension
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        fd = os.open(self._folder, os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):  # some network file systems have no locks: there, one writer at a time
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
 
 
 def _digests(texts: Sequence[str]) -> NDArray[np.bytes_]:

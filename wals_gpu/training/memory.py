@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,9 @@ from wals_gpu.backends.solve import EXACT, SolveOptions, SolveSizes
 from wals_gpu.data.tables import html_table
 from wals_gpu.objective.bound import Objective
 from wals_gpu.priors.linear import LinearPrior
+from wals_gpu.system import available_memory
 
-__all__ = ["FitSizes", "MemoryEstimate", "available_memory", "check_memory", "estimate_memory"]
+__all__ = ["FitSizes", "MemoryEstimate", "check_memory", "estimate_memory"]
 
 
 #: Its number, its weight, and both once more while the matrix is made of them.
@@ -171,45 +171,6 @@ def _arrays_per_entry(sizes: FitSizes) -> int:
     terms = plain.bind(sample).user_terms(sample)
     arrays = [array for array in (terms.rhs, terms.gram) if array is not None and array.size == 2]
     return sum(not np.shares_memory(array, sample.data) for array in arrays)
-
-
-def available_memory() -> int | None:
-    """Bytes that this process can still get: by the system, its cgroups, its limit of address space. None: unknown."""
-    limits = []
-    try:
-        pages = {line.split(":")[0]: int(line.split()[1]) << 10 for line in _lines("/proc/meminfo")}
-        limits.append(pages["MemAvailable"] + pages["SwapFree"])
-        limits += [left for group in _cgroups() if (left := _left_in(group)) is not None]
-        limit = next(line for line in _lines("/proc/self/limits") if line.startswith("Max address space")).split()[3]
-        if limit != "unlimited":
-            used = next(line for line in _lines("/proc/self/status") if line.startswith("VmSize:")).split()[1]
-            limits.append(int(limit) - (int(used) << 10))
-    except (OSError, KeyError, StopIteration, ValueError, IndexError):  # not Linux, or /proc is not there
-        pass
-    return max(min(limits), 0) if limits else None
-
-
-def _lines(path: str | Path) -> list[str]:
-    return Path(path).read_text().splitlines()
-
-
-def _cgroups() -> list[Path]:
-    """Folders of the cgroup (v2) of this process and of those around it."""
-    name = next((line.split("::", 1)[1] for line in _lines("/proc/self/cgroup") if line.startswith("0::")), None)
-    if name is None:
-        return []
-    own = Path("/sys/fs/cgroup", name.lstrip("/"))
-    return [group for group in (own, *own.parents) if (group / "memory.max").exists()]
-
-
-def _left_in(group: Path) -> int | None:
-    """What is left under the limit of a cgroup; the page cache counts as left."""
-    limit = (group / "memory.max").read_text().strip()
-    if limit == "max":
-        return None
-    counts = dict(line.split() for line in _lines(group / "memory.stat"))
-    cache = int(counts["inactive_file"]) + int(counts["active_file"])
-    return int(limit) - int((group / "memory.current").read_text()) + cache
 
 
 def check_memory(estimate: MemoryEstimate) -> None:

@@ -25,7 +25,7 @@ from wals_gpu.backends.devices import make_backend
 from wals_gpu.backends.session import Backend
 from wals_gpu.data.csr import select
 from wals_gpu.retrieval.neighbors import Neighbors
-from wals_gpu.training.memory import available_memory
+from wals_gpu.system import available_memory
 
 __all__ = ["as_neighbors", "fit_neighbors", "owned_by", "regressions", "user_weights"]
 
