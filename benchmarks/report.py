@@ -23,10 +23,7 @@ MARKED = re.compile(r"(<!-- table:([\w/-]+) -->\n).*?(<!-- /table:\2 -->)", re.D
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 where a table is stale")
-    pages = [ROOT / "README.md", BENCHMARKS / "README.md"]
-    names = "index benchmarks distributed solvers retrieval migrate-from-implicit text priors objective calibration"
-    names += " ranking training reranking serving input"
-    pages += [ROOT / "docs" / f"{name}.md" for name in names.split()]
+    pages = [ROOT / "README.md", BENCHMARKS / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     parser.add_argument("files", nargs="*", type=Path, default=pages)
     args = parser.parse_args()
     stale = []

@@ -150,6 +150,14 @@ def test_docstrings_of_public_names_are_in_numpy_style():
     assert not bad
 
 
+def test_names_that_are_nowhere_are_not_taken_for_internal_ones():
+    """Internal names stay plain text in the reference; what is nowhere in the package is a warning of Sphinx."""
+    assert site_reference.exists("wals_gpu.retrieval.posterior") and site_reference.exists("session.Session.solve")
+    assert not site_reference.exists("wals_gpu.retrieval.posteriors") and not site_reference.exists(
+        "session.Session.solves"
+    )
+
+
 def test_search_finds_a_page():
     """The index is a file of the site, and knows names and words."""
     index = (built() / "searchindex.js").read_text(encoding="utf-8")
