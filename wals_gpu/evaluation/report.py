@@ -445,9 +445,7 @@ class _UserMetrics:
         self._relevant, self._ks, self._surprise, self._directions = relevant, ks, surprise, directions
         self._parts: list[dict[str, NDArray[np.float64]]] = []
 
-    def add(
-        self, users: NDArray[np.int64], ids: NDArray[np.int64], expected: NDArray[np.int64] | None = None
-    ) -> None:
+    def add(self, users: NDArray[np.int64], ids: NDArray[np.int64], expected: NDArray[np.int64] | None = None) -> None:
         relevant = self._relevant[users]
         rows = np.flatnonzero(np.diff(relevant.indptr))
         expected = None if expected is None else expected[rows]
