@@ -457,20 +457,6 @@ def defaults_table(result: dict) -> str:
     return table(header, rows) + plain_caption(result, words) + "\n"
 
 
-def defaults_short_table(result: dict) -> str:
-    """The values as they come, without the details."""
-    header = ["log", "popularity", "WALS() before", "WALS()", "ials, tuned", "regret"]
-    rows = []
-    for record in result["records"]:
-        if record["values"] == "own":
-            cells = [f"{record['ndcg@20'][system]:.3f}" for system in header[1:-1]]
-            rows.append([record["log"], *cells, f"{record['regret']['value']:+.1%}"])
-    total = result["summary"]
-    words = f"nDCG@20, mean of {len(result['seeds'])} splits; mean regret {total['mean_regret']:.1%}, worst "
-    words += f"{total['worst_regret']:.1%}, with each entry counted once too"
-    return table(header, rows) + plain_caption(result, words) + "\n"
-
-
 def defaults_choice_table(result: dict) -> str:
     """The best trials, and what would have been chosen without each log."""
     header = ["settings", "iterations", "mean regret", "worst regret"]
@@ -857,7 +843,6 @@ TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark
 
 #: Other tables of a result file: the name in the markers -> the file, the function.
 VIEWS: dict[str, tuple[str, Callable[[dict], str]]] = {
-    "defaults-short": ("defaults", defaults_short_table),
     "ranking-short": ("ranking", ranking_short_table),
     "headline": ("ranking", headline_table),
     "ranking-cost": ("ranking", ranking_cost_table),
