@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -156,18 +158,19 @@ def main() -> int:
     # POST has more to be wrong about.
     weights = {id(operation): 6 if operation.method.upper() == "POST" else 1 for operation in operations}
     each = args.requests / sum(weights.values())
-    for operation in operations:
-        of_each = 1 + args.mutations * (operation.method.upper() == "POST")
-        content = document["paths"][operation.path].get("post", {"requestBody": {"content": {}}})["requestBody"][
-            "content"
-        ]
-        good = [json.dumps(one["value"]).encode() for some in content.values() for one in some["examples"].values()]
-        n = max(1, round(each * weights[id(operation)] / of_each / 2))
-        for mode in schemathesis.GenerationMode:
-            if mode.name == "NEGATIVE" and operation.path in ("/metrics", "/healthz"):
-                continue  # nothing can be wrong
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):  # what there was until then is told all the same
+        for operation in operations:
+            of_each = 1 + args.mutations * (operation.method.upper() == "POST")
+            post = document["paths"][operation.path].get("post")
+            content = post["requestBody"]["content"] if post else {}
+            good = [json.dumps(one["value"]).encode() for some in content.values() for one in some["examples"].values()]
+            n = max(1, round(each * weights[id(operation)] / of_each / 2))
+            for mode in schemathesis.GenerationMode:
+                if mode.name == "NEGATIVE" and operation.path in ("/metrics", "/healthz"):
+                    continue  # nothing can be wrong
 
-            send_all(operation, mode, n, of_each, good)
+                send_all(operation, mode, n, of_each, good)
     for (label, status), count in sorted(statuses.items()):
         print(f"{label:20} {status} {count:7,}")
     print(f"{sum(statuses.values()):,} answers in {time.perf_counter() - began:.0f} s, {len(wrong)} wrong")
