@@ -37,6 +37,8 @@ apt-get update -qq
 apt-get install -y -qq --download-only "$python" "$python-venv" "lib$python-dev" libstdc++6 > /dev/null
 for package in "$apt"/archives/*.deb; do dpkg-deb -x "$package" "$place"; done
 rm -r "$apt"
+# Where `python -m venv` takes pip from.
+sed -i "s#'/usr/share/python-wheels/'#'$place/usr/share/python-wheels/'#" "$place/usr/lib/$python"/_sysconfigdata_*.py
 [ -e "$place/lib" ] || ln -s usr/lib "$place/lib" # since 2023 Debian has libraries there, and programs look here
 
 if [ "$architecture" = "$(dpkg --print-architecture)" ]; then

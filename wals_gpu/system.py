@@ -23,9 +23,8 @@ except ImportError:  # Windows
     fcntl = None
 
 __all__ = [
-    "NVIDIA_DRIVER", "after_fork", "available_memory", "cpu_model", "cpu_quota", "exclusive", "nvidia_driver",
-    "nvidia_driver_version", "open_file", "to_disk", "try_lock",
-    "usable_cpus",
+    "NVIDIA_DRIVER", "after_fork", "available_memory", "cpu_model", "cpu_quota", "exclusive", "folder_in_memory",
+    "nvidia_driver", "nvidia_driver_version", "open_file", "to_disk", "try_lock", "usable_cpus",
 ]  # fmt: skip
 
 #: The library that comes with the driver.
@@ -100,6 +99,12 @@ def _left_in(group: Path) -> int | None:
     counts = dict(line.split() for line in _lines(group / "memory.stat"))
     cache = int(counts["inactive_file"]) + int(counts["active_file"])
     return int(limit) - int((group / "memory.current").read_text()) + cache
+
+
+def folder_in_memory() -> Path | None:
+    """A folder for files that need not survive; None where there is none."""
+    folder = Path("/dev/shm")
+    return folder if folder.is_dir() and os.access(folder, os.W_OK) else None
 
 
 # Files

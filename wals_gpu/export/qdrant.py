@@ -11,7 +11,6 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from wals_gpu.export.folder import Export, check_folder, manifest_of, new_folder
 from wals_gpu.export.tables import parts
 from wals_gpu.model.vectors import ScoreVectors, score_vectors
 from wals_gpu.model.wals import WALS
+from wals_gpu.system import folder_in_memory
 
 __all__ = ["export_qdrant"]
 
@@ -106,9 +106,7 @@ def export_qdrant(
     check_folder(target, overwrite)
     with new_folder(target, overwrite) as folder:
         # The local mode waits for the disk after each point: where there is a folder in memory, that is where to write.
-        memory = Path("/dev/shm")
-        parent = memory if os.access(memory, os.W_OK) and memory.is_dir() else folder.parent
-        with tempfile.TemporaryDirectory(prefix=".wals_gpu", dir=parent) as fast:
+        with tempfile.TemporaryDirectory(prefix=".wals_gpu", dir=folder_in_memory() or folder.parent) as fast:
             with contextlib.closing(package.QdrantClient(path=fast)) as client:
                 writer.write(client, "items", f"{collection}_items", manifest)
                 writer.write(client, "users", f"{collection}_users", manifest)
