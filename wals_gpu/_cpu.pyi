@@ -67,8 +67,8 @@ def fit_neighbors(
     first: int = 0,
     last: int | None = None,
 ) -> tuple[Any, ...]:
-    """ids (n, m) and weights (n, m) of the regressions of items [first, last), by default all, on their nearest items,
-    of users' sorted items and items' sorted users; works in so many bytes."""
+    """ids (n, m) and weights (n, m) of the regressions of items [first, last), by default all, on their nearest
+    items, of users' sorted items and items' sorted users; works in so many bytes."""
 
 def gram(factors: NDArray[Any], weight: NDArray[Any], n_threads: int) -> NDArray[Any]:
     """Sum of weight[i] y_i y_i' in float64, (D, D)."""
