@@ -264,13 +264,7 @@ def _bodies(
         f'{head},"source":"{source}","items":[{items}]}}'
         for head, source, items in zip(heads, sources, lists, strict=True)
     ]
-    bodies: list[bytes | Exception] = []
-    start = 0
-    for query in queries:
-        end = start + len(query.subjects)
-        bodies.append(f'{{"model":"{model.version}","lists":[{",".join(texts[start:end])}]}}'.encode())
-        start = end
-    return bodies
+    return _lists_of(model, queries, texts)
 
 
 def _json_lists(model: ServedModel, columns: NDArray[Any], scores: NDArray[Any]) -> list[str]:
@@ -351,6 +345,7 @@ def _like_users(model: ServedModel, queries: Sequence[Query]) -> list[bytes | Ex
 
 
 def _lists_of(model: ServedModel, queries: Sequence[Query], texts: Sequence[str]) -> list[bytes | Exception]:
+    """The JSON of each query, from that of each subject."""
     bodies: list[bytes | Exception] = []
     start = 0
     for query in queries:
