@@ -118,6 +118,7 @@ def test_mistakes_are_one_line(run, model, tmp_path, monkeypatch):
         ((model, "--port", 70000), "--port must be from 0 to 65535"),
         ((model, "--host", "192.0.2.1"), "--host 192.0.2.1 is no address of this machine"),
         ((model, "--port", 0, "--title-column", "x"), "--title-column needs --titles"),
+        ((model, "--port", 0, "--titles", "none.csv"), "--titles: No such file or directory: none.csv"),
         ((model / "model.json", "--port", 0), "MODEL must be a folder"),
         ((tmp_path, "--port", 0), "is not a model folder"),
         ((tmp_path / "none", "--port", 0), "no model folder"),

@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--title-column needs --titles FILE")
     if args.titles is not None:
         refuse_model(args.titles, "a table of items, for --titles")
+        args.titles.stat()  # it is not there: said with the name of the option
     if args.model.is_file() and real_folder(args.model) == args.model:
         raise ValueError(f"MODEL must be a folder that 'wals-gpu fit' saved; {args.model} is a file")
     check_device(args, args.max_k)
