@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -97,6 +98,22 @@ def test_evaluate_and_tune_write_pages(run, plays, tmp_path):
     words = ["--out", tmp_path / "best.json", "--html", trials, "--trials", 3, "--quiet", "--threads", 1, "--json"]
     status, text, said = run("tune", plays, *words)
     assert status == 0 and json.loads(text)["trials"] == 3 and "3 trials" in trials.read_text("utf-8"), said
+
+
+def test_a_page_of_lists_that_are_ranked_again_shows_these(run, plays, tmp_path):
+    kinds = tmp_path / "items.csv"
+    kinds.write_text("item_id,title,kind\n" + "".join(f"s{n:02},Song {n},{'AB'[n % 2]}\n" for n in range(12)))
+    page, recommended = tmp_path / "report.html", {}
+    song = re.compile(r'</th><td><bdi dir="auto">Song (\d+)')
+    words = ["evaluate", plays, *QUICK, "--html", page, "--titles", kinds, "-k", 3]
+    for more in ([], ["--quota", "A=0", "--quota", "B=1:3", "--category-column", "kind"]):
+        status, _, said = run(*words, *more)
+        assert status == 0, said
+        source = page.read_text("utf-8")
+        lists = re.findall(r"<table.*?</table>", source[source.index('<section id="examples"') :], re.S)
+        recommended[len(more)] = {int(n) % 2 for table in lists if "was hidden" in table for n in song.findall(table)}
+    assert recommended == {0: {0, 1}, 6: {1}}
+    assert "A=0, B=1:3" in source
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def test_onnx_of_histories(run, model, tmp_path):
         (["--to", "milvus", "--out", "x"], "--to must be one of parquet, faiss, usearch, pgvector, qdrant, onnx"),
         (["--to", "parquet"], "--out FOLDER must be given"),
         (["--to", "qdrant"], "--out FOLDER or --url URL must be given"),
+        (["--to", "qdrant", "--url", "h:6333"], "--url must be an address such as http://localhost:6333, got 'h:6333'"),
         (["--to", "faiss", "--url", "http://h"], "--url has no meaning with --to faiss; --out is the folder to write"),
         (["--to", "pgvector", "--out", "x"], "--out has no meaning with --to pgvector; --url is the address"),
         (["--to", "parquet", "--out", "x", "--schema", "s"], "--schema has no meaning with --to parquet"),

@@ -319,6 +319,17 @@ def test_one_run_at_a_time(tmp_path):
     assert store.current is not None and len(store.runs()) == 1
 
 
+def test_a_damaged_model_is_left_by_a_rollback(tmp_path):
+    folder = tmp_path / "models"
+    for end in (18, 20):
+        publish(make_model(), make_plays((0, end)), folder, "always", time_column="time")
+    store = ModelFolder(folder)
+    first, second = store.names()
+    for file in (folder / second).iterdir():
+        file.write_text("garbage")
+    assert store.rollback() == (first, second) and store.current == first
+
+
 def test_a_rollback_during_a_run_wins(tmp_path):
     folder = tmp_path / "models"
     for end in (18, 20):

@@ -55,6 +55,13 @@ class Served:
         return self.process.returncode, errors
 
 
+def test_a_signal_while_the_model_is_read_is_obeyed(run, model, monkeypatch):
+    """And not passed over, with a server that runs on."""
+    monkeypatch.setattr("wals_gpu.cli.serve._app_of", lambda settings: signal.raise_signal(signal.SIGINT))
+    assert run("serve", model, "--port", 0)[0] == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_server_from_start_to_end(model, titles, tmp_path):
     """It answers requests and a browser, only under its own names, and ends in order with status 0."""
     served = Served(model, "--titles", titles, "--threads", 1, "--log", "json", "--max-k", 20)
@@ -111,6 +118,7 @@ def test_mistakes_are_one_line(run, model, tmp_path, monkeypatch):
         ((model, "--port", 70000), "--port must be from 0 to 65535"),
         ((model, "--host", "192.0.2.1"), "--host 192.0.2.1 is no address of this machine"),
         ((model, "--port", 0, "--title-column", "x"), "--title-column needs --titles"),
+        ((model, "--port", 0, "--titles", "none.csv"), "--titles: No such file or directory: none.csv"),
         ((model / "model.json", "--port", 0), "MODEL must be a folder"),
         ((tmp_path, "--port", 0), "is not a model folder"),
         ((tmp_path / "none", "--port", 0), "no model folder"),

@@ -135,9 +135,10 @@ def run(args: argparse.Namespace) -> None:
         made |= {"share held out": args.fraction} if protocol in ("random", "strong", "temporal") else {}
         made |= {"cutoff": args.cutoff} if args.cutoff is not None else {}
         made |= {"sampled negatives of each user": args.negatives} if args.negatives is not None else {}
+        made |= {name.replace("_", " "): _shown(value) for name, value in given_reranking(args).items()}
         write_report(
-            args.html, report, model=model, train=train, test=test, fold_in=fold_in, data=data, titles=titles,
-            settings=made | {"fitted in": f"{seconds:.1f} s"}, random_state=args.seed,
+            args.html, report, model=model, train=train, test=test, fold_in=fold_in, options=more, data=data,
+            titles=titles, settings=made | {"fitted in": f"{seconds:.1f} s"}, random_state=args.seed,
             title=f"Ranking report: {', '.join(Path(one).name for one in args.interactions)}",
         )  # fmt: skip
         say(f"wrote {args.html}")
@@ -149,6 +150,14 @@ def run(args: argparse.Namespace) -> None:
     else:
         print(f"{size_of(data)}; {train.nnz:,} to train on, {test.nnz:,} to find; fitted in {seconds:.1f} s\n")
         print(f"{report}\n[in brackets: 95 % interval, bootstrap over users; split {protocol}, seed {args.seed}]")
+
+
+def _shown(value: Any) -> str:
+    """An option as it was typed."""
+    if not isinstance(value, list):
+        return str(value)
+    bounds = ((name, ":".join(map(str, bound)) if isinstance(bound, tuple) else bound) for name, bound in value)
+    return ", ".join(f"{bound}" if name is None else f"{name}={bound}" for name, bound in bounds)
 
 
 def check_html(path: Path) -> None:

@@ -104,6 +104,8 @@ def _where(args: argparse.Namespace) -> str:
             "--out FOLDER or --url URL must be given" if args.to == "qdrant" else "--out FOLDER must be given"
         )
     where: str = args.url if args.out is None else args.out
+    if args.out is None and "://" not in where:  # a folder of the local mode otherwise
+        raise ValueError(f"--url must be an address such as http://localhost:6333, got {where!r}")
     return where
 
 

@@ -123,7 +123,7 @@ def _print(outcome: Outcome, folder: Path) -> None:
         held_out = record["held_out"]
         print(
             f"{held_out['entries']:,} of {held_out['new']:,} new entries held out by {held_out['by']}; measured on "
-            f"{held_out['measured_entries']:,} of {held_out['measured_users']:,} users\n"
+            f"{held_out['measured_entries']:,} entries of {held_out['measured_users']:,} users\n"
         )
         names = [name for name in ("candidate", "yesterday", "popularity", "difference") if name in _first(record)]
         rows = [[metric, *(_shown(of[name]) for name in names)] for metric, of in record["metrics"].items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import gc
 import json
@@ -13,6 +14,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--title-column needs --titles FILE")
     if args.titles is not None:
         refuse_model(args.titles, "a table of items, for --titles")
+        args.titles.stat()  # it is not there: said with the name of the option
     if args.model.is_file() and real_folder(args.model) == args.model:
         raise ValueError(f"MODEL must be a folder that 'wals-gpu fit' saved; {args.model} is a file")
     check_device(args, args.max_k)
@@ -111,24 +114,35 @@ def run(args: argparse.Namespace) -> int:
         "timeout_keep_alive": 60,
         "backlog": 2048,
     }
-    # uvicorn raises the signal that ended it once more when it has ended in order.
-    before = {one: signal.signal(one, _ended) for one in (signal.SIGTERM, signal.SIGINT)}
     try:
         if args.workers == 1:
-            app = _app_of(settings)
-            _announce(args, f"http://{shown}:{port}")
-            uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listening])
+            server = uvicorn.Server(uvicorn.Config(_app_of(settings), **options))  # a signal while it loads ends it
+            with _signals(lambda: server.should_exit):
+                _announce(args, f"http://{shown}:{port}")
+                server.run(sockets=[listening])
         else:
-            _serve_in_processes(args, settings, options, listening, f"http://{shown}:{port}")
+            with _signals(lambda: True):
+                _serve_in_processes(args, settings, options, listening, f"http://{shown}:{port}")
     finally:
         listening.close()
-        for one, handler in before.items():
-            signal.signal(one, handler)
     return 0
 
 
-def _ended(number: int, frame: FrameType | None) -> None:
-    """What a signal does that has been obeyed already."""
+@contextlib.contextmanager
+def _signals(is_obeyed: Callable[[], bool]) -> Iterator[None]:
+    """uvicorn raises the signal that ended it once more when it has ended in order: that one is passed over, and one
+    that came before uvicorn looked for signals is not."""
+
+    def once_more(number: int, frame: FrameType | None) -> None:
+        if not is_obeyed():
+            raise KeyboardInterrupt
+
+    before = {one: signal.signal(one, once_more) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _announce(args: argparse.Namespace, address: str) -> None:

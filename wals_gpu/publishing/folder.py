@@ -92,6 +92,15 @@ class ModelFolder:
                 return found
         return {}
 
+    def _before(self, name: str) -> str | None:
+        """What was in use before a model: of the log, where the model's folder is damaged."""
+        about = self.about(name) or next(
+            (run for run in reversed(self.runs()) if run.get("decision") == "published" and run.get("model") == name),
+            {},
+        )
+        found = about.get("previous")
+        return found if isinstance(found, str) else None
+
     def runs(self) -> list[dict[str, Any]]:
         """The log, a dict for each run, the earliest first; a line that a crash cut off is passed over."""
         try:
@@ -233,7 +242,7 @@ class ModelFolder:
             if before is None:
                 raise ValueError(f"{self.path} is no folder of models, or has none in use")
             if to is None:
-                to = self.about(before).get("previous")
+                to = self._before(before)
                 if to is None:
                     raise ValueError(f"{before} was the first model of {self.path}: there is none before it")
                 if to not in names:
@@ -297,7 +306,7 @@ class ModelFolder:
         current = self.current
         if current is None:
             return
-        needed = {current, self.about(current).get("previous")}
+        needed = {current, self._before(current)}
         spare = [name for name in self.names() if name not in needed]
         n_needed = sum(name in needed for name in self.names())
         for name in spare[: max(len(spare) + n_needed - keep, 0)]:

@@ -59,6 +59,7 @@ def write_report(
     train: Any = None,
     test: Any = None,
     fold_in: Any = None,
+    options: Mapping[str, Any] | None = None,
     data: Any = None,
     tuning: Tuning | None = None,
     titles: Any = None,
@@ -80,7 +81,8 @@ def write_report(
         What :func:`wals_gpu.evaluation.evaluate` found.
     model : fitted model, or dict of such by name, optional
         As `evaluate` was given it: for settings, curves and, with `train` and `test`, scores and example lists.
-    train, test, fold_in : as for `evaluate`, optional
+    train, test, fold_in, options : as for `evaluate`, optional
+        With the `options` that were measured, such as ``{"diversity": 0.3}``, the lists shown are those.
     data : matrix, Interactions, table or path, optional
         All interactions, before they were divided: for the statistics, with times and repeated rows where it is a table
         or Interactions. Rows and columns of `train`, where that is a matrix, are those of `data`, and have its ids.
@@ -120,7 +122,7 @@ def write_report(
     task = None
     models = {} if model is None else by_name(model, {} if evaluation is None else evaluation.results)
     if train is not None and test is not None:
-        task = _task(models, model, train, test, fold_in)
+        task = _task(models, model, train, test, fold_in, options)
     user_ids, item_ids = (None, None) if task is None else (task.user_ids, task.item_ids)
     if whole is not None:
         user_ids = whole.user_ids if user_ids is None else user_ids
@@ -169,14 +171,16 @@ def _opened(name: str, train: Any, data: Any) -> Interactions:
     return open_interactions(name, given, {"warn_ratings": False} if is_table(given) else None)
 
 
-def _task(models: Mapping[str, Any], model: Any, train: Any, test: Any, fold_in: Any) -> Task:
+def _task(
+    models: Mapping[str, Any], model: Any, train: Any, test: Any, fold_in: Any, options: Mapping[str, Any] | None
+) -> Task:
     asked = dict(models)
     by_train = isinstance(model, Mapping)
     if not asked:
         from wals_gpu.evaluation.popularity import Popularity
 
-        asked, by_train = {"popularity": Popularity(train)}, True
-    return Task.make(asked, train, test, fold_in, None, True, [10], None, {}, by_train=by_train)
+        asked, by_train, options = {"popularity": Popularity(train)}, True, None
+    return Task.make(asked, train, test, fold_in, None, True, [10], None, {}, by_train=by_train, more=options)
 
 
 def _differences(evaluation: EvaluationReport, seed: int) -> Differences:
