@@ -241,6 +241,10 @@ def test_back_and_forth(three_nights, tmp_path):
     assert third.record["warm_start"] == first
     assert store.rollback() == (first, third.name) and store.rollback(last)[0] == last
     assert [run["decision"] for run in store.runs()[-4:]] == ["rolled back", "published", "rolled back", "rolled back"]
+    (folder / "current").unlink()
+    with pytest.raises(ValueError, match=f"^to must name one of {first}, .* has no model in use"):
+        store.rollback()
+    assert store.rollback(last) == (last, None) and store.current == last
     (folder / first / "model.json").unlink()
     with pytest.raises(ValueError, match="is not a whole model"):
         store.rollback(first)

@@ -43,14 +43,15 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json({"model": name, "previous": before})
     else:
-        print(f"{args.folder / 'current'} is {name} now; it was {before}")
+        print(f"{args.folder / 'current'} is {name} now; it was {before or 'none'}")
 
 
 def _list(folder: ModelFolder, as_json: bool) -> None:
     current = folder.current
-    if current is None:
-        raise ValueError(f"{folder.path} is no folder of models, or has none in use")
-    found = [{"model": name, "current": name == current, **_of(folder, name)} for name in folder.names()]
+    names = folder.names()
+    if not names:
+        raise ValueError(f"{folder.path} is no folder of models: there is none")
+    found = [{"model": name, "current": name == current, **_of(folder, name)} for name in names]
     if as_json:
         print_json(found)
         return

@@ -217,7 +217,7 @@ class ModelFolder:
             shutil.rmtree(entry, ignore_errors=True)
         return name
 
-    def rollback(self, to: str | None = None) -> tuple[str, str]:
+    def rollback(self, to: str | None = None) -> tuple[str, str | None]:
         """Go back to the model that was in use before the current one, or to a named one; the run is in the log.
 
         Parameters
@@ -227,21 +227,25 @@ class ModelFolder:
 
         Returns
         -------
-        name, before : str
-            The models that are in use now, and that were until now.
+        name : str
+            The model that is in use now.
+        before : str or None
+            The one that was until now; None where `current` was gone, or led nowhere.
 
         Raises
         ------
         ValueError
-            There is no model to go back to, or none of that name; nothing has changed.
+            There is no model to go back to, or none of that name; or none is in use and `to` names none. Nothing has changed.
         """
         if not self.path.is_dir():
             raise ValueError(f"{self.path} is no folder of models: there is nothing")
         with self._lock(".switch", 60.0):
             before, names = self.current, self.names()
-            if before is None:
-                raise ValueError(f"{self.path} is no folder of models, or has none in use")
+            if not names:
+                raise ValueError(f"{self.path} is no folder of models: there is none")
             if to is None:
+                if before is None:
+                    raise ValueError(f"to must name one of {', '.join(names)}: {self.path} has no model in use")
                 to = self._before(before)
                 if to is None:
                     raise ValueError(f"{before} was the first model of {self.path}: there is none before it")

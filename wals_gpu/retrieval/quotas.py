@@ -75,7 +75,7 @@ def _bounds(label: Any, bounds: Any) -> tuple[int, int]:
     low = integer(f"{name}[0]", bounds[0], 0)
     high = _NO_END if bounds[1] is None else integer(f"{name}[1]", bounds[1], 0)
     if low > high:
-        raise ValueError(f"{name} must be a pair (at least, at most), got {tuple(bounds)}")
+        raise ValueError(f"{name} must want at most as many as it allows, got at least {low} and at most {high}")
     return low, high
 
 
