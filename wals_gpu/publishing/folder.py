@@ -235,7 +235,8 @@ class ModelFolder:
         Raises
         ------
         ValueError
-            There is no model to go back to, or none of that name; or none is in use and `to` names none. Nothing has changed.
+            There is no model to go back to, or none of that name; or none is in use and `to` names none. Nothing has
+            changed.
         """
         if not self.path.is_dir():
             raise ValueError(f"{self.path} is no folder of models: there is nothing")
