@@ -18,7 +18,7 @@ pytest.importorskip("prometheus_client")
 
 from fastapi.testclient import TestClient
 
-from wals_gpu import WALS
+from wals_gpu import WALS, DataError
 from wals_gpu.data.ids import Ids
 from wals_gpu.priors.linear import LinearPrior
 from wals_gpu.serve import Limits, answers, make_app
@@ -51,6 +51,7 @@ def fitted(seed=0, numbers=False, **options):
 
 
 TITLES = {f"i{n:02}": f"Song number {n}" for n in range(N_ITEMS)} | {"i07": 'Blue "Train" </script>'}
+CATEGORIES = {f"i{n:02}": "ab"[n % 2] for n in range(N_ITEMS)}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,8 @@ def model():
 
 @pytest.fixture(scope="module")
 def client(model):
-    return TestClient(make_app(model, titles=TITLES, limits=Limits(max_k=30, max_body=20_000)))
+    limits = Limits(max_k=30, max_body=20_000)
+    return TestClient(make_app(model, titles=TITLES, categories=CATEGORIES, limits=limits))
 
 
 def ask(client, path, status=200, **body):
@@ -90,6 +92,12 @@ def of(found):
         ({"deny": ["i00", "i04", "none"]}, {"deny_items": ["i00", "i04"]}),
         ({"allow": ["i01", "i02", "i03", "none"]}, {"allow_items": ["i01", "i02", "i03"]}),
         ({"diversity": 0.5}, {"diversity": 0.5}),
+        ({"popularity_penalty": 0.7}, {"popularity_penalty": 0.7}),
+        ({"quotas": 2, "k": 5}, {"quotas": 2, "k": 5, "categories": CATEGORIES}),
+        (
+            {"quotas": {"b": [2, 3], "a": 1}, "k": 6, "diversity": 0.2},
+            {"quotas": {"b": (2, 3), "a": 1}, "k": 6, "diversity": 0.2, "categories": CATEGORIES},
+        ),
         ({"explore": "ucb", "noise": 0.3}, {"explore": "ucb", "noise": 0.3}),
         ({"explore": "thompson", "seed": 4}, {"explore": "thompson", "random_state": 4}),
     ],
@@ -226,6 +234,10 @@ def test_texts(model):
         ("/recommend", {"users": ["a"], "top": 3}, 422, "invalid_request", "top", "not known"),
         ("/recommend", {"users": ["a"], "noise": 1}, 422, "invalid_request", None, "noise needs explore"),
         ("/recommend", {"users": ["a"], "diversity": 2}, 422, "invalid_request", "diversity", "1"),
+        ("/recommend", {"users": ["a"], "popularity_penalty": -1}, 422, "invalid_request", "popularity_penalty", "0"),
+        ("/recommend", {"users": ["u01"], "quotas": {"z": 1}}, 422, "not_possible", None, "no item has 'z'"),
+        ("/recommend", {"users": ["u01"], "quotas": {"a": [3, 1]}}, 422, "not_possible", None, "at least 3"),
+        ("/recommend", {"users": ["a"] * 17, "quotas": 1}, 422, "invalid_request", "quotas", "16"),
         ("/recommend", {"sessions": [["a", {"item": 1.5}]]}, 422, "invalid_request", "sessions[0][1].item", ""),
         (
             "/recommend",
@@ -291,14 +303,32 @@ def test_only_hosts_that_are_served(model):
     assert response.json()["error"]["type"] == "wrong_host"
 
 
+def test_categories_are_those_of_the_table_of_titles(model, tmp_path):
+    table = tmp_path / "items.csv"
+    table.write_text("item_id,title,genre\n" + "".join(f"{item},{item},{CATEGORIES[item]}\n" for item in CATEGORIES))
+    client = TestClient(make_app(model, titles=table))
+    assert client.get("/healthz").json()["categories"] == 2
+    (one,) = ask(client, "/recommend", users=["u05"], k=6, quotas={"b": 1})["lists"]
+    assert sum(CATEGORIES[item["item"]] == "b" for item in one["items"]) == 1 and len(one["items"]) == 6
+    plain = TestClient(make_app(model, titles=TITLES))
+    assert plain.get("/healthz").json()["categories"] is None
+    error = ask(plain, "/recommend", 422, users=["u05"], quotas=1)["error"]
+    assert (error["type"], error["field"]) == ("no_categories", "quotas")
+    with pytest.raises(ValueError, match="category_column needs categories, or titles in a table"):
+        make_app(model, category_column="genre")
+    with pytest.raises(DataError, match="kind"):
+        make_app(model, titles=table, category_column="kind")
+
+
 # ------------------------------------------------------------------------------------------------------------ batching
 
 
 def test_a_batch_gives_the_bits_of_single_requests(model, monkeypatch):
-    served = Models(model, TITLES).current
+    served = Models(model, TITLES, categories=CATEGORIES).current
     rng = np.random.default_rng(0)
     users = [f"u{n:02}" for n in range(N_USERS)] + ["nobody"]
     options = [{}, {"k": 3}, {"diversity": 0.4}, {"explore": "ucb"}, {"explore": "thompson", "seed": 2}]
+    options += [{"quotas": 2}, {"quotas": (("a", 1), ("b", (1, 4)))}, {"popularity_penalty": 0.5}]
     queries = [
         answers.Query(answers.Options("users", **({"k": 9} | some)), [user]) for user in users for some in options
     ]

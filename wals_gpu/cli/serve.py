@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,12 @@ def add(commands: Commands) -> None:
         "--workers", metavar="N", type=positive, default=1, help="processes, each with its own copy of the model"
     )
     add_titles(parser)
-    parser.add_argument("--item-column", metavar="COLUMN", help="of --titles; default: the one named like item_id")
+    parser.add_argument(
+        "--categories", metavar="FILE", type=Path,
+        help="table of items with their categories, for quotas (default: --titles)",
+    )  # fmt: skip
+    parser.add_argument("--category-column", metavar="COLUMN", help="default: the one named like category or genre")
+    parser.add_argument("--item-column", metavar="COLUMN", help="of both tables; default: the one named like item_id")
     parser.add_argument("--max-k", metavar="N", type=positive, default=200, help="items of a list (default 200)")
     parser.add_argument("--log", choices=["plain", "json"], default="plain", help="lines on standard error")
     parser.add_argument("--access-log", action="store_true", help="a line for each request")
@@ -86,6 +92,11 @@ def run(args: argparse.Namespace) -> int:
     if args.titles is not None:
         refuse_model(args.titles, "a table of items, for --titles")
         args.titles.stat()  # it is not there: said with the name of the option
+    if args.categories is not None:
+        refuse_model(args.categories, "a table of items, for --categories")
+        args.categories.stat()
+    elif args.category_column is not None and args.titles is None:
+        raise ValueError("--category-column needs --categories FILE, or --titles FILE")
     if args.model.is_file() and real_folder(args.model) == args.model:
         raise ValueError(f"MODEL must be a folder that 'wals-gpu fit' saved; {args.model} is a file")
     check_device(args, args.max_k)
@@ -98,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
         "model": str(args.model.absolute()),
         "titles": None if args.titles is None else str(args.titles.absolute()),
         "title_column": args.title_column,
+        "categories": None if args.categories is None else str(args.categories.absolute()),
+        "category_column": args.category_column,
         "item_column": args.item_column,
         "max_k": args.max_k,
         "device": args.device,
@@ -182,6 +195,8 @@ def _app_of(settings: dict[str, Any]) -> FastAPI:
         settings["model"],
         titles=settings["titles"],
         title_column=settings["title_column"],
+        categories=settings["categories"],
+        category_column=settings["category_column"],
         item_column=settings["item_column"],
         limits=Limits(max_k=settings["max_k"]),
         allowed_hosts=settings["hosts"],

@@ -39,11 +39,18 @@ class Options:
     noise: float | None = None
     seed: int | None = None
     has_allow: bool = False
+    popularity_penalty: float = 0.0
+    quotas: int | tuple[tuple[str, int | tuple[int, ...]], ...] | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether the factors alone say what is best."""
-        return not (self.has_allow or self.explore or self.diversity)
+        return not (self.has_allow or self.explore or self.is_reranked)
+
+    @property
+    def is_reranked(self) -> bool:
+        """Whether the best items are put into another order."""
+        return self.diversity > 0 or self.popularity_penalty > 0 or self.quotas is not None
 
 
 @dataclass(slots=True)
@@ -59,7 +66,7 @@ class Query:
     @property
     def is_slow(self) -> bool:
         """Whether others should not wait for it: texts are encoded, and bounds computed of every item."""
-        return self.options.kind == "texts" or self.options.explore == "ucb" or self.options.diversity > 0
+        return self.options.kind == "texts" or self.options.explore == "ucb" or self.options.is_reranked
 
 
 def of_recommend(request: RecommendRequest) -> Query:
@@ -79,10 +86,19 @@ def of_recommend(request: RecommendRequest) -> Query:
         request.noise,
         request.seed,
         request.allow is not None,
+        request.popularity_penalty,
+        _frozen(request.quotas),
     )
     # A draw for a session depends on its number in the call.
     alone = kind == "sessions" and request.explore == "thompson"
     return Query(options, subjects, request.deny, request.allow, alone)
+
+
+def _frozen(quotas: Any) -> Any:
+    """Quotas that can be compared and hashed."""
+    if not isinstance(quotas, dict):
+        return quotas
+    return tuple((name, tuple(one) if isinstance(one, list) else one) for name, one in quotas.items())
 
 
 def of_similar(request: SimilarRequest) -> Query:
@@ -209,7 +225,7 @@ def _for_texts(model: ServedModel, queries: Sequence[Query]) -> list[bytes | Exc
     texts = [text for query in queries for text in query.subjects]
     vectors, options = model.vectors_of(texts), queries[0].options
     k = min(options.k, model.n_items)
-    how: dict[str, Any] = _lists(model, queries) | _diversity(options)
+    how: dict[str, Any] = _lists(model, queries) | _reranking(model, options)
     found: Recommendations = model.numbered.search(vectors, k, metric="cosine", **how)
     heads = [f'{{"text":{json.dumps(text)},"known":true' for text in texts]
     return _bodies(model, queries, heads, *found, found.source.tolist())
@@ -220,11 +236,22 @@ def _recommend(model: ServedModel, queries: Sequence[Query], call: Callable[...,
     how: dict[str, Any] = {"filter_seen": options.filter_seen, "unknown": "popular"}
     if options.explore is not None:
         how |= {"explore": options.explore, "noise": options.noise, "random_state": options.seed}
-    return call(min(options.k, model.n_items), **how, **_diversity(options), **_lists(model, queries))
+    return call(min(options.k, model.n_items), **how, **_reranking(model, options), **_lists(model, queries))
 
 
-def _diversity(options: Options) -> dict[str, Any]:
-    return {"diversity": options.diversity} if options.diversity > 0 else {}
+def _reranking(model: ServedModel, options: Options) -> dict[str, Any]:
+    """``diversity=`` and the like."""
+    how: dict[str, Any] = {}
+    if options.diversity > 0:
+        how["diversity"] = options.diversity
+    if options.popularity_penalty > 0:
+        how["popularity_penalty"] = options.popularity_penalty
+    if options.quotas is not None:
+        if model.categories is None:
+            raise ServiceError(422, "no_categories", "quotas: this server knows no categories of items", "quotas")
+        how["quotas"] = dict(options.quotas) if isinstance(options.quotas, tuple) else options.quotas
+        how["categories"] = model.categories
+    return how
 
 
 def _lists(model: ServedModel, queries: Sequence[Query]) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def make_app(
     titles: Any = None,
     title_column: str | None = None,
     item_column: str | None = None,
+    categories: Any = None,
+    category_column: str | None = None,
     limits: Limits | None = None,
     allowed_hosts: Sequence[str] | None = None,
     device: str = "auto",
@@ -71,6 +73,9 @@ def make_app(
     titles, title_column, item_column : optional
         Titles of items, as for :class:`.Titles`: a mapping, a table, or the path of one, which is read again with each
         new version of the model.
+    categories, category_column : optional
+        Categories of items for ``quotas``, in the forms that :meth:`.WALS.recommend` takes. Default: the column of a
+        table of titles that is named like ``category`` or ``genre``, if there is one.
     limits : Limits, optional
         What one request may ask for.
     allowed_hosts : sequence of str, optional
@@ -89,7 +94,9 @@ def make_app(
     Raises
     ------
     FileNotFoundError, ModelFormatError, DataError
-        There is no model to begin with, or its titles cannot be read.
+        There is no model to begin with, or its titles or categories cannot be read.
+    ValueError
+        Arguments that do not fit together.
 
     Examples
     --------
@@ -106,6 +113,7 @@ def make_app(
         models = source
     else:
         options: dict[str, Any] = {"title_column": title_column, "item_column": item_column}
+        options |= {"categories": categories, "category_column": category_column}
         models = Models(source, titles, device=device, num_threads=num_threads, every=watch_every, **options)
     service = _Service(models, limits)
 
@@ -154,9 +162,11 @@ class _Service:
     async def answer(self, query: answers.Query) -> bytes:
         """The JSON of an answer."""
         n = len(query.subjects)
-        if query.options.explore == "ucb" and n > self.limits.max_ucb:
-            text = f"explore ucb is for at most {self.limits.max_ucb} users or sessions at a time, got {n}"
-            raise ServiceError(422, "invalid_request", text, "explore")
+        options = query.options
+        name = "explore" if options.explore == "ucb" else "quotas" if options.quotas is not None else None
+        if name is not None and n > self.limits.max_ucb:  # these may look at every item for each of them
+            text = f"{name}: at most {self.limits.max_ucb} users, sessions or texts at a time, got {n}"
+            raise ServiceError(422, "invalid_request", text, name)
         return await _in_line(self.slow if query.is_slow else self.fast, query)
 
     def close(self) -> None:

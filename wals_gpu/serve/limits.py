@@ -20,7 +20,8 @@ class Limits:
     max_queries : int, default 256
         Users, sessions, texts or items that one request may name.
     max_ucb : int, default 16
-        Users or sessions of a request with ``explore: "ucb"``, which takes the square of the factors for each item.
+        Users, sessions or texts of a request with ``explore: "ucb"``, which takes the square of the factors for each
+        item, or with ``quotas``, which may need the order of all items.
     max_session : int, default 1000
         Items of a session.
     max_list : int, default 10000

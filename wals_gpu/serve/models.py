@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu.data.categories import Categories
 from wals_gpu.data.files import folder_digest, real_folder
 from wals_gpu.data.ids import Ids, plain
 from wals_gpu.data.titles import Titles
+from wals_gpu.errors import DataError
 from wals_gpu.model.wals import WALS
 from wals_gpu.serve.lookup import ItemSearch
 
@@ -46,6 +48,8 @@ class ServedModel:
         Fitted.
     version : str
     titles : Titles, optional
+    categories : Categories, optional
+        Of the model's items.
 
     Attributes
     ----------
@@ -57,8 +61,10 @@ class ServedModel:
         Why it cannot read texts; None where it can.
     """
 
-    def __init__(self, model: WALS, version: str, titles: Titles | None = None) -> None:
-        self.version, self.loaded = version, time.time()
+    def __init__(
+        self, model: WALS, version: str, titles: Titles | None = None, categories: Categories | None = None
+    ) -> None:
+        self.version, self.loaded, self.categories = version, time.time(), categories
         self.user_ids, self.item_ids = model.user_ids, model.item_ids
         self.n_users, self.n_items = model.n_users, model.n_items
         self.numbered = copy.copy(model)
@@ -187,6 +193,7 @@ class ServedModel:
             "factors": self.numbered.fitted.factors,
             "interactions": None if seen is None else int(seen.nnz),
             "has_titles": self.titles is not None,
+            "categories": None if self.categories is None else len(self.categories.names),
             "has_texts": self.why_no_texts is None,
             "why_no_texts": self.why_no_texts,
         }
@@ -219,6 +226,9 @@ class Models:
         As of :meth:`WALS.load`.
     title_column, item_column : str, optional
         Of titles in a table.
+    categories, category_column : optional
+        As of :class:`.Categories`, for quotas; without them a column of the table of titles, if one is named like
+        ``category`` or ``genre``.
     every : float, default 1.0
         Seconds between two looks at the folder.
 
@@ -237,9 +247,12 @@ class Models:
         num_threads: int = 0,
         title_column: str | None = None,
         item_column: str | None = None,
+        categories: Any = None,
+        category_column: str | None = None,
         every: float = 1.0,
     ) -> None:
         self._titles, self._title_column, self._item_column = titles, title_column, item_column
+        self._categories, self._category_column = categories, category_column
         self._device, self._num_threads, self._every = device, num_threads, every
         self.last_error: str | None = None
         self.n_loaded, self.n_refused = 0, 0
@@ -249,12 +262,29 @@ class Models:
         self._refused: tuple[Any, str] | None = None
         self._pause, self._again = every, 0.0
         if isinstance(source, WALS):
-            self.current = ServedModel(source, _digest_of(source), self._read_titles())
+            self.current = self._served(source, _digest_of(source))
         else:
             self._folder = Path(source)
             self._stamp = _stamp(self._folder)
             self.current = self._load(self._folder)
         self.n_loaded += 1
+
+    def _served(self, model: WALS, version: str) -> ServedModel:
+        return ServedModel(model, version, self._read_titles(), self._read_categories(model))
+
+    def _read_categories(self, model: WALS) -> Categories | None:
+        is_given = self._categories is not None or self._category_column is not None
+        table = self._titles if self._categories is None else self._categories
+        if table is None or isinstance(table, Titles) or (not is_given and isinstance(table, Mapping)):
+            if is_given:
+                raise ValueError("category_column needs categories, or titles in a table")
+            return None
+        try:
+            return Categories.read(table, model.n_items, model.item_ids, self._category_column, self._item_column)
+        except (DataError, TypeError, ValueError):
+            if is_given:
+                raise
+            return None  # titles alone
 
     def _read_titles(self) -> Titles | None:
         if self._titles is None:
@@ -268,7 +298,7 @@ class Models:
             digest = folder_digest(folder)
             model = WALS.load(folder, device=self._device, num_threads=self._num_threads)
             if folder_digest(folder) == digest:  # else it was replaced meanwhile
-                return ServedModel(model, digest[:12], self._read_titles())
+                return self._served(model, digest[:12])
 
     def look(self) -> bool:
         """Look at the folder now, and take the model that it holds if it is another one; whether it did."""

@@ -28,6 +28,8 @@ __all__ = [
 
 #: Ids as JSON has them: 7 and "7" are the same one.
 Id = str | int
+#: How many items of a category.
+Quota = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 class _Request(BaseModel):
@@ -72,6 +74,12 @@ class RecommendRequest(_Request):
     deny: list[Id] = Field([], description="Items not to show; unknown ones are ignored.")
     allow: list[Id] | None = Field(None, description="The only items to show; unknown ones are ignored.")
     diversity: float = Field(0.0, ge=0, le=1, description="0: the best items; towards 1: items that differ.")
+    popularity_penalty: float = Field(0.0, ge=0, le=10, description="Above 0: what everybody has ranks lower.")
+    quotas: Quota | dict[str, Quota | Annotated[list[Quota], Field(min_length=2, max_length=2)]] | None = Field(
+        None,
+        description="At most so many items of each category, or of those that are named; of a pair, also at least so "
+        "many. Needs a server that knows categories.",
+    )
     explore: Literal["ucb", "thompson"] | None = Field(
         None, description="Rank by upper confidence bounds, or by a draw: what the model is unsure of gets a chance."
     )
@@ -215,6 +223,7 @@ class Health(BaseModel):
     factors: int
     interactions: int | None
     has_titles: bool
+    categories: int | None = Field(None, description="How many there are for quotas; null: none are known.")
     has_texts: bool
     why_no_texts: str | None = None
     last_error: str | None = Field(None, description="Why the newest version of the folder is not the one in use.")
