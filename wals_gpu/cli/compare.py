@@ -12,7 +12,7 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import warn
-from wals_gpu.cli.evaluate import check_html
+from wals_gpu.cli.evaluate import check_html, writing_html
 from wals_gpu.cli.inputs import load_model, read_titles, reading_options, refuse_model
 from wals_gpu.cli.options import (
     add_computation,
@@ -23,7 +23,7 @@ from wals_gpu.cli.options import (
     positive,
     whole_number,
 )
-from wals_gpu.cli.output import print_json, say
+from wals_gpu.cli.output import print_json
 from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.data.csr import canonical, contains, entry_keys, entry_rows, select
 from wals_gpu.data.ids import Ids
@@ -98,20 +98,20 @@ def run(args: argparse.Namespace) -> None:
     test = _unseen(matched.data, known)
     few_shot = 5 if args.cohorts is None and args.html is not None else args.cohorts
     found = evaluate(models, known, test, args.k, few_shot=few_shot, random_state=args.seed)
-    if args.html is not None:
-        from wals_gpu.report import write_report
-
-        made = {"models": ", ".join(map(str, args.models)), "data": args.data, "seed": args.seed}
-        write_report(
-            args.html, found, model=models, train=known, test=test, titles=titles, settings=made,
-            random_state=args.seed, title=f"Comparison on {Path(args.data).name}",
-        )  # fmt: skip
-        say(f"wrote {args.html}")
     if args.json:
         print_json({"models": dict(zip(models, map(str, args.models), strict=True)), **found.to_dict()})
     else:
         print(f"{test.matrix.nnz:,} entries to find\n")
         print(f"{found}\n[in brackets: 95 % interval, bootstrap over users; seed {args.seed}]")
+    if args.html is not None:
+        from wals_gpu.report import write_report
+
+        made = {"models": ", ".join(map(str, args.models)), "data": args.data, "seed": args.seed}
+        with writing_html(args.html):
+            write_report(
+                args.html, found, model=models, train=known, test=test, titles=titles, settings=made,
+                random_state=args.seed, title=f"Comparison on {Path(args.data).name}",
+            )  # fmt: skip
 
 
 def _names(paths: list[Path]) -> dict[str, Path]:

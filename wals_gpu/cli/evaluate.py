@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from wals_gpu.cli.options import (
     count_or_share,
     positive,
 )
-from wals_gpu.cli.output import print_json, say, size_of
+from wals_gpu.cli.output import one_line, print_json, say, size_of
 from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.cli.reranking import add_reranking, check_reranking, given_reranking, reranking_options
 from wals_gpu.cli.tables import check_file
@@ -128,20 +129,6 @@ def run(args: argparse.Namespace) -> None:
             train if fold_in is None else fold_in, test, args.negatives, args.seed
         )
     report = evaluation.evaluate(model, train, test, args.k, **options)
-    if args.html is not None:
-        from wals_gpu.report import write_report
-
-        made = {"interactions": ", ".join(map(str, args.interactions)), "split": protocol, "seed": args.seed}
-        made |= {"share held out": args.fraction} if protocol in ("random", "strong", "temporal") else {}
-        made |= {"cutoff": args.cutoff} if args.cutoff is not None else {}
-        made |= {"sampled negatives of each user": args.negatives} if args.negatives is not None else {}
-        made |= {name.replace("_", " "): _shown(value) for name, value in given_reranking(args).items()}
-        write_report(
-            args.html, report, model=model, train=train, test=test, fold_in=fold_in, options=more, data=data,
-            titles=titles, settings=made | {"fitted in": f"{seconds:.1f} s"}, random_state=args.seed,
-            title=f"Ranking report: {', '.join(Path(one).name for one in args.interactions)}",
-        )  # fmt: skip
-        say(f"wrote {args.html}")
     if args.json:
         objective = {"name": model.objective.name, **model.objective.parameters()}
         settings = {"protocol": protocol, "seed": args.seed, "objective": objective, "fit_seconds": seconds}
@@ -150,6 +137,20 @@ def run(args: argparse.Namespace) -> None:
     else:
         print(f"{size_of(data)}; {train.nnz:,} to train on, {test.nnz:,} to find; fitted in {seconds:.1f} s\n")
         print(f"{report}\n[in brackets: 95 % interval, bootstrap over users; split {protocol}, seed {args.seed}]")
+    if args.html is not None:
+        from wals_gpu.report import write_report
+
+        made = {"interactions": ", ".join(map(str, args.interactions)), "split": protocol, "seed": args.seed}
+        made |= {"share held out": args.fraction} if protocol in ("random", "strong", "temporal") else {}
+        made |= {"cutoff": args.cutoff} if args.cutoff is not None else {}
+        made |= {"sampled negatives of each user": args.negatives} if args.negatives is not None else {}
+        made |= {name.replace("_", " "): _shown(value) for name, value in given_reranking(args).items()}
+        with writing_html(args.html):
+            write_report(
+                args.html, report, model=model, train=train, test=test, fold_in=fold_in, options=more, data=data,
+                titles=titles, settings=made | {"fitted in": f"{seconds:.1f} s"}, random_state=args.seed,
+                title=f"Ranking report: {', '.join(Path(one).name for one in args.interactions)}",
+            )  # fmt: skip
 
 
 def _shown(value: Any) -> str:
@@ -158,6 +159,16 @@ def _shown(value: Any) -> str:
         return str(value)
     bounds = ((name, ":".join(map(str, bound)) if isinstance(bound, tuple) else bound) for name, bound in value)
     return ", ".join(f"{bound}" if name is None else f"{name}={bound}" for name, bound in bounds)
+
+
+@contextlib.contextmanager
+def writing_html(path: Path) -> Iterator[None]:
+    """Say that a page was written, or why it could not be; what is printed has been printed by then."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"--html {path}: {one_line(error)}") from error
+    say(f"wrote {path}")
 
 
 def check_html(path: Path) -> None:
