@@ -50,6 +50,9 @@ def test_publish_refuse_and_go_back(run, plays, later, tmp_path):
     assert run("rollback", models)[:2] == (0, f"{models / 'current'} is {first} now; it was {second}\n")
     assert json.loads(run("rollback", models, "--to", second, "--json")[1]) == {"model": second, "previous": first}
     assert WALS.load(models).fitted.n_users == 24
+    (models / first / "model.json").write_text("garbage")
+    assert [one["is_damaged"] for one in json.loads(run("rollback", models, "--list", "--json")[1])] == [True, False]
+    assert "damaged" in run("rollback", models, "--list")[1]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from wals_gpu.cli.output import print_json
 from wals_gpu.cli.parser import Commands, add_command
+from wals_gpu.data.files import load_metadata
 from wals_gpu.data.tables import format_table
+from wals_gpu.errors import ModelFormatError
 from wals_gpu.publishing.folder import ModelFolder
 
 __all__ = ["add", "run"]
@@ -60,14 +62,20 @@ def _list(folder: ModelFolder, as_json: bool) -> None:
             "*" if one["current"] else "",
             str(one["model"]),
             str(one["previous"] or "none"),
-            str(one["metrics"] or "none"),
+            "damaged" if one["is_damaged"] else str(one["metrics"] or "none"),
         ]
         for one in found
     ]
     print(format_table(["in use", "model", "before it", "measured"], rows))
 
 
-def _of(folder: ModelFolder, name: str) -> dict[str, str | None]:
+def _of(folder: ModelFolder, name: str) -> dict[str, str | bool | None]:
+    """What is known of a model. Of its numbers, whose hashes are checked when it is loaded, nothing is read."""
+    try:
+        load_metadata(folder.path / name)
+        is_damaged = False
+    except (ModelFormatError, OSError):
+        is_damaged = True
     about = folder.about(name)
     metrics = ", ".join(f"{metric} {of['candidate']['value']:.4f}" for metric, of in about.get("metrics", {}).items())
-    return {"previous": about.get("previous"), "metrics": metrics or None}
+    return {"previous": about.get("previous"), "metrics": metrics or None, "is_damaged": is_damaged}
