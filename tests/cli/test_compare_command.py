@@ -144,14 +144,21 @@ def test_what_cannot_be_is_one_line(run, plays, parts, tmp_path, monkeypatch, li
     assert len(said.strip().splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("line", ["evaluate PLAYS --html page.html", "compare A --data TEST --html page.html"])
-def test_a_page_without_room_leaves_the_numbers(run, plays, parts, tmp_path, monkeypatch, line):
+@pytest.mark.parametrize(
+    ("line", "number"),
+    [
+        ("evaluate PLAYS --html page.html -k 3", "ndcg@3"),
+        ("compare A --data TEST --html page.html -k 3", "ndcg@3"),
+        ("tune PLAYS --out best.json --html page.html --trials 2 --quiet", "ndcg@20"),
+    ],
+)
+def test_a_page_without_room_leaves_the_numbers(run, plays, parts, tmp_path, monkeypatch, line, number):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("wals_gpu.report.write_report", full)
     names = {"PLAYS": plays, "A": parts / "a", "TEST": parts / "test.parquet"}
-    status, text, said = run(*(names.get(word, word) for word in line.split()), "-k", 3, "--threads", 1)
-    assert status == 2 and "ndcg@3" in text
+    status, text, said = run(*(names.get(word, word) for word in line.split()), "--threads", 1)
+    assert status == 2 and number in text
     assert "--html page.html: No space left on device" in said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from wals_gpu.cli.evaluate import check_html
+from wals_gpu.cli.evaluate import check_html, writing_html
 from wals_gpu.cli.inputs import read_data
 from wals_gpu.cli.options import add_computation, add_data, add_html, add_model, check_device, number, positive
 from wals_gpu.cli.output import print_json, say, size_of
@@ -98,19 +98,19 @@ def run(args: argparse.Namespace) -> int:
             write(table.columns)
     if args.plots is not None:
         _draw(tuning, args.plots)
+    if args.json:
+        print_json(tuning.to_dict())
+    else:
+        print(f"{size_of(data)}; {len(tuning.trials)} trials in {tuning.seconds:.0f} s\n\n{tuning}\n\nsaved {args.out}")
+        print(f"next: {tuning.command(' '.join(args.interactions), args.out)}")
     if args.html is not None:
         from wals_gpu.report import write_report
 
         files = ", ".join(map(str, args.interactions))
         made = {"interactions": files, "metric": args.metric, "seconds": round(tuning.seconds)}
         made |= {"share for validation": args.validation, "share for test": args.test} | args.settings
-        write_report(args.html, data=data, tuning=tuning, settings=made, title=f"Search for settings: {files}")
-        say(f"wrote {args.html}")
-    if args.json:
-        print_json(tuning.to_dict())
-    else:
-        print(f"{size_of(data)}; {len(tuning.trials)} trials in {tuning.seconds:.0f} s\n\n{tuning}\n\nsaved {args.out}")
-        print(f"next: {tuning.command(' '.join(args.interactions), args.out)}")
+        with writing_html(args.html):
+            write_report(args.html, data=data, tuning=tuning, settings=made, title=f"Search for settings: {files}")
     return 130 if tuning.interrupted else 0
 
 
