@@ -804,8 +804,8 @@ def read_table(result: dict) -> str:
         rows.append([f"{kind}, ids are {ids}", f"{record['file_mib'] * 2**20 / 1e6:.0f}", system, *cells])
     settings = result["settings"]
     words = f"{settings['rows']:,} rows of {settings['users']:,} users and {settings['items']:,} items; medians of "
-    words += f"{settings['repeats']}, {settings['threads']} threads; memory beyond that of the process before"
-    return table(header, rows) + plain_caption(result, words) + "\n"
+    words += f"{settings['repeats']}; memory beyond that of the process before"
+    return table(header, rows) + caption(result, words, packages=("wals_gpu", "polars"))
 
 
 TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark begins
