@@ -13,8 +13,12 @@ from typing import Any
 import numpy as np
 
 from wals_gpu.errors import ParameterWarning
+from wals_gpu.system import available_memory
 
-__all__ = ["did_you_mean", "integer", "number", "warn"]
+__all__ = ["did_you_mean", "integer", "list_length", "number", "warn"]
+
+#: Bytes of an answer that is given without asking how much memory there is: that takes longer than many a search.
+_ALWAYS_FITS = 1 << 28
 
 
 def did_you_mean(word: Any, known: Iterable[Any], **meant: str) -> str:
@@ -44,6 +48,43 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     if value < low or (high is not None and value > high):
         raise ValueError(f"{name} must be {wanted}, got {value}")
     return int(value)
+
+
+def list_length(name: str, value: Any, n_items: int, bytes_per_place: int) -> int:
+    """The length of lists of items, an integer from 1, whose answer fits into the memory.
+
+    Longer lists than there are items end in empty places: these take memory, too.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for errors.
+    value : int
+    n_items : int
+        How many there are to choose from.
+    bytes_per_place : int
+        Of one more place in all lists together.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no such integer, or the lists would not fit; nothing was computed yet.
+    """
+    length = integer(name, value, 1)
+    needed = length * max(bytes_per_place, 1)
+    if needed > _ALWAYS_FITS:
+        available = available_memory()
+        available = sys.maxsize if available is None else available
+        if needed > available:
+            raise ValueError(
+                f"{name} must be smaller: lists of {length:,} items take {needed / 2**30:,.1f} GiB, and "
+                f"{available / 2**30:,.1f} GiB of memory are available; there are {n_items:,} to choose from"
+            )
+    return length
 
 
 def number(

@@ -112,9 +112,19 @@ def folder_in_memory() -> Path | None:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[Callable[[], None]]:
-    """As long as it lasts, others who ask for the same folder or file wait; gives :func:`to_disk` of it.
+    """As long as it lasts, others who ask for the same folder or file wait.
 
     Some network file systems, and Windows, have no such locks: there nobody waits, and writers must not meet.
+
+    Parameters
+    ----------
+    path : Path
+        A folder or a file that is there.
+
+    Yields
+    ------
+    callable
+        :func:`to_disk` of it.
 
     Raises
     ------
@@ -135,9 +145,17 @@ def exclusive(path: Path) -> Iterator[Callable[[], None]]:
 
 
 def try_lock(fd: int) -> bool:
-    """Lock an open file until it is closed; False where another process holds it.
+    """Lock an open file until it is closed.
 
-    True also where there are no such locks (see :func:`exclusive`).
+    Parameters
+    ----------
+    fd : int
+        Its descriptor.
+
+    Returns
+    -------
+    bool
+        False where another process holds it. True also where there are no such locks (see :func:`exclusive`).
     """
     if fcntl is not None:
         try:
@@ -150,7 +168,18 @@ def try_lock(fd: int) -> bool:
 
 
 def to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would survive a power cut; Windows cannot be asked for names."""
+    """Wait until a file, or the names in a folder, would survive a power cut; Windows cannot be asked for names.
+
+    Parameters
+    ----------
+    path : Path
+        The file or the folder.
+
+    Raises
+    ------
+    OSError
+        It is not there, or the disk failed.
+    """
     if os.name == "nt" and path.is_dir():
         return
     fd = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
@@ -163,7 +192,19 @@ def to_disk(path: Path) -> None:
 def open_file(path: Path) -> BinaryIO | None:
     """Open a file to read, and nothing else: a pipe or a device in its place could block for ever, or never end.
 
-    None: it is there, but no file.
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    binary file or None
+        None: it is there, but no file.
+
+    Raises
+    ------
+    OSError
+        It is not there, or may not be opened.
     """
     flags = (getattr(os, name, 0) for name in ("O_NONBLOCK", "O_BINARY"))
     fd = os.open(path, os.O_RDONLY | sum(flags))
@@ -177,7 +218,13 @@ def open_file(path: Path) -> BinaryIO | None:
 
 
 def after_fork(function: Callable[[], None]) -> None:
-    """Call `function` in each child that this process forks; where nothing forks, never."""
+    """Call a function in each child that this process forks; where nothing forks, never.
+
+    Parameters
+    ----------
+    function : callable
+        Without arguments.
+    """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=function)
 

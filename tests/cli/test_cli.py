@@ -196,6 +196,14 @@ def test_recommend_all_streams_to_a_file(run, model, tmp_path, monkeypatch, name
     assert os.listdir(tmp_path) == [name]
 
 
+def test_long_lists_are_written_for_few_users_at_a_time(run, model, tmp_path, monkeypatch):
+    sizes, chunks = [], WALS.recommend_chunks
+    monkeypatch.setattr(recommend, "PLACES_PER_CHUNK", 50)
+    monkeypatch.setattr(WALS, "recommend_chunks", lambda *a, **o: sizes.append(o["chunk_size"]) or chunks(*a, **o))
+    assert run("recommend", model, "--all", "--out", tmp_path / "top.csv", "-k", 10**9)[0] == 0
+    assert sizes == [4], "of 12 items each"
+
+
 def test_a_failed_write_leaves_the_earlier_file(run, model, tmp_path, monkeypatch):
     out = tmp_path / "top.csv"
     out.write_text("earlier")
@@ -387,8 +395,8 @@ def test_evaluate_finds_the_three_tastes(run, plays):
 
 
 def test_evaluate_prints_a_table(run, plays):
-    status, text, _ = run("evaluate", plays, *QUICK, "-k", 5)
-    assert status == 0
+    status, text, _ = run("evaluate", plays, *QUICK, "-k", 5, 10**9)
+    assert status == 0 and f"plain_recall@{10**9}" in text
     header = next(line for line in text.splitlines() if line.startswith("metric"))
     assert header.split() == ["metric", "wals", "popularity"]
     assert any(line.startswith("recall@5") and line.count("[") == 2 for line in text.splitlines())

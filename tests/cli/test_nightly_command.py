@@ -42,6 +42,7 @@ def test_publish_refuse_and_go_back(run, plays, later, tmp_path):
     status, out, _ = run("fit", later, *options, "--publish-if", "always", "--json", "--no-refit")
     record = json.loads(out)
     assert status == 0 and record["decision"] == "published" and record["previous"] == first
+    assert record["reason"] == "no condition had to hold"
     assert "refit" not in record["seconds"] and record["data"]["entries"] > record["held_out"]["new"] > 0
     second = record["model"]
     status, out, _ = run("rollback", models, "--list")

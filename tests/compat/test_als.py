@@ -515,6 +515,7 @@ RECOMMEND_ERRORS = {
     "text": (dict(userid="0"), IndexError, "must be integers"),
     "N": (dict(N=0), IndexError, "N must be at least 1, got 0"),
     "negative N": (dict(N=-2), IndexError, "N must be at least 1, got -2"),
+    "huge N": (dict(N=10**15), ValueError, "N must be smaller: lists of 1,000,000,000,000,000 items take"),
     "both": (dict(items=[1], filter_items=[2]), ValueError, "Can't set both items and filter_items in recommend call"),
     "both, array": (dict(items=[1], filter_items=np.array([2, 3])), ValueError, "both items and filter_items"),
     "no items": (dict(items=[]), IndexError, "items must name at least one item"),

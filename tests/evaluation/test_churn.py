@@ -1,5 +1,7 @@
 """Churn of lists: by hand, by another way to compute it, and between models whose ids are in another order."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -86,6 +88,7 @@ def test_models_and_their_samples():
     assert sample != churn(first, second, k=5, sample=10, random_state=1)
     with pytest.warns(UserWarning):
         assert churn(first, Popularity(table), k=5).users == 40
+    assert churn(first, second, k=10**9) == replace(churn(first, second, k=30), k=10**9)  # there are 30 items
     with pytest.raises(DataError, match="users must be users of both models; the new one: unknown user id: 3"):
         churn(first, second, [3])
     with pytest.raises(DataError, match="one of the models has user ids and the other none"):

@@ -372,6 +372,25 @@ def test_nothing_to_find_is_an_error(data):
         evaluate(Popularity(train), train, test, ks=3)
 
 
+def test_lists_longer_than_the_catalogue_end_where_it_does():
+    """Whatever the length, metrics are those of lists that are filled up with nothing."""
+    train, test = cold_world()
+    model, longest = WALS(4, iterations=2, num_threads=1).fit(train), 10**12
+    report = evaluate(model, train, test, ks=(5, 30, 40, longest), n_resamples=0)
+    lists = model.recommend(np.arange(60), 40)[0]
+    assert lists.shape == (60, 40) and (lists[:, 30:] == -1).all()
+    more = {"vectors": model.item_factors, "expected": Popularity(train).recommend(np.arange(60), 40)[0]}
+    direct = ranking_metrics(lists, test, (5, 30, 40), train=train, **more)
+    found = {metric: estimate.value for metric, estimate in report.results["wals"].items()}
+    assert {metric: found[metric] for metric in direct if "@" in metric} == pytest.approx(
+        {metric: value for metric, value in direct.items() if "@" in metric}
+    )
+    for metric in (metric for metric in found if metric.endswith("@40")):
+        name = metric.split("@")[0]
+        factor = 40 / longest if name in ("precision", "serendipity") else 1
+        assert found[f"{name}@{longest}"] == pytest.approx(found[metric] * factor, abs=0), metric
+
+
 # ---------------------------------------------------------------------------------------------------- implicit's models
 
 

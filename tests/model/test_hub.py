@@ -133,6 +133,26 @@ def test_what_cannot_be(model, table, hub, to_hub, monkeypatch):
         model.push_to_hub("me/plays", **there)
 
 
+def test_without_a_connection(model, tmp_path):
+    there = {"token": "hf_test", "endpoint": "http://127.0.0.1:9"}  # where nobody listens
+    back = there | {"cache_dir": tmp_path}
+    message = r"me/plays could not be {}, as there is no connection to http://127.0.0.1:9 \(.+\); check the network, or"
+    with pytest.raises(ConnectionError, match=message.format("uploaded")) as failed:
+        model.push_to_hub("me/plays", **there)
+    assert failed.value.__cause__ is not None
+    with pytest.raises(ConnectionError, match=message.format("downloaded") + " name another .* HF_ENDPOINT"):
+        WALS.from_hub("me/plays", **back)
+    with pytest.raises(FileNotFoundError, match="local_files_only"):
+        WALS.from_hub("me/plays", local_files_only=True, **back)
+    with serving() as hub:
+        there["endpoint"] = back["endpoint"] = hub.url
+        model.push_to_hub("me/plays", **there)
+        WALS.from_hub("me/plays", **back)
+    assert WALS.from_hub("me/plays", **back).n_items == 20, "what was downloaded before is found"
+    with pytest.raises(ConnectionError, match="me/plays could not be uploaded"):
+        model.push_to_hub("me/plays", **there)
+
+
 def test_the_card_is_one_of_the_hub(model, tmp_path):
     from huggingface_hub import ModelCard
 

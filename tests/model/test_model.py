@@ -28,6 +28,7 @@ from wals_gpu import (
     reference,
 )
 from wals_gpu.errors import DataError
+from wals_gpu.evaluation import Popularity
 from wals_gpu.training.state import FitState
 
 U, I = 23, 17  # noqa: E741
@@ -492,6 +493,27 @@ def test_more_than_there_are_items():
     assert ids[I:].tolist() == [None] * 5 and set(ids[:I]) == set(model.item_ids.ids)
     ids, scores = model.similar_items("i00", k=I + 5)
     assert ids[I:].tolist() == [None] * 5 and (scores[I:] == -np.inf).all()
+
+
+def test_lists_that_no_memory_could_hold_are_refused_by_name():
+    """The end of the catalogue is no reason to refuse a long list; that it cannot be there is."""
+    matrix, huge = make_matrix(), 10**15
+    model = make_model().fit(matrix)
+    calls = {
+        "recommend": lambda: model.recommend([0, 1], huge),
+        "chunks": lambda: model.recommend_chunks([0], huge),  # before the first one
+        "reranked": lambda: model.recommend(0, huge, diversity=0.3),
+        "explored": lambda: model.recommend(0, huge, explore="ucb"),
+        "recommend_for": lambda: model.recommend_for(matrix[:2], huge),
+        "search": lambda: model.search(model.user_factors[0], huge),
+        "similar_items": lambda: model.similar_items(0, huge),
+        "similar_users": lambda: model.similar_users(0, huge),
+        "popularity": lambda: Popularity(matrix).recommend([0], huge),
+    }
+    message = r"k must be smaller: lists of 1,000,000,000,000,000 items take [\d,.]+ GiB, .* there are {n} to choose"
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=message.format(n=U if name == "similar_users" else I)):
+            call()
 
 
 def test_unknown_and_wrong_ids():

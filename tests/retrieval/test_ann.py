@@ -79,8 +79,9 @@ def test_answers_look_like_those_of_exact_search(library):
         assert ann.search(queries[:0], 4)[0].shape == (0, 4) and ann.recall(queries, 5, oversample=6) == 1
     with pytest.raises(ValueError, match="queries must be numbers"):
         ann.search(np.ones((2, 7)))
-    with pytest.raises(ValueError, match="k must be an integer >= 1"):
-        ann.search(queries, 0)
+    for k, message in ((0, "k must be an integer >= 1"), (10**15, "k must be smaller: lists of 1,000,000,000,000,000")):
+        with pytest.raises(ValueError, match=message):
+            ann.search(queries, k)
 
 
 def test_more_results_than_candidates(library):

@@ -215,6 +215,14 @@ def test_diversity_is_by_the_scores_and_factors_of_the_model(model):
     assert alike == sorted(alike, reverse=True) and alike[0] > 1.5 * alike[-1]
 
 
+def test_places_beyond_the_catalogue_cost_nothing(model, monkeypatch):
+    lengths, grow = [], DPP.grow
+    monkeypatch.setattr(DPP, "grow", lambda self, vectors, k: lengths.append(k) or grow(self, vectors, k))
+    found = model.recommend("u01", 5000, diversity=DPP(0.3, pool=20))
+    assert lengths == [400] and found.ids.shape == (5000,), "400 items, and a factor of as many rows"
+    assert set(found.ids) == set(model.recommend("u01", 5000).ids)
+
+
 @pytest.mark.parametrize("options", [{}, {"explore": "ucb"}, {"explore": "thompson", "random_state": 3}])
 def test_chunks_and_single_users_have_the_same_lists(model, options):
     options = options | {"diversity": DPP(0.3), "popularity_penalty": 0.2, "quotas": 2}

@@ -11,6 +11,7 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 pytest.importorskip("fastapi")
@@ -23,7 +24,7 @@ from wals_gpu.data.ids import Ids
 from wals_gpu.priors.linear import LinearPrior
 from wals_gpu.serve import Limits, answers, make_app
 from wals_gpu.serve.batching import Batcher, Full
-from wals_gpu.serve.lookup import ItemSearch, rows_beginning, rows_of
+from wals_gpu.serve.lookup import ItemSearch, UserSearch, rows_of
 from wals_gpu.serve.models import Models
 
 N_USERS, N_ITEMS = 60, 40
@@ -141,6 +142,14 @@ def test_neighbours(client, model):
     assert [(s["user"], s["score"]) for s in one["similar"]] == of((ids[1:], scores[1:]))
 
 
+def test_lists_longer_than_the_catalogue_end_with_it(model):
+    client, k = TestClient(make_app(model, limits=Limits(max_k=10**15))), 10**15
+    assert len(ask(client, "/recommend", users=["u03"], k=k, filter_seen=False)["lists"][0]["items"]) == N_ITEMS
+    assert len(ask(client, "/similar", items=["i07"], k=k)["lists"][0]["similar"]) == N_ITEMS - 1
+    assert len(ask(client, "/similar", users=["u03"], k=k)["lists"][0]["similar"]) == N_USERS - 1
+    assert ask(client, "/explain", user="u03", item="i07", k=k)["others"] == pytest.approx(0, abs=1e-9)
+
+
 def test_reasons(client, model):
     why, expected = ask(client, "/explain", user="u03", item="i07", k=2), model.explain("u03", "i07", 2)
     assert why["score"] == expected.score
@@ -173,18 +182,30 @@ def test_texts_and_numbers_as_ids():
     assert pairs(lists[0]) == pairs(lists[1]) == of(model.recommend(7))
     assert [one["known"] for one in lists] == [True, True, False, False, False, False]
     assert "title" not in lists[0]["items"][0]
-    texts = Ids.encode(pd.Series(["7", "70", "a"]).pipe(lambda s: __import__("pyarrow").array(s)))[0]
+    texts = Ids.encode(pa.array(["7", "70", "a"]))[0]
     assert rows_of(texts, 3, [7, "a", 8]).tolist() == [0, 2, -1]
     assert rows_of(None, 3, [2, "2", 3, -1, "-0"]).tolist() == [2, 2, -1, -1, -1]
     numbers = Ids(np.array([-3, 0, 7, 8, 70, 79, 700, 7000], np.int64))
-    assert numbers[rows_beginning(numbers, 8, "7", 9)].tolist() == [7, 70, 79, 700, 7000]
-    assert rows_beginning(numbers, 8, "7", 2).tolist() == [2, 4] and rows_beginning(numbers, 8, "x", 2).size == 0
-    assert rows_beginning(None, 30, "2", 20).tolist() == [2, *range(20, 30)]
+    search = UserSearch(numbers, 8)
+    assert numbers[search.find("7", 9)].tolist() == [7, 70, 79, 700, 7000]
+    assert search.find("7", 2).tolist() == [2, 4] and search.find("x", 2).size == 0
+    assert UserSearch(None, 30).find("2", 20).tolist() == [2, *range(20, 30)]
+
+
+def test_users_are_found_in_either_case(client):
+    assert client.get("/users", params={"prefix": "U1"}).json()["users"] == [f"u1{n}" for n in range(10)]
+    ids = Ids.encode(pa.array(["anna", "Anne", "ANTON", "Ärger", "ärmel", "Straße 1", "zoe"]))[0]
+    search = UserSearch(ids, 7)
+
+    def found(prefix, limit=9):
+        return ids.take(search.find(prefix, limit)).tolist()
+
+    assert found("an") == found("AN") == ["anna", "Anne", "ANTON"] and found("aN", 2) == ["anna", "Anne"]
+    assert found("är") == found("ÄR") == ["Ärger", "ärmel"] and found("STRASSE") == ["Straße 1"]
+    assert found("") == ["anna", "Anne", "ANTON", "Straße 1", "zoe", "Ärger", "ärmel"] and found("b") == []
 
 
 def test_items_are_found_by_words():
-    import pyarrow as pa
-
     titles = pa.array(["The Cat", "cattle", "A cat and a dog", "Concat", None], pa.large_string())
     names = pa.array(list("abcde"), pa.large_string())
     search = ItemSearch(names, titles, np.array([1, 9, 5, 100, 7]))

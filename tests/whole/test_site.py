@@ -132,22 +132,64 @@ def test_what_documentation_imports_is_in_the_reference():
     assert not missing
 
 
+def names_in(docstring, *sections):
+    """What sections of a docstring list, without the asterisks of arguments."""
+    entries = (entry.name for section in sections for entry in docstring[section])
+    return [each.lstrip("*") for entry in entries for each in entry.split(", ")]
+
+
+def made_by_us(cls):
+    """Whether what a class takes is said in the package: not of errors, protocols, and classes of other packages."""
+    own = [base for base in cls.__mro__ if base.__module__.split(".")[0] == "wals_gpu"]
+    takes = any("__init__" in vars(base) or hasattr(base, "_fields") for base in own)
+    return takes and not getattr(cls, "_is_protocol", False)
+
+
+def not_as_numpydoc_wants_it(name, value):
+    """What is wrong with the docstring of a function, method or class."""
+    text = inspect.getdoc(value)
+    if not text:
+        yield f"{name} has no docstring"
+        return
+    found = docscrape.NumpyDocString(text)
+    listed = names_in(found, "Parameters", "Other Parameters")
+    known = names_in(found, "Attributes")
+    if inspect.isclass(value):  # its attributes are what it takes, if it is a dataclass
+        bases = [inspect.getdoc(base) for base in value.__mro__[1:] if base.__module__.split(".")[0] == "wals_gpu"]
+        known += [each for base in bases if base for each in names_in(docscrape.NumpyDocString(base), "Attributes")]
+        if not listed and not made_by_us(value):
+            return
+    signature = inspect.signature(value)
+    taken = set(signature.parameters) - {"self", "cls"}
+    yield from (f"{name}: {each} is not described" for each in sorted(taken - set(listed) - set(known)))
+    yield from (f"{name}: takes no {each}" for each in listed if each not in taken)
+    gives = signature.return_annotation not in (None, "None", "Iterator[None]")
+    if taken and gives and not inspect.isclass(value) and not (found["Returns"] or found["Yields"]):
+        yield f"{name} does not say what it returns"
+
+
 def test_docstrings_of_public_names_are_in_numpy_style():
-    """Sections that numpydoc reads; where parameters are listed, all are, and no others."""
-    bad = []
-    for name, value in documented():
-        text = inspect.getdoc(value)
-        if not text or not callable(value):  # data say what they are beside them
-            continue
-        found = docscrape.NumpyDocString(text)
-        listed = [each.lstrip("*") for section in ("Parameters", "Other Parameters") for entry in found[section]
-                  for each in entry.name.split(", ")]  # fmt: skip
-        if listed:
-            taken = set(inspect.signature(value).parameters) - {"self", "cls"}
-            known = {each for entry in found["Attributes"] for each in entry.name.split(", ")}
-            bad += [f"{name}: {each} is not described" for each in sorted(taken - set(listed) - known)]
-            bad += [f"{name}: takes no {each}" for each in listed if each not in taken]
-    assert not bad
+    """Sections that numpydoc reads: all that is taken, and no more, and what is returned. Data say it beside them."""
+    assert [
+        bad for name, value in documented() if callable(value) for bad in not_as_numpydoc_wants_it(name, value)
+    ] == []
+
+
+def test_docstrings_that_lack_something_are_found():
+    def scaled(vectors, *, by: float = 1.0) -> list:
+        """Scaled vectors.
+
+        Parameters
+        ----------
+        vectors : list
+        factor : float
+        """
+
+    wrong = ["by is not described", "takes no factor"]
+    expected = [f"scaled: {each}" for each in wrong] + ["scaled does not say what it returns"]
+    assert list(not_as_numpydoc_wants_it("scaled", scaled)) == expected
+    scaled.__doc__ = "Scaled vectors."
+    assert "scaled: vectors is not described" in not_as_numpydoc_wants_it("scaled", scaled)
 
 
 def test_names_that_are_nowhere_are_not_taken_for_internal_ones():

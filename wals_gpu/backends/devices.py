@@ -76,9 +76,15 @@ def choose_backend(backend: Backend, work: FitWork) -> tuple[Backend, str]:
 
 
 def cuda_status() -> tuple[bool, str]:
-    """Whether ``device="cuda"`` works here, and why not ("" if it does).
+    """Whether ``device="cuda"`` works here, and why not.
 
     A device that was never used is not checked, its first use does that; one that is known to fail does not work.
+
+    Returns
+    -------
+    works : bool
+    why : str
+        "" if it does.
     """
     try:
         load_cuda()

@@ -17,9 +17,9 @@ from wals_gpu.cli.inputs import load_model, read_titles, reading_options, refuse
 from wals_gpu.cli.options import (
     add_computation,
     add_html,
+    add_reading,
     add_titles,
     check_device,
-    names_of_columns,
     positive,
     whole_number,
 )
@@ -66,17 +66,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--seed", metavar="N", type=whole_number, default=0, help="of resamples and signs (default 0)")
     add_html(parser, "metrics, differences, cohorts, curves, lists to judge")
     add_titles(parser)
-    group = parser.add_argument_group("data")
-    group.add_argument("--user-column", metavar="COLUMN", help="default: as of the models' own data")
-    group.add_argument("--item-column", metavar="COLUMN", help="default: as of the models' own data")
-    group.add_argument("--value-column", metavar="COLUMN", help="default: as of the models' own data")
-    group.add_argument("--no-values", action="store_true", help="every row is 1, whatever columns there are")
-    group.add_argument(
-        "--columns", metavar="NAMES", type=names_of_columns,
-        help="of a text file without a line of names, such as user,item,value; _ for one to skip",
-    )  # fmt: skip
-    group.add_argument("--encoding", metavar="NAME", help="of text files, such as cp1252 (default utf-8)")
-    group.add_argument("--min-value", metavar="X", type=float, help="leave out rows with a lower value")
+    add_reading(parser, "as of the models' own data")
     add_computation(parser)
 
 

@@ -6,7 +6,7 @@ import argparse
 
 from wals_gpu.cli.evaluate import check_html
 from wals_gpu.cli.options import add_computation, add_html, add_quiet, check_device, whole_number
-from wals_gpu.cli.output import print_json, say
+from wals_gpu.cli.output import print_json
 from wals_gpu.cli.parser import Commands, add_command
 
 __all__ = ["add", "run"]
@@ -40,8 +40,6 @@ def run(args: argparse.Namespace) -> None:
     show_progress = not (args.quiet or args.json)
     options = {"seed": args.seed, "device": args.device, "num_threads": args.threads, "show_progress": show_progress}
     links = run_demo(**options, html=args.html)
-    if args.html is not None:
-        say(f"wrote {args.html}")
     if not args.json:
         print(format_demo(links), flush=True)
     texts, missing = None, ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wals_gpu.cli.evaluate import writing_html
 from wals_gpu.cli.output import clipped, wrapped
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.datasets.debian import load_debian_packages
@@ -70,17 +71,18 @@ def run_demo(
     model = WALS(device=device, num_threads=num_threads, random_state=seed)
     model.fit(Interactions(train, packages, names), show_progress=show_progress)
     report = evaluate(model, train, test, random_state=seed, few_shot=None if html is None else 5)
+    summaries = dict(zip(data.items["item_id"].to_pylist(), data.items["summary"].to_pylist(), strict=True))
     if html is not None:
         from wals_gpu.report import write_report
 
-        write_report(
-            html, report, model=model, train=train, test=test, data=data.interactions, random_state=seed,
-            titles=dict(zip(data.items["item_id"].to_pylist(), data.items["summary"].to_pylist(), strict=True)),
-            settings={"data": "packages of Debian and those that they name", "split": "random", "seed": seed},
-            title="What Debian's packages name, from the embedded data of wals-gpu demo",
-        )  # fmt: skip
+        with writing_html(html):
+            write_report(
+                html, report, model=model, train=train, test=test, data=data.interactions, random_state=seed,
+                titles=summaries,
+                settings={"data": "packages of Debian and those that they name", "split": "random", "seed": seed},
+                title="What Debian's packages name, from the embedded data of wals-gpu demo",
+            )  # fmt: skip
 
-    summaries = dict(zip(data.items["item_id"].to_pylist(), data.items["summary"].to_pylist(), strict=True))
     recommendations = []
     for package in PACKAGES:
         row = packages.index_of(package)

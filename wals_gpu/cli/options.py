@@ -24,6 +24,7 @@ __all__ = [
     "add_model",
     "add_model_folder",
     "add_quiet",
+    "add_reading",
     "add_titles",
     "check_device",
     "count_or_share",
@@ -93,24 +94,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
     """How to read tables of interactions, wherever they are; :func:`.read_data` looks at each."""
-    group = parser.add_argument_group("data")
-    group.add_argument("--user-column", metavar="COLUMN", help="default: the one named like user_id")
-    group.add_argument("--item-column", metavar="COLUMN", help="default: the one named like item_id")
-    group.add_argument(
-        "--value-column", metavar="COLUMN",
-        help="default: one named like value, rating or count; without one, every row is 1",
-    )  # fmt: skip
-    group.add_argument("--no-values", action="store_true", help="every row is 1, whatever columns there are")
+    group = add_reading(parser)
     group.add_argument(
         "--time-column", metavar="COLUMN", help="when it happened: numbers, dates with or without zones, ISO text"
-    )
-    group.add_argument(
-        "--columns", metavar="NAMES", type=names_of_columns,
-        help="of a text file without a line of names, such as user,item,value,time; _ for one to skip",
-    )  # fmt: skip
-    group.add_argument("--encoding", metavar="NAME", help="of text files, such as cp1252 (default utf-8)")
-    group.add_argument(
-        "--min-value", metavar="X", type=float, help="leave out rows with a lower value, such as bad ratings"
     )
     group.add_argument("--min-user-interactions", metavar="N", type=positive, help="leave out users with fewer items")
     group.add_argument("--min-item-interactions", metavar="N", type=positive, help="leave out items with fewer users")
@@ -119,6 +105,31 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
         help="a row this much older than the latest counts half: 90d, 12h, or a number in the unit of --time-column",
     )  # fmt: skip
     group.add_argument("--dtype", choices=["float32", "float64"], help="of values and factors (default float32)")
+
+
+def add_reading(parser: argparse.ArgumentParser, default: str | None = None) -> argparse._ArgumentGroup:
+    """Which columns of a table are what, and how they are read; the group of these arguments, for more of them.
+
+    `default`: in words, which columns are taken where that is not by usual names.
+    """
+    group = parser.add_argument_group("data")
+    usual = {
+        "user": "the one named like user_id",
+        "item": "the one named like item_id",
+        "value": "one named like value, rating or count; without one, every row is 1",
+    }
+    for column, named in usual.items():
+        group.add_argument(f"--{column}-column", metavar="COLUMN", help=f"default: {default or named}")
+    group.add_argument("--no-values", action="store_true", help="every row is 1, whatever columns there are")
+    group.add_argument(
+        "--columns", metavar="NAMES", type=names_of_columns,
+        help="of a text file without a line of names, such as user,item,value,time; _ for one to skip",
+    )  # fmt: skip
+    group.add_argument("--encoding", metavar="NAME", help="of text files, such as cp1252 (default utf-8)")
+    group.add_argument(
+        "--min-value", metavar="X", type=float, help="leave out rows with a lower value, such as bad ratings"
+    )
+    return group
 
 
 def add_model(parser: argparse.ArgumentParser, *, is_searched: bool = False) -> None:

@@ -37,8 +37,8 @@ from wals_gpu.model.wals import WALS
 
 __all__ = ["add", "run"]
 
-#: So that memory does not grow with the number of users.
-USERS_PER_CHUNK = 4096
+#: So that memory does not grow with the number of users: so many at most, and places in their lists.
+USERS_PER_CHUNK, PLACES_PER_CHUNK = 4096, 1 << 24
 
 EPILOG = """\
 examples:
@@ -187,7 +187,9 @@ def _recommend_to_users(
     options |= {"random_state": args.seed} | item_lists(args, model) | user_lists(args, model, users)
     options |= {"cold_users": args.cold_users, "unknown": unknown}
     options |= reranking_options(args, args.k, model.n_items, model.item_ids)
-    chunks = model.recommend_chunks(users, min(args.k, model.n_items), chunk_size=USERS_PER_CHUNK, **options)
+    k = min(args.k, model.n_items)
+    chunk_size = min(USERS_PER_CHUNK, max(PLACES_PER_CHUNK // k, 1))
+    chunks = model.recommend_chunks(users, k, chunk_size=chunk_size, **options)
     counted = _counting(chunks, model, args)
     if args.out is None:
         answers = [

@@ -223,9 +223,14 @@ class CpuAlternatingLeastSquares(Answers):
     # ------------------------------------------------------------------------------------------------ files, devices
 
     def save(self, fileobj_or_path: str | os.PathLike[str] | IO[bytes]) -> None:
-        """Write the model as an npz file that implicit can load; ``.npz`` is added to a path without it.
+        """Write the model as an npz file that implicit can load.
 
         A random generator is not written, the loaded model has ``random_state=None`` then.
+
+        Parameters
+        ----------
+        fileobj_or_path : str, path or binary file
+            ``.npz`` is added to a path without it.
         """
         state = {name: getattr(self, name) for name in SAVED}
         state["dtype"] = self.dtype.name
@@ -236,7 +241,16 @@ class CpuAlternatingLeastSquares(Answers):
 
     @classmethod
     def load(cls, fileobj_or_path: str | os.PathLike[str] | IO[bytes]) -> CpuAlternatingLeastSquares:
-        """Read a model that this class or implicit saved; ``.npz`` is added to a path without it.
+        """Read a model that this class or implicit saved.
+
+        Parameters
+        ----------
+        fileobj_or_path : str, path or binary file
+            ``.npz`` is added to a path without it.
+
+        Returns
+        -------
+        CpuAlternatingLeastSquares
 
         Raises
         ------
@@ -268,13 +282,22 @@ class CpuAlternatingLeastSquares(Answers):
         return model
 
     def to_cpu(self) -> CpuAlternatingLeastSquares:
-        """A copy of the model that computes on the CPU."""
+        """A copy of the model that computes on the CPU.
+
+        Returns
+        -------
+        CpuAlternatingLeastSquares
+        """
         model = copy.deepcopy(self)
         model.__dict__.pop("_device", None)
         return model
 
     def to_gpu(self) -> CpuAlternatingLeastSquares:
         """A copy of the model that computes on the CUDA device, in float32; its factors stay NumPy arrays.
+
+        Returns
+        -------
+        CpuAlternatingLeastSquares
 
         Raises
         ------

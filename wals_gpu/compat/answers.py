@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_matrix
 
+from wals_gpu.checks import list_length
 from wals_gpu.compat.factors import Factors
 from wals_gpu.compat.ranking import chosen_columns, rank
 from wals_gpu.compat.rows import as_csr, csr, singular
@@ -93,7 +94,27 @@ class Answers(Factors):
         filter_items: ArrayLike | None = None,
         users_items_offset: int = 0,
     ) -> NDArray[np.integer]:
-        """Deprecated: the ids of :meth:`recommend` for users ``users_items_offset``, ``users_items_offset + 1``, ..."""
+        """Deprecated: the ids of :meth:`recommend` for users ``users_items_offset``, ``users_items_offset + 1``, ...
+
+        Parameters
+        ----------
+        user_items : (B, I) csr_matrix
+            Rows of these users.
+        N : int, default 10
+        recalculate_user, filter_already_liked_items, filter_items
+            As for :meth:`recommend`.
+        users_items_offset : int, default 0
+            The first user.
+
+        Returns
+        -------
+        (B, N) array of int
+
+        Warns
+        -----
+        DeprecationWarning
+            At each call.
+        """
         warnings.warn("recommend_all is deprecated: call recommend with all ids", DeprecationWarning, stacklevel=2)
         userids = np.arange(user_items.shape[0]) + users_items_offset
         return self.recommend(
@@ -107,7 +128,25 @@ class Answers(Factors):
         selected_items: ArrayLike,
         recalculate_user: bool = False,
     ) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
-        """Deprecated: :meth:`recommend` with ``items=selected_items`` and no filter."""
+        """Deprecated: :meth:`recommend` with ``items=selected_items`` and no filter, the ten best.
+
+        Parameters
+        ----------
+        userid, user_items, recalculate_user
+            As for :meth:`recommend`.
+        selected_items : array of int
+            The only items to rank.
+
+        Returns
+        -------
+        ids, scores : (10,) or (B, 10), or as many as the items are
+            As of :meth:`recommend`.
+
+        Warns
+        -----
+        DeprecationWarning
+            At each call.
+        """
         warnings.warn("rank_items is deprecated: call recommend with items=...", DeprecationWarning, stacklevel=2)
         return self.recommend(
             userid,
@@ -158,7 +197,27 @@ class Answers(Factors):
         filter_users: ArrayLike | None = None,
         users: ArrayLike | None = None,
     ) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
-        """The N users of highest cosine; as :meth:`similar_items`, for users."""
+        """The N users of highest cosine with one user, or with each user of a batch; the user themself comes first.
+
+        Parameters
+        ----------
+        userid : int or (B,) array of int
+        N : int, default 10
+        filter_users : array of int, optional
+            Users to put last.
+        users : array of int, optional
+            The only users to rank. Not together with `filter_users`.
+
+        Returns
+        -------
+        ids, scores : (N,) or (B, N)
+            As of :meth:`similar_items`.
+
+        Raises
+        ------
+        IndexError, TypeError, ValueError
+            As :meth:`recommend`.
+        """
         query = self._user_factor(userid)
         return self._similar(query, N, "user", users, filter_users)
 
@@ -273,6 +332,8 @@ class Answers(Factors):
         N = _count(N)
         if N < 1:
             raise IndexError(f"N must be at least 1, got {N}")
+        n_queries = 1 if query.ndim == 1 else len(query)
+        list_length("N", N, len(factors), 2 * n_queries * (4 + factors.itemsize))  # also while they are filled up
 
         queries = np.ascontiguousarray(np.atleast_2d(query), factors.dtype)
         ids: NDArray[np.integer]

@@ -139,7 +139,26 @@ class Factors:
         return self._recalculate(userid, user_items, "user")
 
     def recalculate_item(self, itemid: ArrayLike, item_users: csr_matrix) -> NDArray[np.floating]:
-        """Exact factors of items from their rows ``item_users`` (B, U); otherwise as :meth:`recalculate_user`."""
+        """Exact factors of items from their rows, without storing them.
+
+        Parameters
+        ----------
+        itemid : int or (B,) array of int
+            Only its length matters.
+        item_users : (B, U) csr_matrix
+            All that is known of each item, not only what is new.
+
+        Returns
+        -------
+        (D,) for one id, else (B, D)
+
+        Raises
+        ------
+        ValueError
+            Another number of rows than ids, or a user that the model does not know.
+        SingularSystemError
+            A row has no unique solution.
+        """
         return self._recalculate(itemid, item_users, "item")
 
     def partial_fit_users(self, userids: ArrayLike, user_items: csr_matrix) -> None:
@@ -164,7 +183,21 @@ class Factors:
         self._user_norms = self._XtX = None
 
     def partial_fit_items(self, itemids: ArrayLike, item_users: csr_matrix) -> None:
-        """As :meth:`partial_fit_users`, for items and their rows ``item_users`` (B, U)."""
+        """Recalculate items and store their factors; new ids make the model larger, rows between them are zero.
+
+        Parameters
+        ----------
+        itemids : (B,) array of int
+        item_users : (B, U) csr_matrix
+            All that is known of each item, not only what is new.
+
+        Raises
+        ------
+        IndexError
+            A negative id.
+        ValueError
+            As :meth:`recalculate_item`, and no ids.
+        """
         if np.size(itemids) != item_users.shape[0]:
             raise ValueError("item_users must contain 1 row for every user in itemids")
         self.item_factors = self._with_rows(itemids, item_users, "item")

@@ -123,6 +123,7 @@ class WALSModel(ModelBase[WALSModelConfig]):  # type: ignore[misc]
         options: dict[str, Any] = {"allow_items": self._allowed(sorted_item_ids_to_recommend), "filter_seen": False}
         if filter_viewed:
             options["deny"] = matrix
+        k = min(k, self.model.n_items)  # places that stay empty are left out anyhow
         if _same(self._users, _hot(dataset, "user")):
             found = self.model.recommend(user_ids, k, **options)
         else:
@@ -134,6 +135,7 @@ class WALSModel(ModelBase[WALSModelConfig]):  # type: ignore[misc]
     ) -> Triplet:
         self._check_items(dataset)
         allowed = self._allowed(sorted_item_ids_to_recommend)
+        k = min(k, self.model.n_items)
         return _triplet(target_ids, self.model.similar_items(target_ids, k, allow_items=allowed))
 
     def _recommend_cold(
@@ -142,7 +144,7 @@ class WALSModel(ModelBase[WALSModelConfig]):  # type: ignore[misc]
         """What is popular, for users and items that the dataset has no interactions of."""
         self._check_items(dataset)
         nobody, allowed = self.model.n_users, self._allowed(sorted_item_ids_to_recommend)
-        found = self.model.recommend([nobody], k, unknown="popular", allow_items=allowed)
+        found = self.model.recommend([nobody], min(k, self.model.n_items), unknown="popular", allow_items=allowed)
         there = found.scores[0] > -np.inf
         n = int(there.sum())
         items, scores = found.ids[0][there], found.scores[0][there]

@@ -59,6 +59,10 @@ class Categories:
         column, item_column : str, optional
             Of a table. Default: the one that is named like ``category`` or ``genre``, and like ``item_id`` or ``id``.
 
+        Returns
+        -------
+        Categories
+
         Raises
         ------
         DataError

@@ -225,6 +225,14 @@ class Ids:
     def subset(self, index: ArrayLike) -> Ids:
         """The ids at strictly increasing positions, as `Ids` of their own.
 
+        Parameters
+        ----------
+        index : (n,) array or list of int
+
+        Returns
+        -------
+        Ids
+
         Raises
         ------
         IndexError, TypeError
@@ -272,6 +280,15 @@ class Ids:
 
     def index_of(self, values: ArrayLike) -> Any:
         """Position of each id, as :meth:`find`, but an unknown id is an error.
+
+        Parameters
+        ----------
+        values : an id, or an array, list, Series or Arrow array of ids, of any shape
+            Of the kind of these ids.
+
+        Returns
+        -------
+        int64 array of the shape of ``values`` (a NumPy integer for a single id)
 
         Raises
         ------
@@ -326,7 +343,19 @@ class Ids:
         return ids.reshape(index.shape) if index.ndim else plain(ids[0])
 
     def to_arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """Plain arrays to save: ``name`` for integers, ``name.offsets`` and ``name.utf8`` for strings."""
+        """Plain arrays to save, for :meth:`from_arrays`.
+
+        Parameters
+        ----------
+        name : str
+            What their names are, or begin with.
+
+        Returns
+        -------
+        dict of str to array
+            ``name`` for integers, (N,) int64 or uint64; for strings ``name.offsets``, (N+1,) int64, and ``name.utf8``,
+            uint8.
+        """
         if self.kind == "integer":
             return {name: self._values}
         _, offsets, utf8 = self._values.buffers()
@@ -336,7 +365,21 @@ class Ids:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str, side: str) -> Ids | None:
-        """The ids that :meth:`to_arrays` wrote under ``name``; ``None`` where there are none.
+        """The ids that :meth:`to_arrays` wrote.
+
+        Parameters
+        ----------
+        arrays : mapping of str to array
+            May hold others, too.
+        name : str
+            As it was given to :meth:`to_arrays`.
+        side : str
+            What the ids name.
+
+        Returns
+        -------
+        Ids or None
+            None where there are none of this name.
 
         Raises
         ------

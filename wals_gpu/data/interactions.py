@@ -41,7 +41,14 @@ __all__ = ["ColumnNames", "Interactions", "as_interactions", "in_order_of_appear
 
 
 class ColumnNames(NamedTuple):
-    """What the columns of a table are called that interactions came from; None where there was none."""
+    """What the columns of a table are called that interactions came from.
+
+    Attributes
+    ----------
+    user, item : str, or what else names a column
+    value, time : the same, or None
+        None where there was none.
+    """
 
     user: Hashable
     item: Hashable

@@ -36,9 +36,23 @@ class ItemTable:
     columns: Mapping[Hashable, pa.Array]
 
     def find(self, item_ids: Ids) -> NDArray[np.int64]:
-        """The position of each row's item among `item_ids`, -1 for an unknown one, (n,).
+        """The position of each row's item among ids.
 
         Ids of the other kind are converted where that is exact: text written as integers are, and integers.
+
+        Parameters
+        ----------
+        item_ids : Ids
+
+        Returns
+        -------
+        (n,) int64 array
+            -1 for an unknown one.
+
+        Raises
+        ------
+        DataError
+            The table has no column of ids.
         """
         if self.ids is None:
             raise DataError("the table of items has no column of ids; item_column names it")
@@ -55,7 +69,27 @@ class ItemTable:
         return found
 
     def of(self, item_ids: Ids, column: Hashable | None = None) -> list[Any]:
-        """The values of a column (default: the first) for each of `item_ids`, None where the table lacks the item."""
+        """The values of a column for each of some items.
+
+        Parameters
+        ----------
+        item_ids : Ids
+            I of them.
+        column : str, optional
+            One of `columns`. Default: the first.
+
+        Returns
+        -------
+        list of I values
+            None where the table lacks the item.
+
+        Raises
+        ------
+        DataError
+            The table has no column of ids.
+        KeyError
+            It has no such column.
+        """
         position = self.find(item_ids)
         row = np.full(len(item_ids), -1, np.int64)
         row[position[position >= 0]] = np.flatnonzero(position >= 0)

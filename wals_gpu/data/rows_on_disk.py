@@ -132,14 +132,35 @@ class StoredRows:
         return len(self.indices)
 
     def block(self, begin: int, end: int) -> csr_matrix:
-        """Rows from `begin` to before `end`, read into memory."""
+        """Consecutive rows, read into memory.
+
+        Parameters
+        ----------
+        begin, end : int
+            From `begin` to before `end`.
+
+        Returns
+        -------
+        (end - begin, n_columns) csr_matrix
+        """
         first, last = int(self.indptr[begin]), int(self.indptr[end])
         row_ptr = self.indptr[begin : end + 1] - first
         parts = (self.data[first:last], self.indices[first:last], row_ptr)
         return csr_matrix(parts, shape=(end - begin, self.shape[1]))
 
     def bounds(self, max_entries: int) -> Iterator[tuple[int, int]]:
-        """Blocks of rows (begin, end) of at most so many entries; a row of more is a block of its own."""
+        """Blocks of rows that fit into memory; a row of more entries is a block of its own.
+
+        Parameters
+        ----------
+        max_entries : int
+            Of a block.
+
+        Yields
+        ------
+        begin, end : int
+            From `begin` to before `end`.
+        """
         begin = 0
         while begin < self.shape[0]:
             end = int(np.searchsorted(self.indptr, self.indptr[begin] + max_entries, side="right")) - 1

@@ -94,7 +94,16 @@ class StoredMatrix(StoredRows):
         return f"StoredMatrix({str(self.path)!r}: {self.shape[0]} x {self.shape[1]}, {self.nnz} entries, {self.dtype})"
 
     def bind(self, objective: Objective) -> BoundObjective:
-        """As :meth:`Objective.bind`; values are checked by the first pass of :class:`StoredTerms`."""
+        """As :meth:`.Objective.bind`; values are checked by the first pass of :class:`StoredTerms`.
+
+        Parameters
+        ----------
+        objective : Objective
+
+        Returns
+        -------
+        BoundObjective
+        """
         return BoundObjective(objective, *self.shape, **objective.learn(self))
 
 

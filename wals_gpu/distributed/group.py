@@ -57,21 +57,52 @@ class Group(Protocol):
 
         Parameters
         ----------
-        rows : (counts[rank], ...)
-        counts : (size,) int
+        rows : (counts[rank], ...) array
+        counts : (size,) sequence of int
             How many rows each rank has.
-        out : (sum of counts, ...), optional
+        out : (sum of counts, ...) array, optional
             C-ordered; written and returned.
+
+        Returns
+        -------
+        (sum of counts, ...) array
         """
 
     def exchange_rows(self, pieces: Sequence[NDArray[Any]], counts: Sequence[int], out: NDArray[Any]) -> None:
-        """Send a piece (n_r, ...) to every rank r, and receive one of counts[r] rows from each into `out`, in order."""
+        """Send a piece to every rank, and receive one from each.
+
+        Parameters
+        ----------
+        pieces : sequence of (n_r, ...) arrays
+            One for each rank r.
+        counts : (size,) sequence of int
+            How many rows come from each rank.
+        out : (sum of counts, ...) array
+            C-ordered; written, rank after rank.
+        """
 
     def broadcast(self, array: NDArray[Any]) -> None:
-        """Fill the array, of the same kind on all ranks, with that of rank 0."""
+        """Fill an array with that of rank 0.
+
+        Parameters
+        ----------
+        array : array
+            Of the same shape and dtype on all ranks; written, but on rank 0.
+        """
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
-        """What each rank gave, on every rank."""
+        """What each rank gave, on every rank.
+
+        Parameters
+        ----------
+        data : bytes
+            Of any length.
+
+        Returns
+        -------
+        list of bytes
+            One for each rank.
+        """
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -81,34 +112,31 @@ class Group(Protocol):
 _SMALL_BYTES = 1 << 14
 
 
-class LocalGroup:
+class LocalGroup(Group):
     """A single process; see :class:`Group`."""
 
     rank, size, sent_bytes = 0, 1, 0
 
     def gather_rows(self, rows: NDArray[Any], counts: Sequence[int], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """See :meth:`Group.gather_rows`."""
         if out is None:
             return rows
         out[:] = rows
         return out
 
     def exchange_rows(self, pieces: Sequence[NDArray[Any]], counts: Sequence[int], out: NDArray[Any]) -> None:
-        """See :meth:`Group.exchange_rows`."""
         out[:] = pieces[0]
 
     def broadcast(self, array: NDArray[Any]) -> None:
-        """See :meth:`Group.broadcast`."""
+        return
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
-        """See :meth:`Group.gather_bytes`."""
         return [data]
 
     def barrier(self) -> None:
-        """See :meth:`Group.barrier`."""
+        return
 
 
-class TorchGroup:
+class TorchGroup(Group):
     """A process group of torch.distributed; see :class:`Group`.
 
     Parameters
@@ -143,8 +171,8 @@ class TorchGroup:
         self.sent_bytes = 0
 
     def gather_rows(self, rows: NDArray[Any], counts: Sequence[int], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Around a ring: each step passes the piece on that came with the last one, so that every link is busy. What is
-        small goes to all at once: it takes the time of one step."""
+        # Around a ring: each step passes the piece on that came with the last one, so that every link is busy. What is
+        # small goes to all at once: it takes the time of one step.
         ends = np.cumsum(counts)
         if out is None:
             out = np.empty((int(ends[-1]), *rows.shape[1:]), rows.dtype)
@@ -162,7 +190,6 @@ class TorchGroup:
         return out
 
     def exchange_rows(self, pieces: Sequence[NDArray[Any]], counts: Sequence[int], out: NDArray[Any]) -> None:
-        """See :meth:`Group.exchange_rows`."""
         ends = np.cumsum(counts)
         places = [out[end - count : end] for end, count in zip(ends, counts, strict=True)]
         places[self.rank][...] = pieces[self.rank]
@@ -171,7 +198,6 @@ class TorchGroup:
             self._pass([(to, pieces[to])], [(source, places[source])])
 
     def broadcast(self, array: NDArray[Any]) -> None:
-        """See :meth:`Group.broadcast`."""
         if not array.size or self.size == 1:
             return
         tensor = self._bytes_of(array)
@@ -182,14 +208,12 @@ class TorchGroup:
             self._take(array, tensor)
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
-        """See :meth:`Group.gather_bytes`."""
         lengths = of_each(self, len(data))
         rows = np.frombuffer(data, np.uint8)
         joined = self.gather_rows(rows, lengths.tolist())
         return [piece.tobytes() for piece in np.split(joined, np.cumsum(lengths)[:-1])]
 
     def barrier(self) -> None:
-        """See :meth:`Group.barrier`."""
         of_each(self, np.uint8(0))
 
     def _pass(self, sends: list[tuple[int, NDArray[Any]]], receives: list[tuple[int, NDArray[Any]]]) -> None:

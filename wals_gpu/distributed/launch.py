@@ -60,6 +60,11 @@ def connected(timeout: float = 1800.0) -> Iterator[Group]:
     timeout : float, default 1800
         Seconds after which a rank that hears nothing of another one gives up.
 
+    Yields
+    ------
+    Group
+        A :class:`TorchGroup`, or a :class:`LocalGroup`. A process group that was begun here ends with it.
+
     Raises
     ------
     DistributedError

@@ -44,8 +44,10 @@ class ShardedModel:
     local : WALS
         A model of this rank's users (row numbers from 0) and all items: it recommends, explains and evaluates as any
         other.
+    user_cuts : Cuts
+        Which rank has which users.
     users : slice
-        Which rows of all users these are.
+        Which rows of all users this rank has.
     history : History
     """
 
@@ -72,7 +74,23 @@ class ShardedModel:
         plan: Plan,
         run: Run,
     ) -> ShardedModel:
-        """The model of a fit that has ended. Every rank makes the call."""
+        """The model of a fit that has ended. Every rank makes the call.
+
+        Parameters
+        ----------
+        group : Group
+        model : WALS
+            What was to be fitted: its settings.
+        shards : Shards
+            The interactions that it was fitted on.
+        plan : Plan
+        run : Run
+            Of the fit, ended.
+
+        Returns
+        -------
+        ShardedModel
+        """
         session = plan.session
         assert isinstance(session, ShardedSession)
         items = session.gathered("item")
@@ -97,6 +115,11 @@ class ShardedModel:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the model to a folder that all ranks see, in place of one that is there. Every rank makes the call.
+
+        Parameters
+        ----------
+        path : str or path
+            The same on all ranks.
 
         Raises
         ------
@@ -125,8 +148,21 @@ class ShardedModel:
     def recommend_chunks(
         self, k: int = 10, *, chunk_size: int = 4096, **options: Any
     ) -> Iterator[RecommendationsChunk]:
-        """The lists of this rank's users, as ``WALS.recommend_chunks`` gives them; users by id, or by their row number
-        among all users."""
+        """The lists of this rank's users, some of them at a time.
+
+        Parameters
+        ----------
+        k : int, default 10
+        chunk_size : int, default 4096
+            Users of a chunk.
+        **options
+            As for :meth:`.WALS.recommend_chunks`.
+
+        Yields
+        ------
+        RecommendationsChunk
+            Users by id, or by their row number among all users.
+        """
         users = np.arange(self.local.n_users) if self.local.user_ids is None else self.local.user_ids.ids
         for chunk in self.local.recommend_chunks(users, k, chunk_size=chunk_size, **options):
             if self.local.user_ids is None:

@@ -63,7 +63,18 @@ class Shards:
         return dtype
 
     def rows_of(self, side: str) -> tuple[csr_matrix, Cuts]:
-        """The rank's rows of a side, "user" or "item", and the cuts of the side."""
+        """The rank's rows of a side, and the cuts of the side.
+
+        Parameters
+        ----------
+        side : {"user", "item"}
+
+        Returns
+        -------
+        rows : csr_matrix or StoredRows
+            (own users, I) or (own items, U).
+        cuts : Cuts
+        """
         return (self.users, self.user_cuts) if side == "user" else (self.items, self.item_cuts)
 
     def count_entries(self) -> int:
@@ -73,7 +84,17 @@ class Shards:
     def bind(self, objective: Objective, **unmet: NDArray[np.bool_]) -> BoundObjective:
         """The objective with what it learns of the whole: as of one matrix on one machine, to the bit.
 
-        Every rank makes the call. `unmet` are those of :meth:`.BoundObjective.without_background`.
+        Every rank makes the call.
+
+        Parameters
+        ----------
+        objective : Objective
+        **unmet : (U,) or (I,) array of bool
+            As `users` and `items` of :meth:`.BoundObjective.without_background`.
+
+        Returns
+        -------
+        BoundObjective
         """
         bound = BoundObjective(objective, *self.shape, **objective.learn(_Whole(self)))
         return bound.without_background(**unmet)

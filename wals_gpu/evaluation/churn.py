@@ -30,6 +30,7 @@ from wals_gpu.checks import integer
 from wals_gpu.data.ids import Ids, row_numbers
 from wals_gpu.data.tables import format_table, html_table
 from wals_gpu.errors import DataError
+from wals_gpu.evaluation.metrics import places_of, users_at_once
 from wals_gpu.evaluation.recommenders import Recommender, ids_of, parameters_of, recommend
 
 __all__ = ["Churn", "churn"]
@@ -37,7 +38,6 @@ __all__ = ["Churn", "churn"]
 #: Of rank-biased overlap: how probable it is that who looks at an item looks at the next one, too.
 PERSISTENCE = 0.9
 
-_BATCH = 2048
 _NOTHING = csr_matrix((0, 0), dtype=np.float32)  # models that know their users need not be told
 
 
@@ -136,14 +136,16 @@ def churn(
         chosen = np.sort(np.random.default_rng(random_state).choice(len(rows[0]), sample, replace=False))
         rows = (rows[0][chosen], rows[1][chosen])
     places = _common_columns(old, new)
+    length = min(k, max(len(of_model) for of_model in places))
     n, totals = len(rows[0]), np.zeros(4)
     shown: tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]] = ([], [])
-    for start in range(0, n, _BATCH):
+    step = users_at_once(length)
+    for start in range(0, n, step):
         lists = []
         for model, own, place, seen in zip((old, new), rows, places, shown, strict=True):
-            of_batch = own[start : start + _BATCH]
-            found = recommend(model, of_batch, k, known=_NOTHING, is_fold_in=False, filter_seen=filter_seen)[:, :k]
-            lists.append(np.where(found >= 0, place[found], -1))
+            of_batch = own[start : start + step]
+            found = recommend(model, of_batch, length, known=_NOTHING, is_fold_in=False, filter_seen=filter_seen)
+            lists.append(np.where(found >= 0, place[found], -1)[:, :length])
             seen.append(np.unique(lists[-1]))
         totals += _sums(lists[0], lists[1])
     before, after = (np.unique(np.concatenate(parts)) for parts in shown)
@@ -157,12 +159,12 @@ def _sums(old: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[np.float64]
     """Of changed, overlap, users_changed and first_changed over users, from two arrays (B, k) of items, -1 for none."""
     k = old.shape[1]
     there_old, there_new = old >= 0, new >= 0
-    same = (old[:, :, None] == new[:, None, :]) & there_old[:, :, None]  # (B, k, k)
+    place = places_of(old, new, max(int(old.max(initial=0)), int(new.max(initial=0))) + 1)
     # A common item counts from the depth on where both lists have had it.
-    depth = np.maximum(np.arange(k)[:, None], np.arange(k)[None, :])
+    depth = np.maximum(place, np.arange(k))
+    rows, columns = np.nonzero(there_old & (place < k))
     at_depth = np.zeros((len(old), k))
-    for d in range(k):
-        at_depth[:, d] = (same & (depth == d)).sum(axis=(1, 2))
+    np.add.at(at_depth, (rows, depth[rows, columns]), 1)
     common = at_depth.cumsum(axis=1)  # |a_d & b_d|
     longest = np.maximum(there_old.sum(axis=1), there_new.sum(axis=1))
     some, ranks = longest > 0, np.arange(1, k + 1)

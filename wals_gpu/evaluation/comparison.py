@@ -79,7 +79,17 @@ class Differences(list[Difference], Tabular):
         return pa.table({name: pa.array([getattr(one, name) for one in self], kind) for name, kind in kinds.items()})
 
     def of(self, *metrics: str) -> Differences:
-        """Those of some metrics only."""
+        """Those of some metrics only.
+
+        Parameters
+        ----------
+        *metrics : str
+            Such as "ndcg@20".
+
+        Returns
+        -------
+        Differences
+        """
         return Differences(one for one in self if one.metric in metrics)
 
     def between(self, first: str, second: str) -> dict[str, Difference]:
@@ -89,6 +99,10 @@ class Differences(list[Difference], Tabular):
         ----------
         first, second : str
             In either order; values are ``first - second``.
+
+        Returns
+        -------
+        dict of str to Difference
 
         Raises
         ------

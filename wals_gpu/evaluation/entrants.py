@@ -147,7 +147,7 @@ class Entrant:
                 raise
             self._error = error
             if len(rows) == 1:
-                return np.full((1, max(self._task.ks)), -1, dtype=np.int64)
+                return np.full((1, self._task.length), -1, dtype=np.int64)
             half = len(rows) // 2  # few that it does not know cost few calls
             parts = [self._as_far_as_known(ask, part) for part in (rows[:half], rows[half:])]
             return np.concatenate(parts)
@@ -156,7 +156,7 @@ class Entrant:
         return self._task.recommend(self.model, rows)
 
     def _ask_of_others(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return self.answers(rows, max(self._task.ks)).columns
+        return self.answers(rows, self._task.length).columns
 
     def answers(self, rows: NDArray[np.int64], k: int) -> Answers:
         """What a model with a ``recommend`` of its own gives to users of the task, with its scores.
@@ -218,7 +218,7 @@ class Entrant:
     def _ask_rectools(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         task = self._task
         users = rows if task.user_ids is None else np.asarray(task.user_ids.take(rows))
-        ids = self.model.recommend(users, max(task.ks), filter_seen=task.filter_seen)
+        ids = self.model.recommend(users, task.length, filter_seen=task.filter_seen)
         is_none = ids == np.array(None)
         columns = np.full(ids.shape, -1, dtype=np.int64)
         if task.item_ids is None:

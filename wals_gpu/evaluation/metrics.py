@@ -34,7 +34,7 @@ An id of -1 (fewer than K items were left) takes its rank and is a miss.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,13 +55,19 @@ __all__ = [
     "check_ids",
     "check_ks",
     "directions_of",
+    "in_batches",
     "list_metrics",
+    "places_of",
     "ranking_metrics",
     "recommendation_counts",
     "relevant_entries",
     "row_metrics",
     "surprise_of",
+    "users_at_once",
 ]
+
+#: Users whose lists are worked on together, and places of their lists: memory does not grow with either.
+_USERS, _PLACES = 2048, 1 << 24
 
 
 def ranking_metrics(
@@ -178,47 +184,49 @@ def row_metrics(
 ) -> dict[str, NDArray[np.float64]]:
     """Per-user metrics (B,) of rows that all have a relevant item.
 
-    ids (B, K), test (B, I) and expected (B, L >= K) are checked; directions (I, E) are of :func:`directions_of`.
+    ids (B, K), test (B, I) and expected (B, L) are checked; directions (I, E) are of :func:`directions_of`. Lists that
+    are shorter than a k have no more items.
     """
-    rows, k_max = np.arange(ids.shape[0])[:, None], max(ks)
-    ids = ids[:, :k_max]
+    rows, n_items = np.arange(ids.shape[0])[:, None], test.shape[1]
+    ids = ids[:, : max(ks)]
+    length = ids.shape[1]
     # One sorted key per entry of the test matrix turns membership of all B * K pairs into binary searches.
-    hit = (contains(entry_keys(test), rows * test.shape[1] + ids) & (ids >= 0)).astype(np.float64)
+    hit = (contains(entry_keys(test), rows * n_items + ids) & (ids >= 0)).astype(np.float64)
 
     n_test = np.diff(test.indptr)
-    rank = np.arange(1, k_max + 1)
-    discount = 1.0 / np.log2(rank + 1)
+    rank = np.arange(1, length + 1)
     hits = hit.cumsum(axis=1)
-    dcg = (hit * discount).cumsum(axis=1)
-    ideal = discount.cumsum()
+    dcg = (hit / np.log2(rank + 1)).cumsum(axis=1)
+    ideal = (1.0 / np.log2(np.arange(2, min(max(ks), n_items) + 2))).cumsum()
     precision_sum = (hit * hits / rank).cumsum(axis=1)
     first = np.where(hit.any(axis=1), 1.0 + hit.argmax(axis=1), np.inf)
     if surprise is not None:
         surprise_sum = np.where(ids >= 0, surprise[ids], 0.0).cumsum(axis=1)
         filled = np.maximum((ids >= 0).cumsum(axis=1), 1)
     if expected is not None:
-        place = _places(ids, expected, test.shape[1])
+        place = places_of(ids, expected, n_items)
 
     metrics = {}
     for k in ks:
-        possible, h = np.minimum(k, n_test), hits[:, k - 1]
+        last, possible = min(k, length) - 1, np.minimum(min(k, n_items), n_test)
+        h = hits[:, last]
         metrics[f"recall@{k}"] = h / possible
         metrics[f"plain_recall@{k}"] = h / n_test
         metrics[f"precision@{k}"] = h / k
         metrics[f"hit_rate@{k}"] = np.minimum(h, 1.0)
-        metrics[f"ndcg@{k}"] = dcg[:, k - 1] / ideal[possible - 1]
-        metrics[f"map@{k}"] = precision_sum[:, k - 1] / possible
+        metrics[f"ndcg@{k}"] = dcg[:, last] / ideal[possible - 1]
+        metrics[f"map@{k}"] = precision_sum[:, last] / possible
         metrics[f"mrr@{k}"] = np.where(first <= k, 1.0 / first, 0.0)
         if surprise is not None:
-            metrics[f"novelty@{k}"] = surprise_sum[:, k - 1] / filled[:, k - 1]
+            metrics[f"novelty@{k}"] = surprise_sum[:, last] / filled[:, last]
         if expected is not None:
-            metrics[f"serendipity@{k}"] = (hit * (place >= k))[:, :k].sum(axis=1) / k
+            metrics[f"serendipity@{k}"] = (hit * (place >= min(k, expected.shape[1])))[:, :k].sum(axis=1) / k
         if directions is not None:
             metrics[f"intra_list_diversity@{k}"] = _diversity(ids[:, :k], directions)
     return metrics
 
 
-def _places(ids: NDArray[np.integer], expected: NDArray[np.integer], n_items: int) -> NDArray[np.int64]:
+def places_of(ids: NDArray[np.integer], expected: NDArray[np.integer], n_items: int) -> NDArray[np.int64]:
     """From 0, the place of each item of lists (B, K) in other lists (B, L) of the same users; L where it is not."""
     first = np.arange(len(ids))[:, None] * (n_items + 1)
     keys = (first + np.where(expected < 0, n_items, expected)).ravel()
@@ -292,6 +300,18 @@ def relevant_entries(matrix: Any, name: str = "test") -> csr_matrix:
     matrix = canonical(name, matrix)
     positive = matrix.data > 0
     return matrix if positive.all() else select(matrix, positive)
+
+
+def users_at_once(length: int, most: int = _USERS) -> int:
+    """How many users' lists of some length are worked on together: fewer where lists are long."""
+    return min(most, max(_PLACES // max(length, 1), 1))
+
+
+def in_batches(users: NDArray[Any], length: int) -> Iterator[NDArray[Any]]:
+    """Some users (n,), as many at a time as have their lists of some length worked on together."""
+    step = users_at_once(length)
+    for start in range(0, len(users), step):
+        yield users[start : start + step]
 
 
 def check_ks(ks: int | Sequence[int], longest: int | None) -> list[int]:

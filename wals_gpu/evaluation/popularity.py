@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu.checks import list_length
 from wals_gpu.data.csr import canonical, contains, entry_keys, entry_rows, select
 from wals_gpu.data.ids import row_numbers
 from wals_gpu.data.matching import open_interactions, read_like
@@ -83,7 +84,20 @@ class Popularity:
     def recommend_for(
         self, interactions: Any, k: int = 10, *, filter_seen: bool = True, allow: csr_matrix | None = None
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The same for users given by their interactions (B, I), seen in training or not."""
+        """Most popular items for users given by their interactions, seen in training or not.
+
+        Parameters
+        ----------
+        interactions : (B, I) matrix, Interactions, DataFrame, Arrow table or path
+            What each user has; values do not matter. What has ids is matched by item id.
+        k, filter_seen, allow
+            As for :meth:`recommend`.
+
+        Returns
+        -------
+        ids, scores : (B, k) array
+            As of :meth:`recommend`.
+        """
         known = read_like("interactions", interactions, None, self.item_ids, "the training data")
         ids, scores = self._lists(known.data.matrix, k, filter_seen, allow)
         return ids if self.item_ids is None else self.item_ids.take(ids), scores
@@ -91,9 +105,10 @@ class Popularity:
     def _lists(
         self, seen: csr_matrix, k: int, filter_seen: bool, allow: csr_matrix | None
     ) -> tuple[NDArray[Any], NDArray[Any]]:
+        n_rows, n_items = seen.shape
+        k = list_length("k", k, n_items, 5 * 8 * n_rows)  # arrays that are there at once
         if allow is not None:
             return self._from_lists(allow, seen if filter_seen else None, k)
-        n_rows, n_items = seen.shape
         # With a row's seen ranks sorted, s_0 < s_1 < ..., the j-th unseen rank is j + #{m : s_m - m <= j}.
         skipped = np.zeros((n_rows, k), dtype=np.int64)
         if filter_seen and seen.nnz:

@@ -65,6 +65,11 @@ class RecToolsRecommender:
             )
         self.model, self.dataset = model, dataset
 
+    @property
+    def n_items(self) -> int:
+        """Items of the dataset."""
+        return len(self.dataset.item_id_map.external_ids)
+
     def recommend(self, users: NDArray[Any], k: int, *, filter_seen: bool = True) -> NDArray[Any]:
         """Lists (B, k) of item ids for different users, by id; None where there is no item, or no list at all."""
         found = self.model.recommend(

@@ -24,6 +24,7 @@ from wals_gpu.evaluation.metrics import (
     list_metrics,
     recommendation_counts,
     row_metrics,
+    users_at_once,
 )
 from wals_gpu.evaluation.popularity import Popularity
 from wals_gpu.evaluation.recommenders import AnyRecommender, ImplicitRecommender, Recommender
@@ -42,11 +43,21 @@ __all__ = [
 
 
 class Cohort(NamedTuple):
-    """Metrics of a part of the test data: lists of the whole evaluation, relevant items of the cohort only."""
+    """Metrics of a part of the test data: lists of the whole evaluation, relevant items of the cohort only.
 
-    users: int  # with a relevant item in it
-    entries: int  # relevant items
-    results: dict[str, dict[str, Estimate]]  # as of EvaluationReport, means over users only
+    Attributes
+    ----------
+    users : int
+        How many have a relevant item in it.
+    entries : int
+        Relevant items.
+    results : dict of str to dict of str to Estimate
+        As of :class:`EvaluationReport`, means over users only.
+    """
+
+    users: int
+    entries: int
+    results: dict[str, dict[str, Estimate]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -196,7 +207,22 @@ class Comparison(EvaluationReport):
     differences: Differences = field(default_factory=Differences)
 
     def between(self, first: str, second: str) -> dict[str, Difference]:
-        """The differences ``first - second`` of two models by metric, as :meth:`.Differences.between` has them."""
+        """The differences of two models, by metric.
+
+        Parameters
+        ----------
+        first, second : str
+            Their names, in either order; values are ``first - second``.
+
+        Returns
+        -------
+        dict of str to Difference
+
+        Raises
+        ------
+        KeyError
+            These two were not compared.
+        """
         return self.differences.between(first, second)
 
     def to_dict(self) -> dict[str, Any]:
@@ -277,7 +303,7 @@ def evaluate(
         The held-out items; values above 0 are relevant. Rows of a table whose user or item is unknown to the model are
         left out, with a warning that counts them; in Interactions they are an error.
     ks : int or sequence of int, default (20, 100)
-        List lengths.
+        List lengths. Lists longer than there are items end where these do.
     fold_in : (H, I) matrix, Interactions or table, optional
         For :func:`strong_generalisation_split`: the users to recommend to, by their known interactions
         (``model.recommend_for``). Default: row b of ``test`` is training user b (``model.recommend``).
@@ -307,7 +333,7 @@ def evaluate(
     n_permutations : int, default 9999
         Of several models: assignments of signs of the permutation test; 0 for no p-values.
     batch_size : int, default 2048
-        Users per call of the model; bounds memory at ``batch_size * max(ks)`` ids.
+        Users per call of the model; fewer where lists have thousands of items.
     **columns
         ``user_column``, ``item_column``, ``value_column`` and the like of what is given as a table. Default for
         ``test``: the columns that ``train`` has them in.
@@ -347,7 +373,7 @@ def evaluate(
     confidence = number("confidence", confidence, positive=True, below=1)
     resamples = _Resamples(confidence, integer("n_resamples", n_resamples, 0), random_state)
     n_permutations = integer("n_permutations", n_permutations, 0)
-    batch_size = integer("batch_size", batch_size, 1)
+    batch_size = users_at_once(task.length, integer("batch_size", batch_size, 1))
     left_out = task.test.shape[0] - task.users.size
     report = EvaluationReport(
         {},

@@ -22,7 +22,14 @@ _SIGNS = 1 << 21
 
 
 class Estimate(NamedTuple):
-    """A mean over users with the ends of its confidence interval (``None`` where a metric is not a mean over users)."""
+    """A mean over users with the ends of its confidence interval.
+
+    Attributes
+    ----------
+    value : float
+    low, high : float or None
+        None where a metric is not a mean over users, or no interval was asked for.
+    """
 
     value: float
     low: float | None

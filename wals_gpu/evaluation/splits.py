@@ -44,13 +44,25 @@ Part: TypeAlias = Any
 
 
 class StrongSplit(NamedTuple):
-    """Result of :func:`strong_generalisation_split`: U = T training users + H held-out users."""
+    """Result of :func:`strong_generalisation_split`: U = T training users + H held-out users.
 
-    train: Part  # (T, I)
-    fold_in: Part  # (H, I): what a held-out user is known by
-    test: Part  # (H, I): what is asked for
-    train_users: NDArray[np.int64]  # (T,) row numbers in the input
-    heldout_users: NDArray[np.int64]  # (H,) row numbers in the input
+    Attributes
+    ----------
+    train : (T, I) csr_matrix or Interactions
+        All of the training users.
+    fold_in : (H, I) csr_matrix or Interactions
+        What a held-out user is known by.
+    test : (H, I) csr_matrix or Interactions
+        What is asked for.
+    train_users, heldout_users : (T,) and (H,) int64 array
+        Row numbers in the input.
+    """
+
+    train: Part
+    fold_in: Part
+    test: Part
+    train_users: NDArray[np.int64]
+    heldout_users: NDArray[np.int64]
 
 
 def random_holdout(

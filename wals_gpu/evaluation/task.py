@@ -118,6 +118,18 @@ class Task:
         """(H, I): what the users are known by."""
         return self.train if self.fold_in is None else self.fold_in
 
+    @property
+    def length(self) -> int:
+        """K: of the longest lists, which no model has more items for."""
+        most = self.train.shape[1]
+        for model in self.models.values():
+            ids = ids_of(model, "item")
+            if isinstance(model, RecToolsRecommender):
+                most = max(most, model.n_items)
+            elif ids is not None:
+                most = max(most, len(ids))
+        return min(max(self.ks), most)
+
     def is_cold(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which rows of `test` are known by nothing (b,)."""
         ends = self.known.indptr
@@ -144,14 +156,14 @@ class Task:
     def popular(self, popularity: Popularity, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The most popular items for some rows of `test`, of those that they may get: (b, K), -1 for none."""
         allow = None if self.candidates is None else self.candidates[rows]
-        return popularity.recommend_for(self.known[rows], max(self.ks), filter_seen=self.filter_seen, allow=allow)[0]
+        return popularity.recommend_for(self.known[rows], self.length, filter_seen=self.filter_seen, allow=allow)[0]
 
     def recommend(self, model: Any, rows: NDArray[np.int64]) -> NDArray[Any]:
         """What a model recommends to some rows of `test`: column numbers (b, K), -1 for none."""
         return recommend(
             model,
             rows,
-            max(self.ks),
+            self.length,
             known=self.known,
             is_fold_in=self.fold_in is not None,
             filter_seen=self.filter_seen,

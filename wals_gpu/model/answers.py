@@ -89,6 +89,7 @@ def recommend_chunks(
     """The same, some users at a time, with their ids, or row numbers; wrong options are refused at once."""
     chunk_size = integer("chunk_size", chunk_size, 1)
     index, chunks = _best_items(fitted, queries, k, lists, explore, chunk_size, reranking)
+    index.check_length(k, min(chunk_size, queries.users.n))
     layout = queries.layout(fitted, titles)
 
     def named() -> Iterator[RecommendationsChunk]:

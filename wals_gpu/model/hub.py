@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -42,13 +42,13 @@ def push(place: Place, save: Callable[[Path], None], private: bool, commit_messa
     api = place.api()
     with tempfile.TemporaryDirectory(prefix="wals-gpu-") as temporary:
         folder = Path(temporary)
-        with _error_of_the_hub():
+        with _errors_of_the_hub(place, api, "uploaded"):
             api.create_repo(place.repo_id, private=private, exist_ok=True)
             if place.revision is not None:
                 api.create_branch(place.repo_id, branch=place.revision, exist_ok=True)
         _take_card(api, place, folder)
         save(folder)
-        with _error_of_the_hub():
+        with _errors_of_the_hub(place, api, "uploaded"):
             done = api.upload_folder(
                 repo_id=place.repo_id,
                 folder_path=folder,
@@ -64,7 +64,7 @@ def _take_card(api: Any, place: Place, folder: Path) -> None:
     """The page that is in the repository: a save leaves it alone if somebody has edited it."""
     from huggingface_hub.errors import EntryNotFoundError
 
-    with contextlib.suppress(EntryNotFoundError), _error_of_the_hub():
+    with contextlib.suppress(EntryNotFoundError), _errors_of_the_hub(place, api, "uploaded"):
         there = api.hf_hub_download(place.repo_id, "README.md", revision=place.revision)
         shutil.copyfile(there, folder / "README.md")
 
@@ -72,7 +72,7 @@ def _take_card(api: Any, place: Place, folder: Path) -> None:
 def pull(place: Place, cache_dir: str | PathLike[str] | None, local_files_only: bool) -> Path:
     """A folder with the model of a repository."""
     api = place.api()
-    with _error_of_the_hub():
+    with _errors_of_the_hub(place, api, "downloaded"):
         folder = api.snapshot_download(
             place.repo_id,
             revision=place.revision,
@@ -87,11 +87,33 @@ def pull(place: Place, cache_dir: str | PathLike[str] | None, local_files_only: 
 
 
 @contextlib.contextmanager
-def _error_of_the_hub() -> Any:
-    """What its client says of a name that is none is a ValueError everywhere else in this library, too."""
-    from huggingface_hub.errors import HFValidationError
+def _errors_of_the_hub(place: Place, api: Any, failed: str) -> Iterator[None]:
+    """Its client's errors in the words of this library: a name that is none, and a server that cannot be reached.
+
+    What the server answers, that there is no such repository or that it may not be read, is the client's own error.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         yield
     except HFValidationError as error:
         raise ValueError(f"repo_id: {error}") from error
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+        if cause is None or isinstance(cause, HfHubHTTPError) or not _is_of_connection(cause, HfHubHTTPError):
+            raise
+        raise ConnectionError(
+            f"{place.repo_id} could not be {failed}, as there is no connection to {api.endpoint} "
+            f"({type(cause).__name__}: {' '.join(str(cause).split())}); check the network, or name another server with "
+            "endpoint= or the variable HF_ENDPOINT; WALS.save and WALS.load take a local folder"
+        ) from error
+
+
+def _is_of_connection(error: BaseException, of_answers: type[Exception]) -> bool:
+    """Whether an error is one of the package that the client asks with (requests, httpx or httpx2, by its version).
+
+    The client's error of answers is a class of that package, too. Without a network it may also be Python's own.
+    """
+    packages = {base.__module__.partition(".")[0] for base in of_answers.__mro__} - {"huggingface_hub", "builtins"}
+    own = {base.__module__.partition(".")[0] for base in type(error).__mro__}
+    return bool(packages & own) or isinstance(error, (ConnectionError, TimeoutError))

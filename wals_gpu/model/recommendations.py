@@ -28,11 +28,41 @@ class _WithTitles(Tabular):
         raise NotImplementedError
 
     def to_pandas(self, *, titles: Any = None, title_column: str | None = None) -> Any:
-        """The same as a pandas DataFrame; ImportError where pandas is not installed."""
+        """The same as a pandas DataFrame.
+
+        Parameters
+        ----------
+        titles, title_column
+            As of :meth:`to_arrow`.
+
+        Returns
+        -------
+        pandas.DataFrame
+
+        Raises
+        ------
+        ImportError
+            pandas is not installed.
+        """
         return as_output(self.to_arrow(titles=titles, title_column=title_column), "pandas")
 
     def to_polars(self, *, titles: Any = None, title_column: str | None = None) -> Any:
-        """The same as a polars DataFrame; ImportError where polars is not installed."""
+        """The same as a polars DataFrame.
+
+        Parameters
+        ----------
+        titles, title_column
+            As of :meth:`to_arrow`.
+
+        Returns
+        -------
+        polars.DataFrame
+
+        Raises
+        ------
+        ImportError
+            polars is not installed.
+        """
         return as_output(self.to_arrow(titles=titles, title_column=title_column), "polars")
 
 

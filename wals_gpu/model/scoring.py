@@ -14,15 +14,13 @@ from wals_gpu.checks import integer, number
 from wals_gpu.data.csr import as_csr, contains, entry_keys, entry_rows, select
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.errors import DataError
-from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
+from wals_gpu.evaluation.metrics import in_batches, relevant_entries, row_metrics
 from wals_gpu.model.queries import fold_in
 from wals_gpu.retrieval.neighbors import Extra, topk
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.validation import parse_metric
 
 __all__ = ["score"]
-
-_USERS_PER_BATCH = 2048
 
 
 def score(
@@ -110,10 +108,10 @@ def _measured(
     """The metric of each user with something to find; their factors are folded in from what they own by default."""
     users = np.flatnonzero(np.diff(hidden.indptr))
     values, items, neighbors = [], fitted.item_table(), fitted.item_neighbors()
-    for start in range(0, len(users), _USERS_PER_BATCH):
-        batch = users[start : start + _USERS_PER_BATCH]
+    length = min(k, len(items))
+    for batch in in_batches(users, length):
         vectors = fold_in(fitted, owned[batch]) if factors is None else factors[batch]
         extra = None if neighbors is None else Extra(neighbors, owned[batch])
-        ids, _ = topk(fitted.backend, vectors, items, k, owned[batch], extra=extra)
+        ids, _ = topk(fitted.backend, vectors, items, length, owned[batch], extra=extra)
         values.append(row_metrics(ids, hidden[batch], [k], None)[metric])
     return values

@@ -135,7 +135,17 @@ class PriorTrial:
     cold_scores: tuple[float, ...]
 
     def scores(self, cold_weight: float) -> NDArray[np.float64]:
-        """What it is compared by, one number for each split."""
+        """What it is compared by: ``warm^(1 - w) cold^w`` of the scores of each split.
+
+        Parameters
+        ----------
+        cold_weight : float from 0 to 1
+            w.
+
+        Returns
+        -------
+        (n_splits,) float64 array
+        """
         warm, cold = np.asarray(self.warm_scores), np.asarray(self.cold_scores)
         weighed: NDArray[np.float64] = warm ** (1 - cold_weight) * cold**cold_weight
         return weighed
@@ -158,7 +168,17 @@ class PriorChoice:
     trials: tuple[PriorTrial, ...]
 
     def applied(self, prior: LinearPrior) -> LinearPrior:
-        """A prior with the chosen settings."""
+        """A prior with the chosen settings.
+
+        Parameters
+        ----------
+        prior : LinearPrior
+            It stays as it is.
+
+        Returns
+        -------
+        LinearPrior
+        """
         return prior.with_parameters(relative_strength=self.relative_strength, cold=self.cold)
 
 

@@ -1233,7 +1233,32 @@ class WALS(Configured):
         show_progress: bool = False,
         output: str | None = None,
     ) -> Any:
-        """The k users with the most similar factors, the user themself first; otherwise as :meth:`similar_items`."""
+        """The k users with the most similar factors, the user themself first.
+
+        Parameters
+        ----------
+        users : id, or (B,) list or array of ids
+            Row numbers where the model was fitted on a matrix.
+        k : int, default 10
+        deny_users, allow_users : list of ids, or (U,) array of bool, optional
+            Users that no list may have, and the only ones that lists may have; both hold for the user themself too.
+        show_progress : bool, default False
+        output : {"pandas", "polars", "arrow"}, optional
+            As for :meth:`recommend`.
+
+        Returns
+        -------
+        Recommendations
+            The pair ``ids, scores``, (k,) or (B, k), as of :meth:`similar_items`. A table has the columns ``user_id``,
+            ``rank`` (1 for the user themself), ``similar_id`` and ``score``.
+
+        Raises
+        ------
+        KeyError, IndexError
+            A user is unknown.
+        ValueError
+            `k` is below 1, or the lists would not fit into the memory.
+        """
         fitted, output = self.fitted, check_output(output)
         found = answers.similar_users(fitted, users, k, deny_users, allow_users, show_progress)
         return found if output is None else as_output(found.to_arrow(), output)
@@ -1683,7 +1708,9 @@ class WALS(Configured):
         ModelFitError
             The model is not fitted; or without users, it has a user prior.
         huggingface_hub.errors.HfHubHTTPError
-            The server refuses, or cannot be reached.
+            The server refuses.
+        ConnectionError
+            The server cannot be reached.
         """
         model: WALS = self if users else self._without_users()
         where = hub.Place(repo_id, revision, token, endpoint)
@@ -1738,6 +1765,10 @@ class WALS(Configured):
             The repository holds no model, or a damaged one.
         huggingface_hub.errors.HfHubHTTPError
             There is no such repository or revision, or it may not be read.
+        ConnectionError
+            The server cannot be reached, and the model was not downloaded before.
+        FileNotFoundError
+            With `local_files_only`, the model was not downloaded before.
         """
         folder = hub.pull(hub.Place(repo_id, revision, token, endpoint), cache_dir, local_files_only)
         return cls.load(folder, device=device, num_threads=num_threads)

@@ -129,7 +129,18 @@ class Objective:
         return 1.0
 
     def learn(self, matrix: csr_matrix) -> dict[str, Any]:
-        """Fields of BoundObjective that come from the training matrix."""
+        """Fields of BoundObjective that come from the training matrix.
+
+        Parameters
+        ----------
+        matrix : (U, I) csr_matrix
+            Training interactions, as :meth:`bind` checked them.
+
+        Returns
+        -------
+        dict of str to float64 array
+            None of the fields, where a preset has nothing to learn.
+        """
         return {}
 
     def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
@@ -308,9 +319,18 @@ class BoundObjective:
         )
 
     def of_users(self, rows: NDArray[np.integer]) -> BoundObjective:
-        """The objective of some of the training users, (n,) row numbers; -1 is a new user.
+        """The objective of some of the training users.
 
         A new user has weight and background 1.
+
+        Parameters
+        ----------
+        rows : (n,) array of int
+            Their row numbers; -1 is a new user.
+
+        Returns
+        -------
+        BoundObjective
         """
         new = None if rows.size == 0 or rows.min() >= 0 else 1.0
         return dataclasses.replace(
@@ -321,10 +341,19 @@ class BoundObjective:
         )
 
     def of_items(self, rows: NDArray[np.integer]) -> BoundObjective:
-        """The objective of some of the training items, (n,) row numbers; -1 is a new item.
+        """The objective of some of the training items.
 
         A new item has the background and the weight of the rarest items: the lowest background above 0, and the highest
         weight.
+
+        Parameters
+        ----------
+        rows : (n,) array of int
+            Their column numbers; -1 is a new item.
+
+        Returns
+        -------
+        BoundObjective
         """
         return dataclasses.replace(
             self,
@@ -334,7 +363,19 @@ class BoundObjective:
         )
 
     def met(self, items: NDArray[np.integer], exposure: float) -> BoundObjective:
-        """The objective with the unobserved pairs of some items at a share `exposure` of their full weight."""
+        """The objective with the unobserved pairs of some items at a share of their full weight.
+
+        Parameters
+        ----------
+        items : (n,) array of int
+            Column numbers.
+        exposure : float from 0 to 1
+            The share.
+
+        Returns
+        -------
+        BoundObjective
+        """
         background = self.item_background
         if background is None and exposure == 1:
             return self

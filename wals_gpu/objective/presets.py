@@ -83,7 +83,23 @@ class Wals(Objective):
             raise ValueError(f"damping of objective 'wals' must be from 0 to 1, got {self.damping!r}")
 
     def learn(self, matrix: csr_matrix) -> dict[str, Any]:
-        """Item weights, and numbers of the data as a whole: w0, the mean of ``|v|^damping``, and the lowest value."""
+        """Item weights, and numbers of the data as a whole: w0, the mean of ``|v|^damping``, and the lowest value.
+
+        Parameters
+        ----------
+        matrix : (U, I) csr_matrix
+            As of :meth:`.Objective.learn`.
+
+        Returns
+        -------
+        dict of str to float64 array
+            ``item_weights`` (I,) and ``numbers`` (3,).
+
+        Raises
+        ------
+        ValueError
+            The values add up to more than float64 holds.
+        """
         counts, n_entries = column_counts(matrix), max(matrix.indices.size, 1)
         n_users, n_items = matrix.shape
         w0 = self.background * n_entries / (max(n_users, 1) * max(n_items, 1))
@@ -307,7 +323,17 @@ class GoogleWals(Objective):
     def of_rows(
         self, shape: tuple[int, int], users: NDArray[np.integer] | None = None, items: NDArray[np.integer] | None = None
     ) -> Objective:
-        """With the weights of other rows: 1 for a new user, and the highest for a new item."""
+        """With the weights of other rows: 1 for a new user, and the highest for a new item.
+
+        Parameters
+        ----------
+        shape, users, items
+            As of :meth:`.Objective.of_rows`.
+
+        Returns
+        -------
+        Objective
+        """
         changes: dict[str, Any] = {}
         for parameter, rows, n in (("row_weights", users, shape[0]), ("column_weights", items, shape[1])):
             weights = getattr(self, parameter)
@@ -317,7 +343,23 @@ class GoogleWals(Objective):
         return dataclasses.replace(self, **changes) if changes else self
 
     def learn(self, matrix: csr_matrix) -> dict[str, Any]:
-        """Row and column weights of the right number; column weights by the popularity exponent."""
+        """Row and column weights of the right number; column weights by the popularity exponent.
+
+        Parameters
+        ----------
+        matrix : (U, I) csr_matrix
+            As of :meth:`.Objective.learn`.
+
+        Returns
+        -------
+        dict of str to float64 array
+            ``user_weights`` (U,) or (1,), and ``item_weights`` (I,) or (1,).
+
+        Raises
+        ------
+        ValueError
+            There are not as many weights as users, or items.
+        """
         column_weights = self.column_weights
         for parameter, side, size in (
             ("row_weights", "user", matrix.shape[0]),
@@ -370,7 +412,18 @@ class Eals(Objective):
     weights_missing_items: ClassVar[bool] = True
 
     def learn(self, matrix: csr_matrix) -> dict[str, Any]:
-        """The background of each item, by its popularity."""
+        """The background of each item, by its popularity.
+
+        Parameters
+        ----------
+        matrix : (U, I) csr_matrix
+            As of :meth:`.Objective.learn`.
+
+        Returns
+        -------
+        dict of str to float64 array
+            ``item_background`` (I,).
+        """
         counts = column_counts(matrix)
         popularity = (counts / counts.max(initial=1.0)) ** self.exponent  # relative, so that no power overflows
         total = popularity.sum()
@@ -521,6 +574,16 @@ def _checked_weights(parameter: str, value: Any) -> float | Floats | None:
 
 def bound_from_arrays(arrays: dict[str, Floats], params: dict[str, Any]) -> BoundObjective:
     """The inverse of :meth:`BoundObjective.to_arrays`.
+
+    Parameters
+    ----------
+    arrays : dict of str to float64 array
+    params : dict
+        Both as they were given.
+
+    Returns
+    -------
+    BoundObjective
 
     Raises
     ------

@@ -273,7 +273,12 @@ def gradient(
     user_prior: ArrayLike | None = None,
     item_prior: ArrayLike | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gradient of :func:`loss`, with the same parameters.
+    """Gradient of :func:`loss`.
+
+    Parameters
+    ----------
+    user_terms, user_factors, item_factors, item_ridge, user_prior, item_prior
+        As of :func:`loss`.
 
     Returns
     -------

@@ -129,7 +129,17 @@ class RowTerms:
         yield slice(0, self.n_rows), self
 
     def some(self, rows: slice) -> RowTerms:
-        """The terms of consecutive rows; without `target_square`, which is of all of them."""
+        """The terms of consecutive rows; without `target_square`, which is of all of them.
+
+        Parameters
+        ----------
+        rows : slice
+            With a start and a stop.
+
+        Returns
+        -------
+        RowTerms
+        """
         first, last = self.row_ptr[rows.start], self.row_ptr[rows.stop]
 
         def part(array: NDArray[Any], piece: slice) -> NDArray[Any]:
@@ -157,7 +167,20 @@ class RowTerms:
         return np.broadcast_to(gram, self.n_entries)
 
     def system(self, row: int, other: NDArray[np.floating], background: NDArray[np.floating]) -> RowSystem:
-        """The matrix A of a row in float64, where ``background_r G`` (D, D) is known."""
+        """The matrix A of a row in float64, where ``background_r G`` is known.
+
+        Parameters
+        ----------
+        row : int
+        other : (n_other, D) array
+            Factors of the other side.
+        background : (D, D) float64 array
+            ``background_r G``.
+
+        Returns
+        -------
+        RowSystem
+        """
         entries = slice(self.row_ptr[row], self.row_ptr[row + 1])
         factors = other[self.col_idx[entries]].astype(np.float64)
         matrix = background + (factors.T * self.gram_values()[entries]) @ factors

@@ -276,7 +276,7 @@ class LinearPrior:
         return html_table([], self.settings(), "LinearPrior")
 
     def rows_for(self, side: str, ids: Ids | None, n_rows: int, rows: slice | None = None) -> NDArray[Any]:
-        """Embeddings (R, E) of the rows of a fit.
+        """Embeddings of the rows of a fit.
 
         Parameters
         ----------
@@ -289,10 +289,16 @@ class LinearPrior:
         rows : slice, optional
             The only ones to give; `ids` are those of these. Default: all.
 
+        Returns
+        -------
+        (R, E) array
+
         Raises
         ------
         DataError
             They are not those of these rows: another number of them, or ids without an embedding.
+        ValueError
+            The prior of a saved model has no embeddings.
         """
         if isinstance(self.strength, np.ndarray) and len(self.strength) != n_rows:
             raise DataError(f"strength of {side}_prior must have shape ({n_rows},), got {self.strength.shape}")
@@ -331,7 +337,18 @@ class LinearPrior:
         return self.embeddings.itemsize * dimension, features, int(self._ids is not None)
 
     def left_over(self, ids: Ids) -> tuple[NDArray[Any], list[Any]]:
-        """Embeddings and ids of what is not among `ids`: the rest of a catalogue, for :meth:`WALS.add_items`."""
+        """What has an embedding and is not among some ids: the rest of a catalogue, for :meth:`.WALS.add_items`.
+
+        Parameters
+        ----------
+        ids : Ids
+
+        Returns
+        -------
+        embeddings : (n, E) array
+        ids : list of n
+            Both empty where the embeddings came without ids.
+        """
         if self.embeddings is None or self._ids is None or self._row_of_id is None:
             return np.empty((0, 0)), []
         rest = np.flatnonzero(ids.find(self._ids.ids) < 0)
@@ -370,7 +387,18 @@ class LinearPrior:
         return shrunk
 
     def of_part(self, rows: slice, n_rows: int) -> LinearPrior:
-        """The same for consecutive rows of a fit of n_rows; embeddings with ids stay, as they are found by these."""
+        """The same for consecutive rows of a fit; embeddings with ids stay, as they are found by these.
+
+        Parameters
+        ----------
+        rows : slice
+        n_rows : int
+            Of the whole fit.
+
+        Returns
+        -------
+        LinearPrior
+        """
         part = copy.copy(self)
         if isinstance(self.strength, np.ndarray) and len(self.strength) == n_rows:
             part.strength = self.strength[rows]
@@ -453,9 +481,23 @@ class FittedPrior:
 
     @classmethod
     def begin(cls, prior: LinearPrior, raw: NDArray[Any], factors: int, rows: AllRows, threads: int = 1) -> FittedPrior:
-        """Learn from the embeddings (R, E) of a fit all that does not depend on factors; W = 0 and b = 0.
+        """Learn from the embeddings of a fit all that does not depend on factors; W = 0 and b = 0.
 
-        `rows` knows of the others where these are not all rows of the fit.
+        Parameters
+        ----------
+        prior : LinearPrior
+            Its whitening, if it has one and that is not fitted, is fitted here.
+        raw : (R, E) array
+            The embeddings.
+        factors : int
+            D.
+        rows : AllRows
+            Sums over all rows of the fit, where `raw` has only some of them.
+        threads : int, default 1
+
+        Returns
+        -------
+        FittedPrior
         """
         n, whitening = rows.n, prior.whitening
 
@@ -494,7 +536,21 @@ class FittedPrior:
         return fitted
 
     def features_of_fit(self, raw: NDArray[Any], dtype: DTypeLike, threads: int = 1) -> NDArray[np.floating]:
-        """:meth:`features` of the rows of a fit, in the chunks that sums over them are taken in."""
+        """:meth:`features` of the rows of a fit, in the chunks that sums over them are taken in.
+
+        Parameters
+        ----------
+        raw : (R, E) array
+            Their embeddings.
+        dtype : dtype
+            Of the features.
+        threads : int, default 1
+
+        Returns
+        -------
+        (R, F) array
+            F features: as many as `weights` has rows, less one.
+        """
         out = np.empty((len(raw), len(self.weights) - 1), dtype)
 
         def fill(part: slice) -> None:
@@ -505,7 +561,20 @@ class FittedPrior:
         return out
 
     def features(self, raw: NDArray[Any], dtype: DTypeLike) -> NDArray[np.floating]:
-        """Features (n, E) of embeddings: whitened, centred and scaled to length 1, and of the kernel, as set."""
+        """Features of embeddings: whitened, centred and scaled to length 1, and of the kernel, as set.
+
+        Parameters
+        ----------
+        raw : (n, E) array
+            Embeddings, finite.
+        dtype : dtype
+            Of the features.
+
+        Returns
+        -------
+        (n, F) array
+            F features: as many as `weights` has rows, less one.
+        """
         out = np.empty((len(raw), len(self.weights) - 1), dtype)
         for start in range(0, len(raw), _ROWS):
             block = raw[start : start + _ROWS]
@@ -534,11 +603,31 @@ class FittedPrior:
         Returns
         -------
         (n, D) array
+
+        Raises
+        ------
+        DataError
+            The embeddings are no finite numbers, or not as long as those of the fit.
         """
         return self._mapped(embeddings, self.weights, dtype)
 
     def project_unmet(self, embeddings: Any, dtype: DTypeLike = np.float64) -> NDArray[np.floating]:
-        """Factors (n, D) of rows without interactions: prior means, or by the map of ``cold="regression"``."""
+        """Factors of rows without interactions: prior means, or by the map of ``cold="regression"``.
+
+        Parameters
+        ----------
+        embeddings : (n, E) array
+        dtype : dtype, default float64
+
+        Returns
+        -------
+        (n, D) array
+
+        Raises
+        ------
+        DataError
+            The embeddings are no finite numbers, or not as long as those of the fit.
+        """
         return self._mapped(embeddings, self.unmet_weights, dtype)
 
     @property
@@ -559,7 +648,22 @@ class FittedPrior:
         return mapped.astype(dtype, copy=False)
 
     def encode(self, texts: Sequence[str | None]) -> NDArray[np.floating]:
-        """Embeddings of texts, by the encoder that the prior was made with."""
+        """Embeddings of texts, by the encoder that the prior was made with.
+
+        Parameters
+        ----------
+        texts : sequence of str or None
+            Those that say nothing have the catalogue's mean, where it was kept.
+
+        Returns
+        -------
+        (n, E) array
+
+        Raises
+        ------
+        ModelFitError
+            The prior has no encoder.
+        """
         if self.prior.encoder is None:
             raise ModelFitError(
                 "the prior was made from embeddings, without an encoder: give embeddings, or set its "
@@ -603,7 +707,24 @@ class FittedPrior:
     def pulled(
         self, terms: RowTerms, mean: NDArray[np.floating], rows: NDArray[np.integer] | None = None
     ) -> tuple[RowTerms, NDArray[np.floating]]:
-        """Both pulls as one: terms whose ridge is their sum, and what it pulls to, (n, D); `mean` are prior means."""
+        """Both pulls of :meth:`ridges` as one.
+
+        Parameters
+        ----------
+        terms : RowTerms
+            Of n rows, under the objective alone.
+        mean : (n, D) array
+            Their prior means.
+        rows : (n,) array of int, optional
+            As of :meth:`ridges`.
+
+        Returns
+        -------
+        terms : RowTerms
+            Those whose ridge is the sum of both.
+        to : (n, D) array
+            What it pulls to.
+        """
         towards_zero, strength = self.ridges(terms, rows)
         total = towards_zero + strength
         share = (strength / total)[:, None] if towards_zero.any() else 1.0
@@ -613,9 +734,20 @@ class FittedPrior:
     # ------------------------------------------------------------------------------------------------ files
 
     def to_arrays(self, name: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """What :meth:`from_arrays` needs: arrays, their names beginning with `name`, and settings that fit into JSON.
+        """What :meth:`from_arrays` needs.
 
         The encoder is saved where it can be described; a function can not, and a loaded model then takes embeddings.
+
+        Parameters
+        ----------
+        name : str
+            What the names of the arrays begin with.
+
+        Returns
+        -------
+        arrays : dict of str to array
+        settings : dict
+            Can be written as JSON.
         """
         prior = self.prior
         arrays: dict[str, NDArray[Any]] = {f"{name}/weights": self.weights, f"{name}/scale": self.scale}
@@ -646,7 +778,25 @@ class FittedPrior:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str, settings: Mapping[str, Any]) -> FittedPrior:
-        """The prior that :meth:`to_arrays` described; ValueError, TypeError or KeyError where it did not."""
+        """The prior that :meth:`to_arrays` described.
+
+        Parameters
+        ----------
+        arrays : mapping of str to array
+            May hold others, too.
+        name : str
+        settings : mapping
+            Both as of :meth:`to_arrays`.
+
+        Returns
+        -------
+        FittedPrior
+
+        Raises
+        ------
+        ValueError, TypeError, KeyError
+            They describe none.
+        """
         settings = dict(settings)
         if f"{name}/strength" in arrays:
             settings["strength"] = arrays[f"{name}/strength"]

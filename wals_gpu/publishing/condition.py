@@ -11,7 +11,7 @@ from typing import NamedTuple
 from wals_gpu.checks import did_you_mean
 from wals_gpu.training.validation import METRICS, parse_metric
 
-__all__ = ["Condition", "Verdict"]
+__all__ = ["NO_CONDITION", "Condition", "Verdict"]
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -21,6 +21,8 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 }
 OTHERS = ("yesterday", "popularity")
 ALWAYS = "always"
+#: Why a model is published then.
+NO_CONDITION = "no condition had to hold"
 
 _WORD = re.compile(r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?![\w@.])|(?P<name>[A-Za-z_][\w@]*)"
                    r"|(?P<sign>>=|<=|>|<|[+-]))")  # fmt: skip
@@ -84,6 +86,15 @@ class Condition:
     def parse(cls, text: str) -> Condition:
         """Read a condition.
 
+        Parameters
+        ----------
+        text : str
+            Such as ``"ndcg@20 >= yesterday - 0.002 and ndcg@20 > popularity"``, or ``"always"``.
+
+        Returns
+        -------
+        Condition
+
         Raises
         ------
         TypeError, ValueError
@@ -133,7 +144,7 @@ class Condition:
         Verdict
         """
         if not self.comparisons:
-            return Verdict(True, "published always")
+            return Verdict(True, NO_CONDITION)
         failed: list[str] = []
         held: list[str] = []
         for one in self.comparisons:

@@ -85,7 +85,18 @@ class ModelFolder:
         return sorted(entry.name for entry in self.path.iterdir() if _NAME.fullmatch(entry.name) and entry.is_dir())
 
     def about(self, name: str) -> dict[str, Any]:
-        """What is known of how a model came to be published; nothing, where its file is gone or damaged."""
+        """What is known of how a model came to be published.
+
+        Parameters
+        ----------
+        name : str
+            One of :meth:`names`.
+
+        Returns
+        -------
+        dict
+            The record of its run; empty, where its file is gone or damaged.
+        """
         with contextlib.suppress(OSError, ValueError):
             found = json.loads((self.path / name / PUBLISHED).read_text("utf-8"))
             if isinstance(found, dict):
@@ -119,7 +130,7 @@ class ModelFolder:
 
     @contextlib.contextmanager
     def locked(self, wait: float = 0.0) -> Iterator[None]:
-        """Keep other runs out; what a killed one left is removed.
+        """Keep other runs out, as long as it lasts; what a killed one left is removed.
 
         Parameters
         ----------
@@ -204,7 +215,20 @@ class ModelFolder:
         return name, True
 
     def keep_refused(self, save: Callable[[Path], None], keep: int) -> str:
-        """Write a model that is not to be published, to be looked at; its name."""
+        """Write a model that is not to be published, to be looked at.
+
+        Parameters
+        ----------
+        save : callable
+            Writes the model to the folder that it is given.
+        keep : int
+            How many refused models stay, this one among them; the earliest go.
+
+        Returns
+        -------
+        str
+            The name of its folder.
+        """
         temporary = self.path / f".incoming-{secrets.token_hex(8)}"
         try:
             save(temporary)
@@ -265,7 +289,13 @@ class ModelFolder:
             return to, before
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append a run to the log."""
+        """Append a run to the log.
+
+        Parameters
+        ----------
+        record : mapping
+            Can be written as JSON.
+        """
         with self._lock(".switch", 60.0):
             self._append(record)
 

@@ -20,7 +20,7 @@ from wals_gpu.data.csr import contains, entry_keys, entry_rows, select
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.errors import DataError
-from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
+from wals_gpu.evaluation.metrics import in_batches, relevant_entries, row_metrics
 from wals_gpu.evaluation.popularity import Popularity
 from wals_gpu.evaluation.recommenders import columns_of
 from wals_gpu.evaluation.resampling import Estimate, bootstrap_interval
@@ -33,8 +33,6 @@ __all__ = ["Comparison", "HeldOut", "NothingNewError", "compare", "hold_out"]
 MOST_USERS = 100_000
 #: The share of what is new that is held out; without a model before, all is new, and less is enough.
 USUAL, USUAL_OF_ALL = 0.5, 0.1
-
-_BATCH = 2048
 
 
 class NothingNewError(ValueError):
@@ -208,6 +206,7 @@ def compare(
     if len(users) > MOST_USERS:
         users = np.sort(np.random.default_rng(seed).choice(users, MOST_USERS, replace=False))
     k = max(parse_metric(metric)[1] for metric in metrics)
+    k = min(k, max(test.shape[1], candidate.n_items, 0 if yesterday is None else yesterday.n_items))
     models: dict[str, Callable[[NDArray[np.int64]], NDArray[np.int64]]] = {
         "candidate": _lists_of(candidate, held_out, k),
         "popularity": _popular(held_out, k),
@@ -217,10 +216,7 @@ def compare(
     ks = sorted({parse_metric(metric)[1] for metric in metrics})
     found: dict[str, dict[str, NDArray[np.float64]]] = {}
     for name, lists_of in models.items():
-        parts = [
-            row_metrics(lists_of(batch), test[batch], ks, None)
-            for batch in (users[start : start + _BATCH] for start in range(0, len(users), _BATCH))
-        ]
+        parts = [row_metrics(lists_of(batch), test[batch], ks, None) for batch in in_batches(users, k)]
         found[name] = {metric: np.concatenate([part[metric] for part in parts]) for metric in metrics}
     values: dict[str, dict[str, Estimate]] = {}
     for metric in metrics:

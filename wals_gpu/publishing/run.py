@@ -22,7 +22,7 @@ from wals_gpu.evaluation.churn import churn
 from wals_gpu.evaluation.resampling import Estimate
 from wals_gpu.model.card import Measured
 from wals_gpu.model.wals import WALS
-from wals_gpu.publishing.condition import Condition
+from wals_gpu.publishing.condition import NO_CONDITION, Condition
 from wals_gpu.publishing.folder import ModelFolder, now
 from wals_gpu.publishing.measure import Comparison, HeldOut, NothingNewError, compare, hold_out
 
@@ -266,7 +266,7 @@ class _Run:
             with self.timed("measure"):
                 self._comparison = found = compare(model, yesterday, held_out, metrics, seed)
         except NothingNewError as error:
-            return self._decided(not condition.needs_measuring, str(error))
+            return self._unmeasured(error)
         self.record["held_out"] |= {
             "measured_users": found.users,
             "measured_entries": found.entries,
@@ -286,11 +286,15 @@ class _Run:
 
     def _without_measuring(self, data: Interactions, error: NothingNewError) -> bool:
         self.held_out = None
+        if not self._condition.needs_measuring:
+            with self.timed("fit"):
+                self._fit(data, self._options)
+        return self._unmeasured(error)
+
+    def _unmeasured(self, error: NothingNewError) -> bool:
         if self._condition.needs_measuring:
             return self._decided(False, str(error))
-        with self.timed("fit"):
-            self._fit(data, self._options)
-        return self._decided(True, f"published always; not measured: {error}")
+        return self._decided(True, f"{NO_CONDITION}, and nothing could be measured: {error}")
 
     def _decided(self, holds: bool, reason: str) -> bool:
         self.record |= {"decision": "published" if holds else "refused", "reason": reason}

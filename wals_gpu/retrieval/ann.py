@@ -107,9 +107,10 @@ class AnnIndex:
         ids, scores : (k,) or (B, k)
             As of :meth:`ExactIndex.search`.
         """
-        k, oversample = integer("k", k, 1), integer("oversample", oversample, 1)
+        oversample = integer("oversample", oversample, 1)
         array = self.exact.check_queries(queries)
         table = np.atleast_2d(array)
+        k = self.exact.check_length(k, len(table))
         numbers = self.exact.item_numbers()
         n_candidates = min(k * oversample, len(numbers))
 
@@ -138,6 +139,11 @@ class AnnIndex:
             Such as the factors of a few hundred users.
         k, oversample : int
             As for :meth:`search`.
+
+        Returns
+        -------
+        float
+            From 0 to 1; 1 where there is nothing to find.
         """
         _, scores = self.search(queries, k, oversample=oversample)
         # The exact scan sums in another order than the scores of candidates: let it have the last digits.

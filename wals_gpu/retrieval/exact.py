@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.devices import make_backend
 from wals_gpu.backends.session import Backend, KeepingBackend
-from wals_gpu.checks import integer
+from wals_gpu.checks import integer, list_length
 from wals_gpu.data.csr import select
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.progress import tqdm
@@ -116,11 +116,26 @@ class ExactIndex:
         return vectors
 
     def item_numbers(self) -> NDArray[np.int64]:
-        """Item numbers (n,) of the rows of `searched`."""
+        """Item numbers of the rows of `searched`.
+
+        Returns
+        -------
+        (n,) int64 array
+        """
         return np.arange(len(self)) if self._known is None else np.flatnonzero(self._known)
 
     def directions(self, queries: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Queries (B, D) as they are compared with `searched`: with "cosine" divided by their norm, zero ones left."""
+        """Queries as they are compared with `searched`.
+
+        Parameters
+        ----------
+        queries : (B, D) array
+
+        Returns
+        -------
+        (B, D) array
+            With "cosine" divided by their norm, zero ones left; else the same array.
+        """
         if self.metric == "dot":
             return queries
         norms = _norms(queries)[:, None]
@@ -174,7 +189,25 @@ class ExactIndex:
         return self.named(columns if array.ndim == 2 else columns[0]), scores if array.ndim == 2 else scores[0]
 
     def filters(self, n_queries: int, lists: Lists) -> Filters:
-        """The lists of :meth:`search`, checked, with item numbers in place of ids."""
+        """The lists of :meth:`search`, checked, with item numbers in place of ids.
+
+        Parameters
+        ----------
+        n_queries : int
+            B.
+        lists : Lists
+
+        Returns
+        -------
+        Filters
+
+        Raises
+        ------
+        KeyError, IndexError
+            A list names an item that is not there.
+        TypeError, ValueError
+            A list is of a wrong kind or shape.
+        """
         return lists.filters(n_queries, len(self), self.ids)
 
     def chunks(
@@ -233,7 +266,7 @@ class ExactIndex:
             yield part, columns, scores
 
     def best(self, queries: NDArray[np.floating], k: int, deny: csr_matrix | None = None) -> Results:
-        """Item numbers and dot products (B, k) for queries (B, D), as :meth:`search`, but nothing is checked.
+        """Item numbers and dot products for queries, as :meth:`search`, but nothing is checked.
 
         For who asks once for each of many requests: of a small catalogue, checks take as long as the search.
 
@@ -245,6 +278,11 @@ class ExactIndex:
             From 1.
         deny : (B, I) csr_matrix, optional
             Canonical, with int32 columns; its values are not looked at.
+
+        Returns
+        -------
+        columns : (B, k) int32 array
+        scores : (B, k) array
         """
         assert self.metric == "dot"
         return self._backend.topk(queries, self._table, k, deny)
@@ -256,8 +294,28 @@ class ExactIndex:
         chunks: Iterable[tuple[slice, NDArray[np.int32], NDArray[np.floating]]],
         show_progress: bool = False,
     ) -> Results:
-        """All answers of :meth:`chunks` in two arrays (B, k)."""
-        columns = np.empty((n_queries, integer("k", k, 1)), np.int32)
+        """All answers of :meth:`chunks` in two arrays.
+
+        Parameters
+        ----------
+        n_queries : int
+            B.
+        k : int
+        chunks : iterable
+            As :meth:`chunks` gives them, together for all B queries.
+        show_progress : bool, default False
+
+        Returns
+        -------
+        columns : (B, k) int32 array
+        scores : (B, k) array
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`check_length`, before the first chunk.
+        """
+        columns = np.empty((n_queries, self.check_length(k, n_queries)), np.int32)
         scores = np.empty(columns.shape, self.vectors.dtype)
         if not show_progress:
             for part, some_columns, some_scores in chunks:
@@ -269,10 +327,26 @@ class ExactIndex:
         return columns, scores
 
     def similar(self, rows: NDArray[np.integer], k: int, filters: Filters, show_progress: bool = False) -> Results:
-        """Numbers and cosines of the k items nearest to items (B,), each item first in its own list.
+        """The k items nearest to each of some, each item first in its own list.
 
         It is put there and not searched for: another one may have the same vector. Where lists exclude it, or its
         vector is zero, it is left out.
+
+        Parameters
+        ----------
+        rows : (B,) array of int
+            Item numbers.
+        k : int
+        filters : Filters
+            Of B queries.
+        show_progress : bool, default False
+
+        Returns
+        -------
+        columns : (B, k) int32 array
+            Item numbers, -1 for none.
+        scores : (B, k) array
+            With the metric "cosine", cosines; -inf where there is no item.
         """
         own = csr_matrix((np.ones(len(rows), bool), rows, np.arange(len(rows) + 1)), shape=(len(rows), len(self)))
         permitted = self._permitted(filters)
@@ -294,7 +368,18 @@ class ExactIndex:
         return self.collect(len(rows), k, with_itself(), show_progress)
 
     def named(self, columns: NDArray[np.int32]) -> NDArray[Any]:
-        """Ids in place of item numbers, None for -1."""
+        """Ids in place of item numbers.
+
+        Parameters
+        ----------
+        columns : array of int32, of any shape
+            -1 for none.
+
+        Returns
+        -------
+        array of the same shape
+            Ids, None for -1; the numbers themselves where items have no ids.
+        """
         return columns if self.ids is None else self.ids.take(columns)
 
     def _permitted(self, filters: Filters) -> NDArray[np.bool_] | None:
@@ -307,11 +392,57 @@ class ExactIndex:
     # ------------------------------------------------------------------------------------------------ input
 
     def check(self, k: int) -> None:
-        """ValueError where the device does not find as many as k items for a query."""
+        """Refuse lists that are too long for the device.
+
+        Parameters
+        ----------
+        k : int
+
+        Raises
+        ------
+        ValueError
+            The device does not find as many items for a query.
+        """
         self._backend.check(k=k)
 
+    def check_length(self, k: int, n_queries: int) -> int:
+        """The length of the lists of so many queries, if they fit into the memory together.
+
+        Parameters
+        ----------
+        k : int
+        n_queries : int
+            B.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        TypeError, ValueError
+            It is no integer from 1, or there is not as much memory.
+        """
+        found = 4 + self.vectors.itemsize  # of a place: a number and a score
+        of_all = n_queries * (found + (0 if self.ids is None else 8)) + min(n_queries, CHUNK) * found
+        return list_length("k", k, len(self), of_all)
+
     def check_queries(self, queries: ArrayLike) -> NDArray[np.floating]:
-        """Queries (D,) or (B, D) in the type of the vectors; ValueError for anything else."""
+        """Queries in the type of the vectors.
+
+        Parameters
+        ----------
+        queries : (D,) or (B, D) array of numbers
+
+        Returns
+        -------
+        array of the same shape
+
+        Raises
+        ------
+        ValueError
+            They are no numbers, of another shape, or not finite.
+        """
         array = np.asarray(queries)
         D = self.vectors.shape[1]
         if array.dtype.kind not in "iuf" or array.ndim not in (1, 2) or array.shape[-1] != D:

@@ -105,7 +105,28 @@ class UCB:
         chunk: int = CHUNK,
         neighbors: Neighbors | None = None,
     ) -> Chunks:
-        """As :meth:`ExactIndex.chunks`."""
+        """The k best items for users, a chunk of users after the other, as :meth:`.ExactIndex.chunks`.
+
+        Parameters
+        ----------
+        index : ExactIndex
+            Of the items.
+        users : Users
+        k : int
+        filters : Filters
+            Of these users.
+        chunk : int, default 4096
+            Users of a chunk.
+        neighbors : Neighbors, optional
+            What is added to the dot products.
+
+        Yields
+        ------
+        part : slice
+        columns : (b, k) int32
+        scores : (b, k)
+            The bounds.
+        """
         items = index.vectors
         for start in range(0, users.n, chunk):
             part = slice(start, min(start + chunk, users.n))
@@ -157,7 +178,18 @@ class Thompson:
         chunk: int = CHUNK,
         neighbors: Neighbors | None = None,
     ) -> Chunks:
-        """As :meth:`ExactIndex.chunks`."""
+        """The k best items for users, a chunk of users after the other, as :meth:`.ExactIndex.chunks`.
+
+        Parameters
+        ----------
+        index, users, k, filters, chunk, neighbors
+            As of :meth:`UCB.chunks`.
+
+        Returns
+        -------
+        iterator of (slice, (b, k) int32 array, (b, k) array)
+            Scores are those of the draws.
+        """
         seed: Any = np.random.SeedSequence(self.seed).entropy  # the seed itself, where there is one
 
         def drawn(part: slice) -> NDArray[np.floating]:

@@ -39,7 +39,26 @@ class Lists:
     allow_items: ArrayLike | None = None
 
     def filters(self, n_queries: int, n_items: int, ids: Ids | None) -> Filters:
-        """The lists checked, with item numbers in place of ids (None: the lists hold numbers already)."""
+        """The lists checked, with item numbers in place of ids.
+
+        Parameters
+        ----------
+        n_queries, n_items : int
+            B, I.
+        ids : Ids or None
+            Of the items; None: the lists hold numbers already.
+
+        Returns
+        -------
+        Filters
+
+        Raises
+        ------
+        KeyError, IndexError
+            A list names an item that is not there.
+        TypeError, ValueError
+            A list is of a wrong kind or shape.
+        """
         shape = (n_queries, n_items)
         return Filters(
             n_items,
@@ -69,12 +88,35 @@ class Filters:
     permitted_items: NDArray[np.bool_] | None = None
 
     def of(self, queries: NDArray[np.integer]) -> Filters:
-        """The same for some of the queries, by their numbers."""
+        """The same for some of the queries.
+
+        Parameters
+        ----------
+        queries : (b,) array of int
+            Their numbers.
+
+        Returns
+        -------
+        Filters
+        """
         deny, allow = (None if lists is None else lists[queries] for lists in (self.deny, self.allow))
         return replace(self, deny=deny, allow=allow)
 
     def permitted(self, query: int, deny: NDArray[np.integer] | None = None) -> NDArray[np.bool_]:
-        """Whether each item (I,) is permitted for one query, which has further items to `deny`."""
+        """Whether each item is permitted for one query.
+
+        Parameters
+        ----------
+        query : int
+            Its number.
+        deny : array of int, optional
+            Numbers of further items that it must not get.
+
+        Returns
+        -------
+        (I,) array of bool
+            A new one.
+        """
         permitted = np.ones(self.n_items, bool) if self.permitted_items is None else self.permitted_items.copy()
         if self.allow is not None:
             listed = np.zeros(self.n_items, bool)

@@ -84,6 +84,21 @@ class _Diversity:
             object.__setattr__(self, "by", vectors)
 
     def grow(self, vectors: NDArray[Any], k: int) -> _Growing:
+        """Lists under way, which take one candidate after the other.
+
+        Parameters
+        ----------
+        vectors : (b, n, E) array
+            Of the n candidates of each of b users.
+        k : int
+            Places of a list.
+
+        Returns
+        -------
+        object
+            Its ``values(relevance)`` are what each candidate (b, n) is worth as the next one; ``add(places)`` takes one
+            for each list.
+        """
         raise NotImplementedError
 
 
@@ -103,7 +118,6 @@ class MMR(_Diversity):
     """
 
     def grow(self, vectors: NDArray[Any], k: int) -> _Growing:
-        """Lists of candidates with these vectors (b, n, E)."""
         return _Nearest(vectors, self.weight)
 
 
@@ -122,7 +136,6 @@ class DPP(_Diversity):
     """
 
     def grow(self, vectors: NDArray[Any], k: int) -> _Growing:
-        """Lists of candidates with these vectors (b, n, E)."""
         return _Volume(vectors, self.weight, k)
 
 
@@ -271,7 +284,7 @@ class Reranking:
         ids, values = np.full((len(columns), k), -1, np.int32), np.full((len(columns), k), -np.inf, scores.dtype)
         done, feasible = np.ones(len(columns), bool), np.ones(len(columns), bool)
         width = 0 if self.vectors is None else self.vectors.shape[1]
-        batch = max(_BYTES // (8 * columns.shape[1] * (width + k)), 1)
+        batch = max(_BYTES // (8 * columns.shape[1] * (width + min(k, columns.shape[1]))), 1)
         for start in range(0, len(columns), batch):
             b = slice(start, start + batch)
             relevance = (scores[b] - scale[0][b, None]) / scale[1][b, None]
@@ -299,7 +312,7 @@ class Reranking:
         quotas = None if self.quotas is None else QuotasLeft(self.quotas, columns)
         growing: _Growing | None = None
         if self.diversity is not None and self.vectors is not None:
-            growing = self.diversity.grow(self.vectors[columns], k)
+            growing = self.diversity.grow(self.vectors[columns], steps)
         chosen = np.full((len(columns), steps), -1, np.int64)
         for step in range(steps):
             worth = relevance if growing is None or not step else growing.values(relevance)

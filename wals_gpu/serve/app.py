@@ -24,7 +24,6 @@ from wals_gpu.serve.errors import ServiceError, of_validation
 from wals_gpu.serve.examples import examples_of
 from wals_gpu.serve.explorer import explorer_page
 from wals_gpu.serve.limits import Limits
-from wals_gpu.serve.lookup import rows_beginning
 from wals_gpu.serve.metrics import CONTENT_TYPE, Metrics
 from wals_gpu.serve.models import Models, ServedModel
 
@@ -231,7 +230,7 @@ class _ItemsQuery(BaseModel):
 
 class _UsersQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    prefix: Annotated[str, Query(max_length=_MAX_TYPED, description="What the id begins with.")] = ""
+    prefix: Annotated[str, Query(max_length=_MAX_TYPED, description="What the id begins with, in any case.")] = ""
     limit: Annotated[int, Query(ge=1, le=100)] = 12
 
 
@@ -302,7 +301,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
     @app.get("/items", response_model=schemas.ItemHits, responses=of_query, summary="Items by words of their titles")
     def items(query: Annotated[_ItemsQuery, Query()]) -> Any:
         model = models.current
-        rows = model.search.find(query.prefix, query.limit).tolist()
+        rows = model.item_search.find(query.prefix, query.limit).tolist()
         names, titles = model.item_names(rows), model.item_titles(rows)
         counts = model.popularity[rows].tolist()
         hits: list[dict[str, Any]] = [
@@ -317,7 +316,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
     )
     def users(query: Annotated[_UsersQuery, Query()]) -> Any:
         model = models.current
-        rows = rows_beginning(model.user_ids, model.n_users, query.prefix, query.limit)
+        rows = model.user_search.find(query.prefix, query.limit)
         return _json({"users": model.user_names(rows)})
 
     @app.get("/history", response_model=schemas.History, responses=of_query, summary="What a user has")

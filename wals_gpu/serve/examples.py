@@ -18,7 +18,7 @@ def examples_of(model: ServedModel) -> dict[str, dict[str, Any]]:
     if fitted.seen is not None and hasattr(fitted.seen, "indptr"):
         user_row = int(np.argmax(np.diff(fitted.seen.indptr) > 0))  # the first who has something
     (user,) = model.user_names([user_row])
-    items = model.item_names(model.search.find("", 3))
+    items = model.item_names(model.item_search.find("", 3))
     recommend: dict[str, Any] = {
         "user": {"summary": "Ten items for a user", "value": {"users": [user]}},
         "session": {

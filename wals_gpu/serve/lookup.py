@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wals_gpu.data.ids import Ids
 
-__all__ = ["ItemSearch", "rows_beginning", "rows_of"]
+__all__ = ["ItemSearch", "UserSearch", "rows_of"]
 
 #: The one form of each integer: "007" is not 7.
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,19}")
@@ -51,37 +51,70 @@ def _number(value: str | int) -> int | None:
     return int(value) if _INTEGER.fullmatch(value) else None
 
 
-def rows_beginning(ids: Ids | None, n: int, prefix: str, limit: int) -> NDArray[np.int64]:
-    """Row numbers of the first `limit` ids that begin with a text."""
-    if ids is not None and ids.kind == "string":
-        start = _first_not_below(ids, prefix)
-        some = ids[start : start + limit].tolist()
-        return np.arange(start, start + sum(one.startswith(prefix) for one in some))
-    values = np.arange(n) if ids is None else ids.ids
-    if not prefix:
-        return np.arange(min(limit, n))
-    number = _number(prefix)
-    if number is None or number < 0:
-        return np.empty(0, np.int64)
-    rows: list[int] = []
-    largest = int(values[-1]) if len(values) else 0
-    low, high = number, number + 1
-    while low <= largest and len(rows) < limit:  # 7, 70..79, 700..799, ...
-        start = int(np.searchsorted(values, np.array(low, values.dtype)))
-        end = len(values) if high > largest else int(np.searchsorted(values, np.array(high, values.dtype)))
-        rows += range(start, min(end, start + limit - len(rows)))
-        if number == 0:
-            break
-        low, high = low * 10, high * 10
-    return np.array(rows, np.int64)
+class UserSearch:
+    """Users by the beginning of their id, in upper or lower case.
+
+    Parameters
+    ----------
+    ids : Ids or None
+        None where the model goes by row numbers, of which there are `n`.
+    n : int
+    """
+
+    def __init__(self, ids: Ids | None, n: int) -> None:
+        self._ids, self._n = ids, n
+        self._folded: pa.Array | None = None  # in order, for ids that are texts
+        self._rows: NDArray[np.int32] | None = None  # of these; None: the ids are as they are folded, and in order
+        if ids is not None and ids.kind == "string":
+            texts = pa.array(ids)
+            self._folded = _folded(texts)
+            if not self._folded.equals(texts):
+                order = pc.sort_indices(self._folded)
+                self._folded, self._rows = self._folded.take(order), order.to_numpy().astype(np.int32)
+
+    def find(self, prefix: str, limit: int) -> NDArray[np.integer]:
+        """Row numbers of the first `limit` users whose ids begin with a text."""
+        if self._folded is None:
+            return self._numbers(prefix, limit)
+        wanted = prefix.casefold()
+        start = _first_not_below(self._folded, wanted)
+        some = self._folded[start : start + limit].to_pylist()
+        end = start + sum(one.startswith(wanted) for one in some)
+        return np.arange(start, end) if self._rows is None else self._rows[start:end]
+
+    def _numbers(self, prefix: str, limit: int) -> NDArray[np.int64]:
+        values = np.arange(self._n) if self._ids is None else self._ids.ids
+        if not prefix:
+            return np.arange(min(limit, self._n))
+        number = _number(prefix)
+        if number is None or number < 0:
+            return np.empty(0, np.int64)
+        rows: list[int] = []
+        largest = int(values[-1]) if len(values) else 0
+        low, high = number, number + 1
+        while low <= largest and len(rows) < limit:  # 7, 70..79, 700..799, ...
+            start = int(np.searchsorted(values, np.array(low, values.dtype)))
+            end = len(values) if high > largest else int(np.searchsorted(values, np.array(high, values.dtype)))
+            rows += range(start, min(end, start + limit - len(rows)))
+            if number == 0:
+                break
+            low, high = low * 10, high * 10
+        return np.array(rows, np.int64)
 
 
-def _first_not_below(ids: Ids, text: str) -> int:
-    """The number of ids that come before a text, by code point."""
-    low, high = 0, len(ids)
+def _folded(texts: pa.Array) -> pa.Array:
+    """Texts in one case. Arrow knows no case folding, which differs from lower case beyond ASCII."""
+    lower, beyond = pc.utf8_lower(texts), pc.invert(pc.string_is_ascii(texts))
+    other = [text.casefold() for text in texts.filter(beyond).to_pylist()]
+    return pc.replace_with_mask(lower, beyond, pa.array(other, texts.type)) if other else lower
+
+
+def _first_not_below(texts: pa.Array, text: str) -> int:
+    """The number of texts in order that come before another one, by code point."""
+    low, high = 0, len(texts)
     while low < high:
         middle = (low + high) // 2
-        if ids[middle] < text:
+        if texts[middle].as_py() < text:
             low = middle + 1
         else:
             high = middle

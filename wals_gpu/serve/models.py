@@ -26,7 +26,7 @@ from wals_gpu.data.ids import Ids, plain
 from wals_gpu.data.titles import Titles
 from wals_gpu.errors import DataError
 from wals_gpu.model.wals import WALS
-from wals_gpu.serve.lookup import ItemSearch
+from wals_gpu.serve.lookup import ItemSearch, UserSearch
 
 __all__ = ["Models", "ServedModel"]
 
@@ -80,7 +80,8 @@ class ServedModel:
         fitted = self.numbered.fitted
         has_entries = fitted.seen is not None
         self.popularity: NDArray[Any] = fitted.popularity() if has_entries else np.zeros(model.n_items, np.int64)
-        self.search = ItemSearch(names, self.titles, self.popularity)
+        self.item_search = ItemSearch(names, self.titles, self.popularity)
+        self.user_search = UserSearch(model.user_ids, model.n_users)
         # Whom the factors alone say what to recommend to, and with what.
         self._direct = fitted.index("item") if fitted.neighbors is None and has_entries else None
         self._has_history = np.ones(model.n_users, bool)

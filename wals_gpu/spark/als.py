@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,18 @@ __all__ = ["ALS"]
 _SEED = 1994790107
 
 
+def _described(estimator: type[Any]) -> type[Any]:
+    """Setters say which parameter they set; they all have the same sections."""
+    for name, method in vars(estimator).items():
+        is_setter = name.startswith("set") and [*inspect.signature(method).parameters] == ["self", "value"]
+        if is_setter and method.__doc__:
+            kind = method.__annotations__["value"]
+            method.__doc__ += f"\n\nParameters\n----------\nvalue : {kind}\n    As for :class:`ALS`.\n"
+            method.__doc__ += "\nReturns\n-------\nALS\n    Itself."
+    return estimator
+
+
+@_described
 class ALS(Estimator, _ALSParams, DefaultParamsReadable, DefaultParamsWritable):  # type: ignore[misc]
     """Alternating least squares, with the parameters of ``pyspark.ml.recommendation.ALS`` and their defaults.
 
@@ -147,7 +160,24 @@ class ALS(Estimator, _ALSParams, DefaultParamsReadable, DefaultParamsWritable): 
         numThreads: int = 0,
         timeout: float = 1800.0,
     ) -> ALS:
-        """Set the parameters that are given."""
+        """Set the parameters that are given.
+
+        Parameters
+        ----------
+        rank, maxIter, regParam, implicitPrefs, alpha, nonnegative, seed, solver
+            Of the fit; each as for :class:`ALS`.
+        userCol, itemCol, ratingCol, coldStartStrategy, blockSize
+            Of the tables, and of the model.
+        numUserBlocks, numItemBlocks, checkpointInterval, intermediateStorageLevel, finalStorageLevel
+            Of the factors' DataFrames.
+        numRanks, numThreads, timeout
+            Of the barrier stage.
+
+        Returns
+        -------
+        ALS
+            Itself.
+        """
         return self._put(**self._input_kwargs)
 
     def _put(self, **values: Any) -> ALS:

@@ -35,7 +35,16 @@ class ALSModel(recommendation.ALSModel):  # type: ignore[misc]
 
     @classmethod
     def of(cls, model: recommendation.ALSModel) -> ALSModel:
-        """A model of Spark's, such as one of a loaded PipelineModel, as one of this class."""
+        """A model of Spark's, such as one of a loaded PipelineModel, as one of this class.
+
+        Parameters
+        ----------
+        model : pyspark.ml.recommendation.ALSModel
+
+        Returns
+        -------
+        ALSModel
+        """
         java = model._java_obj.copy(model._empty_java_param_map())  # each Python object lets go of its own in the end
         new = cls(java)
         new._resetUid(java.uid())
@@ -48,20 +57,68 @@ class ALSModel(recommendation.ALSModel):  # type: ignore[misc]
         return _Reader(cls)
 
     def recommendForAllUsers(self, numItems: int) -> DataFrame:
-        """The `numItems` best items for each user: (user, [(item, rating), ...]), as Spark gives them."""
+        """The best items for each user.
+
+        Parameters
+        ----------
+        numItems : int
+            Of each list, or all items where there are fewer.
+
+        Returns
+        -------
+        DataFrame
+            (user, [(item, rating), ...]), as Spark gives it.
+        """
         return self._lists(self.userFactors, "user", numItems) or super().recommendForAllUsers(numItems)
 
     def recommendForAllItems(self, numUsers: int) -> DataFrame:
-        """The `numUsers` best users for each item: (item, [(user, rating), ...]), as Spark gives them."""
+        """The best users for each item.
+
+        Parameters
+        ----------
+        numUsers : int
+            Of each list, or all users where there are fewer.
+
+        Returns
+        -------
+        DataFrame
+            (item, [(user, rating), ...]), as Spark gives it.
+        """
         return self._lists(self.itemFactors, "item", numUsers) or super().recommendForAllItems(numUsers)
 
     def recommendForUserSubset(self, dataset: DataFrame, numItems: int) -> DataFrame:
-        """As :meth:`recommendForAllUsers`, for the users of a DataFrame that the model knows."""
+        """As :meth:`recommendForAllUsers`, for some of the users.
+
+        Parameters
+        ----------
+        dataset : DataFrame
+            With the users in the model's `userCol`; those that the model does not know are left out.
+        numItems : int
+            Of each list, or all items where there are fewer.
+
+        Returns
+        -------
+        DataFrame
+            (user, [(item, rating), ...]), as Spark gives it.
+        """
         some = _subset(self.userFactors, dataset, self.getUserCol())
         return self._lists(some, "user", numItems) or super().recommendForUserSubset(dataset, numItems)
 
     def recommendForItemSubset(self, dataset: DataFrame, numUsers: int) -> DataFrame:
-        """As :meth:`recommendForAllItems`, for the items of a DataFrame that the model knows."""
+        """As :meth:`recommendForAllItems`, for some of the items.
+
+        Parameters
+        ----------
+        dataset : DataFrame
+            With the items in the model's `itemCol`; those that the model does not know are left out.
+        numUsers : int
+            Of each list, or all users where there are fewer.
+
+        Returns
+        -------
+        DataFrame
+            (item, [(user, rating), ...]), as Spark gives it.
+        """
         some = _subset(self.itemFactors, dataset, self.getItemCol())
         return self._lists(some, "item", numUsers) or super().recommendForItemSubset(dataset, numUsers)
 

@@ -103,7 +103,12 @@ class Encoder:
         return vectors[0] if single else vectors
 
     def to_config(self) -> dict[str, Any]:
-        """What :func:`encoder_from_config` needs to make this encoder again, JSON-able.
+        """What :func:`encoder_from_config` needs to make this encoder again.
+
+        Returns
+        -------
+        dict
+            Can be written as JSON.
 
         Raises
         ------

@@ -126,6 +126,14 @@ def as_encoder(encoder: Any, **settings: Any) -> Encoder:
 def encoder_from_config(config: dict[str, Any]) -> Encoder:
     """The encoder that :meth:`Encoder.to_config` described.
 
+    Parameters
+    ----------
+    config : dict
+
+    Returns
+    -------
+    Encoder
+
     Raises
     ------
     ValueError

@@ -132,7 +132,18 @@ class TextEncoder(Encoder):
         return self.dimension
 
     def to_config(self) -> dict[str, Any]:
-        """Model and settings for :meth:`from_config`, with a digest of the weights, JSON-able."""
+        """Model and settings for :meth:`from_config`, with a digest of the weights.
+
+        Returns
+        -------
+        dict
+            Can be written as JSON.
+
+        Raises
+        ------
+        ValueError
+            The model has no name or folder.
+        """
         if self.name is None:
             raise ValueError("this encoder's model has no name or folder: call save_pretrained(folder) first")
         return {"model": self.name, **{name: getattr(self, name) for name in _SETTINGS}, "content": self._content()}
@@ -169,13 +180,29 @@ class TextEncoder(Encoder):
         return encoder
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write model and tokenizer to a folder that `model` takes, and be called after it from now on."""
+        """Write model and tokenizer to a folder that `model` takes, and be called after it from now on.
+
+        Parameters
+        ----------
+        folder : str or path
+            Made where it is not there.
+        """
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.name = os.path.abspath(folder)
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token numbers of each text, at most `max_length`, without padding."""
+        """Token numbers of texts, without padding.
+
+        Parameters
+        ----------
+        texts : sequence of str
+
+        Returns
+        -------
+        list of lists of int
+            One for each text, of at most `max_length` tokens.
+        """
         encoded = self.tokenizer(
             list(texts),
             truncation=True,
@@ -187,7 +214,18 @@ class TextEncoder(Encoder):
         return tokens
 
     def padded(self, tokens: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """A batch for the model: ``input_ids`` (B, T), and ``attention_mask`` where there is padding."""
+        """A batch for the model.
+
+        Parameters
+        ----------
+        tokens : sequence of B sequences of int
+            As :meth:`tokens` gives them; T in the longest.
+
+        Returns
+        -------
+        dict of str to int64 tensor
+            ``input_ids`` (B, T), and ``attention_mask`` (B, T) where there is padding.
+        """
         import torch
 
         lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))
@@ -201,7 +239,18 @@ class TextEncoder(Encoder):
         return batch if is_token.all() else batch | {"attention_mask": torch.from_numpy(is_token.astype(np.int64))}
 
     def pooled(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Vectors (B, E), float32, of a batch from :meth:`padded`; gradients flow to the weights."""
+        """Vectors of a batch; gradients flow to the weights.
+
+        Parameters
+        ----------
+        batch : dict of str to tensor
+            From :meth:`padded`.
+
+        Returns
+        -------
+        (B, E) float32 tensor
+            On the encoder's device.
+        """
         import torch
 
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}

@@ -78,7 +78,23 @@ class Whitening:
         return self.learn(mean, covariance)
 
     def learn(self, mean: NDArray[np.float64], covariance: NDArray[np.float64] | None) -> Whitening:
-        """:meth:`fit`, of embeddings with this mean (E,) and, with ``whiten=True``, this covariance (E, E)."""
+        """:meth:`fit`, of embeddings whose mean and covariance are known.
+
+        Parameters
+        ----------
+        mean : (E,) float64 array
+        covariance : (E, E) float64 array or None
+            None with ``whiten=False``.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            `components` is above E.
+        """
         if self.components is not None and self.components > len(mean):
             raise ValueError(f"components must be at most E={len(mean)}, got {self.components}")
         self.mean_, self.matrix_ = mean.astype(np.float32), None
@@ -112,11 +128,36 @@ class Whitening:
         return centred if self.matrix_ is None else centred @ self.matrix_
 
     def fit_transform(self, embeddings: ArrayLike) -> NDArray[np.float32]:
-        """:meth:`fit`, then :meth:`transform` of the same embeddings."""
+        """:meth:`fit`, then :meth:`transform` of the same embeddings.
+
+        Parameters
+        ----------
+        embeddings : (n, E) array
+
+        Returns
+        -------
+        (n, E') float32 array
+        """
         return self.fit(embeddings).transform(embeddings)
 
     def to_arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """What was learned, as plain arrays to save: ``name.mean`` and, where there is one, ``name.matrix``."""
+        """What was learned, as plain arrays to save.
+
+        Parameters
+        ----------
+        name : str
+            What their names begin with.
+
+        Returns
+        -------
+        dict of str to float32 array
+            ``name.mean`` (E,) and, where there is one, ``name.matrix`` (E, E').
+
+        Raises
+        ------
+        ValueError
+            Nothing was learned yet.
+        """
         if self.mean_ is None:
             raise ValueError("this Whitening is not fitted: there is nothing to save")
         arrays = {f"{name}.mean": self.mean_}
@@ -124,7 +165,19 @@ class Whitening:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str) -> Whitening | None:
-        """The transformation that :meth:`to_arrays` wrote under ``name``; None where there is none.
+        """The transformation that :meth:`to_arrays` wrote.
+
+        Parameters
+        ----------
+        arrays : mapping of str to array
+            May hold others, too.
+        name : str
+            As it was given to :meth:`to_arrays`.
+
+        Returns
+        -------
+        Whitening or None
+            None where there is none of this name.
 
         Raises
         ------

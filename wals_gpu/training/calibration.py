@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu.backends.session import Backend
 from wals_gpu.checks import number
 from wals_gpu.errors import DataError
-from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
+from wals_gpu.evaluation.metrics import in_batches, relevant_entries, row_metrics
 from wals_gpu.retrieval.neighbors import Extra, Neighbors, topk
 
 __all__ = [
@@ -41,7 +41,6 @@ USERS = 4000
 ERRORS = 1.0
 #: Beyond this an item of a million entries counts a million times one of a single entry.
 LARGEST = 1.0
-_USERS_PER_BATCH = 2048
 
 
 def check_exponent(name: str, value: object) -> float:
@@ -195,10 +194,10 @@ def metric_of_users(
     items = calibration.scaled(item_factors)
     scaled = None if neighbors is None else neighbors.scaled(calibration.multipliers())
     parts = [np.empty(0)]
-    for start in range(0, len(users), _USERS_PER_BATCH):
-        batch = users[start : start + _USERS_PER_BATCH]
+    length = min(k, len(items))
+    for batch in in_batches(users, length):
         extra = None if scaled is None else Extra(scaled, known[batch])
-        ids, _ = topk(backend, user_factors[batch], items, k, known[batch], extra=extra)
+        ids, _ = topk(backend, user_factors[batch], items, length, known[batch], extra=extra)
         parts.append(row_metrics(ids, relevant[batch], [k], None)[f"{metric}@{k}"])
     return np.concatenate(parts)
 

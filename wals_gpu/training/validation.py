@@ -17,7 +17,7 @@ from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.data.matching import is_table, read_like
 from wals_gpu.data.stored import StoredMatrix
 from wals_gpu.errors import DataError
-from wals_gpu.evaluation.metrics import relevant_entries, row_metrics
+from wals_gpu.evaluation.metrics import in_batches, relevant_entries, row_metrics
 from wals_gpu.evaluation.popularity import item_counts
 from wals_gpu.evaluation.splits import random_holdout
 from wals_gpu.retrieval.neighbors import Extra, Neighbors, topk
@@ -28,8 +28,6 @@ __all__ = ["METRICS", "Validation", "hold_out", "parse_metric"]
 
 #: Of :mod:`wals_gpu.evaluation`, those that are means over users and better when higher.
 METRICS = ("recall", "plain_recall", "precision", "hit_rate", "ndcg", "map", "mrr")
-
-_USERS_PER_BATCH = 2048
 
 
 def parse_metric(metric: str) -> tuple[str, int]:
@@ -123,14 +121,14 @@ class Validation:
         if not len(cold):
             return np.empty(0)
         popular = np.argsort(-self._item_counts(), kind="stable")[: self._k]
-        ids = np.full((len(cold), self._k), -1)
-        ids[:, : len(popular)] = popular
-        values: NDArray[np.float64] = row_metrics(ids, self.test[cold], [self._k], None)[self.metric]
-        return values
+        values = []
+        for batch in in_batches(cold, len(popular)):
+            ids = np.broadcast_to(popular, (len(batch), len(popular)))
+            values.append(row_metrics(ids, self.test[batch], [self._k], None)[self.metric])
+        return np.concatenate(values)
 
     def _batches(self) -> Iterator[NDArray[np.int64]]:
-        for start in range(0, len(self._users), _USERS_PER_BATCH):
-            yield self._users[start : start + _USERS_PER_BATCH]
+        return in_batches(self._users, min(self._k, self.train.shape[1]))
 
     @property
     def exhausted(self) -> bool:
@@ -148,7 +146,8 @@ class Validation:
         values = [self._values_of_cold]
         for batch in self._batches():
             extra = None if self._added is None else Extra(self._added, self.train[batch])
-            ids, _ = topk(self._backend, users[batch], items, self._k, self.train[batch], extra=extra)
+            k = min(self._k, len(items))
+            ids, _ = topk(self._backend, users[batch], items, k, self.train[batch], extra=extra)
             values.append(row_metrics(ids, self.test[batch], [self._k], None)[self.metric])
         return np.concatenate(values)
 

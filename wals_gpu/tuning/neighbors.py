@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.evaluation.metrics import row_metrics
+from wals_gpu.evaluation.metrics import in_batches, row_metrics
 from wals_gpu.retrieval.neighbors import Extra, Neighbors, topk
 from wals_gpu.training.calibration import Calibration
 from wals_gpu.training.neighbors import fit_neighbors
@@ -35,7 +35,6 @@ _KEPT = 4
 #: Standard errors that a gain over the factors alone must have: it is the best of dozens.
 _ERRORS = 2.0
 _STEP, _FURTHEST = 0.05, 0.5  # of the popularity exponent
-_USERS_PER_BATCH = 2048
 
 
 @dataclass(frozen=True)
@@ -162,12 +161,12 @@ class _Walk:
         if size:
             neighbors = self._neighbors(number, size, ridge).scaled(weight * calibration.multipliers())
         users, parts = np.flatnonzero(np.diff(split.valid.indptr)), []
-        for start in range(0, len(users), _USERS_PER_BATCH):
-            batch = users[start : start + _USERS_PER_BATCH]
+        k, length = self._problem.k, min(self._problem.k, len(items))
+        for batch in in_batches(users, length):
             extra = None if neighbors is None else Extra(neighbors, split.train[batch])
-            found = (fitted.backend, fitted.user_factors[batch], items, self._problem.k, split.train[batch])
+            found = (fitted.backend, fitted.user_factors[batch], items, length, split.train[batch])
             ids, _ = topk(*found, extra=extra)
-            metrics = row_metrics(ids, split.valid[batch], [self._problem.k], None)
+            metrics = row_metrics(ids, split.valid[batch], [k], None)
             parts.append(metrics[self._problem.metric])
         return np.concatenate(parts)
 

@@ -142,11 +142,20 @@ class Tuning:
             The file that holds them.
         file : str or path, default "best.json"
             What :meth:`save` has written.
+
+        Returns
+        -------
+        str
+            Quoted for a shell.
         """
         return shlex.join(["wals-gpu", "fit", interactions, "--settings", os.fspath(file), "--out", "model"])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the best settings as JSON: ``WALS.from_config(path)`` and ``wals-gpu fit --settings`` read it.
+
+        Parameters
+        ----------
+        path : str or path
 
         Raises
         ------
@@ -210,7 +219,18 @@ class Tuning:
         return ax
 
     def importance(self) -> dict[str, float]:
-        """The numbers of :meth:`plot_importance`, the largest first; ValueError where there are too few trials."""
+        """The numbers of :meth:`plot_importance`.
+
+        Returns
+        -------
+        dict of str to float
+            Shares of the variance by setting, the largest first.
+
+        Raises
+        ------
+        ValueError
+            There are too few trials.
+        """
         optuna = import_optuna()
         with quiet():
             few = optuna.create_study(direction="maximize")
