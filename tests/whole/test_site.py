@@ -141,8 +141,10 @@ def names_in(docstring, *sections):
 def made_by_us(cls):
     """Whether what a class takes is said in the package: not of errors, protocols, and classes of other packages."""
     own = [base for base in cls.__mro__ if base.__module__.split(".")[0] == "wals_gpu"]
-    takes = any("__init__" in vars(base) or hasattr(base, "_fields") for base in own)
-    return takes and not getattr(cls, "_is_protocol", False)
+    return any(
+        ("__init__" in vars(base) or hasattr(base, "_fields")) and not getattr(base, "_is_protocol", False)
+        for base in own
+    )
 
 
 def not_as_numpydoc_wants_it(name, value):

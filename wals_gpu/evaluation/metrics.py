@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 #: Users whose lists are worked on together, and places of their lists: memory does not grow with either.
-_USERS, _PLACES = 2048, 1 << 24
+_USERS, _PLACES = 2048, 1 << 22
 
 
 def ranking_metrics(
