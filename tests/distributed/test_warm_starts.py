@@ -78,8 +78,12 @@ def fit_all(group, folder):
 
 PROGRAM = """
 from test_warm_starts import fit_all, save_starts
-if size == 2:
-    save_starts(group, folder)
+pair = dist.new_group([0, 1])
+if rank < 2:
+    pair = TorchGroup(pair)
+    save_starts(pair, folder)
+    print(fit_all(pair, folder))
+group.barrier()
 print(fit_all(group, folder))
 """
 
@@ -90,8 +94,8 @@ def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("starts")
     for kind in KINDS:
         make_model(iterations=1).fit(yesterdays(kind)).save(folder / f"plain-{kind}")
-    drawn = [run_ranks(PROGRAM, size, folder) for size in (2, 3)]
-    assert {float(text) for texts in drawn for text in texts} == {fit_all(LocalGroup(), folder)}
+    out = run_ranks(PROGRAM, 3, folder)
+    assert {float(line) for text in out for line in text.splitlines()} == {fit_all(LocalGroup(), folder)}
     return folder
 
 
@@ -124,7 +128,7 @@ def test_shards_can_be_held_out_from_and_a_generator_drawn_from(fitted):
     """As of interactions that every rank has all of."""
     model = make_model(iterations=5, solver="cg", random_state=np.random.default_rng(5))
     whole = fit_sharded(model, todays("ids", make_matrix()), validation=0.2, patience=1)
-    assert whole.local.best_iteration_ < 5
+    assert whole.history[-1].validation > 0
     assert_all_have(fitted, "share", whole.local)
 
 

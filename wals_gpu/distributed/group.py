@@ -246,8 +246,8 @@ class TorchGroup:
 _KNOWN: dict[str, type[Exception]] = {
     kind.__name__: kind
     for kind in (
-        CheckpointError, DataError, DeviceError, KeyError, MemoryError, ModelFitError, ModelFormatError, TypeError,
-        ValueError,
+        CheckpointError, DataError, DeviceError, FileNotFoundError, KeyError, MemoryError, ModelFitError,
+        ModelFormatError, OSError, TypeError, ValueError,
     )
 }  # fmt: skip
 
@@ -313,7 +313,7 @@ def _described(error: Exception | None, who: str) -> dict[str, Any] | None:
         found["text"] = str(error.args[0])  # str() of one is in quotes
     if isinstance(error, SingularSystemError):
         found |= {"row": error.row, "remedy": error.remedy, "of": error.who}
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:  # else it has a text alone
         found |= {"errno": error.errno, "text": error.strerror or str(error), "file": _text(error.filename)}
     return found
 
