@@ -257,7 +257,7 @@ def _shards_of(
                     f"validation must have the shape {wanted_shape} of the rank's users, got {validation.shape}"
                 )
         bounds = {"users": interactions.user_cuts.bounds.tolist(), "items": interactions.item_cuts.bounds.tolist()}
-        agree(group, **bounds)
+        agree(group, **bounds, validation=float(validation) if is_share else None)
         if is_share:
             return _divided(interactions, validation, settings.random_state)
         return interactions, validation
@@ -360,9 +360,8 @@ def _plan(
     if saving.folder is not None:
         cuts = {"user": shards.user_cuts, "item": shards.item_cuts}
         compared = _to_compare(group, settings, shards, validation)
-        compared |= (
-            {"warm_start": True} if start.is_wanted else {}
-        )  # of earlier versions, checkpoints say nothing of it
+        if start.is_wanted:  # where not, nothing is said of it, as in checkpoints of earlier versions
+            compared["warm_start"] = True
         checkpoint = ShardedCheckpoint(saving.folder, saving.every, compared, group, cuts)
     resume = bool(saving.resume)
     return Plan(

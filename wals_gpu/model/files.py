@@ -73,7 +73,8 @@ def write_model(path: str | PathLike[str], saved: SavedModel, *, in_halves: bool
 
     `in_halves` rounds the factors to float16. What the folder says of the model stays the same.
     """
-    fitted, exponents = saved.fitted, None
+    fitted = saved.fitted
+    exponents: dict[str, int] | None = None
     if in_halves:
         exponents = {name: half_exponent(largest(getattr(fitted, name))) for name in FACTORS}
     tensors, metadata = to_tensors(saved, exponents)

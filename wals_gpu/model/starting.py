@@ -118,7 +118,8 @@ class SavedStart:
         ModelFormatError
             The model is damaged.
         """
-        n, found = self._n["user"], []
+        n = self._n["user"]
+        found: list[slice] = []
         if ids is None:
             return slice(min(rows.start, n), min(rows.stop, n))
         for piece in self._pieces("user", ids, rows):
