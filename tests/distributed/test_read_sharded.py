@@ -8,6 +8,7 @@ from ranks import run_ranks
 
 from wals_gpu import WALS, DataError, as_interactions
 from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.data.times import Period
 from wals_gpu.distributed import LocalGroup, fit_sharded, read_sharded
 from wals_gpu.distributed.read import parquet_files
 
@@ -20,7 +21,9 @@ def make_table(kind, n=30_000, seed=0):
     users, items = (6000 * rng.random(n) ** 2).astype(int) * 3 - 40, (2500 * rng.random(n) ** 3).astype(int)
     if kind == "text":
         users, items = [f"ü{user}" for user in users], [f"{'ab'[item % 2]}-{item}" for item in items]
-    return pa.table({"user_id": users, "item_id": items, "plays": rng.integers(1, 5, n).astype(np.float32)})
+    plays, times = rng.integers(1, 5, n).astype(np.float32), rng.integers(0, 10**9, n).astype("datetime64[s]")
+    times = times.astype(np.int64) / 7 if kind == "numbers" else times
+    return pa.table({"user_id": users, "item_id": items, "plays": plays, "time": times})
 
 
 def write_parts(folder, table):
@@ -34,14 +37,15 @@ PROGRAM = """
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.distributed import read_sharded
 for kind in ("numbers", "text", "few.parquet"):
-    shards = read_sharded(f"{folder}/{kind}", group, 16, SolveOptions())
+    shards = read_sharded(f"{folder}/{kind}", group, 16, SolveOptions(), time_column="time")
     own, cuts = shards.rows_of("user")
     users, items = (ids.to_numpy().astype("U") for ids in (shards.user_ids, shards.item_ids))
     np.savez(f"{folder}/{kind}-{rank}.npz", users=users, items=items,
              bounds=np.concatenate([shards.user_cuts.bounds, shards.item_cuts.bounds]),
              rows=own.tocoo().row + cuts.of(rank).start, columns=own.indices, values=own.data,
              item_rows=shards.items.tocoo().row + shards.item_cuts.of(rank).start, item_columns=shards.items.indices,
-             item_values=shards.items.data)
+             item_values=shards.items.data, times=shards.times)
+    print([str(end) for end in shards.period], *shards.columns)
 """
 
 
@@ -52,14 +56,17 @@ def test_parts_are_those_of_the_whole(tmp_path, size):
     for kind in ("numbers", "text"):
         write_parts(tmp_path / kind, tables[kind])
     pq.write_table(tables["few.parquet"], tmp_path / "few.parquet")
-    run_ranks(PROGRAM, size, tmp_path)
-    for kind, table in tables.items():
+    out = run_ranks(PROGRAM, size, tmp_path)
+    assert len(set(out)) == 1
+    for kind, table, line in zip(tables, tables.values(), out[0].splitlines(), strict=True):
         with pytest.warns(match="repeat a pair"):
-            whole = as_interactions(table)
+            whole = as_interactions(table, time_column="time")
         parts = [np.load(tmp_path / f"{kind}-{rank}.npz") for rank in range(size)]
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         assert joined["users"].tolist() == whole.user_ids.to_numpy().astype("U").tolist(), kind
         assert joined["items"].tolist() == whole.item_ids.to_numpy().astype("U").tolist(), kind
+        np.testing.assert_array_equal(joined["times"], whole.times, kind)
+        assert line == f"{[str(end) for end in Period.of(whole.times)]} user_id item_id plays time"
         matrix = whole.matrix.tocoo()
         for prefix, expected in (("", matrix), ("item_", matrix.T.tocsr().tocoo())):
             np.testing.assert_array_equal(joined[prefix + "rows"], expected.row, kind)
@@ -151,6 +158,7 @@ def test_the_command_reads_a_part_of_parquet_files_and_the_whole_of_others(tmp_p
 
     both = read(tmp_path / "plays", tmp_path / "more.parquet")
     assert isinstance(both, Shards) and both.users.sum() == 2 * sum(table["plays"].to_pylist())
-    for words in ([tmp_path / "plays.csv"], [tmp_path / "plays", "--validation", "0.1"]):
+    assert isinstance(read(tmp_path / "plays", "--validation", "0.1", "--time-column", "time"), Shards)
+    for words in ([tmp_path / "plays.csv"], [tmp_path / "plays", "--validation", str(tmp_path / "plays.csv")]):
         assert not isinstance(read(*words), Shards)
     assert parquet_files([tmp_path / "plays", tmp_path / "plays.csv"]) == []

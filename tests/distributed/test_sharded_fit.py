@@ -297,7 +297,7 @@ from wals_gpu import Interactions, WALS
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.stored import StoredMatrix
-from wals_gpu.distributed import LocalGroup, shard
+from wals_gpu.distributed import LocalGroup, checkpoint, shard, start
 matrix = make_matrix(n=3000)
 held_out = (make_matrix(n=900, seed=5) > 4).astype(np.float32)
 held_out = held_out - held_out.multiply(matrix > 0)
@@ -339,6 +339,12 @@ attempt("validation", lambda: fit_sharded(make_model(), matrix, group, validatio
 attempt("stored", lambda: fit_sharded(make_model(), StoredMatrix(f"{folder}/{rank_1('one', 'two')}"), group))
 of_one = shard(Interactions(matrix), LocalGroup(), 18, SolveOptions())
 attempt("shards", lambda: fit_sharded(make_model(), of_one, group))
+attempt("generator", lambda: fit_sharded(make_model(random_state=np.random.default_rng(rank)), matrix, group))
+other_start = make_model(iterations=rank, random_state=1).fit(matrix)
+attempt("start", lambda: fit_sharded(make_model(), matrix, group, warm_start=other_start))
+other_start.save(f"{folder}/start-{rank}")
+checkpoint.SEEN_WITHIN = start.SEEN_WITHIN = 0.2
+attempt("starts", lambda: fit_sharded(make_model(), matrix, group, warm_start=f"{folder}/start-{rank}"))
 
 # No memory, wherever a rank asks for much.
 from unittest import mock
@@ -383,8 +389,6 @@ assert np.array_equal(resumed.local.user_factors, fitted.local.user_factors)
 group.barrier()
 
 # A folder that is another one on another machine.
-from wals_gpu.distributed import checkpoint
-checkpoint._SEEN_WITHIN = 0.2
 elsewhere = rank_1(folder + "/here", folder + "/there")
 attempt("not shared", lambda: fit_sharded(make_model(), matrix, group, checkpoint_dir=elsewhere))
 attempt("not shared", lambda: fitted.save(elsewhere))
@@ -406,7 +410,7 @@ def test_an_error_of_one_rank_is_one_of_all(tmp_path):
     said = [(name, (kind, text)) for name, kind, text in map(json.loads, out[0].splitlines())]
     errors = dict(said)
     assert errors.pop("nothing") == (None, None)
-    for name in ("value", "ids", "stored", "validation"):
+    for name in ("value", "ids", "stored", "validation", "generator", "start", "starts"):
         kind, text = errors[name]
         assert kind == "DistributedError" and text.startswith("all ranks must have the same data"), name
     assert errors["shards"][0] == "ValueError" and "the shards are of rank 0 of 1" in errors["shards"][1]
@@ -446,30 +450,20 @@ def test_the_singular_row_is_named_by_its_number_among_all():
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "text"),
-    [
-        ({"popularity_exponent": "auto"}, ValueError, 'popularity_exponent="auto" needs validation'),
-        ({"random_state": np.random.default_rng(0)}, TypeError, "random_state must be an integer or None"),
-    ],
-)
-def test_what_ranks_do_not_know_yet_is_refused(settings, error, text):
-    with pytest.raises(error, match=text):
-        fit_sharded(make_model(**settings), make_matrix(n=100))
-
-
-@pytest.mark.parametrize(
     ("options", "error", "text"),
     [
         ({"mode": "some"}, ValueError, "mode must be one of auto, all, halo, blocks; got 'some'"),
         ({"table_bytes": 0}, ValueError, "table_bytes must be"),
-        ({"warm_start": True}, TypeError, "warm_start is for a fit in one process"),
+        ({"warm_start": 3}, TypeError, "warm_start must be True, False, a fitted WALS or the path of one, got 3"),
+        ({"popularity_exponent": "auto"}, ValueError, 'popularity_exponent="auto" needs validation'),
         ({"patience": 2}, ValueError, "need validation"),
         ({"resume": True}, ValueError, "need checkpoint_dir"),
     ],
 )
 def test_bad_options_are_named(options, error, text):
+    settings = {name: options.pop(name) for name in list(options) if name == "popularity_exponent"}
     with pytest.raises(error, match=text):
-        fit_sharded(make_model(), make_matrix(n=100), LocalGroup(), **options)
+        fit_sharded(make_model(**settings), make_matrix(n=100), LocalGroup(), **options)
 
 
 @pytest.mark.parametrize("n", [1, 2, 1024, 1025, 2049, 3000])

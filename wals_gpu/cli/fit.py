@@ -14,12 +14,13 @@ import signal
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wals_gpu.backends.launched import is_launched
 from wals_gpu.cli import nightly
-from wals_gpu.cli.inputs import load_model, new_model, read_data, reading_options
+from wals_gpu.cli.inputs import check_model, load_model, new_model, read_data, reading_options
 from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, number, positive, share_or_path
 from wals_gpu.cli.output import in_words, print_json, say
 from wals_gpu.cli.parser import Commands, add_command
@@ -27,6 +28,7 @@ from wals_gpu.cli.tables import check_writable
 from wals_gpu.data.files import CURRENT, real_folder, remove_folder
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.errors import DataError
+from wals_gpu.model.starting import SavedStart
 from wals_gpu.model.wals import HYBRID_PRIOR, WALS
 from wals_gpu.objective.presets import PRESETS
 
@@ -140,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
     model = new_model(args) if args.encoder is None else _hybrid(args, *_read_texts(args))
     if args.publish_if is not None:
         with _interruptible("then nothing is published") as is_stopped:
-            return nightly.run(args, model, _options(args, None), _add_left_over, is_stopped)
+            return nightly.run(args, model, lambda: read_data(args), _options(args, None), _add_left_over, is_stopped)
     start = None if args.warm_start is None else _start_of(model, args)
     data = read_data(args)
     _check_space(args.out, model, _sizes_of(data))
@@ -272,12 +274,16 @@ def _hybrid(args: argparse.Namespace, ids: list[Any], items: Any, *, is_encoded:
 def _start_of(model: WALS, args: argparse.Namespace) -> WALS:
     """The model of --warm-start; one that `model` cannot begin with is refused before the interactions are read."""
     start = load_model(args, args.warm_start, "--warm-start")
-    if start.factors != model.factors:
-        raise ValueError(
-            f"--warm-start needs a model of as many factors: {args.warm_start} has {start.factors}, this fit "
-            f"{model.factors}; --factors {start.factors} makes them the same"
-        )
+    _check_start(model, args, start.factors)
     return start
+
+
+def _check_start(model: WALS, args: argparse.Namespace, factors: int) -> None:
+    if factors != model.factors:
+        raise ValueError(
+            f"--warm-start needs a model of as many factors: {args.warm_start} has {factors}, this fit "
+            f"{model.factors}; --factors {factors} makes them the same"
+        )
 
 
 def _fit_until_interrupted(model: WALS, data: Interactions, start: WALS | None, args: argparse.Namespace) -> bool:
@@ -339,14 +345,18 @@ def _run_on_ranks(args: argparse.Namespace) -> int:
             if "device" in args.settings:
                 args.settings["device"] = args.device
             _check(args)
-            given = {"--warm-start": args.warm_start, "--save-dtype": args.save_dtype}
-            given["--publish-if"] = args.publish_if
-            if unfit := [name for name, value in given.items() if value is not None]:
-                raise ValueError(f"{', '.join(unfit)} cannot be used in a fit on several ranks")
             args.settings["num_threads"] = args.threads
             model = new_model(args)
         if args.encoder is not None:
             model = _hybrid_on_ranks(group, args)
+        if args.publish_if is not None:
+            with _interruptible("then nothing is published") as is_stopped:
+                read = partial(_read_on_ranks, group, model, args)
+                return nightly.run(args, model, read, _options(args, None), _add_left_over, is_stopped, group)
+        with together(group):
+            if args.warm_start is not None:
+                check_model(args.warm_start, "--warm-start")
+                _check_start(model, args, SavedStart(args.warm_start).factors)
         shards = _read_on_ranks(group, model, args)
         sizes = _sizes_of(shards)
         with together(group):
@@ -354,11 +364,17 @@ def _run_on_ranks(args: argparse.Namespace) -> int:
             _check_space(args.out, model, sizes)
         with _interruptible() as is_stopped:
             fitted = fit_sharded(
-                model, shards, group, callback=lambda _: is_stopped(), show_progress=not args.quiet, **options
+                model,
+                shards,
+                group,
+                warm_start=False if args.warm_start is None else args.warm_start,
+                callback=lambda _: is_stopped(),
+                show_progress=not args.quiet,
+                **options,
             )
         with together(group, "adding the items that nobody has"):
             _add_left_over(fitted.local)
-        fitted.save(args.out)
+        fitted.save(args.out, dtype=args.save_dtype)
         interrupted = any(gather_json(group, is_stopped())) and len(fitted.history) < model.iterations
         if group.rank == 0:
             if args.checkpoint_dir is not None and not interrupted:
@@ -404,7 +420,7 @@ def _read_on_ranks(group: Group, model: WALS, args: argparse.Namespace) -> Inter
 
     options = reading_options(args)
     source = args.interactions
-    if args.validation is None and reads_in_parts(source, options):
+    if not isinstance(args.validation, str) and reads_in_parts(source, options):
         solving = SolveOptions.choose(model.solver, model.factors, cg_steps=model.cg_steps, block_size=model.block_size)
         return read_sharded(source, group, model.factors, solving, **options)
     data = None

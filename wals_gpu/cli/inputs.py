@@ -14,7 +14,7 @@ from wals_gpu.data.interactions import Interactions, read_interactions
 from wals_gpu.data.titles import Titles
 from wals_gpu.model.wals import WALS
 
-__all__ = ["load_model", "new_model", "read_data", "read_titles", "reading_options", "refuse_model"]
+__all__ = ["check_model", "load_model", "new_model", "read_data", "read_titles", "reading_options", "refuse_model"]
 
 #: Arguments of as_interactions and the options of the command line that are passed on to them.
 _OPTIONS = (
@@ -73,6 +73,12 @@ def load_model(
 ) -> WALS:
     """The model of the command, or another one, on its device; some of its users, where it lies in several parts."""
     path = args.model if path is None else path
+    check_model(path, option)
+    return WALS.load(path, device=args.device, num_threads=args.threads, users=users)
+
+
+def check_model(path: Path, option: str) -> None:
+    """Refuse a file that is none of a model."""
     if path.is_file() and real_folder(path) == path:
         where = (
             f"; {path} is a file in {path.parent}"
@@ -80,7 +86,6 @@ def load_model(
             else f"; {path} is not a model folder, but a file"
         )
         raise ValueError(f"{option} must be a folder that 'wals-gpu fit' saved{where}")
-    return WALS.load(path, device=args.device, num_threads=args.threads, users=users)
 
 
 def read_titles(args: argparse.Namespace) -> Titles | None:

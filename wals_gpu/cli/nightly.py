@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wals_gpu.cli.inputs import read_data
 from wals_gpu.cli.options import number, positive
 from wals_gpu.cli.output import in_words, print_json, say
 from wals_gpu.data.tables import format_table
@@ -16,6 +16,9 @@ from wals_gpu.model.wals import WALS
 from wals_gpu.publishing.condition import Condition
 from wals_gpu.publishing.folder import BusyError, ModelFolder
 from wals_gpu.publishing.run import Outcome, publish
+
+if TYPE_CHECKING:
+    from wals_gpu.distributed.group import Group
 
 __all__ = ["BUSY", "REFUSED", "add", "check", "run"]
 
@@ -82,37 +85,52 @@ def check(args: argparse.Namespace) -> None:
 def run(
     args: argparse.Namespace,
     model: WALS,
+    read: Callable[[], Any],
     options: dict[str, Any],
     finish: Callable[[WALS], None],
     is_stopped: Callable[[], bool],
+    group: Group | None = None,
 ) -> int:
-    """Fit, measure, publish or refuse; 3 where the model is refused, 4 where another run is on."""
+    """Fit, measure, publish or refuse; 3 where the model is refused, 4 where another run is on.
+
+    With a group, every rank makes the call and has the same status; rank 0 speaks for all.
+    """
+    given: dict[str, Any] = {
+        "warm_start": args.warm_start,
+        "holdout": args.holdout,
+        "refit": not args.no_refit,
+        "keep": args.keep or 7,
+        "keep_refused": args.keep_refused,
+        "wait": 0.0 if args.wait is None else seconds_of("--wait", args.wait),
+        "dtype": args.save_dtype,
+        "fit": options,
+        "finish": finish,
+        "stopped": is_stopped,
+        "show_progress": not args.quiet,
+    }
+    is_speaker = group is None or group.rank == 0
     try:
-        outcome = publish(
-            model,
-            lambda: read_data(args),
-            args.out,
-            args.publish_if,
-            warm_start=args.warm_start,
-            holdout=args.holdout,
-            refit=not args.no_refit,
-            keep=args.keep or 7,
-            keep_refused=args.keep_refused,
-            wait=0.0 if args.wait is None else seconds_of("--wait", args.wait),
-            dtype=args.save_dtype,
-            fit=options,
-            finish=finish,
-            stopped=is_stopped,
-            show_progress=not args.quiet,
-        )
+        if group is None:
+            outcome = publish(model, read, args.out, args.publish_if, **given)
+        else:
+            from wals_gpu.distributed.publish import publish_sharded
+
+            outcome = publish_sharded(model, read, group, args.out, args.publish_if, **given)
+        status = 0 if outcome.published else REFUSED
+        if is_speaker:
+            if args.json:
+                print_json(outcome.record)
+            else:
+                _print(outcome, args.out)
     except BusyError as error:
-        say(f"error: {error}; --wait 30min would wait for it to end")
-        return BUSY
-    if args.json:
-        print_json(outcome.record)
-    else:
-        _print(outcome, args.out)
-    return 0 if outcome.published else REFUSED
+        status = BUSY
+        if is_speaker:
+            say(f"error: {error}; --wait 30min would wait for it to end")
+    if group is not None:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        group.barrier()  # launchers end all ranks when the first one of them ends with a status
+    return status
 
 
 def _print(outcome: Outcome, folder: Path) -> None:

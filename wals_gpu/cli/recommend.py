@@ -154,12 +154,13 @@ def _recommend_on_ranks(args: argparse.Namespace) -> None:
             written = 0, 0
             if rows.start < rows.stop:
                 first = 0
-                if "user_bounds" in metadata and args.popularity_penalty:
-                    raise ValueError(
-                        "--popularity-penalty needs all users of the model: on one rank, or of a model in one part"
-                    )
                 if "user_bounds" in metadata:  # else the model lies in one part, and every rank reads all of it
                     model, first, rows = load_model(args, users=rows), rows.start, slice(None)
+                    if args.popularity_penalty and model.fitted.counts is None:  # of an earlier version
+                        raise ValueError(
+                            "--popularity-penalty needs all users of the model, which does not say what they have: on "
+                            "one rank, or of a model that this version saves"
+                        )
                 else:
                     model = load_model(args)
                 written = _recommend_to_users(args, model, rows, first if model.user_ids is None else 0)

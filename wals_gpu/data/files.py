@@ -18,26 +18,28 @@ import os
 import re
 import secrets
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, TypeVar
 
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from wals_gpu.checks import warn
 from wals_gpu.errors import ModelFormatError
 from wals_gpu.system import exclusive, open_file
 
 __all__ = [
-    "CURRENT", "POINTER", "append_seal", "folder_digest", "load_folder", "load_metadata", "load_npz", "real_folder",
-    "remove_folder", "save_folder", "version_of", "whole_file",
+    "CURRENT", "POINTER", "StoredTensors", "append_seal", "folder_digest", "load_folder", "load_metadata", "load_npz",
+    "open_folder", "real_folder", "remove_folder", "save_folder", "version_of", "whole_file",
 ]  # fmt: skip
 
 FORMAT_VERSION = 1
+
+Tensors = TypeVar("Tensors")
 
 #: What leads to the model in use, in a folder of several: a link, or where there are none a file with its name.
 CURRENT = "current"
@@ -204,6 +206,80 @@ def load_folder(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], 
     ModelFormatError
         If it holds no model, a damaged one, or one of a newer format; the message names the file and what is wrong.
     """
+    return _read_folder(path, _read_tensors)
+
+
+def open_folder(path: str | os.PathLike[str]) -> tuple[StoredTensors, dict[str, Any]]:
+    """As :func:`load_folder`, every byte checked, but arrays are read when they are asked for, also rows of them.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    tensors : StoredTensors
+        Of the file as it is now, even if a later save removes it.
+    metadata : dict
+
+    Raises
+    ------
+    FileNotFoundError, ModelFormatError
+        As from :func:`load_folder`.
+    """
+    return _read_folder(path, lambda folder, entry: StoredTensors(_checked_tensors(folder, entry)))
+
+
+class StoredTensors:
+    """Arrays in a file, by name.
+
+    Parameters
+    ----------
+    path : Path
+        Of a safetensors file that was checked.
+
+    Raises
+    ------
+    ModelFormatError
+        It is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._damaged():
+            self._file: Any = safe_open(path, "numpy")
+            self._names = frozenset(self._file.keys())
+
+    @contextlib.contextmanager
+    def _damaged(self) -> Iterator[None]:
+        try:
+            yield
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ModelFormatError(f"{self._path} is damaged: {error}") from error
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        with self._damaged():
+            array: NDArray[Any] = self._file.get_tensor(name)
+            return array
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of an array, without reading it."""
+        with self._damaged():
+            return tuple(self._file.get_slice(name).get_shape())
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows `start` to before `stop` of an array."""
+        with self._damaged():
+            rows: NDArray[Any] = self._file.get_slice(name)[start:stop]
+            return rows
+
+
+def _read_folder(
+    path: str | os.PathLike[str], read: Callable[[Path, Mapping[str, Any]], Tensors]
+) -> tuple[Tensors, dict[str, Any]]:
     while True:
         folder = real_folder(path)
         if not folder.exists():
@@ -211,7 +287,7 @@ def load_folder(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], 
         text = _read_json(folder)
         document = _parse(text, folder / _JSON)
         try:
-            return _read_tensors(folder, document["tensors"]), document["metadata"]
+            return read(folder, document["tensors"]), document["metadata"]
         except FileNotFoundError as error:
             if real_folder(path) == folder and _read_json(folder) == text:
                 raise ModelFormatError(f"{error.filename} is missing: {folder} is not a whole model") from error
@@ -445,7 +521,8 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
     return document
 
 
-def _read_tensors(folder: Path, entry: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+def _checked_tensors(folder: Path, entry: Mapping[str, Any]) -> Path:
+    """The file of the tensors, after a look at every byte of it."""
     path = folder / entry["file"]
     digest = hashlib.sha256()
     with _open_file(path) as file:
@@ -456,6 +533,11 @@ def _read_tensors(folder: Path, entry: Mapping[str, Any]) -> dict[str, NDArray[A
             digest.update(block)
     if digest.hexdigest() != entry["sha256"]:
         raise ModelFormatError(f"{path} is damaged: its content does not have the SHA-256 noted in {_JSON}")
+    return path
+
+
+def _read_tensors(folder: Path, entry: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    path = _checked_tensors(folder, entry)
     try:
         return safetensors.numpy.load_file(path)
     except (SafetensorError, KeyError, ValueError) as error:

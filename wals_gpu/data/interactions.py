@@ -431,7 +431,7 @@ def _from_table(source: Source, wanted: _Wanted) -> Interactions:
         warn(f"{absent.sum()} of {len(absent)} rows name a user or an item that is not known; they were dropped")
     matrix = sparse.coo_matrix((values, (rows, cols)), shape=(len(row_ids), len(col_ids))).tocsr()
     if times is not None:
-        times = _latest(rows, cols, times)
+        times = latest_times(rows, cols, times)
     if matrix.nnz < len(values):
         times_too = names.value is not None and is_time(names.value)
         advice = f"; if these are times, time_column={names.value!r} keeps the latest of a pair" if times_too else ""
@@ -537,7 +537,7 @@ def _warn_ratings(name: Hashable, values: NDArray[np.floating]) -> None:
     )
 
 
-def _latest(rows: NDArray[np.int32], cols: NDArray[np.int32], times: NDArray[Any]) -> NDArray[Any]:
+def latest_times(rows: NDArray[np.int32], cols: NDArray[np.int32], times: NDArray[Any]) -> NDArray[Any]:
     """The latest time of each pair, in the order of the canonical matrix."""
     order = np.lexsort((cols, rows))
     rows, cols, times = rows[order], cols[order], times[order]

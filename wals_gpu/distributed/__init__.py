@@ -9,6 +9,7 @@ from wals_gpu.distributed.fit import fit_rows, fit_sharded
 from wals_gpu.distributed.group import Group, LocalGroup, TorchGroup
 from wals_gpu.distributed.launch import connected
 from wals_gpu.distributed.model import ShardedModel
+from wals_gpu.distributed.publish import publish_sharded
 from wals_gpu.distributed.ray import RayResult, ray_train
 from wals_gpu.distributed.read import merge_entries, merge_shards, read_sharded
 from wals_gpu.distributed.shards import Shards, shard
@@ -25,6 +26,7 @@ __all__ = [
     "fit_sharded",
     "merge_entries",
     "merge_shards",
+    "publish_sharded",
     "ray_train",
     "read_sharded",
     "shard",

@@ -33,10 +33,10 @@ from wals_gpu.training.checkpoints import Checkpoint
 from wals_gpu.training.state import FitRecord, FitState
 from wals_gpu.training.validation import Validation
 
-__all__ = ["ShardedCheckpoint", "all_see", "read_rows"]
+__all__ = ["SEEN_WITHIN", "ShardedCheckpoint", "all_see", "read_rows"]
 
 #: Seconds until another machine's new folders are to be seen: NFS keeps what it knows of a folder for up to 60.
-_SEEN_WITHIN = 70.0
+SEEN_WITHIN = 70.0
 
 _KIND = "checkpoint of a fit on several ranks"
 
@@ -146,7 +146,7 @@ class ShardedCheckpoint(Checkpoint):
 
 def all_see(folder: Path, missing: Callable[[], list[int]]) -> None:
     """Raise OSError unless this rank sees what the others have written; a network file system may take its time."""
-    until = time.monotonic() + _SEEN_WITHIN
+    until = time.monotonic() + SEEN_WITHIN
     while ranks := missing():
         if time.monotonic() > until:
             text = f"rank 0 does not see what rank {ranks[0]} has written; the folder must be one that all ranks share"

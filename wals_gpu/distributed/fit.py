@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
+import numbers
 import secrets
 from collections.abc import Callable
 from os import PathLike
@@ -16,6 +18,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.devices import limits
 from wals_gpu.checks import integer
+from wals_gpu.data.csr import select
 from wals_gpu.data.files import version_of
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions, as_interactions
@@ -26,10 +29,14 @@ from wals_gpu.distributed.device import DeviceRows, device_of_rank
 from wals_gpu.distributed.group import Group, LocalGroup, agree, gather_json, gather_uneven, of_each, together
 from wals_gpu.distributed.model import ShardedModel
 from wals_gpu.distributed.priors import RowsOnRanks
+from wals_gpu.distributed.read import some_entries
 from wals_gpu.distributed.session import ShardedSession, ShardedTerms
 from wals_gpu.distributed.shards import Shards, shard
+from wals_gpu.distributed.start import Start
 from wals_gpu.distributed.tables import MODES
+from wals_gpu.distributed.users import UsersOnRanks
 from wals_gpu.distributed.validation import ShardedValidation
+from wals_gpu.errors import DataError
 from wals_gpu.model.sharded import fit_settings
 from wals_gpu.model.wals import WALS
 from wals_gpu.priors.linear import LinearPrior
@@ -54,6 +61,7 @@ def fit_sharded(
     interactions: Any,
     group: Group | None = None,
     *,
+    warm_start: bool | WALS | str | PathLike[str] = False,
     callback: Callable[[FitRecord], bool | None] | None = None,
     show_progress: bool = False,
     validation: Any = None,
@@ -84,12 +92,17 @@ def fit_sharded(
         :class:`wals_gpu.stored.StoredMatrix` in a folder that all machines see is read in part.
     group : Group, optional
         Default: :class:`.LocalGroup`, this process alone.
+    warm_start : bool, fitted WALS, or path of a saved model, default False
+        As for ``WALS.fit``: users and items are matched by id. Of a model in a folder that all ranks see, in one part
+        or in those of any number of ranks, each rank reads the rows that it needs; a model in memory must be the same
+        on all of them.
     callback : callable, optional
         Gets each :class:`.FitRecord`; a true result on any rank ends the fit.
     show_progress : bool, default False
         A progress bar, on rank 0.
     validation, metric, validate_every, patience, checkpoint_dir, checkpoint_every, resume
-        As for ``WALS.fit``. The checkpoint is in a folder that all ranks see; another number of ranks can go on.
+        As for ``WALS.fit``. Of Shards too, a share can be held out; other interactions are the rank's own rows then,
+        a csr_matrix. The checkpoint is in a folder that all ranks see; another number of ranks can go on.
     mode : {"auto", "all", "halo", "blocks"}, default "auto"
         How the other side's factors come, see docs/distributed.md. Changes no bit.
     table_bytes : int, optional
@@ -112,8 +125,6 @@ def fit_sharded(
     with together(group, "reading the settings"):
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
-        if "warm_start" in columns:
-            raise TypeError("warm_start is for a fit in one process: on several ranks, fit without")
         if table_bytes is not None:
             integer("table_bytes", table_bytes, 1)
         model = _on_own_device(model)
@@ -130,8 +141,9 @@ def fit_sharded(
         validation=[metric, validate_every, patience, validation is None],
         checkpoint=[checkpoint_dir is None, checkpoint_every, bool(resume)],
     )
+    start = Start.of(group, model, warm_start)
     shards, test = _shards_of(group, settings, interactions, validation, columns)
-    plan = _plan(group, settings, shards, test, holding, saving, mode, table_bytes, model.num_threads)
+    plan = _plan(group, settings, shards, test, holding, saving, start, mode, table_bytes, model.num_threads)
     with Run(plan, lambda run: None) as run:
         run.iterate(_on_all_ranks(group, callback), show_progress and group.rank == 0)
     return ShardedModel.of(group, model, shards, plan, run)
@@ -177,7 +189,7 @@ def fit_rows(model: WALS, shards: Shards, group: Group) -> OwnFactors:
         settings = _settings_of(model)
     settings = _agreed(group, settings)
     shards, _ = _shards_of(group, settings, shards, None, {})
-    plan = _plan(group, settings, shards, None, HoldOut(), Saving(), "auto", None, model.num_threads)
+    plan = _plan(group, settings, shards, None, HoldOut(), Saving(), Start(), "auto", None, model.num_threads)
     with Run(plan, lambda run: None) as run:
         run.iterate(None, False)
     session = plan.session
@@ -193,8 +205,6 @@ def _on_own_device(model: WALS) -> WALS:
 
 def _settings_of(model: WALS) -> FitSettings:
     settings = fit_settings(model)
-    if isinstance(settings.random_state, np.random.Generator):
-        raise TypeError("random_state must be an integer or None for a fit on several ranks, got a Generator")
     settings.check_device()
     return settings
 
@@ -208,9 +218,18 @@ def _agreed(group: Group, settings: FitSettings, **options: Any) -> FitSettings:
         version=version_of("wals_gpu"),
         settings=settings.to_compare(),
         iterations=settings.iterations,
+        random_state=_state_of(settings.random_state),
         **options,
     )
     return settings
+
+
+def _state_of(random_state: Any) -> str | None:
+    """What a generator draws from here on follows from; None where there is none."""
+    if not isinstance(random_state, np.random.Generator):
+        return None
+    state = json.dumps(random_state.bit_generator.state, default=lambda array: array.tolist())
+    return hashlib.sha256(state.encode()).hexdigest()
 
 
 def _shards_of(
@@ -221,10 +240,11 @@ def _shards_of(
         with together(group, "reading the interactions"):
             if interactions.dtype != settings.dtype:
                 raise TypeError(f"the shards hold {interactions.dtype}, the model is of dtype {settings.dtype}")
-            if validation is not None and not isinstance(validation, csr_matrix):
+            is_share = isinstance(validation, numbers.Real) and not isinstance(validation, bool)
+            if validation is not None and not is_share and not isinstance(validation, csr_matrix):
                 raise TypeError(
-                    "validation must be a csr_matrix of the rank's own users where the interactions are Shards, got "
-                    f"{type(validation).__name__}"
+                    "validation must be a share, or a csr_matrix of the rank's own users, where the interactions are "
+                    f"Shards, got {type(validation).__name__}"
                 )
             if interactions.group.size != group.size or interactions.group.rank != group.rank:
                 raise ValueError(
@@ -232,12 +252,14 @@ def _shards_of(
                     f"rank {group.rank} of {group.size}"
                 )
             wanted_shape = interactions.users.shape[0], interactions.shape[1]
-            if validation is not None and validation.shape != wanted_shape:
+            if validation is not None and not is_share and validation.shape != wanted_shape:
                 raise ValueError(
                     f"validation must have the shape {wanted_shape} of the rank's users, got {validation.shape}"
                 )
         bounds = {"users": interactions.user_cuts.bounds.tolist(), "items": interactions.item_cuts.bounds.tolist()}
-        agree(group, **bounds)
+        agree(group, **bounds, validation=float(validation) if is_share else None)
+        if is_share:
+            return _divided(interactions, validation, settings.random_state)
         return interactions, validation
     test = None
     with together(group, "reading the interactions"):
@@ -254,6 +276,40 @@ def _shards_of(
     return shards, None if test is None else test[shards.user_cuts.of(group.rank)]
 
 
+def _divided(shards: Shards, share: Any, random_state: Any) -> tuple[Shards, csr_matrix]:
+    """What :func:`.validation.hold_out` divides the whole into: each rank makes all of its draws, and keeps its own."""
+    group, everyone = shards.group, UsersOnRanks(shards.group)
+    first, n_entries = everyone.place(shards.users.nnz)
+    draws, n_test = np.empty(0), 0
+    with together(group, "holding out"):
+        if not 0 < float(share) < 1:
+            raise ValueError(f"validation must be a share in (0, 1), or interactions; got {share!r}")
+        n_test = round(float(share) * n_entries)
+        if not 0 < n_test < n_entries:
+            raise DataError(f"validation={share} of {n_entries} entries leaves none on one of the two sides")
+        rng = (
+            random_state if isinstance(random_state, np.random.Generator) else np.random.default_rng([random_state, 1])
+        )
+        draws = _own_draws(rng, n_entries, slice(first, first + shards.users.nnz))
+    last = -everyone.cutoff(-draws, n_test)
+    held_out = draws < last
+    ties = np.flatnonzero(draws == last)  # of which the first ones are held out
+    n_left = n_test - int(everyone.total(np.count_nonzero(held_out))) - everyone.place(len(ties))[0]
+    held_out[ties[: max(n_left, 0)]] = True
+    return some_entries(shards, ~held_out), select(shards.users, held_out)
+
+
+def _own_draws(rng: np.random.Generator, n: int, own: slice) -> NDArray[np.float64]:
+    """Those of n numbers in [0, 1) that are the rank's own."""
+    draws = np.empty(own.stop - own.start)
+    for start in range(0, n, _DRAWN):
+        block = rng.random(min(_DRAWN, n - start))
+        first, last = max(start, own.start), min(start + len(block), own.stop)
+        if first < last:
+            draws[first - own.start : last - own.start] = block[first - start : last - start]
+    return draws
+
+
 def _plan(
     group: Group,
     settings: FitSettings,
@@ -261,6 +317,7 @@ def _plan(
     test: csr_matrix | None,
     holding: HoldOut,
     saving: Saving,
+    start: Start,
     mode: str,
     table_bytes: int | None,
     num_threads: int,
@@ -272,18 +329,24 @@ def _plan(
     terms = {side: ShardedTerms.of(shards, bound, side) for side in ("user", "item")}
     with together(group, "making room for the factors"):
         factors = _start_values(settings, (shards.user_cuts, shards.item_cuts), group.rank)
+    with together(group, "reading the model to start from"):
+        for side, new, ids in zip(("user", "item"), factors, (shards.user_ids, shards.item_ids), strict=True):
+            start.take_over(side, new, ids, shards.rows_of(side)[1].of(group.rank).start)
     sides = (
         Side("user", terms["user"], factors[0], shards.user_ids),
         Side("item", terms["item"], factors[1], shards.item_ids),
     )
     session = ShardedSession(group, rows_of, *factors, terms["user"], terms["item"], mode, table_bytes)
-    for side, prior in zip(sides, (settings.user_prior, settings.item_prior), strict=True):
+    for of_side, prior in zip(sides, (settings.user_prior, settings.item_prior), strict=True):
         if prior is not None:
-            side.prior = _begin_prior(settings, rows_of, side, prior, RowsOnRanks(group, session, side.name, terms))
+            rows = RowsOnRanks(group, session, of_side.name, terms)
+            of_side.prior = _begin_prior(settings, rows_of, of_side, prior, rows)
+            if start.is_wanted:
+                of_side.prior.regress(of_side.factors)
     validation = calibration = neighbors = None
     counts = np.empty(0, np.int64)
     if test is not None or settings.popularity_exponent != 0:
-        counts = group.gather_rows(_positive(shards.items), shards.item_cuts.counts)
+        counts = shards.item_counts()
     if settings.popularity_exponent not in (0, "auto"):
         calibration = Calibration.of(float(settings.popularity_exponent), counts)
     if settings.neighbors:
@@ -297,11 +360,13 @@ def _plan(
     if saving.folder is not None:
         cuts = {"user": shards.user_cuts, "item": shards.item_cuts}
         compared = _to_compare(group, settings, shards, validation)
+        if start.is_wanted:  # where not, nothing is said of it, as in checkpoints of earlier versions
+            compared["warm_start"] = True
         checkpoint = ShardedCheckpoint(saving.folder, saving.every, compared, group, cuts)
     resume = bool(saving.resume)
     return Plan(
-        settings, shards.users, bound, *sides, validation, checkpoint, resume,
-        calibration=calibration, neighbors=neighbors, session=session,
+        settings, shards.users, bound, *sides, validation, checkpoint, resume, shards.columns,
+        calibration=calibration, neighbors=neighbors, session=session, period=shards.period,
     )  # fmt: skip
 
 
@@ -341,12 +406,6 @@ def _begin_prior(
     own = slice(rows.first, rows.first + len(side.factors))
     raw = rows.alone(lambda: prior.rows_for(side.name, side.ids, rows.n, own))
     return PriorSteps.begin(prior, raw, terms.own, backend, rows, settings.factors)
-
-
-def _positive(items: csr_matrix) -> NDArray[np.int64]:
-    """Entries above 0 of each of the rank's items."""
-    counts: NDArray[np.int64] = np.diff(np.concatenate([[0], np.cumsum(items.data > 0)])[items.indptr])
-    return counts
 
 
 def _start_values(

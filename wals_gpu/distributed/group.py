@@ -270,8 +270,8 @@ class TorchGroup(Group):
 _KNOWN: dict[str, type[Exception]] = {
     kind.__name__: kind
     for kind in (
-        CheckpointError, DataError, DeviceError, KeyError, MemoryError, ModelFitError, ModelFormatError, TypeError,
-        ValueError,
+        CheckpointError, DataError, DeviceError, FileNotFoundError, KeyError, MemoryError, ModelFitError,
+        ModelFormatError, OSError, TypeError, ValueError,
     )
 }  # fmt: skip
 
@@ -337,7 +337,7 @@ def _described(error: Exception | None, who: str) -> dict[str, Any] | None:
         found["text"] = str(error.args[0])  # str() of one is in quotes
     if isinstance(error, SingularSystemError):
         found |= {"row": error.row, "remedy": error.remedy, "of": error.who}
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:  # else it has a text alone
         found |= {"errno": error.errno, "text": error.strerror or str(error), "file": _text(error.filename)}
     return found
 

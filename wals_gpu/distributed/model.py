@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ import numpy as np
 from wals_gpu.data.ids import Ids
 from wals_gpu.distributed.checkpoint import all_see
 from wals_gpu.distributed.cuts import Cuts
-from wals_gpu.distributed.group import Group, gather_json, gather_uneven, of_each, together
+from wals_gpu.distributed.group import Group, agree, gather_json, gather_uneven, of_each, together
 from wals_gpu.distributed.session import ShardedSession
 from wals_gpu.distributed.shards import Shards
 from wals_gpu.errors import DistributedError
-from wals_gpu.model.card import Sizes, model_card
+from wals_gpu.evaluation.report import EvaluationReport
+from wals_gpu.model.card import Measured, Sizes, model_card
+from wals_gpu.model.files import half_exponent, is_in_halves, largest
 from wals_gpu.model.parts import forget_users, missing_users, write_shared, write_users
 from wals_gpu.model.recommendations import RecommendationsChunk
 from wals_gpu.model.sharded import model_of, tensors_of
@@ -31,7 +33,7 @@ from wals_gpu.training.loop import Run
 from wals_gpu.training.plan import Plan
 from wals_gpu.training.state import History
 
-__all__ = ["ShardedModel"]
+__all__ = ["ShardedModel", "gathered_ids"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,43 +104,70 @@ class ShardedModel:
             session.factors("user"),
             items,
             shards.user_ids,
-            _gathered_ids(group, shards.item_ids),
+            gathered_ids(group, shards.item_ids),
             bound,
             shards.users,
             _own_prior(plan.users.prior, shards.user_cuts, group.rank),
             _prior_of_all(plan.items.prior, group, shards.item_cuts),
+            columns=plan.columns,
             calibration=run.fitted.calibration,
             neighbors=plan.neighbors,
+            period=plan.period,
+            counts=None if group.size == 1 else shards.item_counts(),
         )
         history, metric, best_iteration = run.history, run.metric, run.best_iteration
-        return cls(group, model_of(model, fitted, history, metric, best_iteration), shards.user_cuts)
+        return cls(group, model_of(model, fitted, history, metric, best_iteration, run.device), shards.user_cuts)
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(
+        self,
+        path: str | PathLike[str],
+        *,
+        dtype: str | None = None,
+        metrics: EvaluationReport | Mapping[str, Any] | Measured | None = None,
+    ) -> None:
         """Write the model to a folder that all ranks see, in place of one that is there. Every rank makes the call.
 
         Parameters
         ----------
         path : str or path
             The same on all ranks.
+        dtype : {"float16"}, optional
+            As for :meth:`.WALS.save`, with the values that one process would write.
+        metrics : EvaluationReport, mapping of name to number or Estimate, or Measured, optional
+            As for :meth:`.WALS.save`; those of rank 0 are written.
 
         Raises
         ------
+        TypeError, ValueError
+            `dtype` or `metrics` is something else.
         OSError
             A rank cannot write, or rank 0 does not see what another wrote, on all ranks. A model that was there before
             is left as it was.
         """
-        folder, group = Path(path), self.group
+        folder, group, fitted = Path(path), self.group, self.local.fitted
         tag = gather_json(group, secrets.token_hex(4))[0]
+        exponents: dict[str, int] | None = None
+        with together(group, f"saving to {folder}"):
+            in_halves = is_in_halves(dtype)
+            measured = None if metrics is None else Measured.of(metrics)
+        agree(group, dtype=dtype)
+        if in_halves:
+            most = {"user_factors": float(of_each(group, largest(fitted.user_factors)).max())}
+            most["item_factors"] = largest(fitted.item_factors)
+            exponents = {name: half_exponent(of_side) for name, of_side in most.items()}
+        users = self.local.user_ids
+        firsts = gather_json(group, None if users is None or not len(users) else users[0])
         try:
             with together(group, f"saving to {folder}"):
-                tensors, metadata = tensors_of(self.local)
+                tensors, metadata = tensors_of(self.local, exponents, measured)
+                tensors.setdefault("popularity", fitted.popularity())  # for whoever reads some of the users
                 write_users(folder, group.rank, tag, tensors)
             n_entries = int(of_each(group, len(tensors["seen.col_idx"])).sum())
             with together(group, f"saving to {folder}"):
                 if group.rank == 0:
                     all_see(folder, lambda: missing_users(folder, tag, group.size))
                     card = model_card(Sizes(int(self.user_cuts.bounds[-1]), self.local.n_items, n_entries), metadata)
-                    write_shared(folder, tag, tensors, metadata, self.user_cuts.bounds.tolist(), card)
+                    write_shared(folder, tag, tensors, metadata, self.user_cuts.bounds.tolist(), firsts, card)
         except DistributedError:
             raise  # who is gone may have made the new model whole
         except Exception:
@@ -191,7 +220,7 @@ def _prior_of_all(steps: PriorSteps | None, group: Group, cuts: Cuts) -> FittedP
     return fitted
 
 
-def _gathered_ids(group: Group, ids: Ids | None) -> Ids | None:
+def gathered_ids(group: Group, ids: Ids | None) -> Ids | None:
     """Those of all ranks."""
     if ids is None:
         return None

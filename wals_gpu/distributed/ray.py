@@ -24,6 +24,7 @@ from wals_gpu.distributed.group import Group
 from wals_gpu.distributed.launch import connected
 from wals_gpu.distributed.read import read_sharded, reads_in_parts
 from wals_gpu.errors import DistributedError
+from wals_gpu.model.files import is_in_halves
 from wals_gpu.model.wals import WALS
 from wals_gpu.training.state import History
 
@@ -65,6 +66,7 @@ def ray_train(
     timeout: float = 1800.0,
     start_timeout: float = 600.0,
     placement: str = "SPREAD",
+    save_dtype: str | None = None,
     **options: Any,
 ) -> RayResult:
     """Fit a model on the workers of a Ray cluster, and save it: the model of one process, to the bit.
@@ -94,8 +96,10 @@ def ray_train(
         Seconds to wait for the resources.
     placement : {"SPREAD", "PACK", "STRICT_SPREAD", "STRICT_PACK"}, default "SPREAD"
         Ray's strategy for the machines of workers.
+    save_dtype : {"float16"}, optional
+        ``dtype`` of :meth:`.ShardedModel.save`.
     **options
-        Of :func:`.fit_sharded` (``validation``, ``patience``, ``mode``, ...) and of reading a table
+        Of :func:`.fit_sharded` (``warm_start``, ``validation``, ``patience``, ``mode``, ...) and of reading a table
         (``user_column``, ``min_value``, ...).
 
     Returns
@@ -111,6 +115,7 @@ def ray_train(
     """
     integer("num_workers", num_workers, 1)
     integer("max_failures", max_failures, 0)
+    is_in_halves(save_dtype)
     number("timeout", timeout, positive=True)
     number("start_timeout", start_timeout, positive=True)
     if not isinstance(model, WALS):
@@ -129,7 +134,9 @@ def ray_train(
     folder, options = os.path.abspath(out), dict(options)
     if checkpoint_dir is not None:
         options |= {"checkpoint_dir": os.path.abspath(checkpoint_dir), "resume": True}
-    task = {"out": folder, "timeout": float(timeout), "options": options}
+    if isinstance(options.get("warm_start"), (str, PathLike)):
+        options["warm_start"] = os.path.abspath(options["warm_start"])
+    task = {"out": folder, "timeout": float(timeout), "options": options, "save_dtype": save_dtype}
     if isinstance(data, (str, PathLike)):
         data = os.path.abspath(data)
     elif isinstance(data, (list, tuple)):
@@ -254,7 +261,7 @@ class _Worker:
         with connected(task["timeout"]) as group:
             data, options = _read(model, data, group, task["options"])
             fitted = fit_sharded(model, data, group, **options)
-            fitted.save(task["out"])
+            fitted.save(task["out"], dtype=task["save_dtype"])
         return fitted.history
 
 
@@ -263,7 +270,8 @@ def _read(model: WALS, data: Any, group: Group, options: dict[str, Any]) -> tupl
     reading = {name: value for name, value in options.items() if name in _READING}
     rest = {name: value for name, value in options.items() if name not in _READING}
     is_path = isinstance(data, (str, list)) and all(isinstance(one, str) for one in data)
-    if not is_path or rest.get("validation") is not None or not reads_in_parts(data, reading):
+    is_divided = isinstance(rest.get("validation"), (float, type(None)))  # others are matched by all ids
+    if not is_path or not is_divided or not reads_in_parts(data, reading):
         return data, options
     solving = SolveOptions.choose(model.solver, model.factors, cg_steps=model.cg_steps, block_size=model.block_size)
     return read_sharded(data, group, model.factors, solving, dtype=np.dtype(model.dtype), **reading), rest

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,18 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix, csr_matrix
 
 from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.data.csr import select
 from wals_gpu.data.ids import Ids
-from wals_gpu.data.interactions import Interactions, as_interactions
+from wals_gpu.data.interactions import ColumnNames, Interactions, as_interactions, latest_times
 from wals_gpu.distributed.cuts import Cuts, cut_rows
 from wals_gpu.distributed.group import Group, gather_json, of_each, to_receive, together
-from wals_gpu.distributed.shards import Shards
+from wals_gpu.distributed.shards import Shards, period_of_all
 from wals_gpu.errors import DataError
 
-__all__ = ["merge_entries", "merge_shards", "parquet_files", "read_sharded", "reads_in_parts"]
+__all__ = ["merge_entries", "merge_shards", "parquet_files", "read_sharded", "reads_in_parts", "some_entries"]
 
 #: Options of reading that look at all rows at once.
-_OF_ALL_ROWS = ("min_user_interactions", "min_item_interactions", "half_life", "user_ids", "item_ids", "time_column")
+_OF_ALL_ROWS = ("min_user_interactions", "min_item_interactions", "half_life", "user_ids", "item_ids")
 
 #: Ids of each rank that ranges are cut by.
 _SAMPLED = 256
@@ -72,8 +74,8 @@ def read_sharded(path: Paths, group: Group, factors: int, options: SolveOptions,
     options : SolveOptions
         What the cost of a row follows from.
     **columns
-        As for :func:`wals_gpu.as_interactions`: ``user_column``, ``value_column``, ``min_value``, ``dtype`` and others
-        that look at single rows.
+        As for :func:`wals_gpu.as_interactions`: ``user_column``, ``value_column``, ``time_column``, ``min_value``,
+        ``dtype`` and others that look at single rows.
 
     Returns
     -------
@@ -138,7 +140,14 @@ def merge_shards(
     matrix = csr_matrix((0, 0), dtype=dtype) if local is None else local.matrix
     entries = matrix.tocoo()
     user_ids, item_ids = (None, None) if local is None else (local.user_ids, local.item_ids)
-    return merge_entries(user_ids, item_ids, entries.row, entries.col, entries.data, group, factors, options)
+    times = None if local is None else local.times
+    shards = merge_entries(
+        user_ids, item_ids, entries.row, entries.col, entries.data, group, factors, options, times=times
+    )
+    of_texts = local is not None and all(name is None or isinstance(name, str) for name in local.columns or ())
+    given = gather_json(group, list(local.columns) if of_texts and local is not None and local.columns else None)
+    columns = next((ColumnNames(*names) for names in given if names is not None), None)
+    return replace(shards, columns=columns)
 
 
 def merge_entries(
@@ -152,6 +161,7 @@ def merge_entries(
     options: SolveOptions,
     *,
     add_repeats: bool = True,
+    times: NDArray[Any] | None = None,
 ) -> Shards:
     """The shards of entries of which each rank has some. Every rank makes the call.
 
@@ -167,6 +177,8 @@ def merge_entries(
     add_repeats : bool, default True
         Whether values of a repeated pair are added up. False: each stays an entry of its own, in the order of the
         values, and rows count them all; the result does not depend on which rank had what.
+    times : (n,) float64 or datetime64, optional
+        Of the entries, on all ranks that have any; of a repeated pair the latest is kept.
 
     Returns
     -------
@@ -175,7 +187,7 @@ def merge_entries(
     Raises
     ------
     DataError
-        No rank has anything, or ids are numbers on one and text on another.
+        No rank has anything, or ids, or times, are numbers on one and text, or dates, on another.
     """
     sides = [user_ids, item_ids]
     kinds = gather_json(group, [None if ids is None else str(_dtype_of(ids)) for ids in sides])
@@ -197,9 +209,45 @@ def merge_entries(
         placed.append(_Placed(group, ids, found.pop(), counts, factors, options))
     users, items = placed
     of_user, of_item = users.rows[rows], items.rows[columns]
-    of_users = _delivered(group, users.cuts, of_user, of_item, values, len(items), add_repeats)
-    of_items = _delivered(group, items.cuts, of_item, of_user, values, len(users), add_repeats)
-    return Shards(group, of_users, of_items, users.cuts, items.cuts, users.own, items.own, has_repeats=not add_repeats)
+    times = _of_one_kind(group, times)
+    of_users, times = _delivered(group, users.cuts, of_user, of_item, values, len(items), add_repeats, times)
+    of_items, _ = _delivered(group, items.cuts, of_item, of_user, values, len(users), add_repeats)
+    more: dict[str, Any] = {"times": times, "period": period_of_all(group, times)}
+    return Shards(
+        group, of_users, of_items, users.cuts, items.cuts, users.own, items.own, has_repeats=not add_repeats, **more
+    )
+
+
+def some_entries(shards: Shards, keep: NDArray[np.bool_]) -> Shards:
+    """The shards of some entries, of the same users and items. Every rank makes the call.
+
+    Parameters
+    ----------
+    shards : Shards
+        In memory.
+    keep : (Z,) bool
+        Which entries of the rank's users.
+    """
+    group, users = shards.group, shards.users
+    matrix, times = users, shards.times
+    with together(group, "choosing entries"):
+        matrix, times = select(users, keep), None if times is None else times[keep]
+        entries = matrix.tocoo()
+        rows = entries.row + np.int64(shards.user_cuts.of(group.rank).start)
+    n_users, add_repeats = shards.shape[0], not shards.has_repeats
+    items, _ = _delivered(group, shards.item_cuts, entries.col, rows, entries.data, n_users, add_repeats)
+    return replace(shards, users=matrix, items=items, times=times, period=period_of_all(group, times))
+
+
+def _of_one_kind(group: Group, times: NDArray[Any] | None) -> NDArray[Any] | None:
+    """The times of this rank's entries, of the type that those of all ranks have; None where no rank has any."""
+    kinds = {kind for kind in gather_json(group, None if times is None else times.dtype.str) if kind is not None}
+    if not kinds:
+        return None
+    if len({kind[1] for kind in kinds}) > 1:
+        raise DataError("the ranks read different files, and times are numbers and dates")
+    kind = np.dtype(kinds.pop() if len(kinds) == 1 else "M8[us]")
+    return np.empty(0, kind) if times is None else times.astype(kind, copy=False)
 
 
 class _Placed:
@@ -306,27 +354,32 @@ def _delivered(
     values: NDArray[np.floating],
     n_columns: int,
     add_repeats: bool,
-) -> csr_matrix:
-    """The rank's rows of a side, of the entries of all ranks."""
+    times: NDArray[Any] | None = None,
+) -> tuple[csr_matrix, NDArray[Any] | None]:
+    """The rank's rows of a side, of the entries of all ranks; and their times."""
     owners = cuts.owners(rows)
     order = np.argsort(owners, kind="stable")
     n_sent = np.bincount(owners, minlength=group.size)
     ends = np.cumsum(n_sent)
     n_received = to_receive(group, n_sent)
     arrays = []
-    for array in (rows.astype(np.int32), columns.astype(np.int32), values):
+    of_entries = [rows.astype(np.int32), columns.astype(np.int32), values]
+    of_entries += [] if times is None else [times.view(np.int64)]
+    for array in of_entries:
         out = np.empty(sum(n_received), array.dtype)
         group.exchange_rows(np.split(array[order], ends[:-1]), n_received, out)
         arrays.append(out)
     own = cuts.of(group.rank)
-    own_rows, own_columns, own_values = arrays
+    own_rows, own_columns, own_values = arrays[:3]
     shape = (own.stop - own.start, n_columns)
     if not add_repeats:
-        return _with_repeats(own_rows - own.start, own_columns, own_values, shape)
+        return _with_repeats(own_rows - own.start, own_columns, own_values, shape), None
+    if times is not None:
+        times = latest_times(own_rows, own_columns, arrays[3].view(times.dtype)) if len(own_rows) else times[:0]
     # Stable: values of a pair are added in the order in which the ranks have them.
     matrix = coo_matrix((own_values, (own_rows - own.start, own_columns)), shape=shape).tocsr()
     matrix.sum_duplicates()
-    return matrix
+    return matrix, times
 
 
 def _with_repeats(

@@ -12,14 +12,16 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.data.ids import Ids
-from wals_gpu.data.interactions import Interactions
+from wals_gpu.data.interactions import ColumnNames, Interactions
 from wals_gpu.data.stored import StoredMatrix
+from wals_gpu.data.times import Period
 from wals_gpu.distributed.cuts import Cuts, cut_rows
-from wals_gpu.distributed.group import Group, agree, of_each, together
+from wals_gpu.distributed.group import Group, agree, gather_json, of_each, together
+from wals_gpu.errors import DataError
 from wals_gpu.objective.bound import BoundObjective, Objective
 from wals_gpu.training.checkpoints import fingerprint
 
-__all__ = ["Shards", "shard"]
+__all__ = ["Shards", "period_of_all", "shard"]
 
 #: Values that are brought together at a time, where an objective looks at all of them.
 _WINDOW = 1 << 22
@@ -40,6 +42,12 @@ class Shards:
         Of the rank's own rows; None where rows go by their numbers.
     has_repeats : bool, default False
         Whether a pair may have several entries, next to each other; objectives take each by itself.
+    columns : ColumnNames, optional
+        Of the table that they came from.
+    times : (Z,) float64 or datetime64 array, optional
+        When each entry of `users` happened.
+    period : Period, optional
+        The earliest and the latest time of all ranks.
     """
 
     group: Group
@@ -50,6 +58,9 @@ class Shards:
     user_ids: Ids | None = None
     item_ids: Ids | None = None
     has_repeats: bool = False
+    columns: ColumnNames | None = None
+    times: NDArray[Any] | None = None
+    period: Period | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -80,6 +91,12 @@ class Shards:
     def count_entries(self) -> int:
         """Z of the whole. Every rank makes the call."""
         return int(of_each(self.group, self.users.nnz).sum())
+
+    def item_counts(self) -> NDArray[np.int64]:
+        """How many entries with a value above 0 each item of all ranks has, (I,). Every rank makes the call."""
+        items = self.items
+        own: NDArray[np.int64] = np.diff(np.concatenate([[0], np.cumsum(items.data > 0)])[items.indptr])
+        return self.group.gather_rows(own, self.item_cuts.counts)
 
     def bind(self, objective: Objective, **unmet: NDArray[np.bool_]) -> BoundObjective:
         """The objective with what it learns of the whole: as of one matrix on one machine, to the bit.
@@ -141,6 +158,21 @@ class _Values:
         self._start, self._window = start, self._group.gather_rows(own, np.diff(pieces).tolist())
 
 
+def period_of_all(group: Group, times: NDArray[Any] | None) -> Period | None:
+    """Of the times of all ranks' entries; None where no rank has any. Every rank makes the call.
+
+    Raises
+    ------
+    DataError
+        Some ranks have numbers, others dates.
+    """
+    own = Period.of(times)
+    found = [Period.from_json(one) for one in gather_json(group, None if own is None else own.to_json()) if one]
+    if len({isinstance(one.first, np.datetime64) for one in found}) > 1:
+        raise DataError("the times must be of one kind, got numbers on some ranks and dates on others")
+    return Period(min(one.first for one in found), max(one.last for one in found)) if found else None
+
+
 def shard(data: Interactions, group: Group, factors: int, options: SolveOptions) -> Shards:
     """The rank's part of interactions that every rank can read: in memory, or in a folder that all see.
 
@@ -176,7 +208,11 @@ def shard(data: Interactions, group: Group, factors: int, options: SolveOptions)
         else:
             users, items = matrix[rows[0]], matrix[:, rows[1]].T.tocsr()
         ids = _some(data.user_ids, rows[0]), _some(data.item_ids, rows[1])
-    return Shards(group, users, items, cuts[0], cuts[1], *ids)
+        times = None
+        if data.times is not None:
+            times = data.times[matrix.indptr[rows[0].start] : matrix.indptr[rows[0].stop]]
+    more: dict[str, Any] = {"columns": data.columns, "times": times, "period": Period.of(data.times)}
+    return Shards(group, users, items, cuts[0], cuts[1], *ids, **more)
 
 
 def _digest_of(data: Interactions) -> str:

@@ -30,6 +30,7 @@ from wals_gpu.checks import integer
 from wals_gpu.data.ids import Ids, row_numbers
 from wals_gpu.data.tables import format_table, html_table
 from wals_gpu.errors import DataError
+from wals_gpu.evaluation.all_users import AllUsers, UsersHere, drawn_here
 from wals_gpu.evaluation.metrics import places_of, users_at_once
 from wals_gpu.evaluation.recommenders import Recommender, ids_of, parameters_of, recommend
 
@@ -38,6 +39,7 @@ __all__ = ["Churn", "churn"]
 #: Of rank-biased overlap: how probable it is that who looks at an item looks at the next one, too.
 PERSISTENCE = 0.9
 
+_HERE = UsersHere()
 _NOTHING = csr_matrix((0, 0), dtype=np.float32)  # models that know their users need not be told
 
 
@@ -94,6 +96,7 @@ def churn(
     sample: int | None = 1000,
     random_state: int | np.random.Generator = 0,
     filter_seen: bool = True,
+    everyone: AllUsers = _HERE,
 ) -> Churn:
     """How much the lists that users get change from one model to another.
 
@@ -114,6 +117,8 @@ def churn(
         Seed of the draw.
     filter_seen : bool, default True
         Whether lists leave out what the user has, each by its own model's interactions.
+    everyone : AllUsers, optional
+        Where both models have some of the users, the same ones: who has the others. For fits on several ranks.
 
     Returns
     -------
@@ -131,24 +136,33 @@ def churn(
             raise TypeError(f"{name} must be a model that knows its users, such as a WALS; {model!r:.60} is to be told")
     if sample is not None:
         sample = integer("sample", sample, 1)
-    rows = _rows_of_both(old, new, users)
-    if sample is not None and len(rows[0]) > sample:
-        chosen = np.sort(np.random.default_rng(random_state).choice(len(rows[0]), sample, replace=False))
-        rows = (rows[0][chosen], rows[1][chosen])
-    places = _common_columns(old, new)
-    length = min(k, max(len(of_model) for of_model in places))
-    n, totals = len(rows[0]), np.zeros(4)
-    shown: tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]] = ([], [])
-    step = users_at_once(length)
-    for start in range(0, n, step):
-        lists = []
-        for model, own, place, seen in zip((old, new), rows, places, shown, strict=True):
-            of_batch = own[start : start + step]
-            found = recommend(model, of_batch, length, known=_NOTHING, is_fold_in=False, filter_seen=filter_seen)
-            lists.append(np.where(found >= 0, place[found], -1)[:, :length])
-            seen.append(np.unique(lists[-1]))
-        totals += _sums(lists[0], lists[1])
-    before, after = (np.unique(np.concatenate(parts)) for parts in shown)
+    rows = everyone.alone(lambda: _rows_of_both(old, new, users))
+    n = everyone.place(len(rows[0]))[1]
+    if not n:
+        raise DataError("there is no user whom both models know, so no lists to compare")
+    if sample is not None and n > sample:
+        chosen = drawn_here(everyone, len(rows[0]), sample, random_state)
+        rows, n = (rows[0][chosen], rows[1][chosen]), sample
+
+    def compared() -> tuple[NDArray[np.float64], list[NDArray[np.int64]]]:
+        """Sums over the users who are here, and the items that they are shown by the old and by the new model."""
+        places, totals = _common_columns(old, new), np.zeros(4)
+        length = min(k, max(len(of_model) for of_model in places))
+        step = users_at_once(length)
+        shown: list[list[NDArray[np.int64]]] = [[], []]
+        for start in range(0, len(rows[0]), step):
+            lists = []
+            for model, own, place, seen in zip((old, new), rows, places, shown, strict=True):
+                of_batch = own[start : start + step]
+                found = recommend(model, of_batch, length, known=_NOTHING, is_fold_in=False, filter_seen=filter_seen)
+                lists.append(np.where(found >= 0, place[found], -1)[:, :length])
+                seen.append(np.unique(lists[-1]))
+            totals += _sums(lists[0], lists[1])
+        return totals, [np.unique(np.concatenate([np.empty(0, np.int64), *parts])) for parts in shown]
+
+    own_totals, own_items = everyone.alone(compared)
+    totals = everyone.total(own_totals)
+    before, after = (np.unique(everyone.gather(items)) for items in own_items)
     before, after = before[before >= 0], after[after >= 0]
     fresh = 1 - float(np.isin(after, before).mean()) if len(after) else 0.0
     changed, overlap, users_changed, first_changed = (totals / n).tolist()
@@ -202,8 +216,6 @@ def _rows_of_both(old: Any, new: Any, users: Any) -> tuple[NDArray[np.int64], ND
     else:
         place = np.asarray(ids[0].find(ids[1].ids))
         pair = place[place >= 0], np.flatnonzero(place >= 0)
-    if not len(pair[0]):
-        raise DataError("there is no user whom both models know, so no lists to compare")
     return pair
 
 

@@ -35,6 +35,8 @@ class Popularity:
     ----------
     train : (U, I) matrix, Interactions, DataFrame, Arrow table or path
         An item's popularity is the number of users with a value above 0. Equal popularity: the lower column first.
+    counts : (I,) int64 array, optional
+        The popularity of each item, where `train` has some of the users that it is to be counted from.
     **columns
         ``user_column``, ``item_column``, ``value_column`` of a table.
 
@@ -46,11 +48,11 @@ class Popularity:
         The ids that it takes and gives, as :class:`.WALS` does; None for a matrix: row and column numbers.
     """
 
-    def __init__(self, train: Any, **columns: Any) -> None:
+    def __init__(self, train: Any, *, counts: NDArray[np.int64] | None = None, **columns: Any) -> None:
         data = open_interactions("train", train, columns)
         self.user_ids, self.item_ids = data.user_ids, data.item_ids
         self._train = data.matrix
-        self.counts = item_counts(self._train)  # (I,)
+        self.counts = item_counts(self._train) if counts is None else counts  # (I,)
         self._order = np.argsort(-self.counts, kind="stable")
         self._rank = np.empty_like(self._order)
         self._rank[self._order] = np.arange(self._order.size)

@@ -31,9 +31,12 @@ from wals_gpu.training.calibration import Calibration, check_exponent
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.state import FitRecord, History
 
-__all__ = ["SavedModel", "from_tensors", "read_model", "to_tensors", "unreadable", "write_model"]
+__all__ = [
+    "FACTORS", "SavedFactors", "SavedModel", "check_kind", "from_tensors", "half_exponent", "is_in_halves", "largest",
+    "read_model", "to_tensors", "unreadable", "write_model",
+]  # fmt: skip
 
-_FACTORS = ("user_factors", "item_factors")
+FACTORS = ("user_factors", "item_factors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,28 +64,43 @@ class SavedModel:
     measured: Measured | None = None
 
 
+#: Of each side, the power of two that float16 keeps its factors times.
+Exponents = Mapping[str, int]
+
+
 def write_model(path: str | PathLike[str], saved: SavedModel, *, in_halves: bool = False) -> None:
     """Write a model to a folder, in place of one that is there; see :meth:`wals_gpu.WALS.save`.
 
     `in_halves` rounds the factors to float16. What the folder says of the model stays the same.
     """
-    tensors, metadata = to_tensors(saved, in_halves=in_halves)
     fitted = saved.fitted
+    exponents: dict[str, int] | None = None
+    if in_halves:
+        exponents = {name: half_exponent(largest(getattr(fitted, name))) for name in FACTORS}
+    tensors, metadata = to_tensors(saved, exponents)
     assert fitted.seen is not None
     sizes = Sizes(fitted.n_users, fitted.n_items, int(fitted.seen.nnz))
     save_folder(path, tensors, metadata, card=model_card(sizes, metadata))
 
 
-def to_tensors(saved: SavedModel, *, in_halves: bool = False) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Arrays, and what can be written as JSON, that :func:`from_tensors` makes a model of."""
+def is_in_halves(dtype: Any) -> bool:
+    """Whether factors are to be saved as float16; ValueError where `dtype` is neither that nor None."""
+    if dtype is not None and not (isinstance(dtype, str) and dtype == "float16"):
+        raise ValueError(f"dtype must be 'float16', or None for that of the model, got {dtype!r}")
+    return dtype is not None
+
+
+def to_tensors(saved: SavedModel, exponents: Exponents | None = None) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Arrays, and what can be written as JSON, that :func:`from_tensors` makes a model of.
+
+    With `exponents`, see :func:`half_exponent`, the factors are rounded to float16.
+    """
     fitted = saved.fitted
     assert fitted.bound is not None and fitted.seen is not None
     arrays, objective = fitted.bound.to_arrays()
     tensors: dict[str, NDArray[Any]] = {"user_factors": fitted.user_factors, "item_factors": fitted.item_factors}
-    exponents = {}
-    if in_halves:
-        for name in _FACTORS:
-            tensors[name], exponents[name] = _to_halves(tensors[name])
+    if exponents is not None:
+        tensors |= {name: _to_halves(tensors[name], exponents[name]) for name in FACTORS}
     tensors |= {f"objective/{name}": array for name, array in arrays.items()}
     tensors |= {"seen.row_ptr": fitted.seen.indptr.astype(np.int64), "seen.col_idx": np.asarray(fitted.seen.indices)}
     if fitted.seen.dtype != bool:
@@ -112,8 +130,8 @@ def to_tensors(saved: SavedModel, *, in_halves: bool = False) -> tuple[dict[str,
         weights = fitted.neighbors.weights
         tensors |= {"neighbors.row_ptr": weights.indptr.astype(np.int64), "neighbors.value": weights.data}
         tensors["neighbors.col_idx"] = weights.indices.astype(np.int32)
-    if in_halves:
-        metadata["halves"] = exponents
+    if exponents is not None:
+        metadata["halves"] = dict(exponents)
     if priors:
         metadata["priors"] = priors
     if fitted.columns is not None and all(name is None or isinstance(name, str) for name in fitted.columns):
@@ -155,13 +173,18 @@ def read_model(path: str | PathLike[str], backend: Backend, users: slice | None 
 
 def _read_folder(path: Path, backend: Backend, users: slice | None) -> SavedModel:
     tensors, metadata = load_folder(path)
-    if "checkpoint" in str(metadata.get("model")):
-        raise ModelFormatError(f"{path} holds a checkpoint of a fit, not a model: go on with fit(..., resume=True)")
+    check_kind(path, metadata)
     if "user_bounds" in metadata:
         tensors, metadata = joined(path, tensors, metadata, users)
     elif users is not None:
         raise ValueError(f"users: the model in {path} lies in one part, which is read as a whole")
     return from_tensors(path, tensors, metadata, backend)
+
+
+def check_kind(path: str | PathLike[str], metadata: Mapping[str, Any]) -> None:
+    """ModelFormatError where a folder holds a checkpoint."""
+    if "checkpoint" in str(metadata.get("model")):
+        raise ModelFormatError(f"{path} holds a checkpoint of a fit, not a model: go on with fit(..., resume=True)")
 
 
 def from_tensors(
@@ -174,20 +197,12 @@ def from_tensors(
             metadata["objective"],
         )
         settings, shape = dict(metadata["settings"]), (bound.n_users, bound.n_items)
-        if settings["dtype"] not in ("float32", "float64"):  # not for NumPy, which raises SyntaxError for some texts
-            raise ValueError(f"dtype must be 'float32' or 'float64', got {settings['dtype']!r}")
-        width, dtype = settings["factors"], np.dtype(settings["dtype"])
-        exponents = metadata.get("halves")
-        stored: np.dtype[Any] = dtype
-        if exponents is not None:
-            exponents, stored = _checked_exponents(exponents), np.dtype(np.float16)
-        for name, n in zip(_FACTORS, shape, strict=True):
-            if tensors[name].shape != (n, width) or tensors[name].dtype != stored:
-                got = f"{tensors[name].dtype} {tensors[name].shape}"
-                raise ValueError(f"{name} must be {stored} ({n}, {width}), got {got}")
-            if exponents is not None:
-                tensors[name] = _from_halves(tensors[name], exponents[name], dtype)
-        users, items = (tensors[name] for name in _FACTORS)
+        for name, n in zip(FACTORS, shape, strict=True):
+            saved = SavedFactors.of(metadata, name)
+            saved.check(tensors[name].shape, tensors[name].dtype, n)
+            tensors[name] = saved.restored(tensors[name])
+        width = settings["factors"]
+        users, items = (tensors[name] for name in FACTORS)
         user_ids, item_ids = (Ids.from_arrays(tensors, f"{side}_ids", side) for side in ("user", "item"))
         for of_side, n in zip((user_ids, item_ids), shape, strict=True):
             if of_side is not None and len(of_side) != n:
@@ -210,17 +225,65 @@ def from_tensors(
     return SavedModel(settings, fitted, history, metric, best_iteration, measured)
 
 
-def _to_halves(factors: NDArray[np.floating]) -> tuple[NDArray[np.float16], int]:
-    """Factors times a power of two as float16, and its exponent: the largest is just in range, whatever the unit.
+@dataclass(frozen=True)
+class SavedFactors:
+    """How the factors of a side lie in a file.
+
+    Parameters
+    ----------
+    name : {"user_factors", "item_factors"}
+    width : int
+        D.
+    dtype : dtype
+        Of the model.
+    exponent : int, optional
+        Of the power of two that they are times, as float16; None: they are as they were.
+    """
+
+    name: str
+    width: int
+    dtype: np.dtype[Any]
+    exponent: int | None = None
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any], name: str) -> SavedFactors:
+        """As ``model.json`` says; KeyError, TypeError or ValueError where it makes no sense."""
+        settings, exponents = metadata["settings"], metadata.get("halves")
+        if settings["dtype"] not in ("float32", "float64"):  # not for NumPy, which raises SyntaxError for some texts
+            raise ValueError(f"dtype must be 'float32' or 'float64', got {settings['dtype']!r}")
+        exponent = None if exponents is None else _checked_exponents(exponents)[name]
+        return cls(name, settings["factors"], np.dtype(settings["dtype"]), exponent)
+
+    def check(self, shape: tuple[int, ...], dtype: np.dtype[Any], n: int) -> None:
+        """ValueError unless an array is one of n rows of these factors."""
+        stored = self.dtype if self.exponent is None else np.dtype(np.float16)
+        if shape != (n, self.width) or dtype != stored:
+            raise ValueError(f"{self.name} must be {stored} ({n}, {self.width}), got {dtype} {shape}")
+
+    def restored(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Factors in the type of the model."""
+        return rows if self.exponent is None else _from_halves(rows, self.exponent, self.dtype)
+
+
+def largest(factors: NDArray[np.floating]) -> float:
+    """The largest absolute value of factors; 0 where there are none."""
+    return max(float(factors.max(initial=0)), -float(factors.min(initial=0)))
+
+
+def half_exponent(most: float) -> int:
+    """Of the power of two times which factors are kept as float16: `most`, the largest, is just in range.
 
     What is below 2^-29 of the largest keeps fewer than float16's eleven bits.
     """
-    largest = max(float(factors.max(initial=0)), -float(factors.min(initial=0)))
-    exponent = 15 - math.frexp(largest)[1] if largest > 0 else 0
+    return 15 - math.frexp(most)[1] if most > 0 else 0
+
+
+def _to_halves(factors: NDArray[np.floating], exponent: int) -> NDArray[np.float16]:
+    """Factors times a power of two, as float16."""
     halves = np.empty(factors.shape, np.float16)
     for rows in _blocks(factors):
         halves[rows] = np.ldexp(factors[rows], exponent)
-    return halves, exponent
+    return halves
 
 
 def _from_halves(halves: NDArray[np.float16], exponent: int, dtype: np.dtype) -> NDArray[np.floating]:
@@ -240,7 +303,7 @@ def _blocks(factors: NDArray[np.floating]) -> Iterator[slice]:
 
 def _checked_exponents(saved: Any) -> dict[str, int]:
     """Of each side; float64 has exponents of up to some 1,100."""
-    exponents = {name: saved[name] for name in _FACTORS}
+    exponents = {name: saved[name] for name in FACTORS}
     if any(type(exponent) is not int or abs(exponent) > 1_200 for exponent in exponents.values()):
         raise ValueError(f"exponents of halves must be integers from -1200 to 1200, got {exponents}")
     return exponents

@@ -1,8 +1,9 @@
 """Models whose users lie in several folders: written by the ranks of a fit, read as a whole or in part.
 
-``model.json`` and its tensors hold what all users share, and where the rows of each part end; ``users-<r>-<tag>/`` what
-rank r has of its users. Each is written whole (:mod:`wals_gpu.data.files`), the shared part last; the tag is of one
-save alone, so that the parts of a model that is there before stay as they are until the new one is whole.
+``model.json`` and its tensors hold what all users share, where the rows of each part end, and the first id of each;
+``users-<r>-<tag>/`` what rank r has of its users. Each is written whole (:mod:`wals_gpu.data.files`), the shared part
+last; the tag is of one save alone, so that the parts of a model that is there before stay as they are until the new one
+is whole.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ from wals_gpu.data.files import load_folder, load_metadata, save_folder
 from wals_gpu.data.ids import Ids
 from wals_gpu.errors import ModelFormatError
 
-__all__ = ["forget_users", "is_of_users", "joined", "missing_users", "write_shared", "write_users"]
+__all__ = [
+    "USERS", "forget_users", "is_of_users", "joined", "missing_users", "place_of_users", "write_shared", "write_users",
+]  # fmt: skip
 
-_KIND = "users of WALS"
+#: What ``model.json`` of a part says that it is.
+USERS = "users of WALS"
 _LEARNED = ("objective/learned.user_weights", "objective/learned.user_background")
 _OF_USERS = ("user_factors", "user_prior/mean", "user_prior/strength")
 
@@ -38,14 +42,15 @@ def is_of_users(name: str, tensors: Tensors) -> bool:
     return name in _OF_USERS or name.startswith(("user_ids", "seen."))
 
 
-def _place(folder: Path, rank: int, tag: str) -> Path:
+def place_of_users(folder: Path, rank: int, tag: str) -> Path:
+    """The folder of a part."""
     return folder / f"users-{rank}-{tag}"
 
 
 def write_users(folder: Path, rank: int, tag: str, tensors: Tensors) -> None:
     """Write what a rank has of its users, of the tensors of its own model."""
     own = {name: array for name, array in tensors.items() if is_of_users(name, tensors)}
-    save_folder(_place(folder, rank, tag), own, {"model": _KIND})
+    save_folder(place_of_users(folder, rank, tag), own, {"model": USERS})
 
 
 def forget_users(folder: Path, rank: int, tag: str) -> None:
@@ -53,21 +58,30 @@ def forget_users(folder: Path, rank: int, tag: str) -> None:
     with contextlib.suppress(ModelFormatError, OSError):
         if load_metadata(folder).get("user_parts") == tag:
             return
-    shutil.rmtree(_place(folder, rank, tag), ignore_errors=True)
+    shutil.rmtree(place_of_users(folder, rank, tag), ignore_errors=True)
 
 
 def missing_users(folder: Path, tag: str, size: int) -> list[int]:
     """Ranks of which no part is to be seen here."""
-    return [rank for rank in range(size) if not _place(folder, rank, tag).is_dir()]
+    return [rank for rank in range(size) if not place_of_users(folder, rank, tag).is_dir()]
 
 
 def write_shared(
-    folder: Path, tag: str, tensors: Tensors, metadata: Mapping[str, Any], bounds: list[int], card: str | None = None
+    folder: Path,
+    tag: str,
+    tensors: Tensors,
+    metadata: Mapping[str, Any],
+    bounds: list[int],
+    firsts: list[Any],
+    card: str | None = None,
 ) -> None:
-    """Write what all users share, once their parts are on the disk, in place of a model that is there."""
+    """Write what all users share, once their parts are on the disk, in place of a model that is there.
+
+    `bounds` are of the rows of the parts, `firsts` the first id of each, None where it has none.
+    """
     shared = {name: array for name, array in tensors.items() if not is_of_users(name, tensors)}
     objective = {**metadata["objective"], "n_users": bounds[-1]}
-    of_parts = {"objective": objective, "user_bounds": bounds, "user_parts": tag}
+    of_parts = {"objective": objective, "user_bounds": bounds, "user_parts": tag, "user_firsts": firsts}
     save_folder(folder, shared, {**metadata, **of_parts}, card=card)
     for other in folder.glob("users-*"):
         if not other.name.endswith(f"-{tag}"):
@@ -93,8 +107,12 @@ def joined(
     parts = []
     for rank, (first, last) in enumerate(pairwise(bounds)):
         if max(first, start) < min(last, stop):
-            parts.append(_part(_place(folder, rank, tag), last - first, max(start - first, 0), min(stop, last) - first))
+            parts.append(
+                _part(place_of_users(folder, rank, tag), last - first, max(start - first, 0), min(stop, last) - first)
+            )
     names = [name for name in parts[0] if not name.startswith(("user_ids", "seen."))]
+    if stop - start == bounds[-1]:  # counted again from the users that are there, as these may change
+        shared = {name: array for name, array in shared.items() if name != "popularity"}
     tensors = {**shared, **{name: np.concatenate([part[name] for part in parts]) for name in names}}
     ids = [Ids.from_arrays(part, "user_ids", "user") for part in parts]
     if ids[0] is not None:
@@ -109,7 +127,7 @@ def _part(folder: Path, n: int, start: int, stop: int) -> dict[str, NDArray[Any]
         raise ModelFormatError(f"{folder} is missing: the model lies in several parts, and this is one")
     tensors, metadata = load_folder(folder)
     row_ptr = tensors.get("seen.row_ptr", np.zeros(0, np.int64))
-    if metadata.get("model") != _KIND or len(tensors["user_factors"]) != n or len(row_ptr) != n + 1:
+    if metadata.get("model") != USERS or len(tensors["user_factors"]) != n or len(row_ptr) != n + 1:
         raise ModelFormatError(f"{folder} must hold the part of a model with {n} users")
     if (start, stop) == (0, n):
         return tensors

@@ -13,7 +13,7 @@ from wals_gpu.errors import ModelFitError
 from wals_gpu.model.rows import changeable, ids_of_rows, prior_of_rows
 from wals_gpu.training.fitted import Fitted
 
-__all__ = ["remove_items", "remove_users", "without_users"]
+__all__ = ["remove_items", "remove_users", "with_users", "without_users"]
 
 
 def remove_users(fitted: Fitted, users: ArrayLike, unknown: str) -> tuple[Fitted, NDArray[Any]]:
@@ -75,6 +75,21 @@ def without_users(fitted: Fitted) -> Fitted:
         bound=replace(bound.of_users(nobody), objective=objective),
         seen=None if fitted.seen is None else fitted.seen[:0],
         counts=fitted.popularity(),
+    )
+
+
+def with_users(fitted: Fitted, kept: NDArray[np.int64]) -> Fitted:
+    """With some users alone, by row number in rising order, and the popularity of items that all of them made."""
+    bound, ids = changeable(fitted), fitted.user_ids
+    objective = bound.objective.of_rows((bound.n_users, bound.n_items), users=kept)
+    return replace(
+        fitted,
+        user_factors=fitted.user_factors[kept],
+        user_ids=ids_of_rows(ids, kept),
+        bound=replace(bound.of_users(kept), objective=objective),
+        seen=None if fitted.seen is None else fitted.seen[kept],
+        user_prior=prior_of_rows(fitted.user_prior, kept, ids, fitted.n_users),
+        counts=None if fitted.seen is None and fitted.counts is None else fitted.popularity(),
     )
 
 

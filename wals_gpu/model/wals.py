@@ -25,7 +25,7 @@ from wals_gpu.evaluation.report import EvaluationReport
 from wals_gpu.model import answers, hub, new_items, new_users, queries, removal, scoring
 from wals_gpu.model.card import Measured
 from wals_gpu.model.configured import Configured
-from wals_gpu.model.files import SavedModel, read_model, unreadable, write_model
+from wals_gpu.model.files import SavedModel, is_in_halves, read_model, unreadable, write_model
 from wals_gpu.model.plot import plot_history
 from wals_gpu.model.recommendations import Explanation, Recommendations, RecommendationsChunk
 from wals_gpu.model.reranking import make_reranking
@@ -1595,12 +1595,11 @@ class WALS(Configured):
         OSError
             The folder cannot be written.
         """
-        if dtype is not None and not (isinstance(dtype, str) and dtype == "float16"):
-            raise ValueError(f"dtype must be 'float16', or None for that of the model, got {dtype!r}")
+        in_halves = is_in_halves(dtype)
         saved = self._saved()
         if metrics is not None:
             saved = replace(saved, measured=Measured.of(metrics))
-        write_model(path, saved, in_halves=dtype is not None)
+        write_model(path, saved, in_halves=in_halves)
 
     def _saved(self) -> SavedModel:
         """What a folder of the model holds."""

@@ -8,7 +8,7 @@ users, those that both know, leave out the same items, all that either has of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +20,9 @@ from wals_gpu.data.csr import contains, entry_keys, entry_rows, select
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.errors import DataError
+from wals_gpu.evaluation.all_users import AllUsers, UsersHere, drawn_here
 from wals_gpu.evaluation.metrics import in_batches, relevant_entries, row_metrics
-from wals_gpu.evaluation.popularity import Popularity
+from wals_gpu.evaluation.popularity import Popularity, item_counts
 from wals_gpu.evaluation.recommenders import columns_of
 from wals_gpu.evaluation.resampling import Estimate, bootstrap_interval
 from wals_gpu.model.wals import WALS
@@ -55,6 +56,12 @@ class HeldOut:
         Interactions that are new to yesterday's model; without one, all.
     by : str
         "time" or "chance".
+    entries : int
+        Interactions that are held out.
+    keep : (Z,) bool
+        Which interactions the rest is.
+
+    Of users who are not all here, `rest`, `test`, `known` and `keep` are of those who are, the numbers of all.
     """
 
     rest: Interactions
@@ -62,9 +69,17 @@ class HeldOut:
     known: csr_matrix
     new: int
     by: str
+    entries: int
+    keep: NDArray[np.bool_]
 
 
-def hold_out(data: Interactions, yesterday: WALS | None, share: float | None, seed: int) -> HeldOut:
+#: All users in this process.
+HERE = UsersHere()
+
+
+def hold_out(
+    data: Interactions, yesterday: WALS | None, share: float | None, seed: int, everyone: AllUsers = HERE
+) -> HeldOut:
     """Hold out a part of what is new.
 
     Parameters
@@ -76,6 +91,8 @@ def hold_out(data: Interactions, yesterday: WALS | None, share: float | None, se
         Of what is new, in (0, 1). Default: 0.5, or without a model before 0.1.
     seed : int
         Of the draw, where there are no times.
+    everyone : AllUsers, optional
+        Where `data` has some of the users, and `yesterday` those of its users who may be among them.
 
     Raises
     ------
@@ -84,8 +101,43 @@ def hold_out(data: Interactions, yesterday: WALS | None, share: float | None, se
     NothingNewError
         There is nothing new; or nothing would be left to learn from.
     """
-    matrix, n_entries = data.matrix, data.matrix.nnz
-    is_new, known = np.ones(n_entries, bool), csr_matrix(matrix.shape, dtype=bool)
+    matrix, n_entries = data.matrix, everyone.total(data.matrix.nnz)
+    known, new = everyone.alone(lambda: _known_and_new(data, yesterday))
+    _, n_new = everyone.place(len(new))
+    if not n_new:
+        if yesterday is None:
+            raise NothingNewError(f"none of the {n_entries:,} interactions has a value above 0, so none can be found")
+        later = "" if yesterday.period_ is None else f", and later than {yesterday.period_.last}"
+        raise NothingNewError(
+            f"there is nothing to compare with: of {n_entries:,} interactions none is new to the model before (of a "
+            f"user and an item that it has no interaction of{later})"
+        )
+    share = (USUAL_OF_ALL if yesterday is None else USUAL) if share is None else share
+    wanted = max(round(share * n_new), 1)
+    held_out = np.zeros(matrix.nnz, bool)
+    if data.times is not None:
+        times = np.asarray(data.times)[new]
+        held_out[new[times >= everyone.cutoff(times, wanted)]] = True
+    else:
+        held_out[new[drawn_here(everyone, len(new), wanted, seed)]] = True
+    n_held_out = int(everyone.total(np.count_nonzero(held_out)))
+    if n_held_out == n_entries:
+        raise NothingNewError(
+            f"all of the {n_entries:,} interactions would be held out and none would be left to learn from"
+        )
+    keep = ~held_out
+    rest = replace(data, matrix=select(matrix, keep), times=None if data.times is None else data.times[keep])
+    of_rest = csr_matrix((np.ones(rest.matrix.nnz, bool), rest.matrix.indices, rest.matrix.indptr), shape=matrix.shape)
+    known = known + of_rest  # stored zeros too: they are not recommended either
+    by = "chance" if data.times is None else "time"
+    test = relevant_entries(select(matrix, held_out))
+    return HeldOut(rest, test, csr_matrix(known), n_new, by, n_held_out, keep)
+
+
+def _known_and_new(data: Interactions, yesterday: WALS | None) -> tuple[csr_matrix, NDArray[np.int64]]:
+    """What yesterday's model has of the users (U, I), and which interactions are new to it and can be found."""
+    matrix = data.matrix
+    is_new, known = np.ones(matrix.nnz, bool), csr_matrix(matrix.shape, dtype=bool)
     if yesterday is not None:
         known = _in_numbering(yesterday, data)
         is_new = ~contains(entry_keys(known), entry_keys(matrix))
@@ -97,33 +149,7 @@ def hold_out(data: Interactions, yesterday: WALS | None, share: float | None, se
                     f"the interactions cannot be compared with those of the model before: {error}"
                 ) from error
     is_new &= matrix.data > 0  # what counts as found
-    new = np.flatnonzero(is_new)
-    if not len(new):
-        if yesterday is None:
-            raise NothingNewError(f"none of the {n_entries:,} interactions has a value above 0, so none can be found")
-        later = "" if yesterday.period_ is None else f", and later than {yesterday.period_.last}"
-        raise NothingNewError(
-            f"there is nothing to compare with: of {n_entries:,} interactions none is new to the model before (of a "
-            f"user and an item that it has no interaction of{later})"
-        )
-    share = (USUAL_OF_ALL if yesterday is None else USUAL) if share is None else share
-    wanted = max(round(share * len(new)), 1)
-    held_out = np.zeros(n_entries, bool)
-    if data.times is not None:
-        times = np.asarray(data.times)[new]
-        cutoff = np.partition(times, len(new) - wanted)[len(new) - wanted]
-        held_out[new[times >= cutoff]] = True
-    else:
-        held_out[np.random.default_rng(seed).choice(new, wanted, replace=False)] = True
-    if held_out.all():
-        raise NothingNewError(
-            f"all of the {n_entries:,} interactions would be held out and none would be left to learn from"
-        )
-    rest = replace(data, matrix=select(matrix, ~held_out), times=None if data.times is None else data.times[~held_out])
-    of_rest = csr_matrix((np.ones(rest.matrix.nnz, bool), rest.matrix.indices, rest.matrix.indptr), shape=matrix.shape)
-    known = known + of_rest  # stored zeros too: they are not recommended either
-    by = "chance" if data.times is None else "time"
-    return HeldOut(rest, relevant_entries(select(matrix, held_out)), csr_matrix(known), len(new), by)
+    return known, np.flatnonzero(is_new)
 
 
 def _in_numbering(model: WALS, data: Interactions) -> csr_matrix:
@@ -178,9 +204,14 @@ class Comparison:
 
 
 def compare(
-    candidate: WALS, yesterday: WALS | None, held_out: HeldOut, metrics: Sequence[str], seed: int
+    candidate: WALS,
+    yesterday: WALS | None,
+    held_out: HeldOut,
+    metrics: Sequence[str],
+    seed: int,
+    everyone: AllUsers = HERE,
 ) -> Comparison:
-    """Measure today's model, yesterday's and popularity.
+    """Measure today's model, yesterday's and popularity; with `everyone` as for :func:`hold_out`.
 
     Raises
     ------
@@ -188,44 +219,62 @@ def compare(
         No held-out interaction is of a user that both models know and of an item that today's knows.
     """
     rest, test = held_out.rest, held_out.test
-    n_held_out = test.nnz
-    is_item = np.bincount(rest.matrix.indices, minlength=test.shape[1]) > 0
+    n_items = test.shape[1]
+    is_item = everyone.total(np.bincount(rest.matrix.indices, minlength=n_items)) > 0
+    counts = everyone.total(everyone.alone(lambda: item_counts(rest.matrix)))
     test = select(test, is_item[test.indices])
-    unknown_items = n_held_out - test.nnz
+    n_found = int(everyone.total(test.nnz))
     is_user = np.diff(rest.matrix.indptr) > 0
     if yesterday is not None:
-        is_user &= _knows(yesterday, rest)
+        before = yesterday
+        is_user &= everyone.alone(lambda: _knows(before, rest))
     asked = np.diff(test.indptr) > 0
     users = np.flatnonzero(asked & is_user)
-    unknown_users = int((asked & ~is_user).sum())
-    if not len(users):
+    unknown_users = int(everyone.total(np.count_nonzero(asked & ~is_user)))
+    _, n_users = everyone.place(len(users))
+    if not n_users:
         raise NothingNewError(
-            f"none of the {n_held_out:,} interactions that were held out is of a user whom both models know, and of an "
-            "item that was seen before"
+            f"none of the {held_out.entries:,} interactions that were held out is of a user whom both models know, and "
+            "of an item that was seen before"
         )
-    if len(users) > MOST_USERS:
-        users = np.sort(np.random.default_rng(seed).choice(users, MOST_USERS, replace=False))
-    k = max(parse_metric(metric)[1] for metric in metrics)
-    k = min(k, max(test.shape[1], candidate.n_items, 0 if yesterday is None else yesterday.n_items))
-    models: dict[str, Callable[[NDArray[np.int64]], NDArray[np.int64]]] = {
-        "candidate": _lists_of(candidate, held_out, k),
-        "popularity": _popular(held_out, k),
+    if n_users > MOST_USERS:
+        users, n_users = users[drawn_here(everyone, len(users), MOST_USERS, seed)], MOST_USERS
+    models: dict[str, WALS | Popularity] = {
+        "candidate": candidate,
+        "popularity": Popularity(rest.matrix, counts=counts),
     }
     if yesterday is not None:
-        models["yesterday"] = _lists_of(yesterday, held_out, k)
-    ks = sorted({parse_metric(metric)[1] for metric in metrics})
-    found: dict[str, dict[str, NDArray[np.float64]]] = {}
-    for name, lists_of in models.items():
-        parts = [row_metrics(lists_of(batch), test[batch], ks, None) for batch in in_batches(users, k)]
-        found[name] = {metric: np.concatenate([part[metric] for part in parts]) for metric in metrics}
+        models["yesterday"] = yesterday
+    of_users = everyone.alone(lambda: _measured(models, held_out, test, users, metrics))
+    found = dict(zip(models, np.split(everyone.gather(of_users), len(models), axis=1), strict=True))
     values: dict[str, dict[str, Estimate]] = {}
-    for metric in metrics:
-        columns = {name: of_user[metric] for name, of_user in found.items()}
+    for place, metric in enumerate(metrics):
+        columns = {name: of_model[:, place] for name, of_model in found.items()}
         if yesterday is not None:
             columns["difference"] = columns["candidate"] - columns["yesterday"]
         estimates: Any = bootstrap_interval(np.column_stack(list(columns.values())), random_state=seed)
         values[metric] = dict(zip(columns, estimates, strict=True))
-    return Comparison(values, len(users), int(test[users].nnz), unknown_users, unknown_items)
+    n_asked = int(everyone.total(test[users].nnz))
+    return Comparison(values, n_users, n_asked, unknown_users, held_out.entries - n_found)
+
+
+def _measured(
+    models: Mapping[str, WALS | Popularity],
+    held_out: HeldOut,
+    test: csr_matrix,
+    users: NDArray[np.int64],
+    metrics: Sequence[str],
+) -> NDArray[np.float64]:
+    """Metrics of users, by row number: of the first model all, then of the next one (B, models x metrics)."""
+    ks = sorted({parse_metric(metric)[1] for metric in metrics})
+    # Places beyond every catalogue hold nothing.
+    k = min(ks[-1], max(test.shape[1], *(model.n_items for model in models.values() if isinstance(model, WALS))))
+    columns = []
+    for model in models.values():
+        lists_of = _popular(model, held_out, k) if isinstance(model, Popularity) else _lists_of(model, held_out, k)
+        parts = [row_metrics(lists_of(batch), test[batch], ks, None) for batch in in_batches(users, k)]
+        columns += [np.concatenate([np.empty(0), *(part[metric] for part in parts)]) for metric in metrics]
+    return np.column_stack(columns)
 
 
 def _knows(model: WALS, data: Interactions) -> NDArray[np.bool_]:
@@ -272,7 +321,6 @@ def _lists_of(model: WALS, held_out: HeldOut, k: int) -> Callable[[NDArray[np.in
     return lists
 
 
-def _popular(held_out: HeldOut, k: int) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
-    popularity = Popularity(held_out.rest.matrix)
+def _popular(popularity: Popularity, held_out: HeldOut, k: int) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
     known = held_out.known.astype(np.float32)
     return lambda rows: np.asarray(popularity.recommend_for(known[rows], k)[0])

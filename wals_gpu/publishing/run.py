@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -18,15 +18,16 @@ from wals_gpu.checks import integer, number
 from wals_gpu.data.files import CURRENT, real_folder, version_of
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.data.times import Period
+from wals_gpu.evaluation.all_users import AllUsers
 from wals_gpu.evaluation.churn import churn
 from wals_gpu.evaluation.resampling import Estimate
 from wals_gpu.model.card import Measured
 from wals_gpu.model.wals import WALS
 from wals_gpu.publishing.condition import NO_CONDITION, Condition
 from wals_gpu.publishing.folder import ModelFolder, now
-from wals_gpu.publishing.measure import Comparison, HeldOut, NothingNewError, compare, hold_out
+from wals_gpu.publishing.measure import HERE, Comparison, HeldOut, NothingNewError, compare, hold_out
 
-__all__ = ["Outcome", "publish"]
+__all__ = ["Night", "Outcome", "publish"]
 
 #: What is measured where the condition names nothing; and the length of the lists whose churn is.
 USUAL_METRIC, CHURN_K = "ndcg@20", 20
@@ -129,66 +130,44 @@ def publish(
     KeyboardInterrupt
         Likewise, "interrupted".
     """
-    condition = publish_if if isinstance(publish_if, Condition) else Condition.parse(publish_if)
-    keep = integer("keep", keep, 2)
-    if holdout is not None:
-        holdout = number("holdout", holdout, positive=True, below=1)
-    store, run = ModelFolder(folder), _Run(model, condition, dict(fit or {}), stopped, show_progress)
-    with store.locked(number("wait", wait)):
-        try:
-            current = store.current
-            with run.timed("read"):
-                yesterday = run.start_from(store, warm_start)
-                data = interactions() if callable(interactions) else interactions
-                data = as_interactions(data, **({"dtype": model.dtype} | columns))
-            run.describe(data, yesterday)
-            holds = run.decide(data, yesterday, holdout)
-            if holds and refit and run.held_out is not None:
-                with run.timed("refit"):
-                    run.fit_again(data)
-            if yesterday is not None and run.is_fitted:
-                run.measure_churn(yesterday)
-
-            def save(path: Path) -> None:
-                if finish is not None:
-                    finish(model)
-                with run.timed("save"):
-                    model.save(path, dtype=dtype, metrics=run.measured(refit))
-                run.record["seconds"] = dict(run.seconds)
-
-            if holds:
-                name, is_current = store.publish(save, run.record, current, keep)
-                return Outcome(is_current, name if is_current else None, run.record["reason"], run.record, model)
-            if keep_refused and run.is_fitted:
-                run.record["kept"] = store.keep_refused(save, keep)
-            store.log(run.record)
-            return Outcome(False, None, run.record["reason"], run.record, model)
-        except BaseException as error:
-            is_stop = isinstance(error, KeyboardInterrupt)
-            reason = "stopped by hand" if is_stop else " ".join(f"{type(error).__name__}: {error}".split())[:500]
-            run.record |= {"decision": "interrupted" if is_stop else "failed", "model": None, "reason": reason}
-            with contextlib.suppress(OSError):  # a full disk: what went wrong is more than that it cannot be written
-                store.log(run.record)
-            raise
+    night = Night(model, folder, publish_if, dict(fit or {}), stopped, show_progress)
+    return night.run(
+        interactions, warm_start, holdout=holdout, refit=refit, keep=keep, keep_refused=keep_refused, wait=wait,
+        dtype=dtype, finish=finish, columns=columns,
+    )  # fmt: skip
 
 
-class _Run:
-    """What a run has found out so far."""
+class Night:
+    """A run of :func:`publish`, and what it has found out so far.
+
+    Parameters
+    ----------
+    model, folder, publish_if, stopped, show_progress
+        As there.
+    options : dict
+        Its `fit`.
+    everyone : AllUsers, optional
+        Who has the users that are not here, where the fit is one of several ranks: they make the same calls.
+    """
 
     def __init__(
         self,
         model: WALS,
-        condition: Condition,
+        folder: str | PathLike[str],
+        publish_if: str | Condition,
         options: dict[str, Any],
         stopped: Callable[[], bool] | None,
         show_progress: bool,
+        everyone: AllUsers = HERE,
     ) -> None:
-        self._model, self._condition, self._options = model, condition, options
-        self._stopped, self._show_progress = stopped, show_progress
-        self._start: WALS | None = None
+        condition = publish_if if isinstance(publish_if, Condition) else Condition.parse(publish_if)
+        self.store, self.everyone = ModelFolder(folder), everyone
+        self.model, self.condition, self.options = model, condition, options
+        self.stopped, self.show_progress = stopped or (lambda: False), show_progress
+        self.start: Any = False
         self.held_out: HeldOut | None = None
         self._comparison: Comparison | None = None
-        self.is_fitted = False
+        self.is_fitted = self.is_over = False  # over: the log has the line
         self.seconds: dict[str, float] = {}
         self.record: dict[str, Any] = {
             "time": now(),
@@ -199,8 +178,132 @@ class _Run:
             "condition": condition.text,
         }
 
+    def run(
+        self,
+        interactions: Any,
+        warm_start: Any,
+        *,
+        holdout: float | None,
+        refit: bool,
+        keep: int,
+        keep_refused: bool,
+        wait: float,
+        dtype: str | None,
+        finish: Callable[[WALS], None] | None,
+        columns: Mapping[str, Any],
+    ) -> Outcome:
+        """From the lock to the line in the log; see :func:`publish`."""
+        keep = integer("keep", keep, 2)
+        if holdout is not None:
+            holdout = number("holdout", holdout, positive=True, below=1)
+        with self.locked(number("wait", wait)):
+            try:
+                current = self.current()
+                with self.timed("read"):
+                    data, yesterday = self.read(interactions, columns, self.source(warm_start, current))
+                self.describe(data, yesterday)
+                holds = self.decide(data, yesterday, holdout)
+                if holds and refit and self.held_out is not None:
+                    with self.timed("refit"):
+                        self.fit_again(data)
+                if yesterday is not None and self.is_fitted:
+                    self.measure_churn(yesterday)
+
+                def save(path: Path) -> None:
+                    with self.timed("save"):
+                        self.save(path, dtype, self.measured(refit), finish)
+
+                if holds:
+                    name, is_current = self.publish(save, current, keep)
+                    return self.outcome(is_current, name if is_current else None)
+                if keep_refused and self.is_fitted:
+                    self.record["kept"] = self.keep_refused(save, keep)
+                self.log()
+                return self.outcome(False, None)
+            except BaseException as error:
+                if self.is_over:
+                    raise
+                is_stop = isinstance(error, KeyboardInterrupt)
+                reason = "stopped by hand" if is_stop else " ".join(f"{type(error).__name__}: {error}".split())[:500]
+                self.record |= {"decision": "interrupted" if is_stop else "failed", "model": None, "reason": reason}
+                with contextlib.suppress(OSError):  # a full disk: what went wrong is more than that it is not written
+                    self.log()
+                raise
+
+    # ------------------------------------------------------------------- what a fit on several ranks does otherwise
+
+    @property
+    def candidate(self) -> WALS:
+        """The model that was fitted."""
+        return self.model
+
+    def locked(self, wait: float) -> AbstractContextManager[None]:
+        """Keep other runs out of the folder."""
+        return self.store.locked(wait)
+
+    def current(self) -> str | None:
+        """The name of the model in use."""
+        return self.store.current
+
+    def read(self, interactions: Any, columns: Mapping[str, Any], source: Any) -> tuple[Interactions, WALS | None]:
+        """The interactions, and the model before, of which `source` says where it is."""
+        yesterday = source
+        if not isinstance(source, (WALS, type(None))):
+            yesterday = WALS.load(source, device=self.model.device, num_threads=self.model.num_threads)
+        self.check_yesterday(yesterday)
+        if self.start is not False:
+            self.start = yesterday
+        data = interactions() if callable(interactions) else interactions
+        return as_interactions(data, **({"dtype": self.model.dtype} | dict(columns))), yesterday
+
+    def period(self, data: Interactions) -> Period | None:
+        """Of the interactions of all users."""
+        return Period.of(data.times)
+
+    def fit(self, data: Interactions, options: Mapping[str, Any]) -> None:
+        """Fit all of the interactions, or what is left of them."""
+        self.model.fit(
+            data,
+            warm_start=self.start,
+            callback=lambda *_: self.stopped(),
+            show_progress=self.show_progress,
+            **options,
+        )
+        if self.stopped():
+            raise KeyboardInterrupt
+
+    def save(
+        self, path: Path, dtype: str | None, measured: Measured | None, finish: Callable[[WALS], None] | None
+    ) -> None:
+        """Write the model to a folder."""
+        if finish is not None:
+            finish(self.model)
+        self.model.save(path, dtype=dtype, metrics=measured)
+
+    def publish(self, save: Callable[[Path], None], current: str | None, keep: int) -> tuple[str, bool]:
+        """See :meth:`.ModelFolder.publish`."""
+        found = self.store.publish(save, self.record, current, keep)
+        self.is_over = True
+        return found
+
+    def keep_refused(self, save: Callable[[Path], None], keep: int) -> str:
+        """See :meth:`.ModelFolder.keep_refused`."""
+        return self.store.keep_refused(save, keep)
+
+    def log(self) -> None:
+        """Write the line of this run."""
+        self.store.log(self.record)
+        self.is_over = True
+
+    def outcome(self, published: bool, name: str | None) -> Outcome:
+        """How the run ended."""
+        return Outcome(published, name, self.record["reason"], self.record, self.candidate)
+
+    # -------------------------------------------------------------------------------------------------------- steps
+
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
+        """Note how long a step takes."""
         started = time.perf_counter()
         try:
             yield
@@ -208,34 +311,37 @@ class _Run:
             self.seconds[step] = round(time.perf_counter() - started, 3)
             self.record["seconds"] = dict(self.seconds)
 
-    def start_from(self, store: ModelFolder, warm_start: Any) -> WALS | None:
-        """The model before; also what the fits begin with, where that was asked for."""
+    def source(self, warm_start: Any, current: str | None) -> Any:
+        """The model before, or the folder that it is in; and whether fits begin with it, which `start` says then."""
         self.record["warm_start"] = None
-        computation: dict[str, Any] = {"device": self._model.device, "num_threads": self._model.num_threads}
         if warm_start is None:
-            return None if store.current is None else WALS.load(store.path / store.current, **computation)
-        if not isinstance(warm_start, WALS):
-            own = [os.path.realpath(path) for path in (store.path, store.path / CURRENT)]
-            if store.current is None and os.path.realpath(warm_start) in own:
-                return None  # the first run of this folder
-            where = real_folder(warm_start)
-            warm_start = WALS.load(where, **computation)
-            self.record["warm_start"] = where.name
-        else:
-            self.record["warm_start"] = "a model in memory"
-        if warm_start.fitted.factors != self._model.factors:
-            raise ValueError(
-                f"warm_start needs a model of as many factors: it has {warm_start.fitted.factors}, this fit "
-                f"{self._model.factors}; factors={warm_start.fitted.factors} makes them the same"
-            )
-        self._start = warm_start
-        return self._start
+            return None if current is None else self.store.path / current
+        if isinstance(warm_start, WALS):
+            self.start, self.record["warm_start"] = warm_start, "a model in memory"
+            return warm_start
+        own = [os.path.realpath(path) for path in (self.store.path, self.store.path / CURRENT)]
+        is_own = os.path.realpath(warm_start) in own
+        if is_own and current is None:
+            return None  # the first run of this folder
+        where = self.store.path / current if is_own and current is not None else real_folder(warm_start)
+        self.start, self.record["warm_start"] = where, where.name
+        return where
+
+    def check_yesterday(self, yesterday: WALS | None) -> None:
+        """Whether fits can begin with the model before."""
+        if self.start is False or yesterday is None or yesterday.fitted.factors == self.model.factors:
+            return
+        factors = yesterday.fitted.factors
+        raise ValueError(
+            f"warm_start needs a model of as many factors: it has {factors}, this fit {self.model.factors}; "
+            f"factors={factors} makes them the same"
+        )
 
     def describe(self, data: Interactions, yesterday: WALS | None) -> None:
         """Sizes, settings and versions."""
-        n_users, n_items = data.matrix.shape
-        of_data: dict[str, Any] = {"users": n_users, "items": n_items, "entries": data.matrix.nnz}
-        if (period := Period.of(data.times)) is not None:
+        n_users, n_entries = (int(self.everyone.total(n)) for n in (data.matrix.shape[0], data.matrix.nnz))
+        of_data: dict[str, Any] = {"users": n_users, "items": data.matrix.shape[1], "entries": n_entries}
+        if (period := self.period(data)) is not None:
             of_data["from"], of_data["to"] = period.to_json()
         if yesterday is not None:
             for side, ids, own in (
@@ -243,28 +349,29 @@ class _Run:
                 ("items", data.item_ids, yesterday.item_ids),
             ):
                 if ids is not None and own is not None and ids.kind == own.kind:
-                    of_data[f"new_{side}"] = int((np.asarray(own.find(ids.ids)) < 0).sum())
+                    new = int((np.asarray(own.find(ids.ids)) < 0).sum())
+                    of_data[f"new_{side}"] = int(self.everyone.total(new)) if side == "users" else new
         self.record["data"] = of_data
-        self.record["settings"] = _settings_of(self._model)
+        self.record["settings"] = _settings_of(self.model)
         names = ("wals_gpu", "numpy", "scipy")
         self.record["versions"] = {name: version_of(name) for name in names}
 
     def decide(self, data: Interactions, yesterday: WALS | None, share: float | None) -> bool:
         """Hold out, fit, measure: whether the condition holds. Where nothing can be measured, only "always" does."""
-        model, condition = self._model, self._condition
+        model, condition, everyone = self.model, self.condition, self.everyone
         seed = model.random_state if isinstance(model.random_state, int) else 0
         metrics = condition.metrics or [USUAL_METRIC]
         try:
             with self.timed("hold_out"):
-                self.held_out = held_out = hold_out(data, yesterday, share, seed)
-            self.record["held_out"] = {"entries": held_out.test.nnz, "new": held_out.new, "by": held_out.by}
+                self.held_out = held_out = hold_out(data, yesterday, share, seed, everyone)
+            self.record["held_out"] = {"entries": held_out.entries, "new": held_out.new, "by": held_out.by}
         except NothingNewError as error:
             return self._without_measuring(data, error)
         with self.timed("fit"):
-            self._fit(held_out.rest, self._options)
+            self._fit(held_out.rest, self.options)
         try:
             with self.timed("measure"):
-                self._comparison = found = compare(model, yesterday, held_out, metrics, seed)
+                self._comparison = found = compare(self.candidate, yesterday, held_out, metrics, seed, everyone)
         except NothingNewError as error:
             return self._unmeasured(error)
         self.record["held_out"] |= {
@@ -286,13 +393,13 @@ class _Run:
 
     def _without_measuring(self, data: Interactions, error: NothingNewError) -> bool:
         self.held_out = None
-        if not self._condition.needs_measuring:
+        if not self.condition.needs_measuring:
             with self.timed("fit"):
-                self._fit(data, self._options)
+                self._fit(data, self.options)
         return self._unmeasured(error)
 
     def _unmeasured(self, error: NothingNewError) -> bool:
-        if self._condition.needs_measuring:
+        if self.condition.needs_measuring:
             return self._decided(False, str(error))
         return self._decided(True, f"{NO_CONDITION}, and nothing could be measured: {error}")
 
@@ -301,35 +408,26 @@ class _Run:
         return holds
 
     def _fit(self, data: Interactions, options: Mapping[str, Any]) -> None:
-        stopped = self._stopped or (lambda: False)
-        self._model.fit(
-            data,
-            warm_start=False if self._start is None else self._start,
-            callback=lambda *_: stopped(),
-            show_progress=self._show_progress,
-            **options,
-        )
-        if stopped():
-            raise KeyboardInterrupt
+        self.fit(data, options)
         self.is_fitted = True
-        history = self._model.history_
+        history = self.candidate.history_
         self.record["iterations"] = len(history)
         self.record["loss"] = None if not history else history[-1].loss
-        self.record["device"] = self._model.device_
+        self.record["device"] = self.candidate.device_
 
     def fit_again(self, data: Interactions) -> None:
         """On everything, for as long as the fit that was measured, with what its validation chose."""
-        model = self._model
+        model, found = self.model, self.candidate
         chosen: dict[str, Any] = {}
-        if model.best_iteration_ is not None:
-            chosen["iterations"] = max(model.best_iteration_, 1)
+        if found.best_iteration_ is not None:
+            chosen["iterations"] = max(found.best_iteration_, 1)
         if model.popularity_exponent == "auto":
-            chosen["popularity_exponent"] = model.popularity_exponent_
+            chosen["popularity_exponent"] = found.popularity_exponent_
         of_validation = ("validation", "metric", "validate_every", "patience")
         before = {name: getattr(model, name) for name in chosen}
         model.set_params(**chosen)
         try:
-            self._fit(data, {name: value for name, value in self._options.items() if name not in of_validation})
+            self._fit(data, {name: value for name, value in self.options.items() if name not in of_validation})
         finally:
             model.set_params(**before)
 
@@ -337,7 +435,7 @@ class _Run:
         """How much lists change; a model that knows none of the users before has none."""
         with self.timed("churn"):
             try:
-                found = churn(yesterday, self._model, k=CHURN_K)
+                found = churn(yesterday, self.candidate, k=CHURN_K, everyone=self.everyone)
             except ValueError as error:
                 self.record["churn"] = {"none": str(error)}
                 return

@@ -35,7 +35,9 @@ from wals_gpu.training.neighbors import fit_neighbors
 from wals_gpu.training.state import Side
 from wals_gpu.training.validation import Validation, hold_out, parse_metric
 
-__all__ = ["FitSettings", "HoldOut", "Plan", "Saving", "WarmStart", "make_plan"]
+__all__ = [
+    "FitSettings", "HoldOut", "Plan", "Saving", "WarmStart", "check_start", "check_start_ids", "make_plan", "take_over",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -168,11 +170,17 @@ class WarmStart:
 
     def check(self, settings: FitSettings) -> None:
         """ValueError where the factors cannot be those of the fit."""
-        if self.fitted is not None and self.fitted.factors != settings.factors:
-            raise ValueError(
-                f"warm_start needs a model of as many factors: this fit has factors={settings.factors}, the model to "
-                f"start from has {self.fitted.factors}"
-            )
+        if self.fitted is not None:
+            check_start(settings.factors, self.fitted.factors)
+
+
+def check_start(wanted: int, found: int) -> None:
+    """ValueError unless the model to start from has as many factors as the fit."""
+    if found != wanted:
+        raise ValueError(
+            f"warm_start needs a model of as many factors: this fit has factors={wanted}, the model to start from has "
+            f"{found}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -365,23 +373,37 @@ def _start_values(
         new *= deviation
         if start is not None:
             old, old_ids = getattr(start, f"{side}_factors"), getattr(start, f"{side}_ids")
-            _take_over(new, getattr(data, f"{side}_ids"), old, old_ids)
+            take_over(new, getattr(data, f"{side}_ids"), old, old_ids)
         drawn.append(new)
     return drawn[0], drawn[1]
 
 
-def _take_over(new: NDArray[np.floating], ids: Ids | None, old: NDArray[np.floating], old_ids: Ids | None) -> None:
-    """Write the old factors of a side where their rows are now."""
-    if (ids is None) != (old_ids is None):
-        raise ValueError("warm_start: the new interactions have ids and the earlier ones none, or the reverse")
+def take_over(
+    new: NDArray[np.floating], ids: Ids | None, old: NDArray[np.floating], old_ids: Ids | None, first: int = 0
+) -> None:
+    """Write the old factors of a side where their rows are now; `new` begins with row number `first`.
+
+    Raises
+    ------
+    ValueError
+        One has ids and the other none, or of another kind.
+    """
+    kinds = [None if of_rows is None else of_rows.kind for of_rows in (ids, old_ids)]
+    check_start_ids("row" if ids is None else ids.side, *kinds)
     if ids is None or old_ids is None:
-        n = min(len(new), len(old))
-        new[:n] = old[:n]
+        some = old[first : first + len(new)]
+        new[: len(some)] = some
         return
-    if ids.kind != old_ids.kind:
-        raise ValueError(f"warm_start: {ids.side} ids are {ids.kind}s, the earlier ones {old_ids.kind}s")
     place = old_ids.find(ids.ids)
     new[place >= 0] = old[place[place >= 0]]
+
+
+def check_start_ids(side: str, now: str | None, before: str | None) -> None:
+    """ValueError unless the rows of a side have ids of one kind, or none, in the fit and in the model to start from."""
+    if (now is None) != (before is None):
+        raise ValueError("warm_start: the new interactions have ids and the earlier ones none, or the reverse")
+    if now != before:
+        raise ValueError(f"warm_start: {side} ids are {now}s, the earlier ones {before}s")
 
 
 def _to_compare(
