@@ -52,6 +52,17 @@ def test_models_of_the_same_data(run, parts, tmp_path):
     assert status == 2 and "MODELs must all have user ids of one kind" in said and "some none" in said
 
 
+def test_models_without_ids_are_refused(run, parts, tmp_path):
+    """The users of a file would be numbered in its own order: here all of them are one off."""
+    seen = WALS.load(parts / "a").fitted.seen
+    for name in ("one", "two"):
+        WALS(1, iterations=1, num_threads=1).fit(seen).save(tmp_path / name)
+    user, item = np.nonzero(seen.toarray() == 0)
+    pyarrow.parquet.write_table(pa.table({"user_id": user + 1, "item_id": item + 1}), tmp_path / "test.parquet")
+    status, text, said = run("compare", tmp_path / "one", tmp_path / "two", "--data", tmp_path / "test.parquet")
+    assert (status, text) == (2, "") and "MODELs must have the ids that --data is read by: one, two were fitted" in said
+
+
 def test_models_of_different_data(run, parts, tmp_path):
     page, data = tmp_path / "report.html", parts / "test.parquet"
     status, text, said = run("compare", parts / "a", parts / "b", "--data", data, "-k", 3, 6, "--html", page)

@@ -223,6 +223,10 @@ def test_a_model_that_has_seen_the_answers_is_refused(parts):
     models = {"fair": WALS(2, num_threads=1).fit(train), "leaky": WALS(2, num_threads=1).fit(train + test)}
     with pytest.raises(ValueError, match=f"'leaky' was fitted on {test.nnz} of the {test.nnz} test entries"):
         evaluate(models, train, test, 3)
+    with pytest.raises(ValueError, match=f"'wals' was fitted on {test.nnz} of the {test.nnz} test entries"):
+        evaluate(models["leaky"], train, test, 3)
+    found = evaluate(models["leaky"], train, test, 3, filter_seen=False, n_resamples=0)
+    assert found.results["wals"]["recall@3"].value > 0  # then it may
 
 
 class KnowsFew:
@@ -247,6 +251,19 @@ def test_whom_a_model_does_not_know_gets_an_empty_list(parts):
     with pytest.raises(KeyError, match="never heard of them"):  # nobody is known: that is no answer
         late = csr_matrix(test.multiply(np.arange(60)[:, None] >= 20))
         evaluate({"few": KnowsFew(train)}, train, late, 5)
+
+
+class KnowsNothing:
+    def recommend(self, users, k=10, *, filter_seen=True):
+        return np.full((len(users), k), -1), np.full((len(users), k), -np.inf)
+
+
+def test_json_of_no_list_at_all_is_json(parts):
+    with pytest.warns(ParameterWarning, match="has no list for 60 of 60 users"):
+        found = evaluate({"none": KnowsNothing()}, *parts, 5, n_permutations=9)
+    assert np.isnan(found.results["none"]["gini@5"].value)
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))["results"]["none"]
+    assert plain["gini@5"]["value"] is None and plain["coverage@5"]["value"] == 0
 
 
 def test_new_users_and_candidates(parts):

@@ -91,6 +91,12 @@ def run(args: argparse.Namespace) -> None:
     titles = read_titles(args)
     models = {name: load_model(args, path) for name, path in _names(args.models).items()}
     known = _known(models)
+    if known.user_ids is None or known.item_ids is None:
+        raise ValueError(
+            f"MODELs must have the ids that --data is read by: {', '.join(models)} "
+            f"{'was' if len(models) == 1 else 'were'} fitted on a matrix, whose rows and columns have numbers only; "
+            "wals_gpu.evaluation.evaluate compares such models on a matrix"
+        )
     options = reading_options(args)
     del options["dtype"], options["warn_ratings"]
     first = next(iter(models.values()))

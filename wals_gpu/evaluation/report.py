@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -103,7 +104,7 @@ class EvaluationReport:
     confidence: float = 0.95
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the per-user values, as plain Python numbers for JSON."""
+        """Everything but the per-user values, as plain Python numbers for JSON; None for gini@k without any list."""
         return {
             "users": int(self.users.size),
             "users_left_out": self.users_left_out,
@@ -218,7 +219,10 @@ class Comparison(EvaluationReport):
 
 def _plain_results(results: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
     return {
-        name: {metric: {"value": e.value, "low": e.low, "high": e.high} for metric, e in metrics.items()}
+        name: {
+            metric: {"value": None if math.isnan(e.value) else e.value, "low": e.low, "high": e.high}
+            for metric, e in metrics.items()
+        }
         for name, metrics in results.items()
     }
 
@@ -323,7 +327,7 @@ def evaluate(
         If ids are unknown or of another kind than those of the model.
     ValueError
         If shapes do not fit, no user has a test item, or (with ``filter_seen``) test items are among the seen ones,
-        where no model could find them; a model of several was fitted on test entries; or there is none.
+        where no model could find them; a model was fitted on test entries; or there is none.
     TypeError
         If ``test`` is a table and nobody has ids to read it with; no model takes ``cold_users``, or one of the
         ``options``; or one of RecTools has no dataset.
@@ -365,6 +369,8 @@ def evaluate(
     popular = Popularity(task.train)
     entrants = [Entrant(name, one, task) for name, one in (several or {}).items()]
     askers: dict[str, Callable[[NDArray[np.int64]], NDArray[np.int64]]]
+    if several is None:
+        Entrant(_name_of(model), model, task)  # which is refused where it was fitted on what is to be found
     if entrants:
         askers = {entrant.name: entrant.lists for entrant in entrants}
     else:

@@ -17,6 +17,7 @@ from wals_gpu.report.html import Content, Element, clipped, foreign, h, table
 from wals_gpu.report.lists import Bin, Example
 from wals_gpu.report.statistics import DataStatistics, TestStatistics, concentration
 from wals_gpu.tuning.result import Tuning
+from wals_gpu.tuning.search import best_of
 
 __all__ = [
     "answer",
@@ -721,14 +722,16 @@ def tuning_section(tuning: Tuning | None) -> Element | None:
     scores = np.array([one.outcome.score for one in trials])
     whole = np.array([one.outcome.is_whole for one in trials])
     floor = float(np.quantile(scores, 0.1)) if len(scores) > 20 else None
-    so_far = np.maximum.accumulate(scores)
+    # One that was ended early has the score of some iteration, of fewer users
+    so_far = np.maximum.accumulate(np.where(whole | ~whole.any(), scores, -np.inf))
+    best = best_of(trials)
     series = [Series("trial", numbers, scores, 0, "dots"), Series("best so far", numbers, so_far, 1)]
     below = "" if floor is None else " The worst tenth lies at the lower edge."
     figures = [
         chart(
             "trials",
             f"{len(trials):,} trials",
-            f"{tuning.metric} of validation; the best has {short(float(scores.max()), 4)}.{below}",
+            f"{tuning.metric} of validation; the best has {short(best.outcome.score, 4)}.{below}",
             series, "trial", tuning.metric, floor=floor,
         )
     ]  # fmt: skip
@@ -739,14 +742,14 @@ def tuning_section(tuning: Tuning | None) -> Element | None:
         if len(np.unique(x)) < 2:
             continue
         log = bool((x > 0).all() and x.max() / x.min() > 20)
-        top = there[int(np.argmax(y))][0]
+        of_best = short(best.settings.get(name))
         figures.append(
             chart(
-                f"slice-{len(figures)}", name, f"Scores by {name}; the best trial has {short(top)}.",
+                f"slice-{len(figures)}", name, f"Scores by {name}; the best trial has {of_best}.",
                 [Series(tuning.metric, x, y, 0, "dots")], name, tuning.metric, x_log=log, floor=floor,
             )
         )  # fmt: skip
-    order = np.argsort(-scores, kind="stable")[:10]
+    order = np.lexsort((-scores, ~whole))[:10]
     rows: list[list[Content]] = [
         [
             int(numbers[at]),

@@ -60,6 +60,7 @@ def write_report(
     test: Any = None,
     fold_in: Any = None,
     options: Mapping[str, Any] | None = None,
+    filter_seen: bool = True,
     data: Any = None,
     tuning: Tuning | None = None,
     titles: Any = None,
@@ -81,8 +82,9 @@ def write_report(
         What :func:`wals_gpu.evaluation.evaluate` found.
     model : fitted model, or dict of such by name, optional
         As `evaluate` was given it: for settings, curves and, with `train` and `test`, scores and example lists.
-    train, test, fold_in, options : as for `evaluate`, optional
-        With the `options` that were measured, such as ``{"diversity": 0.3}``, the lists shown are those.
+    train, test, fold_in, options, filter_seen : as for `evaluate`, optional
+        With the `options` that were measured, such as ``{"diversity": 0.3}``, the lists shown are those; of all items,
+        also where candidates were ranked.
     data : matrix, Interactions, table or path, optional
         All interactions, before they were divided: for the statistics, with times and repeated rows where it is a table
         or Interactions. Rows and columns of `train`, where that is a matrix, are those of `data`, and have its ids.
@@ -108,7 +110,7 @@ def write_report(
     Raises
     ------
     ValueError
-        Nothing is given to show, or `path` cannot be a page.
+        Nothing is given to show, `path` cannot be a page, or `model` is one of several that `evaluation` is of.
     DataError, TypeError
         `train`, `test`, `data` or `titles` cannot be read.
     OSError
@@ -122,7 +124,7 @@ def write_report(
     task = None
     models = {} if model is None else by_name(model, {} if evaluation is None else evaluation.results)
     if train is not None and test is not None:
-        task = _task(models, model, train, test, fold_in, options)
+        task = _task(models, model, train, test, fold_in, options, filter_seen)
     user_ids, item_ids = (None, None) if task is None else (task.user_ids, task.item_ids)
     if whole is not None:
         user_ids = whole.user_ids if user_ids is None else user_ids
@@ -144,12 +146,13 @@ def write_report(
         of_test = None if task is None else np.bincount(task.test.indices, minlength=task.test.shape[1])
         blocks.append(sections.popularity_section(evaluation, per_item, of_test))
     if task is not None and models:
-        k = max(next(iter(evaluation.recommended.values()), [20])) if evaluation is not None else 20
-        bins = {name: calibration(task, one, min(k, 20), random_state) for name, one in models.items()}
-        blocks.append(sections.calibration_section(bins, min(k, 20)))
+        longest = max(next(iter(evaluation.recommended.values()), [20])) if evaluation is not None else 20
+        k = min(longest, 20)
+        bins = {name: calibration(task, one, k, random_state, longest) for name, one in models.items()}
+        blocks.append(sections.calibration_section(bins, k))
         lists: dict[str, list[Example]] = {}
         for name, one in list(models.items())[:2]:
-            lists[name] = examples(task, one, named, n_examples)
+            lists[name] = examples(task, one, named, n_examples, longest=longest)
         blocks.append(sections.examples_section(lists))
     blocks.append(sections.training_section(models))
     blocks.append(sections.tuning_section(tuning))
@@ -172,7 +175,13 @@ def _opened(name: str, train: Any, data: Any) -> Interactions:
 
 
 def _task(
-    models: Mapping[str, Any], model: Any, train: Any, test: Any, fold_in: Any, options: Mapping[str, Any] | None
+    models: Mapping[str, Any],
+    model: Any,
+    train: Any,
+    test: Any,
+    fold_in: Any,
+    options: Mapping[str, Any] | None,
+    filter_seen: bool,
 ) -> Task:
     asked = dict(models)
     by_train = isinstance(model, Mapping)
@@ -180,7 +189,7 @@ def _task(
         from wals_gpu.evaluation.popularity import Popularity
 
         asked, by_train, options = {"popularity": Popularity(train)}, True, None
-    return Task.make(asked, train, test, fold_in, None, True, [10], None, {}, by_train=by_train, more=options)
+    return Task.make(asked, train, test, fold_in, None, filter_seen, [10], None, {}, by_train=by_train, more=options)
 
 
 def _differences(evaluation: EvaluationReport, seed: int) -> Differences:

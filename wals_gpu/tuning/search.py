@@ -21,6 +21,7 @@ import numpy as np
 
 from wals_gpu.checks import warn
 from wals_gpu.errors import ModelFitError, SingularSystemError
+from wals_gpu.training.calibration import LARGEST
 from wals_gpu.tuning.problem import Outcome, Problem
 from wals_gpu.tuning.space import Space
 
@@ -90,7 +91,7 @@ def open_study(storage: str | os.PathLike[str] | None, name: str, search: dict[s
     url = None
     if storage is not None:
         text = os.fspath(storage)
-        url = text if "://" in text else f"sqlite:///{_database(Path(text))}"
+        url = text if "://" in text else _sqlite(Path(text))
     try:
         with quiet():
             try:
@@ -121,12 +122,16 @@ def _make_study(url: str | None, name: str) -> Any:
     return create(storage=url, study_name=name, direction="maximize", load_if_exists=True)
 
 
-def _database(path: Path) -> Path:
+def _sqlite(path: Path) -> str:
+    """The address of a file, in which "?" and "%" mean something else."""
+    from sqlalchemy.engine import URL  # of which Optuna makes its storage
+
     if path.is_dir():
         raise ValueError(f"storage must be a file; {path} is a folder")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"storage must be a file in a folder that is there; there is no {path.parent}")
-    return path.absolute()
+    address: str = URL.create("sqlite", database=str(path.absolute())).render_as_string()
+    return address
 
 
 @dataclass(frozen=True)
@@ -381,7 +386,7 @@ def _exponents(finished: list[Finished]) -> list[float] | None:
         return None
     near = [one.outcome.popularity_exponent for one in _in_order(whole)[:PARENTS]]
     middle = round(sorted(near)[len(near) // 2] / 0.05) * 0.05  # of several splits it is a mean
-    return [round(middle + step, 2) for step in (-0.05, 0.0, 0.05, 0.1)]
+    return [round(min(max(middle + step, -LARGEST), LARGEST), 2) for step in (-0.05, 0.0, 0.05, 0.1)]
 
 
 def _best(finished: list[Finished]) -> float:
