@@ -218,7 +218,6 @@ def chart(
     y_label: str,
     *,
     x_log: bool = False,
-    y_log: bool = False,
     from_zero: bool = False,
     x_texts: dict[float, str] | None = None,
     rule: float | None = None,
@@ -234,7 +233,7 @@ def chart(
         What it shows, and what there is to see.
     series : sequence of Series
     x_label, y_label : str
-    x_log, y_log : bool
+    x_log : bool, default False
     from_zero : bool, default False
         Whether the y axis has 0.
     x_texts : dict of float to str, optional
@@ -248,7 +247,7 @@ def chart(
     if floor is not None:
         ys = [np.maximum(np.asarray(one, dtype=np.float64), floor) for one in ys]
     x = _axis([s.x for s in series], x_log, _LEFT, WIDTH - _RIGHT, from_zero=False)
-    y = _axis(ys, y_log, HEIGHT - _BOTTOM, _TOP, from_zero=from_zero)
+    y = _axis(ys, False, HEIGHT - _BOTTOM, _TOP, from_zero=from_zero)
     parts = _frame(x, y, x_label, y_label, x_texts)
     if rule is not None:
         parts.append(h("path", d=f"M{_n(float(x.at(rule)))} {_TOP}V{HEIGHT - _BOTTOM}", class_="rule"))

@@ -71,10 +71,8 @@ def foreign(text: object) -> Element:
     return h("bdi", clipped(" ".join(str(text).split())), dir="auto")
 
 
-def table(
-    caption: str, header: Sequence[Content], rows: Iterable[Sequence[Content]], *, wide: bool = True, class_: str = ""
-) -> Element:
-    """A table with a caption, whose rows begin with what they are about; it can be scrolled by keyboard.
+def table(caption: str, header: Sequence[Content], rows: Iterable[Sequence[Content]]) -> Element:
+    """A table with a caption, whose rows begin with what they are about; where it is wide, it scrolls, by keyboard too.
 
     Parameters
     ----------
@@ -82,9 +80,6 @@ def table(
     header : sequence of content
     rows : iterable of sequences of content
         Cells that are numbers, or texts that begin with one, are set right.
-    wide : bool, default True
-        Whether it may be wider than a phone, and scrolls then.
-    class_ : str
     """
 
     def cell(content: Content, column: int) -> Element:
@@ -101,10 +96,7 @@ def table(
         h("caption", caption),
         h("thead", h("tr", *head)),
         h("tbody", [h("tr", *line) for line in lines]),
-        class_=class_ or None,
     )
-    if not wide:
-        return body
     return h("div", body, class_="scroll", role="region", aria_label=caption, tabindex="0")
 
 

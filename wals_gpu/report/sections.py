@@ -821,7 +821,7 @@ def _value(value: Any) -> str:
 def settings_section(settings: Mapping[str, Mapping[str, Any]]) -> Element | None:
     """Everything that was set: tables by name."""
     shown = [
-        table(name, ["setting", "value"], [[key, foreign(_value(value))] for key, value in values.items()], wide=True)
+        table(name, ["setting", "value"], [[key, foreign(_value(value))] for key, value in values.items()])
         for name, values in settings.items()
         if values
     ]
