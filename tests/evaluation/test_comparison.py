@@ -186,6 +186,11 @@ def test_a_model_of_rectools_stands_with_its_dataset(parts, tmp_path):
     hits = wanted.groupby("user").size().reindex(found.user_ids, fill_value=0)
     asked = test_table.groupby("user").size().reindex(found.user_ids)
     assert found.per_user["theirs"]["recall@6"] == pytest.approx((hits / asked.clip(upper=6)).to_numpy())
+    more = Dataset.construct(
+        pd.concat([known, wanted[["user_id", "item_id"]]]).assign(weight=1.0, datetime="2024-01-01")
+    )
+    with pytest.raises(ValueError, match=f"'theirs' was fitted on {len(wanted)} of the {test.nnz} test entries"):
+        evaluate({"theirs": (NoColdUsers().fit(more), more)}, train_table, test_table, KS)
     page = write_report(
         tmp_path / "r.html", found, model={"theirs": (model, dataset)}, train=train_table, test=test_table
     )
