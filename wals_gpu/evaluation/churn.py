@@ -30,6 +30,7 @@ from wals_gpu.checks import integer
 from wals_gpu.data.ids import Ids, row_numbers
 from wals_gpu.data.tables import format_table, html_table
 from wals_gpu.errors import DataError
+from wals_gpu.evaluation.metrics import places_in
 from wals_gpu.evaluation.recommenders import Recommender, ids_of, parameters_of, recommend
 
 __all__ = ["Churn", "churn"]
@@ -155,15 +156,14 @@ def churn(
 
 def _sums(old: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[np.float64]:
     """Of changed, overlap, users_changed and first_changed over users, from two arrays (B, k) of items, -1 for none."""
-    k = old.shape[1]
+    n_users, k = old.shape
     there_old, there_new = old >= 0, new >= 0
-    same = (old[:, :, None] == new[:, None, :]) & there_old[:, :, None]  # (B, k, k)
+    places = places_in(new, old, int(max(old.max(), new.max())) + 1)
     # A common item counts from the depth on where both lists have had it.
-    depth = np.maximum(np.arange(k)[:, None], np.arange(k)[None, :])
-    at_depth = np.zeros((len(old), k))
-    for d in range(k):
-        at_depth[:, d] = (same & (depth == d)).sum(axis=(1, 2))
-    common = at_depth.cumsum(axis=1)  # |a_d & b_d|
+    users, at = np.nonzero(there_new & (places < k))
+    depth = np.maximum(at, places[users, at])
+    at_depth = np.bincount(users * k + depth, minlength=n_users * k).reshape(n_users, k)
+    common = at_depth.cumsum(axis=1).astype(np.float64)  # |a_d & b_d|
     longest = np.maximum(there_old.sum(axis=1), there_new.sum(axis=1))
     some, ranks = longest > 0, np.arange(1, k + 1)
     n = np.maximum(longest, 1)

@@ -56,6 +56,7 @@ __all__ = [
     "check_ks",
     "directions_of",
     "list_metrics",
+    "places_in",
     "ranking_metrics",
     "recommendation_counts",
     "relevant_entries",
@@ -197,7 +198,7 @@ def row_metrics(
         surprise_sum = np.where(ids >= 0, surprise[ids], 0.0).cumsum(axis=1)
         filled = np.maximum((ids >= 0).cumsum(axis=1), 1)
     if expected is not None:
-        place = _places(ids, expected, test.shape[1])
+        place = places_in(ids, expected, test.shape[1])
 
     metrics = {}
     for k in ks:
@@ -218,8 +219,11 @@ def row_metrics(
     return metrics
 
 
-def _places(ids: NDArray[np.integer], expected: NDArray[np.integer], n_items: int) -> NDArray[np.int64]:
-    """From 0, the place of each item of lists (B, K) in other lists (B, L) of the same users; L where it is not."""
+def places_in(ids: NDArray[np.integer], expected: NDArray[np.integer], n_items: int) -> NDArray[np.int64]:
+    """From 0, the place of each item of lists (B, K) in other lists (B, L) of the same users; L where it is not.
+
+    Numbers of items lie below `n_items`; -1, where there is none, is an item, too.
+    """
     first = np.arange(len(ids))[:, None] * (n_items + 1)
     keys = (first + np.where(expected < 0, n_items, expected)).ravel()
     order = np.argsort(keys, kind="stable")

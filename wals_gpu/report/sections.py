@@ -471,11 +471,10 @@ def sample_square(part: int) -> Element:
 
 def calibration_section(bins: Mapping[str, Sequence[Bin]], k: int) -> Element | None:
     """Whether higher scores are more often right."""
-    bins = {name: found for name, found in bins.items() if found}
-    if not bins:
-        return None
     figures = []
-    for number, (name, found) in enumerate(bins.items()):
+    for number, (name, found) in enumerate(bins.items()):  # colours are those of all models
+        if not found:
+            continue
         rising = all(a.share <= b.share for a, b in pairwise(found))
         words = "rises with the score throughout" if rising else "does not rise with the score everywhere"
         figures.append(
@@ -501,6 +500,8 @@ def calibration_section(bins: Mapping[str, Sequence[Bin]], k: int) -> Element | 
                 from_zero=True,
             )
         )
+    if not figures:
+        return None
     return _section(
         "calibration",
         "What scores mean",
