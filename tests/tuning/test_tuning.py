@@ -134,6 +134,13 @@ def test_any_name_of_a_storage_is_that_of_its_file(likes, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_no_message_has_the_password_of_a_storage(likes, monkeypatch):
+    monkeypatch.setattr("wals_gpu.tuning.search.time.sleep", lambda seconds: None)
+    with pytest.raises(ValueError, match=r"storage cannot be mysql://me:\*\*\*@127.0.0.1:1/trials: ") as caught:
+        WALS.tune(likes, None, trials=1, storage="mysql://me:se@cret@127.0.0.1:1/trials")
+    assert "cret" not in str(caught.value)
+
+
 def test_exponents_do_not_leave_their_range():
     trials = [
         Finished(number, {"factors": 4}, Outcome(0.5, exponent, 3, 0.5, (0.5,), True, 1.0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -88,10 +89,11 @@ def open_study(storage: str | os.PathLike[str] | None, name: str, search: dict[s
     ValueError
         The storage cannot be used, or has a study of that name with something else in common.
     """
-    url = None
+    url, shown = None, ""
     if storage is not None:
         text = os.fspath(storage)
         url = text if "://" in text else _sqlite(Path(text))
+        shown = re.sub(r"(://[^:/@]*:).*@", r"\1***@", text)  # an address without its password
     try:
         with quiet():
             try:
@@ -107,11 +109,11 @@ def open_study(storage: str | os.PathLike[str] | None, name: str, search: dict[s
     except Exception as error:  # of SQLAlchemy and of the drivers below it, each of their own kind
         if url is None:
             raise
-        raise ValueError(f"storage cannot be {storage}: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"storage cannot be {shown}: {' '.join(str(error).split())[:200]}") from error
     if known is not None and known != search:
         differs = [key for key in search if known.get(key) != search[key]]
         raise ValueError(
-            f"storage cannot be {storage}, which holds a search with other {' and '.join(differs) or 'settings'}; give "
+            f"storage cannot be {shown}, which holds a search with other {' and '.join(differs) or 'settings'}; give "
             "another file, or the arguments of that search"
         )
     return study
