@@ -285,6 +285,17 @@ def test_a_model_of_several_says_which_it_is(made, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_long_names_that_end_differently_stay_apart(made, tmp_path):
+    models = {f"{'models/' * 20}{name}": model for name, model in made.models.items()}
+    report = evaluate(models, made.train, made.test, 5, n_resamples=0, n_permutations=0)
+    given = {"model": models, "train": made.train, "test": made.test}
+    page = Page(write_report(tmp_path / "r.html", report, **given))
+    headline = page.root.all("h1")[0].text
+    assert "models/three" in headline and "models/one" in headline and len(headline) < 130
+    captions = [table.all("caption")[0].text for table in section(page, "settings").all("table")]
+    assert len(set(captions)) == 2 and all(caption.startswith("Model models/") for caption in captions)
+
+
 def test_lists_with_what_people_have(tmp_path):
     train = tastes()
     model = WALS(3, num_threads=1).fit(train)

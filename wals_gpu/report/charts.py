@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wals_gpu.report.html import Content, Element, clipped, foreign, h, table
+from wals_gpu.report.html import Content, Element, brief, foreign, h, table
 from wals_gpu.report.style import SERIES
 
 __all__ = ["Series", "chart", "columns_chart", "interval_mark", "key", "mark", "short", "stacked", "thinned"]
@@ -103,9 +103,7 @@ def mark(style: int, x: float, y: float, size: float = 4.6) -> Element:
 
 def key(names: Sequence[tuple[str, int]], *, lines: bool = False) -> Element:
     """What the shapes and colours are; `lines`: of curves."""
-    return h(
-        "ul", [h("li", sample(style, line=lines), foreign(clipped(name, 40))) for name, style in names], class_="key"
-    )
+    return h("ul", [h("li", sample(style, line=lines), foreign(brief(name))) for name, style in names], class_="key")
 
 
 def sample(style: int, *, line: bool = False) -> Element:
@@ -255,7 +253,7 @@ def chart(
         parts += _drawn(one, x, y)
     several = [(s.name, s.style) for s in series]
     legend = key(several, lines=True) if len(several) > 1 else None
-    header: list[Content] = [x_label, *(foreign(clipped(s.name, 40)) for s in series)]
+    header: list[Content] = [x_label, *(foreign(brief(s.name)) for s in series)]
     return _figure(slug, title, description, parts, legend, header, _numbers(series, x_texts))
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-__all__ = ["Content", "Element", "clean", "clipped", "foreign", "h", "table", "write_html"]
+__all__ = ["Content", "Element", "brief", "clean", "clipped", "foreign", "h", "table", "write_html"]
 
 Content: TypeAlias = "Element | str | int | float | Iterable[Content] | None"
 
@@ -26,6 +26,12 @@ def clean(text: str) -> str:
 def clipped(text: str, longest: int = _LONGEST) -> str:
     """The beginning of a text that is longer."""
     return text if len(text) <= longest else text[: longest - 1] + "\u2026"
+
+
+def brief(name: str, longest: int = 40) -> str:
+    """A name of a model without its middle, where it is longer: paths and settings differ at their ends, too."""
+    end = longest // 2
+    return name if len(name) <= longest else f"{name[: longest - end - 1]}\u2026{name[-end:]}"
 
 
 def h(tag: str, *content: Content, **attributes: Any) -> Element:

@@ -217,7 +217,7 @@ def _settings(models: Mapping[str, Any], settings: Mapping[str, Any] | None) -> 
         for attribute in ("device_", "best_iteration_", "popularity_exponent_"):
             if getattr(model, attribute, None) is not None:
                 values[attribute] = getattr(model, attribute)
-        found[f"Model {clipped(name, 40)}"] = values
+        found[f"Model {name}"] = values
     return found
 
 
