@@ -14,7 +14,7 @@ import numpy as np
 
 from wals_gpu.errors import ParameterWarning
 
-__all__ = ["did_you_mean", "integer", "number", "warn"]
+__all__ = ["did_you_mean", "integer", "number", "seed", "warn"]
 
 
 def did_you_mean(word: Any, known: Iterable[Any], **meant: str) -> str:
@@ -44,6 +44,14 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     if value < low or (high is not None and value > high):
         raise ValueError(f"{name} must be {wanted}, got {value}")
     return int(value)
+
+
+def seed(name: str, value: Any) -> int | np.random.Generator | None:
+    """What :func:`numpy.random.default_rng` takes: an integer from 0, a Generator, or None for another one each time.
+
+    TypeError or ValueError names the argument otherwise.
+    """
+    return value if value is None or isinstance(value, np.random.Generator) else integer(name, value, 0)
 
 
 def number(

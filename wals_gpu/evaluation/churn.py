@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import integer
+from wals_gpu.checks import integer, seed
 from wals_gpu.data.ids import Ids, row_numbers
 from wals_gpu.data.tables import format_table, html_table
 from wals_gpu.errors import DataError
@@ -132,9 +132,10 @@ def churn(
             raise TypeError(f"{name} must be a model that knows its users, such as a WALS; {model!r:.60} is to be told")
     if sample is not None:
         sample = integer("sample", sample, 1)
+    rng = np.random.default_rng(seed("random_state", random_state))
     rows = _rows_of_both(old, new, users)
     if sample is not None and len(rows[0]) > sample:
-        chosen = np.sort(np.random.default_rng(random_state).choice(len(rows[0]), sample, replace=False))
+        chosen = np.sort(rng.choice(len(rows[0]), sample, replace=False))
         rows = (rows[0][chosen], rows[1][chosen])
     places = _common_columns(old, new)
     n, totals = len(rows[0]), np.zeros(4)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import integer, number, warn
+from wals_gpu.checks import integer, number, seed, warn
 from wals_gpu.data.tables import as_output, format_table, html_table
 from wals_gpu.evaluation.comparison import Difference, Differences, differences_of
 from wals_gpu.evaluation.entrants import Entrant, named_models
@@ -349,7 +349,7 @@ def evaluate(
         for name, relevant in relevant_by_cohort.items()
     }
     confidence = number("confidence", confidence, positive=True, below=1)
-    resamples = _Resamples(confidence, integer("n_resamples", n_resamples, 0), random_state)
+    resamples = _Resamples(confidence, integer("n_resamples", n_resamples, 0), seed("random_state", random_state))
     n_permutations = integer("n_permutations", n_permutations, 0)
     batch_size = integer("batch_size", batch_size, 1)
     left_out = task.test.shape[0] - task.users.size
@@ -523,7 +523,7 @@ class _Resamples(NamedTuple):
 
     confidence: float
     n_resamples: int
-    random_state: int | np.random.Generator
+    random_state: int | np.random.Generator | None
 
     def estimates(self, table: dict[str, NDArray[np.float64]]) -> dict[str, Estimate]:
         if not self.n_resamples:

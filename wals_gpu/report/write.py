@@ -117,7 +117,7 @@ def write_report(
         The file cannot be written; an earlier one is as it was.
     """
     file = check_report_path(path)
-    n_examples = integer("n_examples", n_examples, 0)
+    n_examples, random_state = integer("n_examples", n_examples, 0), integer("random_state", random_state, 0)
     if all(one is None for one in (evaluation, model, data, train, tuning)):
         raise ValueError("write_report needs something to show: evaluation, model, train, data or tuning")
     whole = None if data is None and train is None else _opened("train" if data is None else "data", train, data)
