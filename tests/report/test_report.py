@@ -14,7 +14,15 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from wals_gpu import WALS, as_interactions
-from wals_gpu.evaluation import Estimate, EvaluationReport, Popularity, evaluate, random_holdout
+from wals_gpu.evaluation import (
+    Estimate,
+    EvaluationReport,
+    Popularity,
+    evaluate,
+    random_holdout,
+    sample_negatives,
+    strong_generalisation_split,
+)
 from wals_gpu.report import charts, write_report
 from wals_gpu.report.lists import calibration
 from wals_gpu.report.sections import popularity_shares
@@ -275,6 +283,24 @@ def test_lists_are_the_beginnings_of_those_that_were_measured(made, tmp_path, le
         ids, _ = model.recommend(user, 10, deny=made.train.matrix[made.train.user_ids.index_of(user)], **options)
         assert [line[1][:3] for line in rows_of(card.all("table")[0])[1:]] == ids[:6].tolist()
     assert section(page, "calibration").all("figure")
+
+
+@pytest.mark.parametrize("is_fold_in", [False, True])
+def test_lists_are_of_the_candidates(tmp_path, is_fold_in):
+    (train, test), fold_in = random_holdout(tastes(), 0.3), None
+    if is_fold_in:
+        train, fold_in, test = strong_generalisation_split(tastes(), 30, 0.4)[:3]
+    candidates = sample_negatives(train if fold_in is None else fold_in, test, 3)
+    model = WALS(3, num_threads=1).fit(train)
+    given = {"train": train, "test": test, "fold_in": fold_in, "candidates": candidates}
+    report = evaluate(model, **given, ks=5, n_resamples=0)
+    page = Page(write_report(tmp_path / "r.html", report, model=model, **given))
+    cards = section(page, "examples").all("article")
+    assert len(cards) == 4
+    for card in cards:
+        user = int(re.match(r"User (\d+) ", card.text)[1])
+        listed = {int(line[1].split("because")[0]) for line in rows_of(card.all("table")[0])[1:]}
+        assert listed and listed <= set(candidates[user].indices.tolist())
 
 
 def test_a_model_of_several_says_which_it_is(made, tmp_path):

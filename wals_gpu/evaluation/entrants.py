@@ -191,6 +191,8 @@ class Entrant:
         options = task.options_of(self.model)
         known = np.ones(len(rows), dtype=bool)
         if task.fold_in is not None:
+            if task.candidates is not None:
+                options["allow"] = task.candidates[rows]
             found = self.model.recommend_for(task.fold_in[rows], k, filter_seen=task.filter_seen, **options)
         else:
             takes = parameters_of(self.model.recommend)

@@ -61,6 +61,7 @@ def write_report(
     fold_in: Any = None,
     options: Mapping[str, Any] | None = None,
     filter_seen: bool = True,
+    candidates: Any = None,
     data: Any = None,
     tuning: Tuning | None = None,
     titles: Any = None,
@@ -82,9 +83,9 @@ def write_report(
         What :func:`wals_gpu.evaluation.evaluate` found.
     model : fitted model, or dict of such by name, optional
         As `evaluate` was given it: for settings, curves and, with `train` and `test`, scores and example lists.
-    train, test, fold_in, options, filter_seen : as for `evaluate`, optional
-        With the `options` that were measured, such as ``{"diversity": 0.3}``, the lists shown are those; of all items,
-        also where candidates were ranked.
+    train, test, fold_in, options, filter_seen, candidates : as for `evaluate`, optional
+        With all that was given there, such as options ``{"diversity": 0.3}``, the lists shown are those that were
+        measured.
     data : matrix, Interactions, table or path, optional
         All interactions, before they were divided: for the statistics, with times and repeated rows where it is a table
         or Interactions. Rows and columns of `train`, where that is a matrix, are those of `data`, and have its ids.
@@ -124,7 +125,7 @@ def write_report(
     task = None
     models = {} if model is None else by_name(model, {} if evaluation is None else evaluation.results)
     if train is not None and test is not None:
-        task = _task(models, model, train, test, fold_in, options, filter_seen)
+        task = _task(models, model, train, test, fold_in, options, filter_seen, candidates)
     user_ids, item_ids = (None, None) if task is None else (task.user_ids, task.item_ids)
     if whole is not None:
         user_ids = whole.user_ids if user_ids is None else user_ids
@@ -182,6 +183,7 @@ def _task(
     fold_in: Any,
     options: Mapping[str, Any] | None,
     filter_seen: bool,
+    candidates: Any,
 ) -> Task:
     asked = dict(models)
     by_train = isinstance(model, Mapping)
@@ -189,7 +191,9 @@ def _task(
         from wals_gpu.evaluation.popularity import Popularity
 
         asked, by_train, options = {"popularity": Popularity(train)}, True, None
-    return Task.make(asked, train, test, fold_in, None, filter_seen, [10], None, {}, by_train=by_train, more=options)
+    return Task.make(
+        asked, train, test, fold_in, candidates, filter_seen, [10], None, {}, by_train=by_train, more=options
+    )
 
 
 def _differences(evaluation: EvaluationReport, seed: int) -> Differences:
