@@ -15,7 +15,7 @@ import numpy as np
 from wals_gpu.errors import ParameterWarning
 from wals_gpu.system import available_memory
 
-__all__ = ["did_you_mean", "integer", "list_length", "number", "warn"]
+__all__ = ["did_you_mean", "integer", "list_length", "number", "seed", "warn"]
 
 #: Bytes of an answer that is given without asking how much memory there is: that takes longer than many a search.
 _ALWAYS_FITS = 1 << 28
@@ -85,6 +85,14 @@ def list_length(name: str, value: Any, n_items: int, bytes_per_place: int) -> in
                 f"{available / 2**30:,.1f} GiB of memory are available; there are {n_items:,} to choose from"
             )
     return length
+
+
+def seed(name: str, value: Any) -> int | np.random.Generator | None:
+    """What :func:`numpy.random.default_rng` takes: an integer from 0, a Generator, or None for another one each time.
+
+    TypeError or ValueError names the argument otherwise.
+    """
+    return value if value is None or isinstance(value, np.random.Generator) else integer(name, value, 0)
 
 
 def number(

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +51,25 @@ def test_models_of_the_same_data(run, parts, tmp_path):
     assert found["models"] == {"a": str(parts / "a")} and found["differences"][0]["second"] == "popularity"
     status, _, said = run("compare", parts / "a", tmp_path / "numbers", "--data", data)
     assert status == 2 and "MODELs must all have user ids of one kind" in said and "some none" in said
+    folders = [tmp_path / day / "model" for day in ("monday", "tuesday")]
+    for folder in folders:
+        shutil.copytree(parts / "a", folder)
+    found = json.loads(run("compare", *folders, "--data", data, "-k", 3, "--json")[1])
+    assert found["models"] == {f"{folder.parent.name}/model": str(folder) for folder in folders}
+    again = folders[0] / ".." / "model"
+    status, _, said = run("compare", *folders, again, "--data", data)
+    assert status == 2 and f"MODEL {folders[0]} is there twice" in said
+
+
+def test_models_without_ids_are_refused(run, parts, tmp_path):
+    """The users of a file would be numbered in its own order: here all of them are one off."""
+    seen = WALS.load(parts / "a").fitted.seen
+    for name in ("one", "two"):
+        WALS(1, iterations=1, num_threads=1).fit(seen).save(tmp_path / name)
+    user, item = np.nonzero(seen.toarray() == 0)
+    pyarrow.parquet.write_table(pa.table({"user_id": user + 1, "item_id": item + 1}), tmp_path / "test.parquet")
+    status, text, said = run("compare", tmp_path / "one", tmp_path / "two", "--data", tmp_path / "test.parquet")
+    assert (status, text) == (2, "") and "MODELs must have the ids that --data is read by: one, two were fitted" in said
 
 
 def test_models_of_different_data(run, parts, tmp_path):

@@ -186,6 +186,11 @@ def test_a_model_of_rectools_stands_with_its_dataset(parts, tmp_path):
     hits = wanted.groupby("user").size().reindex(found.user_ids, fill_value=0)
     asked = test_table.groupby("user").size().reindex(found.user_ids)
     assert found.per_user["theirs"]["recall@6"] == pytest.approx((hits / asked.clip(upper=6)).to_numpy())
+    more = Dataset.construct(
+        pd.concat([known, wanted[["user_id", "item_id"]]]).assign(weight=1.0, datetime="2024-01-01")
+    )
+    with pytest.raises(ValueError, match=f"'theirs' was fitted on {len(wanted)} of the {test.nnz} test entries"):
+        evaluate({"theirs": (NoColdUsers().fit(more), more)}, train_table, test_table, KS)
     page = write_report(
         tmp_path / "r.html", found, model={"theirs": (model, dataset)}, train=train_table, test=test_table
     )
@@ -223,6 +228,10 @@ def test_a_model_that_has_seen_the_answers_is_refused(parts):
     models = {"fair": WALS(2, num_threads=1).fit(train), "leaky": WALS(2, num_threads=1).fit(train + test)}
     with pytest.raises(ValueError, match=f"'leaky' was fitted on {test.nnz} of the {test.nnz} test entries"):
         evaluate(models, train, test, 3)
+    with pytest.raises(ValueError, match=f"'wals' was fitted on {test.nnz} of the {test.nnz} test entries"):
+        evaluate(models["leaky"], train, test, 3)
+    found = evaluate(models["leaky"], train, test, 3, filter_seen=False, n_resamples=0)
+    assert found.results["wals"]["recall@3"].value > 0  # then it may
 
 
 class KnowsFew:
@@ -247,6 +256,19 @@ def test_whom_a_model_does_not_know_gets_an_empty_list(parts):
     with pytest.raises(KeyError, match="never heard of them"):  # nobody is known: that is no answer
         late = csr_matrix(test.multiply(np.arange(60)[:, None] >= 20))
         evaluate({"few": KnowsFew(train)}, train, late, 5)
+
+
+class KnowsNothing:
+    def recommend(self, users, k=10, *, filter_seen=True):
+        return np.full((len(users), k), -1), np.full((len(users), k), -np.inf)
+
+
+def test_json_of_no_list_at_all_is_json(parts):
+    with pytest.warns(ParameterWarning, match="has no list for 60 of 60 users"):
+        found = evaluate({"none": KnowsNothing()}, *parts, 5, n_permutations=9)
+    assert np.isnan(found.results["none"]["gini@5"].value)
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))["results"]["none"]
+    assert plain["gini@5"]["value"] is None and plain["coverage@5"]["value"] == 0
 
 
 def test_new_users_and_candidates(parts):

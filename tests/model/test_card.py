@@ -63,6 +63,24 @@ def test_its_front_is_yaml(model, table, tmp_path):
     assert loaded.measured_ is None, "they were of the fit before"
 
 
+def test_metrics_of_several_models_are_not_those_of_one(model, table, tmp_path):
+    train, test = random_holdout(table, 0.2, **COLUMNS)
+    models = {name: WALS(n, iterations=2, num_threads=1).fit(train) for name, n in (("a", 4), ("b", 2))}
+    report = evaluate(models, train, test, 5, confidence=0.9, n_resamples=20, n_permutations=0)
+    with pytest.raises(
+        ValueError, match=r"metrics must be of the model that is saved, got those of 'a', 'b': give rep"
+    ):
+        models["b"].save(tmp_path / "b", metrics=report)
+    assert not (tmp_path / "b").exists()
+    models["b"].save(tmp_path / "b", metrics=report.results["b"])
+    assert WALS.load(tmp_path / "b").measured_.values == report.results["b"]
+    report = evaluate(models["b"], train, test, 5, confidence=0.9, n_resamples=20)
+    report.results["wals"]["gini@5"] = report.results["wals"]["gini@5"]._replace(value=float("nan"))  # of no list
+    models["b"].save(tmp_path / "b", metrics=report)
+    values = WALS.load(tmp_path / "b").measured_.values
+    assert "gini@5" not in values and values["ndcg@5"] == (report.results["wals"]["ndcg@5"].value, None, None)
+
+
 def test_the_same_model_makes_the_same_page(model, tmp_path):
     for name in ("a", "b"):
         model.save(tmp_path / name)

@@ -14,7 +14,15 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from wals_gpu import WALS, as_interactions
-from wals_gpu.evaluation import Estimate, EvaluationReport, Popularity, evaluate, random_holdout
+from wals_gpu.evaluation import (
+    Estimate,
+    EvaluationReport,
+    Popularity,
+    evaluate,
+    random_holdout,
+    sample_negatives,
+    strong_generalisation_split,
+)
 from wals_gpu.report import charts, write_report
 from wals_gpu.report.lists import calibration
 from wals_gpu.report.sections import popularity_shares
@@ -210,9 +218,9 @@ def test_the_data_in_numbers(page, made):
     statistics = DataStatistics.of(made.data)
     assert statistics.repeats == 1 and sum(statistics.periods[1]) == n_entries
     names, users = statistics.activity()
-    assert (sum(users) == 90 and names[0] == "3\u20134") or names
     per_user = np.diff(made.data.matrix.indptr)
-    assert dict(zip(names, users, strict=True))["5\u20138"] == int(((per_user >= 5) & (per_user <= 8)).sum())
+    assert sum(users) == 90
+    assert dict(zip(names, users, strict=True))["5\u20138"] == ((per_user > 4) & (per_user < 9)).sum()
     x, y = concentration(np.array([1, 7, 0, 2]))
     assert dict(zip(x.tolist(), y.tolist(), strict=True)) == {0.0: 0.0, 0.25: 0.7, 0.5: 0.9, 0.75: 1.0, 1.0: 1.0}
 
@@ -259,13 +267,83 @@ def test_lists_have_hits_and_reasons(page, made):
     assert all(item in line[1] for item, line in zip(ids, lines, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:.*fewer items of a category than quotas want")
+@pytest.mark.parametrize("least", [3, 8])
+def test_lists_are_the_beginnings_of_those_that_were_measured(made, tmp_path, least):
+    """Of which quotas make others where they are to be shorter, or, from 7 items that must be there on, none."""
+    model = made.models["one"]
+    options = {"quotas": {"rare": (least, None)}, "categories": ["usual", "rare"] * 12}
+    report = evaluate(model, made.train, made.test, 10, options=options, n_resamples=0, baseline=False)
+    path = tmp_path / "r.html"
+    page = Page(write_report(path, report, model=model, train=made.train, test=made.test, options=options))
+    cards = section(page, "examples").all("article")
+    assert len(cards) == 4
+    for card in cards:
+        user = re.match(r"User (u\d\d) wals", card.text)[1]
+        ids, _ = model.recommend(user, 10, deny=made.train.matrix[made.train.user_ids.index_of(user)], **options)
+        assert [line[1][:3] for line in rows_of(card.all("table")[0])[1:]] == ids[:6].tolist()
+    assert section(page, "calibration").all("figure")
+
+
+@pytest.mark.parametrize("is_fold_in", [False, True])
+def test_lists_are_of_the_candidates(tmp_path, is_fold_in):
+    (train, test), fold_in = random_holdout(tastes(), 0.3), None
+    if is_fold_in:
+        train, fold_in, test = strong_generalisation_split(tastes(), 30, 0.4)[:3]
+    candidates = sample_negatives(train if fold_in is None else fold_in, test, 3)
+    model = WALS(3, num_threads=1).fit(train)
+    given = {"train": train, "test": test, "fold_in": fold_in, "candidates": candidates}
+    report = evaluate(model, **given, ks=5, n_resamples=0)
+    page = Page(write_report(tmp_path / "r.html", report, model=model, **given))
+    cards = section(page, "examples").all("article")
+    assert len(cards) == 4
+    for card in cards:
+        user = int(re.match(r"User (\d+) ", card.text)[1])
+        listed = {int(line[1].split("because")[0]) for line in rows_of(card.all("table")[0])[1:]}
+        assert listed and listed <= set(candidates[user].indices.tolist())
+
+
+def test_a_model_of_several_says_which_it_is(made, tmp_path):
+    with pytest.raises(
+        ValueError, match="model must be a dict of models by name, as evaluation is of several: 'three'"
+    ):
+        write_report(tmp_path / "r.html", made.report, model=made.models["one"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_long_names_that_end_differently_stay_apart(made, tmp_path):
+    models = {f"{'models/' * 20}{name}": model for name, model in made.models.items()}
+    report = evaluate(models, made.train, made.test, 5, n_resamples=0, n_permutations=0)
+    given = {"model": models, "train": made.train, "test": made.test}
+    page = Page(write_report(tmp_path / "r.html", report, **given))
+    headline = page.root.all("h1")[0].text
+    assert "models/three" in headline and "models/one" in headline and len(headline) < 130
+    captions = [table.all("caption")[0].text for table in section(page, "settings").all("table")]
+    assert len(set(captions)) == 2 and all(caption.startswith("Model models/") for caption in captions)
+
+
+def test_lists_with_what_people_have(tmp_path):
+    train = tastes()
+    model = WALS(3, num_threads=1).fit(train)
+    report = evaluate(model, train, train, 5, filter_seen=False, n_resamples=0)
+    given = {"model": model, "train": train, "test": train}
+    page = Page(write_report(tmp_path / "r.html", report, filter_seen=False, **given))
+    assert "found" in section(page, "examples").text
+    with pytest.raises(ValueError, match=f"{train.nnz} test entries are among the user's seen items"):
+        write_report(tmp_path / "r.html", report, **given)
+
+
 def test_the_trials_of_a_search(tmp_path):
     tuning = fake_tuning(30)
     page = Page(write_report(tmp_path / "r.html", tuning=tuning))
     assert page.root.all("h1")[0].text == "The settings that 30 trials found rank 50.0 % better than the defaults"
-    best = max(tuning.trials, key=lambda one: one.outcome.score)
+    whole = [one for one in tuning.trials if one.outcome.is_whole]
+    best = max(whole, key=lambda one: one.outcome.score)  # others were ended early, with the score of fewer users
+    assert best.outcome.score < max(one.outcome.score for one in tuning.trials)
+    assert f"the best has {charts.short(best.outcome.score, 4)}." in section(page, "tuning").all("figure")[0].text
     table = next(t for t in section(page, "tuning").all("table") if t.all("caption")[0].text == "The ten best trials")
     assert rows_of(table)[1][:2] == [str(best.number), f"{best.outcome.score:.4f}"] and len(rows_of(table)) == 11
+    assert [row[-1] for row in rows_of(table)[1:]] == ["yes"] * 9 + ["ended early"]
     dots = [node for node in page.root.all("path") if node.attributes.get("class", "").startswith("dots")]
     assert {node.attributes["d"].count("M") for node in dots} == {30}
     noise = dataclasses.replace(tuning.comparison, gain=Estimate(0.001, -0.01, 0.02))

@@ -382,6 +382,7 @@ def test_wrong_vectors_are_refused(model):
         (lambda: MMR(by="text"), ValueError, "by must be 'factors', 'prior' or an array"),
         (lambda: DPP(by=[1.0]), TypeError, r"by must be 'factors', 'prior' or an array \(I, E\) of numbers"),
         (lambda: DPP(by=[[np.nan]]), ValueError, "by must be finite"),
+        (lambda: MMR(by=np.ones((400, 0))), TypeError, r"got float64 \(400, 0\)"),
         (lambda: MMR(2), ValueError, "weight must be a number from 0 to 1"),
         (lambda: MMR(pool=0), ValueError, "pool must be an integer >= 1"),
         (lambda: model.recommend("u01", diversity=MMR(by=np.ones((3, 2)))), ValueError, "by must have a row for each"),

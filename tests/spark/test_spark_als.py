@@ -184,6 +184,15 @@ def test_lists_are_those_of_spark(ratings, model, side, n):
     assert len(ours.take(3)) == 3
 
 
+def test_factors_are_sent_once_for_all_lists(spark, model):
+    model.recommendForAllUsers(2)
+    files = len(list(Path(spark.sparkContext._temp_dir).iterdir()))
+    model.recommendForAllUsers(3)
+    model.recommendForUserSubset(model.userFactors.withColumnRenamed("id", "user"), 1)
+    model.copy().recommendForAllUsers(1)
+    assert len(list(Path(spark.sparkContext._temp_dir).iterdir())) == files
+
+
 def test_cold_start(spark, model):
     unseen = spark.createDataFrame([(-30, 0), (-30, 9999), (9999, 0)], ["user", "item"])
     found = [row.prediction for row in model.transform(unseen).orderBy("user", "item").collect()]

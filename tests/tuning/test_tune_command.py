@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 
 import pyarrow.parquet
@@ -26,6 +27,19 @@ def test_what_it_saves_is_what_fit_reads(run, plays, tmp_path):
     assert run("fit", plays, "--settings", best, "--out", tmp_path / "m", "--quiet")[0] == 0
     model, settings = WALS.load(tmp_path / "m"), WALS.from_config(best)
     assert model.objective == settings.objective and model.factors == settings.factors
+
+
+def test_the_next_command_reads_the_same_data(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{user};{song};3" for user in range(20) for song in range(12) if (user + song) % 2]
+    for name, some in (("jan 1.csv", rows[::2]), ("feb.csv", rows[1::2])):
+        (tmp_path / name).write_text("\n".join(some) + "\n")
+    words = ["--columns", "who,what,n", "--user-column", "who", "--item-column", "what", "--no-values"]
+    status, out, err = run("tune", "jan 1.csv", "feb.csv", *words, "--out", "best.json", *QUICK)
+    assert status == 0, err
+    _, command, *following = shlex.split(out.splitlines()[-1].removeprefix("next: "))
+    assert run(command, *following, "--quiet")[0] == 0
+    assert WALS.load("model").fitted.seen.nnz == len(rows) and set(WALS.load("model").fitted.seen.data) == {1}
 
 
 def test_json_table_and_pictures(run, plays, tmp_path):

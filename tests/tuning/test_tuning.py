@@ -14,7 +14,8 @@ from scipy.sparse import csr_matrix
 from wals_gpu import WALS, DataError, ModelFitError, ParameterWarning, as_interactions
 from wals_gpu.evaluation import random_holdout, temporal_split
 from wals_gpu.priors import LinearPrior
-from wals_gpu.tuning.problem import Parts, Problem
+from wals_gpu.tuning.problem import Outcome, Parts, Problem
+from wals_gpu.tuning.search import Finished, _exponents
 from wals_gpu.tuning.space import Parameter, make_space
 
 optuna = pytest.importorskip("optuna")
@@ -125,6 +126,28 @@ def test_the_storage_of_another_search_is_refused(likes, tmp_path):
             WALS.tune(likes, None, trials=1, **(where | change))
     with pytest.raises(ValueError, match="search with other data"):
         WALS.tune(likes[:200], None, trials=1, space=SMALL, **where)
+
+
+def test_any_name_of_a_storage_is_that_of_its_file(likes, tmp_path):
+    name = "one two?three%25.db"
+    WALS.tune(likes, None, trials=1, storage=tmp_path / name, space=SMALL, num_threads=1, test=0, refit=False)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_no_message_has_the_password_of_a_storage(likes, monkeypatch):
+    monkeypatch.setattr("wals_gpu.tuning.search.time.sleep", lambda seconds: None)
+    with pytest.raises(ValueError, match=r"storage cannot be mysql://me:\*\*\*@127.0.0.1:1/trials: ") as caught:
+        WALS.tune(likes, None, trials=1, storage="mysql://me:se@cret@127.0.0.1:1/trials")
+    assert "cret" not in str(caught.value)
+
+
+def test_exponents_do_not_leave_their_range():
+    trials = [
+        Finished(number, {"factors": 4}, Outcome(0.5, exponent, 3, 0.5, (0.5,), True, 1.0))
+        for number, exponent in enumerate((0.98, 1.0, 0.97))
+    ]
+    assert _exponents(trials) == [0.95, 1.0, 1.0, 1.0]
+    assert _exponents(trials[:2]) is None
 
 
 def test_a_storage_that_is_none(likes, tmp_path):
@@ -283,7 +306,7 @@ def test_what_is_saved_makes_the_same_model(tuning, likes, tmp_path):
     model = WALS.from_config(path).fit(likes)
     assert np.array_equal(model.item_factors, tuning.model.item_factors)
     assert "num_threads" not in json.loads(path.read_text())  # of this machine
-    assert tuning.command("plays.csv", path).startswith("wals-gpu fit plays.csv --settings ")
+    assert tuning.command("my plays.csv", path).startswith("wals-gpu fit 'my plays.csv' --settings ")
     with pytest.raises(OSError):
         tuning.save(tmp_path / "none" / "best.json")
     assert [p.name for p in tmp_path.iterdir()] == ["best.json"]

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from wals_gpu.checks import integer, number
+from wals_gpu.checks import integer, number, seed
 
 SHARE = {"positive": True, "below": 1}
 RELAXATION = {"low": 1, "below": 2}
@@ -52,3 +52,11 @@ def test_integer():
     for value in [None, "1", True, 1.0, np.float32(1)]:
         with pytest.raises(TypeError, match=f"^{re.escape(f'n must be an integer >= 0, got {value!r}')}$"):
             integer("n", value, 0)
+
+
+def test_seed():
+    generator = np.random.default_rng(0)
+    assert (seed("s", np.int64(7)), seed("s", None), seed("s", generator)) == (7, None, generator)
+    for value, error in ((-1, ValueError), ("x", TypeError), (True, TypeError), (1.5, TypeError)):
+        with pytest.raises(error, match=f"^s must be an integer >= 0, got {value!r}$"):
+            seed("s", value)

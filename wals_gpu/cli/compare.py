@@ -81,6 +81,12 @@ def run(args: argparse.Namespace) -> None:
     titles = read_titles(args)
     models = {name: load_model(args, path) for name, path in _names(args.models).items()}
     known = _known(models)
+    if known.user_ids is None or known.item_ids is None:
+        raise ValueError(
+            f"MODELs must have the ids that --data is read by: {', '.join(models)} "
+            f"{'was' if len(models) == 1 else 'were'} fitted on a matrix, whose rows and columns have numbers only; "
+            "wals_gpu.evaluation.evaluate compares such models on a matrix"
+        )
     options = reading_options(args)
     del options["dtype"], options["warn_ratings"]
     first = next(iter(models.values()))
@@ -105,13 +111,16 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _names(paths: list[Path]) -> dict[str, Path]:
-    """Models by the name of their folder, by their whole path where that is not one of its own."""
-    last = [path.resolve().name for path in paths]
+    """Models by the name of their folder, after those of as many folders around it as tell them apart."""
+    real = [path.resolve() for path in paths]
     found: dict[str, Path] = {}
-    for path, name in zip(paths, last, strict=True):
-        name = name if last.count(name) == 1 and name != "popularity" else str(path)
-        if name in found:
+    for path, own in zip(paths, real, strict=True):
+        if real.count(own) > 1:
             raise ValueError(f"MODEL {path} is there twice")
+        for n in range(1, len(own.parts) + 1):
+            name = str(Path(*own.parts[-n:]))
+            if name != "popularity" and sum(one.parts[-n:] == own.parts[-n:] for one in real) == 1:
+                break
         found[name] = path
     return found
 

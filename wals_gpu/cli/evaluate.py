@@ -147,8 +147,9 @@ def run(args: argparse.Namespace) -> None:
         made |= {name.replace("_", " "): _shown(value) for name, value in given_reranking(args).items()}
         with writing_html(args.html):
             write_report(
-                args.html, report, model=model, train=train, test=test, fold_in=fold_in, options=more, data=data,
-                titles=titles, settings=made | {"fitted in": f"{seconds:.1f} s"}, random_state=args.seed,
+                args.html, report, model=model, train=train, test=test, fold_in=fold_in, options=more,
+                candidates=options.get("candidates"), data=data, titles=titles,
+                settings=made | {"fitted in": f"{seconds:.1f} s"}, random_state=args.seed,
                 title=f"Ranking report: {', '.join(Path(one).name for one in args.interactions)}",
             )  # fmt: skip
 

@@ -14,7 +14,16 @@ from wals_gpu.data.interactions import Interactions, read_interactions
 from wals_gpu.data.titles import Titles
 from wals_gpu.model.wals import WALS
 
-__all__ = ["check_model", "load_model", "new_model", "read_data", "read_titles", "reading_options", "refuse_model"]
+__all__ = [
+    "check_model",
+    "load_model",
+    "new_model",
+    "read_data",
+    "read_titles",
+    "reading_options",
+    "refuse_model",
+    "words_of_reading",
+]
 
 #: Arguments of as_interactions and the options of the command line that are passed on to them.
 _OPTIONS = (
@@ -55,6 +64,16 @@ def reading_options(args: argparse.Namespace, **options: Any) -> dict[str, Any]:
     if given.get("time_column") is None and "time" not in given.get("columns", ()) and "half_life" in given:
         raise ValueError("--half-life needs --time-column: how old each interaction is")
     return given
+
+
+def words_of_reading(args: argparse.Namespace) -> list[str]:
+    """The options that say how interactions are read, as they may be typed for another command."""
+    words = ["--no-values"] if args.no_values else []
+    for name in _OPTIONS:
+        value = getattr(args, name)
+        if value is not None:
+            words += [args.parser.name_of(name), ",".join(value) if name == "columns" else str(value)]
+    return words
 
 
 def refuse_model(path: Any, wanted: str) -> None:

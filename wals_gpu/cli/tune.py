@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from wals_gpu.cli.evaluate import check_html, writing_html
-from wals_gpu.cli.inputs import read_data
+from wals_gpu.cli.inputs import read_data, words_of_reading
 from wals_gpu.cli.options import add_computation, add_data, add_html, add_model, check_device, number, positive
 from wals_gpu.cli.output import print_json, say, size_of
 from wals_gpu.cli.parser import Commands, add_command
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(tuning.to_dict())
     else:
         print(f"{size_of(data)}; {len(tuning.trials)} trials in {tuning.seconds:.0f} s\n\n{tuning}\n\nsaved {args.out}")
-        print(f"next: {tuning.command(' '.join(args.interactions), args.out)}")
+        print(f"next: {tuning.command([*args.interactions, *words_of_reading(args)], args.out)}")
     if args.html is not None:
         from wals_gpu.report import write_report
 

@@ -33,9 +33,9 @@ class WALSModelConfig(ModelConfig):  # type: ignore[misc]
 class WALSModel(ModelBase[WALSModelConfig]):  # type: ignore[misc]
     """:class:`wals_gpu.WALS` for RecTools.
 
-    Users of the dataset's interactions ("hot" ones) get lists by their factors; where the dataset is not the one of the
-    fit, by factors that are folded in from what they have in it. Users without interactions, with features or not, get
-    what is popular. Features are not used.
+    Users of the dataset's interactions ("hot" ones) get lists by their factors; where the dataset has other users than
+    that of the fit, or in another order, all of them by factors that are folded in from what they have in it. Users
+    without interactions, with features or not, get what is popular. Features are not used.
 
     Parameters
     ----------

@@ -56,7 +56,9 @@ class UsersHere:
         return np.partition(values, len(values) - k)[len(values) - k]
 
 
-def drawn_here(everyone: AllUsers, n: int, size: int, random_state: int | np.random.Generator) -> NDArray[np.int64]:
+def drawn_here(
+    everyone: AllUsers, n: int, size: int, random_state: int | np.random.Generator | None
+) -> NDArray[np.int64]:
     """Which of n things here are among `size` that are drawn from those of everywhere, without replacement.
 
     Returns

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import integer
+from wals_gpu.checks import integer, seed
 from wals_gpu.data.ids import Ids, row_numbers
 from wals_gpu.data.tables import format_table, html_table
 from wals_gpu.errors import DataError
@@ -136,6 +136,7 @@ def churn(
             raise TypeError(f"{name} must be a model that knows its users, such as a WALS; {model!r:.60} is to be told")
     if sample is not None:
         sample = integer("sample", sample, 1)
+    random_state = seed("random_state", random_state)
     rows = everyone.alone(lambda: _rows_of_both(old, new, users))
     n = everyone.place(len(rows[0]))[1]
     if not n:

@@ -153,7 +153,7 @@ def differences_of(
     confidence: float,
     n_resamples: int,
     n_permutations: int,
-    random_state: int | np.random.Generator,
+    random_state: int | np.random.Generator | None,
 ) -> Differences:
     """All pairs of models, metric by metric.
 

@@ -85,6 +85,8 @@ class Entrant:
             for what, given in (("fold_in", task.fold_in), ("candidates", task.candidates)):
                 if given is not None:
                     raise ValueError(f"{what} cannot be used with model {name!r}: RecTools has no way to ask for it")
+            if task.filter_seen:
+                self._check_viewed()
             return
         self._is_alike = is_numbered_alike(model, task.user_ids if task.fold_in is None else None, task.item_ids)
         history = getattr(getattr(model, "fitted", None), "seen", None)
@@ -117,10 +119,23 @@ class Entrant:
         test = self._task.test.tocoo()
         rows, columns = self._users[test.row], self._items[test.col]
         there = (rows >= 0) & (columns >= 0)
-        if both := int(contains(entry_keys(history), rows[there] * history.shape[1] + columns[there]).sum()):
+        self._refuse(contains(entry_keys(history), rows[there] * history.shape[1] + columns[there]))
+
+    def _check_viewed(self) -> None:
+        """The same of a model of RecTools, by what its dataset has."""
+        task, dataset = self._task, self.model.dataset
+        n_users, n_items = task.test.shape
+        viewed = dataset.get_user_item_matrix(include_weights=False).tocoo()
+        rows = _places_of(dataset.user_id_map.external_ids, task.user_ids, n_users)[viewed.row]
+        columns = _places_of(dataset.item_id_map.external_ids, task.item_ids, n_items)[viewed.col]
+        there = (rows >= 0) & (columns >= 0)
+        self._refuse(contains(entry_keys(task.test), rows[there] * n_items + columns[there]))
+
+    def _refuse(self, is_known: NDArray[np.bool_]) -> None:
+        if both := int(is_known.sum()):
             raise ValueError(
-                f"model {self.name!r} was fitted on {both} of the {test.nnz} test entries: it would never recommend "
-                "them, as the users have them already; test on what no model has seen"
+                f"model {self.name!r} was fitted on {both} of the {self._task.test.nnz} test entries: it would never "
+                "recommend them, as the users have them already; test on what no model has seen"
             )
 
     def lists(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -176,6 +191,8 @@ class Entrant:
         options = task.options_of(self.model)
         known = np.ones(len(rows), dtype=bool)
         if task.fold_in is not None:
+            if task.candidates is not None:
+                options["allow"] = task.candidates[rows]
             found = self.model.recommend_for(task.fold_in[rows], k, filter_seen=task.filter_seen, **options)
         else:
             takes = parameters_of(self.model.recommend)
@@ -221,11 +238,7 @@ class Entrant:
         ids = self.model.recommend(users, task.length, filter_seen=task.filter_seen)
         is_none = ids == np.array(None)
         columns = np.full(ids.shape, -1, dtype=np.int64)
-        if task.item_ids is None:
-            n_items = task.train.shape[1]
-            columns[~is_none] = [item if 0 <= item < n_items else -1 for item in ids[~is_none].tolist()]
-        else:
-            columns[~is_none] = task.item_ids.find(ids[~is_none])
+        columns[~is_none] = _places_of(ids[~is_none], task.item_ids, task.train.shape[1])
         self.strange_items += int(((columns < 0) & ~is_none).sum())
         return columns
 
@@ -251,6 +264,13 @@ class Entrant:
                 "these are misses"
             )
         return "; ".join(said) or None
+
+
+def _places_of(names: NDArray[Any], ids: Ids | None, n: int) -> NDArray[np.int64]:
+    """Numbers (m,) of users or items of the task, by what RecTools calls them; -1 where it has none such."""
+    if ids is None:
+        return np.array([name if 0 <= name < n else -1 for name in names.tolist()], dtype=np.int64)
+    return np.asarray(ids.find(names), dtype=np.int64)
 
 
 def _same_entries(one: Any, other: csr_matrix) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -14,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import integer, number, warn
+from wals_gpu.checks import integer, number, seed, warn
 from wals_gpu.data.tables import as_output, format_table, html_table
 from wals_gpu.evaluation.comparison import Difference, Differences, differences_of
 from wals_gpu.evaluation.entrants import Entrant, named_models
@@ -114,7 +115,7 @@ class EvaluationReport:
     confidence: float = 0.95
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the per-user values, as plain Python numbers for JSON."""
+        """Everything but the per-user values, as plain Python numbers for JSON; None for gini@k without any list."""
         return {
             "users": int(self.users.size),
             "users_left_out": self.users_left_out,
@@ -244,7 +245,10 @@ class Comparison(EvaluationReport):
 
 def _plain_results(results: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
     return {
-        name: {metric: {"value": e.value, "low": e.low, "high": e.high} for metric, e in metrics.items()}
+        name: {
+            metric: {"value": None if math.isnan(e.value) else e.value, "low": e.low, "high": e.high}
+            for metric, e in metrics.items()
+        }
         for name, metrics in results.items()
     }
 
@@ -349,7 +353,7 @@ def evaluate(
         If ids are unknown or of another kind than those of the model.
     ValueError
         If shapes do not fit, no user has a test item, or (with ``filter_seen``) test items are among the seen ones,
-        where no model could find them; a model of several was fitted on test entries; or there is none.
+        where no model could find them; a model was fitted on test entries; or there is none.
     TypeError
         If ``test`` is a table and nobody has ids to read it with; no model takes ``cold_users``, or one of the
         ``options``; or one of RecTools has no dataset.
@@ -371,7 +375,7 @@ def evaluate(
         for name, relevant in relevant_by_cohort.items()
     }
     confidence = number("confidence", confidence, positive=True, below=1)
-    resamples = _Resamples(confidence, integer("n_resamples", n_resamples, 0), random_state)
+    resamples = _Resamples(confidence, integer("n_resamples", n_resamples, 0), seed("random_state", random_state))
     n_permutations = integer("n_permutations", n_permutations, 0)
     batch_size = users_at_once(task.length, integer("batch_size", batch_size, 1))
     left_out = task.test.shape[0] - task.users.size
@@ -391,6 +395,8 @@ def evaluate(
     popular = Popularity(task.train)
     entrants = [Entrant(name, one, task) for name, one in (several or {}).items()]
     askers: dict[str, Callable[[NDArray[np.int64]], NDArray[np.int64]]]
+    if several is None:
+        Entrant(_name_of(model), model, task)  # which is refused where it was fitted on what is to be found
     if entrants:
         askers = {entrant.name: entrant.lists for entrant in entrants}
     else:
@@ -543,7 +549,7 @@ class _Resamples(NamedTuple):
 
     confidence: float
     n_resamples: int
-    random_state: int | np.random.Generator
+    random_state: int | np.random.Generator | None
 
     def estimates(self, table: dict[str, NDArray[np.float64]]) -> dict[str, Estimate]:
         if not self.n_resamples:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wals_gpu.checks import integer, number
+from wals_gpu.checks import integer, number, seed
 
 __all__ = ["Estimate", "bootstrap_interval", "holm", "interval_of", "paired_p_values", "resampled_means"]
 
@@ -79,7 +79,7 @@ def bootstrap_interval(
     confidence = number("confidence", confidence, positive=True, below=1)
     n_resamples = integer("n_resamples", n_resamples, 1)
     table = values.reshape(values.shape[0], -1)
-    means = resampled_means(table, n_resamples, np.random.default_rng(random_state))
+    means = resampled_means(table, n_resamples, np.random.default_rng(seed("random_state", random_state)))
     low, high = interval_of(means, confidence)
     estimates = [Estimate(*map(float, numbers)) for numbers in zip(table.mean(axis=0), low, high, strict=True)]
     return estimates if values.ndim == 2 else estimates[0]

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import integer, number
+from wals_gpu.checks import integer, number, seed
 from wals_gpu.data.csr import entry_rows, select
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions
@@ -102,7 +102,7 @@ def random_holdout(
     whole = _Whole.open("matrix", matrix, columns)
     fraction = number("fraction", fraction, positive=True, below=1)
     n_entries = whole.matrix.nnz
-    draws = np.random.default_rng(random_state).random(n_entries)
+    draws = np.random.default_rng(seed("random_state", random_state)).random(n_entries)
     if per_user:
         held_out = _per_row_holdout(whole.matrix, draws, fraction)
     else:
@@ -146,7 +146,7 @@ def leave_one_out(
     whole = _Whole.open("matrix", matrix, columns)
     key = whole.times(timestamps)
     if key is None:
-        key = np.random.default_rng(random_state).random(whole.matrix.nnz)
+        key = np.random.default_rng(seed("random_state", random_state)).random(whole.matrix.nnz)
     return whole.divide(_last_of_each_row(whole.matrix, key, 1))
 
 
@@ -217,7 +217,7 @@ def sample_negatives(train: Any, test: Any, n: int = 99, random_state: int | np.
     if train.shape != test.shape:
         raise ValueError(f"train and test must have one shape, got {train.shape} and {test.shape}")
     n_users, n_items = test.shape
-    rng = np.random.default_rng(random_state)
+    rng = np.random.default_rng(seed("random_state", random_state))
     rows = []
     for user in range(n_users):
         tested = test.indices[test.indptr[user] : test.indptr[user + 1]]
@@ -446,7 +446,7 @@ def cold_items_split(
     matrix = whole.matrix
     fraction = number("fraction", fraction, positive=True, below=1)
     items = np.flatnonzero(np.bincount(matrix.indices, minlength=matrix.shape[1]))
-    draws = np.random.default_rng(random_state).random(items.size)
+    draws = np.random.default_rng(seed("random_state", random_state)).random(items.size)
     count = round(fraction * items.size)
     if not 0 < count < items.size:
         raise ValueError(f"fraction={fraction} of {items.size} items with entries leaves none on one of the two sides")
@@ -503,7 +503,7 @@ def strong_generalisation_split(
         raise ValueError(
             f"heldout must leave users on both sides: {heldout!r} of {users.size} users with entries given"
         )
-    rng = np.random.default_rng(random_state)
+    rng = np.random.default_rng(seed("random_state", random_state))
     heldout_users = np.sort(users[np.argsort(rng.random(users.size), kind="stable")[:count]])
     is_train = np.ones(matrix.shape[0], dtype=bool)
     is_train[heldout_users] = False

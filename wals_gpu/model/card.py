@@ -53,14 +53,29 @@ class Measured:
         if isinstance(metrics, Measured):
             return metrics
         if isinstance(metrics, EvaluationReport):
-            first = next(iter(metrics.results))  # the model's; popularity is second
-            return cls(dict(metrics.results[first]), metrics.notes[0] if metrics.notes else "")
+            return cls._of_report(metrics)
         if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
             raise TypeError(
                 "metrics must be what evaluate gave, or a mapping of names to numbers such as {'ndcg@20': 0.31}, got "
                 f"{metrics!r:.60}"
             )
         return cls({name: _estimate(f"metrics[{name!r}]", value) for name, value in metrics.items()})
+
+    @classmethod
+    def _of_report(cls, report: EvaluationReport) -> Measured:
+        models = [name for name in report.results if name != "popularity"] or list(report.results)
+        if len(models) > 1:
+            raise ValueError(
+                f"metrics must be of the model that is saved, got those of {', '.join(map(repr, models))}: give "
+                f"report.results[{models[0]!r}], if it is that one"
+            )
+        # The page speaks of 95 %; gini of no list at all is no number
+        values = {
+            name: one if report.confidence == 0.95 else Estimate(one.value, None, None)
+            for name, one in report.results[models[0]].items()
+            if math.isfinite(one.value)
+        }
+        return cls(values, report.notes[0] if report.notes else "")
 
     def to_json(self) -> dict[str, Any]:
         """What :meth:`from_json` takes."""

@@ -125,7 +125,7 @@ class _Answers(_WithTitles):
         ----------
         titles : optional
             Titles of the items, for a column ``title``: a mapping of id to title, a table, or the path of a Parquet or
-            CSV file. Default: those that the question was query with.
+            CSV file. Default: those that the question was asked with.
         title_column : str, optional
             Of a table of titles. Default: the one named like ``title`` or ``name``.
 
@@ -191,7 +191,7 @@ class Recommendations(_Answers, tuple[NDArray[Any], NDArray[np.floating]]):
     ids : (k,) for one user, (B, k) for several
         Item ids, or column numbers; None, or -1, where no item was left.
     scores : same shape
-        Falling; -inf where no item was left.
+        Falling, but where lists were re-ranked; -inf where no item was left.
     users : id, or (B,) array of ids
         Whom each row is for: ids or row numbers (for :meth:`WALS.similar_items`, the items).
     source : str, or (B,) array of str

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 from wals_gpu.backends.devices import limits, make_backend
 from wals_gpu.backends.session import Backend
 from wals_gpu.backends.solve import SolveOptions
-from wals_gpu.checks import integer, number
+from wals_gpu.checks import integer, number, seed
 from wals_gpu.objective.bound import Objective
 from wals_gpu.objective.options import ObjectiveOptions
 from wals_gpu.objective.presets import PRESETS, make_objective
@@ -61,9 +61,7 @@ def _dtype(value: Any) -> np.dtype:
 
 
 def _random_state(value: Any) -> int | np.random.Generator | None:
-    if value is None or isinstance(value, np.random.Generator):
-        return value
-    return integer("random_state", value, 0)
+    return seed("random_state", value)
 
 
 def _compute_loss(value: Any) -> bool:

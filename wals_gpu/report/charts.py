@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wals_gpu.report.html import Content, Element, clipped, foreign, h, table
+from wals_gpu.report.html import Content, Element, brief, foreign, h, table
 from wals_gpu.report.style import SERIES
 
 __all__ = ["Series", "chart", "columns_chart", "interval_mark", "key", "mark", "short", "stacked", "thinned"]
@@ -103,9 +103,7 @@ def mark(style: int, x: float, y: float, size: float = 4.6) -> Element:
 
 def key(names: Sequence[tuple[str, int]], *, lines: bool = False) -> Element:
     """What the shapes and colours are; `lines`: of curves."""
-    return h(
-        "ul", [h("li", sample(style, line=lines), foreign(clipped(name, 40))) for name, style in names], class_="key"
-    )
+    return h("ul", [h("li", sample(style, line=lines), foreign(brief(name))) for name, style in names], class_="key")
 
 
 def sample(style: int, *, line: bool = False) -> Element:
@@ -218,7 +216,6 @@ def chart(
     y_label: str,
     *,
     x_log: bool = False,
-    y_log: bool = False,
     from_zero: bool = False,
     x_texts: dict[float, str] | None = None,
     rule: float | None = None,
@@ -234,7 +231,7 @@ def chart(
         What it shows, and what there is to see.
     series : sequence of Series
     x_label, y_label : str
-    x_log, y_log : bool
+    x_log : bool, default False
     from_zero : bool, default False
         Whether the y axis has 0.
     x_texts : dict of float to str, optional
@@ -248,7 +245,7 @@ def chart(
     if floor is not None:
         ys = [np.maximum(np.asarray(one, dtype=np.float64), floor) for one in ys]
     x = _axis([s.x for s in series], x_log, _LEFT, WIDTH - _RIGHT, from_zero=False)
-    y = _axis(ys, y_log, HEIGHT - _BOTTOM, _TOP, from_zero=from_zero)
+    y = _axis(ys, False, HEIGHT - _BOTTOM, _TOP, from_zero=from_zero)
     parts = _frame(x, y, x_label, y_label, x_texts)
     if rule is not None:
         parts.append(h("path", d=f"M{_n(float(x.at(rule)))} {_TOP}V{HEIGHT - _BOTTOM}", class_="rule"))
@@ -256,7 +253,7 @@ def chart(
         parts += _drawn(one, x, y)
     several = [(s.name, s.style) for s in series]
     legend = key(several, lines=True) if len(several) > 1 else None
-    header: list[Content] = [x_label, *(foreign(clipped(s.name, 40)) for s in series)]
+    header: list[Content] = [x_label, *(foreign(brief(s.name)) for s in series)]
     return _figure(slug, title, description, parts, legend, header, _numbers(series, x_texts))
 
 

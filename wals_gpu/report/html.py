@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-__all__ = ["Content", "Element", "clean", "clipped", "foreign", "h", "table", "write_html"]
+__all__ = ["Content", "Element", "brief", "clean", "clipped", "foreign", "h", "table", "write_html"]
 
 Content: TypeAlias = "Element | str | int | float | Iterable[Content] | None"
 
@@ -26,6 +26,12 @@ def clean(text: str) -> str:
 def clipped(text: str, longest: int = _LONGEST) -> str:
     """The beginning of a text that is longer."""
     return text if len(text) <= longest else text[: longest - 1] + "\u2026"
+
+
+def brief(name: str, longest: int = 40) -> str:
+    """A name of a model without its middle, where it is longer: paths and settings differ at their ends, too."""
+    end = longest // 2
+    return name if len(name) <= longest else f"{name[: longest - end - 1]}\u2026{name[-end:]}"
 
 
 def h(tag: str, *content: Content, **attributes: Any) -> Element:
@@ -71,10 +77,8 @@ def foreign(text: object) -> Element:
     return h("bdi", clipped(" ".join(str(text).split())), dir="auto")
 
 
-def table(
-    caption: str, header: Sequence[Content], rows: Iterable[Sequence[Content]], *, wide: bool = True, class_: str = ""
-) -> Element:
-    """A table with a caption, whose rows begin with what they are about; it can be scrolled by keyboard.
+def table(caption: str, header: Sequence[Content], rows: Iterable[Sequence[Content]]) -> Element:
+    """A table with a caption, whose rows begin with what they are about; where it is wide, it scrolls, by keyboard too.
 
     Parameters
     ----------
@@ -82,9 +86,6 @@ def table(
     header : sequence of content
     rows : iterable of sequences of content
         Cells that are numbers, or texts that begin with one, are set right.
-    wide : bool, default True
-        Whether it may be wider than a phone, and scrolls then.
-    class_ : str
     """
 
     def cell(content: Content, column: int) -> Element:
@@ -101,10 +102,7 @@ def table(
         h("caption", caption),
         h("thead", h("tr", *head)),
         h("tbody", [h("tr", *line) for line in lines]),
-        class_=class_ or None,
     )
-    if not wide:
-        return body
     return h("div", body, class_="scroll", role="region", aria_label=caption, tabindex="0")
 
 

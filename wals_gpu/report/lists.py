@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wals_gpu.data.csr import contains, entry_keys
 from wals_gpu.data.ids import Ids, plain
 from wals_gpu.data.titles import Titles
-from wals_gpu.evaluation.entrants import Entrant, named_models
+from wals_gpu.evaluation.entrants import Answers, Entrant, named_models
 from wals_gpu.evaluation.recommenders import ids_of
 from wals_gpu.evaluation.task import Task
 
@@ -70,7 +70,19 @@ class Example:
     items: list[Recommended]
 
 
-def examples(task: Task, model: Any, named: Named, n: int, k: int = 6) -> list[Example]:
+def _first_of_lists(task: Task, model: Any, rows: NDArray[np.int64], k: int, longest: int) -> Answers | None:
+    """The first k items of lists as they were measured: those of re-ranking depend on how long the whole list is.
+
+    None where the model cannot be asked in this way: somebody's own, of another kind, is measured all the same.
+    """
+    try:
+        found = Entrant("model", model, task).answers(rows, min(max(k, longest), task.train.shape[1]))
+    except (AttributeError, TypeError, ValueError, LookupError):
+        return None
+    return Answers(found.columns[:, :k], found.scores[:, :k], found.sources)
+
+
+def examples(task: Task, model: Any, named: Named, n: int, k: int = 6, longest: int = 0) -> list[Example]:
     """Lists of users of little, middling and much activity, the same each time.
 
     Parameters
@@ -81,7 +93,9 @@ def examples(task: Task, model: Any, named: Named, n: int, k: int = 6) -> list[E
     n : int
         Users.
     k : int, default 6
-        Items of a list.
+        Items of a list that are shown.
+    longest : int, default 0
+        How many it has, where these are more.
 
     Returns
     -------
@@ -96,15 +110,10 @@ def examples(task: Task, model: Any, named: Named, n: int, k: int = 6) -> list[E
         return []
     order = rows[np.argsort(np.diff(task.known.indptr)[rows], kind="stable")]
     places = np.unique(np.round((len(order) - 1) * np.linspace(0.15, 0.97, n)).astype(np.int64))
-    try:
-        columns, scores, sources = Entrant("model", model, task).answers(order[places], min(k, task.train.shape[1]))
-    except (
-        AttributeError,
-        TypeError,
-        ValueError,
-        LookupError,
-    ):  # somebody's own, of another kind: it was measured all the same
+    answers = _first_of_lists(task, model, order[places], k, longest)
+    if answers is None:
         return []
+    columns, scores, sources = answers
     found = []
     for at, row in enumerate(order[places].tolist()):
         have = task.known.indices[task.known.indptr[row] : task.known.indptr[row + 1]]
@@ -157,7 +166,7 @@ class Bin:
     high: float
 
 
-def calibration(task: Task, model: Any, k: int, seed: int) -> list[Bin]:
+def calibration(task: Task, model: Any, k: int, seed: int, longest: int = 0) -> list[Bin]:
     """Whether higher scores are more often right: recommended items in groups of as many, by score.
 
     Parameters
@@ -165,9 +174,11 @@ def calibration(task: Task, model: Any, k: int, seed: int) -> list[Bin]:
     task : Task
     model : Recommender
     k : int
-        Items of each list.
+        Items of each list that are looked at.
     seed : int
         Of the draw of users, where there are more than 2,000.
+    longest : int, default 0
+        How many a list has, where these are more.
 
     Returns
     -------
@@ -179,10 +190,10 @@ def calibration(task: Task, model: Any, k: int, seed: int) -> list[Bin]:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _USERS, replace=False))
     if not len(rows):
         return []
-    try:
-        columns, scores, sources = Entrant("model", model, task).answers(rows, min(k, task.train.shape[1]))
-    except (AttributeError, TypeError, ValueError, LookupError):
+    answers = _first_of_lists(task, model, rows, k, longest)
+    if answers is None:
         return []
+    columns, scores, sources = answers
     there = (columns >= 0) & np.isfinite(scores)
     if sources is not None:
         there &= (sources == "model")[:, None]
@@ -202,8 +213,19 @@ def calibration(task: Task, model: Any, k: int, seed: int) -> list[Bin]:
 
 
 def by_name(model: Any, names: Mapping[str, Any]) -> dict[str, Any]:
-    """Models by the names that they have in an evaluation."""
+    """Models by the names that they have in an evaluation.
+
+    Raises
+    ------
+    ValueError
+        The evaluation is of several, and nothing says which of these it is.
+    """
     if isinstance(model, Mapping):
         return named_models(model, baseline=False)
+    several = [name for name in names if name != "popularity"]
+    if len(several) > 1:
+        raise ValueError(
+            f"model must be a dict of models by name, as evaluation is of several: {', '.join(map(repr, several))}"
+        )
     name = next(iter(names), type(model).__name__.lower())
     return {name: model}

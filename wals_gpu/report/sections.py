@@ -13,10 +13,11 @@ from wals_gpu.evaluation.comparison import Difference, Differences, in_words
 from wals_gpu.evaluation.report import Cohort, EvaluationReport
 from wals_gpu.evaluation.resampling import Estimate
 from wals_gpu.report.charts import Series, chart, columns_chart, interval_mark, sample, short, stacked
-from wals_gpu.report.html import Content, Element, clipped, foreign, h, table
+from wals_gpu.report.html import Content, Element, brief, clipped, foreign, h, table
 from wals_gpu.report.lists import Bin, Example
 from wals_gpu.report.statistics import DataStatistics, TestStatistics, concentration
 from wals_gpu.tuning.result import Tuning
+from wals_gpu.tuning.search import best_of
 
 __all__ = [
     "answer",
@@ -54,7 +55,7 @@ def _interval(estimate: Estimate | Difference, digits: int = 4) -> str:
 
 
 def _name(name: str, style: int) -> Element:
-    return h("span", sample(style), " ", h("bdi", clipped(name, 40), dir="auto"), class_="name")
+    return h("span", sample(style), " ", h("bdi", brief(name), dir="auto"), class_="name")
 
 
 def styles_of(names: Iterable[str]) -> dict[str, int]:
@@ -99,7 +100,7 @@ def answer(report: EvaluationReport, differences: Differences, metric: str) -> t
     models = [name for name in means if name != "popularity"] or list(means)
     best = max(models, key=lambda name: means[name])
     users = f"{len(report.users):,} users"
-    shown = {name: clipped(name, 40) for name in means}
+    shown = {name: brief(name) for name in means}
     more = []
     others = [name for name in models if name != best]
     by_pair = {(one.first, one.second): one for one in differences if one.metric == metric}
@@ -192,7 +193,7 @@ def metrics_section(report: EvaluationReport, metric: str) -> Element:
     every: list[list[Content]] = [
         [name, *(_cell(values[name]) for values in report.results.values())] for name in first
     ]
-    seconds = ", ".join(f"{clipped(name, 40)} {one:.2f} s" for name, one in report.seconds.items())
+    seconds = ", ".join(f"{brief(name)} {one:.2f} s" for name, one in report.seconds.items())
     return _section(
         "metrics",
         "What was found of the hidden items",
@@ -300,7 +301,7 @@ def differences_section(report: EvaluationReport, differences: Differences) -> E
 
 
 def _pair(one: Difference) -> list[Content]:
-    return [foreign(clipped(one.first, 28)), " \u2212 ", foreign(clipped(one.second, 28))]
+    return [foreign(brief(one.first, 28)), " \u2212 ", foreign(brief(one.second, 28))]
 
 
 def _verdict(one: Difference) -> Element:
@@ -436,7 +437,7 @@ def _popularity_groups(
     for name in ["items", *counts]:
         text: Content = "items of the catalogue" if name == "items" else name
         if name in report.recommended:
-            text = h("span", "recommended by ", h("bdi", clipped(name, 40), dir="auto"))
+            text = h("span", "recommended by ", h("bdi", brief(name), dir="auto"))
         rows.append([text, *(_percent(share) for share in shares[name]), stacked(shares[name])])
     shown = table(
         "Where recommendations fall",
@@ -470,17 +471,16 @@ def sample_square(part: int) -> Element:
 
 def calibration_section(bins: Mapping[str, Sequence[Bin]], k: int) -> Element | None:
     """Whether higher scores are more often right."""
-    bins = {name: found for name, found in bins.items() if found}
-    if not bins:
-        return None
     figures = []
-    for number, (name, found) in enumerate(bins.items()):
+    for number, (name, found) in enumerate(bins.items()):  # colours are those of all models
+        if not found:
+            continue
         rising = all(a.share <= b.share for a, b in pairwise(found))
         words = "rises with the score throughout" if rising else "does not rise with the score everywhere"
         figures.append(
             chart(
                 f"calibration-{number}",
-                f"Hits by score: {clipped(name, 40)}",
+                f"Hits by score: {brief(name)}",
                 f"Of the recommended items (first {k} places) in ten groups by score, the share that "
                 f"was hidden, with 95\u00a0% "
                 f"intervals. It goes from {_percent(found[0].share)} to {_percent(found[-1].share)}, and {words}.",
@@ -500,6 +500,8 @@ def calibration_section(bins: Mapping[str, Sequence[Bin]], k: int) -> Element | 
                 from_zero=True,
             )
         )
+    if not figures:
+        return None
     return _section(
         "calibration",
         "What scores mean",
@@ -550,7 +552,7 @@ def examples_section(examples: Mapping[str, Sequence[Example]]) -> Element | Non
                 )
             source = "" if example.source == "model" else f" (list from: {example.source})"
             shown = table(
-                f"What {clipped(model, 40)} recommends to {clipped(example.user, 40)}",
+                f"What {brief(model)} recommends to {clipped(example.user, 40)}",
                 ["#", "item", "score", "was hidden"],
                 rows,
             )
@@ -561,7 +563,7 @@ def examples_section(examples: Mapping[str, Sequence[Example]]) -> Element | Non
                         "h3",
                         "User ",
                         foreign(example.user),
-                        h("small", f" {clipped(model, 40)}{source}", class_="soft"),
+                        h("small", f" {brief(model)}{source}", class_="soft"),
                     ),
                     h(
                         "p",
@@ -610,11 +612,11 @@ def training_section(histories: Mapping[str, Any]) -> Element | None:
             best = getattr(model, "best_iteration_", None) if len(histories) == 1 else None
     figures = []
     for number, one in enumerate(losses):  # one each: objectives have scales of their own
-        of = f" of {clipped(one.name, 40)}" if len(losses) > 1 else ""
+        of = f" of {brief(one.name)}" if len(losses) > 1 else ""
         text = f"The objective over all pairs; it ends at {short(np.asarray(one.y)[-1], 4)}."
         figures.append(chart(f"loss-{number}", f"Loss{of} by iteration", text, [one], "iteration", "loss"))
     if measured:
-        ends = ", ".join(f"{clipped(one.name, 40)} reaches {short(np.max(np.asarray(one.y)), 4)}" for one in measured)
+        ends = ", ".join(f"{brief(one.name)} reaches {short(np.max(np.asarray(one.y)), 4)}" for one in measured)
         text = f"{metric} of held-out interactions: {ends}" + (f"; the best iteration is {best}." if best else ".")
         figures.append(chart("validation", "Validation by iteration", text, measured, "iteration", metric, rule=best))
     if not figures:
@@ -721,14 +723,16 @@ def tuning_section(tuning: Tuning | None) -> Element | None:
     scores = np.array([one.outcome.score for one in trials])
     whole = np.array([one.outcome.is_whole for one in trials])
     floor = float(np.quantile(scores, 0.1)) if len(scores) > 20 else None
-    so_far = np.maximum.accumulate(scores)
+    # One that was ended early has the score of some iteration, of fewer users
+    so_far = np.maximum.accumulate(np.where(whole | ~whole.any(), scores, -np.inf))
+    best = best_of(trials)
     series = [Series("trial", numbers, scores, 0, "dots"), Series("best so far", numbers, so_far, 1)]
     below = "" if floor is None else " The worst tenth lies at the lower edge."
     figures = [
         chart(
             "trials",
             f"{len(trials):,} trials",
-            f"{tuning.metric} of validation; the best has {short(float(scores.max()), 4)}.{below}",
+            f"{tuning.metric} of validation; the best has {short(best.outcome.score, 4)}.{below}",
             series, "trial", tuning.metric, floor=floor,
         )
     ]  # fmt: skip
@@ -739,14 +743,14 @@ def tuning_section(tuning: Tuning | None) -> Element | None:
         if len(np.unique(x)) < 2:
             continue
         log = bool((x > 0).all() and x.max() / x.min() > 20)
-        top = there[int(np.argmax(y))][0]
+        of_best = short(best.settings.get(name))
         figures.append(
             chart(
-                f"slice-{len(figures)}", name, f"Scores by {name}; the best trial has {short(top)}.",
+                f"slice-{len(figures)}", name, f"Scores by {name}; the best trial has {of_best}.",
                 [Series(tuning.metric, x, y, 0, "dots")], name, tuning.metric, x_log=log, floor=floor,
             )
         )  # fmt: skip
-    order = np.argsort(-scores, kind="stable")[:10]
+    order = np.lexsort((-scores, ~whole))[:10]
     rows: list[list[Content]] = [
         [
             int(numbers[at]),
@@ -818,7 +822,7 @@ def _value(value: Any) -> str:
 def settings_section(settings: Mapping[str, Mapping[str, Any]]) -> Element | None:
     """Everything that was set: tables by name."""
     shown = [
-        table(name, ["setting", "value"], [[key, foreign(_value(value))] for key, value in values.items()], wide=True)
+        table(brief(name, 120), ["setting", "value"], [[key, foreign(_value(value))] for key, value in values.items()])
         for name, values in settings.items()
         if values
     ]

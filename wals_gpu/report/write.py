@@ -60,6 +60,8 @@ def write_report(
     test: Any = None,
     fold_in: Any = None,
     options: Mapping[str, Any] | None = None,
+    filter_seen: bool = True,
+    candidates: Any = None,
     data: Any = None,
     tuning: Tuning | None = None,
     titles: Any = None,
@@ -81,8 +83,9 @@ def write_report(
         What :func:`wals_gpu.evaluation.evaluate` found.
     model : fitted model, or dict of such by name, optional
         As `evaluate` was given it: for settings, curves and, with `train` and `test`, scores and example lists.
-    train, test, fold_in, options : as for `evaluate`, optional
-        With the `options` that were measured, such as ``{"diversity": 0.3}``, the lists shown are those.
+    train, test, fold_in, options, filter_seen, candidates : as for `evaluate`, optional
+        With all that was given there, such as options ``{"diversity": 0.3}``, the lists shown are those that were
+        measured.
     data : matrix, Interactions, table or path, optional
         All interactions, before they were divided: for the statistics, with times and repeated rows where it is a table
         or Interactions. Rows and columns of `train`, where that is a matrix, are those of `data`, and have its ids.
@@ -108,21 +111,21 @@ def write_report(
     Raises
     ------
     ValueError
-        Nothing is given to show, or `path` cannot be a page.
+        Nothing is given to show, `path` cannot be a page, or `model` is one of several that `evaluation` is of.
     DataError, TypeError
         `train`, `test`, `data` or `titles` cannot be read.
     OSError
         The file cannot be written; an earlier one is as it was.
     """
     file = check_report_path(path)
-    n_examples = integer("n_examples", n_examples, 0)
+    n_examples, random_state = integer("n_examples", n_examples, 0), integer("random_state", random_state, 0)
     if all(one is None for one in (evaluation, model, data, train, tuning)):
         raise ValueError("write_report needs something to show: evaluation, model, train, data or tuning")
     whole = None if data is None and train is None else _opened("train" if data is None else "data", train, data)
     task = None
     models = {} if model is None else by_name(model, {} if evaluation is None else evaluation.results)
     if train is not None and test is not None:
-        task = _task(models, model, train, test, fold_in, options)
+        task = _task(models, model, train, test, fold_in, options, filter_seen, candidates)
     user_ids, item_ids = (None, None) if task is None else (task.user_ids, task.item_ids)
     if whole is not None:
         user_ids = whole.user_ids if user_ids is None else user_ids
@@ -144,12 +147,13 @@ def write_report(
         of_test = None if task is None else np.bincount(task.test.indices, minlength=task.test.shape[1])
         blocks.append(sections.popularity_section(evaluation, per_item, of_test))
     if task is not None and models:
-        k = max(next(iter(evaluation.recommended.values()), [20])) if evaluation is not None else 20
-        bins = {name: calibration(task, one, min(k, 20), random_state) for name, one in models.items()}
-        blocks.append(sections.calibration_section(bins, min(k, 20)))
+        longest = max(next(iter(evaluation.recommended.values()), [20])) if evaluation is not None else 20
+        k = min(longest, 20)
+        bins = {name: calibration(task, one, k, random_state, longest) for name, one in models.items()}
+        blocks.append(sections.calibration_section(bins, k))
         lists: dict[str, list[Example]] = {}
         for name, one in list(models.items())[:2]:
-            lists[name] = examples(task, one, named, n_examples)
+            lists[name] = examples(task, one, named, n_examples, longest=longest)
         blocks.append(sections.examples_section(lists))
     blocks.append(sections.training_section(models))
     blocks.append(sections.tuning_section(tuning))
@@ -172,7 +176,14 @@ def _opened(name: str, train: Any, data: Any) -> Interactions:
 
 
 def _task(
-    models: Mapping[str, Any], model: Any, train: Any, test: Any, fold_in: Any, options: Mapping[str, Any] | None
+    models: Mapping[str, Any],
+    model: Any,
+    train: Any,
+    test: Any,
+    fold_in: Any,
+    options: Mapping[str, Any] | None,
+    filter_seen: bool,
+    candidates: Any,
 ) -> Task:
     asked = dict(models)
     by_train = isinstance(model, Mapping)
@@ -180,7 +191,9 @@ def _task(
         from wals_gpu.evaluation.popularity import Popularity
 
         asked, by_train, options = {"popularity": Popularity(train)}, True, None
-    return Task.make(asked, train, test, fold_in, None, True, [10], None, {}, by_train=by_train, more=options)
+    return Task.make(
+        asked, train, test, fold_in, candidates, filter_seen, [10], None, {}, by_train=by_train, more=options
+    )
 
 
 def _differences(evaluation: EvaluationReport, seed: int) -> Differences:
@@ -208,7 +221,7 @@ def _settings(models: Mapping[str, Any], settings: Mapping[str, Any] | None) -> 
         for attribute in ("device_", "best_iteration_", "popularity_exponent_"):
             if getattr(model, attribute, None) is not None:
                 values[attribute] = getattr(model, attribute)
-        found[f"Model {clipped(name, 40)}"] = values
+        found[f"Model {name}"] = values
     return found
 
 

@@ -76,7 +76,7 @@ class _Diversity:
                 raise ValueError(f"by must be 'factors', 'prior' or an array (I, E), got {self.by!r:.60}")
         else:
             vectors = np.asarray(self.by)
-            if vectors.ndim != 2 or vectors.dtype.kind not in "iuf":
+            if vectors.ndim != 2 or not vectors.shape[1] or vectors.dtype.kind not in "iuf":
                 got = f"{vectors.dtype} {vectors.shape}"
                 raise TypeError(f"by must be 'factors', 'prior' or an array (I, E) of numbers, got {got}")
             if not np.isfinite(vectors).all():
@@ -304,7 +304,7 @@ class Reranking:
         columns, relevance = np.take_along_axis(columns, order, 1), np.take_along_axis(relevance, order, 1)
         if self.penalty and self.popularity is not None:
             entries = np.log1p(np.where(columns >= 0, self.popularity[columns], 0))
-            cost = self.penalty * entries / np.log1p(max(int(self.popularity.max()), 1))
+            cost = self.penalty * (entries / np.log1p(max(int(self.popularity.max()), 1)))
             relevance = relevance - np.where(plain[:, None], 0, cost)
         rows, steps = np.arange(len(columns)), min(k, columns.shape[1])
         open = columns >= 0

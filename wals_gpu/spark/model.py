@@ -124,15 +124,21 @@ class ALSModel(recommendation.ALSModel):  # type: ignore[misc]
 
     def _lists(self, queries: DataFrame, side: str, k: int) -> DataFrame | None:
         """None: where Spark's own search is to be used."""
-        others = self.itemFactors if side == "user" else self.userFactors
-        if k < 1 or others.count() * self.rank * 4 > _BROADCAST:
+        if k < 1:
             return None
-        table = others.toArrow()
-        ids = table.column("id").to_numpy()
-        order = np.argsort(ids)
-        vectors = pa.chunked_array(table.column("features")).combine_chunks().flatten().to_numpy()
-        vectors = np.ascontiguousarray(vectors.reshape(len(ids), -1)[order])
-        shared = queries.sparkSession.sparkContext.broadcast((ids[order], vectors))
+        # Spark keeps what is sent in a file until the session ends, so that it is sent once, for all lists.
+        sent: dict[str, Any] = self.__dict__.setdefault("_sent", {})
+        if side not in sent:
+            others = self.itemFactors if side == "user" else self.userFactors
+            if others.count() * self.rank * 4 > _BROADCAST:
+                return None
+            table = others.toArrow()
+            ids = table.column("id").to_numpy()
+            order = np.argsort(ids)
+            vectors = pa.chunked_array(table.column("features")).combine_chunks().flatten().to_numpy()
+            vectors = np.ascontiguousarray(vectors.reshape(len(ids), -1)[order])
+            sent[side] = queries.sparkSession.sparkContext.broadcast((ids[order], vectors))
+        shared = sent[side]
         own, other = self.getUserCol(), self.getItemCol()
         if side == "item":
             own, other = other, own

@@ -133,13 +133,15 @@ class Tuning:
     seconds: float
     study: optuna.Study = field(repr=False)
 
-    def command(self, interactions: str = "INTERACTIONS", file: str | os.PathLike[str] = "best.json") -> str:
+    def command(
+        self, interactions: str | Sequence[str] = "INTERACTIONS", file: str | os.PathLike[str] = "best.json"
+    ) -> str:
         """The command line that fits the best settings.
 
         Parameters
         ----------
-        interactions : str
-            The file that holds them.
+        interactions : str or sequence of str
+            The file that holds them; or several, and options that say how they are read.
         file : str or path, default "best.json"
             What :meth:`save` has written.
 
@@ -148,7 +150,8 @@ class Tuning:
         str
             Quoted for a shell.
         """
-        return shlex.join(["wals-gpu", "fit", interactions, "--settings", os.fspath(file), "--out", "model"])
+        words = [interactions] if isinstance(interactions, str) else interactions
+        return shlex.join(["wals-gpu", "fit", *words, "--settings", os.fspath(file), "--out", "model"])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the best settings as JSON: ``WALS.from_config(path)`` and ``wals-gpu fit --settings`` read it.

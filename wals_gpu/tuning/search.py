@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ import numpy as np
 
 from wals_gpu.checks import warn
 from wals_gpu.errors import ModelFitError, SingularSystemError
+from wals_gpu.training.calibration import LARGEST
 from wals_gpu.tuning.problem import Outcome, Problem
 from wals_gpu.tuning.space import Space
 
@@ -87,10 +89,11 @@ def open_study(storage: str | os.PathLike[str] | None, name: str, search: dict[s
     ValueError
         The storage cannot be used, or has a study of that name with something else in common.
     """
-    url = None
+    url, shown = None, ""
     if storage is not None:
         text = os.fspath(storage)
-        url = text if "://" in text else f"sqlite:///{_database(Path(text))}"
+        url = text if "://" in text else _sqlite(Path(text))
+        shown = re.sub(r"(://[^:/@]*:).*@", r"\1***@", text)  # an address without its password
     try:
         with quiet():
             try:
@@ -106,11 +109,11 @@ def open_study(storage: str | os.PathLike[str] | None, name: str, search: dict[s
     except Exception as error:  # of SQLAlchemy and of the drivers below it, each of their own kind
         if url is None:
             raise
-        raise ValueError(f"storage cannot be {storage}: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"storage cannot be {shown}: {' '.join(str(error).split())[:200]}") from error
     if known is not None and known != search:
         differs = [key for key in search if known.get(key) != search[key]]
         raise ValueError(
-            f"storage cannot be {storage}, which holds a search with other {' and '.join(differs) or 'settings'}; give "
+            f"storage cannot be {shown}, which holds a search with other {' and '.join(differs) or 'settings'}; give "
             "another file, or the arguments of that search"
         )
     return study
@@ -121,12 +124,16 @@ def _make_study(url: str | None, name: str) -> Any:
     return create(storage=url, study_name=name, direction="maximize", load_if_exists=True)
 
 
-def _database(path: Path) -> Path:
+def _sqlite(path: Path) -> str:
+    """The address of a file, in which "?" and "%" mean something else."""
+    from sqlalchemy.engine import URL  # of which Optuna makes its storage
+
     if path.is_dir():
         raise ValueError(f"storage must be a file; {path} is a folder")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"storage must be a file in a folder that is there; there is no {path.parent}")
-    return path.absolute()
+    address: str = URL.create("sqlite", database=str(path.absolute())).render_as_string()
+    return address
 
 
 @dataclass(frozen=True)
@@ -381,7 +388,7 @@ def _exponents(finished: list[Finished]) -> list[float] | None:
         return None
     near = [one.outcome.popularity_exponent for one in _in_order(whole)[:PARENTS]]
     middle = round(sorted(near)[len(near) // 2] / 0.05) * 0.05  # of several splits it is a mean
-    return [round(middle + step, 2) for step in (-0.05, 0.0, 0.05, 0.1)]
+    return [round(min(max(middle + step, -LARGEST), LARGEST), 2) for step in (-0.05, 0.0, 0.05, 0.1)]
 
 
 def _best(finished: list[Finished]) -> float:
