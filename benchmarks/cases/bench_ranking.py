@@ -18,8 +18,8 @@ are computed from them. Where some are missing, the intervals in the file stay; 
     bench_ranking.py DATA_FOLDER --stop-after 55                   # begins nothing more after 55 minutes
 
 `--target` instead compares `WALS.tune` with many random trials of the same settings: what share of their nDCG on the
-test part does it reach, with the settings that it begins with and without them ("blind"), as these come from searches on
-the same logs? Where ranking.json has the search of the same split and minutes, it is not made again. Writes
+test part does it reach, with the settings that it begins with, which come from searches on the same logs, and without
+them ("blind")? Where ranking.json has the search of the same split and minutes, it is not made again. Writes
 results/ranking-target.json; trials that were made before a run was stopped are kept in results/ranking-users/.
 """
 
