@@ -199,19 +199,22 @@ static void score_waiting(const TopkChunk<float>& p, Filter& f, int64_t q) {
     for (int i = 0; i < f.n_waiting[q]; ++i) waiting[i] = waiting[i + n];
 }
 
+/// The lanes' items, of places from `first` on, wait to be scored with query q.
+static inline void let_wait(Filter& f, int64_t q, __mmask16 lanes, int64_t first) {
+    const __m512i id = _mm512_add_epi32(_mm512_set1_epi32(int32_t(first)), __m512i(lane_index<float>()));
+    _mm512_storeu_si512(f.waiting + q * Filter::kWaiting + f.n_waiting[q], _mm512_maskz_compress_epi32(lanes, id));
+    const int added = __builtin_popcount(lanes);
+    f.n_waiting[q] += added;
+    f.passed[q] += added;
+}
+
 /// Pairs of the tile's items with query q that may be above its threshold: they wait to be scored.
 static __attribute__((noinline)) void let_pass(const TopkChunk<float>& p, Filter& f, int64_t q,
                                                const __mmask16 (&lanes)[kItemTile], int64_t begin, int64_t end) {
     if (!f.uses_filter(q)) return;  // items that always pass
-    const __m512i id = _mm512_add_epi32(_mm512_set1_epi32(int32_t(begin)), __m512i(lane_index<float>()));
-    int32_t* const waiting = f.waiting + q * Filter::kWaiting;
     for (int64_t b = 0; b < kItemTile; ++b) {
-        const __m512i ids = _mm512_add_epi32(id, _mm512_set1_epi32(int32_t(b * 16)));
-        const __mmask16 real = _mm512_mask_cmplt_epi32_mask(lanes[b], ids, _mm512_set1_epi32(int32_t(end)));
-        _mm512_storeu_si512(waiting + f.n_waiting[q], _mm512_maskz_compress_epi32(real, ids));
-        const int added = __builtin_popcount(real);
-        f.n_waiting[q] += added;
-        f.passed[q] += added;
+        const int64_t first = begin + b * 16;
+        let_wait(f, q, lanes[b] & __mmask16(lanes_inside<float>(first, end)), first);
     }
     while (f.n_waiting[q] >= 16) score_waiting(p, f, q);
 }
@@ -383,17 +386,17 @@ static void topk_filtered(const TopkChunk<float>& p, int64_t begin, int64_t end,
     repair_guesses(p, begin, end, f.packed, f.which);
 }
 
-/// Lanes of 16 prepared items, of places from `place` on, that may be above the level of one of N queries.
+/// lanes[n] = those of 16 prepared items, of places from `place` on, that may be above the level of query n.
 ///
 /// Cost: P / 4 loads of a cache line and N integer multiply-adds each, in two chains a query, as one would wait for
 /// itself longer than for memory; 7 instructions a query for the bound.
 template <int N, bool kAdded>
-static inline __attribute__((always_inline)) uint32_t pass_panel(const TopkChunk<float>& p, const Filter& f,
-                                                                 int64_t place) {
+static inline __attribute__((always_inline)) void pass_panel(const TopkChunk<float>& p, const Filter& f, int64_t place,
+                                                             __mmask16 (&lanes)[N]) {
     const int64_t P = padded_bytes(p.D);
     const int8_t* const items = f.prepared->items + place * P;
     Index<float> sum[N][2];
-#pragma GCC unroll 3
+#pragma GCC unroll 8
     for (int n = 0; n < N; ++n) {
         sum[n][0] = Index<float>{} + f.shift[n];
         sum[n][1] = Index<float>{};
@@ -401,7 +404,7 @@ static inline __attribute__((always_inline)) uint32_t pass_panel(const TopkChunk
     auto step = [&](int64_t j, int chain) {
         __m512i item = _mm512_load_si512(items + j * 16);
         if constexpr (kOffset == 0) item = _mm512_xor_si512(item, _mm512_set1_epi8(-128));
-#pragma GCC unroll 3
+#pragma GCC unroll 8
         for (int n = 0; n < N; ++n) {
             int32_t word;
             __builtin_memcpy(&word, f.query + n * P + j, 4);
@@ -416,8 +419,7 @@ static inline __attribute__((always_inline)) uint32_t pass_panel(const TopkChunk
     if (j < P) step(j, 0);
     const __m512 u = _mm512_load_ps(f.prepared->u + place), norm = _mm512_load_ps(f.prepared->n + place);
     const __m512 e = _mm512_load_ps(f.prepared->e + place);
-    uint32_t possible = 0;
-#pragma GCC unroll 3
+#pragma GCC unroll 8
     for (int n = 0; n < N; ++n) {
         const __m512 dot = _mm512_cvtepi32_ps(__m512i(sum[n][0] + sum[n][1]));
         __m512 least = _mm512_set1_ps(f.level[n]);
@@ -427,59 +429,103 @@ static inline __attribute__((always_inline)) uint32_t pass_panel(const TopkChunk
         }
         const __m512 inner = _mm512_fnmadd_ps(_mm512_set1_ps(f.spread[n]), norm, _mm512_mul_ps(least, u));
         const __m512 bound = _mm512_fnmadd_ps(_mm512_set1_ps(f.weight[n]), e, inner);
-        possible |= _mm512_cmp_ps_mask(dot, bound, _CMP_NLT_UQ);  // NaN passes
+        lanes[n] = _mm512_cmp_ps_mask(dot, bound, _CMP_NLT_UQ);  // NaN passes
     }
-    return possible;
 }
 
-/// Panels of 16 items after which a search looks at how many of them had an item that passed.
+/// Panels of 16 items after which a search looks at how many of their items passed.
 constexpr int64_t kPanelsWatched = 64;
 
-/// One to three queries over places [begin, end) of prepared items. Where the bound is too loose, as one panel in four
-/// has items that pass, the next places are searched as if nothing were prepared: 8 times as many as were looked at,
-/// then 16, 32 and so on.
+/// The N queries over places [begin, end), all scored, or estimated first.
+template <int N>
+static void topk_unprepared(const TopkChunk<float>& p, int64_t begin, int64_t end, Filter& f) {
+    if constexpr (N <= kFewQueries) {
+        topk_few<float, N>(p, begin, end);
+    } else {
+        for (int32_t n = 0; n < N; ++n) f.which[n] = n;
+        score_tiles(p, f.which, N, begin, end, f.packed);
+    }
+}
+
+/// N queries over places [begin, end) of prepared items. Where the bound is too loose, as one item in eight
+/// passes, the next places are searched as if nothing were prepared: 8 times as many as were looked at, then 16, 32 and
+/// so on.
 template <int N, bool kAdded>
 static void topk_few_prepared(const TopkChunk<float>& p, int64_t begin, int64_t end, Filter& f) {
-    auto set_levels = [&] {
-        for (int n = 0; n < N; ++n) f.set_level(n, p.threshold[n], p.most_added);
-    };
     // The first items pass whatever they are: as many as make a threshold, and some more.
     int64_t i0 = begin + round_up(2 * p.capacity, 16), rest = 8;
     i0 = i0 < end ? i0 : end;
-    topk_few<float, N>(p, begin, i0);
+    topk_unprepared<N>(p, begin, i0, f);
     while (i0 < end) {
         const int64_t stop = end - i0 < 16 * kPanelsWatched ? end : i0 + 16 * kPanelsWatched;
-        int64_t passed = 0;
-        set_levels();
+        for (int n = 0; n < N; ++n) {
+            f.set_level(n, p.threshold[n], p.most_added);
+            f.passed[n] = 0;
+        }
         for (; i0 < stop; i0 += 16) {
-            const uint32_t lanes = pass_panel<N, kAdded>(p, f, i0) & lanes_inside<float>(i0, end);
-            if (!lanes) continue;
-            score_places<float, N>(p, i0, end, lanes);
-            set_levels();
-            ++passed;
+            __mmask16 lanes[N];
+            pass_panel<N, kAdded>(p, f, i0, lanes);
+            const auto inside = __mmask16(lanes_inside<float>(i0, end));
+            for (int n = 0; n < N; ++n) {
+                __mmask16 some = lanes[n] & inside;
+                if (!some) continue;
+                if (p.permitted)
+                    for (uint32_t left = some; left; left &= left - 1)
+                        if (!p.permitted[i0 + __builtin_ctz(left)]) some ^= __mmask16(left & (0 - left));
+                let_wait(f, n, some, i0);
+                while (f.n_waiting[n] >= 16) score_waiting(p, f, n);
+            }
         }
-        if (4 * passed > kPanelsWatched && i0 < end) {
-            const int64_t n = rest * 16 * kPanelsWatched, next = end - i0 < n ? end : i0 + n;
-            topk_few<float, N>(p, i0, next);
-            i0 = next;
-            rest *= 2;
-        }
+        int64_t passed = 0;
+        for (int n = 0; n < N; ++n) passed += f.passed[n];
+        if (passed <= N * 16 * kPanelsWatched / 8 && i0 < end) continue;
+        for (int n = 0; n < N; ++n)  // lists are by item upwards
+            while (f.n_waiting[n]) score_waiting(p, f, n);
+        if (i0 == end) break;
+        const int64_t n = rest * 16 * kPanelsWatched, next = end - i0 < n ? end : i0 + n;
+        topk_unprepared<N>(p, i0, next, f);
+        i0 = next;
+        rest *= 2;
     }
 }
+
+/// Queries that are searched together at most, and in groups of those: more have another loop (topk_filtered).
+constexpr int64_t kTogether = 8;
+constexpr int64_t kInGroups = kQueries > kTogether ? kTogether : 2 * kTogether;
 
 template <int N>
 static void topk_few_prepared(const TopkChunk<float>& p, int64_t begin, int64_t end, char* workspace,
                               const Prepared& prepared) {
+    if (p.n_queries != N) {
+        if constexpr (N < kTogether) topk_few_prepared<N + 1>(p, begin, end, workspace, prepared);
+        return;
+    }
     Filter f(workspace, p.D, p.n_queries, &prepared);
     start_queries(p, begin, f);
     bool regular = true;
     for (int n = 0; n < N; ++n) regular &= f.scale[n] != 0;
     if (!regular)
-        topk_few<float, N>(p, begin, end);
+        topk_unprepared<N>(p, begin, end, f);
     else if (p.added)
         topk_few_prepared<N, true>(p, begin, end, f);
     else
         topk_few_prepared<N, false>(p, begin, end, f);
+}
+
+/// Some queries of the chunk, from `first` on.
+static TopkChunk<float> some_queries(TopkChunk<float> p, int64_t first, int64_t n) {
+    p.n_queries = n;
+    p.queries += first * p.D;
+    if (p.excluded_ptr) p.excluded_ptr += first;
+    p.scores += first * p.stride;
+    p.ids += first * p.stride;
+    p.count += first;
+    p.threshold += first;
+    if (p.added) {
+        p.added += first * p.added_stride;
+        p.most_added += first;
+    }
+    return p;
 }
 
 static int64_t topk_bytes(int64_t D, int64_t n_queries, int64_t k) {
@@ -492,12 +538,12 @@ static void topk(const TopkChunk<float>& p, int64_t begin, int64_t end, char* wo
     const bool is_prepared = p.prepared && !p.rows;
     const bool worth = p.filter && p.D >= 1 && p.D <= kLargestD && end - begin > kItemsForOne * p.k;
     const Prepared prepared(is_prepared ? p.prepared : nullptr, p.n_items, p.D);
-    if (worth && is_prepared && p.n_queries == 1) {
-        topk_few_prepared<1>(p, begin, end, workspace, prepared);
-    } else if (worth && is_prepared && p.n_queries == 2) {
-        topk_few_prepared<2>(p, begin, end, workspace, prepared);
-    } else if (worth && is_prepared && p.n_queries == 3) {
-        topk_few_prepared<3>(p, begin, end, workspace, prepared);
+    if (worth && is_prepared && p.n_queries <= kInGroups) {
+        const int64_t groups = (p.n_queries + kTogether - 1) / kTogether;
+        for (int64_t g = 0; g < groups; ++g) {
+            const int64_t first = p.n_queries * g / groups, last = p.n_queries * (g + 1) / groups;
+            topk_few_prepared<1>(some_queries(p, first, last - first), begin, end, workspace, prepared);
+        }
     } else if (worth && (is_prepared || p.n_queries >= kFewestQueries)) {
 #if defined(__AMX_INT8__)
         const TileConfig config;
