@@ -114,7 +114,8 @@ def fake_tuning(n=1000):
     return Tuning(
         best_settings={"factors": 64, "nu": 0.5}, model=None, metric="ndcg@20", validation_score=0.4,
         best_score=compared.best, comparison=compared, trials=Trials(trials), confirmed=[],
-        neighbor_trials=[], edges={}, notes=[f"held out {HOSTILE}"], config={}, interrupted=False, seconds=12.0, study=None,
+        neighbor_trials=[], edges={}, notes=[f"held out {HOSTILE}"], config={},
+        interrupted=False, seconds=12.0, study=None,
     )  # fmt: skip
 
 

@@ -182,8 +182,8 @@ def _of_confirmed(confirmed: list[Confirmed], metric: str) -> list[str]:
     best, n = confirmed[0], len(confirmed[0].scores)
     searched = max(one.trial.outcome.score for one in confirmed)
     return [
-        f"the best {len(confirmed)} trials were measured on {n} more split{'s' * (n > 1)}, where the one that is chosen, "
-        f"of {best.trial.factors} factors, has {metric} {best.score:.4f}; the best of all had {searched:.4f} in the search"
+        f"the best {len(confirmed)} trials were measured on {n} more split{'s' * (n > 1)}, where the chosen one, of "
+        f"{best.trial.factors} factors, has {metric} {best.score:.4f}; the best of all had {searched:.4f} in the search"
     ]
 
 
