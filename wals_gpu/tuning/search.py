@@ -55,8 +55,8 @@ HOPELESS = 0.9
 _PATIENT = 3
 #: And is not measured on other splits when it is worse than this share of the best one on the first.
 WORTH = 0.98
-#: Numbers of factors whose best trials differ by less than this share are searched side by side: the best of many trials
-#: looks better than it is, and of one number there are more than of another.
+#: Numbers of factors whose best trials differ by less than this share are searched side by side: the best of many
+#: trials looks better than it is, and of one number there are more than of another.
 NEAR = 0.01
 #: More factors are not tried where that would take more than this share of the time that is left.
 DEAR = 0.25
