@@ -18,9 +18,9 @@ are computed from them. Where some are missing, the intervals in the file stay; 
     bench_ranking.py DATA_FOLDER --stop-after 55                   # begins nothing more after 55 minutes
 
 `--target` instead compares `WALS.tune` with many random trials of the same settings: what share of their nDCG on the
-test part does it reach, with the settings that it begins with and without them, since these come from searches on the
-same logs? Writes results/ranking-target.json; trials that were made before a run was stopped are kept in
-results/ranking-users/.
+test part does it reach, with the settings that it begins with, which come from searches on the same logs, and without
+them ("blind")? Where ranking.json has the search of the same split and minutes, it is not made again. Writes
+results/ranking-target.json; trials that were made before a run was stopped are kept in results/ranking-users/.
 """
 
 import argparse
@@ -196,42 +196,59 @@ def target(args, folder: Path) -> None:
     """WALS.tune beside the best of many random trials of the same settings, on the first random split of each log."""
     quick = "-quick" if args.quick else ""
     path = RESULTS / f"ranking-target{quick}.json"
-    diaries = RESULTS / f"ranking-users{quick}"
-    diaries.mkdir(parents=True, exist_ok=True)
+    book = Book("ranking", args)
     records = json.loads(path.read_text())["records"] if path.exists() and not args.again else []
+    stages = {
+        "tune": {"stage": "search", "seconds": 60 * args.minutes},
+        "blind": {"stage": "blind", "seconds": 60 * args.minutes},
+        "random": {"stage": "random", "trials": args.trials},
+    }
     for name in args.sets:
-        if any((record["set"], record["trials"]) == (name, args.trials) for record in records):
+        key = {"set": name, "trials": args.trials, "minutes": args.minutes}
+        record = next((one for one in records if key.items() <= one.items()), key)
+
+        def put(way: str, found: dict, record=record) -> None:
+            record[way] = found
+            best = record.get("random", {}).get(METRICS[0])
+            values = {one: record.get(one, {}).get(METRICS[0]) for one in ("tune", "blind")}
+            record["share"] = {one: rounded(value / best) for one, value in values.items() if best and value}
+            records[:] = [one for one in records if one["set"] != record["set"]] + [record]
+            records.sort(key=lambda one: list(SETS).index(one["set"]))
+            write_result("ranking-target", args, records)
+
+        if "tune" not in record and (found := searched(book, args, name)):
+            put("tune", found)
+        missing = [way for way in args.ways if way not in record]
+        if not missing:
             continue
         train, test = make_split(name, "random", 0, folder)
         with tempfile.TemporaryDirectory() as temporary:
             paths = {part: f"{temporary}/{part}.npz" for part in ("train", "test")}
             save_matrix(paths["train"], train)
             save_matrix(paths["test"], test)
-            spec = {
-                "system": OURS,
-                "threads": args.threads,
-                "seed": args.seed,
-                **paths,
-                "out": f"{temporary}/users.npz",
-            }
-            found = {}
-            for way, more in {
-                "tune": {"stage": "search", "seconds": 60 * args.minutes},
-                "blind": {"stage": "blind", "seconds": 60 * args.minutes},
-                "random": {"stage": "random", "trials": args.trials, "diary": str(diaries / f"target-{name}.jsonl")},
-            }.items():
-                search = run_worker("worker_ranking.py", spec | more, timeout=12 * 3600)
+            spec = {"system": OURS, "threads": args.threads, "seed": args.seed, **paths}
+            spec |= {"out": f"{temporary}/users.npz", "diary": str(book.users / f"target-{name}.jsonl")}
+            for way in missing:
+                search = run_worker("worker_ranking.py", spec | stages[way], timeout=12 * 3600)
                 if "error" not in search:
                     settings = {"stage": "fit", "settings": search["settings"]}
                     search |= {METRICS[0]: run_worker("worker_ranking.py", spec | settings)[METRICS[0]]}
-                found[way] = {key: value for key, value in search.items() if key != "threadpools"}
-        record = {"set": name, "trials": args.trials, "minutes": args.minutes, **found}
-        if all(METRICS[0] in of_way for of_way in found.values()):
-            best = found["random"][METRICS[0]]
-            record["share"] = {way: rounded(found[way][METRICS[0]] / best) for way in ("tune", "blind")}
-        records = [one for one in records if one["set"] != name] + [record]
-        write_result("ranking-target", args, records)
+                put(way, {key: value for key, value in search.items() if key != "threadpools"})
         print(name, record.get("share"), file=sys.stderr, flush=True)
+
+
+def searched(book: Book, args, name: str) -> dict | None:
+    """What the same search found for the ranking, if it is there: of the same split, minutes and seed."""
+    key = {"set": name, "kind": "random", "split": 0, "system": OURS, "minutes": args.minutes}
+    search, fit = (book.find(**key, stage=stage) for stage in ("search", "fit"))
+    if not search or not fit or "settings" not in search or METRICS[0] not in fit:
+        return None
+    return {
+        "seconds": search["seconds"],
+        "settings": search["settings"],
+        METRICS[0]: fit[METRICS[0]],
+        "of": f"ranking.json, {search['commit']}",
+    }
 
 
 def main() -> None:
@@ -248,6 +265,7 @@ def main() -> None:
     parser.add_argument("--stop-after", type=float, default=float("inf"), help="minutes after which to begin no more")
     parser.add_argument("--target", action="store_true", help="WALS.tune beside random trials instead")
     parser.add_argument("--trials", type=int, default=400, help="of --target")
+    parser.add_argument("--ways", nargs="+", default=["tune", "blind", "random"], help="some of those of --target")
     standard_arguments(parser, quick="two logs, one split, searches of 6 seconds")
     args = parser.parse_args()
     if not 1 <= args.splits <= WINDOWS:

@@ -698,10 +698,10 @@ def ranking_target_table(result: dict) -> str:
     for record in result["records"]:
         cells = []
         for way in ("tune", "blind", "random"):
-            value = record[way].get("ndcg@20")
+            value = record.get(way, {}).get("ndcg@20")
             share = f", {record['share'][way]:.1%}" if way in record.get("share", {}) else ""
-            cells.append("failed" if value is None else f"{value:.4f}{share}")
-        seconds = record["random"].get("seconds")
+            cells.append("-" if way not in record else "failed" if value is None else f"{value:.4f}{share}")
+        seconds = record.get("random", {}).get("seconds")
         rows.append([record["set"], *cells, str(record["trials"]), "-" if seconds is None else number(seconds)])
     header = ["log", "WALS.tune", "without known settings", "random trials", "trials", "their s"]
     minutes = sorted({record["minutes"] for record in result["records"]})

@@ -446,13 +446,36 @@ struct Weighted {
     }
 };
 
+/// Where prepared items begin within memory for them, which NumPy does not align.
+char* aligned(char* memory) {
+    return memory + (64 - reinterpret_cast<uintptr_t>(memory) % 64) % 64;
+}
+
+std::optional<Array<uint8_t>> prepare_items(const py::array& items, const std::optional<py::array>& norms,
+                                            int n_threads) {
+    return by_dtype(items, [&](auto zero) -> std::optional<Array<uint8_t>> {
+        using T = decltype(zero);
+        const Array<T> y(items);
+        require(y.ndim() == 2, "items must be (I, D)");
+        const Norms<T> norm(norms, y.shape(0));
+        const int64_t n_bytes = wals::cpu::prepared_bytes<T>(y.shape(0), y.shape(1));
+        if (n_bytes == 0) return std::nullopt;
+        Array<uint8_t> memory(n_bytes + 63);
+        char* to = aligned(reinterpret_cast<char*>(memory.mutable_data()));
+        native(n_threads, [&](auto check) {
+            return wals::cpu::prepare<T>(y.data(), norm.data, y.shape(0), y.shape(1), to, n_threads, check);
+        });
+        return memory;
+    });
+}
+
 /// `histories`: of each query, and the neighbours' matrix, whose rows are what histories name; or null. What is read of
 /// the latter is checked as it is read: checking it all would take longer than answering one query.
 py::tuple topk(const py::array& queries, const py::array& items, int64_t k,
                const std::optional<Array<int64_t>>& excluded_ptr, const std::optional<Array<int32_t>>& excluded_idx,
                int n_threads, bool filter, const std::optional<Array<bool>>& permitted,
                const std::optional<py::array>& norms, const std::optional<py::tuple>& history,
-               const std::optional<py::tuple>& neighbors) {
+               const std::optional<py::tuple>& neighbors, const std::optional<Array<uint8_t>>& prepared) {
     return by_dtype(items, [&](auto zero) -> py::tuple {
         using T = decltype(zero);
         const Array<T> x(queries), y(items);
@@ -473,6 +496,12 @@ py::tuple topk(const py::array& queries, const py::array& items, int64_t k,
                 "permitted must be one for each item");
         const auto* for_all = permitted ? reinterpret_cast<const uint8_t*>(permitted->data()) : nullptr;
         const Norms<T> norm(norms, y.shape(0));
+        char* ready = nullptr;
+        if (prepared) {
+            const int64_t n_bytes = wals::cpu::prepared_bytes<T>(y.shape(0), y.shape(1));
+            if (n_bytes > 0 && prepared->size() == n_bytes + 63)
+                ready = aligned(const_cast<char*>(reinterpret_cast<const char*>(prepared->data())));
+        }
         std::optional<Weighted<T>> own, other;
         wals::cpu::Histories<T> histories;
         if (history) {
@@ -503,8 +532,8 @@ py::tuple topk(const py::array& queries, const py::array& items, int64_t k,
         bool outside = false;
         native(n_threads, [&](auto check) {
             return wals::cpu::topk<T>(x.data(), B, y.data(), y.shape(0), y.shape(1), k, filter, ptr, idx, for_all,
-                                      norm.data, history ? &histories : nullptr, ids_to, scores_to, &scored, &outside,
-                                      n_threads, check);
+                                      norm.data, ready, history ? &histories : nullptr, ids_to, scores_to, &scored,
+                                      &outside, n_threads, check);
         });
         require(!outside, "history or neighbors has an index outside its matrix");
         return py::make_tuple(ids, scores, scored);
@@ -615,10 +644,14 @@ PYBIND11_MODULE(_cpu, m) {
         "topk", &topk, py::arg("queries"), py::arg("items"), py::arg("k"), py::arg("excluded_ptr"),
         py::arg("excluded_idx"), py::arg("n_threads"), py::arg("filter") = true, py::arg("permitted") = py::none(),
         py::arg("norms") = py::none(), py::arg("history") = py::none(), py::arg("neighbors") = py::none(),
+        py::arg("prepared") = py::none(),
         "ids (B, k) and scores (B, k) of the best items, and how many pairs were scored in full: all without filter, "
         "else those that a bound does not rule out. permitted (I,): nobody gets the others; norms (I,): scores are "
         "divided by them; history (B, n) and neighbors (n, I), CSR arrays of either: their product is added to scores "
-        "before.");
+        "before; prepared: prepare_items of the same items and norms, for speed.");
+    m.def(
+        "prepare_items", &prepare_items, py::arg("items"), py::arg("norms"), py::arg("n_threads"),
+        "Items (I, D), divided by norms (I,) or None, as the int8 filter of topk reads them; None where it has none.");
     m.def("score_entries", &score_entries, py::arg("queries"), py::arg("items"), py::arg("listed_ptr"),
           py::arg("listed_idx"), py::arg("n_threads"), "scores (Z) of each query (B, D) with its listed items.");
     m.def("topk_listed", &topk_listed, py::arg("queries"), py::arg("items"), py::arg("k"), py::arg("listed_ptr"),

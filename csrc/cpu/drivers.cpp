@@ -310,11 +310,53 @@ bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, dou
     return done;
 }
 
+namespace {
+
+/// What prepared items begin with: who wrote them, as instruction sets differ in how they lie, and their shape.
+struct alignas(64) PreparedHeader {
+    const void* writer;
+    int64_t n_items, D;
+};
+
+template <class T>
+PreparedHeader prepared_header(int64_t n_items, int64_t D) {
+    return {reinterpret_cast<const void*>(kernels<T>().prepare), n_items, D};
+}
+
+}  // namespace
+
+template <class T>
+int64_t prepared_bytes(int64_t n_items, int64_t D) {
+    const auto bytes = kernels<T>().prepared_bytes;
+    const int64_t n = bytes && n_items > 0 ? bytes(n_items, D) : 0;
+    return n > 0 ? n + int64_t(sizeof(PreparedHeader)) : 0;
+}
+
+template <class T>
+bool prepare(const T* items, const T* norms, int64_t n_items, int64_t D, char* prepared, int n_threads,
+             const Interrupted& interrupted) {
+    const KernelTable<T>& kernel = kernels<T>();
+    const auto workspace = buffers_per_thread(n_threads, kernel.topk_workspace_bytes(D, 1, 1));
+    TopkChunk<T> c;
+    c.D = D;
+    c.items = items;
+    c.n_items = n_items;
+    c.norms = norms;
+    c.prepared = prepared + sizeof(PreparedHeader);
+    constexpr int64_t block = 64 * kPreparedTogether;
+    const bool done = parallel_for((n_items + block - 1) / block, n_threads, interrupted, [&](int64_t b, int thread) {
+        kernel.prepare(c, b * block, std::min(n_items, (b + 1) * block), workspace[size_t(thread)].data());
+    });
+    const PreparedHeader header = prepared_header<T>(n_items, D);
+    std::memcpy(prepared, &header, sizeof(header));
+    return done;
+}
+
 template <class T>
 bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t D, int64_t k, bool filter,
           const int64_t* excluded_ptr, const int32_t* excluded_idx, const uint8_t* permitted, const T* norms,
-          const Histories<T>* histories, int32_t* ids, T* scores, int64_t* scored, bool* outside, int n_threads,
-          const Interrupted& interrupted) {
+          char* prepared, const Histories<T>* histories, int32_t* ids, T* scores, int64_t* scored, bool* outside,
+          int n_threads, const Interrupted& interrupted) {
     const KernelTable<T>& kernel = kernels<T>();
     // A list for everybody: of a few queries, each row that is scored is looked up in it, while it leaves most of them.
     // Else the rows to search are listed once; taking every other row is no slower than taking all.
@@ -356,6 +398,12 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
         if (!done || *outside) return done;
     }
 
+    const PreparedHeader header = prepared_header<T>(n_items, D);
+    const bool is_prepared = prepared && std::memcmp(prepared, &header, offsetof(PreparedHeader, D) + sizeof(D)) == 0;
+    auto bound = [&](int64_t segment) {  // whole tiles, as items are prepared
+        return segment == segments ? n_searched
+                                   : n_searched * segment / segments / kPreparedTogether * kPreparedTogether;
+    };
     auto pad = [&](int64_t q, int64_t n) {
         std::fill(ids + q * k + n, ids + (q + 1) * k, -1);
         std::fill(scores + q * k + n, scores + (q + 1) * k, lowest);
@@ -376,6 +424,8 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
             c.excluded_idx = excluded_idx;
         }
         c.filter = filter;
+        c.prepared = is_prepared ? prepared + sizeof(PreparedHeader) : nullptr;
+        c.n_items = n_items;
         c.capacity = capacity;
         c.stride = stride;
         c.scores = list_scores[size_t(thread)].template as<T>();
@@ -395,8 +445,7 @@ bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t 
         }
         std::fill_n(c.count, c.n_queries, 0);
         std::fill_n(c.threshold, c.n_queries, lowest);
-        kernel.topk(c, n_searched * segment / segments, n_searched * (segment + 1) / segments,
-                    workspace[size_t(thread)].data());
+        kernel.topk(c, bound(segment), bound(segment + 1), workspace[size_t(thread)].data());
         for (int64_t q = 0; q < c.n_queries; ++q) {
             const T* score = c.scores + q * stride;
             const int32_t* id = c.ids + q * stride;
@@ -508,9 +557,11 @@ bool topk_listed(const T* queries, int64_t B, const T* items, int64_t D, int64_t
     template bool entry_loss<T>(const RowTerms<T>&, const T*, const T*, int64_t, double*, int, const Interrupted&); \
     template bool ridge_losses<T>(const T*, const T*, int64_t, int64_t, Broadcast<T>, double*, int,                 \
                                   const Interrupted&);                                                              \
+    template int64_t prepared_bytes<T>(int64_t, int64_t);                                                           \
+    template bool prepare<T>(const T*, const T*, int64_t, int64_t, char*, int, const Interrupted&);                 \
     template bool topk<T>(const T*, int64_t, const T*, int64_t, int64_t, int64_t, bool, const int64_t*,             \
-                          const int32_t*, const uint8_t*, const T*, const Histories<T>*, int32_t*, T*, int64_t*,    \
-                          bool*, int, const Interrupted&);                                                          \
+                          const int32_t*, const uint8_t*, const T*, char*, const Histories<T>*, int32_t*, T*,       \
+                          int64_t*, bool*, int, const Interrupted&);                                                \
     template bool score_entries<T>(const T*, int64_t, const T*, int64_t, const int64_t*, const int32_t*, T*, int,   \
                                    const Interrupted&);                                                             \
     template bool topk_listed<T>(const T*, int64_t, const T*, int64_t, int64_t, const int64_t*, const int32_t*,     \

@@ -68,13 +68,23 @@ bool entry_loss(const RowTerms<T>& terms, const T* x, const T* y, int64_t D, dou
 /// For each of B queries (B, D) the k best of n items (n, D): ids and scores (B, k), padded with -1 and -inf.
 /// excluded_ptr (B + 1) and excluded_idx (sorted within a row), or null. permitted (n): 0 for items that nobody gets;
 /// or null. norms (n): items are divided by them first; or null. `filter`: pairs that a bound rules out need not be
-/// scored; the result is the same. `scored` tells how many were. histories: of the queries, what they add to scores; or
-/// null. `outside` is set where an index of these is, and the result is worth nothing then.
+/// scored; the result is the same. `scored` tells how many were. prepared: what `prepare` wrote of the same items and
+/// norms, which saves time; or null; not used where another instruction set wrote it. histories: of the queries, what
+/// they add to scores; or null. `outside` is set where an index of these is, and the result is worth nothing then.
 template <class T>
 bool topk(const T* queries, int64_t B, const T* items, int64_t n_items, int64_t D, int64_t k, bool filter,
           const int64_t* excluded_ptr, const int32_t* excluded_idx, const uint8_t* permitted, const T* norms,
-          const Histories<T>* histories, int32_t* ids, T* scores, int64_t* scored, bool* outside, int n_threads,
-          const Interrupted&);
+          char* prepared, const Histories<T>* histories, int32_t* ids, T* scores, int64_t* scored, bool* outside,
+          int n_threads, const Interrupted&);
+
+/// Bytes, aligned by 64, that n items (n, D) take prepared for many searches; 0 where that saves nothing here.
+template <class T>
+int64_t prepared_bytes(int64_t n_items, int64_t D);
+
+/// Prepares items (n, D), to be divided by norms (n) or null.
+template <class T>
+bool prepare(const T* items, const T* norms, int64_t n_items, int64_t D, char* prepared, int n_threads,
+             const Interrupted&);
 
 /// scores (Z): of each of B queries (B, D) with the items that its row of listed_ptr (B + 1), listed_idx (Z) names.
 template <class T>

@@ -147,6 +147,8 @@ static constexpr KernelTable<T> table = {
     entry_loss_rows<T>,
     topk_plain_bytes<T>,
     topk<T>,
+    nullptr,
+    nullptr,
     score_entries<T>,
     add_history<T>,
     neighbor_workspace_bytes,

@@ -77,6 +77,8 @@ struct TopkChunk {
     const int64_t* excluded_ptr = nullptr;  // rows of the queries, or null
     const int32_t* excluded_idx = nullptr;  // sorted within a row
     bool filter = true;                     // may pass over items that an int8 bound rules out
+    char* prepared = nullptr;               // what KernelTable::prepare has written of all items; or null
+    int64_t n_items = 0;                    // I
     int64_t capacity = 0;                   // a list that reaches it is cut to k, and
     int64_t stride = 0;                     // the room it has: two vectors more
     T* scores = nullptr;                    // (n_queries, stride)
@@ -108,6 +110,9 @@ struct Histories {
 
 /// Queries of a chunk that are searched without packing items (topk_few-inl.h).
 constexpr int64_t kFewQueries = 3;
+
+/// Items that KernelTable::prepare writes side by side: segments of a search begin with such.
+constexpr int64_t kPreparedTogether = 48;
 
 /// Every item's nearest items, and the regressions on them (neighbors-inl.h).
 template <class T>
@@ -184,6 +189,11 @@ struct KernelTable {
     /// Leaves the best k of the items of places [begin, end) for each of the chunk's queries in its list, in order.
     int64_t (*topk_workspace_bytes)(int64_t D, int64_t n_queries, int64_t k);
     void (*topk)(const TopkChunk<T>& chunk, int64_t begin, int64_t end, char* workspace);
+    /// Items as the int8 filter reads them, kept for many searches. Bytes of all, aligned by 64; null where there is no
+    /// such filter.
+    int64_t (*prepared_bytes)(int64_t n_items, int64_t D);
+    /// Writes the items of the chunk from `begin`, a multiple of kPreparedTogether, to `end`, I or such a multiple.
+    void (*prepare)(const TopkChunk<T>& chunk, int64_t begin, int64_t end, char* workspace);
     /// scores (n) = x . items[listed[e]], divided by norms[listed[e]] first where there are norms.
     void (*score_entries)(const T* x, const T* items, const T* norms, int64_t D, const int32_t* listed, int64_t n,
                           T* scores);

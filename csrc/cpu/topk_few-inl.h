@@ -125,7 +125,8 @@ static __attribute__((noinline)) void score_places(const TopkChunk<T>& p, int64_
             if (!p.permitted[id[__builtin_ctz(left)]]) inside ^= left & (0 - left);
     if (!inside) return;
     const T *row[W], *x[N];
-    for (int i = 0; i < W; ++i) row[i] = p.items + id[i] * p.D;
+    const int some = __builtin_ctz(inside);  // in place of those that are not looked at, which are far away in memory
+    for (int i = 0; i < W; ++i) row[i] = p.items + id[inside >> i & 1 ? i : some] * p.D;
     for (int n = 0; n < N; ++n) x[n] = p.queries + n * p.D;
     Vec<T> score[N], norm;
     if (p.norms) norm = norms_of(p.norms, id);

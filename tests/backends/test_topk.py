@@ -24,11 +24,15 @@ def _excluded(rng: np.random.Generator, queries: int, items: int, density: float
     return matrix
 
 
-def _topk(x, y, k, excluded=None, threads=1, filter=True, permitted=None, norms=None):
+def _topk(x, y, k, excluded=None, threads=1, filter=True, permitted=None, norms=None, prepared=None):
     """ids, scores and the number of pairs scored."""
     where = (None, None) if excluded is None else (excluded.indptr.astype(np.int64), excluded.indices)
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
-    return _cpu.topk(x, y, k, *where, threads, filter, permitted, norms)
+    return _cpu.topk(x, y, k, *where, threads, filter, permitted, norms, prepared=prepared)
+
+
+def _prepared(y, norms=None):
+    return _cpu.prepare_items(np.ascontiguousarray(y), norms, 2)
 
 
 def _assert_same_bits(found, expected):
@@ -42,6 +46,10 @@ def _assert_filter_changes_nothing(x, y, k, excluded=None):
     for threads in (1, 2):
         found = _topk(x, y, k, excluded, threads)
         _assert_same_bits(found, plain)
+    prepared = _prepared(y)
+    for n in (1, 2, 3, 5, len(x)):
+        few = _topk(x[:n], y, k, None if excluded is None else excluded[:n], n % 2 + 1, prepared=prepared)
+        _assert_same_bits(few, (plain[0][:n], plain[1][:n]))
     return found[2] / (len(x) * len(y))
 
 
@@ -69,13 +77,15 @@ def test_small_integers_agree_exactly(topk_isa, dtype, queries, items, factors, 
     """Integer factors make scores exact and ties plenty, so ids and scores must agree to the last bit."""
     x, y, cases = of_integers(queries, items, factors)
     x, y = x.astype(dtype), y.astype(dtype)
+    prepared = CpuBackend(2).prepare(y)
     for k, excluded, expected in cases:
         for threads in (1, 3):
-            ids, scores = CpuBackend(threads).topk(x, y, k, excluded)
-            assert ids.dtype == np.int32
-            assert scores.dtype == dtype
-            np.testing.assert_array_equal(ids, expected[0])
-            np.testing.assert_array_equal(scores, expected[1])
+            for ready in (None, prepared):
+                ids, scores = CpuBackend(threads).topk(x, y, k, excluded, prepared=ready)
+                assert ids.dtype == np.int32
+                assert scores.dtype == dtype
+                np.testing.assert_array_equal(ids, expected[0])
+                np.testing.assert_array_equal(scores, expected[1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -86,6 +96,7 @@ def test_lists_for_everybody_agree_exactly(topk_isa, dtype, queries, items, fact
     x, y, _ = of_integers(queries, items, factors)
     rng = np.random.default_rng(items + queries)
     norms = 2.0 ** rng.integers(-3, 4, items)
+    prepared = CpuBackend(1).prepare(y.astype(dtype), norms.astype(dtype))
     own = _excluded(rng, queries, items, 0.2) if queries else csr_matrix((0, items))
     for share in (0, 0.01, 0.4, 0.6, 0.99, 1):
         permitted = rng.random(items) < share
@@ -94,9 +105,10 @@ def test_lists_for_everybody_agree_exactly(topk_isa, dtype, queries, items, fact
             for excluded in (None, own):
                 both = csr_matrix(mask if excluded is None else mask | excluded.toarray().astype(bool))
                 expected = reference.topk(x, y / norms[:, None], k, both)
-                for threads in (1, 3):
+                options = {"permitted": permitted, "norms": norms.astype(dtype)}
+                for threads, ready in ((1, None), (3, None), (1, prepared), (3, prepared)):
                     ids, scores = CpuBackend(threads).topk(
-                        x.astype(dtype), y.astype(dtype), k, excluded, permitted=permitted, norms=norms.astype(dtype)
+                        x.astype(dtype), y.astype(dtype), k, excluded, prepared=ready, **options
                     )
                     np.testing.assert_array_equal(ids, expected[0])
                     np.testing.assert_array_equal(scores, expected[1])
@@ -139,6 +151,40 @@ def test_few_queries_are_estimated_first(isa, dtype, queries):
             assert found[2] < 0.3 * queries * 8000
 
 
+@pytest.mark.parametrize("queries", [1, 2, 3, 4, 31])
+def test_prepared_items_are_ruled_out_in_int8(topk_isa, queries):
+    """Where the processor has int8 products; and next to none is scored that is not among the best."""
+    rng = np.random.default_rng(queries)
+    for factors in (5, 16, 64, 201):
+        x, y = (rng.standard_normal((n, factors), dtype=np.float32) for n in (queries, 20_000))
+        for norms in (None, np.linalg.norm(y, axis=1)):
+            prepared = _prepared(y, norms)
+            assert (prepared is None) == (topk_isa not in TOPK_ONLY)
+            plain = _topk(x, y, 10, filter=False, norms=norms)
+            found = _topk(x, y, 10, norms=norms, prepared=prepared)
+            _assert_same_bits(found, plain)
+            if prepared is not None:
+                assert found[2] < 0.15 * queries * 20_000, "the filter did not run"
+
+
+def test_prepared_items_that_do_not_fit_are_not_used(topk_isa):
+    """What another instruction set prepared, what is cut short, and what nobody wrote; float64 is never prepared."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal((n, 100), dtype=np.float32) for n in (2, 5000))
+    plain = _topk(x, y, 10, filter=False)
+    by_each = []
+    for name in _cpu.available_isas():
+        _cpu.use_isa(name)
+        by_each.append(_prepared(y))
+        assert _prepared(y.astype(np.float64)) is None
+    _cpu.use_isa(topk_isa)
+    made = [each for each in by_each if each is not None]
+    for each in [*made, *(one[:-64] for one in made), *(np.zeros_like(one) for one in made), np.zeros(9, np.uint8)]:
+        _assert_same_bits(_topk(x, y, 10, prepared=each), plain)
+    assert _prepared(np.zeros((0, 4), np.float32)) is None
+    assert _prepared(np.zeros((4, 0), np.float32)) is None
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_estimates_allow_for_any_number(isa, dtype):
     """Sums that cancel to the last digit, overflow, or vanish, NaN and infinity: no bit differs from scores alone."""
@@ -160,10 +206,8 @@ def test_estimates_allow_for_any_number(isa, dtype):
                 y[rng.random(y.shape) < 0.02] = rng.choice([np.inf, -np.inf, np.nan])
             norms = rng.choice([1, 1e-10, big, 3], items).astype(dtype) if trial % 4 < 2 else None
             x, y = x.astype(dtype), y.astype(dtype)
-            _assert_same_bits(
-                _topk(x[: 1 + trial % 2], y, 20, norms=norms),
-                _topk(x[: 1 + trial % 2], y, 20, filter=False, norms=norms),
-            )
+            plain = _topk(x[: 1 + trial % 2], y, 20, filter=False, norms=norms)
+            _assert_same_bits(_topk(x[: 1 + trial % 2], y, 20, norms=norms), plain)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -246,6 +290,31 @@ def test_infinite_and_nan_scores_do_not_crash(topk_isa):
         ids, scores = CpuBackend(1).topk(np.ones((queries, 1), np.float32), items, 4)
         np.testing.assert_array_equal(ids[:, :3], np.tile([3, 4, 0], (queries, 1)))
         assert not np.isnan(scores).any()
+
+
+def test_prepared_items_stand_any_number(topk_isa):
+    """As above, of so many items that int8 rows are looked at: no bit differs from scores alone."""
+    rng = np.random.default_rng(1)
+    with np.errstate(all="ignore"):
+        for trial in range(60):
+            factors, items = int(rng.integers(1, 70)), 3000
+            x, y = rng.standard_normal((3, factors)), rng.standard_normal((items, factors))
+            if trial % 3 != 1:
+                y *= rng.choice([1, 1, 1e19, 1e-22], (items, 1))
+            if trial % 2:  # everything cancels: scores are what rounding leaves
+                x = np.hstack([x, -x])
+                y = np.hstack([y, y * rng.choice([1, 1 + 1e-7], (items, 1))])
+            if trial % 3 == 0:
+                x *= rng.choice([1e19, 1e-22, 1, 0], (3, 1))
+            if trial % 5 == 0:
+                y[rng.random(y.shape) < 0.02] = rng.choice([np.inf, -np.inf, np.nan])
+            norms = rng.choice([1, 1e-10, 1e19, 3], items).astype(np.float32) if trial % 4 < 2 else None
+            x, y = x.astype(np.float32), y.astype(np.float32)
+            prepared = _prepared(y, norms)
+            for n in (1, 2, 3, 9):
+                queries = np.resize(x, (n, x.shape[1]))
+                plain = _topk(queries, y, 20, filter=False, norms=norms)
+                _assert_same_bits(_topk(queries, y, 20, norms=norms, prepared=prepared), plain)
 
 
 def test_filter_stands_vectors_that_are_not_numbers(topk_isa):

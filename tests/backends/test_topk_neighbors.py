@@ -24,14 +24,16 @@ def sparse(rng: np.random.Generator, rows: int, columns: int, density: float, va
     return matrix
 
 
-def topk(x, y, k, history, neighbors, *, threads=1, filter=True, excluded=None, permitted=None, norms=None):
+def topk(
+    x, y, k, history, neighbors, *, threads=1, filter=True, excluded=None, permitted=None, norms=None, prepared=None
+):
     """ids, scores and the number of pairs scored."""
     where = (None, None) if excluded is None else (excluded.indptr.astype(np.int64), excluded.indices)
     weighted = [
         (each.indptr.astype(np.int64), each.indices.astype(np.int32), each.data.astype(y.dtype))
         for each in (history, neighbors)
     ]
-    return _cpu.topk(x, y, k, *where, threads, filter, permitted, norms, *weighted)
+    return _cpu.topk(x, y, k, *where, threads, filter, permitted, norms, *weighted, prepared)
 
 
 def assert_same_bits(found, expected):
@@ -73,12 +75,12 @@ def test_small_integers_agree_exactly(topk_isa, dtype, queries, items, factors, 
     """Integers make scores exact and ties plenty, so ids and scores must agree to the last bit."""
     x, y, history, neighbors, cases = of_integers(queries, items, factors)
     x, y = x.astype(dtype), y.astype(dtype)
+    prepared = CpuBackend(1).prepare(y)
     for excluded, permitted, scale, *expected in cases:
         for k in (1, 10, 101):
-            for threads in (1, 3):
-                ids, scores = CpuBackend(threads).topk_neighbors(
-                    x, y, k, history, neighbors, excluded, permitted=permitted, scale=scale
-                )
+            for threads, ready in ((1, None), (3, None), (1, prepared)):
+                options = {"permitted": permitted, "scale": scale, "prepared": ready}
+                ids, scores = CpuBackend(threads).topk_neighbors(x, y, k, history, neighbors, excluded, **options)
                 assert ids.dtype == np.int32
                 assert scores.dtype == dtype
                 np.testing.assert_array_equal(ids, expected[0][:, :k])
@@ -100,12 +102,13 @@ def test_what_is_passed_over_changes_no_bit(topk_isa, dtype, factors, strength):
     for k in (10, 300):
         for permitted, by in ((None, None), (some, None), (some, norms)):
             options = {"permitted": permitted, "norms": by}
+            prepared = _cpu.prepare_items(y, by, 1)
             plain = topk(x, y, k, history, neighbors, filter=False, **options)
             for threads in (1, 2):
                 assert_same_bits(topk(x, y, k, history, neighbors, threads=threads, **options), plain)
             for n in (1, 2, 3, 40):
-                for threads in (1, 4):
-                    few = topk(x[:n], y, k, history[:n], neighbors, threads=threads, **options)
+                for threads, ready in ((1, None), (4, None), (1, prepared), (2, prepared)):
+                    few = topk(x[:n], y, k, history[:n], neighbors, threads=threads, prepared=ready, **options)
                     assert_same_bits(few, (plain[0][:n], plain[1][:n]))
 
 

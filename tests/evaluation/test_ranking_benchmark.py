@@ -339,12 +339,27 @@ def test_a_search_is_compared_with_random_trials(case, tmp_path, monkeypatch):
         return {"settings": {"way": spec["stage"]}, "seconds": 5.0, "threadpools": []}
 
     monkeypatch.setattr(module, "run_worker", run_worker)
-    args = arguments(sets=["ml-100k"], trials=9, again=False)
-    for _ in range(2):  # the second finds it there
+    for ways in (["random"], ["tune", "blind", "random"], ["tune", "blind", "random"]):  # what is there stays
+        args = arguments(sets=["ml-100k"], trials=9, again=False, ways=ways)
         module.target(args, Path("nowhere"))
         found.append(len(started))
-    assert found == [6, 6]
+    assert found == [2, 6, 6] and started[0] == "random"
     record = json.loads((tmp_path / "ranking-target.json").read_text())["records"][0]
     assert record["share"] == {"tune": 0.75, "blind": 0.5} and record["trials"] == 9
     monkeypatch.setattr(sys.modules["lib.tables"], "RESULTS", tmp_path)
     assert "| ml-100k | 0.3000, 75.0% | 0.2000, 50.0% | 0.4000 | 9 | 5 |" in make_table("ranking-target")
+
+
+def test_a_search_that_the_ranking_has_made_is_not_made_again(case, tmp_path, monkeypatch):
+    module, _ = case
+    book = measure(module, arguments())
+    name = book.records[0]["set"]
+    of_ours = {"set": name, "kind": "random", "split": 0, "system": "ours tuned"}
+    fit, search = book.find(**of_ours, stage="fit"), book.find(**of_ours, stage="search")
+    monkeypatch.setattr(module, "run_worker", lambda *_, **__: pytest.fail("a search was made"))
+    args = arguments(sets=[name], trials=9, again=False, ways=["tune"])
+    assert module.searched(book, args, name)["ndcg@20"] == fit["ndcg@20"]
+    assert module.searched(book, args, name)["settings"] == search["settings"]
+    module.target(args, Path("nowhere"))
+    args.minutes += 1
+    assert module.searched(book, args, name) is None

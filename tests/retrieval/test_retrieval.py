@@ -315,3 +315,40 @@ def test_cosines_do_not_depend_on_the_size_of_float32_factors(scale):
     # Two divisions and a sum of 12 products of numbers up to 1, each rounded: below 30 units of 2^-24.
     np.testing.assert_allclose(cosines, want, rtol=0, atol=3 * 30 * 2.0**-24)
     assert (ids[:, 0] == np.arange(5)).all()
+
+
+@pytest.mark.parametrize("metric", ["dot", "cosine"])
+def test_items_that_are_searched_often_are_prepared_and_answers_stay(metric):
+    """After some searches with few queries; not by one batch, nor in a catalogue that is in the cache anyway."""
+    rng = np.random.default_rng(4)
+    y, x = (rng.standard_normal((n, 40), dtype=np.float32) for n in (8000, 70))
+    plain = ExactIndex(y, metric=metric, num_threads=1).search(x, 12)
+    index = ExactIndex(y, metric=metric, num_threads=1)
+    lists = {"deny_items": np.arange(0, 8000, 3)}
+    denied = index.search(x, 12, **lists)
+    assert index._prepared is None
+    for row in range(20):
+        for some, options in ((plain, {}), (denied, lists)):
+            ids, scores = index.search(x[row], 12, **options)
+            np.testing.assert_array_equal(ids, some[0][row])
+            assert scores.tobytes() == some[1][row].tobytes()
+    has_int8 = index._backend.prepare(y) is not None
+    assert (index._prepared is not None) == has_int8
+    ids, scores = index.search(x, 12)
+    assert ids.tobytes() == plain[0].tobytes() and scores.tobytes() == plain[1].tobytes()
+    for few in (y[:500], y.astype(np.float64)):
+        small = ExactIndex(few, metric=metric, num_threads=1)
+        small.prepare()
+        assert small._prepared is None and len(small.search(x[0].astype(few.dtype), 3)[0]) == 3
+
+
+def test_a_model_with_neighbours_answers_the_same_once_prepared():
+    rng = np.random.default_rng(5)
+    likes = csr_matrix((rng.random((60, 9000)) < 0.02).astype(np.float32))
+    model = WALS(32, neighbors=5, iterations=1, num_threads=1, random_state=0).fit(likes)
+    ids, scores = model.recommend(range(60), k=9)
+    for _ in range(2):
+        for user in range(20):
+            own_ids, own_scores = model.recommend(user, k=9)
+            np.testing.assert_array_equal(own_ids, ids[user])
+            assert own_scores.tobytes() == scores[user].tobytes()

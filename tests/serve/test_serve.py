@@ -402,6 +402,40 @@ def test_requests_that_wait_are_the_next_batch():
     assert isinstance(found[2], asyncio.CancelledError) and isinstance(found[3], ValueError)
 
 
+def test_a_small_request_that_comes_alone_is_answered_on_the_spot():
+    """In the thread of the loop, once the last one was quick; not where others came with it, nor while it is slow."""
+    answered, pause = [], [0.0]
+
+    def answer(requests):
+        time.sleep(pause[0])
+        answered.append((len(requests), threading.current_thread() is threading.main_thread()))
+        return [ValueError("no") if one < 0 else one for one in requests]
+
+    async def run():
+        batcher = Batcher(answer, most_waiting=50)
+        for one in (1, 2):
+            assert await batcher.ask(one, is_small=True) == one
+        with pytest.raises(ValueError, match="no"):
+            await batcher.ask(-1, is_small=True)
+        assert await batcher.ask(3) == 3
+        together = await asyncio.gather(*(batcher.ask(one, is_small=True) for one in range(4)))
+        assert together == [0, 1, 2, 3]
+        pause[0] = 0.02
+        for one in (4, 5):
+            await batcher.ask(one, is_small=True)
+        pause[0] = 0.0
+        for one in (6, 7):
+            await batcher.ask(one, is_small=True)
+        batcher.close()
+
+    asyncio.run(run())
+    n = len(answered)
+    assert answered[:4] == [(1, False), (1, True), (1, True), (1, False)]
+    assert sum(size for size, _ in answered[4:-4]) == 4 and not any(here for _, here in answered[4:-4])
+    # Slow: the first took too long for the second, and that one for the third, after which all is well again.
+    assert answered[n - 4 :] == [(1, True), (1, False), (1, False), (1, True)]
+
+
 def test_who_comes_when_too_many_wait_is_told_to_come_again(model):
     app = make_app(model, limits=Limits(max_waiting=1))
     held = threading.Event()

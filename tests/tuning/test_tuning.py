@@ -14,8 +14,9 @@ from scipy.sparse import csr_matrix
 from wals_gpu import WALS, DataError, ModelFitError, ParameterWarning, as_interactions
 from wals_gpu.evaluation import random_holdout, temporal_split
 from wals_gpu.priors import LinearPrior
+from wals_gpu.tuning.confirm import confirm
 from wals_gpu.tuning.problem import Outcome, Parts, Problem
-from wals_gpu.tuning.search import Finished, _exponents
+from wals_gpu.tuning.search import Budget, Finished, Search, exponents_near, near_ranks, open_study
 from wals_gpu.tuning.space import Parameter, make_space
 
 optuna = pytest.importorskip("optuna")
@@ -74,6 +75,59 @@ def test_what_is_found_beats_popularity_and_bad_settings(tuning, likes):
     best = [max(one.outcome.score for one in found.trials) for found in (bad, tuning)]  # of the factors alone
     assert best[0] < best[1]
     assert bad.comparison is None and bad.best_score is None
+
+
+def made_up(factors, score, number=0, **settings):
+    """A trial with a score of our choice."""
+    outcome = Outcome(score, 0.0, 3, score, (score,), True, 0.01)
+    return Finished(number, {"factors": factors, **settings}, outcome)
+
+
+def test_what_was_lucky_in_the_search_is_not_chosen(likes):
+    """Of trials with scores from nowhere, the good settings come first on splits that chose none of them."""
+    problem = Problem(WALS, {"num_threads": 1}, Parts.divide(as_interactions(likes), 0.1, 0.0, 0), "ndcg@5", 0)
+    bad = [made_up(4, 0.9 + n / 1000, n, regularization=200.0 + n) for n in range(25)]
+    good = made_up(8, 0.905, 25, regularization=0.02)
+    found = confirm(problem, [*bad, good])
+    assert found[0].trial is good and found[0].score > 1.05 * found[1].score and len(found) == 2
+    assert found[0].settled().outcome.score == found[0].score and found[0].iterations > 1
+    assert len(found[0].scores) == 16 and len(set(found[0].scores)) > 8  # other splits each time
+    assert [one.scores for one in confirm(problem, [*bad, good])] == [one.scores for one in found]
+    assert confirm(problem, bad[:19]) == []  # too few for two
+    assert confirm(problem, [*bad, good], seconds=0.0) == []
+    later = pd.DataFrame({"user_id": [1, 1, 2, 2, 1], "item_id": [1, 2, 1, 2, 3], "time": range(5)})
+    of_times = Parts.divide(as_interactions(later, time_column="time"), 0.3, 0.0, 0)
+    assert confirm(Problem(WALS, {}, of_times, "ndcg@5", 0), [*bad, good]) == []
+
+
+def test_every_number_of_factors_that_is_near_is_measured_again(likes):
+    problem = Problem(WALS, {"num_threads": 1}, Parts.divide(as_interactions(likes), 0.1, 0.0, 0), "ndcg@5", 0)
+    trials = [made_up(4, 0.5 + n / 1e4, n, regularization=0.02) for n in range(30)]
+    trials += [made_up(8, 0.4999, 30), made_up(16, 0.48, 31)]
+    assert list(near_ranks(trials)) == [4, 8]
+    found = confirm(problem, trials)
+    assert sorted(one.trial.factors for one in found) == [4, 4, 8]
+
+
+def test_what_is_chosen_was_measured_again(likes):
+    options = {"space": SMALL, "test": 0, "neighbors": 0, "refit": False}
+    found = WALS.tune(likes, None, trials=22, num_threads=1, **options)
+    again = WALS.tune(likes, None, trials=22, num_threads=2, **options)
+    assert len(found.confirmed) == 2 and found.validation_score == found.confirmed[0].score
+    assert found.best_settings["iterations"] == found.confirmed[0].iterations
+    assert "measured on 16 more splits" in str(found)
+    assert again.confirmed == found.confirmed and again.config == found.config
+
+
+def test_numbers_of_factors_that_are_near_take_turns(likes):
+    """The best one every other time, the rest as they are cheap; one that is clearly worse never."""
+    problem = Problem(WALS, {"num_threads": 1}, Parts.divide(as_interactions(likes), 0.1, 0.0, 0), "ndcg@5", 0)
+    space = make_space(WALS().get_params(), {}, {"factors": [4, 8, 16]}, likes, any_number)
+    search = Search(problem, space, open_study(None, "one", {}), Budget(None, 100, 0.0), 0)
+    trials = [made_up(4, 0.5), made_up(8, 0.498, 1), made_up(16, 0.49, 2)]
+    rng = np.random.default_rng(0)
+    ranks = [search._rank(trials, rng) for _ in range(400)]
+    assert set(ranks) == {4, 8} and 150 < ranks.count(8) < 250
 
 
 def test_defaults_are_the_first_trial(tuning):
@@ -146,8 +200,8 @@ def test_exponents_do_not_leave_their_range():
         Finished(number, {"factors": 4}, Outcome(0.5, exponent, 3, 0.5, (0.5,), True, 1.0))
         for number, exponent in enumerate((0.98, 1.0, 0.97))
     ]
-    assert _exponents(trials) == [0.95, 1.0, 1.0, 1.0]
-    assert _exponents(trials[:2]) is None
+    assert exponents_near(trials) == [0.95, 1.0, 1.0, 1.0]
+    assert exponents_near(trials[:2]) is None
 
 
 def test_a_storage_that_is_none(likes, tmp_path):

@@ -426,6 +426,7 @@ class CpuBackend:
         *,
         permitted: NDArray[np.bool_] | None = None,
         norms: NDArray[np.floating] | None = None,
+        prepared: NDArray[np.uint8] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
         """The k items of highest dot product for each query; see :func:`wals_gpu.reference.topk`.
 
@@ -441,6 +442,8 @@ class CpuBackend:
         norms : (I,), optional
             Each item is divided by its own before it is scored, to the bits of ``items / norms[:, None]``, which is
             not made. Any positive number where `permitted` is False.
+        prepared : array of uint8, optional
+            ``self.prepare(items, norms)``: the result is the same, one query takes a third of the time.
 
         Returns
         -------
@@ -451,8 +454,32 @@ class CpuBackend:
         row_ptr, col_idx = (None, None) if excluded is None else _pattern(excluded)
         queries = np.ascontiguousarray(queries, items.dtype)
         items = np.ascontiguousarray(items)
-        ids, scores, _ = _cpu.topk(queries, items, k, row_ptr, col_idx, self.num_threads, True, permitted, norms)
+        ids, scores, _ = _cpu.topk(
+            queries, items, k, row_ptr, col_idx, self.num_threads, True, permitted, norms, None, None, prepared
+        )
         return ids, scores
+
+    def prepare(
+        self, items: NDArray[np.floating], norms: NDArray[np.floating] | None = None
+    ) -> NDArray[np.uint8] | None:
+        """What :meth:`topk` searches in place of all items, for items that are searched again and again.
+
+        Rows in int8, by which most items can be ruled out (csrc/cpu/topk_int8.cpp). It takes a quarter of the memory
+        of the items, and the time of some searches.
+
+        Parameters
+        ----------
+        items : (I, D)
+        norms : (I,), optional
+            Those that :meth:`topk` gets.
+
+        Returns
+        -------
+        array of uint8, or None
+            None where it would save nothing: items in float64, or a processor without AVX512-VNNI.
+        """
+        prepared: NDArray[np.uint8] | None = _cpu.prepare_items(np.ascontiguousarray(items), norms, self.num_threads)
+        return prepared
 
     def topk_neighbors(
         self,
@@ -465,6 +492,7 @@ class CpuBackend:
         *,
         permitted: NDArray[np.bool_] | None = None,
         scale: NDArray[np.floating] | None = None,
+        prepared: NDArray[np.uint8] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
         """The k items of highest dot product plus what a history adds; see :func:`wals_gpu.reference.topk_neighbors`.
 
@@ -482,6 +510,8 @@ class CpuBackend:
             As for :meth:`topk`.
         scale : (I,), optional
             Scores are multiplied by it, rounded as divisions by ``1 / scale``. Positive, and finite as its inverse is.
+        prepared : array of uint8, optional
+            ``self.prepare(items)``; not with a `scale`.
 
         Returns
         -------
@@ -503,6 +533,7 @@ class CpuBackend:
             )
         norms = None
         if scale is not None:
+            prepared = None
             if np.shape(scale) != (n_items,):
                 raise ValueError(f"scale must have shape (I={n_items},), got {np.shape(scale)}")
             with np.errstate(divide="ignore", over="ignore"):
@@ -514,7 +545,7 @@ class CpuBackend:
         items = np.ascontiguousarray(items)
         weighted = [(*_pattern(matrix), matrix.data.astype(items.dtype, copy=False)) for matrix in (history, neighbors)]
         ids, scores, _ = _cpu.topk(
-            queries, items, k, row_ptr, col_idx, self.num_threads, True, permitted, norms, *weighted
+            queries, items, k, row_ptr, col_idx, self.num_threads, True, permitted, norms, *weighted, prepared
         )
         return ids, scores
 

@@ -252,6 +252,44 @@ class KeepingBackend(Protocol):
 
 
 @runtime_checkable
+class PreparingBackend(Protocol):
+    """What the CPU has beside: items that are searched again and again may be prepared for it.
+
+    ``isinstance(backend, PreparingBackend)`` tells whether this one does.
+    """
+
+    def prepare(
+        self, items: NDArray[np.floating], norms: NDArray[np.floating] | None = None
+    ) -> NDArray[np.uint8] | None: ...
+
+    def topk(
+        self,
+        queries: NDArray[np.floating],
+        items: NDArray[np.floating],
+        k: int,
+        excluded: csr_matrix | None = None,
+        *,
+        permitted: NDArray[np.bool_] | None = None,
+        norms: NDArray[np.floating] | None = None,
+        prepared: NDArray[np.uint8] | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.floating]]: ...
+
+    def topk_neighbors(
+        self,
+        queries: NDArray[np.floating],
+        items: NDArray[np.floating],
+        k: int,
+        history: csr_matrix,
+        neighbors: csr_matrix,
+        excluded: csr_matrix | None = None,
+        *,
+        permitted: NDArray[np.bool_] | None = None,
+        scale: NDArray[np.floating] | None = None,
+        prepared: NDArray[np.uint8] | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.floating]]: ...
+
+
+@runtime_checkable
 class NeighborBackend(Protocol):
     """What some devices have beside: kernels for regressions of items on their neighbours.
 

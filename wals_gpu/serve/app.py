@@ -166,7 +166,9 @@ class _Service:
         if name is not None and n > self.limits.max_ucb:  # these may look at every item for each of them
             text = f"{name}: at most {self.limits.max_ucb} users, sessions or texts at a time, got {n}"
             raise ServiceError(422, "invalid_request", text, name)
-        return await _in_line(self.slow if query.is_slow else self.fast, query)
+        if query.is_slow:
+            return await _in_line(self.slow, query)
+        return await _in_line(self.fast, query, is_small=n == 1)
 
     def close(self) -> None:
         """End the threads."""
@@ -174,9 +176,9 @@ class _Service:
             line.close()
 
 
-async def _in_line(line: Batcher[Any, bytes], request: Any) -> bytes:
+async def _in_line(line: Batcher[Any, bytes], request: Any, *, is_small: bool = False) -> bytes:
     try:
-        return await line.ask(request)
+        return await line.ask(request, is_small=is_small)
     except Full:
         raise ServiceError(
             503, "overloaded", "too many requests wait already: come again", headers=[(b"retry-after", b"1")]

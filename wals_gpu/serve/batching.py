@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Generic, NamedTuple, TypeVar
 
 __all__ = ["Batcher", "Full"]
+
+#: Seconds that one answer may keep an event loop. Handing it to a thread and back takes a tenth of a millisecond.
+AT_ONCE = 0.002
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -25,19 +29,21 @@ class _Asked(NamedTuple):
     request: object
     future: asyncio.Future[object]
     loop: asyncio.AbstractEventLoop
+    is_small: bool
 
 
 class Batcher(Generic[Q, A]):
     """A thread that answers requests, and the line of those that wait for it.
 
     Nobody waits for others to come: an idle thread takes what there is. While it works a line forms, and all of it is
-    the next batch. Several event loops may ask.
+    the next batch. Several event loops may ask. A small request that comes alone, when the last one of its kind took
+    less time than a loop can do without, is answered on the spot.
 
     Parameters
     ----------
     answer : callable
-        Answers (n,) of requests (n,), in the thread; an exception among them is raised for the one request. What it
-        raises itself is raised for all.
+        Answers (n,) of requests (n,), in the thread or, of one, in that of the event loop. An exception among them is
+        raised for the one request; what it raises itself is raised for all.
     most_waiting : int
         Requests in the line.
     most_at_once : int, default 512
@@ -61,9 +67,17 @@ class Batcher(Generic[Q, A]):
         self._line: SimpleQueue[_Asked | None] = SimpleQueue()
         self._name, self._lock = f"wals-gpu {name}", threading.Lock()
         self._thread: threading.Thread | None = None
+        self._works = False  # the thread does
+        self._n_small, self._seconds = 0, float("inf")  # so many came; what the last that was alone took
 
-    async def ask(self, request: Q) -> A:
+    async def ask(self, request: Q, *, is_small: bool = False) -> A:
         """The answer to a request.
+
+        Parameters
+        ----------
+        request : Q
+        is_small : bool, default False
+            All such requests take about the same time, and not much.
 
         Raises
         ------
@@ -74,11 +88,20 @@ class Batcher(Generic[Q, A]):
         """
         if self._line.qsize() >= self._most_waiting:
             raise Full
+        if is_small and self._seconds < AT_ONCE:
+            self._n_small += 1
+            mine = self._n_small
+            await asyncio.sleep(0)  # who came at the same moment gets this far too, and then they go together
+            if mine == self._n_small and not self._works and self._line.empty():
+                [answer] = self._timed([request])
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
         if self._thread is None:
             self._start()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[A] = loop.create_future()
-        self._line.put(_Asked(request, future, loop))  # type: ignore[arg-type]  # of any kind, for one line
+        self._line.put(_Asked(request, future, loop, is_small))  # type: ignore[arg-type]  # of any kind, for one line
         return await future
 
     def close(self) -> None:
@@ -97,6 +120,7 @@ class Batcher(Generic[Q, A]):
 
     def _run(self) -> None:
         while (first := self._line.get()) is not None:
+            self._works = True
             batch, is_last = [first], False
             with suppress(Empty):
                 while len(batch) < self._most_at_once and not is_last:
@@ -107,13 +131,15 @@ class Batcher(Generic[Q, A]):
                         batch.append(one)
             self._answer_all(batch)
             del first, batch  # not until the next request comes
+            self._works = False
             if is_last:
                 return
 
     def _answer_all(self, batch: Sequence[_Asked]) -> None:
         answers: Sequence[A | Exception]
+        requests: list[Q] = [one.request for one in batch]  # type: ignore[misc]
         try:
-            answers = self._answer([one.request for one in batch])  # type: ignore[misc]
+            answers = self._timed(requests) if batch[0].is_small and len(batch) == 1 else self._answer(requests)
         except Exception as error:
             answers = [error] * len(batch)
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[object], A | Exception]]] = {}
@@ -122,6 +148,13 @@ class Batcher(Generic[Q, A]):
         for loop, told in by_loop.items():
             with suppress(RuntimeError):  # the loop was closed meanwhile: nobody is there to be told
                 loop.call_soon_threadsafe(_tell, told)
+
+    def _timed(self, requests: Sequence[Q]) -> Sequence[A | Exception]:
+        """The answer to a small request that is alone."""
+        start = time.perf_counter()
+        answers = self._answer(requests)
+        self._seconds = time.perf_counter() - start
+        return answers
 
 
 def _tell(told: Sequence[tuple[asyncio.Future[object], object]]) -> None:

@@ -109,6 +109,8 @@ class ServedModel:
         k = min(10, self.n_items)
         self.numbered.recommend([0] if self.numbered.fitted.seen is None else [0, -1], k, unknown="popular")
         self.numbered.similar_items([0], k)
+        for metric in ("dot", "cosine"):
+            self.numbered.fitted.index("item", metric).prepare()
 
     def best_items(
         self, rows: NDArray[np.int64], k: int, filter_seen: bool

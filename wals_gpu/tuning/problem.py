@@ -21,7 +21,7 @@ from wals_gpu.evaluation.splits import random_holdout, temporal_split
 from wals_gpu.training.calibration import choose_popularity_exponent
 from wals_gpu.training.validation import parse_metric
 
-__all__ = ["MOST_ITERATIONS", "Outcome", "Parts", "Problem", "Split"]
+__all__ = ["MOST_ITERATIONS", "Measured", "Outcome", "Parts", "Problem", "Split"]
 
 #: Where a fit ends that gets better and better.
 MOST_ITERATIONS = 24
@@ -135,6 +135,8 @@ class Problem:
     ----------
     splits : list of Split
         A score is the mean over them.
+    n_users : int
+        That the first of them measures.
     metric_name, k : str, int
         `metric` in its parts.
     """
@@ -142,16 +144,22 @@ class Problem:
     def __init__(self, model: Any, fixed: Mapping[str, Any], parts: Parts, metric: str, seed: int) -> None:
         self.model, self.fixed, self.parts, self.metric = model, dict(fixed), parts, metric
         self.metric_name, self.k = parse_metric(metric)
+        self._seed, self._has_prior = seed, fixed.get("user_prior") is not None
         rng = np.random.default_rng([seed, 2])
-        has_prior = fixed.get("user_prior") is not None
-        self.splits = [Split.make(parts.train.matrix, parts.valid.matrix, has_prior, rng)]
-        n_users = int(np.count_nonzero(np.diff(self.splits[0].valid.indptr)))
-        share = parts.valid.matrix.nnz / parts.search.matrix.nnz
+        self.splits = [Split.make(parts.train.matrix, parts.valid.matrix, self._has_prior, rng)]
+        self.n_users = int(np.count_nonzero(np.diff(self.splits[0].valid.indptr)))
         # The future is held out once: there is only one.
-        for number in range(1, 1 if parts.by_time else min(-(-_ENOUGH // n_users), _MOST_SPLITS)):
-            train, valid = random_holdout(parts.search.matrix, share, np.random.default_rng([seed, 3, number]))
-            self.splits.append(Split.make(train, valid, has_prior, rng))
+        for number in range(1, 1 if parts.by_time else min(-(-_ENOUGH // self.n_users), _MOST_SPLITS)):
+            self.splits.append(self._draw(np.random.default_rng([seed, 3, number]), rng))
         self.chooses_exponent = "popularity_exponent" not in fixed
+
+    def _draw(self, rng: np.random.Generator, of_users: np.random.Generator) -> Split:
+        share = self.parts.valid.matrix.nnz / self.parts.search.matrix.nnz
+        return Split.make(*random_holdout(self.parts.search.matrix, share, rng), self._has_prior, of_users)
+
+    def afresh(self, number: int) -> Split:
+        """Another split of the same kind, that no trial is measured on; not of the future, as there is only one."""
+        return self._draw(*(np.random.default_rng([self._seed, 4 + part, number]) for part in range(2)))
 
     def settings(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the model: those that were chosen, beside the fixed ones."""
@@ -190,11 +198,11 @@ class Problem:
             The metric on the first split from which the others are looked at.
         """
         began = time.perf_counter()
-        found = [self._on(self.splits[0], chosen, is_hopeless, deadline, exponents)]
+        found = [self.measure_on(self.splits[0], chosen, exponents, is_hopeless, deadline)]
         for split in self.splits[1:]:
             if not found[-1].is_whole or found[0].score < worth:
                 break
-            found.append(self._on(split, chosen, lambda curve: False, deadline, exponents))
+            found.append(self.measure_on(split, chosen, exponents, deadline=deadline))
         first = found[0]
         is_whole = len(found) == len(self.splits) and found[-1].is_whole
         if is_whole:
@@ -206,14 +214,14 @@ class Problem:
         seconds = time.perf_counter() - began
         return Outcome(score, exponent, iterations, first.score, first.curve, is_whole, seconds)
 
-    def _on(
+    def measure_on(
         self,
         split: Split,
         chosen: Mapping[str, Any],
-        is_hopeless: Callable[[list[float]], bool],
-        deadline: float | None,
-        exponents: Sequence[float] | None,
-    ) -> _Measured:
+        exponents: Sequence[float] | None = None,
+        is_hopeless: Callable[[list[float]], bool] = lambda curve: False,
+        deadline: float | None = None,
+    ) -> Measured:
         """The same on one split."""
         curve: list[float] = []
         is_whole = True
@@ -237,10 +245,10 @@ class Problem:
                 fitted.backend, metric=self.metric_name, k=self.k, max_users=_USERS, grid=grid,
             )  # fmt: skip
             score = scores[exponent] if self.chooses_exponent else scores[round(model.popularity_exponent, 9)]
-        return _Measured(score, exponent, model.best_iteration_, tuple(curve), is_whole)
+        return Measured(score, exponent, model.best_iteration_, tuple(curve), is_whole)
 
 
-class _Measured(NamedTuple):
+class Measured(NamedTuple):
     """Of a trial on one split, as :class:`Outcome` has them."""
 
     score: float

@@ -17,6 +17,7 @@ import pyarrow as pa
 from wals_gpu.data.files import whole_file
 from wals_gpu.data.tables import Tabular, format_table, html_table
 from wals_gpu.evaluation.metrics import Estimate
+from wals_gpu.tuning.confirm import Confirmed
 from wals_gpu.tuning.neighbors import NeighborTrial
 from wals_gpu.tuning.search import Finished, import_optuna, quiet
 
@@ -103,6 +104,9 @@ class Tuning:
         The same beside the defaults and popularity.
     trials : Trials
         Every trial, as a list and as a table: ``trials.to_pandas()``.
+    confirmed : list of Confirmed
+        The few best trials as they were measured again, on splits that chose none of them; the first one is chosen.
+        Empty where that was not done: few trials, little time, or interactions held out by time.
     neighbor_trials : list of NeighborTrial
         Neighbours of items that were tried beside the best factors, the chosen one last; empty where they were fixed.
     edges : dict of str to str
@@ -125,6 +129,7 @@ class Tuning:
     best_score: Estimate | None
     comparison: Comparison | None
     trials: Trials
+    confirmed: list[Confirmed]
     neighbor_trials: list[NeighborTrial]
     edges: dict[str, str]
     notes: list[str]
@@ -183,6 +188,7 @@ class Tuning:
             "test": scores,
             "users": None if compared is None else compared.users,
             "trials": len(self.trials),
+            "confirmed_trials": len(self.confirmed),
             "neighbor_trials": len(self.neighbor_trials),
             "seconds": self.seconds,
             "edges": self.edges,

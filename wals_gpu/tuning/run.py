@@ -24,6 +24,7 @@ from wals_gpu.priors.linear import LinearPrior
 from wals_gpu.training.checkpoints import fingerprint
 from wals_gpu.training.memory import check_memory
 from wals_gpu.training.validation import parse_metric
+from wals_gpu.tuning.confirm import Confirmed, confirm
 from wals_gpu.tuning.neighbors import NeighborTrial, choose_neighbors
 from wals_gpu.tuning.problem import Parts, Problem
 from wals_gpu.tuning.result import Comparison, Trials, Tuning
@@ -34,8 +35,9 @@ __all__ = ["tune"]
 
 #: Of the study in a storage.
 _NAME = "wals_gpu"
-#: Share of a budget of time that is kept for the neighbours, beside a fit of the best factors.
-NEIGHBORS = 0.2
+#: Shares of a budget of time that are kept for the best trials' second measurement, and for the neighbours, beside a
+#: fit of the best factors.
+CONFIRM, NEIGHBORS = 0.12, 0.2
 
 
 def tune(
@@ -117,16 +119,19 @@ def tune(
     }
     study = open_study(storage, _NAME, shared)
     beside: list[NeighborTrial] = []
+    confirmed: list[Confirmed] = []
     first = Search(problem, searched, study, Budget(seconds, trials, began), seed)
     spent = sum(one.outcome.seconds for one in first.finished())
     limits = Budget(seconds, trials, began, spent)
     search = Search(problem, searched, study, limits, seed)
     with _Progress(limits, metric, search, show_progress, callback) as progress:
         interrupted = search.run(progress.tell, lambda best: _seconds_after(best, search, base, bool(test), refit))
+        found = Trials(search.finished())
+        if not interrupted:
+            interrupted, confirmed = _confirm(problem, found, limits)
+        best = confirmed[0].settled() if confirmed else best_of(found)
         if not (interrupted or "neighbors" in fixed):
-            interrupted, beside = _search_neighbors(problem, best_of(search.finished()), limits)
-    found = Trials(search.finished())
-    best = best_of(found)
+            interrupted, beside = _search_neighbors(problem, best, limits)
     if not best.outcome.is_whole and not best.outcome.score:
         raise ModelFitError("no trial could be fitted; the warnings say why")
     chosen = dict(best.settings) | {"iterations": best.outcome.iterations}
@@ -150,15 +155,36 @@ def tune(
         best_score=None if comparison is None else comparison.best,
         comparison=comparison,
         trials=found,
+        confirmed=confirmed,
         neighbor_trials=beside,
         edges=edges,
         notes=_notes(parts, len(problem.splits), comparison, edges, searched, interrupted)
+        + _of_confirmed(confirmed, metric)
         + _of_neighbors(beside, metric),
         config=_config(model, settings),
         interrupted=interrupted,
         seconds=time.perf_counter() - began,
         study=study,
     )
+
+
+def _confirm(problem: Problem, found: list[Finished], budget: Budget) -> tuple[bool, list[Confirmed]]:
+    """The best trials on other splits; and whether Ctrl-C ended it, which leaves the best one as it was found."""
+    try:
+        return False, confirm(problem, found, None if budget.seconds is None else CONFIRM * budget.seconds)
+    except KeyboardInterrupt:
+        return True, []
+
+
+def _of_confirmed(confirmed: list[Confirmed], metric: str) -> list[str]:
+    if not confirmed:
+        return []
+    best, n = confirmed[0], len(confirmed[0].scores)
+    searched = max(one.trial.outcome.score for one in confirmed)
+    return [
+        f"the best {len(confirmed)} trials were measured on {n} more split{'s' * (n > 1)}, where the chosen one, of "
+        f"{best.trial.factors} factors, has {metric} {best.score:.4f}; the best of all had {searched:.4f} in the search"
+    ]
 
 
 def _search_neighbors(problem: Problem, best: Finished, budget: Budget) -> tuple[bool, list[NeighborTrial]]:
@@ -202,7 +228,7 @@ def _config(model: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _seconds_after(best: Finished, search: Search, base: Any, with_test: bool, refit: bool) -> float:
     """What the fits after the search take, roughly: a trial takes longer than its fit, of fewer entries."""
     of_best = best.outcome.seconds
-    fits = of_best * (int(with_test) + int(refit))
+    fits = of_best * (int(with_test) + int(refit)) + CONFIRM * search.seconds
     if "neighbors" not in search.fixed:
         fits += of_best + NEIGHBORS * search.seconds
     if with_test:  # the defaults too

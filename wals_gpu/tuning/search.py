@@ -29,7 +29,18 @@ from wals_gpu.tuning.space import Space
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Budget", "Finished", "Search", "best_of", "import_optuna", "open_study", "quiet"]
+__all__ = [
+    "Budget",
+    "Finished",
+    "Search",
+    "best_of",
+    "exponents_near",
+    "import_optuna",
+    "in_order",
+    "near_ranks",
+    "open_study",
+    "quiet",
+]
 
 #: Share of the budget for the first number of factors, where a trial is cheap.
 SHAPE = 0.25
@@ -46,6 +57,9 @@ HOPELESS = 0.9
 _PATIENT = 3
 #: And is not measured on other splits when it is worse than this share of the best one on the first.
 WORTH = 0.98
+#: Numbers of factors whose best trials differ by less than this share are searched side by side: the best of many
+#: trials looks better than it is, and of one number there are more than of another.
+NEAR = 0.01
 #: More factors are not tried where that would take more than this share of the time that is left.
 DEAR = 0.25
 
@@ -255,7 +269,11 @@ class Search:
         deadline = time.perf_counter() + left if finished else None
         try:
             outcome = self._problem.measure(
-                chosen, self._hopeless(finished, chosen["factors"]), deadline, _exponents(finished), _worth(finished)
+                chosen,
+                self._hopeless(finished, chosen["factors"]),
+                deadline,
+                exponents_near(finished),
+                _worth(finished),
             )
         except (ModelFitError, SingularSystemError, MemoryError) as error:  # of these settings: others may do
             if not any(one.outcome.is_whole for one in finished) and len(finished) >= len(self._space.known()):
@@ -319,11 +337,11 @@ class Search:
             scout = self._scout(finished, left)
             if scout is not None:
                 return scout
-            factors = best_of(finished).factors
+            factors = self._rank(finished, rng)
         if rng.random() < SAMPLED:
             return {"factors": factors}  # the rest is left to Optuna
         # A step from the mean of two good settings, or from one of them.
-        whole = _in_order(one for one in finished if one.outcome.is_whole)
+        whole = in_order(one for one in finished if one.outcome.is_whole)
         parents = [one for one in whole if one.factors == factors]
         parents = [*parents, *(one for one in whole if one.factors != factors)][:PARENTS]
         if not parents:
@@ -337,8 +355,17 @@ class Search:
             places[name] = _reflected(between + deviation * step) if is_changed else between
         return {p.name: p.value(places[p.name]) for p in space.parameters} | {"factors": factors}
 
+    def _rank(self, finished: list[Finished], rng: np.random.Generator) -> int:
+        """The best number of factors, or every other time one that is near it, rather one whose trials are cheap."""
+        best = best_of(finished)
+        near = {rank: one for rank, one in near_ranks(finished).items() if rank != best.factors}
+        if not near or rng.random() < 0.5:
+            return best.factors
+        speeds = np.array([1 / max(one.outcome.seconds, 1e-9) for one in near.values()])
+        return int(rng.choice(list(near), p=speeds / speeds.sum()))
+
     def _scout(self, finished: list[Finished], left: float) -> dict[str, Any] | None:
-        """The best settings of one number of factors with the next one, as long as that is better than the last."""
+        """The best settings of one number of factors with the next one, as long as that is no worse than the last."""
         ranks, first = self._space.ranks, self._space.ranks.index(self._space.first)
         by_rank = {rank: [one for one in finished if one.factors == rank and one.outcome.is_whole] for rank in ranks}
         up, down = ranks[first:], ranks[first::-1]
@@ -355,7 +382,7 @@ class Search:
                     if self._budget.seconds is not None and growth * best.outcome.seconds > DEAR * left:
                         break
                     return self._space.params(best.settings) | {"factors": more}
-                if _best(by_rank[more]) <= _best(by_rank[few]):
+                if _best(by_rank[more]) <= (1 - NEAR) * _best(by_rank[few]):
                     break
         return None
 
@@ -368,10 +395,19 @@ def _shape(one: Finished) -> dict[str, Any]:
 def best_of(finished: list[Finished]) -> Finished:
     """The one with the highest score, of those measured to their end if there are any; of equals the first."""
     whole = [one for one in finished if one.outcome.is_whole]
-    return _in_order(whole or finished)[0]
+    return in_order(whole or finished)[0]
 
 
-def _in_order(trials: Iterable[Finished]) -> list[Finished]:
+def near_ranks(finished: list[Finished]) -> dict[int, Finished]:
+    """The best trial of each number of factors that is as good as the best of all, or nearly; from few to many."""
+    ranks = sorted({one.factors for one in finished})
+    best = {rank: best_of([one for one in finished if one.factors == rank]) for rank in ranks}
+    least = (1 - NEAR) * best_of(finished).outcome.score
+    return {rank: one for rank, one in best.items() if one.outcome.is_whole and one.outcome.score >= least}
+
+
+def in_order(trials: Iterable[Finished]) -> list[Finished]:
+    """The best first; of equals the first."""
     return sorted(trials, key=lambda one: (-one.outcome.score, one.number))
 
 
@@ -381,12 +417,12 @@ def _worth(finished: list[Finished]) -> float:
     return WORTH * best_of(whole).outcome.first if whole else 0.0
 
 
-def _exponents(finished: list[Finished]) -> list[float] | None:
+def exponents_near(finished: list[Finished]) -> list[float] | None:
     """Exponents of items' popularity for the next trial: those near the best ones; None: all, where little is known."""
     whole = [one for one in finished if one.outcome.is_whole]
     if len(whole) < PARENTS:
         return None
-    near = [one.outcome.popularity_exponent for one in _in_order(whole)[:PARENTS]]
+    near = [one.outcome.popularity_exponent for one in in_order(whole)[:PARENTS]]
     middle = round(sorted(near)[len(near) // 2] / 0.05) * 0.05  # of several splits it is a mean
     return [round(min(max(middle + step, -LARGEST), LARGEST), 2) for step in (-0.05, 0.0, 0.05, 0.1)]
 
