@@ -85,6 +85,10 @@ def isa() -> str:
 def neighbor_memory(n_items: int, n_neighbors: int, wide: bool, n_threads: int) -> tuple[Any, ...]:
     """Bytes that fit_neighbors works in: the least, and the most that can be of use."""
 
+def prepare_items(items: NDArray[Any], norms: NDArray[Any] | None, n_threads: int) -> NDArray[np.uint8] | None:
+    """Items (I, D), divided by norms (I,) or None, as the int8 filter of topk reads them; None where it has
+    none."""
+
 def ridge_losses(
     factors: NDArray[Any],
     prior: NDArray[Any] | None,
@@ -158,11 +162,12 @@ def topk(
     norms: NDArray[Any] | None = None,
     history: tuple[Any, ...] | None = None,
     neighbors: tuple[Any, ...] | None = None,
+    prepared: NDArray[np.uint8] | None = None,
 ) -> tuple[Any, ...]:
     """ids (B, k) and scores (B, k) of the best items, and how many pairs were scored in full: all without filter,
     else those that a bound does not rule out. permitted (I,): nobody gets the others; norms (I,): scores are
     divided by them; history (B, n) and neighbors (n, I), CSR arrays of either: their product is added to scores
-    before."""
+    before; prepared: prepare_items of the same items and norms, for speed."""
 
 def topk_listed(
     queries: NDArray[Any],

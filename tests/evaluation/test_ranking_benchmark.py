@@ -352,14 +352,14 @@ def test_a_search_is_compared_with_random_trials(case, tmp_path, monkeypatch):
 
 def test_a_search_that_the_ranking_has_made_is_not_made_again(case, tmp_path, monkeypatch):
     module, _ = case
-    book = measure(module, arguments())
-    name = book.records[0]["set"]
-    of_ours = {"set": name, "kind": "random", "split": 0, "system": "ours tuned"}
-    fit, search = book.find(**of_ours, stage="fit"), book.find(**of_ours, stage="search")
+    args = arguments(sets=["ml-100k"], trials=9, again=False, ways=["tune"])
+    book = module.Book("ranking", args)
+    key = {"set": "ml-100k", "kind": "random", "split": 0, "system": "ours tuned"}
+    book.put(key | {"stage": "search"}, {"settings": {"factors": 8}, "seconds": 5.0})
+    book.put(key | {"stage": "fit"}, {"ndcg@20": 0.25})
     monkeypatch.setattr(module, "run_worker", lambda *_, **__: pytest.fail("a search was made"))
-    args = arguments(sets=[name], trials=9, again=False, ways=["tune"])
-    assert module.searched(book, args, name)["ndcg@20"] == fit["ndcg@20"]
-    assert module.searched(book, args, name)["settings"] == search["settings"]
     module.target(args, Path("nowhere"))
+    [record] = json.loads((tmp_path / "ranking-target.json").read_text())["records"]
+    assert record["tune"]["ndcg@20"] == 0.25 and record["tune"]["settings"] == {"factors": 8}
     args.minutes += 1
-    assert module.searched(book, args, name) is None
+    assert module.searched(book, args, "ml-100k") is None

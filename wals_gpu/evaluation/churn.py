@@ -136,13 +136,13 @@ def churn(
             raise TypeError(f"{name} must be a model that knows its users, such as a WALS; {model!r:.60} is to be told")
     if sample is not None:
         sample = integer("sample", sample, 1)
-    random_state = seed("random_state", random_state)
+    drawn_by = seed("random_state", random_state)
     rows = everyone.alone(lambda: _rows_of_both(old, new, users))
     n = everyone.place(len(rows[0]))[1]
     if not n:
         raise DataError("there is no user whom both models know, so no lists to compare")
     if sample is not None and n > sample:
-        chosen = drawn_here(everyone, len(rows[0]), sample, random_state)
+        chosen = drawn_here(everyone, len(rows[0]), sample, drawn_by)
         rows, n = (rows[0][chosen], rows[1][chosen]), sample
 
     def compared() -> tuple[NDArray[np.float64], list[NDArray[np.int64]]]:

@@ -320,11 +320,14 @@ class ExactIndex:
             if extra is not None:
                 return topk(self._backend, queries, self._table, k, deny, permitted=permitted, extra=extra)
             return self._backend.topk(queries, self._table, k, deny, permitted=permitted, norms=self._norms)
-        options = {"permitted": permitted, "prepared": self._prepared}
         if extra is not None:
             own = extra.owned(), extra.neighbors.weights
-            return self._preparing.topk_neighbors(queries, self._table, k, *own, pattern(deny), **options)
-        return self._preparing.topk(queries, self._table, k, deny, norms=self._norms, **options)
+            return self._preparing.topk_neighbors(
+                queries, self._table, k, *own, pattern(deny), permitted=permitted, prepared=self._prepared
+            )
+        return self._preparing.topk(
+            queries, self._table, k, deny, permitted=permitted, norms=self._norms, prepared=self._prepared
+        )
 
     def collect(
         self,
