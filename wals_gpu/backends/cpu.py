@@ -543,9 +543,11 @@ class CpuBackend:
         row_ptr, col_idx = (None, None) if excluded is None else _pattern(excluded)
         queries = np.ascontiguousarray(queries, items.dtype)
         items = np.ascontiguousarray(items)
-        weighted = [(*_pattern(matrix), matrix.data.astype(items.dtype, copy=False)) for matrix in (history, neighbors)]
+        own, others = (
+            (*_pattern(matrix), matrix.data.astype(items.dtype, copy=False)) for matrix in (history, neighbors)
+        )
         ids, scores, _ = _cpu.topk(
-            queries, items, k, row_ptr, col_idx, self.num_threads, True, permitted, norms, *weighted, prepared
+            queries, items, k, row_ptr, col_idx, self.num_threads, True, permitted, norms, own, others, prepared
         )
         return ids, scores
 
