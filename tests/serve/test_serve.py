@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -402,12 +403,13 @@ def test_requests_that_wait_are_the_next_batch():
     assert isinstance(found[2], asyncio.CancelledError) and isinstance(found[3], ValueError)
 
 
-def test_a_small_request_that_comes_alone_is_answered_on_the_spot():
+def test_a_small_request_that_comes_alone_is_answered_on_the_spot(monkeypatch):
     """In the thread of the loop, once the last one was quick; not where others came with it, nor while it is slow."""
-    answered, pause = [], [0.0]
+    answered, pause, now = [], [0.0], [0.0]
+    monkeypatch.setattr("wals_gpu.serve.batching.time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def answer(requests):
-        time.sleep(pause[0])
+        now[0] += pause[0]
         answered.append((len(requests), threading.current_thread() is threading.main_thread()))
         return [ValueError("no") if one < 0 else one for one in requests]
 

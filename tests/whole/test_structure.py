@@ -150,7 +150,7 @@ def test_private_attributes_stay_in_their_package(name):
     assert not [text for text in missing if not text.endswith(permitted)]
 
 
-FOREIGN = ("sys._getframe", "os._exit", "_replace", "_asdict", "_fields")
+FOREIGN = ("sys._getframe", "os._exit", "argparse._ArgumentGroup", "_replace", "_asdict", "_fields")
 # What estimators outside of pyspark are written with: it has no other way to parameters and to the JVM.
 OF_PYSPARK = (
     "Params._dummy", "_resetUid", "._jdf", "._jvm", "._jsc", "._java_obj", "_empty_java_param_map",
