@@ -21,7 +21,7 @@ import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 import safetensors.numpy
@@ -247,7 +247,7 @@ class StoredTensors:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._damaged():
-            self._file: Any = safe_open(path, "numpy")
+            self._file = cast(Any, safe_open(path, "numpy"))  # its methods have no types
             self._names = frozenset(self._file.keys())
 
     @contextlib.contextmanager
@@ -523,7 +523,7 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
 
 def _checked_tensors(folder: Path, entry: Mapping[str, Any]) -> Path:
     """The file of the tensors, after a look at every byte of it."""
-    path = folder / entry["file"]
+    path: Path = folder / entry["file"]
     digest = hashlib.sha256()
     with _open_file(path) as file:
         size = os.fstat(file.fileno()).st_size

@@ -114,8 +114,17 @@ def publish_sharded(
 class _NightOnRanks(Night):
     """See :class:`.run.Night`. What is in `record` is of rank 0 in the end."""
 
-    def __init__(self, group: Group, model: WALS, *more: Any) -> None:
-        super().__init__(model, *more, everyone=UsersOnRanks(group))
+    def __init__(
+        self,
+        group: Group,
+        model: WALS,
+        folder: str | PathLike[str],
+        publish_if: str | Condition,
+        options: dict[str, Any],
+        stopped: Callable[[], bool] | None,
+        show_progress: bool,
+    ) -> None:
+        super().__init__(model, folder, publish_if, options, stopped, show_progress, UsersOnRanks(group))
         self._group = group
         self._shards: Shards | None = None
         self._fitted: ShardedModel | None = None
