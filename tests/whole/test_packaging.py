@@ -68,6 +68,9 @@ def public_of(module):
                 continue
             for method_name, method in vars(value).items():
                 method = getattr(method, "__func__", getattr(method, "fget", method))
+                of_bases = (vars(base).get(method_name) for base in value.__mro__[1:])
+                if any(getattr(one, "__doc__", None) for one in of_bases):  # documented where it is declared
+                    continue
                 if inspect.isfunction(method) and not method_name.startswith("_"):
                     yield f"{module.__name__}.{name}.{method_name}", method
 

@@ -118,26 +118,21 @@ class LocalGroup(Group):
     rank, size, sent_bytes = 0, 1, 0
 
     def gather_rows(self, rows: NDArray[Any], counts: Sequence[int], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """See :meth:`Group.gather_rows`."""
         if out is None:
             return rows
         out[:] = rows
         return out
 
     def exchange_rows(self, pieces: Sequence[NDArray[Any]], counts: Sequence[int], out: NDArray[Any]) -> None:
-        """See :meth:`Group.exchange_rows`."""
         out[:] = pieces[0]
 
     def broadcast(self, array: NDArray[Any]) -> None:
-        """See :meth:`Group.broadcast`."""
         return
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
-        """See :meth:`Group.gather_bytes`."""
         return [data]
 
     def barrier(self) -> None:
-        """See :meth:`Group.barrier`."""
         return
 
 
@@ -176,7 +171,6 @@ class TorchGroup(Group):
         self.sent_bytes = 0
 
     def gather_rows(self, rows: NDArray[Any], counts: Sequence[int], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """See :meth:`Group.gather_rows`."""
         # Around a ring: each step passes the piece on that came with the last one, so that every link is busy. What is
         # small goes to all at once: it takes the time of one step.
         ends = np.cumsum(counts)
@@ -196,7 +190,6 @@ class TorchGroup(Group):
         return out
 
     def exchange_rows(self, pieces: Sequence[NDArray[Any]], counts: Sequence[int], out: NDArray[Any]) -> None:
-        """See :meth:`Group.exchange_rows`."""
         ends = np.cumsum(counts)
         places = [out[end - count : end] for end, count in zip(ends, counts, strict=True)]
         places[self.rank][...] = pieces[self.rank]
@@ -205,7 +198,6 @@ class TorchGroup(Group):
             self._pass([(to, pieces[to])], [(source, places[source])])
 
     def broadcast(self, array: NDArray[Any]) -> None:
-        """See :meth:`Group.broadcast`."""
         if not array.size or self.size == 1:
             return
         tensor = self._bytes_of(array)
@@ -216,14 +208,12 @@ class TorchGroup(Group):
             self._take(array, tensor)
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
-        """See :meth:`Group.gather_bytes`."""
         lengths = of_each(self, len(data))
         rows = np.frombuffer(data, np.uint8)
         joined = self.gather_rows(rows, lengths.tolist())
         return [piece.tobytes() for piece in np.split(joined, np.cumsum(lengths)[:-1])]
 
     def barrier(self) -> None:
-        """See :meth:`Group.barrier`."""
         of_each(self, np.uint8(0))
 
     def _pass(self, sends: list[tuple[int, NDArray[Any]]], receives: list[tuple[int, NDArray[Any]]]) -> None:

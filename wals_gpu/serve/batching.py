@@ -131,7 +131,6 @@ class Batcher(Generic[Q, A]):
                         batch.append(one)
             self._answer_all(batch)
             del first, batch  # not until the next request comes
-            self._works = False
             if is_last:
                 return
 
@@ -142,6 +141,7 @@ class Batcher(Generic[Q, A]):
             answers = self._timed(requests) if batch[0].is_small and len(batch) == 1 else self._answer(requests)
         except Exception as error:
             answers = [error] * len(batch)
+        self._works = False  # before they are told: who asks again at once need not wait for this thread
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[object], A | Exception]]] = {}
         for one, answer in zip(batch, answers, strict=True):
             by_loop.setdefault(one.loop, []).append((one.future, answer))
