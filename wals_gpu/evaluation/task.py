@@ -128,7 +128,7 @@ class Task:
                 most = max(most, model.n_items)
             elif ids is not None:
                 most = max(most, len(ids))
-        return min(max(self.ks), most)
+        return int(min(max(self.ks), most))
 
     def is_cold(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which rows of `test` are known by nothing (b,)."""
