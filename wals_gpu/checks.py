@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 import sys
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,7 +17,9 @@ import numpy as np
 from wals_gpu.errors import ParameterWarning
 from wals_gpu.system import available_memory
 
-__all__ = ["did_you_mean", "integer", "list_length", "number", "seed", "warn"]
+__all__ = [
+    "as_path", "did_you_mean", "flag", "index_of_ids", "integer", "list_length", "number", "refuse_ids", "seed", "warn",
+]  # fmt: skip
 
 #: Bytes of an answer that is given without asking how much memory there is: that takes longer than many a search.
 _ALWAYS_FITS = 1 << 28
@@ -93,6 +97,41 @@ def seed(name: str, value: Any) -> int | np.random.Generator | None:
     TypeError or ValueError names the argument otherwise.
     """
     return value if value is None or isinstance(value, np.random.Generator) else integer(name, value, 0)
+
+
+def as_path(name: str, value: Any) -> Path:
+    """A path; TypeError names the argument otherwise."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a str or a pathlib.Path, got {value!r:.60}")
+    return Path(value)
+
+
+def index_of_ids(source: Any) -> Any:
+    """The index of a DataFrame or Series of pandas, which has ids; None where it counts the rows, and of all others."""
+    # By name, so that pandas is imported by nobody but the user; by all bases, for subclasses.
+    kinds = {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(source).__mro__}
+    if not kinds & {"pandas.DataFrame", "pandas.Series"}:
+        return None
+    index = source.index
+    counts = type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
+    return None if counts else index
+
+
+def refuse_ids(name: str, value: Any, ids: str) -> None:
+    """ValueError where what is taken in the order of some ids has an index of its own, which would be ignored."""
+    if index_of_ids(value) is not None:
+        kind = type(value).__name__
+        raise ValueError(
+            f"{name} must be in the order of {ids}, whatever the index of a {kind} says: give "
+            f"{kind.lower() if kind == 'Series' else 'frame'}.loc[{ids}].to_numpy()"
+        )
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False, also as 1 or 0 or of NumPy; TypeError names the argument otherwise: a text would count as true."""
+    if not (isinstance(value, (bool, np.bool_)) or (isinstance(value, int) and value in (0, 1))):
+        raise TypeError(f"{name} must be True or False, got {value!r:.60}")
+    return bool(value)
 
 
 def number(

@@ -10,6 +10,7 @@ __all__ = [
     "DeviceError",
     "DeviceLostError",
     "DistributedError",
+    "EmptyTableError",
     "ModelFitError",
     "ModelFormatError",
     "ParameterWarning",
@@ -23,6 +24,10 @@ class ModelFitError(ValueError):
 
 class DataError(ValueError):
     """Input data cannot be used: an unreadable file, an id that is missing, a value that is not a number."""
+
+
+class EmptyTableError(DataError):
+    """A table has no rows, or a file not one byte."""
 
 
 class DeviceError(ValueError):

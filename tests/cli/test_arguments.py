@@ -16,7 +16,7 @@ import pytest
 from commands import QUICK, command_parsers
 
 from wals_gpu.checks import did_you_mean
-from wals_gpu.cli import completion
+from wals_gpu.cli import completion, recommend
 from wals_gpu.cli.entry import make_parser
 from wals_gpu.model.wals import WALS
 from wals_gpu.objective.presets import make_objective
@@ -196,6 +196,21 @@ def test_more_items_than_there_are_take_no_memory(run, model):
     expected = run("recommend", model, "p03", "-k", 12)
     assert expected[0] == 0 and run("recommend", model, "p03", "-k", 10**12) == expected
     assert run("similar", model, "s03", "-k", 10**12) == run("similar", model, "s03", "-k", 11)
+
+
+def test_long_lists_are_made_for_few_users_at_a_time(run, model, tmp_path, monkeypatch):
+    assert run("recommend", model, "--all", "-k", 5, "--out", tmp_path / "whole.csv")[0] == 0
+    sizes, chunks = [], WALS.recommend_chunks
+
+    def asked(*arguments, chunk_size, **options):
+        sizes.append(chunk_size)
+        return chunks(*arguments, chunk_size=chunk_size, **options)
+
+    monkeypatch.setattr(WALS, "recommend_chunks", asked)
+    monkeypatch.setattr(recommend, "PLACES_PER_CHUNK", 16)
+    for k in (5, 10**9):
+        assert run("recommend", model, "--all", "-k", k, "--out", tmp_path / f"{k}.csv")[0] == 0
+    assert sizes == [3, 1] and (tmp_path / "5.csv").read_text() == (tmp_path / "whole.csv").read_text()
 
 
 def test_who_gets_nothing_is_named(run, model, tmp_path):

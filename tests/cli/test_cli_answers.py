@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
+from commands import QUICK
 from scipy.sparse import csr_matrix
 
 from wals_gpu.cli import recommend
@@ -445,3 +448,44 @@ def test_wrong_options_of_reranking_are_refused_by_name(run, model, songs, words
     words = [songs if word == "SONGS" else word for word in words]
     status, text, said = run("recommend", model, "p03", *words)
     assert (status, text) == (2, "") and message in said
+
+
+# ------------------------------------------------------------------------------------------------- what is not there
+
+
+@pytest.mark.parametrize("content", ["", "user_id,item_id\n"])
+def test_tables_of_pairs_may_be_empty(run, model, tmp_path, content):
+    """A night in which nothing was returned is no error."""
+    (tmp_path / "pairs.csv").write_text(content)
+    plain = run("recommend", model, "p03", "p04", "--json")
+    status, text, said = run("recommend", model, "p03", "p04", "--json", "--deny", tmp_path / "pairs.csv")
+    assert (status, text) == plain[:2] and "--deny: " in said and "has no rows, so nothing is denied" in said
+    status, text, said = run("recommend", model, "p03", "--json", "--allow", tmp_path / "pairs.csv")
+    assert status == 0 and json.loads(text)[0]["items"] == [] and "so nothing is allowed" in said
+    assert run("fit", tmp_path / "pairs.csv", "--out", tmp_path / "m", *QUICK)[0] == 2
+
+
+def test_an_empty_name_is_named(run, tmp_path):
+    """As of a variable of a script that has no value."""
+    said = run("fit", "", "--out", tmp_path / "m", *QUICK)[2]
+    assert said == "wals-gpu: error: INTERACTIONS: No such file or directory: ''\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_what_standard_output_cannot_show_is_escaped(tmp_path, encoding):
+    """The model was saved, and the exit status 2: its name could not be printed."""
+    (tmp_path / "plays.csv").write_text("user_id,item_id\nŁ,p\nŁ,é\nbob,p\n", "utf-8")
+    out = os.fsencode(tmp_path) + b"/m\xff"
+    code = (
+        "import sys; from wals_gpu.cli import main; data, out, user, *quick = sys.argv[1:];"
+        "words = ['recommend', out, user, '--include-seen'];"
+        "sys.exit(main(['fit', data, '--out', out, *quick]) or main(words) or main([*words, '--json']))"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, tmp_path / "plays.csv", out, "Ł".encode(), *QUICK]
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    said, bracket, lists = done.stdout.decode(encoding).partition("[\n")
+    found = json.loads(bracket + lists)
+    assert found[0]["user"] == "Ł" and {one["item"] for one in found[0]["items"]} == {"p", "é"}
+    assert "m\\udcff" in said and ("Ł" if encoding == "utf-8" else "\\u0141") in said

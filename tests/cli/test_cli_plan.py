@@ -31,6 +31,8 @@ def test_json_has_the_same_numbers(run):
     [
         (("--users", "0"), "--users must be a whole number of at least 1, such as 40e6, got '0'"),
         (("--users", "1.5"), "--users must be a whole number"),
+        (("--users", "1e400"), "--users must be a whole number of at least 1, such as 40e6, got '1e400'"),
+        (("--rate", "0"), "--rate must be a finite number > 0, got 0.0"),
         (("--bandwidth", "3Tb"), "--bandwidth must be bits a second above 0, such as 25Gb or 1e10, got '3Tb'"),
         (("--bandwidth", "-1"), "--bandwidth"),
     ],

@@ -279,6 +279,14 @@ def test_fit_refusals():
         model.fit(interactions(), show_progress=False)
     with pytest.raises(ValueError, match="regularization"):
         AlternatingLeastSquares(D, -1.0).fit(interactions(), show_progress=False)
+    for options, message in (
+        ({"factors": 0}, "factors must be an integer >= 1, got 0"),
+        ({"iterations": "9"}, "iterations"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            AlternatingLeastSquares(**options).fit(interactions(), show_progress=False)
+    with pytest.raises(TypeError, match="user_items must hold real numbers, got dtype complex64"):
+        AlternatingLeastSquares().fit(interactions().astype(np.complex64), show_progress=False)
 
 
 @pytest.mark.parametrize("column", [-1, I])
@@ -519,6 +527,10 @@ RECOMMEND_ERRORS = {
     "both": (dict(items=[1], filter_items=[2]), ValueError, "Can't set both items and filter_items in recommend call"),
     "both, array": (dict(items=[1], filter_items=np.array([2, 3])), ValueError, "both items and filter_items"),
     "no items": (dict(items=[]), IndexError, "items must name at least one item"),
+    "mask": (dict(items=np.arange(I) > 3), IndexError, "items must be a list of integers, got bool"),
+    "set of items": (dict(items={1, 2}), IndexError, "items must be a list of integers, got object"),
+    "names of items": (dict(items=["a"]), IndexError, "items must be a list of integers, got <U1"),
+    "lists of items": (dict(items=[[1, 2]]), IndexError, r"got int64 of shape \(1, 2\)"),
     "items": (dict(items=[1, I]), IndexError, "Some itemids in the items parameter in are not in the model"),
     "negative items": (dict(items=[-1, 2]), IndexError, "Some itemids in the items parameter"),
     "filter_items": (dict(filter_items=[I]), IndexError, f"filter_items must be in .*got {I}"),
@@ -531,6 +543,13 @@ def test_recommend_refusals(case):
     change, error, message = RECOMMEND_ERRORS[case]
     with pytest.raises(error, match=message):
         fitted().recommend(**{"userid": 0, "user_items": interactions()[0]} | change)
+
+
+def test_a_mask_is_no_choice_of_what_is_similar():
+    model = fitted()
+    for call in (lambda mask: model.similar_items(0, items=mask), lambda mask: model.similar_users(0, users=mask)):
+        with pytest.raises(IndexError, match="s must be a list of integers, got bool"):
+            call(np.ones(I, bool))
 
 
 def test_strict_compat_counts_negative_ids_from_the_end():
@@ -749,6 +768,9 @@ def test_partial_fit(side):
 
     with pytest.raises(ValueError, match=f"_(items|users) must contain 1 row for every user in {side}ids"):
         fit([0, 1], matrix[[0, 1, 2]])
+    for wrong in (np.array([True]), [1.0], ["a"]):  # a mask would have changed other rows
+        with pytest.raises(IndexError, match=f"{side}ids must be integers"):
+            fit(wrong, matrix[:1])
     with pytest.raises(ValueError, match=f"{side}ids must hold at least one id"):
         fit([], matrix[:0])
     with pytest.raises(IndexError, match=f"{side}ids must be >= 0, got -3"):

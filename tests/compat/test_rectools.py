@@ -104,6 +104,13 @@ def test_configs_and_files(dataset, fitted, tmp_path):
     before = partial.model.history_[-1].loss
     partial.fit_partial(dataset, epochs=3)
     assert partial.model.history_[-1].loss < before and partial.model.iterations == 4
+    table = interactions()
+    for other, side in ((table[::-1], "users"), (table[table[Columns.User] < 300], "users"), (table[50:], "users")):
+        with pytest.raises(ValueError, match=f"dataset must have the {side} of the dataset that the model was fitted"):
+            partial.fit_partial(Dataset.construct(other), epochs=1)
+    new = pd.DataFrame({Columns.User: [7], Columns.Item: [7], Columns.Weight: 1.0, Columns.Datetime: "2024-05-01"})
+    partial.fit_partial(Dataset.construct(pd.concat([table, new])), epochs=1)
+    assert partial.model.n_users == 41 and partial.model.n_items == 31
     with pytest.raises(ValueError, match="a config has no setting 'iteration'; did you mean iterations"):
         WALSModel.from_config({"settings": {"iteration": 3}})
 

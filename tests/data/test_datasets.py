@@ -293,6 +293,13 @@ def test_movielens_without_titles(tmp_path):
     assert data.items["text"].to_pylist() == ["", "", ""]
 
 
+def test_movielens_columns_are_found_by_their_names(tmp_path):
+    (tmp_path / "ratings.csv").write_text("timestamp,movieId,userId,rating\n9,3,1,5.0\n9,4,1,4.0\n")
+    data = load_movielens(tmp_path).interactions
+    assert (data.user_ids.tolist(), data.item_ids.tolist()) == ([1], [3, 4])
+    assert data.matrix.toarray().tolist() == [[5, 4]]
+
+
 def test_movielens_says_what_is_wrong(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"ratings.csv, ratings.dat, u.data in it \(unpack the archive\)"):
         load_movielens(tmp_path)
@@ -308,6 +315,14 @@ def test_movielens_says_what_is_wrong(tmp_path):
     (tmp_path / "movies.csv").write_text("movieId,name\n1,x\n")
     with pytest.raises(DataError, match=r"movies\.csv must list MovieLens titles"):
         load_movielens(tmp_path)
+    (tmp_path / "movies.csv").write_text("movieId,title,genres\n,x,y\n")
+    with pytest.raises(DataError, match=r"movies\.csv must list MovieLens titles, each with its movieId; one has none"):
+        load_movielens(tmp_path)
+    (tmp_path / "ratings.csv").write_text("user,item,rating\n1,2,3\n")
+    with pytest.raises(DataError, match=r"ratings\.csv must be a MovieLens ratings file: Column 'userId'"):
+        load_movielens(tmp_path)
+    with pytest.raises(TypeError, match="min_rating must be a finite number >= 0, got '4'"):
+        load_movielens(tmp_path, min_rating="4")
 
 
 # --- the generator ----------------------------------------------------------------------------------------------------

@@ -119,3 +119,28 @@ def test_a_loop_over_many_ids_gives_all():
     many = np.arange(200_003) * 3
     assert list(Ids(many)) == many.tolist()
     assert list(Ids.encode(pa.array(many.astype(str)))[0])[-1] == max(map(str, many))
+
+
+@pytest.mark.parametrize("texts", [True, False], ids=["strings", "integers"])
+def test_ids_with_others_among_them(texts):
+    """A few are put into their places, many sorted with the rest."""
+    rng = np.random.default_rng(0)
+    for n_old, n_new in ((0, 3), (5, 0), (7, 9), (400, 1), (400, 5), (400, 90)):
+        values = rng.choice(5000, n_old + n_new, replace=False).tolist()
+        values = [f"é{value}" if value % 3 else f"z{value}" for value in values] if texts else values
+        old, new = sorted(values[:n_old]), values[n_old:]
+        ids = Ids(pa.array(old, pa.large_string()) if texts else np.array(old, np.int64), "item")
+        merged, places, added = ids.insert(new)
+        assert merged.tolist() == sorted(values) and merged.side == "item"
+        assert merged.take(places).tolist() == old and merged.take(added).tolist() == new
+    with pytest.raises(ValueError, match=r"item ids must be (strictly increasing|distinct)"):
+        ids.insert([old[3]])
+
+
+def test_integers_with_larger_ones_among_them():
+    merged, _, added = NUMBERS.subset([1, 2]).insert([2**64 - 1, 3])
+    assert merged.tolist() == [3, 10, 20, 2**64 - 1] and added.tolist() == [3, 0]
+    with pytest.raises(
+        ValueError, match="user ids must be integers of 64 bits together, got -5 and 18446744073709551615"
+    ):
+        NUMBERS.insert([2**64 - 1])

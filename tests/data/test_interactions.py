@@ -22,7 +22,7 @@ from scipy import sparse
 
 from wals_gpu.data.csr import as_csr
 from wals_gpu.data.ids import Ids
-from wals_gpu.data.interactions import as_interactions, read_interactions
+from wals_gpu.data.interactions import Interactions, as_interactions, read_interactions
 from wals_gpu.errors import DataError, ModelFormatError, ParameterWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore::wals_gpu.errors.ParameterWarning")
@@ -461,6 +461,21 @@ def test_other_bad_arguments():
         as_csr([[1]], argument="seen")
     with pytest.raises(DataError, match="seen must have 3 columns, one per item; got shape \\(2, 2\\)"):
         as_csr(np.eye(2), n_columns=3, argument="seen")
+    table = pa.table({"user": ["a"], "item": [1]})
+    for data in (table, np.eye(1)):
+        for ids in (["a"], np.array(["a"]), "a"):
+            with pytest.raises(TypeError, match="user_ids must be Ids, such as those of a model or of other data, got"):
+                as_interactions(data, user_ids=ids)
+    with pytest.raises(TypeError, match=r"like must be ColumnNames, such as Interactions.columns, got \{'user'"):
+        as_interactions(table, like={"user": "user"})
+    for dtype in ("nope", None, "float16"):
+        with pytest.raises(ValueError, match=f"dtype must be 'float32' or 'float64', got {dtype!r}"):
+            as_interactions(table, dtype=dtype)
+    for path in (None, 5, b"a.csv", {"a.csv"}, ["a.csv", 5], iter(["a.csv"])):
+        with pytest.raises(TypeError, match="path must be that of a file, or a list of such, got"):
+            read_interactions(path)
+    with pytest.raises(ValueError, match="path must name at least one file"):
+        read_interactions([])
     with pytest.raises(ValueError, match="dtype must be 'float32' or 'float64', got 'int32'"):
         as_interactions(np.eye(2), dtype="int32")
     with pytest.raises(ValueError, match="user_column is for tables"):
@@ -730,6 +745,18 @@ def test_known_ids_and_matrices():
     assert again.user_ids == train.user_ids and (again.matrix != train.matrix).nnz == 0
     with pytest.raises(DataError, match="not the known ones"):
         as_interactions(train, item_ids=ids)
+
+
+def test_ids_and_times_of_another_kind_are_refused():
+    """A list of ids was taken, and every question by id ended in an AttributeError."""
+    matrix = sparse.csr_matrix(np.eye(2))
+    for fields, text in (
+        ({"user_ids": ["a", "b"]}, "user_ids of Interactions must be Ids, .* got \\['a', 'b'\\]"),
+        ({"item_ids": np.arange(2)}, "item_ids of Interactions must be Ids"),
+        ({"times": [1.0, 2.0]}, "times of Interactions must be an array, got \\[1.0, 2.0\\]"),
+    ):
+        with pytest.raises(TypeError, match=text):
+            Interactions(matrix, **fields)
 
 
 # --- the page for users --------------------------------------------------------------------------------------------

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pytest
 from scipy.sparse import csr_matrix
 
-from wals_gpu import DataError, Interactions, ParameterWarning, as_interactions
+from wals_gpu import DataError, Interactions, ParameterWarning, as_interactions, read_interactions
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames
 from wals_gpu.data.matching import is_table, match, open_interactions, read_like
+from wals_gpu.evaluation import random_holdout
 
 USERS, ITEMS = Ids(pa.array(["ann", "bob", "eve", "zoe"]), "user"), Ids(np.array([3, 10, 20]), "item")
 LOG = pd.DataFrame({"user": ["zoe", "ann", "eve"], "item": [10, 20, 10], "value": [1.0, 2.0, 3.0]})
@@ -117,6 +118,29 @@ def test_numbers_of_a_text_file_may_be_the_texts_of_others(tmp_path):
     pd.read_csv(path).to_parquet(tmp_path / "log.parquet")  # has types
     with pytest.raises(DataError, match="user ids of test are integers"):
         read_like("test", tmp_path / "log.parquet", users, ITEMS, "the model")
+    # What was read from it knows that it is one, also as a part of a split.
+    held, _ = random_holdout(read_interactions(path), 0.01)
+    assert cells(read_like("test", held, users, ITEMS, "the model").data) == cells(got)
+    with pytest.raises(DataError, match="user ids of test are integers"):
+        read_like("test", read_interactions(tmp_path / "log.parquet"), users, ITEMS, "the model")
+
+
+def test_one_id_that_is_no_number_does_not_hide_the_others(tmp_path):
+    """It made texts of all ids of the file, of which not one was known then."""
+    users = Ids(np.array([9, 20, 100]), "user")
+    path = tmp_path / "log.csv"
+    path.write_text("user,item,value\n9,10,1\nann,10,7\n100,20,2\n20,30,3\n007,30,3\n")
+    with pytest.warns(ParameterWarning, match=r"2 of 5 entries of test name .*\(2 users, such as user '007'\)"):
+        got = read_like("test", path, users, Ids(np.array([10, 20, 30]), "item"), "the model").data
+    assert cells(got) == {(9, 10): 1, (100, 20): 2, (20, 30): 3}
+    with pytest.warns(ParameterWarning, match="2 of 5 rows name a user or an item that is not known"):
+        known = read_interactions(path, user_ids=users, unknown="drop")
+    assert cells(known) == cells(got)
+    with pytest.raises(KeyError, match=r"unknown user id: '(ann|007)'"):
+        read_interactions(path, user_ids=users)
+    path.write_text("user,item\nann,10\n")
+    with pytest.raises(DataError, match="user_column 'user' must hold integer ids as known before"):
+        read_interactions(path, user_ids=users, unknown="drop")
 
 
 def test_the_columns_of_the_known_table_are_the_default():

@@ -361,6 +361,9 @@ def test_nothing_there(tmp_path):
         load_folder(tmp_path / "nothing")
     with pytest.raises(ModelFormatError, match=r"is not a model folder: it has no model\.json"):
         load_folder(tmp_path)
+    for call in (load_folder, lambda path: save_folder(path, {}, {})):
+        with pytest.raises(TypeError, match=r"path must be a str or a pathlib\.Path, got 5"):
+            call(5)
 
 
 def tensor_file(folder):

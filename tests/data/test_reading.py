@@ -164,6 +164,67 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path, content, options, message
         read(written(tmp_path / "a.csv", content), **options)
 
 
+STRAY = 'user\titem\tname\tplays\na\tx\t"Heroes\t1\nb\tx\tno quote\t2\nb\ty\t12"\t3\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        # The line between would be a part of the name, and lost; that of the quote would have the plays of the last.
+        (STRAY, [("a", "x", 1.0), ("b", "x", 2.0), ("b", "y", 3.0)]),
+        ('user,item,name\na,x,"Heroes\nb,y,z\n', [("a", "x", 1.0), ("b", "y", 1.0)]),  # to the end of the file
+        ('user,item\na,"x\nb,y\n', [("a", '"x', 1.0), ("b", "y", 1.0)]),
+        (gzip.compress(STRAY.encode()), [("a", "x", 1.0), ("b", "x", 2.0), ("b", "y", 3.0)]),
+    ],
+)
+def test_a_quote_that_ends_nowhere_takes_no_rows_away(tmp_path, content, expected):
+    path = written(tmp_path / "a.tsv", content)
+    with pytest.warns(ParameterWarning, match=r"line 2 of .*a\.tsv has a quote that ends nowhere.*every line is a row"):
+        assert read(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('user,item,name\na,x,"one\ntwo"\n\nb,y,"three, four"\n', [("a", "x", 1.0), ("b", "y", 1.0)]),
+        ('user,item\na,"x\ny,z"\n', [("a", "x\ny,z", 1.0)]),  # each of its lines would be a row
+        ('"user","item"\n\n"a","x"\n\n"b","y"\n', [("a", "x", 1.0), ("b", "y", 1.0)]),
+        ('user,item,name\na,x,"Weird Al" Y\nb,y,7" and 12"\n', [("a", "x", 1.0), ("b", "y", 1.0)]),
+        ('user,item,name\na,x,"p\nq"\n'.encode("utf-16"), [("a", "x", 1.0)]),
+    ],
+)
+def test_quotes_that_end_are_quotes(tmp_path, content, expected):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(written(tmp_path / "a.csv", content)) == expected
+
+
+def test_fields_in_quotes_beside_one_that_ends_nowhere_are_an_error(tmp_path):
+    path = written(tmp_path / "a.csv", 'user,item,name\n"a","x","p\nb,y,q\nc,z,"r\n')
+    with pytest.raises(DataError, match=r"line 2 of .*a\.csv has (a quote that ends nowhere.*in quotes|\d field)"):
+        read(path)
+    path = written(tmp_path / "a.csv", 'user,item,name\n"a",x,p\nb,y,"q\nc,z,r\n')
+    with pytest.raises(
+        DataError, match=r"line 3 of .*a\.csv has a quote that ends nowhere.* other fields are in quotes"
+    ):
+        read(path)
+
+
+def test_a_field_beyond_what_pythons_reader_takes(tmp_path):
+    path = written(tmp_path / "a.csv", f"user,item,text\na,x,{'word ' * 40_000}\nb,y,\n")
+    assert read(path) == [("a", "x", 1.0), ("b", "y", 1.0)]
+    with pytest.raises(DataError, match=r"text.* must hold numbers|cannot be read"):
+        read(path, value_column="text")
+
+
+def test_points_and_commas_in_one_column_are_named(tmp_path):
+    path = written(tmp_path / "a.csv", "user;item;count\na;x;1.234\nb;y;5,5\n")
+    with pytest.raises(DataError, match=r"with a point and with a comma, '1\.234' in line 2 and '5,5' in line 3"):
+        read(path)
+    with pytest.raises(DataError, match=r"column 'count' must hold numbers, got '1\.234' in line 2"):
+        read(path, decimal=",")
+
+
 def test_columns_must_be_names(tmp_path):
     path = written(tmp_path / "a.csv", "a,x\n")
     for columns in ("user,item", [1, 2], 5):
@@ -522,6 +583,29 @@ def test_arrays_of_unusual_types(kind):
     for dtype in ("float32", "float64"):
         got = as_interactions(dense, dtype=dtype).matrix
         assert got.dtype == np.dtype(dtype) and got.toarray().tolist() == [[0, 1, 2], [3, 0, 0]]
+
+
+@pytest.mark.parametrize("unit", ["Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns"])
+def test_structured_arrays_with_times_of_every_unit(unit):
+    rows = np.array([(1, 5, "2024"), (1, 6, "2025")], [("user", "i4"), ("item", "i4"), ("t", f"M8[{unit}]")])
+    got = as_interactions(rows, time_column="t")
+    assert (got.times == rows["t"]).all() and read(got) == [(1, 5, 1.0), (1, 6, 1.0)]
+
+
+def test_structured_arrays_are_read_column_by_column():
+    kind = [("user", "O"), ("item", ">U3"), ("value", "g"), ("vector", "f4", (3,)), ("pair", [("a", "i4")])]
+    rows = np.zeros(2, kind)
+    rows["user"], rows["item"], rows["value"] = ["b", "a"], ["x", "yé"], [1, 2.5]
+    assert read(as_interactions(rows)) == [("a", "yé", 2.5), ("b", "x", 1.0)]
+    for options, message in (
+        ({"value_column": "vector"}, r"column 'vector' of the array must hold one value in each row, got shape \(3,\)"),
+        ({"value_column": "pair"}, "column 'pair' of the array is of no type that can be read"),
+    ):
+        with pytest.raises(DataError, match=message):
+            as_interactions(rows, **options)
+    rows["user"] = ["b", 1]
+    with pytest.raises(DataError, match=r"column 'user' of the array must hold values of one type, got 'b' \(str\)"):
+        as_interactions(rows)
 
 
 def test_what_is_masked_is_not_there():

@@ -113,10 +113,13 @@ def test_rows_are_read_as_scipy_gives_them(tmp_path):
         got, wanted = stored[rows], matrix[rows]
         assert got.shape == wanted.shape and (got != wanted).nnz == 0 and got.dtype == np.float32
     assert (stored[7] != matrix[7]).nnz == 0
-    with pytest.raises(IndexError):
-        stored[61]
+    for wrong in (61, -62, [0, 61], np.ones(60, bool), [0.5], "7", [[1]]):
+        with pytest.raises(IndexError, match="row"):
+            stored[wrong]
     again = pickle.loads(pickle.dumps(stored))
     assert (again[:] != matrix).nnz == 0
+    stored.shape = (10**14, 43)  # with as many rows, what counts them all has no memory for it
+    assert (stored[[7, 5]] != matrix[[7, 5]]).nnz == 0
 
 
 # Fits
@@ -275,7 +278,8 @@ def test_bad_input_leaves_nothing_behind(tmp_path):
         (csr_matrix((3, 4)), {}, DataError, "at least one entry"),
         ("plays.parquet", {}, TypeError, "an iterable of matrices; got str"),
         (3, {}, TypeError, "got int"),
-        (matrix, {"dtype": "int32"}, ValueError, "float32 or float64, got int32"),
+        (matrix, {"dtype": "int32"}, ValueError, "dtype must be 'float32' or 'float64', got 'int32'"),
+        (matrix, {"dtype": None}, ValueError, "dtype must be 'float32' or 'float64', got None"),
         (matrix, {"block_bytes": 0}, ValueError, "block_bytes must be an integer >= 1"),
         (matrix, {"n_columns": 42}, DataError, "must have 42 columns"),
     ):

@@ -146,6 +146,19 @@ def test_what_is_no_time(column, message):
         times_of(column)
 
 
+def test_days_beside_moments_are_refused():
+    """Arrow takes the days of them all where the first one is a day: what happened at 23:00 would be as early as it."""
+    pd = pytest.importorskip("pandas")
+    day, moment = datetime.date(2024, 5, 1), datetime.datetime(2024, 5, 1, 23)
+    for times in ([day, moment], [moment, day], [day, pd.Timestamp(moment)]):
+        frame = pd.DataFrame({"user": [1, 1], "item": [1, 2], "t": pd.Series(times, dtype=object)})
+        with pytest.raises(DataError, match=r"column 't' of the DataFrame must hold values of one type, got .*\(date"):
+            as_interactions(frame, time_column="t")
+    frame["t"] = pd.Series([day, None], dtype=object)
+    with pytest.raises(DataError, match="must have a time in every row, got a null"):
+        as_interactions(frame, time_column="t")
+
+
 def test_lines_and_hints_of_files(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("user,item,timestamp\na,x,2024-05-01\n\nb,y,soon\n")

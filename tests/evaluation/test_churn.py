@@ -1,5 +1,6 @@
 """Churn of lists: by hand, by another way to compute it, and between models whose ids are in another order."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -66,6 +67,19 @@ def test_against_the_definition():
     longest = [max(len(a), len(b)) for a, b in zip(*sets, strict=True)]
     changed = [1 - len(a & b) / n if n else 0 for a, b, n in zip(*sets, longest, strict=True)]
     assert found.changed == pytest.approx(np.mean(changed))
+
+
+def test_long_lists_take_memory_by_their_length():
+    rng = np.random.default_rng(0)
+    k, n = 600, 2000
+    lists = [np.array([rng.permutation(n)[:k] for _ in range(20)]) for _ in range(2)]
+    sides = [Fixed(side, n_items=n) for side in lists]
+    tracemalloc.start()
+    found = churn(*sides, k=k)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * k * 250  # for all pairs of places it was 20 k^2
+    assert found.overlap == pytest.approx(np.mean([overlap_by_definition(*pair) for pair in zip(*lists, strict=True)]))
 
 
 def test_items_are_compared_by_id():

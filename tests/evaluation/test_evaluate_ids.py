@@ -133,6 +133,17 @@ def test_what_does_not_match_is_refused(split):
         evaluate(model, train, 5, ks=3)
 
 
+def test_a_model_that_was_fitted_on_the_tests_is_refused(split):
+    """It keeps what its users have from their lists, so that every test was a miss and the numbers were near 0."""
+    model, train, test = split
+    both = table_of(train), table_of(test)
+    of_all = WALS(4, iterations=1).fit(pd.concat(both), value_column=False)
+    for given, n in (((model, test, train), train.matrix.nnz), ((of_all, *both), test.matrix.nnz)):
+        with pytest.raises(ValueError, match=f"model 'wals' was fitted on {n} of the {n} test entries: it would never"):
+            evaluate(*given, ks=5, n_resamples=0)
+    assert evaluate(model, train, test, ks=5, n_resamples=0, filter_seen=False).results["wals"]["recall@5"].value > 0
+
+
 def test_a_model_without_ids_is_compared_by_those_of_train(split):
     model, train, test = split
     plain = WALS(4, iterations=3).fit(train.matrix)

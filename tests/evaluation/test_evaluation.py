@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from scipy.sparse import coo_matrix, csr_matrix
@@ -283,7 +284,7 @@ def test_temporal_split_cuts_at_a_moment():
         ([1.0, 2.0], r"shape \(3,\), got shape \(2,\)"),
         ([1.0, np.nan, 2.0], "1 of 3"),
         (np.array(["2020", "NaT", "2021"], dtype="datetime64[D]"), "1 of 3"),
-        (["a", "b", "c"], "numbers or datetime64"),
+        (["a", "b", "c"], "numbers, or dates such as .* got 'a' in place 0"),
         (csr_matrix(np.array([[1, 1, 0], [0, 0, 1]])), "stored entries of matrix"),
     ],
 )
@@ -355,6 +356,18 @@ def test_strong_generalisation_holds_out_users(heldout):
 def test_strong_generalisation_needs_users_on_both_sides(heldout):
     with pytest.raises(ValueError, match="users on both sides"):
         strong_generalisation_split(sparse((60, 45), density=0.5), heldout)
+
+
+@pytest.mark.parametrize("heldout", ["3", True, None, 1.5, float("nan")])
+def test_strong_generalisation_needs_a_number_of_users(heldout):
+    with pytest.raises((TypeError, ValueError), match=rf"heldout must be a number from 0 to 1, got {heldout!r}"):
+        strong_generalisation_split(sparse((60, 45), density=0.5), heldout)
+
+
+@pytest.mark.parametrize("k", [0, -1, "2", 2.5])
+def test_popularity_needs_a_length(k):
+    with pytest.raises((TypeError, ValueError), match=rf"k must be an integer >= 1, got {k!r}"):
+        Popularity(sparse((6, 5), density=0.5)).recommend([1], k)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
@@ -473,6 +486,7 @@ def test_diversity_and_serendipity_are_those_of_each_pair_and_place():
     for options, message in (
         ({"vectors": vectors[1:]}, r"vectors must be numbers of shape \(I=30, E\), got float32 \(29, 4\)"),
         ({"vectors": vectors * np.nan}, "vectors must be finite"),
+        ({"vectors": pd.DataFrame(vectors, index=range(1, 31))}, "whatever the index of a DataFrame says"),
         ({"expected": expected[:, :3]}, "expected must have at least 8 items in a row"),
         ({"expected": expected + 30}, r"expected must lie in \[-1, 30\)"),
     ):

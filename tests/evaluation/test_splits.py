@@ -190,6 +190,35 @@ def test_an_array_of_times_beside_what_came_from_a_table_is_refused(split):
         assert abs(ours - theirs.matrix).nnz == 0
 
 
+def test_arrays_of_times_are_what_columns_may_hold():
+    matrix = csr_matrix(np.ones((1, 3)))
+    zone = datetime.timezone(datetime.timedelta(hours=2))
+    aware = [
+        datetime.datetime(2024, 1, 1, 12, tzinfo=zone),
+        datetime.datetime(2024, 1, 1, 11, tzinfo=datetime.timezone.utc),
+    ]
+    aware.append(datetime.datetime(2024, 1, 1, 9, tzinfo=datetime.timezone.utc))
+    texts = ["2024-01-01T12:00:00+02:00", "2024-01-01T11:00:00Z", "2024-01-01T09:00:00Z"]
+    for times in (
+        aware,
+        pd.Series(pd.to_datetime(aware, utc=True)),
+        texts,
+        np.array(texts),
+        [2, 2.5, 0.5],
+    ):
+        assert leave_one_out(matrix, times)[1].indices.tolist() == [1]
+    train, test = temporal_split(matrix, aware, cutoff="2024-01-01 10:30")
+    assert (train.indices.tolist(), test.indices.tolist()) == ([0, 2], [1])
+    for times, message in (
+        (["yesterday", "2024-01-01", "2024-01-02"], "^timestamps must hold numbers, or dates .*'yesterday' in place 0"),
+        ([None, *aware[1:]], "^timestamps must have a time in every row, got a null"),
+        ([datetime.date(2024, 1, 1), *aware[1:]], "must hold values of one type"),
+        (np.ma.array([1, 2, 3], mask=[0, 1, 0]), "timestamps must be there for every entry, 1 are masked"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            leave_one_out(matrix, times)
+
+
 def test_times_that_float32_rounds_are_refused():
     matrix = csr_matrix(np.ones((1, 2)))
     seconds = np.array([1_700_000_050, 1_700_000_000])
@@ -327,6 +356,17 @@ def test_windows_of_numbers():
         assert [train.nnz for train, _ in pairs] == [4, 7]
     pairs = list(rolling_windows(matrix, 2, test_size=3, max_train_size=2, gap=1, timestamps=times))
     assert [sorted(times[_places(train)]) for train, _ in pairs] == [[2, 3], [5, 6]]
+
+
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32"])
+def test_windows_do_not_wrap_around(kind):
+    """The beginning of the gap was beyond int8, and so far in the future that all was trained on, the tests too."""
+    matrix, lowest = csr_matrix(np.ones((1, 6))), np.iinfo(kind).min
+    times = np.arange(lowest, lowest + 6).astype(kind)
+    with pytest.raises(ValueError, match="nothing to train on"):
+        rolling_windows(matrix, 1, test_size=2, gap=100, timestamps=times)
+    ((train, test),) = rolling_windows(matrix, 1, test_size=2, max_train_size=2**40, timestamps=times)
+    assert (train.indices.tolist(), test.indices.tolist()) == ([0, 1, 2, 3], [4, 5])
 
 
 def _places(matrix):

@@ -1,5 +1,7 @@
 """What a fitted model answers, against the reference and the dense float64 inverse of each user's system."""
 
+import copy
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from scipy.stats import chi2
 
 from wals_gpu import PRESETS, WALS, ModelFitError, SingularSystemError, reference
 from wals_gpu.data.files import load_folder, save_folder
+from wals_gpu.evaluation import evaluate
 from wals_gpu.retrieval import UCB, ExactIndex, Thompson
 
 U, I, D = 30, 22, 5  # noqa: E741
@@ -109,6 +112,41 @@ def test_chunks_are_the_whole(chunk_size):
         model.recommend_chunks(chunk_size=0)  # at once, not when the first chunk is asked for
     with pytest.raises(ValueError, match="deny must be"):
         model.recommend_chunks(deny=csr_matrix((U, I + 1)))
+
+
+def test_filter_seen_is_true_or_false():
+    model = make_model(make_matrix())
+    assert np.array_equal(model.recommend(1, 5, filter_seen=np.False_)[0], model.recommend(1, 5, filter_seen=False)[0])
+    for wrong in ("no", make_matrix(), None, 2):
+        for ask in (model.recommend, lambda _, **seen: model.recommend_for(make_matrix(), **seen)):
+            with pytest.raises(TypeError, match="filter_seen must be True or False, got"):
+                ask(1, filter_seen=wrong)
+        with pytest.raises(TypeError, match="filter_seen must be True or False, got"):
+            evaluate(model, make_matrix(), make_matrix(1), filter_seen=wrong)
+
+
+def test_lists_are_refused_by_name():
+    named, numbered = make_model(make_table(make_matrix())), make_model()
+    for options, error, message in (
+        ({"deny_items": [3]}, TypeError, r"deny_items: item ids are strings, got \[3\]"),
+        ({"allow_items": ["i03", None]}, TypeError, "allow_items: item ids are strings, got None"),
+        ({"deny": [[7]]}, TypeError, r"deny: item ids are strings, got \[7\]"),
+        ({"allow": [["i03", "?"]]}, KeyError, "allow: unknown item id: '\\?'"),
+    ):
+        with pytest.raises(error, match=message):
+            named.recommend(["u03"], **options)
+    with pytest.raises(TypeError, match="deny_users: user ids are strings"):
+        named.similar_users("u03", deny_users=[1])
+    # As lists of item numbers, a mask would deny the items 0 and 1.
+    mask = (make_matrix().toarray()[:2] > 0).astype(np.int64)
+    for dense in (mask, mask.astype(float), mask.astype(bool), mask.astype(np.uint8)):
+        for name in ("deny", "allow"):
+            with pytest.raises(
+                TypeError, match=rf"{name} must be a sparse matrix \(2, {I}\) .*got a dense array of 0 and 1"
+            ):
+                numbered.recommend([0, 1], **{name: dense})
+    lists = np.array([[4, 5, 6], [7, 8, 9]])
+    assert not np.isin(numbered.recommend([0, 1], I, deny=lists)[0][0], lists[0]).any()
 
 
 def test_search_by_cosine_and_similar_users():
@@ -443,6 +481,28 @@ def test_the_kept_index_follows_the_factors():
         (*make_model().similar_items(3, 5), *make_model().similar_users(3, 5)), first, strict=True
     ):
         np.testing.assert_array_equal(found, before)
+
+
+def test_every_way_to_a_model_leaves_factors_that_answers_may_keep(tmp_path):
+    """The norms of all users were computed again for each request of similar_users, and more of models from pickles."""
+    table = make_table(make_matrix())
+    model = make_model(table)
+    model.save(tmp_path / "m")
+    loaded = WALS.load(tmp_path / "m")
+    loaded.update_users(table[table["user"] == "u03"])
+    updated = loaded.user_factors
+    loaded.remove_users(["u05"])
+    assert not updated.flags.writeable
+    for other in (model, loaded, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        for side in ("user", "item"):
+            assert not getattr(other, f"{side}_factors").flags.writeable
+            assert other.fitted.index(side, "cosine") is other.fitted.index(side, "cosine")
+    model.user_factors = model.user_factors.copy()  # whoever assigns an array may change it
+    again = pickle.loads(pickle.dumps(model))
+    assert again.user_factors.flags.writeable and not again.item_factors.flags.writeable
+    first = again.similar_users("u03", 2)[0].tolist()
+    again.user_factors[:] = again.user_factors[::-1].copy()
+    assert again.similar_users("u03", 2)[0].tolist() != first
 
 
 def test_rows_without_background_leave_nothing_behind():

@@ -207,6 +207,16 @@ def test_mean_and_error():
     assert model.recommend([0, 1], cold_users="error").source.tolist() == ["model"] * 2
 
 
+def test_the_mean_user_is_computed_once_of_factors_that_stay():
+    model = make_model()
+    mean = model.fitted.mean_user()
+    assert model.fitted.mean_user() is mean
+    model.user_factors = 2 * model.user_factors
+    assert np.allclose(model.fitted.mean_user(), 2 * mean)
+    model.user_factors *= 2  # in place: nothing was kept of an array that may change
+    assert np.allclose(model.fitted.mean_user(), 4 * mean)
+
+
 def test_nothing_is_explored_for_whom_nothing_is_known():
     """Without a ridge the system of somebody without entries has no inverse, and no bound."""
     dense = make_matrix().toarray()

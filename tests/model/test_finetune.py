@@ -1,6 +1,7 @@
 """Fine-tuning: the joint objective falls, held-out items stand for items to come, frozen weights stay."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
@@ -165,6 +166,29 @@ def test_a_fine_tuned_encoder_is_saved_under_its_own_name(likes, encoder, tmp_pa
     model.save(tmp_path / "model")
     loaded = WALS.load(tmp_path / "model")
     np.testing.assert_allclose(loaded.project_items(TEXTS), model.project_items(TEXTS), atol=1e-5)
+
+
+def test_texts_with_ids_have_any_order(likes, encoder):
+    rows, columns = likes.nonzero()
+    names = np.array([f"i{(7 * item) % 90:02}" for item in range(90)])  # not in the order of the texts
+    plays = {"user_id": rows, "item_id": names[columns]}
+    text_of = dict(zip(names.tolist(), TEXTS, strict=True))
+    prior = LinearPrior.from_texts(text_of, encoder, strength=5.0)
+    model = WALS(4, "ials", unobserved_weight=0.1, iterations=3, item_prior=prior).fit(pd.DataFrame(plays))
+    with pytest.raises(ValueError, match="in the order in which item_prior got them; they must be in the order of"):
+        fine_tune(model, pd.DataFrame(plays), TEXTS)
+    with pytest.raises(ValueError, match="texts must hold one for each of the 90 items; 1 have none, such as 'i00'"):
+        fine_tune(model, pd.DataFrame(plays), {name: text for name, text in text_of.items() if name != "i00"})
+    with pytest.raises(TypeError, match="ids of texts: item ids are strings"):
+        fine_tune(model, pd.DataFrame(plays), dict(enumerate(TEXTS)))
+    with pytest.raises(ValueError, match="interactions must be those of the fit: their items are others than the"):
+        fine_tune(model, pd.DataFrame(plays | {"item_id": [f"{name}x" for name in plays["item_id"]]}), text_of)
+    with pytest.raises(ValueError, match="texts have ids, but the model was fitted on a matrix"):
+        fine_tune(fitted(likes, encoder), likes, text_of)
+    (only,) = fine_tune(model, pd.DataFrame(plays), text_of | {"of nobody": "web"}, rounds=1, iterations=1)
+    by_id = model.item_prior.rows_for("item", model.item_ids, 90)
+    np.testing.assert_allclose(by_id, encoder.encode([text_of[item] for item in model.item_ids]), atol=1e-5)
+    assert only.kept and model.item_prior.has_ids  # so that a fit of other items finds them
 
 
 def test_what_cannot_be_fine_tuned(likes, encoder):

@@ -25,10 +25,12 @@ from wals_gpu import (
     SingularSystemError,
     as_interactions,
     make_objective,
+    read_interactions,
     reference,
 )
 from wals_gpu.errors import DataError
 from wals_gpu.evaluation import Popularity
+from wals_gpu.priors import LinearPrior
 from wals_gpu.training.state import FitState
 
 U, I = 23, 17  # noqa: E741
@@ -238,6 +240,36 @@ def test_warm_start_refuses_ids_of_another_kind():
     with pytest.raises(ValueError, match="warm_start: user ids are integers, the earlier ones strings"):
         model.fit(make_table(matrix, strings=False), warm_start=True)
     assert np.array_equal(model.user_factors, before)
+
+
+def test_ids_of_text_files_take_the_kind_that_is_known(tmp_path):
+    """In a file of text, 7 and "7" look the same: one id that is no number makes texts of all."""
+    pairs = np.random.default_rng(0).permutation(12 * 25)[:150]
+    table = pd.DataFrame({"user_id": pairs // 25 + 1, "item_id": pairs % 25 + 1})
+    table.to_csv(tmp_path / "numbers.csv", index=False)
+    names = [*map(str, range(1, 26)), "X9"]  # an item that nobody has
+    prior = LinearPrior((names, np.random.default_rng(1).normal(size=(26, 3))), strength=3.0)
+    model = make_model(item_prior=prior).fit(tmp_path / "numbers.csv")
+    assert model.user_ids.kind == "integer" and model.item_ids.tolist() == sorted(names[:-1])
+    typed = make_model(item_prior=prior).fit(table.astype({"item_id": str}))
+    assert np.array_equal(model.item_factors, typed.item_factors)
+    with pytest.raises(DataError, match="item_prior has string ids, the interactions have integers"):
+        make_model(item_prior=prior).fit(table)
+    free = np.setdiff1d(np.arange(25), pairs[pairs < 25]) + 1
+    pd.DataFrame({"user_id": [1], "item_id": free[:1]}).to_csv(tmp_path / "held.csv", index=False)
+    measured = [
+        make_model(item_prior=prior).fit(tmp_path / "numbers.csv", validation=validation, metric="recall@24")
+        for validation in (tmp_path / "held.csv", read_interactions(tmp_path / "held.csv"))
+    ]
+    assert measured[0].history_[-1].validation == measured[1].history_[-1].validation == 1.0
+
+    with (tmp_path / "numbers.csv").open("a") as file:
+        file.write("new,X9\n")
+    for first, file in ((table.astype(str), "numbers.csv"), (table, "numbers.csv"), (table.astype(str), "held.csv")):
+        before = make_model(iterations=2).fit(first)
+        after = make_model(iterations=0).fit(tmp_path / file, warm_start=before)
+        assert after.user_ids.kind == "string"
+        assert np.array_equal(after.user_factors[after.user_ids.index_of("1")], before.user_factors[0])
 
 
 def test_warm_start_from_another_model_or_its_folder(tmp_path):

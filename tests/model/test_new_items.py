@@ -237,6 +237,20 @@ def test_texts_of_new_items():
     np.testing.assert_allclose(model.item_factors[7], model.item_prior_.unmet_weights[-1], atol=1e-6)
 
 
+def test_texts_and_ids_of_new_items_come_in_every_form():
+    pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    table = pa.table({"user": [0, 0, 1, 1], "item": ["a", "b", "c", "d"]})
+    expected = None
+    for kind in (list, pd.Series, np.array, pl.Series, pa.array):
+        model = WALS.hybrid({"a": "aab", "b": "abb", "c": "xyz", "d": "zzx"}, letters, factors=2).fit(table)
+        assert model.add_items(kind(["aabb", "xz"]), kind(["new", "old"])).tolist() == ["new", "old"]
+        expected = model.item_factors if expected is None else expected
+        assert np.array_equal(model.item_factors, expected)
+        assert np.array_equal(model.project_items(pd.Series(["xz", np.nan])), model.project_items(["xz", None]))
+    with pytest.raises(TypeError, match="ids must be a list of ids, one for each new item, got 'ef'"):
+        model.add_items(["aabb", "xz"], "ef")
+
+
 def test_command_line_from_texts_to_a_model_that_answers_texts(tmp_path, capsys):
     pytest.importorskip("transformers")
     from text_models import tiny_roberta

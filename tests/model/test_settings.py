@@ -371,6 +371,23 @@ def test_score_of_known_users_asks_for_what_they_have_beside_training(likes):
         model.score(pd.concat([rest, pd.DataFrame({"user": [100], "item": ["new"], "value": [1.0]})]))
 
 
+def test_score_finds_known_users_in_files_of_text(tmp_path):
+    """Ids of a file that are all written as integers were compared as such with texts: nobody was known."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"user": rng.integers(0, 40, 700), "item": rng.integers(0, 30, 700)}).drop_duplicates()
+    train, rest = frame[:300].astype(str), frame[300:].astype(str)
+    train = pd.concat([train, pd.DataFrame({"user": ["x"], "item": ["y"]})])
+    rest = rest[rest["user"].isin(train["user"]) & rest["item"].isin(train["item"])]
+    model = WALS(4, iterations=5).fit(train)
+    expected = model.score(rest)
+    rest.to_csv(tmp_path / "rest.csv", index=False)
+    assert model.score(tmp_path / "rest.csv") == model.score([tmp_path / "rest.csv"]) == expected
+    with pytest.raises(
+        DataError, match=r"the user ids of interactions are integers, .* those of the model are strings"
+    ):
+        model.score(rest.astype({"user": int}))
+
+
 def test_clone_in_scikit_learns_strict_sense():
     base = pytest.importorskip("sklearn.base", reason="scikit-learn is not installed")
     prior = LinearPrior(np.eye(ITEMS), encoder=lambda texts: texts)

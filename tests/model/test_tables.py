@@ -255,9 +255,29 @@ def test_titles_that_are_missing_or_repeated(tmp_path):
         None,
         "7",
     ]
+    for missing in (pd.NA, pd.NaT, np.nan, None):  # whose comparison with itself is no bool, in one case
+        assert Titles.read({"i1": "x", "i2": missing}).of(np.array(["i1", "i2"])).to_pylist() == ["x", None]
+    nullable = pd.Series(["x", pd.NA], index=["i1", "i2"], dtype="string")
+    assert Titles.read(nullable).of(np.array(["i1", "i2"])).to_pylist() == ["x", None]
     path = tmp_path / "items.csv"
     path.write_text('item_id,title,text\ni1,"One, two","a\nb"\ni2,"He said ""no""",\n')
     assert Titles.read(path).of(np.array(["i1", "i2"])).to_pylist() == ["One, two", 'He said "no"']
+
+
+def test_titles_are_found_however_many_there_are():
+    """A few of many are looked up by halves; of a repeated id the first title counts in either case."""
+    ids = [f"i{k % 900}" for k in np.random.default_rng(0).permutation(1000)]
+    titles = Titles(pa.array(ids, pa.large_string()), pa.array([f"no. {k}" for k in range(1000)], pa.large_string()))
+    for wanted in (["i0", "nothing", "i899", "i5", None], [*dict.fromkeys(ids), "nothing"]):
+        got = titles.of(pa.array(wanted)).to_pylist()
+        assert got == [f"no. {ids.index(one)}" if one in ids else None for one in wanted]
+
+
+def test_titles_are_compared_with_the_ids_of_a_model_once(monkeypatch):
+    model, titles = make_model(), Titles.read({"i0": "x"})
+    model.recommend("u03", titles=titles)
+    monkeypatch.setattr("wals_gpu.data.titles.pc", None)  # nothing is computed
+    model.recommend("u03", titles=titles)
 
 
 def test_titles_of_other_items_are_noticed():
@@ -293,6 +313,12 @@ def test_whatever_an_id_is_a_line_stays_a_line():
     lines = table.splitlines()
     assert len(lines) == 5 and max(map(len, lines)) == 104 and lines[3].startswith("x" * 97 + "...")
     assert lines[2].startswith(r"a\nb\x1b[31m\t\u202e\ud800 ") and lines[4].startswith("\u00e4 \u4e2d \U0001f600 ")
+
+
+def test_columns_stand_below_each_other_in_every_script():
+    """As a terminal shows them, where a character of Chinese or Japanese takes two columns and an accent none."""
+    lines = format_table(["item", "n"], [["東京", 1], ["e\u0301", 2], ["plain", 3]]).splitlines()
+    assert lines == ["item   n", "-----  -", "東京   1", "e\u0301      2", "plain  3"]
 
 
 def test_titles_that_cannot_be_used(tmp_path):

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import coo_matrix, csr_matrix
 
@@ -191,6 +192,11 @@ def test_interactions_with_ids_and_files(tmp_path):
     # Ids of a text file that are all written like integers, in a model whose ids are not.
     (tmp_path / "few.csv").write_text("user,item,value\n9,i003,2\n10,i004,1\n")
     assert model.update_users(tmp_path / "few.csv").tolist() == ["10", "9"]
+    assert model.update_users([tmp_path / "few.csv"]).tolist() == ["10", "9"]
+    typed = pa.table({"user": [9], "item": ["i003"], "value": [2.0]})  # a file with types says what it means
+    pq.write_table(typed, tmp_path / "few.parquet")
+    with pytest.raises(DataError, match="user ids must be strings as those of the model, got integers"):
+        model.update_users(tmp_path / "few.parquet")
     one = csr_matrix(([1.0], ([0], [4])), shape=(1, I))
     assert model.recommend_for(one, k=3)[0][0].tolist() == model.recommend("10", k=3)[0].tolist()
 
@@ -244,6 +250,7 @@ def test_users_with_a_prior(cold, strength, tmp_path):
         (features[appearing], folded),
         ((ids[::-1], features[::-1]), folded),
         (dict(zip(ids, features, strict=True)), folded),
+        (pd.DataFrame(features, index=ids)[::-1], folded),
         (None, unknown),
     ]:
         model = fit(as_data(matrix[:20], "strings"), user_prior=prior)

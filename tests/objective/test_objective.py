@@ -10,6 +10,7 @@ import tracemalloc
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.sparse import csr_array, csr_matrix
 
@@ -633,6 +634,9 @@ def test_parameters_that_do_not_go_together():
         GoogleWals(column_weights=[1, 2], exponent=0.5)
     with pytest.raises(ValueError, match="row_weights must be one number or a 1-D array"):
         GoogleWals(row_weights=[1.0, -2])
+    for parameter, side in (("row_weights", "user"), ("column_weights", "item")):
+        with pytest.raises(ValueError, match=rf"{parameter} must be in the order of interactions\.{side}_ids\.ids"):
+            GoogleWals(**{parameter: pd.Series([1.0, 2.0], index=["a", "b"])})
     with pytest.raises(TypeError, match="column_weights must be one number or a 1-D array"):
         GoogleWals(column_weights="popular")
     with pytest.raises(ValueError, match="exponent of objective 'google_wals' must be"):

@@ -7,6 +7,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from wals_gpu import WALS, DataError, ModelFitError, ModelFormatError, reference
+from wals_gpu.data.ids import Ids
 from wals_gpu.evaluation.metrics import ranking_metrics
 from wals_gpu.evaluation.splits import cold_items_split, random_holdout
 from wals_gpu.model.tuning import tune_strength
@@ -353,6 +354,46 @@ def test_embeddings_by_id_in_any_order(world):
         WALS(4, item_prior=LinearPrior((np.arange(ITEMS), embeddings))).fit(data)
     with pytest.raises(DataError, match="matrix, without any"):
         WALS(4, item_prior=LinearPrior((ids, embeddings))).fit(matrix)
+
+
+def test_ids_of_embeddings_are_texts_in_whatever_form():
+    """Texts of pandas 3 are large strings to Arrow, and were refused as none."""
+    pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    import pyarrow as pa
+
+    names, vectors = ["b", "a", "c"], np.eye(3)
+    series, known = pd.Series(names), Ids(pa.array(["a", "c"]), "item")
+    forms = [names, series, pd.Index(names), series.astype(object), pd.Categorical(names), pl.Series(names)]
+    forms += [pa.array(names, pa.large_string()), pa.chunked_array([names]), np.array(names), dict.fromkeys(names)]
+    for ids in forms:
+        assert LinearPrior((ids, vectors)).rows_for("item", known, 2).tolist() == vectors[1:].tolist()
+    for wrong, error in ((set(names), TypeError), (["\ud800", "a", "b"], DataError), ([0.5, 1, 2], DataError)):
+        with pytest.raises(error, match="ids of embeddings must"):
+            LinearPrior((wrong, vectors))
+
+
+def test_frames_and_series_are_found_by_their_index():
+    """Their rows were taken to be in the order of the items, whatever the index said."""
+    pd = pytest.importorskip("pandas")
+    import pyarrow as pa
+
+    known = Ids(pa.array(["a", "b", "c"]), "item")
+    frame = pd.DataFrame(np.eye(3), index=["a", "b", "c"])
+    texts = pd.Series(["x", "xx", "xxx"], index=["a", "b", "c"])
+    for order in (["a", "b", "c"], ["c", "a", "b"]):
+        assert LinearPrior(frame.loc[order]).rows_for("item", known, 3).tolist() == np.eye(3).tolist()
+        by_text = LinearPrior.from_texts(texts[order], lambda batch: [[len(text)] for text in batch])
+        assert by_text.rows_for("item", known, 3).tolist() == [[1], [2], [3]]
+        vectors = pd.Series(frame.to_numpy().tolist(), index=frame.index)[order]  # a column of lists, as in Parquet
+        assert LinearPrior(vectors).rows_for("item", known, 3).tolist() == np.eye(3).tolist()
+        assert LinearPrior((order, pa.array(vectors))).rows_for("item", known, 3).tolist() == np.eye(3).tolist()
+    with pytest.raises(DataError, match=r"embeddings must be an array \(n, E\)"):
+        LinearPrior(pd.Series([[1.0, 2.0], None], index=["a", "b"]))
+    with pytest.raises(ValueError, match=r"strength must be in the order of .*whatever the index of a Series says"):
+        LinearPrior(frame, strength=pd.Series([1.0, 2.0, 3.0], index=frame.index))
+    assert LinearPrior(frame, strength=pd.Series([1.0, 2.0, 3.0])).strength.tolist() == [1, 2, 3]
+    counted = LinearPrior(frame.reset_index(drop=True))  # this index says nothing
+    assert not counted.has_ids and counted.rows_for("item", None, 3).tolist() == np.eye(3).tolist()
 
 
 # ---------------------------------------------------------------------------------------------------- bad input

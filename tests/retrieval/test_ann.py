@@ -93,6 +93,17 @@ def test_more_results_than_candidates(library):
     assert AnnIndex(ExactIndex(items), library, ef_search=200).recall(queries, 1) > ann.recall(queries, 1) - 0.01
 
 
+def test_a_graph_that_does_not_lead_everywhere(library):
+    items, queries = vectors(1500, 8)
+    items[500:] = items[0]  # of equal items a graph knows only each other
+    ann = AnnIndex(ExactIndex(items), library, m=4, ef_construction=40)
+    ids, scores = ann.search(queries[:3], 1500)
+    for query, found, score in zip(queries, ids, scores, strict=False):
+        n = int((found >= 0).sum())
+        assert 10 <= n < 1500 and len(set(found[:n].tolist())) == n and (score[n:] == -np.inf).all()
+        np.testing.assert_array_equal(ann.search(query, 1500)[0], found)
+
+
 def test_recall_counts_what_is_missing(library, monkeypatch):
     items, queries = vectors(200, 8)
     ann = AnnIndex(ExactIndex(items), library)

@@ -312,7 +312,9 @@ def test_categories_come_in_any_form(model, tmp_path):
     table = pd.DataFrame({"item_id": list(of_id), "genre": labels}).sample(frac=1, random_state=0)
     table.to_csv(tmp_path / "items.csv", index=False)
     expected = model.recommend(USERS, 10, quotas=1, categories=labels)
-    for categories in (of_id, pd.Series(of_id), np.array(labels, object), table, str(tmp_path / "items.csv")):
+    nullable = pd.Series(of_id, dtype="string")  # with NA, whose comparison with itself is no bool
+    frames = (table, str(tmp_path / "items.csv"), nullable, nullable.tolist())
+    for categories in (of_id, pd.Series(of_id), np.array(labels, object), *frames):
         same(model.recommend(USERS, 10, quotas=1, categories=categories), expected)
     same(
         model.recommend(USERS, 10, quotas=1, categories=table.rename(columns={"genre": "x"}), category_column="x"),
@@ -334,6 +336,7 @@ def test_categories_come_in_any_form(model, tmp_path):
         ({"quotas": {"a": (3, 2)}, "categories": ["a"] * 400}, ValueError, "got at least 3 and at most 2"),
         ({"quotas": {"a": (11, None)}, "categories": ["a"] * 400}, ValueError, "k=10 items, but want at least 11"),
         ({"quotas": {"a": -1}, "categories": ["a"] * 400}, ValueError, r"quotas\['a'\] must be an integer >= 0"),
+        ({"quotas": 1, "categories": [["a", "b"]] * 400}, TypeError, "must be one label for each item, got .'a', 'b'."),
         ({"quotas": 1.5, "categories": ["a"] * 400}, TypeError, "quotas must be a number for every category, or"),
         ({"quotas": {}, "categories": ["a"] * 400}, ValueError, "quotas must name at least one category"),
         ({"popularity_penalty": -1}, ValueError, "popularity_penalty must be a finite number >= 0"),
@@ -383,6 +386,11 @@ def test_wrong_vectors_are_refused(model):
         (lambda: DPP(by=[1.0]), TypeError, r"by must be 'factors', 'prior' or an array \(I, E\) of numbers"),
         (lambda: DPP(by=[[np.nan]]), ValueError, "by must be finite"),
         (lambda: MMR(by=np.ones((400, 0))), TypeError, r"got float64 \(400, 0\)"),
+        (
+            lambda: MMR(by=pd.DataFrame(np.eye(2), index=["b", "a"])),
+            ValueError,
+            "whatever the index of a DataFrame says",
+        ),
         (lambda: MMR(2), ValueError, "weight must be a number from 0 to 1"),
         (lambda: MMR(pool=0), ValueError, "pool must be an integer >= 1"),
         (lambda: model.recommend("u01", diversity=MMR(by=np.ones((3, 2)))), ValueError, "by must have a row for each"),

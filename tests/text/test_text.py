@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -456,6 +457,10 @@ def test_a_missing_gpu_is_said(folder, monkeypatch):
     [
         (3, "sentences must be a str or a sequence of str, got int"),
         (b"x", "sentences must be a str or a sequence of str, got bytes"),
+        ({"i1": "a"}, "sentences must be a str or a sequence of str, got dict"),
+        ({"a", "b"}, "sentences must be a str or a sequence of str, got set"),
+        (pd.DataFrame({"text": ["a"]}), "sentences must be a str or a sequence of str, got DataFrame"),
+        (pa.table({"text": ["a"]}), "sentences must be a str or a sequence of str, got Table"),
         (["a", 7], r"sentences\[1\] must be a str or None, got int: 7"),
     ],
 )
@@ -677,6 +682,16 @@ def test_item_files(table, tmp_path, suffix):
     assert read_item_texts(path, text_columns=["title", "text"])[1] == ["A. alpha", "beta, or\nnot", ""]
     with pytest.raises(DataError, match=r"text_columns='summary' is not there; .* columns 'item_id', 'title', 'text'"):
         read_item_texts(path, text_columns="summary")
+
+
+def test_lines_of_a_file_of_texts_end_where_its_lines_do(tmp_path):
+    """A form feed, or U+2028 of a copied text, made two texts of one, and all after it belonged to other items."""
+    texts = ["one\ftwo", "three\u2028four\x85five", "", "six"]
+    for end in ("\n", "\r\n"):
+        (tmp_path / "t.txt").write_bytes("".join(text + end for text in texts).encode())
+        assert read_item_texts(tmp_path / "t.txt") == (None, texts)
+    (tmp_path / "t.txt").write_text("one\n\ntwo")
+    assert read_item_texts(tmp_path / "t.txt")[1] == ["one", "", "two"]
 
 
 def test_item_files_that_cannot_be(table, tmp_path):

@@ -212,6 +212,8 @@ def test_a_storage_that_is_none(likes, tmp_path):
     assert (tmp_path / "notes.txt").read_text().startswith("these are no trials")
     with pytest.raises(ValueError, match="storage must be a file"):
         WALS.tune(likes, None, trials=1, storage=tmp_path)
+    with pytest.raises(TypeError, match=r"storage must be a str or a pathlib\.Path, got 5"):
+        WALS.tune(likes, None, trials=1, storage=5)
     with pytest.raises(ValueError, match="storage must be a file in a folder"):
         WALS.tune(likes, None, trials=1, storage=tmp_path / "none" / "search.db")
 
@@ -258,6 +260,17 @@ def test_parameters_of_a_prior_are_searched(likes):
     for wrong in ("item_prior.strenght", "user_prior.strength", "prior.strength"):
         with pytest.raises(ValueError, match=f"space has no number '{wrong}'"):
             WALS.tune(likes, None, trials=1, item_prior=prior, space={wrong: (1, 2)})
+
+
+def test_embeddings_with_ids_are_found_by_these(likes):
+    users, items = likes.nonzero()
+    names = np.array([f"i{(7 * item) % 60:02}" for item in range(60)])
+    named = as_interactions(pd.DataFrame({"user_id": users, "item_id": names[items]}))
+    features = np.eye(6)[np.arange(60) % 6]
+    settings = {"trials": 1, "factors": 4, "test": 0, "num_threads": 1, "refit": False}
+    by_id = WALS.tune(named, None, item_prior=LinearPrior((names, features)), **settings)
+    by_row = WALS.tune(named.matrix, None, item_prior=LinearPrior(features[np.argsort(names)]), **settings)
+    assert by_id.validation_score == by_row.validation_score
 
 
 def test_numbers_of_factors_follow_data_and_memory(likes):
@@ -445,6 +458,7 @@ def test_a_callback_ends_the_search(likes):
         ({"validation": 0.6, "test": 0.5}, ValueError, "validation and test together must be below 1"),
         ({"test": 1}, ValueError, "test must be"),
         ({"space": [1]}, TypeError, "space must be a dict of ranges"),
+        ({"space": {5: (0, 1)}}, TypeError, "space must be a dict of ranges by the names of settings, got the key 5"),
         ({"space": {"backgroud": (1, 2)}}, ValueError, "no number 'backgroud'.*did you mean 'background'"),
         ({"space": {"nu": (1, 0)}}, ValueError, "space: nu must be"),
         ({"space": {"nu": (0, 1, "log")}}, ValueError, "a 'log' range begins above 0"),

@@ -31,7 +31,7 @@ from wals_gpu.cli import (
     tune,
 )  # fmt: skip
 from wals_gpu.cli.installation import installed_version
-from wals_gpu.cli.output import one_line, say
+from wals_gpu.cli.output import escaped_output, one_line, say
 from wals_gpu.cli.parser import Command, Formatter, Program
 from wals_gpu.cli.settings import fill_settings
 from wals_gpu.errors import DistributedError
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if int(os.environ.get("RANK", "0")) == 0 or not is_launched():  # of several processes, one speaks for all
             say(f"{kind}: {args.parser.in_options(text)}")
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), escaped_output():
         warnings.showwarning = lambda message, *_, **__: tell("warning", str(message))
         try:
             return _run(args)
@@ -116,9 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _option_of_file(error: BaseException, args: argparse.Namespace) -> str:
     """The option of the file that an error is about, to stand before what the error says."""
-    file = str(getattr(error, "filename", None) or "")
+    name = getattr(error, "filename", None)
+    file = str(name)
     for dest, value in vars(args).items():
-        if file and file in [str(one) for one in (value if isinstance(value, list) else [value])]:
+        if name is not None and file in [str(one) for one in (value if isinstance(value, list) else [value])]:
             return f"{args.parser.name_of(dest)}: "
     return ""
 

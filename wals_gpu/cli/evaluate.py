@@ -125,9 +125,11 @@ def run(args: argparse.Namespace) -> None:
     options: dict[str, Any] = {"fold_in": fold_in, "few_shot": few_shot, "random_state": args.seed}
     options["options"] = more
     if args.negatives is not None:
-        options["candidates"] = evaluation.sample_negatives(
-            train if fold_in is None else fold_in, test, args.negatives, args.seed
-        )
+        known = train if fold_in is None else fold_in
+        try:
+            options["candidates"] = evaluation.sample_negatives(known, test, args.negatives, args.seed)
+        except ValueError as error:
+            raise ValueError(f"--negatives {args.negatives}: {error}") from error
     report = evaluation.evaluate(model, train, test, args.k, **options)
     if args.json:
         objective = {"name": model.objective.name, **model.objective.parameters()}

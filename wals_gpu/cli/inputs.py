@@ -55,7 +55,7 @@ def reading_options(args: argparse.Namespace, **options: Any) -> dict[str, Any]:
         if "value_column" in given:
             raise ValueError("--no-values and --value-column exclude each other")
         given["value_column"] = False
-    given |= {"dtype": getattr(args, "dtype", "float32")}
+    given |= {"dtype": getattr(args, "dtype", None) or "float32"}
     # Ratings are what this objective is for.
     given["warn_ratings"] = getattr(args, "objective", None) != "explicit"
     if options.get("user_ids") is not None or options.get("item_ids") is not None:

@@ -15,7 +15,7 @@ from wals_gpu.cli.lines import ids_of_lines, read_lines
 from wals_gpu.cli.output import say
 from wals_gpu.data.interactions import read_interactions
 from wals_gpu.data.names import item_names
-from wals_gpu.errors import ParameterWarning
+from wals_gpu.errors import EmptyTableError, ParameterWarning
 
 if TYPE_CHECKING:
     import argparse
@@ -60,13 +60,13 @@ def user_lists(args: argparse.Namespace, model: WALS, users: Any) -> dict[str, c
             refuse_model(path, f"a table of pairs, for --{name}")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ParameterWarning)  # a pair twice is as good as once
-                data = read_interactions(
-                    path,
-                    user_column=args.user_column,
-                    item_column=args.item_column,
-                    value_column=False,
-                    like=model.columns_,
-                )
+                named = {"user_column": args.user_column, "item_column": args.item_column, "value_column": False}
+                try:
+                    data = read_interactions(path, **named, like=model.columns_)
+                except EmptyTableError:  # a night in which nothing was returned
+                    say(f"--{name}: {path} has no rows, so nothing is {'denied' if name == 'deny' else 'allowed'}")
+                    lists[name] = csr_matrix((len(users), n_items), dtype=bool)
+                    continue
             assert data.user_ids is not None and data.item_ids is not None  # as of every table
             user_rows = _columns(data.user_ids.ids, model.user_ids, n_users, f"--{name}")
             columns = _columns(data.item_ids.ids, model.item_ids, n_items, f"--{name}")

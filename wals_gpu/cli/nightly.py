@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wals_gpu.cli.options import number, positive
 from wals_gpu.cli.output import in_words, print_json, say
+from wals_gpu.data.matching import in_kinds_of
 from wals_gpu.data.tables import format_table
 from wals_gpu.evaluation.times import seconds_of
 from wals_gpu.model.wals import WALS
@@ -111,7 +112,8 @@ def run(
     is_speaker = group is None or group.rank == 0
     try:
         if group is None:
-            outcome = publish(model, read, args.out, args.publish_if, **given)
+            of_texts = None if model.item_prior is None else model.item_prior.ids
+            outcome = publish(model, lambda: in_kinds_of(read(), None, of_texts), args.out, args.publish_if, **given)
         else:
             from wals_gpu.distributed.publish import publish_sharded
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 from wals_gpu.data.ids import plain
 from wals_gpu.data.interactions import Interactions
 
-__all__ = ["bytes_in_words", "clipped", "in_words", "one_line", "print_json", "say", "size_of", "wrapped"]
+__all__ = [
+    "bytes_in_words", "clipped", "escaped_output", "in_words", "one_line", "print_json", "say", "size_of", "wrapped",
+]  # fmt: skip
 
 
 def say(text: str) -> None:
@@ -21,7 +25,7 @@ def say(text: str) -> None:
 def one_line(error: BaseException) -> str:
     """What an error says, in a line."""
     if isinstance(error, OSError) and error.strerror:
-        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename or repr('')}"
     elif isinstance(error, MemoryError):
         text = f"not enough memory. {error}"
     else:
@@ -31,9 +35,29 @@ def one_line(error: BaseException) -> str:
 
 
 def print_json(value: Any) -> None:
-    """JSON on standard output."""
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=plain)
-    print()
+    """JSON on standard output; escaped as JSON has it, what its encoding does not have."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=plain)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2, default=plain)
+    print(text)
+
+
+@contextlib.contextmanager
+def escaped_output() -> Iterator[None]:
+    """Standard output in which is escaped what its encoding does not have: ids and paths may be whatever there is."""
+    before = getattr(sys.stdout, "errors", None)
+    if before != "strict" or not hasattr(sys.stdout, "reconfigure"):
+        yield
+        return
+    stream: Any = sys.stdout
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):  # it is closed, or what it still held cannot be written
+            stream.reconfigure(errors=before)
 
 
 def size_of(data: Interactions) -> str:

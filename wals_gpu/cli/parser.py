@@ -22,6 +22,8 @@ PHRASES = {
     "value_column=False": "--no-values",
     "overwrite=True": "--overwrite",
     "factors_only=True": "--factors-only",
+    "resume=True, or --resume": "--resume",
+    "resume=True": "--resume",
     "columns=['user', 'item', 'value', 'time']": "--columns user,item,value,time",
     "rename it, or give a mapping of id to title": "--item-column names it",
 }

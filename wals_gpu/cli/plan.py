@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     from wals_gpu.distributed.plan import fit_cost, measured_rate
     from wals_gpu.system import usable_cpus
 
-    rate = args.rate or measured_rate(args.factors, args.solver)
+    rate = measured_rate(args.factors, args.solver) if args.rate is None else args.rate
     threads = args.threads or usable_cpus()
     given: dict[str, Any] = {"solver": args.solver, "threads": threads, "bandwidth": args.bandwidth, "rate": rate}
     given["features"] = (args.user_features, args.item_features)
@@ -113,7 +113,7 @@ def _seconds(seconds: float) -> str:
 def _count(text: str) -> int:
     """A whole number, also as 40e6."""
     value = number(text)
-    if value < 1 or value != int(value):
+    if value < 1 or not value.is_integer():
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, such as 40e6, got {text!r}")
     return int(value)
 

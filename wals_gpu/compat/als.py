@@ -22,6 +22,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.devices import cuda_status, make_backend
 from wals_gpu.backends.session import Backend
+from wals_gpu.checks import integer
 from wals_gpu.compat.answers import Answers
 from wals_gpu.compat.loss import absolute_sum, calculate_loss, mean_loss
 from wals_gpu.compat.rows import csr, half_step, implicits_words, options_of
@@ -164,6 +165,8 @@ class CpuAlternatingLeastSquares(Answers):
         TypeError, ValueError
             Unusable arguments, or factors of another shape than the matrix.
         """
+        integer("factors", self.factors, 1)
+        integer("iterations", self.iterations, 0)
         matrix = csr(user_items, "user_items")
         backend = self._backend
         user_terms = self._terms(matrix, "user")

@@ -81,7 +81,7 @@ class Answers(Factors):
         factors = self._fitted("item")
         liked = csr(user_items, "user_items", len(factors)) if filter_already_liked_items else None
         if items is not None:
-            items = np.sort(items)
+            items = np.sort(_choice(items, "item"))
             N = min(N, len(items))
         return self._top(query, factors, N, "item", items, filter_items, "recommend", liked)
 
@@ -284,7 +284,7 @@ class Answers(Factors):
         factors = self._fitted(side)
         norms = self.user_norms if side == "user" else self.item_norms
         if only is not None:
-            only = np.asarray(only)
+            only = _choice(only, side)
             N = N if self.strict_compat else min(N, len(only))
         ids, scores = self._top(query, factors, N, side, only, hide, f"similar_{side}s", norms=norms)
         norm = np.linalg.norm(query, axis=-1, keepdims=True)
@@ -367,6 +367,14 @@ class Answers(Factors):
         factors = self._fitted("item")
         rows: NDArray[np.floating] = factors[self._index(itemid, len(factors), "itemid")]
         return rows.copy()
+
+
+def _choice(ids: ArrayLike, side: str) -> NDArray[np.integer]:
+    """The only rows of a side to rank, as an array: a mask would be taken for the rows 0 and 1."""
+    only = np.asarray(ids)
+    if only.ndim != 1 or (only.size and only.dtype.kind not in "iu"):
+        raise IndexError(f"{side}s must be a list of integers, got {only.dtype} of shape {only.shape}")
+    return only
 
 
 def _count(N: Any) -> int:

@@ -208,6 +208,8 @@ class Factors:
         factors, index = self._fitted(side), np.asarray(ids)
         if not index.size:
             raise ValueError(f"{side}ids must hold at least one id")
+        if index.dtype.kind not in "iu":
+            raise IndexError(f"{side}ids must be integers, got {index.dtype}")
         if index.min() < 0:
             raise IndexError(f"{side}ids must be >= 0, got {index.min()}")
         new = self._recalculate(ids, matrix, side)

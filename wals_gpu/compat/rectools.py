@@ -98,8 +98,14 @@ class WALSModel(ModelBase[WALSModelConfig]):  # type: ignore[misc]
         self._users, self._items = _hot(dataset, "user"), _hot(dataset, "item")
 
     def _fit_partial(self, dataset: Any, epochs: int) -> None:
-        """From the present factors, which stand for the users and items of the same number."""
+        """From the present factors. Users and items must be those of the earlier fit, in its order; new ones follow."""
         model, warm = self.model, self.is_fitted
+        for side, known in (("user", self._users), ("item", self._items)):
+            if warm and known is not None and not _same(known, _hot(dataset, side)[: len(known)]):
+                raise ValueError(
+                    f"dataset must have the {side}s of the dataset that the model was fitted on, in the same order, "
+                    "and new ones after these; or call fit, for a new model"
+                )
         iterations = model.iterations
         model.iterations = integer("epochs", epochs, 1)
         try:

@@ -57,6 +57,8 @@ def as_csr(matrix: Any) -> csr_matrix:
 def csr(matrix: Any, name: str, n_known: int | None = None) -> csr_matrix:
     """A checked CSR matrix of float32 with sorted rows. No column number may reach `n_known`."""
     matrix = as_csr(matrix)
+    if matrix.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must hold real numbers, got dtype {matrix.dtype}")
     with np.errstate(over="ignore"):  # infinity is refused where values matter
         data = matrix.data.astype(np.float32, copy=False)
     matrix = csr_matrix((data, matrix.indices, matrix.indptr), shape=matrix.shape)

@@ -15,7 +15,7 @@ from wals_gpu.data.columns import open_source
 from wals_gpu.data.ids import Ids, is_string
 from wals_gpu.data.items import read_items
 from wals_gpu.data.names import plain_name
-from wals_gpu.data.titles import Titles
+from wals_gpu.data.titles import Titles, is_missing, refuse_several
 from wals_gpu.errors import DataError
 
 __all__ = ["Categories"]
@@ -76,6 +76,7 @@ class Categories:
                 raise ValueError(f"categories must be of the model's {n_items} items, got {len(source.codes)}")
             return source
         labels = _labels(source, n_items, item_ids, column, item_column)
+        refuse_several("categories must be one label for each item", labels)
         texts = pa.array(["" if _is_nothing(label) else str(label) for label in labels], pa.large_string())
         coded = texts.dictionary_encode()
         names = coded.dictionary.to_pylist()
@@ -135,6 +136,7 @@ def _usual(source: Any) -> Any:
 
 def _of_model(ids: Sequence[Any], labels: Sequence[Any], n_items: int, item_ids: Ids | None) -> list[Any]:
     """The labels of the model's items, found by id as titles are."""
+    refuse_several("categories must be one label for each item", labels)
     texts = [None if _is_nothing(label) else str(label) for label in labels]
     found = Titles(pa.array([str(one) for one in ids], pa.large_string()), pa.array(texts, pa.large_string()))
     own = np.arange(n_items) if item_ids is None else item_ids.ids
@@ -144,4 +146,4 @@ def _of_model(ids: Sequence[Any], labels: Sequence[Any], n_items: int, item_ids:
 
 
 def _is_nothing(label: Any) -> bool:
-    return label is None or label != label or label == ""
+    return is_missing(label) or label == ""

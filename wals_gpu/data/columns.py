@@ -19,9 +19,11 @@ from wals_gpu.data.paths import open_paths
 from wals_gpu.data.source import Column, Source, TextOptions
 from wals_gpu.errors import DataError
 
-__all__ = ["open_source"]
+__all__ = ["as_arrow", "native", "open_source"]
 
 _FEW = 20
+#: Of units of time that Arrow does not have, one that it has.
+_FINER = {"Y": "D", "M": "D", "W": "D", "h": "s", "m": "s"}
 
 
 def open_source(data: Any, options: TextOptions | None = None) -> Source:
@@ -36,8 +38,7 @@ def open_source(data: Any, options: TextOptions | None = None) -> Source:
     FileNotFoundError, PermissionError
         If there is no file to read.
     """
-    # By name, so that pandas and polars are imported by nobody but the user; by all bases, for subclasses.
-    kinds = {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(data).__mro__}
+    kinds = _kinds(data)
     if isinstance(data, (str, os.PathLike)):
         return open_paths([data], options)
     if isinstance(data, (list, tuple)) and data and all(isinstance(path, (str, os.PathLike)) for path in data):
@@ -51,7 +52,7 @@ def open_source(data: Any, options: TextOptions | None = None) -> Source:
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
     if isinstance(data, np.ndarray) and data.dtype.names is not None and data.ndim == 1:
-        data = pa.table({name: native(data[name]) for name in data.dtype.names})
+        return _structured(data)
     if isinstance(data, pa.Table):
         return _arrow(data)
     if "pyspark.DataFrame" in kinds:
@@ -70,9 +71,34 @@ def open_source(data: Any, options: TextOptions | None = None) -> Source:
     )
 
 
+def _kinds(data: Any) -> set[str]:
+    # By name, so that pandas and polars are imported by nobody but the user; by all bases, for subclasses.
+    return {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(data).__mro__}
+
+
 def native(array: Any) -> Any:
     """An array in the byte order of this machine."""
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _structured(data: Any) -> Source:
+    """A structured array of NumPy."""
+
+    def read(ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:
+        return [pa.chunked_array([_from_field(data[name], name)]) for name in [*ids, *numbers, *plain]]
+
+    return Source("the array", list(data.dtype.names), read, first=lambda name: list(data[name][:_FEW]))
+
+
+def _from_field(values: Any, name: Hashable) -> pa.Array:
+    if values.ndim > 1:
+        raise DataError(f"column {name!r} of the array must hold one value in each row, got shape {values.shape[1:]}")
+    values = native(values)
+    if values.dtype.kind == "f" and values.dtype.itemsize > 8:
+        values = values.astype(np.float64)  # long double
+    elif values.dtype.kind == "M" and (unit := np.datetime_data(values.dtype)[0]) in _FINER:
+        values = values.astype(f"M8[{_FINER[unit]}]")
+    return as_arrow(values, name, "the array")
 
 
 def _arrow(table: pa.Table) -> Source:
@@ -171,23 +197,38 @@ def _from_pandas(column: Any, name: Hashable) -> Any:
         column = column.astype(column.dtype.newbyteorder("="))
     elif isinstance(column.dtype, np.dtype) and column.dtype.kind == "f" and column.dtype.itemsize > 8:
         column = column.astype(np.float64)  # long double
+    return as_arrow(column, name, "the DataFrame")
+
+
+def as_arrow(column: Any, name: Hashable, what: str) -> Any:
+    """A Series or an array of NumPy as Arrow's; `name` and `what` it is a column of are for errors.
+
+    Raises
+    ------
+    DataError
+        It is of no type that can be read, or of several.
+    """
     try:
-        return pa.array(column, from_pandas=True)
+        array = pa.array(column, from_pandas=True)
     except UnicodeEncodeError as error:
-        row = next((k for k, value in enumerate(column) if isinstance(value, str) and not _is_unicode(value)), None)
+        rows = ((k, value) for k, value in enumerate(column) if isinstance(value, str) and not _is_unicode(value))
+        row, text = next(rows, (None, None))
         raise DataError(
-            f"column {name!r} of the DataFrame must hold valid Unicode, got a lone surrogate"
-            + (f" in row {row}: {column.iloc[row]!a:.60}" if row is not None else "")
+            f"column {name!r} of {what} must hold valid Unicode, got a lone surrogate"
+            + (f" in row {row}: {text!a:.60}" if row is not None else "")
         ) from error
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         if column.dtype == object:
-            _check_one_type(column, name)
+            _check_one_type(column, name, what)
         raise DataError(
-            f"column {name!r} of the DataFrame is of no type that can be read ({column.dtype}): {error}"
+            f"column {name!r} of {what} is of no type that can be read ({column.dtype}): {error}"
         ) from error
+    if column.dtype == object and pa.types.is_date(array.type):
+        _check_one_type(column, name, what)  # behind a date, Arrow takes the day of a moment
+    return array
 
 
-def _check_one_type(column: Any, name: Hashable) -> None:
+def _check_one_type(column: Any, name: Hashable, what: str) -> None:
     """DataError where a column of objects has values of several types."""
     first: dict[str, tuple[int, Any]] = {}
     for row, value in enumerate(column):
@@ -195,7 +236,7 @@ def _check_one_type(column: Any, name: Hashable) -> None:
             first.setdefault(type(value).__name__, (row, value))
     if len(first) > 1:
         got = " and ".join(f"{value!r:.60} ({kind}) in row {row}" for kind, (row, value) in list(first.items())[:2])
-        raise DataError(f"column {name!r} of the DataFrame must hold values of one type, got {got}")
+        raise DataError(f"column {name!r} of {what} must hold values of one type, got {got}")
 
 
 def _is_unicode(text: str) -> bool:

@@ -163,9 +163,13 @@ def warn_repeats(n: int, what: str, advice: str = "") -> None:
 
 def value_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """float32 or float64, as the values of a matrix may be; ValueError for another type."""
-    if np.dtype(dtype) not in (np.float32, np.float64):
+    try:
+        found = None if dtype is None else np.dtype(dtype)  # of None, NumPy's default
+    except TypeError:
+        found = None
+    if found is None or found not in (np.float32, np.float64):
         raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
-    return np.dtype(dtype)
+    return found
 
 
 def canonical(name: str, matrix: Any) -> csr_matrix:

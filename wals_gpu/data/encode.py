@@ -15,7 +15,7 @@ from wals_gpu.data.ids import Ids, is_string
 from wals_gpu.data.source import Column, Source
 from wals_gpu.errors import DataError
 
-__all__ = ["as_plain", "checked_ids", "encode", "integers_if_all", "plain_type"]
+__all__ = ["as_plain", "checked_ids", "encode", "integers_among", "integers_if_all", "plain_type"]
 
 
 def plain_type(column: Column) -> Column:
@@ -95,9 +95,25 @@ def encode(
         ids, position = Ids.encode(distinct, side)
         return position[codes], ids
     if (known.kind == "integer") != pa.types.is_integer(distinct.type):
-        raise DataError(f"{where} must hold {known.kind} ids as known before, got {distinct.type}")
+        # In a file of text, one id that is no number makes texts of all of them.
+        found = integers_among(distinct, known) if source.text_ids and known.kind == "integer" else None
+        if found is None or (found < 0).all():
+            raise DataError(f"{where} must hold {known.kind} ids as known before, got {distinct.type}")
+        if unknown == "error" and (found < 0).any():
+            strange = distinct[int(np.argmin(found))].as_py()
+            raise KeyError(f"unknown {side} id: {strange!r:.60}")
+        return found.astype(np.int32)[codes], known
     find = known.index_of if unknown == "error" else known.find
     return find(distinct.to_numpy(zero_copy_only=False)).astype(np.int32)[codes], known
+
+
+def integers_among(texts: pa.Array, known: Ids) -> NDArray[np.int64]:
+    """Positions of texts among integer ids (n,), -1 of those that are none, or not written as integers are."""
+    texts = texts.cast(pa.large_string())
+    whole = pc.match_substring_regex(texts, "^(0|-?[1-9][0-9]{0,17})$").to_numpy(zero_copy_only=False)
+    positions = np.full(len(texts), -1, np.int64)
+    positions[whole] = known.find(texts.filter(pa.array(whole)).cast(pa.int64()).to_numpy())
+    return positions
 
 
 def integers_if_all(texts: pa.Array) -> pa.Array:

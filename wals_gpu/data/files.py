@@ -28,7 +28,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from wals_gpu.checks import warn
+from wals_gpu.checks import as_path, warn
 from wals_gpu.errors import ModelFormatError
 from wals_gpu.system import exclusive, open_file
 
@@ -100,7 +100,7 @@ def save_folder(
             got = getattr(tensor, "dtype", type(tensor).__name__)
             raise TypeError(f"tensors[{name!r}] must be an array of numbers or bools, got {got}")
     metadata_text = _canonical(dict(metadata))
-    folder = Path(path)
+    folder = as_path("path", path)
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder) as to_disk:  # a second save waits, since each removes the files of the one before
         try:
@@ -162,7 +162,7 @@ def real_folder(path: str | os.PathLike[str]) -> Path:
         `path` itself where it leads nowhere else. What comes next may change any time: who reads several files reads
         them all from the folder that this gave.
     """
-    folder = Path(path)
+    folder = as_path("path", path)
     for _ in range(4):  # a link to a folder of several models, its current one; where links go round, enough is enough
         if folder.is_symlink():
             folder = Path(os.path.realpath(folder))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from wals_gpu.errors import ModelFormatError
 
-# A bisection step in Python costs about as much as hashing this many ids does in Arrow.
-_BISECT_RATIO = 64
+#: A bisection step in Python costs about as much as hashing this many ids does in Arrow.
+BISECT_RATIO = 64
 _IDS_AT_ONCE = 1 << 16  # that a loop over all ids turns into Python objects
 
 
@@ -434,15 +434,75 @@ class Ids:
             raise TypeError(f"{self.side} ids are strings, got {values!r:.60}") from error
         if texts.null_count:
             raise TypeError(f"{self.side} ids are strings, got None")
-        if len(texts) * _BISECT_RATIO < len(self):
+        if len(texts) * BISECT_RATIO < len(self):
             index = np.array([self._bisect(text) for text in texts.to_pylist()], np.int64)
         else:
             index = pc.fill_null(pc.index_in(texts, value_set=self._values), -1).to_numpy(zero_copy_only=False)
         return index.astype(np.int64).reshape(query.shape)[()]
 
-    def _bisect(self, text: str) -> int:
+    def insert(self, values: Sequence[Any]) -> tuple[Ids, NDArray[np.int64], NDArray[np.int64]]:
+        """These ids with others among them.
+
+        Parameters
+        ----------
+        values : sequence of n ids of the same kind
+            In any order; different, and none of them is there yet.
+
+        Returns
+        -------
+        ids : Ids, N + n
+        old, new : (N,) and (n,) int64
+            Their positions.
+
+        Raises
+        ------
+        ValueError
+            An id is there twice, or no type has all of them.
+        """
+        n_old = len(self)
+        if self.kind == "string":
+            joined = pa.concat_arrays([self._values, pa.array(values, pa.large_string())])
+            if len(values) * BISECT_RATIO >= n_old:
+                return self._sorted(joined)
+            by_value = sorted(range(len(values)), key=values.__getitem__)
+            places = [self._place(values[k]) for k in by_value]
+        else:
+            dtype = self._type_with(values)
+            added = np.array(values, dtype)
+            joined = pa.array(np.concatenate([self._values.astype(dtype, copy=False), added]))
+            by_value = np.argsort(added).tolist()
+            places = np.searchsorted(self._values.astype(dtype, copy=False), added[by_value]).tolist()
+        # The old ones, which are in order, need not be sorted again.
+        order = np.insert(np.arange(n_old), places, n_old + np.array(by_value, np.int64))
+        position = np.empty(len(order), np.int64)
+        position[order] = np.arange(len(order))
+        taken = joined.take(pa.array(order))
+        ids = Ids(taken if self.kind == "string" else taken.to_numpy(), self.side)
+        return ids, position[:n_old], position[n_old:]
+
+    def _sorted(self, joined: pa.Array) -> tuple[Ids, NDArray[np.int64], NDArray[np.int64]]:
+        ids, place = Ids.encode(joined, self.side)
+        if len(ids) < len(joined):
+            raise ValueError(f"{self.side} ids must be distinct, got the same id several times")
+        position = place.astype(np.int64)
+        return ids, position[: len(self)], position[len(self) :]
+
+    def _type_with(self, values: Sequence[int]) -> np.dtype[Any]:
+        """The type of these integers and others; ValueError where none has them all."""
+        lowest = min([*self._values[:1].tolist(), *values], default=0)
+        highest = max([*self._values[-1:].tolist(), *values], default=0)
+        for dtype in (np.int64, np.uint64):
+            if np.iinfo(dtype).min <= lowest and highest <= np.iinfo(dtype).max:
+                return np.dtype(dtype)
+        raise ValueError(f"{self.side} ids must be integers of 64 bits together, got {lowest} and {highest}")
+
+    def _place(self, text: str) -> int:
+        """How many ids come before a text."""
         # UTF-8 bytes, by which Arrow sorts, and Python strings have the same order: by code point.
-        at = bisect_left(range(len(self)), text, key=lambda i: self._values[i].as_py())
+        return bisect_left(range(len(self)), text, key=lambda i: self._values[i].as_py())
+
+    def _bisect(self, text: str) -> int:
+        at = self._place(text)
         return at if at < len(self) and self._values[at].as_py() == text else -1
 
 

@@ -35,7 +35,7 @@ from wals_gpu.data.names import (
 )
 from wals_gpu.data.source import Column, Source, TextOptions
 from wals_gpu.data.times import as_times, recency
-from wals_gpu.errors import DataError
+from wals_gpu.errors import DataError, EmptyTableError
 
 __all__ = ["ColumnNames", "Interactions", "as_interactions", "in_order_of_appearance", "read_interactions"]
 
@@ -73,6 +73,8 @@ class Interactions:
         The columns of the table that the data came from; ``None`` for a matrix.
     repeats : int
         Rows of that table that repeated a pair of user and item.
+    text_ids : bool
+        Whether the table is a file of text, in which the number 7 and the text "7" are the same.
     """
 
     matrix: sparse.csr_matrix
@@ -81,6 +83,14 @@ class Interactions:
     times: NDArray[Any] | None = None
     columns: ColumnNames | None = None
     repeats: int = 0
+    text_ids: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("user_ids", "item_ids"):
+            if not isinstance(ids := getattr(self, name), (Ids, type(None))):
+                raise TypeError(f"{name} of Interactions must be Ids, which say what is in which row; got {ids!r:.60}")
+        if not isinstance(self.times, (np.ndarray, type(None))):
+            raise TypeError(f"times of Interactions must be an array, got {self.times!r:.60}")
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,11 @@ class _Wanted:
         """Refuse what has no meaning, before anything is read."""
         if self.unknown not in ("error", "drop"):
             raise ValueError(f"unknown must be 'error' or 'drop', got {self.unknown!r}")
+        for name in ("user_ids", "item_ids"):
+            if not isinstance(known := getattr(self, name), (Ids, type(None))):
+                raise TypeError(f"{name} must be Ids, such as those of a model or of other data, got {known!r:.60}")
+        if not isinstance(self.like, (ColumnNames, type(None))):
+            raise TypeError(f"like must be ColumnNames, such as Interactions.columns, got {self.like!r:.60}")
         if self.min_value is not None:
             number("min_value", self.min_value, -np.inf)
             if self.value_column is False:
@@ -282,8 +297,15 @@ def read_interactions(path: str | os.PathLike[str] | Sequence[str | os.PathLike[
     DataError, KeyError, FileNotFoundError
         As :func:`as_interactions`.
     """
-    several = isinstance(path, (list, tuple))
-    return as_interactions([os.fspath(one) for one in path] if several else os.fspath(path), **options)  # type: ignore[arg-type, union-attr]
+    paths: list[Any] = list(path) if isinstance(path, (list, tuple)) else [path]
+    for one in paths:
+        if not isinstance(one, (str, os.PathLike)):
+            raise TypeError(
+                f"path must be that of a file, or a list of such, got {one!r:.60}; as_interactions takes tables"
+            )
+    if not paths:
+        raise ValueError("path must name at least one file, got an empty list")
+    return as_interactions([os.fspath(one) for one in paths], **options)
 
 
 def in_order_of_appearance(
@@ -298,7 +320,7 @@ def in_order_of_appearance(
 
     Parameters
     ----------
-    data : table or path
+    data : table or path, or a Source of one
     columns, encoding, decimal, **options
         As for :func:`as_interactions`.
 
@@ -309,7 +331,7 @@ def in_order_of_appearance(
         Their row numbers.
     """
     names = None if columns is None else _names(columns)
-    source = open_source(data, TextOptions(names, encoding, decimal))
+    source = data if isinstance(data, Source) else open_source(data, TextOptions(names, encoding, decimal))
     kept: list[Column] = []
 
     def read(ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:
@@ -391,7 +413,7 @@ def _from_matrix(data: Any, user_ids: Ids | None, item_ids: Ids | None, dtype: D
             raise DataError(f"the {known.side} ids of interactions are not the known ones; build it with these")
     known_users = own.user_ids if user_ids is None else user_ids
     known_items = own.item_ids if item_ids is None else item_ids
-    return Interactions(matrix, known_users, known_items, own.times, own.columns)
+    return Interactions(matrix, known_users, known_items, own.times, own.columns, text_ids=own.text_ids)
 
 
 def _from_table(source: Source, wanted: _Wanted) -> Interactions:
@@ -402,7 +424,7 @@ def _from_table(source: Source, wanted: _Wanted) -> Interactions:
     arrays = source.read([names.user, names.item], number_names, time_names)
     n_rows = len(arrays[0])
     if not n_rows:
-        raise DataError(f"interactions must hold at least one row; {source.what} has none")
+        raise EmptyTableError(f"interactions must hold at least one row; {source.what} has none")
     dtype, known = wanted.dtype, (wanted.user_ids, wanted.item_ids)
     values = np.ones(n_rows, dtype) if names.value is None else _numbers(arrays[2], names.value, dtype, source)
     times = as_times(arrays[-1], names.time, source.place) if time_names else None
@@ -440,7 +462,7 @@ def _from_table(source: Source, wanted: _Wanted) -> Interactions:
     found = Interactions(matrix, row_ids, col_ids, times, names)
     if wanted.min_user_interactions is not None or wanted.min_item_interactions is not None:
         found = _with_enough(found, wanted.min_user_interactions or 1, wanted.min_item_interactions or 1)
-    return replace(found, repeats=len(values) - matrix.nnz)
+    return replace(found, repeats=len(values) - matrix.nnz, text_ids=source.text_ids)
 
 
 def _remembered(source: Source, wanted: _Wanted) -> _Wanted:

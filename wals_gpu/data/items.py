@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from wals_gpu.data.columns import open_source
-from wals_gpu.data.encode import as_plain, checked_ids, integers_if_all
+from wals_gpu.data.encode import as_plain, checked_ids, integers_among, integers_if_all
 from wals_gpu.data.ids import Ids, is_string
 from wals_gpu.data.names import Missing, choose_item, choose_named, choose_title, missing_error, plain_name
 from wals_gpu.data.source import Column, Source, TextOptions
@@ -58,11 +57,7 @@ class ItemTable:
             raise DataError("the table of items has no column of ids; item_column names it")
         values = self.ids
         if item_ids.kind == "integer" and not pa.types.is_integer(values.type):
-            positions = np.full(len(values), -1, np.int64)
-            texts = values.cast(pa.large_string())
-            whole = pc.match_substring_regex(texts, "^(0|-?[1-9][0-9]{0,17})$").to_numpy(zero_copy_only=False)
-            positions[whole] = item_ids.find(texts.filter(pa.array(whole)).cast(pa.int64()).to_numpy())
-            return positions
+            return integers_among(values, item_ids)
         if item_ids.kind == "string" and pa.types.is_integer(values.type):
             values = values.cast(pa.large_string())
         found: NDArray[np.int64] = item_ids.find(values.to_numpy(zero_copy_only=False))

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix, issparse
 
 from wals_gpu.checks import warn
 from wals_gpu.data.columns import open_source
 from wals_gpu.data.csr import canonical, entry_rows
+from wals_gpu.data.encode import integers_among
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames, Interactions, as_interactions
 from wals_gpu.data.source import Source, TextOptions
 from wals_gpu.errors import DataError
 
-__all__ = ["Match", "is_table", "match", "open_interactions", "read_like"]
+__all__ = ["Match", "in_kinds_of", "is_table", "match", "open_interactions", "open_table", "places_of", "read_like"]
 
 # What chooses from a whole, or weighs or numbers it, has no meaning for a part that is held out of it.
 _OF_A_WHOLE = (
@@ -94,7 +97,7 @@ def open_interactions(
                 f"{name}.times must have one time for each entry of {name}.matrix, a CSR matrix with sorted columns "
                 f"and no pair twice; got shape {np.shape(own.times)} for {matrix.nnz} entries"
             )
-    return Interactions(matrix, own.user_ids, own.item_ids, own.times, own.columns, own.repeats)
+    return Interactions(matrix, own.user_ids, own.item_ids, own.times, own.columns, own.repeats, own.text_ids)
 
 
 def read_like(
@@ -148,10 +151,10 @@ def read_like(
         advice = "it is to be what was learned from, read with the same options, such as min_value"
     if not (is_table(data) or "triplets" in columns):
         own = open_interactions(name, data, None, dtype)
-        return match(name, own, user_ids, item_ids, whose, drop=bool(drop), advice=advice)
+        return match(name, own, user_ids, item_ids, whose, drop=bool(drop), as_text=own.text_ids, advice=advice)
     as_text = False
     if is_table(data):
-        data = _opened(name, data, columns)
+        data = open_table(name, data, columns)
         as_text = data.text_ids
     # Of ratings that count as likes was warned where the known ones were read.
     own = open_interactions(name, data, {"warn_ratings": False, "like": like} | columns, dtype)
@@ -159,13 +162,14 @@ def read_like(
     return match(name, own, user_ids, item_ids, whose, drop=drop, as_text=as_text, advice=advice)
 
 
-def _opened(name: str, data: Any, columns: Mapping[str, Any]) -> Source:
+def open_table(name: str, data: Any, columns: Mapping[str, Any]) -> Source:
+    """The source of a table that an argument holds; errors as :func:`.open_source`, which name the argument."""
     names = columns.get("columns")
     options = TextOptions(None if names is None else tuple(names), columns.get("encoding"), columns.get("decimal"))
     try:
         return open_source(data, options)
-    except (DataError, TypeError) as error:
-        raise type(error)(f"{name}: {error}") from error
+    except (DataError, TypeError) as error:  # which speaks of interactions
+        raise type(error)(str(error) if name == "interactions" else f"{name}: {error}") from error
 
 
 def match(
@@ -218,7 +222,7 @@ def match(
             places.append(index)
             continue
         same = False
-        there = _find(name, own, known, whose, as_text)[index]
+        there = places_of(name, own, known, whose, as_text)[index]
         places.append(there)
         if (missing := there < 0).any():
             others = np.unique(index[missing])
@@ -265,10 +269,36 @@ def match(
     return Match(Interactions(moved, users, items, times, data.columns), dropped, strange)
 
 
-def _find(name: str, own: Ids, known: Ids, whose: str, as_text: bool) -> NDArray[np.int64]:
-    """Positions of `own` ids among the known ones, -1 where they are unknown."""
+def in_kinds_of(data: Interactions, user_ids: Ids | None, item_ids: Ids | None) -> Interactions:
+    """Interactions of a file of text with texts as ids where the known ones are texts, though all here are numbers."""
+    if not data.text_ids:
+        return data
+    users, items = _as_texts(data.user_ids, user_ids), _as_texts(data.item_ids, item_ids)
+    if users is data.user_ids and items is data.item_ids:
+        return data
+    moved = match("interactions", data, users, items, "the file", as_text=True).data
+    return replace(moved, repeats=data.repeats, text_ids=True)
+
+
+def _as_texts(own: Ids | None, known: Ids | None) -> Ids | None:
+    """Ids as texts where the known ones are texts; else the same object."""
+    if own is None or known is None or own.kind == known.kind or known.kind == "integer":
+        return own
+    return Ids.encode(pa.array(own.ids.astype(str)), own.side)[0]
+
+
+def places_of(name: str, own: Ids, known: Ids, whose: str, as_text: bool = False) -> NDArray[np.int64]:
+    """Positions of `own` ids among the known ones, -1 where they are unknown; arguments as of :func:`match`.
+
+    Raises
+    ------
+    DataError
+        They are of another kind than the known ones: not one could be found.
+    """
     values = own.ids
     if own.kind != known.kind:
+        if as_text and known.kind == "integer" and ((found := integers_among(pa.array(own), known)) >= 0).any():
+            return found  # one id that is no number made texts of all of them
         if not (as_text and known.kind == "string"):
             raise DataError(
                 f"the {own.side} ids of {name} are {own.kind}s, such as {own[0]!r}, but those of {whose} are "

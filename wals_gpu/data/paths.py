@@ -19,7 +19,7 @@ from wals_gpu.data.ids import is_string
 from wals_gpu.data.json_lines import open_json
 from wals_gpu.data.source import Column, Source, TextOptions, listing
 from wals_gpu.data.text_tables import open_text
-from wals_gpu.errors import DataError
+from wals_gpu.errors import DataError, EmptyTableError
 
 __all__ = ["open_paths"]
 
@@ -182,7 +182,7 @@ def _open(file: _File, options: TextOptions) -> Source:
         with file.open() as raw:
             magic = raw.read(8)
         if not magic:
-            raise DataError(f"{file.name} is empty")
+            raise EmptyTableError(f"{file.name} is empty")
         kind = next((kind for begin, kind in _NO_TABLES.items() if magic.startswith(begin)), None)
         if kind is not None:
             raise DataError(f"{file.name} is {kind}")

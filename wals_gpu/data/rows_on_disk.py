@@ -15,6 +15,29 @@ from wals_gpu.errors import DataError
 __all__ = ["AppendedArray", "FileArray", "StoredRows"]
 
 
+def _row_places(rows: Any, n: int) -> NDArray[np.int64]:
+    """Numbers of some of n rows, given as NumPy's indexing takes them, in time and memory of those alone.
+
+    Raises
+    ------
+    IndexError
+        One is not there, or a mask is not of n rows.
+    """
+    if isinstance(rows, slice):
+        return np.arange(*rows.indices(n))
+    given = np.atleast_1d(rows)
+    if given.dtype == np.bool_:
+        if given.shape != (n,):
+            raise IndexError(f"a mask of rows must have shape ({n},), got {given.shape}")
+        return np.flatnonzero(given)
+    if given.size and (given.dtype.kind not in "iu" or given.ndim != 1):
+        raise IndexError(f"rows must be a list of row numbers, got {given.dtype} {given.shape}")
+    numbers = given.astype(np.int64)
+    if numbers.size and not -n <= numbers.min() <= numbers.max() < n:
+        raise IndexError(f"rows must be in [{-n}, {n}), got {numbers.min()} to {numbers.max()}")
+    return np.where(numbers < 0, numbers + n, numbers)
+
+
 class AppendedArray:
     """A one-dimensional ``.npy`` file that grows; its header is written at the end, into the space left for it."""
 
@@ -170,7 +193,7 @@ class StoredRows:
 
     def __getitem__(self, rows: Any) -> csr_matrix:
         """Rows by number, slice or array of numbers, read into memory."""
-        numbers = np.atleast_1d(np.arange(self.shape[0])[rows])
+        numbers = _row_places(rows, self.shape[0])
         if not len(numbers):
             return csr_matrix((0, self.shape[1]), dtype=self.dtype)
         # Runs of consecutive rows are read in one piece.

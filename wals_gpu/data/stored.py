@@ -29,8 +29,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix, issparse
 
-from wals_gpu.checks import integer
-from wals_gpu.data.csr import as_csr
+from wals_gpu.checks import as_path, integer
+from wals_gpu.data.csr import as_csr, value_dtype
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.data.rows_on_disk import AppendedArray, StoredRows
 from wals_gpu.errors import DataError
@@ -71,7 +71,7 @@ class StoredMatrix(StoredRows):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, block_bytes: int = 256 << 20) -> None:
-        folder = Path(path)
+        folder = as_path("path", path)
         if not folder.exists():
             raise FileNotFoundError(f"no stored interactions at {folder}")
         try:
@@ -254,12 +254,10 @@ def write_stored(
     ParameterWarning
         Repeated pairs were summed.
     """
-    folder = Path(path)
+    folder = as_path("path", path)
     if folder.exists() or folder.is_symlink():
         raise FileExistsError(f"{folder} is there already; give a new name, or remove it yourself")
-    dtype = np.dtype(dtype)
-    if dtype not in (np.float32, np.float64):
-        raise ValueError(f"dtype must be float32 or float64, got {dtype}")
+    dtype = value_dtype(dtype)
     max_entries = _block_entries(block_bytes, dtype)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

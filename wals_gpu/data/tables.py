@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -34,10 +35,11 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str
     rows = [list(row) for row in rows]
     right = _columns_of_numbers(len(header), rows)
     cells = [[_line(_text(cell)) for cell in row] for row in rows]
-    widths = [max(len(line[c]) for line in [list(header), *cells]) for c in range(len(header))]
+    widths = [max(_width(line[c]) for line in [list(header), *cells]) for c in range(len(header))]
 
     def line(parts: Sequence[str]) -> str:
-        padded = (p.rjust(w) if r else p.ljust(w) for p, w, r in zip(parts, widths, right, strict=True))
+        blanks = [" " * (width - _width(part)) for part, width in zip(parts, widths, strict=True)]
+        padded = (b + p if r else p + b for p, b, r in zip(parts, blanks, right, strict=True))
         return "  ".join(padded).rstrip()
 
     return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, cells)])
@@ -82,6 +84,13 @@ def _line(text: str) -> str:
     if not text.isprintable():
         text = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."
+
+
+def _width(text: str) -> int:
+    """The columns of a terminal that a text takes: two for each character of East Asian scripts, none for accents."""
+    if text.isascii():
+        return len(text)
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else not unicodedata.combining(c) for c in text)
 
 
 def _text(cell: object) -> str:

@@ -14,9 +14,11 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wals_gpu.checks import warn
 from wals_gpu.data.names import count_usual
 from wals_gpu.data.source import Column, Source, TextOptions
 from wals_gpu.errors import DataError
@@ -27,6 +29,7 @@ _HEAD_BYTES = 1 << 16
 _MAX_HEAD_BYTES = 1 << 24  # a line of thousands of columns may be long
 _RECORDS = 200
 _DELIMITERS = (",", "\t", ";", "|", "::")
+_QUOTE, _NEWLINE = ord('"'), ord("\n")
 _UNIT = "\x1f"  # stands for what is no single character
 # Each block has its own dictionary of ids until they are merged; blocks of 1 MB took twice the memory.
 _BLOCK_BYTES = 1 << 24
@@ -161,7 +164,12 @@ class _TextTable:
         newlines, failed = False, None
         while points:
             try:
-                return self._arrow(kinds, points[0], newlines)
+                counted = _Counted(self._stream)
+                table = self._arrow(kinds, points[0], newlines, counted)
+                if table.num_rows + self._dialect.skip_lines < counted.lines:
+                    plain = self._plain(counted, kinds, points[0], table.num_rows)
+                    return table if plain is None else plain
+                return table
             except (pa.ArrowException, OSError, UnicodeError) as error:
                 failed = failed or error
                 if not isinstance(error, pa.ArrowInvalid):
@@ -176,19 +184,64 @@ class _TextTable:
         self._explain(failed, kinds, numbers)
 
     def _is_over(self) -> bool:
-        return next(self._records(), None) is None
+        try:
+            return next(self._records(), None) is None
+        except csv.Error:  # a field beyond what Python's reader takes
+            return False
 
     def _judge_decimal(self, numbers: list[int]) -> str:
         fields = [row[at] for row in self._dialect.rows for at in numbers if at < len(row)]
         comma = self._dialect.delimiter != "," and any(re.fullmatch(r"\s*[-+]?\d*,\d+\s*", field) for field in fields)
         return "," if comma else "."
 
-    def _arrow(self, kinds: dict[str, pa.DataType], point: str, newlines: bool) -> pa.Table:
+    def _plain(self, counted: _Counted, kinds: dict[str, pa.DataType], point: str, n_rows: int) -> pa.Table | None:
+        """What the file holds where a quote is a character of a text like any other; None where it is not.
+
+        A name that begins with a quote would begin a field that goes on to the next quote, and the lines between would
+        be lost. That it does is known by every line being a row, if quotes mean nothing, and there being more of them
+        than the `n_rows` with quotes.
+        """
+        if self._dialect.rewrite or not counted.quotes:
+            return None
+        try:
+            plain = self._arrow(kinds, point, False, _Counted(self._stream), quotes=False)
+        except (pa.ArrowException, OSError, UnicodeError):
+            return None  # lines that are no rows: fields that span lines
+        if plain.num_rows <= n_rows or (len(self._dialect.names) < 3 and self._is_well_quoted()):
+            return None
+        what = f"line {self._line_of_quote()} of {self._name} has a quote that ends nowhere, or far below"
+        for column in plain.columns:
+            texts = [chunk.dictionary for chunk in column.chunks if pa.types.is_dictionary(column.type)]
+            if any(pc.any(pc.match_substring_regex(text, '^".*"$')).as_py() for text in texts):
+                raise DataError(f"{what}, and other fields are in quotes; write quotes inside of a text twice")
+        warn(f"{what}: every line is a row, so quotes are read as characters like all others")
+        return plain
+
+    def _line_of_quote(self) -> int:
+        """The first line that does not have as many quotes that begin as quotes that end; as well as can be told."""
+        with self._text(errors="replace") as text:
+            quoted = ((at, line.count('"')) for at, line in enumerate(text, 1) if '"' in line)
+            first, n = next(quoted)
+            return first if n % 2 else next((at for at, n in quoted if n % 2), first)
+
+    def _is_well_quoted(self) -> bool:
+        """Whether quotes begin and end fields, as those of CSV do."""
+        try:
+            with self._text(errors="replace") as text:
+                for _ in csv.reader(text, delimiter=self._dialect.delimiter, strict=True):
+                    pass
+        except csv.Error:
+            return False
+        return True
+
+    def _arrow(
+        self, kinds: dict[str, pa.DataType], point: str, newlines: bool, counted: _Counted, quotes: bool = True
+    ) -> pa.Table:
         import pyarrow.csv
 
         dialect = self._dialect
         rewritten = dialect.rewrite != ""
-        with self._rewritten() if rewritten else self._stream() as stream:
+        with self._rewritten() if rewritten else pa.PythonFile(counted, mode="r") as stream:
             return pyarrow.csv.read_csv(
                 stream,
                 read_options=pyarrow.csv.ReadOptions(
@@ -201,7 +254,7 @@ class _TextTable:
                 parse_options=pyarrow.csv.ParseOptions(
                     delimiter=dialect.delimiter,
                     newlines_in_values=newlines,
-                    quote_char=False if dialect.rewrite in ("::", "blanks") else '"',
+                    quote_char='"' if quotes and dialect.rewrite not in ("::", "blanks") else False,
                 ),
                 # Only an empty field is missing: "NA" and "null" are ids like any other.
                 convert_options=pyarrow.csv.ConvertOptions(
@@ -290,7 +343,62 @@ class _TextTable:
                         ) from error
         except csv.Error:
             pass
+        for at in numbers if self._decimal is None else []:
+            points = {mark: self._first_with(at, mark) for mark in ".,"}
+            if all(points.values()):
+                raise DataError(
+                    f"column {names[at]!r} of {self._name} has numbers with a point and with a comma, "
+                    f"{points['.']} and {points[',']}: decimal='.' or decimal=',' says which is of decimals, and the "
+                    "other one, of thousands, has to go"
+                ) from error
         raise DataError(f"{self._name} cannot be read: {error}") from error
+
+    def _first_with(self, at: int, mark: str) -> str | None:
+        """The first number of a column that has a point, or a comma, with its line."""
+        try:
+            found = next((record for record in self._records() if mark in record[1][at]), None)
+        except csv.Error:
+            return None
+        return None if found is None else f"{found[1][at]!r:.60} in line {found[0]}"
+
+
+class _Counted(io.RawIOBase):
+    """A file whose quotes and lines are counted as it is read.
+
+    Parameters
+    ----------
+    stream : callable
+        Opens it at its first byte.
+    """
+
+    def __init__(self, stream: Callable[[], Any]) -> None:
+        self._open = stream
+        self._stream: Any = None
+        self.quotes = self.lines = 0
+        self._last = _NEWLINE
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> Any:
+        if self._stream is None:
+            self._stream = self._open()
+        found = self._stream.read_buffer(size if size >= 0 else None)  # bytes would be a copy
+        codes = np.frombuffer(found, np.uint8)
+        for start in range(0, len(codes), _HEAD_BYTES):  # pieces that stay in a cache
+            piece = codes[start : start + _HEAD_BYTES]
+            self.quotes += int(np.count_nonzero(piece == _QUOTE))
+            self.lines += int(np.count_nonzero(piece == _NEWLINE))
+        if len(codes):
+            self._last = int(codes[-1])
+        elif self._last != _NEWLINE:  # a line without an end
+            self.lines, self._last = self.lines + 1, _NEWLINE
+        return found
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        super().close()
 
 
 class _Pieces(io.RawIOBase):
@@ -343,6 +451,8 @@ def _csv_records(lines: Iterable[str], dialect: _Dialect, skip: int) -> Iterator
 
 def _is_number(field: str, decimal: str | None, delimiter: str) -> bool:
     text = field.strip()
+    if decimal == "," and "." in text:
+        return False
     if decimal == "," or (decimal is None and delimiter != ","):
         text = text.replace(",", ".")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from wals_gpu.checks import warn
-from wals_gpu.data.ids import Ids, is_string
+from wals_gpu.data.ids import BISECT_RATIO, Ids, is_string
 from wals_gpu.data.items import read_items
 from wals_gpu.errors import DataError
 
-__all__ = ["Titles"]
+__all__ = ["Titles", "is_missing", "refuse_several"]
 
 
 class Titles:
@@ -30,10 +31,12 @@ class Titles:
         They are those of a list: of items that are numbers.
     """
 
-    __slots__ = ("_by_number", "_ids", "_titles")
+    __slots__ = ("_by_number", "_checked", "_ids", "_order", "_titles")
 
     def __init__(self, ids: pa.Array, titles: pa.Array, by_number: bool = False) -> None:
         self._ids, self._titles, self._by_number = ids, titles, by_number
+        self._checked: Ids | None = None  # of which one was found to have a title
+        self._order: Any = None  # in which the ids rise; made when few are first looked up
 
     @classmethod
     def read(cls, source: Any, title_column: str | None = None, item_column: str | None = None) -> Titles:
@@ -84,23 +87,23 @@ class Titles:
 
     @classmethod
     def _of_pairs(cls, ids: Sequence[Any], titles: Sequence[Any], by_number: bool = False) -> Titles:
-        for title in titles:
-            if isinstance(title, (list, tuple, dict, set, np.ndarray)):
-                raise TypeError(f"titles must be texts, got {title!r:.60}; pairs of id and title: dict(pairs)")
-        texts = [None if title is None or title != title else str(title) for title in titles]
+        refuse_several("titles must be texts", titles, "; pairs of id and title: dict(pairs)")
+        texts = [None if is_missing(title) else str(title) for title in titles]
         keys = pa.array([str(one) for one in ids], pa.large_string())
         return cls(keys, pa.array(texts, pa.large_string()), by_number)
 
     def checked(self, item_ids: Ids | None) -> Titles:
         """The same, after a warning where not one is of the items of a model: these may be written in another way."""
-        if item_ids is not None and len(item_ids) and len(self):
+        if item_ids is not None and item_ids is not self._checked and len(item_ids) and len(self):
             self._refuse_texts(item_ids.kind == "string")
-            every = pa.array(item_ids.ids, pa.large_string() if item_ids.kind == "string" else None)
-            if pc.index_in(every.cast(pa.large_string()), value_set=self._ids).null_count == len(every):
+            every = pa.array(item_ids).cast(pa.large_string())
+            if pc.index_in(every, value_set=self._ids).null_count == len(every):
                 warn(
                     f"none of the {len(self)} titles is of an item of the model: they are of ids such as "
                     f"{self._ids[0].as_py()!r:.60}, the model has such as {item_ids[0]!r:.60}"
                 )
+            else:
+                self._checked = item_ids  # each request of a service comes by here
         return self
 
     def _refuse_texts(self, are_texts: bool) -> None:
@@ -117,8 +120,32 @@ class Titles:
         """Titles of items (n,), null where there is none."""
         array = ids if isinstance(ids, (pa.Array, pa.ChunkedArray)) else pa.array(ids)
         self._refuse_texts(is_string(array.type))
-        place = pc.index_in(array.cast(pa.large_string()), value_set=self._ids)
-        return self._titles.take(place)
+        texts = array.cast(pa.large_string())
+        if len(texts) * BISECT_RATIO < len(self):
+            return self._titles.take(pa.array([self._bisect(text) for text in texts.to_pylist()], pa.int64()))
+        return self._titles.take(pc.index_in(texts, value_set=self._ids))
+
+    def _bisect(self, text: str | None) -> int | None:
+        """The place of an id, the first of several; None where there is none."""
+        if text is None:
+            return None
+        if self._order is None:
+            self._order = pc.sort_indices(self._ids).to_numpy()
+        order = self._order
+        at = bisect_left(order, text, key=lambda place: self._ids[int(place)].as_py())
+        return int(order[at]) if at < len(order) and self._ids[int(order[at])].as_py() == text else None
+
+
+def refuse_several(requirement: str, values: Sequence[Any], advice: str = "") -> None:
+    """TypeError where one of the values is not one, but several."""
+    for value in values:
+        if isinstance(value, (list, tuple, dict, set, np.ndarray)):
+            raise TypeError(f"{requirement}, got {value!r:.60}{advice}")
+
+
+def is_missing(value: Any) -> bool:
+    """Whether it is what Python and tables have in place of a value: None, NaN, NaT, or the NA of pandas."""
+    return value is None or type(value).__name__ == "NAType" or bool(value != value)
 
 
 def _texts(column: pa.Array, name: Hashable) -> pa.Array:

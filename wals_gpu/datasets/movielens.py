@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from wals_gpu.checks import as_path, number
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.datasets._items import in_column_order
 from wals_gpu.errors import DataError
@@ -66,12 +67,14 @@ def load_movielens(path: str | os.PathLike[str], *, min_rating: float = 0.0) -> 
     DataError
         If the file cannot be parsed, or no rating is left.
     """
-    path = Path(path)
+    path, min_rating = as_path("path", path), number("min_rating", min_rating)
     if path.is_dir():
         files = [path / name for name in _FORMS if (path / name).is_file()]
         if not files:
             raise FileNotFoundError(f"path must have one of {', '.join(_FORMS)} in it (unpack the archive), got {path}")
         path = files[0]
+    if not path.exists():
+        raise FileNotFoundError(f"path must be an unpacked folder or the ratings file in it; there is no {path}")
     if path.name not in _FORMS:
         raise DataError(f"path must be a folder or a file named {', '.join(_FORMS)}, got {path}")
     ratings = _read_ratings(path)
@@ -96,8 +99,10 @@ def load_movielens(path: str | os.PathLike[str], *, min_rating: float = 0.0) -> 
 def _read_ratings(path: Path) -> pa.Table:
     """Columns user, item, rating of a ratings file."""
     types = {"user": pa.int64(), "item": pa.int64(), "rating": pa.float32()}
+    names: list[str] | None
     if path.name == "ratings.csv":
-        delimiter, names = ",", ["user", "item", "rating", "timestamp"]
+        delimiter, names = ",", None  # the file says which column is which
+        types = {"userId": pa.int64(), "movieId": pa.int64(), "rating": pa.float32()}
     elif path.name == "u.data":
         delimiter, names = "\t", ["user", "item", "rating", "timestamp"]
     else:  # "::" reads as ":" with empty columns in between
@@ -105,11 +110,11 @@ def _read_ratings(path: Path) -> pa.Table:
     try:
         return pyarrow.csv.read_csv(
             path,
-            read_options=pyarrow.csv.ReadOptions(column_names=names, skip_rows=int(path.name == "ratings.csv")),
+            read_options=pyarrow.csv.ReadOptions(column_names=names),
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
             convert_options=pyarrow.csv.ConvertOptions(include_columns=list(types), column_types=types),
-        )
-    except pa.ArrowInvalid as error:
+        ).rename_columns(["user", "item", "rating"])
+    except (pa.ArrowInvalid, KeyError) as error:
         raise DataError(f"{path} must be a MovieLens ratings file: {error}") from error
 
 
@@ -122,6 +127,8 @@ def _read_movies(path: Path) -> list[tuple[int, str, list[str]]]:
             rows = pyarrow.csv.read_csv(path, convert_options=columns).to_pylist()
         except (pa.ArrowInvalid, KeyError) as error:
             raise DataError(f"{path} must list MovieLens titles: {error}") from error
+        if any(row["movieId"] is None for row in rows):
+            raise DataError(f"{path} must list MovieLens titles, each with its movieId; one has none")
         return [(row["movieId"], _article_first(row["title"]), row["genres"].split("|")) for row in rows]
 
     content = path.read_bytes()

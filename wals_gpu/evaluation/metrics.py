@@ -41,6 +41,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu.checks import refuse_ids
 from wals_gpu.data.csr import canonical, contains, entry_keys, select
 from wals_gpu.data.ids import Ids, row_numbers
 from wals_gpu.data.matching import is_table, open_interactions, read_like
@@ -245,6 +246,7 @@ def directions_of(vectors: ArrayLike, n_items: int) -> NDArray[np.floating]:
     ValueError
         They are no finite numbers of this shape.
     """
+    refuse_ids("vectors", vectors, "item_ids.ids")
     array = np.asarray(vectors)
     if array.ndim != 2 or len(array) != n_items or array.dtype.kind not in "iuf":
         raise ValueError(f"vectors must be numbers of shape (I={n_items}, E), got {array.dtype} {array.shape}")

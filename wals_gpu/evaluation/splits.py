@@ -124,9 +124,10 @@ def leave_one_out(
     matrix : (U, I) matrix, Interactions, DataFrame, Arrow table or path
         The interactions.
     timestamps : (Z,) array or (U, I) sparse matrix with the same entries, optional
-        Time of each entry; an array, for a matrix only, in canonical CSR order (rows in order, columns sorted).
-        Default: the times of the Interactions or of the table. The latest entry is held out; of equal times, the one
-        with the highest column. Where there are no times: an entry at random.
+        Time of each entry: numbers, dates with or without zones, or such text; an array, for a matrix only, in
+        canonical CSR order (rows in order, columns sorted). Default: the times of the Interactions or of the table. The
+        latest entry is held out; of equal times, the one with the highest column. Where there are no times: an entry at
+        random.
     random_state : int or numpy.random.Generator, default 0
         Seed of the random choice; unused with times.
     **columns
@@ -498,7 +499,10 @@ def strong_generalisation_split(
     matrix = whole.matrix
     test_fraction = number("test_fraction", test_fraction, positive=True, below=1)
     users = np.flatnonzero(np.diff(matrix.indptr))
-    count = heldout if isinstance(heldout, (int, np.integer)) else round(heldout * users.size)
+    if isinstance(heldout, (int, np.integer)) and not isinstance(heldout, bool):
+        count = int(heldout)
+    else:
+        count = round(number("heldout", heldout, high=1) * users.size)
     if not 0 < count < users.size:
         raise ValueError(
             f"heldout must leave users on both sides: {heldout!r} of {users.size} users with entries given"

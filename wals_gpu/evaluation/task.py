@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu.checks import flag
 from wals_gpu.data.csr import contains, entry_keys, entry_rows, select
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames
@@ -64,6 +65,7 @@ class Task:
         `by_train`: the users and items are those of `train`, where it has ids, and not those of the models, which may
         have different ones.
         """
+        filter_seen = flag("filter_seen", filter_seen)
         method = "recommend" if fold_in is None else "recommend_for"
         for model in models.values():
             if isinstance(model, type) or not (hasattr(model, method) or hasattr(model, "recommend")):

@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
+from wals_gpu.data.columns import as_arrow
 from wals_gpu.data.csr import canonical
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.data.times import as_times
@@ -63,7 +64,7 @@ def entry_times(data: Interactions, given: Any, timestamps: Any, is_table: bool)
         times = own.data
     else:
         _check_order(data, given, timestamps, is_table)
-        times = np.asarray(timestamps)
+        times = _as_array(timestamps)
         if times.shape != (matrix.nnz,):
             raise ValueError(
                 f"timestamps must have one value per stored entry, shape ({matrix.nnz},), got shape {times.shape}"
@@ -98,6 +99,21 @@ def _check_order(data: Interactions, given: Any, timestamps: Any, is_table: bool
         )
 
 
+def _as_array(timestamps: Any) -> NDArray[Any]:
+    """Numbers or dates; what Python or pandas have as objects (dates with zones, for one) or as text is read first."""
+    if np.ma.is_masked(timestamps):
+        n_masked = int(np.ma.getmaskarray(timestamps).sum())
+        raise ValueError(f"timestamps must be there for every entry, {n_masked} are masked")
+    times = np.asarray(timestamps)
+    if times.ndim != 1 or times.dtype.kind not in "OU":
+        return times
+    try:
+        column = as_arrow(times if times.dtype.kind == "O" else times.astype(object), "timestamps", "the array")
+        return as_times(pa.chunked_array([column]), "timestamps", lambda row: f"place {row}")
+    except DataError as error:
+        raise ValueError(str(error).replace("time_column 'timestamps'", "timestamps")) from error
+
+
 def _checked(times: NDArray[Any]) -> NDArray[Any]:
     if times.dtype.kind not in "biufM":
         raise ValueError(f"timestamps must be numbers or datetime64, got dtype {times.dtype}")
@@ -112,7 +128,8 @@ def _checked(times: NDArray[Any]) -> NDArray[Any]:
                 f"timestamps as {times.dtype} are rounded to {step:g} at {float(largest):.10g}, so their order is "
                 "lost; give float64, or read them with as_interactions(table, time_column='time')"
             )
-    return times.astype(np.int64) if times.dtype.kind == "b" else times
+    # Differences of small types would leave them, and wrap around.
+    return times.astype({"b": np.int64, "i": np.int64, "f": np.float64}.get(times.dtype.kind, times.dtype), copy=False)
 
 
 def _is_number(value: Any) -> bool:

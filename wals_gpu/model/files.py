@@ -218,7 +218,7 @@ def from_tensors(
         period = None if metadata.get("period") is None else Period.from_json(metadata["period"])
         measured = None if metadata.get("measured") is None else Measured.from_json(metadata["measured"])
         counts = _read_popularity(tensors, shape[1])
-    items.flags.writeable = False  # answers may keep what they computed from it
+    users.flags.writeable = items.flags.writeable = False  # answers may keep what they computed from them
     sides = (users, items, user_ids, item_ids)
     of_priors = (priors["user_prior"], priors["item_prior"])
     fitted = Fitted(backend, *sides, bound, seen, *of_priors, columns, calibration, neighbors, period, counts)

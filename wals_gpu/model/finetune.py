@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import integer, number
+from wals_gpu.checks import index_of_ids, integer, number
+from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import as_interactions
 from wals_gpu.data.options import ColumnOptions
 from wals_gpu.errors import ModelFitError
@@ -80,7 +81,7 @@ class FineTuneRound:
 def fine_tune(
     model: WALS,
     interactions: Any,
-    texts: Sequence[str | None],
+    texts: Sequence[str | None] | Mapping[Any, str | None],
     *,
     rounds: int = 2,
     epochs: int = 1,
@@ -102,8 +103,9 @@ def fine_tune(
         with the new embeddings afterwards.
     interactions, **columns
         What it was fitted on.
-    texts : sequence of I str or None
-        Of the rows of the model, in order.
+    texts : sequence of I str or None, mapping of id to str or None, or Series
+        Of the rows of the model, in the order of its `item_ids`. A mapping, or a pandas Series whose index has ids, may
+        have any order and more items than the model.
     rounds : int, default 2
     epochs : int, default 1
         Of the encoder in each round.
@@ -142,7 +144,8 @@ def fine_tune(
 
     The encoder's weights change in place; ``encoder.save_pretrained(folder)`` keeps them.
     """
-    encoder, fitted = _checked_model(model, texts)
+    encoder, fitted = _checked_model(model)
+    texts = _texts_of_rows(model, texts)
     rounds, epochs = integer("rounds", rounds, 1), integer("epochs", epochs, 1)
     iterations, batch_size = integer("iterations", iterations, 1), integer("batch_size", batch_size, 1)
     heldout = number("heldout", heldout, below=1)
@@ -153,6 +156,9 @@ def fine_tune(
     n_users = model.n_users
     if data.matrix.shape != (n_users, len(texts)):
         raise ValueError(f"interactions must be those of the fit, {(n_users, len(texts))}, got {data.matrix.shape}")
+    for own, known in ((data.user_ids, model.user_ids), (data.item_ids, model.item_ids)):
+        if own is not None and known is not None and own != known:
+            raise ValueError(f"interactions must be those of the fit: their {own.side}s are others than the model's")
     of_items = model._backend.transpose(data.matrix)
     usable = (np.diff(of_items.indptr) > 0) & np.array([bool(text and text.strip()) for text in texts])
     held = np.zeros(len(texts), np.bool_)
@@ -162,10 +168,11 @@ def fine_tune(
     if not (usable & ~held).any():
         raise ValueError("no item has a text and interactions, so there is nothing to train on")
     groups = {"trained": np.flatnonzero(usable & ~held), "held": np.flatnonzero(held), "rest": np.flatnonzero(~usable)}
-    work = _Work(encoder, list(texts), groups["trained"], layers, epochs, learning_rate, batch_size, show_progress)
+    work = _Work(encoder, texts, groups["trained"], layers, epochs, learning_rate, batch_size, show_progress)
 
     records = []
     embeddings = encoder.encode(texts)
+    _check_order(fitted.prior, model.item_ids, embeddings)
     for round_number in range(rounds):
         parts = {name: _ItemsPart(model, of_items, rows) for name, rows in groups.items()}
         loss, items = _last_loss(model), model.fitted.item_factors
@@ -185,10 +192,10 @@ def fine_tune(
             embeddings, best = trained, best_trained
         else:
             encoder.model.load_state_dict(weights_before)
-        model.item_prior = _with_embeddings(fitted, embeddings)
+        model.item_prior = _with_embeddings(fitted, embeddings, model.item_ids)
         model.item_factors = best
         _fit_further(model, data, iterations)
-        _, fitted = _checked_model(model, texts)
+        _, fitted = _checked_model(model)
         losses = loss, beside + sum(after.values()), _last_loss(model)
         of_items_trained, of_held = (before["trained"], after["trained"]), (before["held"], after["held"])
         records.append(FineTuneRound(*losses, *of_items_trained, *of_held, kept))
@@ -365,7 +372,7 @@ def _trained_parameters(network: Any, freeze_below: int) -> list[Any]:
     return [parameter for layer in stacks[0][freeze_below - 1 :] for parameter in layer.parameters()]
 
 
-def _checked_model(model: WALS, texts: Sequence[str | None]) -> tuple[TextEncoder, FittedPrior]:
+def _checked_model(model: WALS) -> tuple[TextEncoder, FittedPrior]:
     try:
         import accelerate  # noqa: F401
     except ImportError as error:
@@ -381,13 +388,49 @@ def _checked_model(model: WALS, texts: Sequence[str | None]) -> tuple[TextEncode
         raise ValueError("fine_tune needs a prior that is linear in the embeddings: kernel=0")
     if model.item_prior.is_off:
         raise ValueError("fine_tune needs a prior that is on: relative_strength > 0")
-    if isinstance(texts, str) or len(texts) != len(model.item_factors):
-        raise ValueError(f"texts must hold one for each of the {len(model.item_factors)} items, got {len(texts)}")
     if model.history_ and model.history_[-1].loss is None:
         raise ValueError("fine_tune reports the loss: the model needs compute_loss=True")
     if not model.history_:
         raise ModelFitError("fine_tune needs a model that was fitted for at least one iteration")
     return encoder, model.item_prior_
+
+
+def _texts_of_rows(model: WALS, texts: Any) -> list[str | None]:
+    """A text of every item in the order of the model, whatever the order of texts with ids."""
+    n_items = len(model.fitted.item_factors)
+    ids = list(texts) if isinstance(texts, Mapping) else index_of_ids(texts)
+    if ids is not None and model.item_ids is None:
+        raise ValueError("texts have ids, but the model was fitted on a matrix, without any: give them in its order")
+    rows = list(texts.values()) if isinstance(texts, Mapping) else texts
+    if ids is None or model.item_ids is None:
+        if isinstance(rows, str) or len(rows) != n_items:
+            raise ValueError(f"texts must hold one for each of the {n_items} items, got {len(rows)}")
+        return list(rows)
+    try:
+        places = model.item_ids.find(ids)
+    except TypeError as error:
+        raise TypeError(f"ids of texts: {error}") from error
+    row_of_place = np.full(n_items, -1)
+    row_of_place[places[places >= 0]] = np.flatnonzero(places >= 0)
+    if len(missing := np.flatnonzero(row_of_place < 0)):
+        raise ValueError(
+            f"texts must hold one for each of the {n_items} items; {len(missing)} have none, such as "
+            f"{model.item_ids[int(missing[0])]!r}"
+        )
+    rows = list(rows)
+    return [rows[row] for row in row_of_place]
+
+
+def _check_order(prior: LinearPrior, ids: Ids | None, embeddings: NDArray[np.floating]) -> None:
+    """Texts in the order in which the prior got them, rather than in that of the model, would be those of others."""
+    if not prior.has_ids or prior.embeddings is None or np.shape(prior.embeddings) != embeddings.shape:
+        return
+    given, own = np.asarray(prior.embeddings), prior.rows_for("item", ids, len(embeddings))
+    if np.allclose(embeddings, given, atol=1e-3) and not np.allclose(given, own, atol=1e-3):
+        raise ValueError(
+            "texts are in the order in which item_prior got them; they must be in the order of the model's item_ids, "
+            "or a mapping of id to text"
+        )
 
 
 def _last_loss(model: WALS) -> float:
@@ -396,7 +439,7 @@ def _last_loss(model: WALS) -> float:
     return loss
 
 
-def _with_embeddings(fitted: FittedPrior, embeddings: NDArray[np.float32]) -> LinearPrior:
+def _with_embeddings(fitted: FittedPrior, embeddings: NDArray[np.float32], ids: Ids | None) -> LinearPrior:
     """The prior with the same settings and other embeddings, one row for each item."""
     prior, whitening = fitted.prior, fitted.prior.whitening
     if whitening is not None:
@@ -405,7 +448,7 @@ def _with_embeddings(fitted: FittedPrior, embeddings: NDArray[np.float32]) -> Li
     settings: dict[str, Any] = {name: getattr(prior, name) for name in (*kept, "encoder")}
     if prior.strength is not None:
         settings["strength"] = prior.strength * fitted.scale[0]  # a learned one goes on from where it is
-    return LinearPrior(embeddings, whitening=whitening, **settings)
+    return LinearPrior(embeddings if ids is None else (ids, embeddings), whitening=whitening, **settings)
 
 
 def _fit_further(model: WALS, data: Any, iterations: int) -> None:

@@ -18,6 +18,7 @@ from scipy import sparse
 from wals_gpu.checks import number
 from wals_gpu.data.csr import as_csr
 from wals_gpu.data.interactions import Interactions, as_interactions
+from wals_gpu.data.titles import is_missing
 from wals_gpu.errors import DataError, ModelFitError
 from wals_gpu.evaluation.popularity import item_counts
 from wals_gpu.model.rows import Growth, changeable, merged_ids
@@ -40,8 +41,11 @@ def _embeddings(fitted: Fitted, items: Any) -> Any:
         raise ModelFitError("the model has no item_prior, so it knows items by their interactions only")
     if isinstance(items, str):
         raise TypeError("items must be a list of texts or an array (n, E), got a str: put it into a list")
-    is_texts = isinstance(items, Sequence) and all(item is None or isinstance(item, str) for item in items)
-    return fitted.item_prior.encode(items) if is_texts else items
+    if hasattr(items, "to_pylist"):  # of Arrow
+        items = items.to_pylist()
+    texts = list(items) if getattr(items, "ndim", 0) == 1 or type(items).__name__ == "Series" else items
+    is_texts = isinstance(texts, Sequence) and all(isinstance(text, str) or is_missing(text) for text in texts)
+    return fitted.item_prior.encode(texts) if is_texts else items
 
 
 def add_items(fitted: Fitted, items: Any, ids: ArrayLike | None, mode: str | None) -> tuple[Fitted, NDArray[Any]]:
@@ -164,7 +168,9 @@ def _growth(fitted: Fitted, ids: ArrayLike | None, n: int) -> Growth:
         return merged_ids(None, fitted.n_items, None, n, "item")
     if ids is None:
         raise TypeError("ids must be given, one for each new item: the model knows its items by ids")
-    new: list[Any] = list(ids)  # type: ignore[arg-type]  # what is no iterable says so itself
+    if isinstance(ids, (str, bytes)):
+        raise TypeError(f"ids must be a list of ids, one for each new item, got {ids!r:.60}")
+    new: list[Any] = ids.to_pylist() if hasattr(ids, "to_pylist") else list(ids)  # type: ignore[arg-type]  # says so
     if len(new) != n:
         raise DataError(f"ids must have one id for each of {n} items, got {len(new)}")
     known = np.flatnonzero(np.asarray(fitted.item_ids.find(new)) >= 0).tolist() if n else []

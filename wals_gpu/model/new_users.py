@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from scipy import sparse
 
 from wals_gpu.data.csr import as_csr
 from wals_gpu.data.interactions import Interactions, as_interactions, in_order_of_appearance
+from wals_gpu.data.matching import open_table
 from wals_gpu.errors import DataError, SingularSystemError
 from wals_gpu.model.rows import Growth, changeable, ids_of_rows, merged_ids, rows_replaced
 from wals_gpu.objective.bound import BoundObjective
@@ -48,6 +48,7 @@ def update_users(
     factors[rows] = _solve(
         fitted, grown.of_users(rows), matrix, mean, known, lambda row: changed.name_of_user(int(rows[row]))
     )
+    factors.flags.writeable = False  # answers may keep what they computed from them
     order = np.sort(rows)
     return changed, order if growth.ids is None else growth.ids.take(order)
 
@@ -71,14 +72,17 @@ def _user_interactions(
         raise TypeError("interactions must be a matrix: the model was fitted on one, so it has no ids")
     options: dict[str, Any] = {"dtype": fitted.dtype, "item_ids": fitted.item_ids, "like": fitted.columns}
     options |= {"warn_ratings": False} | dict(columns)
+    as_text = False
     if isinstance(interactions, Interactions):
         data = as_interactions(interactions, **options)
         order = np.arange(data.matrix.shape[0])
     else:
-        data, order = in_order_of_appearance(interactions, **options)
+        table = open_table("interactions", interactions, columns)
+        as_text = table.text_ids
+        data, order = in_order_of_appearance(table, **options)
     assert data.user_ids is not None
     names, kind = data.user_ids.take(order), data.user_ids.kind
-    if isinstance(interactions, (str, os.PathLike)) and kind == "integer" and fitted.user_ids.kind == "string":
+    if as_text and kind == "integer" and fitted.user_ids.kind == "string":
         # Of a text file whose ids happen to be written like integers, each as str() writes it.
         names, kind = np.array([str(name) for name in names.tolist()], dtype=object), "string"
     if kind != fitted.user_ids.kind:
@@ -118,8 +122,9 @@ def _grown_prior(fitted: Fitted, growth: Growth, embeddings: Any) -> FittedPrior
     added = np.tile(prior.weights[-1], (n, 1))
     if embeddings is not None:
         rising = np.argsort(growth.new)
-        raw = LinearPrior(embeddings).rows_for("user", ids_of_rows(growth.ids, growth.new[rising]), n)
-        if isinstance(embeddings, (Mapping, tuple)):  # found by id, so in the order of the ids
+        given = LinearPrior(embeddings)
+        raw = given.rows_for("user", ids_of_rows(growth.ids, growth.new[rising]), n)
+        if given.has_ids:  # found by id, so in the order of the ids
             raw = raw[np.argsort(rising)]
         added = prior.project(raw)
     grown = copy.copy(prior)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu.checks import flag
 from wals_gpu.data.csr import as_csr
 from wals_gpu.data.ids import row_numbers
 from wals_gpu.data.interactions import Interactions, as_interactions, in_order_of_appearance
@@ -223,6 +224,8 @@ def _with_cold(fitted: Fitted, users: Users, cold: NDArray[np.bool_], policy: Po
 def known_users(fitted: Fitted, rows: NDArray[np.integer], filter_seen: bool) -> Users:
     """Users of the training data by row number; -1 is somebody who is not there and has factors of 0."""
 
+    filter_seen = flag("filter_seen", filter_seen)
+
     def factors(part: Part) -> NDArray[np.floating]:
         if not fitted.n_users:  # of a model without its users, all are somebody who is not there
             return np.zeros((len(rows[part]), fitted.factors), fitted.dtype)
@@ -253,6 +256,7 @@ def known_users(fitted: Fitted, rows: NDArray[np.integer], filter_seen: bool) ->
 
 def new_users(fitted: Fitted, matrix: csr_matrix, filter_seen: bool) -> Users:
     """Users given by their interactions (R, I)."""
+    filter_seen = flag("filter_seen", filter_seen)
     factors = fold_in(fitted, matrix)
 
     def posterior(part: Part) -> Posterior:

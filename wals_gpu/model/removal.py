@@ -22,9 +22,11 @@ def remove_users(fitted: Fitted, users: ArrayLike, unknown: str) -> tuple[Fitted
     gone = _rows(users, ids, n, "user", unknown)
     kept = np.delete(np.arange(n), gone)
     objective = bound.objective.of_rows((bound.n_users, bound.n_items), users=kept)
+    factors = fitted.user_factors[kept]
+    factors.flags.writeable = False  # answers may keep what they computed from it
     changed = replace(
         fitted,
-        user_factors=fitted.user_factors[kept],
+        user_factors=factors,
         user_ids=ids_of_rows(ids, kept),
         bound=replace(bound.of_users(kept), objective=objective),
         seen=None if fitted.seen is None else fitted.seen[kept],

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -74,13 +73,10 @@ def merged_ids(old: Ids | None, n_old: int, new: list[Any] | None, n_new: int, s
     """The ids of a side with new ones among them, which must differ from them and from one another."""
     if old is None or new is None:
         return Growth(None, np.arange(n_old, dtype=np.int64), np.arange(n_old, n_old + n_new, dtype=np.int64))
-    text = old.kind == "string"
-    before = old.ids
-    joined = pa.array([*before, *new], pa.large_string()) if text else pa.array([*before.tolist(), *map(int, new)])
-    merged, row = Ids.encode(joined, side)
-    if len(merged) < n_old + n_new:
-        raise DataError("ids must be distinct, got the same id for several " + f"{side}s")
-    return Growth(merged, row[:n_old].astype(np.int64), row[n_old:].astype(np.int64))
+    new = new if old.kind == "string" else [int(one) for one in new]
+    if len(set(new)) < len(new):
+        raise DataError(f"ids must be distinct, got the same id for several {side}s")
+    return Growth(*old.insert(new))
 
 
 def ids_of_rows(ids: Ids | None, rows: NDArray[np.integer]) -> Ids | None:

@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu.checks import integer, number
 from wals_gpu.data.csr import as_csr, contains, entry_keys, entry_rows, select
 from wals_gpu.data.interactions import Interactions, as_interactions
+from wals_gpu.data.matching import open_table, places_of
 from wals_gpu.errors import DataError
 from wals_gpu.evaluation.metrics import in_batches, relevant_entries, row_metrics
 from wals_gpu.model.queries import fold_in
@@ -37,8 +38,8 @@ def score(
     heldout = number("heldout", heldout, positive=True, below=1)
     if not isinstance(random_state, np.random.Generator):
         random_state = integer("random_state", random_state, 0)
-    data = _users_of(fitted, interactions, columns)
-    known, unseen = _unseen_entries(fitted, data)
+    data, as_text = _users_of(fitted, interactions, columns)
+    known, unseen = _unseen_entries(fitted, data, as_text)
     folded = np.flatnonzero(known < 0)
     given, hidden = _split_rows(data.matrix[folded], heldout, np.random.default_rng(random_state))
     ranked = np.flatnonzero(known >= 0)
@@ -55,26 +56,33 @@ def score(
     return float(np.concatenate(values).mean())
 
 
-def _users_of(fitted: Fitted, interactions: Any, columns: Mapping[str, Any]) -> Interactions:
-    """Users by their interactions with items of the model; others are dropped, with a warning."""
+def _users_of(fitted: Fitted, interactions: Any, columns: Mapping[str, Any]) -> tuple[Interactions, bool]:
+    """Users by their interactions with items of the model; others are dropped, with a warning.
+
+    And whether their ids come from a file of text, where numbers may be the texts of the model.
+    """
     if isinstance(interactions, Interactions) and interactions.item_ids is None:
         interactions = interactions.matrix
     if isinstance(interactions, np.ndarray) or hasattr(interactions, "tocsr"):
-        return Interactions(as_csr(interactions, dtype=fitted.dtype, n_columns=fitted.n_items))
+        return Interactions(as_csr(interactions, dtype=fitted.dtype, n_columns=fitted.n_items)), False
     if fitted.item_ids is None:
         raise TypeError("interactions must be a matrix: the model was fitted on one, so it has no item ids")
+    as_text = False
+    if not isinstance(interactions, Interactions):
+        interactions = open_table("interactions", interactions, columns)
+        as_text = interactions.text_ids
     options: dict[str, Any] = {"item_ids": fitted.item_ids, "unknown": "drop", "like": fitted.columns}
     options |= {"warn_ratings": False}
-    return as_interactions(interactions, dtype=fitted.dtype, **(options | dict(columns)))
+    return as_interactions(interactions, dtype=fitted.dtype, **(options | dict(columns))), as_text
 
 
-def _unseen_entries(fitted: Fitted, data: Interactions) -> tuple[NDArray[np.int64], csr_matrix]:
+def _unseen_entries(fitted: Fitted, data: Interactions, as_text: bool) -> tuple[NDArray[np.int64], csr_matrix]:
     """The row in the model of each user whom it knows and of whom it has not seen all, else -1; and what it has not."""
     known = np.full(data.matrix.shape[0], -1)
     user_ids = fitted.user_ids
-    if user_ids is None or data.user_ids is None or fitted.seen is None or user_ids.kind != data.user_ids.kind:
+    if user_ids is None or data.user_ids is None or fitted.seen is None or not len(user_ids):
         return known, data.matrix
-    known = user_ids.find(data.user_ids.ids)
+    known = places_of("interactions", data.user_ids, user_ids, "the model", as_text)
     seen = [
         fitted.seen[known[known >= 0]],
         csr_matrix((int((known < 0).sum()), fitted.n_items), dtype=fitted.seen.dtype),

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 from wals_gpu.backends.devices import limits, make_backend
 from wals_gpu.backends.session import Backend
 from wals_gpu.backends.solve import SolveOptions
-from wals_gpu.checks import integer, number, seed
+from wals_gpu.checks import flag, integer, number, seed
 from wals_gpu.objective.bound import Objective
 from wals_gpu.objective.options import ObjectiveOptions
 from wals_gpu.objective.presets import PRESETS, make_objective
@@ -65,9 +65,7 @@ def _random_state(value: Any) -> int | np.random.Generator | None:
 
 
 def _compute_loss(value: Any) -> bool:
-    if not (isinstance(value, (bool, np.bool_)) or (isinstance(value, int) and value in (0, 1))):
-        raise TypeError(f"compute_loss must be True or False, got {value!r}")
-    return bool(value)
+    return flag("compute_loss", value)
 
 
 def _prior(name: str) -> Callable[[Any], LinearPrior | None]:

@@ -127,8 +127,8 @@ class WALS(Configured):
         parameters; :meth:`set_params` changes some of these only.
     user_factors : (U, D) array or None
     item_factors : (I, D) array or None
-        None before `fit`. The item factors are read-only after it, as answers keep what they computed from them; to
-        change them, assign a new array.
+        None before `fit`. They are read-only after it, as answers keep what they computed from them; to change them,
+        assign a new array.
     user_ids, item_ids : Ids or None
         The ids that the training data came with; None when it was a matrix, whose row numbers are the ids then.
     item_prior_, user_prior_ : FittedPrior or None
@@ -407,7 +407,16 @@ class WALS(Configured):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_last"}
+        state = {name: value for name, value in vars(self).items() if name != "_last"}
+        sides = ("user_factors", "item_factors")
+        fixed = [name for name in sides if isinstance(state[name], np.ndarray) and not state[name].flags.writeable]
+        return state | {"_fixed": fixed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        for name in state.pop("_fixed", ()):  # NumPy's arrays come out of a pickle writeable
+            state[name].flags.writeable = False
+        vars(self).update(state)
 
     def __repr__(self) -> str:
         fitted = "not fitted"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import did_you_mean
+from wals_gpu.checks import did_you_mean, refuse_ids
 from wals_gpu.errors import ModelFormatError
 from wals_gpu.objective.bound import ONE, BoundObjective, Objective, checked_number, number_field
 from wals_gpu.objective.options import ObjectiveOptions, Unpack
@@ -559,6 +559,8 @@ def make_objective(objective: str | Objective = "wals", **params: Unpack[Objecti
 def _checked_weights(parameter: str, value: Any) -> float | Floats | None:
     if value is None:
         return None
+    side = "user" if parameter == "row_weights" else "item"
+    refuse_ids(parameter, value, f"interactions.{side}_ids.ids")
     message = f"{parameter} must be one number or a 1-D array of finite numbers >= 0, got {value!r}"
     try:
         weights = np.array(value, np.float64)  # a copy, as an objective does not change

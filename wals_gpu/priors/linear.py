@@ -22,8 +22,10 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from wals_gpu.backends.blas import one_blas_thread
-from wals_gpu.checks import integer, number
+from wals_gpu.checks import index_of_ids, integer, number, refuse_ids
+from wals_gpu.data.encode import as_plain, checked_ids
 from wals_gpu.data.ids import Ids
+from wals_gpu.data.source import Source
 from wals_gpu.data.tables import html_table
 from wals_gpu.errors import DataError, ModelFitError
 from wals_gpu.objective.terms import Floats, RowTerms
@@ -45,10 +47,12 @@ class LinearPrior:
 
     Parameters
     ----------
-    embeddings : (R, E) array, or mapping of id to (E,) array, or pair (ids, (n, E) array)
+    embeddings : (R, E) array, or mapping of id to (E,) array, or pair (ids, (n, E) array), or pandas DataFrame
         Features. An array has one row for each item (user) of the matrix, in its order. With ids, rows are found by id;
-        what the interactions do not have is left out.
+        what the interactions do not have is left out. A DataFrame has the ids in its index, unless that only counts the
+        rows: then it is as an array.
     strength : float or (R,) array of numbers > 0, optional
+        Of the rows of the matrix in its order, also where embeddings have ids:
         s, what the features of a row are worth in the units of the loss: an observation of confidence c is worth
         ``c |x|^2`` in its direction. Default: the row's ridge under the objective, which is thereby moved from 0 to
         the prior mean.
@@ -183,7 +187,8 @@ class LinearPrior:
         Parameters
         ----------
         texts : sequence of str or None, or mapping of id to text
-            One for each row of the matrix, or for each of `ids`.
+            One for each row of the matrix, or for each of `ids`. A pandas Series has the ids in its index, unless that
+            only counts the rows.
         encoder : default "roberta-base"
             Whatever :func:`wals_gpu.text.as_encoder` takes.
         ids : sequence, optional
@@ -202,6 +207,8 @@ class LinearPrior:
             if ids is not None:
                 raise ValueError("ids must not be given with a mapping of id to text")
             ids, texts = list(texts), list(texts.values())
+        elif ids is None:
+            ids = index_of_ids(texts)
         encoder = as_encoder(encoder)
         embeddings = encoder.encode(texts, show_progress_bar=show_progress)
         return cls(embeddings if ids is None else (ids, embeddings), encoder=encoder, **settings)
@@ -234,6 +241,16 @@ class LinearPrior:
         changed = LinearPrior(None, **(settings | changes))
         changed.embeddings, changed._ids, changed._row_of_id = self.embeddings, self._ids, self._row_of_id
         return changed
+
+    @property
+    def ids(self) -> Ids | None:
+        """The ids that the embeddings came with, in their order; None where there were none."""
+        return self._ids
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether the embeddings came with ids."""
+        return self._ids is not None
 
     @property
     def factor_of_ridge(self) -> float | None:
@@ -839,6 +856,8 @@ def _read_embeddings(source: Any) -> tuple[NDArray[Any] | None, Ids | None, NDAr
     """Embeddings (n, E), and where they come with ids: these in order, and the row of each."""
     if source is None:
         return None, None, None
+    if (index := index_of_ids(source)) is not None:
+        source = index, np.asarray(source)
     if isinstance(source, Mapping):
         lengths = {np.shape(vector) for vector in source.values()}
         if len(lengths) != 1 or len(next(iter(lengths))) != 1:
@@ -847,14 +866,18 @@ def _read_embeddings(source: Any) -> tuple[NDArray[Any] | None, Ids | None, NDAr
     if not (isinstance(source, tuple) and len(source) == 2):
         return _checked_embeddings(source), None, None
     embeddings = _checked_embeddings(source[1])
+    if isinstance(source[0], (set, frozenset)):
+        raise TypeError("ids of embeddings must be in the order of these, got a set, which has none")
     try:
         values = pa.array(source[0])
-    except (pa.ArrowException, TypeError) as error:
+    except (pa.ArrowException, TypeError, ValueError) as error:
         raise DataError(f"ids of embeddings must be integers or strings: {error}") from error
     if len(values) != len(embeddings):
         raise DataError(f"embeddings must have one row for each of {len(values)} ids, got shape {embeddings.shape}")
-    if values.null_count or not (pa.types.is_integer(values.type) or pa.types.is_string(values.type)):
-        raise DataError(f"ids of embeddings must be integers or strings, none missing; got {values.type}")
+    if values.null_count:
+        raise DataError(f"ids of embeddings must be integers or strings, none missing; {values.null_count} are")
+    column = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+    values = as_plain(checked_ids(column, "ids of embeddings", Source("the embeddings", [], lambda *_: [])))
     ids, place = Ids.encode(values, "embedded")
     if len(ids) < len(values):
         raise DataError(f"ids of embeddings must be distinct: {len(values) - len(ids)} of {len(values)} are repeats")
@@ -866,6 +889,8 @@ def _read_embeddings(source: Any) -> tuple[NDArray[Any] | None, Ids | None, NDAr
 def _checked_embeddings(source: Any) -> NDArray[Any]:
     try:
         embeddings = np.asarray(source)
+        if embeddings.dtype == object and embeddings.ndim == 1:  # a column of lists
+            embeddings = np.array(embeddings.tolist())
     except ValueError as error:  # rows of several lengths
         raise DataError(f"embeddings must be an array (n, E): {error}") from error
     if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiub" or not embeddings.shape[1]:
@@ -884,6 +909,7 @@ def _checked_strength(value: Any) -> float | Floats | None:
     message = f"strength must be a finite number > 0, or an array (R,) of them, got {value!r}"
     if isinstance(value, (bool, str)):
         raise TypeError(message)
+    refuse_ids("strength", value, "interactions.item_ids.ids")
     try:
         strength = np.array(value, np.float64)
     except (TypeError, ValueError):

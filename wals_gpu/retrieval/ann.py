@@ -162,12 +162,34 @@ class AnnIndex:
             return ids
         if self.library == "hnswlib":
             self.native.set_ef(max(self.ef_search, n))
-            ids = self.native.knn_query(points, n)[0].astype(np.int64)
-            return ids
+            return _of_hnswlib(self.native, points, n)
         self.native.expansion_search = max(self.ef_search, n)
         matches = self.native.search(points, n)
         keys, counts = np.atleast_2d(matches.keys), np.atleast_1d(getattr(matches, "counts", len(matches.keys)))
-        return np.where(np.arange(keys.shape[1]) < counts[:, None], keys.astype(np.int64), -1)
+        found = np.full((len(points), n), -1, np.int64)  # of a single query there are no more keys than were found
+        found[:, : keys.shape[1]] = np.where(np.arange(keys.shape[1]) < counts[:, None], keys.astype(np.int64), -1)
+        return found
+
+
+def _of_hnswlib(native: Any, points: NDArray[np.float32], n: int) -> NDArray[np.int64]:
+    """Item numbers (B, n), -1 for none: where the graph leads to fewer than n, hnswlib raises and says not how many."""
+    try:
+        ids: NDArray[np.int64] = native.knn_query(points, n)[0].astype(np.int64)
+        return ids
+    except RuntimeError:
+        if len(points) > 1:
+            half = len(points) // 2
+            return np.concatenate([_of_hnswlib(native, part, n) for part in (points[:half], points[half:])])
+    found = np.full((1, n), -1, np.int64)
+    few, many = 0, n
+    while many - few > 1:
+        middle = (few + many) // 2
+        try:
+            found[0, :middle] = native.knn_query(points, middle)[0]
+            few = middle
+        except RuntimeError:
+            many = middle
+    return found
 
 
 def _module(library: str) -> Any:

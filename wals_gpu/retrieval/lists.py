@@ -164,8 +164,9 @@ def _mask(items: ArrayLike, n_items: int, ids: Ids | None, name: str) -> NDArray
 def _numbers(items: ArrayLike, n_items: int, ids: Ids | None, name: str) -> NDArray[np.int64]:
     try:
         return row_numbers(items, ids, n_items, "item", name)[0]
-    except KeyError as error:
-        raise KeyError(f"{name}: {error.args[0]}") from None
+    except (KeyError, TypeError) as error:
+        text = str(error.args[0])
+        raise type(error)(text if text.startswith(name) else f"{name}: {text}") from None
 
 
 def _per_query(lists: Any, shape: tuple[int, int], ids: Ids | None, name: str) -> csr_matrix | None:
@@ -182,7 +183,13 @@ def _per_query(lists: Any, shape: tuple[int, int], ids: Ids | None, name: str) -
         return pattern(lists)
     if not _is_list(lists):
         raise TypeError(f"{requirement}, got {type(lists).__name__}")
-    for items in lists:
+    if isinstance(lists, np.ndarray) and lists.shape == shape and n_items > 2 and lists.dtype.kind in "biuf":
+        if ((lists == 0) | (lists == 1)).all():  # as lists of numbers, each would name few items, again and again
+            raise TypeError(f"{requirement}, got a dense array of 0 and 1; scipy.sparse.csr_matrix({name}) is one")
+    # Of arrays, no Python object for each number.
+    kinds = {getattr(items, "dtype", None) if isinstance(items, np.ndarray) else None for items in lists}
+    are_arrays = len(kinds) == 1 and None not in kinds and all(items.ndim == 1 for items in lists)
+    for items in [] if are_arrays else lists:
         if not _is_list(items) or any(map(_is_list, items)):
             raise TypeError(
                 f"{requirement}, got {items!r:.60} for one of the lists; {name}_items= holds for all queries"
@@ -190,7 +197,8 @@ def _per_query(lists: Any, shape: tuple[int, int], ids: Ids | None, name: str) -
     if len(lists) != n_queries:
         raise ValueError(f"{requirement}, got {len(lists)} lists")
     row_ptr = np.concatenate([[0], np.cumsum([len(items) for items in lists], dtype=np.int64)])
-    columns = _numbers([item for items in lists for item in items], n_items, ids, name)
+    named = np.concatenate(lists) if are_arrays else [item for items in lists for item in items]
+    columns = _numbers(named, n_items, ids, name)
     return pattern(csr_matrix((np.ones(len(columns), bool), columns.astype(np.int32), row_ptr), shape=shape))
 
 

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.checks import integer, number, warn
+from wals_gpu.checks import integer, number, refuse_ids, warn
 from wals_gpu.retrieval.explore import Chunks
 from wals_gpu.retrieval.quotas import Quotas, QuotasLeft
 
@@ -75,6 +75,7 @@ class _Diversity:
             if self.by not in ("factors", "prior"):
                 raise ValueError(f"by must be 'factors', 'prior' or an array (I, E), got {self.by!r:.60}")
         else:
+            refuse_ids("by", self.by, "model.item_ids.ids")
             vectors = np.asarray(self.by)
             if vectors.ndim != 2 or not vectors.shape[1] or vectors.dtype.kind not in "iuf":
                 got = f"{vectors.dtype} {vectors.shape}"

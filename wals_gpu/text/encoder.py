@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +225,9 @@ def _as_texts(sentences: Any) -> tuple[list[str], bool]:
     """A list of texts, empty ones as "", and whether it was a single one."""
     if isinstance(sentences, str):
         return [sentences if sentences.strip() else ""], True
-    if isinstance(sentences, bytes) or not hasattr(sentences, "__iter__"):
+    # What goes through the keys of a mapping goes through the names of a table's columns as well.
+    no_sequence = isinstance(sentences, (bytes, Mapping, Set)) or hasattr(sentences, "columns")
+    if no_sequence or not hasattr(sentences, "__iter__"):
         raise TypeError(f"sentences must be a str or a sequence of str, got {type(sentences).__name__}")
     texts = sentences.to_pylist() if hasattr(sentences, "to_pylist") else list(sentences)
     for place, text in enumerate(texts):

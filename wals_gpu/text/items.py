@@ -54,7 +54,9 @@ def read_item_texts(
     """
     if str(path).endswith(".txt"):
         try:
-            return None, Path(path).read_text(encoding=encoding or "utf-8-sig").splitlines()
+            # Not splitlines, for which texts have more ends of lines than files: a form feed, or U+2028.
+            lines = Path(path).read_text(encoding=encoding or "utf-8-sig").split("\n")
+            return None, lines[:-1] if lines[-1] == "" else lines
         except UnicodeError as error:
             raise DataError(f"{path} is not {encoding or 'UTF-8'} text: {error}") from error
     table = read_items(path, text_columns, item_column, texts=True, encoding=encoding, argument="text_columns")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu.checks import as_path
 from wals_gpu.data.files import load_folder, save_folder
 from wals_gpu.data.ids import Ids
 from wals_gpu.errors import CheckpointError, ModelFormatError
@@ -45,7 +46,7 @@ class Checkpoint:
 
     def __init__(self, path: str | PathLike[str], every: int, settings: Mapping[str, Any], device: str = "cpu") -> None:
         self.device = device
-        self.path = Path(path)
+        self.path = as_path("checkpoint_dir", path)
         self.every = every
         self.settings = dict(settings)
 

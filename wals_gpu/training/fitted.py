@@ -84,6 +84,7 @@ class Fitted:
     counts: NDArray[np.int64] | None = None
     _kept_spectrum: list[Spectrum] = field(default_factory=list, init=False, repr=False)
     _kept_popularity: list[NDArray[np.int64]] = field(default_factory=list, init=False, repr=False)
+    _kept_mean: list[NDArray[np.floating]] = field(default_factory=list, init=False, repr=False)
     _kept_table: list[NDArray[np.floating]] = field(default_factory=list, init=False, repr=False)
     _kept_neighbors: list[Neighbors] = field(default_factory=list, init=False, repr=False)
     _kept_indexes: dict[tuple[str, str], ExactIndex] = field(default_factory=dict, init=False, repr=False)
@@ -210,13 +211,20 @@ class Fitted:
         return self._kept_popularity[0]
 
     def mean_user(self) -> NDArray[np.floating]:
-        """The mean of the factors of all users with an entry in the training data, (D,)."""
+        """The mean of the factors of all users with an entry in the training data, (D,).
+
+        Kept where the factors are read-only, as a fit leaves them.
+        """
+        if self._kept_mean and not self.user_factors.flags.writeable:
+            return self._kept_mean[0]
         total, n = np.zeros(self.factors), 0
         for start in range(0, self.n_users, _USERS):
             rows = np.arange(start, min(start + _USERS, self.n_users))
             known = self.user_factors[rows[self.has_history(rows)]]
             total, n = total + known.sum(axis=0, dtype=np.float64), n + len(known)
-        return (total / max(n, 1)).astype(self.dtype)
+        mean: NDArray[np.floating] = (total / max(n, 1)).astype(self.dtype)
+        self._kept_mean[:] = [mean]
+        return mean
 
     def name_of_user(self, row: int) -> str:
         """A user in the caller's words, such as "user 3 (id 'ann')"."""

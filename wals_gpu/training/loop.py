@@ -114,7 +114,8 @@ class Run:
         if self._plan.validation is not None:
             self._plan.validation.restore_best(self._state)
         self._state.finish()
-        self.fitted.item_factors.flags.writeable = False  # answers may keep what they computed from it
+        for factors in (self.fitted.user_factors, self.fitted.item_factors):
+            factors.flags.writeable = False  # answers may keep what they computed from them
         try:
             if self._plan.settings.popularity_exponent == "auto" and (kind is None or kind is KeyboardInterrupt):
                 self._calibrate()

@@ -18,6 +18,7 @@ from wals_gpu.backends.solve import FitWork, SolveOptions
 from wals_gpu.checks import integer
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames, Interactions, as_interactions
+from wals_gpu.data.matching import in_kinds_of, places_of
 from wals_gpu.data.stored import StoredMatrix, StoredTerms, as_stored
 from wals_gpu.data.times import Period
 from wals_gpu.evaluation.popularity import item_counts
@@ -271,6 +272,7 @@ def make_plan(
         # Ratings are what the objective "explicit" is for.
         wanted = {"warn_ratings": settings.objective.name != "explicit"} | dict(columns)
         data = as_interactions(interactions, dtype=settings.dtype, **wanted)
+        data = in_kinds_of(data, *(_known_ids(side, settings, start.fitted) for side in ("user", "item")))
     train, validation = data.matrix, None
     if holding.validation is not None:
         train, test = hold_out(data, holding.validation, settings.random_state, settings.dtype, columns)
@@ -358,6 +360,15 @@ def _begin_prior(settings: FitSettings, side: Side, prior: LinearPrior, warm_sta
     return steps
 
 
+def _known_ids(side: str, settings: FitSettings, start: Fitted | None) -> Ids | None:
+    """Those that the rows of a side are found by: of the prior's embeddings, else of the earlier factors."""
+    prior: LinearPrior | None = getattr(settings, f"{side}_prior")
+    if prior is not None and prior.ids is not None:
+        return prior.ids
+    earlier: Ids | None = getattr(start, f"{side}_ids", None)
+    return earlier
+
+
 def _start_values(
     settings: FitSettings, data: Interactions, start: Fitted | None
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -373,28 +384,37 @@ def _start_values(
         new *= deviation
         if start is not None:
             old, old_ids = getattr(start, f"{side}_factors"), getattr(start, f"{side}_ids")
-            take_over(new, getattr(data, f"{side}_ids"), old, old_ids)
+            take_over(new, getattr(data, f"{side}_ids"), old, old_ids, as_text=data.text_ids)
         drawn.append(new)
     return drawn[0], drawn[1]
 
 
 def take_over(
-    new: NDArray[np.floating], ids: Ids | None, old: NDArray[np.floating], old_ids: Ids | None, first: int = 0
+    new: NDArray[np.floating],
+    ids: Ids | None,
+    old: NDArray[np.floating],
+    old_ids: Ids | None,
+    first: int = 0,
+    *,
+    as_text: bool = False,
 ) -> None:
     """Write the old factors of a side where their rows are now; `new` begins with row number `first`.
 
+    `as_text`: the ids are of a file of text, whose numbers may be texts earlier, or the other way round.
+
     Raises
     ------
-    ValueError
+    DataError, ValueError
         One has ids and the other none, or of another kind.
     """
     kinds = [None if of_rows is None else of_rows.kind for of_rows in (ids, old_ids)]
-    check_start_ids("row" if ids is None else ids.side, *kinds)
+    if not (as_text and None not in kinds):
+        check_start_ids("row" if ids is None else ids.side, *kinds)
     if ids is None or old_ids is None:
         some = old[first : first + len(new)]
         new[: len(some)] = some
         return
-    place = old_ids.find(ids.ids)
+    place = places_of("the new interactions", ids, old_ids, "the earlier ones", as_text)
     new[place >= 0] = old[place[place >= 0]]
 
 

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu.backends.session import Backend
 from wals_gpu.data.csr import contains, entry_keys
 from wals_gpu.data.interactions import Interactions, as_interactions
-from wals_gpu.data.matching import is_table, read_like
+from wals_gpu.data.matching import in_kinds_of, is_table, read_like
 from wals_gpu.data.stored import StoredMatrix
 from wals_gpu.errors import DataError
 from wals_gpu.evaluation.metrics import in_batches, relevant_entries, row_metrics
@@ -245,7 +245,11 @@ def hold_out(
             raise DataError(f"validation={validation} of {data.matrix.nnz} entries leaves none on one of the two sides")
         return train, test
     if not is_table(validation):
-        validation = as_interactions(validation, dtype=dtype)  # refuses what is not finite
+        try:
+            validation = as_interactions(validation, dtype=dtype)  # refuses what is not finite
+        except (DataError, TypeError) as error:
+            raise type(error)(f"validation: {error}") from error
+        validation = in_kinds_of(validation, data.user_ids, data.item_ids)
     elif data.user_ids is None or data.item_ids is None:
         raise TypeError("validation must be a matrix or a share: the interactions are a matrix, so there are no ids")
     known, whose = (data.user_ids, data.item_ids), "the training data"

@@ -107,7 +107,7 @@ class _Walk:
     def __init__(self, problem: Problem, chosen: Mapping[str, Any], deadline: float | None) -> None:
         self._problem, self._deadline = problem, deadline
         model = problem.model(**(problem.settings(chosen) | {"compute_loss": False, "popularity_exponent": 0.0}))
-        self._fitted = [model.fit(split.train).fitted for split in problem.splits]
+        self._fitted = [model.fit(problem.with_ids(split.train)).fitted for split in problem.splits]
         self._fits: dict[tuple[int, int, float], Neighbors] = {}
         self.values: dict[NeighborTrial, NDArray[np.float64]] = {}
         self.settings: list[Any] = []

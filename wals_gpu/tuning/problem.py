@@ -161,6 +161,10 @@ class Problem:
         """Another split of the same kind, that no trial is measured on; not of the future, as there is only one."""
         return self._draw(*(np.random.default_rng([self._seed, 4 + part, number]) for part in range(2)))
 
+    def with_ids(self, part: csr_matrix) -> Interactions:
+        """A part of the matrix with the ids of the whole, by which priors find embeddings."""
+        return Interactions(part, self.parts.whole.user_ids, self.parts.whole.item_ids)
+
     def settings(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the model: those that were chosen, beside the fixed ones."""
         settings = dict(self.fixed)
@@ -235,7 +239,8 @@ class Problem:
 
         settings = self.settings(chosen) | {"iterations": MOST_ITERATIONS, "compute_loss": False}
         model = self.model(**settings)
-        model.fit(split.train, validation=split.watched, metric=self.metric, patience=_PATIENCE, callback=after)
+        train, watched = self.with_ids(split.train), self.with_ids(split.watched)
+        model.fit(train, validation=watched, metric=self.metric, patience=_PATIENCE, callback=after)
         exponent, score = 0.0, max(curve)
         if is_whole:
             fitted = model.fitted

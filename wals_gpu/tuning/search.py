@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wals_gpu.checks import warn
+from wals_gpu.checks import as_path, warn
 from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.training.calibration import LARGEST
 from wals_gpu.tuning.problem import Outcome, Problem
@@ -105,7 +105,7 @@ def open_study(storage: str | os.PathLike[str] | None, name: str, search: dict[s
     """
     url, shown = None, ""
     if storage is not None:
-        text = os.fspath(storage)
+        text = storage if isinstance(storage, str) else os.fspath(as_path("storage", storage))
         url = text if "://" in text else _sqlite(Path(text))
         shown = re.sub(r"(://[^:/@]*:).*@", r"\1***@", text)  # an address without its password
     try:

@@ -220,6 +220,8 @@ def make_space(
     for name, spec in given.items():
         if name == "factors":
             continue
+        if not isinstance(name, str):
+            raise TypeError(f"space must be a dict of ranges by the names of settings, got the key {name!r:.60}")
         if name in fixed:
             raise ValueError(f"space has {name}, which is given as a setting too: {name}={fixed[name]!r}")
         if not _is_number(name, defaults):
