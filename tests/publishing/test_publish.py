@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from wals_gpu import WALS, DataError, as_interactions
+from wals_gpu import WALS, DataError, ParameterWarning, as_interactions
 from wals_gpu.data import files
 from wals_gpu.data.csr import contains, entry_keys
 from wals_gpu.data.files import real_folder
@@ -264,6 +264,26 @@ def test_old_models_go_but_not_those_in_use(tmp_path):
     assert store.names() == [second, last.name], "the one in use before stays, whatever its age"
     unmeasured = "no condition had to hold, and nothing could be measured: there is nothing to compare with"
     assert last.reason.startswith(unmeasured)
+
+
+def test_what_is_in_use_is_published_though_the_log_cannot_be_written(tmp_path, monkeypatch):
+    folder, matrix = tmp_path / "models", csr_matrix(np.eye(4, dtype="float32"))
+    store = ModelFolder(folder)
+    first = publish(make_model(iterations=1), matrix, folder, "always")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ModelFolder, "_append", full)
+    with pytest.warns(ParameterWarning, match="is in use now, but the log could not be written: .*No space left"):
+        second = publish(make_model(iterations=1), matrix, folder, "always")
+    assert second.published and store.current == second.name != first.name
+    # And what could not be put to use is not there.
+    monkeypatch.undo()
+    monkeypatch.setattr(ModelFolder, "_switch", full)
+    with pytest.raises(OSError, match="No space left"):
+        publish(make_model(iterations=1), matrix, folder, "always")
+    assert store.names() == [first.name, second.name] and store.current == second.name
 
 
 def test_matrices_that_grow(tmp_path):

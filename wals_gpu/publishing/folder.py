@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wals_gpu.checks import did_you_mean, integer
+from wals_gpu.checks import did_you_mean, integer, warn
 from wals_gpu.data.files import CURRENT, real_folder, whole_file
 from wals_gpu.system import to_disk, try_lock
 
@@ -207,8 +207,15 @@ class ModelFolder:
                     return name, False
                 _write(temporary / PUBLISHED, json.dumps(record, indent=1, allow_nan=False) + "\n")
                 os.rename(temporary, self.path / name)
-                self._switch(name)
-                self._append(record)
+                try:
+                    self._switch(name)
+                except BaseException:
+                    shutil.rmtree(self.path / name, ignore_errors=True)  # it was never in use
+                    raise
+                try:
+                    self._append(record)
+                except OSError as error:  # the model is in use, whatever the log says
+                    warn(f"{name} is in use now, but the log could not be written: {error}")
             self._prune(keep)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
