@@ -186,3 +186,14 @@ def test_what_cannot_be_begun_with_is_refused_as_in_one_process(fitted, tmp_path
     going_on = fit_sharded(make_model(iterations=2), data, warm_start=fitted / "parts-ids", **resume)
     whole = fit_sharded(make_model(iterations=2), data, warm_start=WALS.load(fitted / "parts-ids"))
     np.testing.assert_array_equal(going_on.local.user_factors, whole.local.user_factors)
+
+
+def test_a_file_of_numbers_begins_with_a_model_of_texts(tmp_path):
+    (tmp_path / "some.csv").write_text("user_id,item_id\n007,1\nann,2\n8,3\n")
+    (tmp_path / "more.csv").write_text("user_id,item_id\n8,3\n9,1\n9,2\n")
+    some, more = str(tmp_path / "some.csv"), str(tmp_path / "more.csv")
+    fit_sharded(make_model(factors=3), some).save(tmp_path / "model")
+    whole = make_model(factors=3, iterations=0).fit(more, warm_start=tmp_path / "model")
+    model = fit_sharded(make_model(factors=3, iterations=0), more, warm_start=tmp_path / "model").local
+    assert model.user_ids.tolist() == whole.user_ids.tolist() == ["8", "9"]
+    np.testing.assert_array_equal(model.user_factors, whole.user_factors)

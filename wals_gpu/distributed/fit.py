@@ -12,6 +12,7 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
@@ -22,6 +23,7 @@ from wals_gpu.data.csr import select
 from wals_gpu.data.files import version_of
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions, as_interactions
+from wals_gpu.data.matching import in_kinds_of
 from wals_gpu.data.stored import as_stored
 from wals_gpu.distributed.checkpoint import ShardedCheckpoint
 from wals_gpu.distributed.cuts import Cuts
@@ -142,7 +144,7 @@ def fit_sharded(
         checkpoint=[checkpoint_dir is None, checkpoint_every, bool(resume)],
     )
     start = Start.of(group, model, warm_start)
-    shards, test = _shards_of(group, settings, interactions, validation, columns)
+    shards, test = _shards_of(group, settings, interactions, validation, columns, start)
     plan = _plan(group, settings, shards, test, holding, saving, start, mode, table_bytes, model.num_threads)
     with Run(plan, lambda run: None) as run:
         run.iterate(_on_all_ranks(group, callback), show_progress and group.rank == 0)
@@ -188,7 +190,7 @@ def fit_rows(model: WALS, shards: Shards, group: Group) -> OwnFactors:
         model = _on_own_device(model)
         settings = _settings_of(model)
     settings = _agreed(group, settings)
-    shards, _ = _shards_of(group, settings, shards, None, {})
+    shards, _ = _shards_of(group, settings, shards, None, {}, Start())
     plan = _plan(group, settings, shards, None, HoldOut(), Saving(), Start(), "auto", None, model.num_threads)
     with Run(plan, lambda run: None) as run:
         run.iterate(None, False)
@@ -233,7 +235,7 @@ def _state_of(random_state: Any) -> str | None:
 
 
 def _shards_of(
-    group: Group, settings: FitSettings, interactions: Any, validation: Any, columns: dict[str, Any]
+    group: Group, settings: FitSettings, interactions: Any, validation: Any, columns: dict[str, Any], start: Start
 ) -> tuple[Shards, csr_matrix | None]:
     """What the rank has to train on, and to find."""
     if isinstance(interactions, Shards):
@@ -266,7 +268,7 @@ def _shards_of(
         data = as_stored(interactions, settings.dtype, columns)
         if data is None:
             wanted = {"warn_ratings": settings.objective.name != "explicit"} | columns
-            data = as_interactions(interactions, dtype=settings.dtype, **wanted)
+            data = _in_known_kinds(as_interactions(interactions, dtype=settings.dtype, **wanted), settings, start)
         if validation is not None:
             train, test = hold_out(data, validation, settings.random_state, settings.dtype, columns)
             data = Interactions(train, data.user_ids, data.item_ids)
@@ -274,6 +276,19 @@ def _shards_of(
     if test is not None:
         agree(group, validation=fingerprint(test))
     return shards, None if test is None else test[shards.user_cuts.of(group.rank)]
+
+
+def _in_known_kinds(data: Interactions, settings: FitSettings, start: Start) -> Interactions:
+    """Of a file of text, numbers as texts where those whom they are found among have texts."""
+    if not data.text_ids:
+        return data
+    known: list[Ids | None] = []
+    for side, prior in (("user", settings.user_prior), ("item", settings.item_prior)):
+        ids = None if prior is None else prior.ids
+        if ids is None and (kind := start.kind(side)) is not None:
+            ids = Ids(pa.array([], pa.large_string()) if kind == "string" else np.empty(0, np.int64), side)
+        known.append(ids)
+    return in_kinds_of(data, *known)
 
 
 def _divided(shards: Shards, share: Any, random_state: Any) -> tuple[Shards, csr_matrix]:

@@ -72,6 +72,13 @@ class Start:
         agree(group, warm_start=digest)
         return start
 
+    def kind(self, side: str) -> str | None:
+        """Of the ids that the earlier rows of a side have; None where there are none."""
+        if isinstance(self.source, SavedStart):
+            return self.source.kind(side)
+        ids: Ids | None = getattr(self.source, f"{side}_ids", None)
+        return None if ids is None else ids.kind
+
     def take_over(self, side: str, new: NDArray[np.floating], ids: Ids | None, first: int) -> None:
         """Write the earlier factors of the rank's rows of a side, which begin with number `first`, where there are any.
 

@@ -110,6 +110,14 @@ class SavedStart:
         """Whether its users lie in several folders."""
         return "user_bounds" in self._metadata
 
+    def kind(self, side: str) -> str | None:
+        """Of the ids of a side: "integer" or "string"; None where it has none."""
+        for piece in self._pieces(side, None, slice(0, self._n[side])):
+            if f"{side}_ids" in piece.tensors:
+                return "integer"
+            return "string" if f"{side}_ids.utf8" in piece.tensors else None
+        return None
+
     def users_between(self, ids: Ids | None, rows: slice) -> slice:
         """Row numbers of those of its users whose id is between the first and the last of some; without ids, of rows.
 
