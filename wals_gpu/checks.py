@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from wals_gpu.errors import ParameterWarning
+from wals_gpu.errors import ListLengthError, ParameterWarning
 from wals_gpu.system import available_memory
 
 __all__ = [
@@ -76,7 +76,9 @@ def list_length(name: str, value: Any, n_items: int, bytes_per_place: int) -> in
     Raises
     ------
     TypeError, ValueError
-        It is no such integer, or the lists would not fit; nothing was computed yet.
+        It is no such integer.
+    ListLengthError
+        The lists would not fit.
     """
     length = integer(name, value, 1)
     needed = length * max(bytes_per_place, 1)
@@ -84,7 +86,7 @@ def list_length(name: str, value: Any, n_items: int, bytes_per_place: int) -> in
         available = available_memory()
         available = sys.maxsize if available is None else available
         if needed > available:
-            raise ValueError(
+            raise ListLengthError(
                 f"{name} must be smaller: lists of {length:,} items take {needed / 2**30:,.1f} GiB, and "
                 f"{available / 2**30:,.1f} GiB of memory are available; there are {n_items:,} to choose from"
             )

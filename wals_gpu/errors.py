@@ -11,6 +11,7 @@ __all__ = [
     "DeviceLostError",
     "DistributedError",
     "EmptyTableError",
+    "ListLengthError",
     "ModelFitError",
     "ModelFormatError",
     "ParameterWarning",
@@ -28,6 +29,10 @@ class DataError(ValueError):
 
 class EmptyTableError(DataError):
     """A table has no rows, or a file not one byte."""
+
+
+class ListLengthError(ValueError, MemoryError):
+    """Lists are to be so long that their answer has no room in the memory that is left; nothing was computed yet."""
 
 
 class DeviceError(ValueError):
