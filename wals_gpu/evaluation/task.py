@@ -123,7 +123,7 @@ class Task:
     @property
     def length(self) -> int:
         """K: of the longest lists, which no model has more items for."""
-        most = self.train.shape[1]
+        most: int = self.train.shape[1]
         for model in self.models.values():
             ids = ids_of(model, "item")
             if isinstance(model, RecToolsRecommender):
