@@ -107,7 +107,7 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=["float32", "float64"], help="of values and factors (default float32)")
 
 
-def add_reading(parser: argparse.ArgumentParser, default: str | None = None) -> argparse._ArgumentGroup:
+def add_reading(parser: argparse.ArgumentParser, default: str | None = None) -> Any:
     """Which columns of a table are what, and how they are read; the group of these arguments, for more of them.
 
     `default`: in words, which columns are taken where that is not by usual names.
