@@ -127,11 +127,12 @@ struct World {
                 ids.assign(ids.size(), 0), scores.assign(scores.size(), T(0));
                 wals::cpu::topk<T>(queries.data(), n, items.data(), kOther, D, k, true,
                                    list == 1 ? nullptr : row_ptr.data(), col_idx.data(), lists[list],
-                                   list == 0 ? nullptr : norms.data(), nullptr, ids.data(), scores.data(), &scored,
-                                   &outside, n_threads, {});
+                                   list == 0 ? nullptr : norms.data(), nullptr, nullptr, ids.data(), scores.data(),
+                                   &scored, &outside, n_threads, {});
                 keep(ids), keep(scores);
                 wals::cpu::topk<T>(queries.data(), n, items.data(), kOther, D, k, true, nullptr, nullptr, lists[list],
-                                   nullptr, &some_history, ids.data(), scores.data(), &scored, &outside, n_threads, {});
+                                   nullptr, nullptr, &some_history, ids.data(), scores.data(), &scored, &outside,
+                                   n_threads, {});
                 keep(ids), keep(scores);
             }
         wals::cpu::topk_listed<T>(queries.data(), n_queries, items.data(), D, k, row_ptr.data(), col_idx.data(),
