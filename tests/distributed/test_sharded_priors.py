@@ -225,8 +225,8 @@ def test_an_error_of_a_prior_on_one_rank_is_one_of_all(run):
     assert errors["memory"] == ("MemoryError", "rank 1: the prior of items: none left")
 
 
-def test_the_command_fits_texts_on_ranks(run):
-    """With the items that nobody has; as one process from the same vectors."""
+def test_the_command_fits_texts_on_ranks(run, one_torch_thread):
+    """With the items that nobody has; as one process, whose torch has one thread as that of the ranks has."""
     folder = run[0]
     command = [str(folder / text.removeprefix("FOLDER/")) if "FOLDER" in text else text for text in COMMAND]
     command[3] = str(folder / "of-one")
