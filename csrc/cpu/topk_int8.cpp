@@ -21,8 +21,8 @@
 //
 // Items that are searched again and again are prepared once (prepare): quantised, with their three numbers, a quarter
 // of their float32 memory and 12 bytes each. Then the filter also serves a few queries, whose time is that of reading
-// memory: D + 12 bytes an item in place of 4 D, and 4 D of the few that pass. Measured, one query and thread of a Zen 4
-// server, 300,000 items of D = 128: see docs/serving.md.
+// memory: D + 12 bytes an item in place of 4 D, and 4 D of the few that pass. Measured with one query of 300,000 items:
+// see "One request at a time" in docs/retrieval.md.
 //
 // Rounding. Norms are rounded up. The float32 score itself may exceed q.y by gamma |q| |y|, gamma = D 2^-24. Scaling,
 // levels and the bound are float32, which may err by 2^-21 |z_q| |u_y y| in all; kSlack allows thirty times as much,

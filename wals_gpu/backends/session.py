@@ -255,38 +255,13 @@ class KeepingBackend(Protocol):
 class PreparingBackend(Protocol):
     """What the CPU has beside: items that are searched again and again may be prepared for it.
 
-    ``isinstance(backend, PreparingBackend)`` tells whether this one does.
+    ``isinstance(backend, PreparingBackend)`` tells whether this one does. What `prepare` gives, its `topk` and its
+    `topk_neighbors` take as ``prepared``, with the same items and norms.
     """
 
     def prepare(
         self, items: NDArray[np.floating], norms: NDArray[np.floating] | None = None
     ) -> NDArray[np.uint8] | None: ...
-
-    def topk(
-        self,
-        queries: NDArray[np.floating],
-        items: NDArray[np.floating],
-        k: int,
-        excluded: csr_matrix | None = None,
-        *,
-        permitted: NDArray[np.bool_] | None = None,
-        norms: NDArray[np.floating] | None = None,
-        prepared: NDArray[np.uint8] | None = None,
-    ) -> tuple[NDArray[np.int32], NDArray[np.floating]]: ...
-
-    def topk_neighbors(
-        self,
-        queries: NDArray[np.floating],
-        items: NDArray[np.floating],
-        k: int,
-        history: csr_matrix,
-        neighbors: csr_matrix,
-        excluded: csr_matrix | None = None,
-        *,
-        permitted: NDArray[np.bool_] | None = None,
-        scale: NDArray[np.floating] | None = None,
-        prepared: NDArray[np.uint8] | None = None,
-    ) -> tuple[NDArray[np.int32], NDArray[np.floating]]: ...
 
 
 @runtime_checkable

@@ -38,7 +38,6 @@ from wals_gpu.distributed.start import Start
 from wals_gpu.distributed.tables import MODES
 from wals_gpu.distributed.users import UsersOnRanks
 from wals_gpu.distributed.validation import ShardedValidation
-from wals_gpu.errors import DataError
 from wals_gpu.model.sharded import fit_settings
 from wals_gpu.model.wals import WALS
 from wals_gpu.priors.linear import LinearPrior
@@ -50,7 +49,7 @@ from wals_gpu.training.loop import Run
 from wals_gpu.training.neighbors import as_neighbors, owned_by, regressions
 from wals_gpu.training.plan import FitSettings, HoldOut, Plan, Saving
 from wals_gpu.training.state import FitRecord, History, Side
-from wals_gpu.training.validation import hold_out
+from wals_gpu.training.validation import checked_share, generator_of_holdout, hold_out, none_left
 
 __all__ = ["OwnFactors", "fit_rows", "fit_sharded"]
 
@@ -297,15 +296,10 @@ def _divided(shards: Shards, share: Any, random_state: Any) -> tuple[Shards, csr
     first, n_entries = everyone.place(shards.users.nnz)
     draws, n_test = np.empty(0), 0
     with together(group, "holding out"):
-        if not 0 < float(share) < 1:
-            raise ValueError(f"validation must be a share in (0, 1), or interactions; got {share!r}")
-        n_test = round(float(share) * n_entries)
+        n_test = round(checked_share(share) * n_entries)
         if not 0 < n_test < n_entries:
-            raise DataError(f"validation={share} of {n_entries} entries leaves none on one of the two sides")
-        rng = (
-            random_state if isinstance(random_state, np.random.Generator) else np.random.default_rng([random_state, 1])
-        )
-        draws = _own_draws(rng, n_entries, slice(first, first + shards.users.nnz))
+            raise none_left(share, n_entries)
+        draws = _own_draws(generator_of_holdout(random_state), n_entries, slice(first, first + shards.users.nnz))
     last = -everyone.cutoff(-draws, n_test)
     held_out = draws < last
     ties = np.flatnonzero(draws == last)  # of which the first ones are held out

@@ -99,11 +99,6 @@ class Tables:
             yield part, table
             del table  # before the next one is there
 
-    @property
-    def most_rows(self) -> int:
-        """Rows of the largest table that this rank has at a time."""
-        return self._cuts.n_rows if self.mode == "all" else max((sum(w) for w in self._wanted), default=0)
-
 
 def make_tables(
     group: Group, cuts: Cuts, terms: RowTerms, mode: str, row_bytes: int, budget: int | None = None

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AllUsers", "UsersHere", "drawn_here"]
+__all__ = ["HERE", "AllUsers", "UsersHere", "drawn_here"]
 
 Result = TypeVar("Result")
 
@@ -54,6 +54,10 @@ class UsersHere:
     def cutoff(self, values: NDArray[Any], k: int) -> Any:
         """See :meth:`AllUsers.cutoff`."""
         return np.partition(values, len(values) - k)[len(values) - k]
+
+
+#: All users in this process.
+HERE = UsersHere()
 
 
 def drawn_here(

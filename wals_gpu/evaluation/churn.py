@@ -30,7 +30,7 @@ from wals_gpu.checks import integer, seed
 from wals_gpu.data.ids import Ids, row_numbers
 from wals_gpu.data.tables import format_table, html_table
 from wals_gpu.errors import DataError
-from wals_gpu.evaluation.all_users import AllUsers, UsersHere, drawn_here
+from wals_gpu.evaluation.all_users import HERE, AllUsers, drawn_here
 from wals_gpu.evaluation.metrics import places_of, users_at_once
 from wals_gpu.evaluation.recommenders import Recommender, ids_of, parameters_of, recommend
 
@@ -39,7 +39,6 @@ __all__ = ["Churn", "churn"]
 #: Of rank-biased overlap: how probable it is that who looks at an item looks at the next one, too.
 PERSISTENCE = 0.9
 
-_HERE = UsersHere()
 _NOTHING = csr_matrix((0, 0), dtype=np.float32)  # models that know their users need not be told
 
 
@@ -96,7 +95,7 @@ def churn(
     sample: int | None = 1000,
     random_state: int | np.random.Generator = 0,
     filter_seen: bool = True,
-    everyone: AllUsers = _HERE,
+    everyone: AllUsers = HERE,
 ) -> Churn:
     """How much the lists that users get change from one model to another.
 

@@ -18,20 +18,10 @@ __all__ = ["remove_items", "remove_users", "with_users", "without_users"]
 
 def remove_users(fitted: Fitted, users: ArrayLike, unknown: str) -> tuple[Fitted, NDArray[Any]]:
     """Without some users; and the ids, or former row numbers, of those who were there."""
-    bound, n, ids = changeable(fitted), fitted.n_users, fitted.user_ids
+    changeable(fitted)
+    n, ids = fitted.n_users, fitted.user_ids
     gone = _rows(users, ids, n, "user", unknown)
-    kept = np.delete(np.arange(n), gone)
-    objective = bound.objective.of_rows((bound.n_users, bound.n_items), users=kept)
-    factors = fitted.user_factors[kept]
-    factors.flags.writeable = False  # answers may keep what they computed from it
-    changed = replace(
-        fitted,
-        user_factors=factors,
-        user_ids=ids_of_rows(ids, kept),
-        bound=replace(bound.of_users(kept), objective=objective),
-        seen=None if fitted.seen is None else fitted.seen[kept],
-        user_prior=prior_of_rows(fitted.user_prior, kept, ids, n),
-    )
+    changed = _of_users(fitted, np.delete(np.arange(n), gone))
     return changed, gone if ids is None else ids.take(gone)
 
 
@@ -68,30 +58,28 @@ def without_users(fitted: Fitted) -> Fitted:
     """
     if fitted.user_prior is not None:
         raise ModelFitError("a model with a user prior cannot be had without its users: the prior is made of them")
-    bound, nobody, ids = changeable(fitted), np.arange(0), fitted.user_ids
-    objective = bound.objective.of_rows((bound.n_users, bound.n_items), users=nobody)
-    return replace(
-        fitted,
-        user_factors=fitted.user_factors[:0].copy(),
-        user_ids=ids_of_rows(ids, nobody),
-        bound=replace(bound.of_users(nobody), objective=objective),
-        seen=None if fitted.seen is None else fitted.seen[:0],
-        counts=fitted.popularity(),
-    )
+    return replace(_of_users(fitted, np.arange(0)), counts=fitted.popularity())
 
 
 def with_users(fitted: Fitted, kept: NDArray[np.int64]) -> Fitted:
     """With some users alone, by row number in rising order, and the popularity of items that all of them made."""
+    changed = _of_users(fitted, kept)
+    return changed if fitted.seen is None and fitted.counts is None else replace(changed, counts=fitted.popularity())
+
+
+def _of_users(fitted: Fitted, kept: NDArray[np.int64]) -> Fitted:
+    """With some users alone, as far as it is about users: `counts` stays what it is."""
     bound, ids = changeable(fitted), fitted.user_ids
     objective = bound.objective.of_rows((bound.n_users, bound.n_items), users=kept)
+    factors = fitted.user_factors[kept]
+    factors.flags.writeable = False  # answers may keep what they computed from it
     return replace(
         fitted,
-        user_factors=fitted.user_factors[kept],
+        user_factors=factors,
         user_ids=ids_of_rows(ids, kept),
         bound=replace(bound.of_users(kept), objective=objective),
         seen=None if fitted.seen is None else fitted.seen[kept],
         user_prior=prior_of_rows(fitted.user_prior, kept, ids, fitted.n_users),
-        counts=None if fitted.seen is None and fitted.counts is None else fitted.popularity(),
     )
 
 

@@ -20,7 +20,7 @@ from wals_gpu.data.csr import contains, entry_keys, entry_rows, select
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.errors import DataError
-from wals_gpu.evaluation.all_users import AllUsers, UsersHere, drawn_here
+from wals_gpu.evaluation.all_users import HERE, AllUsers, drawn_here
 from wals_gpu.evaluation.metrics import in_batches, relevant_entries, row_metrics
 from wals_gpu.evaluation.popularity import Popularity, item_counts
 from wals_gpu.evaluation.recommenders import columns_of
@@ -71,10 +71,6 @@ class HeldOut:
     by: str
     entries: int
     keep: NDArray[np.bool_]
-
-
-#: All users in this process.
-HERE = UsersHere()
 
 
 def hold_out(

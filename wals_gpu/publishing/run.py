@@ -18,14 +18,14 @@ from wals_gpu.checks import integer, number
 from wals_gpu.data.files import CURRENT, real_folder, version_of
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.data.times import Period
-from wals_gpu.evaluation.all_users import AllUsers
+from wals_gpu.evaluation.all_users import HERE, AllUsers
 from wals_gpu.evaluation.churn import churn
 from wals_gpu.evaluation.resampling import Estimate
 from wals_gpu.model.card import Measured
 from wals_gpu.model.wals import WALS
 from wals_gpu.publishing.condition import NO_CONDITION, Condition
 from wals_gpu.publishing.folder import ModelFolder, now
-from wals_gpu.publishing.measure import HERE, Comparison, HeldOut, NothingNewError, compare, hold_out
+from wals_gpu.publishing.measure import Comparison, HeldOut, NothingNewError, compare, hold_out
 
 __all__ = ["Night", "Outcome", "publish"]
 

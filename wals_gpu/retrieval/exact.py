@@ -316,18 +316,10 @@ class ExactIndex:
             self._searches += 1
             if self._searches >= SEARCHES:
                 self.prepare()
-        if self._preparing is None or self._prepared is None:
-            if extra is not None:
-                return topk(self._backend, queries, self._table, k, deny, permitted=permitted, extra=extra)
-            return self._backend.topk(queries, self._table, k, deny, permitted=permitted, norms=self._norms)
-        if extra is not None:
-            own = extra.owned(), extra.neighbors.weights
-            return self._preparing.topk_neighbors(
-                queries, self._table, k, *own, pattern(deny), permitted=permitted, prepared=self._prepared
-            )
-        return self._preparing.topk(
-            queries, self._table, k, deny, permitted=permitted, norms=self._norms, prepared=self._prepared
-        )
+        return topk(
+            self._backend, queries, self._table, k, deny, permitted=permitted, extra=extra, norms=self._norms,
+            prepared=self._prepared,
+        )  # fmt: skip
 
     def collect(
         self,

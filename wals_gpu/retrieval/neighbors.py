@@ -100,13 +100,21 @@ def topk(
     *,
     permitted: NDArray[np.bool_] | None = None,
     extra: Extra | None = None,
+    norms: NDArray[np.floating] | None = None,
+    prepared: NDArray[np.uint8] | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
-    """As :meth:`.Backend.topk`, by the scores ``q.y + added``."""
+    """As :meth:`.Backend.topk`, by the scores ``q.y + added``.
+
+    There are no `norms` with `extra`; `prepared` is for the items of a :class:`.PreparingBackend` that prepared them.
+    """
+    options: dict[str, Any] = {"permitted": permitted}
+    if prepared is not None:
+        options["prepared"] = prepared
     if extra is None:
-        return backend.topk(queries, items, k, excluded, permitted=permitted)
+        return backend.topk(queries, items, k, excluded, norms=norms, **options)
     if isinstance(backend, NeighborBackend):
         own = (extra.owned(), extra.neighbors.weights)
-        return backend.topk_neighbors(queries, items, k, *own, pattern(excluded), permitted=permitted)
+        return backend.topk_neighbors(queries, items, k, *own, pattern(excluded), **options)
     return searched(backend, queries, items, k, excluded, permitted=permitted, extra=extra)
 
 

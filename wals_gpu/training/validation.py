@@ -24,7 +24,7 @@ from wals_gpu.retrieval.neighbors import Extra, Neighbors, topk
 from wals_gpu.training.calibration import Calibration, choose_popularity_exponent
 from wals_gpu.training.state import FitState
 
-__all__ = ["METRICS", "Validation", "hold_out", "parse_metric"]
+__all__ = ["METRICS", "Validation", "checked_share", "generator_of_holdout", "hold_out", "none_left", "parse_metric"]
 
 #: Of :mod:`wals_gpu.evaluation`, those that are means over users and better when higher.
 METRICS = ("recall", "plain_recall", "precision", "hit_rate", "ndcg", "map", "mrr")
@@ -200,6 +200,25 @@ class Validation:
         self._since_best = metadata["since_best"]
 
 
+def checked_share(share: Any) -> float:
+    """Of the entries to hold out; ValueError where it is not in (0, 1)."""
+    if not 0 < float(share) < 1:
+        raise ValueError(f"validation must be a share in (0, 1), or interactions; got {share!r}")
+    return float(share)
+
+
+def generator_of_holdout(random_state: int | np.random.Generator | None) -> np.random.Generator:
+    """What a share is drawn with: not the numbers that start values are drawn with from the same seed."""
+    if isinstance(random_state, np.random.Generator):
+        return random_state
+    return np.random.default_rng(None if random_state is None else [random_state, 1])
+
+
+def none_left(share: Any, n_entries: int) -> DataError:
+    """The error where a share of so many entries is none of them, or all."""
+    return DataError(f"validation={share} of {n_entries} entries leaves none on one of the two sides")
+
+
 def hold_out(
     data: Interactions,
     validation: Any,
@@ -232,17 +251,14 @@ def hold_out(
         If `validation` cannot be used.
     """
     if isinstance(validation, numbers.Real) and not isinstance(validation, bool):
-        if not 0 < float(validation) < 1:
-            raise ValueError(f"validation must be a share in (0, 1), or interactions; got {validation!r}")
+        share = checked_share(validation)
         if isinstance(data.matrix, StoredMatrix):
             raise TypeError(
                 "validation must be a matrix: stored interactions are not split; hold some out as you write"
             )
-        if not isinstance(random_state, np.random.Generator):
-            random_state = np.random.default_rng(None if random_state is None else [random_state, 1])
-        train, test = random_holdout(data.matrix, float(validation), random_state)
+        train, test = random_holdout(data.matrix, share, generator_of_holdout(random_state))
         if not train.nnz or not test.nnz:
-            raise DataError(f"validation={validation} of {data.matrix.nnz} entries leaves none on one of the two sides")
+            raise none_left(validation, data.matrix.nnz)
         return train, test
     if not is_table(validation):
         try:
