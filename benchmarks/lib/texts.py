@@ -13,26 +13,6 @@ from wals_gpu.datasets import load_debian_packages
 from wals_gpu.evaluation import cold_items_split, random_holdout, ranking_metrics
 from wals_gpu.text import TextEncoder
 
-PRIOR = ("strength", "ridge", "shrinkage")
-# Of the "ials" objective and the prior; each was tried a factor of 3 up and down.
-SETTINGS = {
-    "citeulike-a": {
-        "unobserved_weight": 0.03,
-        "regularization": 0.003,
-        "strength": 2.0,
-        "ridge": 1.0,
-        "shrinkage": 0.0,
-    },
-    "amazon-beauty-2014": {
-        "unobserved_weight": 0.03,
-        "regularization": 0.003,
-        "strength": 5.0,
-        "ridge": 1.0,
-        "shrinkage": 0.2,
-    },
-    "ml-1m": {"unobserved_weight": 0.1, "regularization": 0.003, "strength": 1.0, "ridge": 1.0, "shrinkage": 1.0},
-    "debian": {"unobserved_weight": 0.01, "regularization": 0.003, "strength": 0.5, "ridge": 1.0, "shrinkage": 0.5},
-}
 SETS = ("debian", "citeulike-a", "amazon-beauty-2014", "ml-1m", "anime-5k", "steam-200k")
 KS = (20, 100)
 FEW = 5
