@@ -49,7 +49,8 @@ def main() -> None:
                     }
                     shared = {"rows": args.rows, "ids": ids, "format": kind, "file_mib": sizes[kind]}
                     records.append(shared | {"system": system, "threads": args.threads, "unit": "s, MiB"} | record)
-    write_result("read" if len(args.ids) > 1 else f"read-{args.ids[0]}", args, records)
+    size = "" if args.rows <= 10_000_000 else f"-{args.rows // 1_000_000}m"
+    write_result("read" + size if len(args.ids) > 1 else f"read-{args.ids[0]}{size}", args, records)
 
 
 if __name__ == "__main__":

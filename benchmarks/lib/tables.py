@@ -847,8 +847,27 @@ def read_table(result: dict) -> str:
     return table(header, rows) + caption(result, words, packages=("wals_gpu", "polars"))
 
 
+def job_table(result: dict) -> str:
+    """bench_job.py: every step at growing sizes, and what a tenfold of the rows costs it."""
+    header = ["step", "rows", "s", "s per million rows", "MiB at most", "MiB written", "times the s", "times the MiB"]
+    rows = []
+    for name in dict.fromkeys(record["step"] for record in result["records"]):
+        before: dict = {}
+        for record in (each for each in result["records"] if each["step"] == name):
+            cells = [f"{record['rows']:,}", number(record["seconds"]), number(record["seconds"] / record["rows"] * 1e6)]
+            cells += [number(record["peak_mib"]), number(record["file_mib"])]
+            cells += [f"{record[key] / before[key]:.1f}" if before else "" for key in ("seconds", "peak_mib")]
+            rows.append([name, *cells])
+            before = record
+    settings = result["settings"]
+    words = f"{settings['per_user']} rows of each user, {settings['items']:,} items, {settings['factors']} factors, "
+    words += f"{settings['iterations']} iterations; each step with its process's start"
+    return table(header, rows) + caption(result, words, packages=("wals_gpu",))
+
+
 TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark begins
     "scale": scale_table,
+    "job": job_table,
     "read": read_table,
     "fit-": fit_table,
     "defaults-choice": defaults_choice_table,
