@@ -96,7 +96,9 @@ def main() -> None:
                 record = {"rows": rows, "step": name, **step(command), "file_mib": size_of(written), "busy": busy}
                 records.append(record | {"unit": "s, MiB"})
                 print(record, file=sys.stderr, flush=True)
-            data.unlink(), lists.unlink(), shutil.rmtree(model)
+            data.unlink()
+            lists.unlink()
+            shutil.rmtree(model)
             write_result("job", args, records)  # after every size, so that a run that is stopped has those before
 
 

@@ -487,7 +487,10 @@ def test_a_config_that_was_written_by_hand(tmp_path):
         ('{"objective": "hu", "nu": 3}', ValueError, "a config has no setting 'nu'"),
         ('{"objective": {"name": "hu", "alpha": "3"}}', TypeError, "alpha of objective 'hu' must be"),
         ('{"objective": {"name": "hu", "alpha": 3}, "alpha": 3}', ValueError, "alpha is given twice"),
-        ('{"item_prior": {"strength": 3}}', ValueError, "a config has no item_prior"),
+        ('{"item_prior": {"strength": 3}}', ValueError, "the config has settings of an item_prior, whose features"),
+        ('{"item_prior": {"strenght": 3}}', ValueError, "item_prior has no setting 'strenght'; did you mean strength?"),
+        ('{"item_prior": 3}', ValueError, "a config has no item_prior"),
+        ('{"user_prior": {"strength": 3}}', ValueError, "a config has no user_prior"),
     ],
 )
 def test_a_config_that_is_wrong_says_where(text, error, message, tmp_path):

@@ -8,10 +8,10 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu import WALS, ModelFitError, ModelFormatError
 from wals_gpu.evaluation.metrics import ranking_metrics
-from wals_gpu.model.tuning import tune_prior
 from wals_gpu.priors.kernel import Kernel
 from wals_gpu.priors.linear import LinearPrior
 from wals_gpu.priors.steps import regression_map
+from wals_gpu.tuning.priors import tune_prior
 
 USERS, ITEMS, DIMENSION = 60, 43, 11
 COLD = [5, 40]
@@ -254,7 +254,7 @@ def test_the_choice_is_off_where_features_say_nothing_and_on_where_they_do(world
 
 
 def test_trials_are_measured_on_every_split_and_a_better_mean_is_not_enough(world, monkeypatch):
-    from wals_gpu.model import tuning
+    from wals_gpu.tuning import priors as tuning
 
     model = WALS(8, "ials", item_prior=LinearPrior(world[1]), regularization=0.02, iterations=3)
     calls = []
@@ -262,12 +262,35 @@ def test_trials_are_measured_on_every_split_and_a_better_mean_is_not_enough(worl
     def measured(trial, factors, *rest):
         calls.append(trial.item_prior.relative_strength)
         better = {0.5: [0.5, 0.5], 4.0: [0.9, 0.49], 1.0: [0.51, 0.51]}[calls[-1]]
-        return better[len(calls) > 9]  # three fits of three measurements make a split
+        return better[(len(calls) - 1) // 3 % 2]  # three measurements of a fit, then those of the other split
 
     monkeypatch.setattr(tuning, "_ndcg", measured)
     choice = tune_prior(model, world[0], (1.0, 4.0), splits=2)
     assert len(calls) == 18 and choice.relative_strength == 1.0
     assert choice.trials[0].relative_strength == 4.0 and choice.trials[0].warm_scores == (0.9, 0.49)
+
+
+def test_ridge_and_kernel_are_tried_beside_the_best_strength(world, monkeypatch):
+    from wals_gpu.tuning import priors as tuning
+
+    fitted = []
+
+    def measured(trial, factors, *rest):
+        prior = trial.item_prior
+        fitted.append((prior.relative_strength, prior.ridge, prior.kernel))
+        return 0.5 + 0.1 * (prior.relative_strength == 1) + 0.1 * (prior.ridge == 3) - 0.1 * (prior.kernel == 0.5)
+
+    monkeypatch.setattr(tuning, "_ndcg", measured)
+    model = WALS(4, "ials", item_prior=LinearPrior(world[1], relative_strength=0.5), regularization=0.02, iterations=1)
+    options = {"ridges": (0.3, 3.0), "kernels": (0.5,), "splits": 2}
+    choice = tune_prior(model, world[0], (1.0,), **options)
+    assert list(dict.fromkeys(fitted)) == [(0.5, 1, 0), (1, 1, 0), (1, 0.3, 0), (1, 3, 0), (1, 3, 0.5)]
+    assert choice.settings == {"relative_strength": 1, "ridge": 3, "kernel": 0, "cold": "prior_mean"}
+    assert choice.start.settings == {"relative_strength": 0.5, "ridge": 1, "kernel": 0, "cold": "prior_mean"}
+    assert choice.trial.warm_scores == pytest.approx((0.7, 0.7)) and choice.applied(model.item_prior).ridge == 3
+    # Without time, what the prior has is measured and stays.
+    late = tune_prior(model, world[0], (1.0,), **options, deadline=0.0)
+    assert late.settings == late.start.settings and len(late.trials) == 2
 
 
 def test_what_cannot_be_tuned(world):
@@ -276,6 +299,9 @@ def test_what_cannot_be_tuned(world):
         ({"relative_strengths": []}, r"relative_strengths must be a sequence of numbers >= 0, got \[\]"),
         ({"relative_strengths": [-1.0]}, "each of relative_strengths"),
         ({"splits": 0}, "splits must be an integer >= 1, got 0"),
+        ({"ridges": 3.0}, "ridges must be a sequence of numbers, got 3.0"),
+        ({"ridges": [0.0]}, "each of ridges"),
+        ({"kernels": [1.5]}, "each of kernels"),
         ({"cold_weight": 1.5}, "cold_weight must be a number from 0 to 1, got 1.5"),
     ):
         with pytest.raises(ValueError, match=message):

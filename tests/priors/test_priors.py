@@ -10,8 +10,8 @@ from wals_gpu import WALS, DataError, ModelFitError, ModelFormatError, reference
 from wals_gpu.data.ids import Ids
 from wals_gpu.evaluation.metrics import ranking_metrics
 from wals_gpu.evaluation.splits import cold_items_split, random_holdout
-from wals_gpu.model.tuning import tune_strength
 from wals_gpu.priors.linear import LinearPrior
+from wals_gpu.tuning.priors import tune_strength
 
 USERS, ITEMS, DIMENSION = 60, 43, 11
 

@@ -121,7 +121,7 @@ def fake_tuning(n=1000):
     compared = Compared(*(Estimate(v, v - 0.01, v + 0.01) for v in (0.3, 0.2, 0.1)), Estimate(0.1, 0.09, 0.11), 500)
     return Tuning(
         best_settings={"factors": 64, "nu": 0.5}, model=None, metric="ndcg@20", validation_score=0.4,
-        best_score=compared.best, comparison=compared, trials=Trials(trials), confirmed=[],
+        best_score=compared.best, comparison=compared, trials=Trials(trials), confirmed=[], prior=None,
         neighbor_trials=[], edges={}, notes=[f"held out {HOSTILE}"], config={},
         interrupted=False, seconds=12.0, study=None,
     )  # fmt: skip

@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 from wals_gpu.backends.launched import is_launched
 from wals_gpu.cli import nightly
 from wals_gpu.cli.inputs import check_model, load_model, new_model, read_data, reading_options
-from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, number, positive, share_or_path
+from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, positive, share_or_path
 from wals_gpu.cli.output import in_words, print_json, say
 from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.cli.tables import check_writable
+from wals_gpu.cli.texts import add_texts, check_texts, hybrid, read_texts
 from wals_gpu.data.files import CURRENT, real_folder, remove_folder
 from wals_gpu.data.interactions import Interactions
-from wals_gpu.errors import DataError
 from wals_gpu.model.starting import SavedStart
-from wals_gpu.model.wals import HYBRID_PRIOR, WALS
+from wals_gpu.model.wals import WALS
 from wals_gpu.objective.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from wals_gpu.distributed.shards import Shards
 
 __all__ = ["add", "run"]
-
-_OF_TEXTS = ("text", "cache", "strength", "relative_strength")
 
 EXAMPLES = """\
 examples:
@@ -100,27 +97,7 @@ def add(commands: Commands) -> None:
     )
     group.add_argument("--checkpoint-every", metavar="N", type=positive, help="iterations between (default 1)")
     group.add_argument("--resume", action="store_true", help="go on from the checkpoint, if there is one")
-    texts = parser.add_argument_group("item texts: items nobody has yet are recommended too")
-    texts.add_argument("--items", metavar="FILE", type=Path, help="table of items with their texts")
-    texts.add_argument("--encoder", metavar="NAME", help="folder of a transformers model, or its name on the hub")
-    texts.add_argument(
-        "--text", metavar="COLUMNS", help="of the table, joined where several (default: named like text, else title)"
-    )
-    texts.add_argument(
-        "--cache", metavar="DIR", type=Path, help="keep the texts' vectors here: the next fit need not compute them"
-    )
-    texts.add_argument(
-        "--strength",
-        type=number,
-        help="what a text is worth, in the units of the objective, in place of --relative-strength",
-    )
-    texts.add_argument(
-        "--relative-strength",
-        metavar="C",
-        type=number,
-        help=f"what a text is worth, as a multiple of its item's ridge (default {HYBRID_PRIOR['relative_strength']:g}; "
-        "0: only to items that nobody has)",
-    )
+    add_texts(parser)
 
 
 def _objectives() -> str:
@@ -139,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     if is_launched():
         return _run_on_ranks(args)
     _check(args)
-    model = new_model(args) if args.encoder is None else _hybrid(args, *_read_texts(args))
+    model = new_model(args) if args.encoder is None else hybrid(args, *read_texts(args))
     if args.publish_if is not None:
         with _interruptible("then nothing is published") as is_stopped:
             return nightly.run(args, model, lambda: read_data(args), _options(args, None), _add_left_over, is_stopped)
@@ -166,16 +143,7 @@ def _check(args: argparse.Namespace) -> None:
     _check_companions(args)
     if args.checkpoint_dir is not None and args.checkpoint_dir.resolve() == args.out.resolve():
         raise ValueError("--checkpoint-dir and --out must be different folders")
-    if (args.items is None) != (args.encoder is None):
-        raise ValueError(
-            "--items and --encoder belong together: a table of items, and what turns its texts into vectors"
-        )
-    of_texts = {f"--{name.replace('_', '-')}": getattr(args, name) for name in _OF_TEXTS}
-    if args.encoder is None and any(given is not None for given in of_texts.values()):
-        *others, last = of_texts
-        raise ValueError(f"{', '.join(others)} and {last} need --items and --encoder")
-    if args.strength is not None and args.relative_strength is not None:
-        raise ValueError("--strength and --relative-strength must not both be given: one is absolute, one a multiple")
+    check_texts(args)
     check_device(args)
     for path in (args.validation, args.items):  # opened much later
         if isinstance(path, (str, Path)) and not os.path.exists(path) and not re.search(r"[*?\[]|://", str(path)):
@@ -237,38 +205,6 @@ def _add_left_over(model: WALS) -> None:
         embeddings, ids = model.item_prior.left_over(model.item_ids)
         if ids:
             model.add_items(embeddings, ids)
-
-
-def _read_texts(args: argparse.Namespace) -> tuple[list[Any], list[str]]:
-    """Ids and texts of --items."""
-    from wals_gpu.text.items import read_item_texts
-
-    columns = None if args.text is None else args.text.split(",")
-    ids, texts = read_item_texts(args.items, text_columns=columns, item_column=args.item_column, encoding=args.encoding)
-    if ids is None:
-        raise DataError(
-            f"{args.items} must have a column of item ids; --item-column names it, here and in the interactions"
-        )
-    return ids.to_pylist(), texts
-
-
-def _hybrid(args: argparse.Namespace, ids: list[Any], items: Any, *, is_encoded: bool = False) -> WALS:
-    """A model with the texts of items, or their vectors, in the recommended configuration where nothing is said."""
-    given = {name: getattr(args, name) for name in ("strength", "relative_strength")}
-    started = time.perf_counter()
-    model = WALS.hybrid(
-        items,
-        None if is_encoded else args.encoder,
-        ids=ids,
-        cache_dir=None if is_encoded else args.cache,
-        show_progress=not args.quiet,
-        prior={name: value for name, value in given.items() if value is not None},
-        **args.settings,
-    )
-    if not (args.quiet or is_encoded) and args.cache is None:
-        seconds = time.perf_counter() - started
-        say(f"{len(items):,} texts encoded in {seconds:.1f} s; with --cache DIR, the next fit would have their vectors")
-    return model
 
 
 def _start_of(model: WALS, args: argparse.Namespace) -> WALS:
@@ -392,16 +328,16 @@ def _hybrid_on_ranks(group: Group, args: argparse.Namespace) -> WALS:
     ids: list[Any] = []
     model = None
     with together(group, "encoding texts"):
-        ids, texts = _read_texts(args)
+        ids, texts = read_texts(args)
         if group.rank == 0:
-            model = _hybrid(args, ids, texts)
+            model = hybrid(args, ids, texts)
     embeddings = None if model is None or model.item_prior is None else model.item_prior.embeddings
     shape, dtype = gather_json(group, None if embeddings is None else [embeddings.shape, embeddings.dtype.name])[0]
     with together(group, "making room for the vectors of texts"):
         embeddings = np.empty(shape, dtype) if embeddings is None else np.ascontiguousarray(embeddings)
     assert embeddings is not None
     group.broadcast(embeddings)
-    return _hybrid(args, ids, embeddings, is_encoded=True) if model is None else model
+    return hybrid(args, ids, embeddings, is_encoded=True) if model is None else model
 
 
 def _sizes_of(data: Interactions | Shards) -> tuple[int, int, int]:

@@ -84,7 +84,7 @@ def refuse_model(path: Any, wanted: str) -> None:
 
 def new_model(args: argparse.Namespace) -> WALS:
     """A model of interactions alone."""
-    return WALS(**args.settings)
+    return WALS(**{name: value for name, value in args.settings.items() if name != "item_prior"})
 
 
 def load_model(

@@ -7,10 +7,11 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from wals_gpu.model.config import read_config
+from wals_gpu.model.config import read_config, with_prior
 from wals_gpu.model.settings import SETTINGS
 from wals_gpu.model.wals import HYBRID_SETTINGS, WALS
 from wals_gpu.objective.presets import make_objective
+from wals_gpu.priors.linear import LinearPrior
 
 __all__ = ["default_of", "fill_settings"]
 
@@ -84,8 +85,10 @@ def _fill_model(args: argparse.Namespace) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """The settings of a file, checked: what is wrong with them names it, unlike what is wrong with options."""
     config = read_config(path)
+    prior = None if config.get("item_prior") is None else LinearPrior(None)
     try:
-        WALS(**(config | {"device": "cpu", "num_threads": 0}))  # where to compute is checked with the options
+        # Where to compute is checked with the options.
+        WALS(**(with_prior(config, prior) | {"device": "cpu", "num_threads": 0}))
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from error
     return config

@@ -11,6 +11,7 @@ from wals_gpu.cli.options import add_computation, add_data, add_html, add_model,
 from wals_gpu.cli.output import print_json, say, size_of
 from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.cli.tables import check_file, check_table, open_table
+from wals_gpu.cli.texts import add_texts, check_texts, hybrid, read_texts, words_of_texts
 from wals_gpu.model.wals import WALS
 from wals_gpu.tuning.result import Tuning
 
@@ -29,6 +30,7 @@ examples:
   wals-gpu tune plays.csv --minutes 60 --out best.json --time-column time --storage search.db
   wals-gpu tune plays.csv --out best.json --plots pictures --trials-table trials.csv
   wals-gpu tune plays.csv --out best.json --html trials.html
+  wals-gpu tune plays.csv --items tracks.csv --encoder roberta-base --cache vectors --out best.json
 
 With --storage, the same command goes on with a search that ended, and several of them
 at the same time share the work. With --trials alone, the same seed gives the same
@@ -62,6 +64,7 @@ def add(commands: Commands) -> None:
     group.add_argument("--trials-table", metavar="FILE", type=Path, help="every trial, as .csv, .parquet, .jsonl ...")
     add_html(group, "trials, what the settings change, the data")
     add_model(parser, is_searched=True)
+    add_texts(parser, is_searched=True)
     add_computation(parser)
 
 
@@ -74,7 +77,11 @@ def run(args: argparse.Namespace) -> int:
         _check_plots(args.plots)
     if args.html is not None:
         check_html(args.html)
+    check_texts(args)
     check_device(args)
+    settings = dict(args.settings)
+    if args.encoder is not None:
+        settings["item_prior"] = hybrid(args, *read_texts(args)).item_prior
     data = read_data(args)
     minutes = 2.0 if args.minutes is None and args.trials is None else args.minutes
     if minutes is not None and not 0 < minutes < 1e6:
@@ -89,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         storage=args.storage,
         refit=False,
         show_progress=not args.quiet,
-        **args.settings,
+        **settings,
     )
     tuning.save(args.out)
     if args.trials_table is not None:
@@ -101,8 +108,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(tuning.to_dict())
     else:
+        words = [*args.interactions, *words_of_reading(args), *words_of_texts(args)]
         print(f"{size_of(data)}; {len(tuning.trials)} trials in {tuning.seconds:.0f} s\n\n{tuning}\n\nsaved {args.out}")
-        print(f"next: {tuning.command([*args.interactions, *words_of_reading(args)], args.out)}")
+        print(f"next: {tuning.command(words, args.out)}")
     if args.html is not None:
         from wals_gpu.report import write_report
 

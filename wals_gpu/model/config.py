@@ -14,8 +14,9 @@ import numpy as np
 from wals_gpu.checks import warn
 from wals_gpu.model.settings import SETTINGS, Settings, did_you_mean
 from wals_gpu.objective.presets import PRESETS
+from wals_gpu.priors.linear import LinearPrior
 
-__all__ = ["arguments_of", "config_of", "read_config"]
+__all__ = ["arguments_of", "config_of", "read_config", "with_prior"]
 
 _PRIORS = ("item_prior", "user_prior")
 _LIMIT = 1 << 26  # weights of some million users fit; parsed, a byte of JSON may take fifty
@@ -55,7 +56,8 @@ def read_config(source: Any) -> dict[str, Any]:
     -------
     dict
         Keyword arguments, the objective by its name and its parameters beside the others: ``WALS(**arguments)``. Names
-        are checked, values are not: the constructor does that.
+        are checked, values are not: the constructor does that. An ``item_prior`` is a dict of settings of a
+        :class:`.LinearPrior`, for features that come from elsewhere.
 
     Raises
     ------
@@ -91,14 +93,43 @@ def read_config(source: Any) -> dict[str, Any]:
         raise type(error)(f"{path}: {error}") from None
 
 
+def with_prior(arguments: dict[str, Any], prior: LinearPrior | None) -> dict[str, Any]:
+    """Arguments of a config in which settings of an item prior have become those of a prior with features.
+
+    Raises
+    ------
+    ValueError
+        There is no prior to have them.
+    """
+    settings = arguments.get("item_prior")
+    if settings is None:
+        return arguments
+    if prior is None:
+        raise ValueError(
+            "the config has settings of an item_prior, whose features it cannot hold: give it to the fit of a model "
+            "that has them, WALS.hybrid(items, encoder).fit(interactions, settings=...)"
+        )
+    try:
+        return arguments | {"item_prior": prior.with_parameters(**settings)}
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"item_prior: {error}") from error
+
+
 def arguments_of(config: Any) -> dict[str, Any]:
     """Keyword arguments of the constructor from a parsed config, see :func:`read_config`."""
     if not isinstance(config, Mapping):
         raise TypeError(f"a config must be an object of settings by name, got {config!r:.60}")
     arguments = dict(config)
     for name in _PRIORS:
-        if arguments.get(name) is not None:
+        if arguments.get(name) is not None and not (name == "item_prior" and isinstance(arguments[name], Mapping)):
             raise ValueError(f"a config has no {name}: it is made of features, and set on the model")
+    if arguments.get("item_prior") is not None:
+        prior = dict(arguments["item_prior"])
+        accepted = LinearPrior(None).to_config()
+        if unknown := [name for name in prior if name not in accepted]:
+            hint = did_you_mean(unknown[0], [*accepted]) or f"; it has {', '.join(accepted)}"
+            raise ValueError(f"item_prior has no setting {unknown[0]!r}{hint}")
+        arguments["item_prior"] = prior
     beside = {}
     objective = arguments.get("objective")
     if isinstance(objective, Mapping):

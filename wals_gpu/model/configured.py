@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from wals_gpu.backends.session import Backend
-from wals_gpu.model.config import config_of, read_config
+from wals_gpu.model.config import config_of, read_config, with_prior
 from wals_gpu.model.settings import SETTINGS, ModelOptions, Settings, did_you_mean, how_to_set, is_free
 from wals_gpu.objective.bound import Objective
 from wals_gpu.objective.options import Unpack
@@ -166,6 +166,7 @@ class Configured:
     def _settings_with(self, config: Mapping[str, Any] | str | PathLike[str]) -> Settings:
         """The settings, less those that a config has in their place; errors as :meth:`from_config`."""
         arguments, settings = read_config(config), self._settings()
+        arguments = with_prior(arguments, settings.values["item_prior"])
         if "objective" in arguments:
             settings = settings.assigned("objective", arguments["objective"])
         return settings.changed(arguments)
@@ -178,7 +179,8 @@ class Configured:
         ----------
         config : dict, or path of a JSON file
             A part of the settings will do, the others have their defaults. The objective may also be given by its name,
-            its parameters beside it, as the constructor takes them.
+            its parameters beside it, as the constructor takes them. One with settings of an item prior needs features:
+            ``WALS.hybrid(items, encoder).fit(interactions, settings=config)``.
 
         Returns
         -------
@@ -194,7 +196,7 @@ class Configured:
         """
         arguments = read_config(config)
         try:
-            return cls(**arguments)
+            return cls(**with_prior(arguments, None))
         except (TypeError, ValueError) as error:
             if isinstance(config, Mapping):
                 raise

@@ -242,6 +242,18 @@ class LinearPrior:
         changed.embeddings, changed._ids, changed._row_of_id = self.embeddings, self._ids, self._row_of_id
         return changed
 
+    def to_config(self) -> dict[str, Any]:
+        """The settings as JSON holds them, without features: ``LinearPrior(embeddings, **prior.to_config())``.
+
+        Returns
+        -------
+        dict
+            By name, all but `embeddings`, `whitening` and `encoder`.
+        """
+        strength = self.strength.tolist() if isinstance(self.strength, np.ndarray) else self.strength
+        settings = {"strength": strength, "relative_strength": self.relative_strength}
+        return settings | {name: getattr(self, name) for name in _SETTINGS}
+
     @property
     def ids(self) -> Ids | None:
         """The ids that the embeddings came with, in their order; None where there were none."""

@@ -19,6 +19,7 @@ from wals_gpu.data.tables import Tabular, format_table, html_table
 from wals_gpu.evaluation.metrics import Estimate
 from wals_gpu.tuning.confirm import Confirmed
 from wals_gpu.tuning.neighbors import NeighborTrial
+from wals_gpu.tuning.priors import PriorChoice
 from wals_gpu.tuning.search import Finished, import_optuna, quiet
 
 if TYPE_CHECKING:
@@ -107,6 +108,9 @@ class Tuning:
     confirmed : list of Confirmed
         The few best trials as they were measured again, on splits that chose none of them; the first one is chosen.
         Empty where that was not done: few trials, little time, or interactions held out by time.
+    prior : PriorChoice or None
+        Settings of the item prior that were tried beside the best factors, with items that lost their interactions;
+        None where there is no prior, or its settings were given.
     neighbor_trials : list of NeighborTrial
         Neighbours of items that were tried beside the best factors, the chosen one last; empty where they were fixed.
     edges : dict of str to str
@@ -130,6 +134,7 @@ class Tuning:
     comparison: Comparison | None
     trials: Trials
     confirmed: list[Confirmed]
+    prior: PriorChoice | None
     neighbor_trials: list[NeighborTrial]
     edges: dict[str, str]
     notes: list[str]
@@ -159,7 +164,8 @@ class Tuning:
         return shlex.join(["wals-gpu", "fit", *words, "--settings", os.fspath(file), "--out", "model"])
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the best settings as JSON: ``WALS.from_config(path)`` and ``wals-gpu fit --settings`` read it.
+        """Write the best settings as JSON: ``WALS.from_config(path)`` and ``wals-gpu fit --settings`` read it; with an
+        item prior, ``WALS.hybrid(items, encoder).fit(interactions, settings=path)`` and ``fit --items --encoder``.
 
         Parameters
         ----------
@@ -189,6 +195,7 @@ class Tuning:
             "users": None if compared is None else compared.users,
             "trials": len(self.trials),
             "confirmed_trials": len(self.confirmed),
+            "prior_trials": 0 if self.prior is None else len(self.prior.trials),
             "neighbor_trials": len(self.neighbor_trials),
             "seconds": self.seconds,
             "edges": self.edges,

@@ -16,7 +16,7 @@ from wals_gpu.checks import integer, number
 from wals_gpu.data.interactions import as_interactions
 from wals_gpu.data.progress import tqdm
 from wals_gpu.data.stored import StoredMatrix
-from wals_gpu.errors import ModelFitError
+from wals_gpu.errors import DataError, ModelFitError
 from wals_gpu.evaluation.metrics import bootstrap_interval
 from wals_gpu.evaluation.report import evaluate
 from wals_gpu.evaluation.times import seconds_of
@@ -26,6 +26,7 @@ from wals_gpu.training.memory import check_memory
 from wals_gpu.training.validation import parse_metric
 from wals_gpu.tuning.confirm import Confirmed, confirm
 from wals_gpu.tuning.neighbors import NeighborTrial, choose_neighbors
+from wals_gpu.tuning.priors import PriorChoice, tune_prior
 from wals_gpu.tuning.problem import Parts, Problem
 from wals_gpu.tuning.result import Comparison, Trials, Tuning
 from wals_gpu.tuning.search import Budget, Finished, Search, best_of, import_optuna, open_study
@@ -35,9 +36,13 @@ __all__ = ["tune"]
 
 #: Of the study in a storage.
 _NAME = "wals_gpu"
-#: Shares of a budget of time that are kept for the best trials' second measurement, and for the neighbours, beside a
-#: fit of the best factors.
-CONFIRM, NEIGHBORS = 0.12, 0.2
+#: Shares of a budget of time that are kept for the best trials' second measurement, for the settings of a prior, and
+#: for the neighbours, beside a fit of the best factors.
+CONFIRM, PRIOR, NEIGHBORS = 0.12, 0.2, 0.2
+#: Of an item prior, that are tried beside the best factors.
+STRENGTHS, RIDGES, KERNELS = (0.0, 0.25, 0.5, 0.75, 1.0), (0.3, 3.0), (0.0, 0.5)
+#: What items without interactions count in that choice.
+COLD_WEIGHT = 0.25
 
 
 def tune(
@@ -120,21 +125,30 @@ def tune(
     study = open_study(storage, _NAME, shared)
     beside: list[NeighborTrial] = []
     confirmed: list[Confirmed] = []
+    prior: PriorChoice | None = None
     first = Search(problem, searched, study, Budget(seconds, trials, began), seed)
     spent = sum(one.outcome.seconds for one in first.finished())
     limits = Budget(seconds, trials, began, spent)
     search = Search(problem, searched, study, limits, seed)
+    with_prior, with_neighbors = _searches_prior(problem, searched), "neighbors" not in fixed
+    shares = CONFIRM * (not parts.by_time) + PRIOR * with_prior + NEIGHBORS * with_neighbors
+
+    def after(best: Finished) -> float:
+        return _seconds_after(best, base, shares * (seconds or 0.0), bool(test), refit, with_neighbors)
+
     with _Progress(limits, metric, search, show_progress, callback) as progress:
-        interrupted = search.run(progress.tell, lambda best: _seconds_after(best, search, base, bool(test), refit))
+        interrupted = search.run(progress.tell, after)
         found = Trials(search.finished())
         if not interrupted:
             interrupted, confirmed = _confirm(problem, found, limits)
         best = confirmed[0].settled() if confirmed else best_of(found)
-        if not (interrupted or "neighbors" in fixed):
-            interrupted, beside = _search_neighbors(problem, best, limits)
+        if with_prior and not interrupted:
+            interrupted, prior = _search_prior(problem, best, limits)
+        if with_neighbors and not interrupted:
+            interrupted, beside = _search_neighbors(problem, best, _of_prior(prior), limits)
     if not best.outcome.is_whole and not best.outcome.score:
         raise ModelFitError("no trial could be fitted; the warnings say why")
-    chosen = dict(best.settings) | {"iterations": best.outcome.iterations}
+    chosen = dict(best.settings) | {"iterations": best.outcome.iterations} | _of_prior(prior)
     if problem.chooses_exponent:
         chosen["popularity_exponent"] = best.outcome.popularity_exponent
     score = best.outcome.score
@@ -156,10 +170,12 @@ def tune(
         comparison=comparison,
         trials=found,
         confirmed=confirmed,
+        prior=prior,
         neighbor_trials=beside,
         edges=edges,
         notes=_notes(parts, len(problem.splits), comparison, edges, searched, interrupted)
         + _of_confirmed(confirmed, metric)
+        + _words_of_prior(prior)
         + _of_neighbors(beside, metric),
         config=_config(model, settings),
         interrupted=interrupted,
@@ -187,9 +203,65 @@ def _of_confirmed(confirmed: list[Confirmed], metric: str) -> list[str]:
     ]
 
 
-def _search_neighbors(problem: Problem, best: Finished, budget: Budget) -> tuple[bool, list[NeighborTrial]]:
-    """Neighbours beside the best factors; and whether Ctrl-C ended it, which leaves the factors as they were found."""
+def _searches_prior(problem: Problem, space: Space) -> bool:
+    """Whether the settings of an item prior are open: not where a strength is given, or ranges of the user's own."""
+    prior = problem.fixed.get("item_prior")
+    return (
+        isinstance(prior, LinearPrior)
+        and prior.strength is None
+        and prior.shrinkage is None
+        and prior.learn == "none"
+        and not any(p.name.startswith("item_prior.") for p in space.parameters)
+    )
+
+
+def _search_prior(problem: Problem, best: Finished, budget: Budget) -> tuple[bool, PriorChoice | None]:
+    """Settings of the item prior beside the best factors; and whether Ctrl-C ended it, which leaves it as it was."""
     chosen = dict(best.settings) | {"iterations": best.outcome.iterations}
+    model = problem.model(**(problem.settings(chosen) | {"compute_loss": False, "popularity_exponent": 0.0}))
+    deadline = None if budget.seconds is None else time.perf_counter() + PRIOR * budget.seconds
+    options: dict[str, Any] = {"ridges": RIDGES, "kernels": KERNELS, "random_state": int(model.random_state)}
+    try:
+        return False, tune_prior(
+            model, problem.parts.search, STRENGTHS, **options, cold_weight=COLD_WEIGHT, deadline=deadline
+        )
+    except KeyboardInterrupt:
+        return True, None
+    except DataError:  # too few items to take some away
+        return False, None
+
+
+def _of_prior(choice: PriorChoice | None) -> dict[str, Any]:
+    """What was chosen, by the names that a search has for settings of a prior."""
+    return {} if choice is None else {f"item_prior.{name}": value for name, value in choice.settings.items()}
+
+
+def _words_of_prior(choice: PriorChoice | None) -> list[str]:
+    if choice is None:
+        return []
+    n = len(choice.start.warm_scores)
+    if choice.settings == choice.start.settings:
+        return [f"{len(choice.trials) - 1} other settings of item_prior are not better on each of {n} splits"]
+    changed = [
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in choice.settings.items()
+        if value != choice.start.settings[name]
+    ]
+    means = [
+        f"{name} items {np.mean(getattr(choice.start, scores)):.4f} -> {np.mean(getattr(choice.trial, scores)):.4f}"
+        for name, scores in (("warm", "warm_scores"), ("cold", "cold_scores"))
+    ]
+    off = "; 0 is without the prior but for items that nobody has" if not choice.relative_strength else ""
+    return [
+        f"item_prior: {', '.join(changed)} is better on each of {n} splits (ndcg@100 of {means[0]}, {means[1]}){off}"
+    ]
+
+
+def _search_neighbors(
+    problem: Problem, best: Finished, prior: dict[str, Any], budget: Budget
+) -> tuple[bool, list[NeighborTrial]]:
+    """Neighbours beside the best factors; and whether Ctrl-C ended it, which leaves the factors as they were found."""
+    chosen = dict(best.settings) | {"iterations": best.outcome.iterations} | prior
     exponent = best.outcome.popularity_exponent
     if not problem.chooses_exponent:
         exponent = float(problem.fixed["popularity_exponent"])
@@ -220,20 +292,20 @@ def _comparable(value: Any) -> Any:
 
 
 def _config(model: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings but those of a machine, and priors, whose features are no settings."""
+    """The settings but those of a machine, and the features of priors; of a user prior, nothing."""
     config: dict[str, Any] = model(**(dict(settings) | {"item_prior": None, "user_prior": None})).to_config()
-    return {name: value for name, value in config.items() if name not in ("device", "num_threads")}
+    config = {name: value for name, value in config.items() if name not in ("device", "num_threads")}
+    prior = settings.get("item_prior")
+    return config if prior is None else config | {"item_prior": prior.to_config()}
 
 
-def _seconds_after(best: Finished, search: Search, base: Any, with_test: bool, refit: bool) -> float:
-    """What the fits after the search take, roughly: a trial takes longer than its fit, of fewer entries."""
+def _seconds_after(best: Finished, base: Any, kept: float, with_test: bool, refit: bool, with_neighbors: bool) -> float:
+    """What comes after the search takes, roughly: `kept` for other searches, and fits, each shorter than a trial."""
     of_best = best.outcome.seconds
-    fits = of_best * (int(with_test) + int(refit)) + CONFIRM * search.seconds
-    if "neighbors" not in search.fixed:
-        fits += of_best + NEIGHBORS * search.seconds
+    fits = of_best * (int(with_test) + int(refit) + int(with_neighbors))
     if with_test:  # the defaults too
         fits += of_best * max(1.0, base.factors / best.factors)
-    return fits
+    return kept + fits
 
 
 def _compare(
@@ -281,8 +353,8 @@ def _notes(
     for name, end in edges.items():
         of = ranges.get(name, f"{space.ranks[0]} ... {space.ranks[-1]}")
         notes.append(f"{name} is at the {end} end of its range ({of}): others may be better")
-    if any("." in p.name for p in space.parameters):
-        notes.append("settings of priors are in the model, but not among those that are saved")
+    if any(p.name.startswith("user_prior.") for p in space.parameters):
+        notes.append("settings of user_prior are in the model, but not among those that are saved")
     if interrupted:
         notes.append("Ctrl-C ended the search early")
     return notes
