@@ -144,3 +144,26 @@ def test_integers_with_larger_ones_among_them():
         ValueError, match="user ids must be integers of 64 bits together, got -5 and 18446744073709551615"
     ):
         NUMBERS.insert([2**64 - 1])
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "int32", "uint32", "int64", "uint64"])
+def test_numbers_that_lie_close_together_are_looked_up_and_others_sorted_alike(kind):
+    from wals_gpu.data.ids import dense_positions
+
+    rng, limits = np.random.default_rng(3), np.iinfo(kind)
+    ends = [(limits.min, limits.min + 100), (limits.max - 100, limits.max)]
+    if limits.max > 40_000:  # as far apart as a table is made for, and one further
+        ends += [(7, 7 + 500 + (1 << 14) - 1), (7, 7 + 500 + (1 << 14)), (limits.min, limits.max)]
+    for low, high in ends:
+        numbers = rng.integers(low, high, 500, dtype=kind, endpoint=True)
+        numbers[17], numbers[400] = low, high
+        distinct, position = np.unique(numbers, return_inverse=True)
+        ids, found = Ids.encode(pa.array(numbers), "user")
+        assert ids.tolist() == distinct.tolist() and found.dtype == np.int32
+        np.testing.assert_array_equal(found, position)
+        dense = dense_positions([numbers[:100], numbers[:0], numbers[100:]])
+        assert (dense is not None) == (high - low < 500 + (1 << 14))
+        if dense is not None:
+            assert dense[0].tolist() == distinct.tolist()
+            np.testing.assert_array_equal(dense[1], position)
+    assert dense_positions([]) is None and dense_positions([np.empty(0, kind)]) is None

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from wals_gpu.data.csr import MAX_SIDE
-from wals_gpu.data.ids import Ids, is_string
+from wals_gpu.data.ids import Ids, dense_positions, is_string
 from wals_gpu.data.source import Column, Source
 from wals_gpu.errors import DataError
 
@@ -74,6 +74,11 @@ def encode(
     column = checked_ids(column, where, source)
     coded = pa.types.is_dictionary(column.type)
     kind = column.type.value_type if coded else column.type
+    if known is None and not coded and pa.types.is_integer(kind):
+        dense = dense_positions([chunk.to_numpy(zero_copy_only=False) for chunk in column.chunks])
+        if dense is not None:
+            _check_number(len(dense[0]), where)
+            return dense[1], Ids(dense[0], side)
     column = column.unify_dictionaries() if coded else column.dictionary_encode()
     # Python never sees a row: codes and the distinct values are all that is handled from here on.
     codes = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in column.chunks])
@@ -89,8 +94,7 @@ def encode(
         raise DataError(f"{where} must have an id in every row, got nulls")
     if source.text_ids and (known is None or known.kind == "integer"):
         distinct = integers_if_all(distinct)
-    if len(distinct) > MAX_SIDE:
-        raise DataError(f"{where} may hold at most {MAX_SIDE} distinct ids, got {len(distinct)}")
+    _check_number(len(distinct), where)
     if known is None:
         ids, position = Ids.encode(distinct, side)
         return position[codes], ids
@@ -105,6 +109,11 @@ def encode(
         return found.astype(np.int32)[codes], known
     find = known.index_of if unknown == "error" else known.find
     return find(distinct.to_numpy(zero_copy_only=False)).astype(np.int32)[codes], known
+
+
+def _check_number(n: int, where: str) -> None:
+    if n > MAX_SIDE:
+        raise DataError(f"{where} may hold at most {MAX_SIDE} distinct ids, got {n}")
 
 
 def integers_among(texts: pa.Array, known: Ids) -> NDArray[np.int64]:

@@ -15,7 +15,47 @@ from wals_gpu.errors import ModelFormatError
 
 #: A bisection step in Python costs about as much as hashing this many ids does in Arrow.
 BISECT_RATIO = 64
+_DENSE_BESIDE = 1 << 14  # numbers that a table may have beyond those that are looked up in it
 _IDS_AT_ONCE = 1 << 16  # that a loop over all ids turns into Python objects
+
+
+def dense_positions(
+    parts: Sequence[NDArray[np.integer]],
+) -> tuple[NDArray[np.integer], NDArray[np.int32]] | None:
+    """The distinct numbers in order, and the position of each number among them, where these lie close together.
+
+    Takes the time of reading and writing a number, where sorting or hashing takes several times that.
+
+    Parameters
+    ----------
+    parts : sequence of integer arrays of one dtype
+        One after another, n numbers.
+
+    Returns
+    -------
+    (distinct, position) : (m,) array of int64 or uint64, (n,) int32 array
+        None: from the least number to the largest there are more than n and some thousand, whose table would not pay.
+    """
+    parts = [part for part in parts if len(part)]
+    n = sum(map(len, parts))
+    if not n:
+        return None
+    low, high = min(int(part.min()) for part in parts), max(int(part.max()) for part in parts)
+    if high - low >= n + _DENSE_BESIDE:
+        return None
+    kind = np.uint64 if high > np.iinfo(np.int64).max else np.int64  # so that no difference overflows
+    seen = np.zeros(high - low + 1, bool)
+    for part in parts:
+        seen[part.astype(kind, copy=False) - kind(low)] = True
+    distinct: NDArray[np.integer] = np.flatnonzero(seen).astype(kind) + kind(low)
+    place = np.cumsum(seen, dtype=np.int32)
+    place -= 1
+    position = np.empty(n, np.int32)
+    begin = 0
+    for part in parts:
+        np.take(place, part.astype(kind, copy=False) - kind(low), out=position[begin : begin + len(part)])
+        begin += len(part)
+    return distinct, position
 
 
 class Ids:
@@ -93,7 +133,10 @@ class Ids:
         position : int32 array, (N,)
         """
         if pa.types.is_integer(values.type):
-            distinct, position = np.unique(values.to_numpy(zero_copy_only=False), return_inverse=True)
+            numbers = values.to_numpy(zero_copy_only=False)
+            if (dense := dense_positions([numbers])) is not None:
+                return cls(dense[0], side), dense[1]
+            distinct, position = np.unique(numbers, return_inverse=True)
             return cls(distinct, side), position.astype(np.int32, copy=False)
         encoded = values.cast(pa.large_string()).dictionary_encode()
         order = pc.sort_indices(encoded.dictionary)

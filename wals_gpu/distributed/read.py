@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix, csr_matrix
 
+from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.data.csr import select
 from wals_gpu.data.ids import Ids
@@ -211,7 +212,11 @@ def merge_entries(
     of_user, of_item = users.rows[rows], items.rows[columns]
     times = _of_one_kind(group, times)
     of_users, times = _delivered(group, users.cuts, of_user, of_item, values, len(items), add_repeats, times)
-    of_items, _ = _delivered(group, items.cuts, of_item, of_user, values, len(users), add_repeats)
+    if group.size == 1:
+        of_items = CpuBackend(1).transpose(of_users)
+        of_items.has_canonical_format = True  # as of_users says, whatever it repeats
+    else:
+        of_items, _ = _delivered(group, items.cuts, of_item, of_user, values, len(users), add_repeats)
     more: dict[str, Any] = {"times": times, "period": period_of_all(group, times)}
     return Shards(
         group, of_users, of_items, users.cuts, items.cuts, users.own, items.own, has_repeats=not add_repeats, **more
@@ -357,18 +362,17 @@ def _delivered(
     times: NDArray[Any] | None = None,
 ) -> tuple[csr_matrix, NDArray[Any] | None]:
     """The rank's rows of a side, of the entries of all ranks; and their times."""
-    owners = cuts.owners(rows)
-    order = np.argsort(owners, kind="stable")
-    n_sent = np.bincount(owners, minlength=group.size)
-    ends = np.cumsum(n_sent)
-    n_received = to_receive(group, n_sent)
-    arrays = []
-    of_entries = [rows.astype(np.int32), columns.astype(np.int32), values]
-    of_entries += [] if times is None else [times.view(np.int64)]
-    for array in of_entries:
-        out = np.empty(sum(n_received), array.dtype)
-        group.exchange_rows(np.split(array[order], ends[:-1]), n_received, out)
-        arrays.append(out)
+    arrays: list[NDArray[Any]] = [rows.astype(np.int32), columns.astype(np.int32), values]
+    arrays += [] if times is None else [times.view(np.int64)]
+    if group.size > 1:
+        owners = cuts.owners(rows)
+        order = np.argsort(owners, kind="stable")
+        n_sent = np.bincount(owners, minlength=group.size)
+        ends = np.cumsum(n_sent)
+        n_received = to_receive(group, n_sent)
+        for number, array in enumerate(arrays):
+            arrays[number] = np.empty(sum(n_received), array.dtype)
+            group.exchange_rows(np.split(array[order], ends[:-1]), n_received, arrays[number])
     own = cuts.of(group.rank)
     own_rows, own_columns, own_values = arrays[:3]
     shape = (own.stop - own.start, n_columns)
