@@ -21,8 +21,8 @@ RESULTS = BENCHMARKS / "results"
 # Set on some machines for OpenBLAS's sake; they would choose its kernels for it.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 PACKAGES = (
-    "wals_gpu implicit irspack cmfrec faiss-cpu hnswlib usearch torch transformers sentence-transformers fastapi "
-    "uvicorn numpy scipy"
+    "wals_gpu implicit irspack cmfrec faiss-cpu hnswlib usearch pyspark torch transformers sentence-transformers "
+    "fastapi uvicorn numpy scipy"
 ).split()
 
 

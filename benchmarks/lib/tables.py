@@ -865,8 +865,26 @@ def job_table(result: dict) -> str:
     return table(header, rows) + caption(result, words, packages=("wals_gpu",))
 
 
+def spark_table(result: dict) -> str:
+    """bench_spark.py: an iteration and the whole job, beside Spark's own ALS."""
+    header = ["system", "s/iteration", "times as fast", "whole job, s", "of it fit", "of it lists", "times as fast"]
+    rows = []
+    for record in result["records"]:
+        cells = [number(record["iteration_seconds"]), f"{record['iteration_seconds_ratio']:.1f}"]
+        cells += [number(record[key]) for key in ("job_seconds", "job_fit_seconds", "job_lists_seconds")]
+        rows.append([record["system"], *cells, f"{record['job_seconds_ratio']:.1f}"])
+    settings = result["settings"]
+    users, items, entries = result["shape"]
+    words = f"{users:,} users, {items:,} items, {entries:,} ratings, rank {settings['factors']}; the job has "
+    words += (
+        f"{settings['job_iterations']} iterations and lists of 10 for all users, from Parquet to Parquet; local mode"
+    )
+    return table(header, rows) + caption(result, words, packages=("wals_gpu", "pyspark"))
+
+
 TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark begins
     "scale": scale_table,
+    "spark": spark_table,
     "job": job_table,
     "read": read_table,
     "fit-": fit_table,
