@@ -713,3 +713,27 @@ def test_known_columns_of_another_table():
     got = as_interactions(more, like=first.columns)
     assert read(got) == [(1, 5, 1.0), (2, 5, 1.0)]  # each row counted 1 there, too
     assert read(as_interactions(more, like=first.columns, value_column="count")) == [(1, 5, 3.0), (2, 5, 4.0)]
+
+
+@pytest.mark.parametrize(
+    "last",
+    ["7", "007", "-3", "9223372036854775807", "18446744073709551615", "18446744073709551616", "x", "1e3"],
+)
+def test_ids_of_many_blocks_are_those_of_one(tmp_path, monkeypatch, last):
+    from wals_gpu.data import text_tables
+
+    rng = np.random.default_rng(0)
+    users = [*rng.integers(-50, 900, 4000).astype(str), last]
+    items = [*(f"i{n}" for n in rng.integers(0, 40, 4000)), "i7"]
+    path = tmp_path / "plays.csv"
+    path.write_text("user_id,item_id\n" + "".join(f"{u},{i}\n" for u, i in zip(users, items, strict=True)))
+    distinct = {text_tables._BLOCK_BYTES: None, 2048: None}
+    for size in distinct:
+        monkeypatch.setattr(text_tables, "_BLOCK_BYTES", size)
+        distinct[size] = read_interactions(path)
+    whole, parts = distinct.values()
+    assert parts.user_ids == whole.user_ids and parts.item_ids == whole.item_ids
+    assert (parts.matrix != whole.matrix).nnz == 0 and parts.matrix.sum() == 4001
+    is_number = last not in ("007", "18446744073709551615", "18446744073709551616", "x", "1e3")  # beside a negative one
+    expected = sorted({int(u) for u in users}) if is_number else sorted(set(users))
+    assert parts.user_ids.tolist() == expected

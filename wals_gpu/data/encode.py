@@ -79,6 +79,11 @@ def encode(
         if dense is not None:
             _check_number(len(dense[0]), where)
             return dense[1], Ids(dense[0], side)
+    if known is None and coded and source.text_ids:
+        numbered = _numbered(column)
+        if numbered is not None:
+            _check_number(len(numbered[0]), where)
+            return numbered[1], Ids(numbered[0], side)
     column = column.unify_dictionaries() if coded else column.dictionary_encode()
     # Python never sees a row: codes and the distinct values are all that is handled from here on.
     codes = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in column.chunks])
@@ -109,6 +114,37 @@ def encode(
         return found.astype(np.int32)[codes], known
     find = known.index_of if unknown == "error" else known.find
     return find(distinct.to_numpy(zero_copy_only=False)).astype(np.int32)[codes], known
+
+
+def _numbered(column: Column) -> tuple[NDArray[np.integer], NDArray[np.int32]] | None:
+    """As :func:`.dense_positions`, of texts that are all written like integers and lie close together as these.
+
+    Each chunk has a dictionary of its own, which may be nearly as long as the chunk: to make one of them all, every
+    text in them is hashed.
+    """
+    numbers, codes = [], []
+    for chunk in column.chunks:
+        texts, code = chunk.dictionary, chunk.indices.to_numpy(zero_copy_only=False)
+        used = np.zeros(len(texts), bool)
+        used[code] = True
+        if not used.all():
+            texts = texts.filter(pa.array(used))
+            code = (np.cumsum(used, dtype=np.int32) - np.int32(1))[code]
+        found = integers_if_all(texts)
+        if len(texts) and (texts.null_count or not pa.types.is_integer(found.type)):
+            return None
+        numbers.append(found.to_numpy(zero_copy_only=False) if len(texts) else np.empty(0, np.int64))
+        codes.append(code)
+    dense = dense_positions(numbers)
+    if dense is None:
+        return None
+    distinct, place = dense
+    position = np.empty(len(column), np.int32)
+    begin = row = 0
+    for some, code in zip(numbers, codes, strict=True):
+        position[row : row + len(code)] = place[begin : begin + len(some)][code]
+        begin, row = begin + len(some), row + len(code)
+    return distinct, position
 
 
 def _check_number(n: int, where: str) -> None:
