@@ -743,6 +743,9 @@ def ranking_target_table(result: dict) -> str:
         seconds = record.get("random", {}).get("seconds")
         rows.append([record["set"], *cells, str(record["trials"]), "-" if seconds is None else number(seconds)])
     header = ["log", "WALS.tune", "without known settings", "random trials", "trials", "their s"]
+    if not any("blind" in record for record in result["records"]):
+        header.pop(2)
+        rows = [[*row[:2], *row[3:]] for row in rows]
     minutes = sorted({record["minutes"] for record in result["records"]})
     words = (
         f"nDCG@20 of the test part and share of that of random trials, one split; searches of {minutes[0]:g} minutes"
