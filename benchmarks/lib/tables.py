@@ -428,9 +428,9 @@ def finetune_table(result: dict) -> str:
             cells.append(cell)
         rows.append([f"{name}, {arm}", *cells])
     settings = result["settings"]
-    words = "in brackets the difference to more iterations on the same splits; rounds kept: "
+    words = "in brackets the difference to more iterations on the same splits; rounds kept on each split: "
     words += "; ".join(f"{name} {', '.join(counts)}" for name, counts in undone.items())
-    words += f"; {len(settings['seeds'])} splits, {settings['factors']} factors, {settings['model']}, "
+    words += f"; {settings['factors']} factors, {settings['model']}, "
     words += f"{settings['rounds']} rounds of {settings['epochs']} epoch and {settings['more_iterations']} iterations, "
     words += f"rate {settings['learning_rate']:g}, layers from {settings['freeze_below']}"
     return table(["set, arm", *columns], rows) + plain_caption(result, words) + "\n"
