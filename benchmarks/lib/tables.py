@@ -361,17 +361,29 @@ def text_table(result: dict, chosen_arms: tuple[str, ...] = ()) -> str:
 _CHOSEN = {"each": "for each split", "once": "once, on the training part of another split"}
 
 
+def values_of_cells(result: dict, columns: Sequence[str]) -> dict[tuple[str, str, str], dict[int, float]]:
+    """Set, arm and column ("cohort metric") -> seed -> value, of what was measured."""
+    values: dict[tuple[str, str, str], dict[int, float]] = {}
+    for record in result["records"]:
+        for column in columns:
+            cohort, metric = column.split(" ", 1)
+            if metric in record.get(cohort, {}):
+                values.setdefault((record["set"], record["arm"], column), {})[record["seed"]] = record[cohort][metric]
+    return values
+
+
+def paired_difference(own: dict[int, float], other: dict[int, float]) -> str:
+    """Mean difference on the same splits, and twice its standard error."""
+    differences = np.array([own[seed] - other[seed] for seed in own])
+    return f"{differences.mean():+.4f} ± {2 * differences.std(ddof=1) / np.sqrt(len(differences)):.4f}"
+
+
 def text_cells_table(result: dict) -> str:
     """Of bench_text.py: how far `texts` and `default` are from the best of what one can do without this prior.
 
     The interval is twice the standard error of the mean difference on the same splits.
     """
-    values: dict[tuple[str, str, str], dict[int, float]] = {}
-    for record in result["records"]:
-        for column in TEXT_COLUMNS:
-            cohort, metric = column.split(" ", 1)
-            if metric in record.get(cohort, {}):
-                values.setdefault((record["set"], record["arm"], column), {})[record["seed"]] = record[cohort][metric]
+    values = values_of_cells(result, TEXT_COLUMNS)
     rows = []
     for name in dict.fromkeys(key[0] for key in values):
         for arm in ("texts", "default"):
@@ -384,9 +396,7 @@ def text_cells_table(result: dict) -> str:
                     cells.append("-")
                     continue
                 best = max(others, key=lambda each: sum(others[each][seed] for seed in own))
-                differences = np.array([own[seed] - others[best][seed] for seed in own])
-                interval = 2 * differences.std(ddof=1) / np.sqrt(len(differences))
-                cells.append(f"{differences.mean():+.4f} ± {interval:.4f} ({best})")
+                cells.append(f"{paired_difference(own, others[best])} ({best})")
             rows.append([f"{name}, {arm}", *cells])
     return table(["set, arm", *TEXT_COLUMNS], rows) + "\nDifference to the best of none, ridge after and irspack.\n"
 
@@ -405,16 +415,11 @@ def encode_table(result: dict) -> str:
 def finetune_table(result: dict) -> str:
     """Of bench_finetune.py, all sets: mean over the seeds, and what the rounds bring beside as many more iterations."""
     columns = ["warm recall@20", "warm ndcg@100", "few-shot recall@100", "cold recall@100", "cold ndcg@100"]
-    values: dict[tuple[str, str, str], dict[int, float]] = {}
-    undone: dict[str, list[str]] = {}
+    values = values_of_cells(result, columns)
+    kept: dict[str, list[str]] = {}
     for record in result["records"]:
-        for column in columns:
-            cohort, metric = column.split(" ", 1)
-            if cohort in record:
-                values.setdefault((record["set"], record["arm"], column), {})[record["seed"]] = record[cohort][metric]
         if "rounds" in record:
-            kept = sum(each["kept"] for each in record["rounds"])
-            undone.setdefault(record["set"], []).append(f"{kept}")
+            kept.setdefault(record["set"], []).append(str(sum(each["kept"] for each in record["rounds"])))
     rows = []
     for name, arm in dict.fromkeys(key[:2] for key in values):
         cells = []
@@ -423,13 +428,12 @@ def finetune_table(result: dict) -> str:
             cell = f"{np.mean(list(own.values())):.4f}" if own else "-"
             before = values.get((name, "text, more iterations", column), {})
             if own and arm == "fine-tuned" and len(own) > 1:
-                differences = np.array([own[seed] - before[seed] for seed in own])
-                cell += f" ({differences.mean():+.4f} ± {2 * differences.std(ddof=1) / np.sqrt(len(own)):.4f})"
+                cell += f" ({paired_difference(own, before)})"
             cells.append(cell)
         rows.append([f"{name}, {arm}", *cells])
     settings = result["settings"]
     words = "in brackets the difference to more iterations on the same splits; rounds kept on each split: "
-    words += "; ".join(f"{name} {', '.join(counts)}" for name, counts in undone.items())
+    words += "; ".join(f"{name} {', '.join(counts)}" for name, counts in kept.items())
     words += f"; {settings['factors']} factors, {settings['model']}, "
     words += f"{settings['rounds']} rounds of {settings['epochs']} epoch and {settings['more_iterations']} iterations, "
     words += f"rate {settings['learning_rate']:g}, layers from {settings['freeze_below']}"
@@ -932,17 +936,21 @@ def load(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
+def load_each(case: str) -> list[dict]:
+    """The results of a case that writes a file for each set."""
+    names = (path.stem for path in sorted(RESULTS.glob(f"{case}-*.json")) if not path.stem.endswith("quick"))
+    return [load(name) for name in names]
+
+
 def load_sets(case: str) -> dict | None:
-    """The results of a case that writes a file for each set, as one; those files have "sets" among their settings."""
-    files = (path for path in sorted(RESULTS.glob(f"{case}-*.json")) if not path.stem.endswith("quick"))
-    results = [result for result in map(load, (path.stem for path in files)) if "sets" in result["settings"]]
+    """All of them as one."""
+    results = load_each(case)
     return {**results[-1], "records": [record for each in results for record in each["records"]]} if results else None
 
 
 def load_text() -> dict | None:
-    """All results of bench_text.py, one file for each set, as one."""
-    results = [load(path.stem) for path in sorted(RESULTS.glob("text-*.json")) if not path.stem.endswith("quick")]
-    results = [result for result in results if "trials" in result["settings"]]  # not of the benchmark as it was once
+    """All results of bench_text.py as one, with the way in which each set was measured."""
+    results = load_each("text")
     if not results:
         return None
     how = {

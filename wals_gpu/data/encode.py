@@ -74,16 +74,15 @@ def encode(
     column = checked_ids(column, where, source)
     coded = pa.types.is_dictionary(column.type)
     kind = column.type.value_type if coded else column.type
+    numbered = None
     if known is None and not coded and pa.types.is_integer(kind):
-        dense = dense_positions([chunk.to_numpy(zero_copy_only=False) for chunk in column.chunks])
-        if dense is not None:
-            _check_number(len(dense[0]), where)
-            return dense[1], Ids(dense[0], side)
-    if known is None and coded and source.text_ids:
+        numbered = dense_positions([chunk.to_numpy(zero_copy_only=False) for chunk in column.chunks])
+    elif known is None and coded and source.text_ids:
         numbered = _numbered(column)
-        if numbered is not None:
-            _check_number(len(numbered[0]), where)
-            return numbered[1], Ids(numbered[0], side)
+    if numbered is not None:
+        numbers, position = numbered
+        _check_number(len(numbers), where)
+        return position, Ids(numbers, side)
     column = column.unify_dictionaries() if coded else column.dictionary_encode()
     # Python never sees a row: codes and the distinct values are all that is handled from here on.
     codes = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in column.chunks])

@@ -112,8 +112,17 @@ def tune_strength(
     return sorted(trials, key=lambda t: -(t.warm ** (1 - cold_weight)) * t.cold**cold_weight)
 
 
+class _OfPrior:
+    """What has settings of a prior as attributes."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the prior, by name."""
+        return {name: getattr(self, name) for name in ("relative_strength", "ridge", "kernel", "cold")}
+
+
 @dataclass(frozen=True)
-class PriorTrial:
+class PriorTrial(_OfPrior):
     """What one choice of settings gave.
 
     Attributes
@@ -133,11 +142,6 @@ class PriorTrial:
     ridge: float = 1.0
     kernel: float = 0.0
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Of the prior, by name."""
-        return {name: getattr(self, name) for name in ("relative_strength", "ridge", "kernel", "cold")}
-
     def scores(self, cold_weight: float) -> NDArray[np.float64]:
         """What it is compared by: ``warm^(1 - w) cold^w`` of the scores of each split.
 
@@ -156,7 +160,7 @@ class PriorTrial:
 
 
 @dataclass(frozen=True)
-class PriorChoice:
+class PriorChoice(_OfPrior):
     """The answer of :func:`tune_prior`.
 
     Attributes
@@ -176,11 +180,6 @@ class PriorChoice:
     ridge: float
     kernel: float
     start: PriorTrial
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Of the prior, by name."""
-        return {name: getattr(self, name) for name in ("relative_strength", "ridge", "kernel", "cold")}
 
     @property
     def trial(self) -> PriorTrial:

@@ -220,7 +220,6 @@ class Search:
     def __init__(self, problem: Problem, space: Space, study: optuna.Study, budget: Budget, seed: int) -> None:
         self._problem, self._space, self._study, self._budget, self._seed = problem, space, study, budget, seed
         self._optuna = import_optuna()
-        self.fixed, self.seconds = problem.fixed, budget.seconds or 0.0
 
     def finished(self) -> list[Finished]:
         """All trials with a score, in their order."""
