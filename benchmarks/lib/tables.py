@@ -440,6 +440,27 @@ def finetune_table(result: dict) -> str:
     return table(["set, arm", *columns], rows) + plain_caption(result, words) + "\n"
 
 
+def encoders_table(result: dict) -> str:
+    """Of bench_encoders.py, all sets: mean over the seeds, and the difference to the first encoder's on the same."""
+    columns = ["warm ndcg@100", "few-shot recall@100", "cold recall@100", "cold ndcg@100"]
+    values = values_of_cells(result, columns)
+    rows, first = [], {}
+    for name, arm in dict.fromkeys(key[:2] for key in values):
+        least = first.setdefault(name, arm)
+        cells = []
+        for column in columns:
+            own = values[name, arm, column]
+            cell = f"{np.mean(list(own.values())):.4f}"
+            if arm != least and len(own) > 1:
+                cell += f" ({paired_difference(own, values[name, least, column])})"
+            cells.append(cell)
+        rows.append([f"{name}, {arm}", *cells])
+    settings = result["settings"]
+    words = "in brackets the difference to the first on the same splits; mean of "
+    words += f"{len(settings['seeds'])} splits; {settings['factors']} factors, encoders in {settings['dtype']}"
+    return table(["set, encoder, layers", *columns], rows) + plain_caption(result, words) + "\n"
+
+
 def arrivals_table(result: dict) -> str:
     """Recall@100 of new items over the interactions that have come, among themselves and among all items."""
     cells: dict[tuple, dict[int, list[tuple[float, float]]]] = {}
@@ -967,8 +988,9 @@ def make_table(name: str) -> str:
         if name == "text-cells":
             return text_cells_table(result)
         return text_table(result, ("none", "default", "irspack") if name == "text-short" else ())
-    if name == "finetune" and (result := load_sets("finetune")):
-        return finetune_table(result)
+    for of_sets, make_one in (("finetune", finetune_table), ("encoders", encoders_table)):
+        if name == of_sets and (result := load_sets(name)):
+            return make_one(result)
     if name in VIEWS:
         source, make = VIEWS[name]
         exists = (RESULTS / f"{source}.json").exists()

