@@ -5,8 +5,9 @@
 Every log is split at random three times (a fifth of the entries is tested), and those with times also by time (three
 windows, each a tenth of every user's entries, see lib/ranking.py). Every entry counts once, in every system. Systems
 with settings search for `--minutes` in the training part alone, each by its own means (workers/worker_ranking.py), and
-are then fitted on all of it; with `--tune-once` the search of the first split of a log serves the others. One evaluator
-takes the lists of all; users without a training entry get what is popular from each system.
+are then fitted on all of it; with `--tune-once` the search of the first split of a log serves the others. Where a log
+is split by time, `WALS.tune` is told when each entry happened; no other search takes times. One evaluator takes the
+lists of all; users without a training entry get what is popular from each system.
 
 Each search and each fit is a process of its own, and is written down when it ends: a run that was stopped goes on where
 it was, and systems or logs can be added. What is already there is kept, unless `--again` names it. Writes
@@ -47,7 +48,7 @@ from lib.common import (
     standard_arguments,
     write_result,
 )
-from lib.ranking import METRICS, SETS, TIMES, WINDOWS, compare, make_split
+from lib.ranking import METRICS, SETS, TIMES, WINDOWS, compare, make_split, times_of
 from lib.tables import ranking_cost_table, ranking_table
 
 OURS = "ours tuned"
@@ -148,6 +149,9 @@ def measure(book: Book, args, name: str, kind: str, number: int, folder: Path, d
         paths = {part: f"{temporary}/{part}.npz" for part in ("train", "test")}
         save_matrix(paths["train"], train)
         save_matrix(paths["test"], test)
+        if kind == "time":
+            paths["times"] = f"{temporary}/times.npy"
+            np.save(paths["times"], times_of(train, name, folder))
         for system in systems:
             key = {"set": name, "kind": kind, "split": number, "system": system, "stage": "fit"}
             values = book.file_of(name, kind, number, system)

@@ -76,6 +76,17 @@ def make_split(name: str, kind: str, number: int, folder: Path) -> tuple[csr_mat
     return window_split(matrix, times, number)
 
 
+def times_of(part: csr_matrix, name: str, folder: Path) -> np.ndarray:
+    """When each entry of a part of a log happened (Z,)."""
+    matrix, times = load_times(name, folder)
+
+    def places(entries):
+        rows = np.repeat(np.arange(entries.shape[0], dtype=np.int64), np.diff(entries.indptr))
+        return rows * entries.shape[1] + entries.indices
+
+    return times[np.searchsorted(places(matrix), places(part))]
+
+
 def tested_users(test: csr_matrix) -> np.ndarray:
     return np.flatnonzero(np.diff(test.indptr))
 

@@ -272,12 +272,15 @@ class Ranker:
         What to import before the clock starts.
     env : dict
         Environment variables of its process.
+    takes_times : bool
+        Whether the search is told when each interaction happened, where a log is split by time.
     """
 
     fit: Callable
     search: Callable | None
     modules: tuple[str, ...]
     env: dict = field(default_factory=dict)
+    takes_times: bool = False
 
 
 RANKERS = {
@@ -289,7 +292,7 @@ RANKERS = {
     "irspack tuned": Ranker(fit_irspack, search_irspack, ("irspack", "optuna")),
     "ours": Ranker(fit_ours, None, ("wals_gpu",)),
     "ours, neighbors": Ranker(fit_ours_with_neighbors, None, ("wals_gpu",)),
-    "ours tuned": Ranker(fit_ours, search_ours, ("wals_gpu",)),
+    "ours tuned": Ranker(fit_ours, search_ours, ("wals_gpu",), takes_times=True),
 }
 
 
@@ -323,7 +326,14 @@ def main() -> None:
             settings, facts = random_ours(train, spec["trials"], seed, threads, Path(spec["diary"]))
         else:
             search = search_blind if spec["stage"] == "blind" else ranker.search
-            settings, facts = search(train, spec["seconds"], seed, threads)
+            data = train
+            if ranker.takes_times and "times" in spec:
+                from wals_gpu.data.interactions import Interactions
+
+                data = Interactions(train, times=np.load(spec["times"]))
+            settings, facts = search(data, spec["seconds"], seed, threads)
+            if data is not train:
+                facts["times"] = True
         result = {
             "seconds": rounded(time.perf_counter() - start),
             "settings": {name: plain(value) for name, value in settings.items()},

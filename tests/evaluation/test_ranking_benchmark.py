@@ -59,6 +59,16 @@ def test_a_window_is_what_comes_after_the_training_part_of_each_user(ranking, lo
         assert set(train[row].indices) == (set(items[: end - size]) if is_kept else set())
 
 
+def test_a_part_has_the_times_of_its_entries(ranking, log, monkeypatch):
+    matrix, times = log
+    monkeypatch.setattr(ranking, "load_times", lambda *_: log)
+    train, _ = ranking.window_split(matrix, times, 1)
+    found = ranking.times_of(train, "ml-100k", Path("nowhere"))
+    rows = np.repeat(np.arange(train.shape[0]), np.diff(train.indptr))
+    when = dict(zip(zip(*matrix.nonzero(), strict=True), times, strict=True))
+    assert [when[entry] for entry in zip(rows, train.indices, strict=True)] == found.tolist()
+
+
 def test_entries_of_one_moment_are_divided_at_random_and_alike_each_time(ranking, log):
     matrix, times = log
     first, again, other = (ranking.window_split(matrix, times * 0, 0, seed)[1] for seed in (0, 0, 1))

@@ -164,6 +164,28 @@ def test_the_times_of_interactions_are_taken():
             split(data.matrix)
 
 
+def test_the_latest_of_each_user():
+    rng = np.random.default_rng(6)
+    matrix = csr_matrix(rng.random((40, 30)) < np.linspace(0.02, 0.9, 40)[:, None], dtype=np.float32)
+    times = rng.integers(0, 12, matrix.nnz)  # many a time twice
+    for fraction in (0.05, 0.3, 0.9):
+        train, test = temporal_split(matrix, times, fraction=fraction, per_user=True, random_state=3)
+        size, held = np.diff(matrix.indptr), np.diff(test.indptr)
+        assert (held == np.where(size > 1, np.maximum(1, (fraction * size).astype(int)), 0)).all()
+        assert (train + test != matrix).nnz == 0
+        when = matrix.copy()
+        when.data = times + 1.0
+        for user in np.flatnonzero(held):
+            assert when[user].multiply(train[user]).max() <= when[user].multiply(test[user]).tocoo().data.min()
+    same = np.zeros(matrix.nnz)
+    first, again, other = (temporal_split(matrix, same, per_user=True, random_state=n)[1] for n in (0, 0, 1))
+    assert (first != again).nnz == 0 < (first != other).nnz  # of equal times, at random
+    with pytest.raises(ValueError, match="cutoff is one moment for all users: not with per_user=True, got 4"):
+        temporal_split(matrix, times, cutoff=4, per_user=True)
+    with pytest.raises(ValueError, match="no user has two entries or more, so per_user=True leaves none for test"):
+        temporal_split(csr_matrix(np.eye(3)), np.arange(3), per_user=True)
+
+
 @pytest.mark.parametrize("split", [leave_one_out, temporal_split, last_n, rolling_windows])
 def test_an_array_of_times_beside_what_came_from_a_table_is_refused(split):
     """The rows of the table are in another order than the entries: it gave a random split that looked temporal."""

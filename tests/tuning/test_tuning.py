@@ -319,6 +319,34 @@ def test_the_latest_interactions_are_held_out_where_there_are_times(likes):
     assert not Parts.divide(same, 0.1, 0.1, 0).by_time
 
 
+def test_where_users_come_and_go_each_ones_latest_are_held_out(likes, monkeypatch):
+    """Of the last days alone, hardly anybody was there before; times of a user are in no order of the columns."""
+    monkeypatch.setattr("wals_gpu.tuning.problem._ENOUGH", 4000)
+    entries = likes.tocoo()
+    minutes = np.random.default_rng(4).permutation(entries.nnz)
+    table = pd.DataFrame({"user": entries.row, "item": entries.col, "time": 10**6 * entries.row + minutes})
+    parts = Parts.divide(as_interactions(table, time_column="time"), 0.1, 0.1, 0)
+    assert parts.by_time and parts.held == "latest of each user"
+    size = np.diff(parts.whole.matrix.indptr)
+    assert (np.diff(parts.test.matrix.indptr) == np.where(size > 1, np.maximum(1, size // 10), 0)).all()
+
+    def of_users(part, edge):
+        times = np.full(len(size), np.nan)
+        edge.at(times, np.repeat(np.arange(len(times)), np.diff(part.matrix.indptr)), part.times)
+        return times
+
+    for earlier, later in ((parts.train, parts.valid), (parts.valid, parts.test)):
+        last, first = of_users(earlier, np.fmax), of_users(later, np.fmin)
+        assert (last < first)[np.isfinite(last) & np.isfinite(first)].all()
+    problem = Problem(WALS, {}, parts, "ndcg@10", 0)
+    entries_of = [split.train.nnz for split in problem.splits]
+    assert len(entries_of) > 1 and entries_of == sorted(set(entries_of), reverse=True)  # window before window
+    for split in problem.splits:
+        assert split.train.multiply(split.valid).nnz == 0
+    found = WALS.tune(table, None, trials=2, space=SMALL, time_column="time", num_threads=1)
+    assert found.notes[0].startswith("each user's latest interactions")
+
+
 def test_no_trial_sees_the_test_part(likes):
     parts = Parts.divide(as_interactions(likes), 0.2, 0.25, 3)
     assert parts.train.matrix.multiply(parts.test.matrix).nnz == 0

@@ -251,12 +251,17 @@ def temporal_split(
     *,
     fraction: float = 0.2,
     cutoff: Any = None,
+    per_user: bool = False,
+    random_state: int | np.random.Generator = 0,
     **columns: Any,
 ) -> tuple[Part, Part]:
     """Train on what happened before one moment, test on what happened from it on.
 
     Users and items that appear only after the cutoff keep their row and column: their test entries count (mostly as
     misses), as they would in service.
+
+    With ``per_user=True`` there is no such moment: of each user's entries the latest are tested. Everybody with two
+    entries or more is, also where most are active for some days only, but a model may learn from others what was later.
 
     Parameters
     ----------
@@ -271,7 +276,11 @@ def temporal_split(
     cutoff : number, datetime64, datetime, date, pandas Timestamp, or text such as "2024-01-31", optional
         First moment of the test period: a number where the times are numbers, in their unit; a moment where they are
         dates. A date is its beginning; zones are converted to UTC, in which the times are, and a moment without one is
-        UTC.
+        UTC. Not with ``per_user=True``.
+    per_user : bool, default False
+        Test the latest ``max(1, floor(fraction * n))`` of each user's n entries, where n is 2 or more.
+    random_state : int or numpy.random.Generator, default 0
+        With ``per_user=True``: seed of the choice between a user's entries of the same time.
     **columns
         ``user_column``, ``item_column``, ``value_column``, ``time_column`` and the like of a table.
 
@@ -283,8 +292,8 @@ def temporal_split(
     Raises
     ------
     ValueError
-        If there are no times, ``timestamps`` cannot be used, as of :func:`leave_one_out`, or one of the two sides would
-        be empty.
+        If there are no times, ``timestamps`` cannot be used, as of :func:`leave_one_out`, one of the two sides would
+        be empty, or there is a ``cutoff`` beside ``per_user=True``.
     TypeError, ValueError
         If ``cutoff`` is no moment, or of another kind than the times.
     """
@@ -292,6 +301,18 @@ def temporal_split(
     times, n_entries = whole.needed_times(timestamps), whole.matrix.nnz
     if not n_entries:
         raise ValueError("matrix must have entries to split, got none")
+    if per_user:
+        if cutoff is not None:
+            raise ValueError(f"cutoff is one moment for all users: not with per_user=True, got {cutoff!r}")
+        fraction = number("fraction", fraction, positive=True, below=1)
+        draws = np.random.default_rng(seed("random_state", random_state)).random(n_entries)
+        place = np.empty(n_entries, np.int64)
+        place[np.lexsort((draws, times))] = np.arange(n_entries)
+        per_row = np.diff(whole.matrix.indptr)
+        late = _last_of_each_row(whole.matrix, place, np.maximum(1, (fraction * per_row).astype(np.int64)))
+        if not late.any():
+            raise ValueError("no user has two entries or more, so per_user=True leaves none for test")
+        return whole.divide(late)
     if cutoff is None:
         fraction = number("fraction", fraction, positive=True, below=1)
         first = min(n_entries - round(fraction * n_entries), n_entries - 1)
@@ -578,13 +599,13 @@ class _Whole:
         return self.part(~held_out), self.part(held_out)
 
 
-def _last_of_each_row(matrix: csr_matrix, key: NDArray[Any], n: int) -> NDArray[np.bool_]:
-    """Mask of the n entries with the highest keys of each row that has more than n."""
+def _last_of_each_row(matrix: csr_matrix, key: NDArray[Any], n: int | NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Mask of the n entries with the highest keys of each row that has more than n: one number, or one for each row."""
     order = np.lexsort((key, entry_rows(matrix)))  # by row, then key; stable, so equal keys stay in column order
     per_row = np.diff(matrix.indptr)
     from_end = np.repeat(matrix.indptr[1:], per_row) - np.arange(matrix.nnz)  # n, ..., 2, 1 in each row
     held_out = np.zeros(matrix.nnz, dtype=bool)
-    held_out[order] = (from_end <= n) & np.repeat(per_row > n, per_row)
+    held_out[order] = from_end <= np.repeat(np.where(per_row > n, n, 0), per_row)
     return held_out
 
 

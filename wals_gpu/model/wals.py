@@ -336,8 +336,8 @@ class WALS(Configured):
         Parameters
         ----------
         interactions : matrix (U, I), DataFrame, Arrow table, path or Interactions
-            As for :meth:`fit`. Where there are times (`time_column`), the latest interactions are held out, else some
-            at random.
+            As for :meth:`fit`. Where there are times (`time_column`), the latest interactions are held out, of all or,
+            where these are of too few users who were there before, of each user; else some at random.
         budget : str, float, timedelta or None, default "2min"
             How long it may take, the last fits included: text such as "90s", or a number of seconds. None: as long as
             `trials` take. How many trials a machine makes in a time differs from run to run, and so does the result.

@@ -33,6 +33,9 @@ _USERS, _WATCHED = 4000, 1500
 #: Where there are fewer users than that to measure with, trials that are worth it are measured on other splits, too:
 #: the best of many trials on a few hundred users is the one that was lucky with them.
 _ENOUGH, _MOST_SPLITS = 4000, 4
+#: The latest interactions of all are held out where they measure as many users as that, or this share of those who have
+#: two interactions; else the latest of each user.
+_SHARE_MEASURED = 0.25
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class Parts:
         `search` is `whole` without `test`; `train` and `valid` are its parts.
     test : Interactions or None
         Looked at once, when the search is over.
-    by_time : bool
-        Whether what is held out is what came last; else it was drawn.
+    held : {"latest", "latest of each user", "random"}
+        What is held out.
     """
 
     whole: Interactions
@@ -54,7 +57,12 @@ class Parts:
     train: Interactions
     valid: Interactions
     test: Interactions | None
-    by_time: bool
+    held: str
+
+    @property
+    def by_time(self) -> bool:
+        """Whether what is held out is what came last; else it was drawn."""
+        return self.held != "random"
 
     @classmethod
     def divide(cls, whole: Interactions, validation: float, test: float, seed: int) -> Parts:
@@ -65,27 +73,51 @@ class Parts:
         DataError
             One of the parts would be empty.
         """
-        by_time = whole.times is not None and _spread(whole.times)
-        search, tested = (whole, None) if not test else _hold_out(whole, test, seed, by_time, "test")
-        train, valid = _hold_out(search, validation / (1 - test), seed + 1, by_time, "validation")
-        return cls(whole, search, train, valid, tested, by_time)
+        if whole.times is None or not _spread(whole.times):
+            return cls._held(whole, validation, test, seed, "random")
+        try:
+            parts = cls._held(whole, validation, test, seed, "latest")
+            if _measures_enough(parts):
+                return parts
+        except DataError:  # as where the last moment has most of the entries
+            pass
+        return cls._held(whole, validation, test, seed, "latest of each user")
+
+    @classmethod
+    def _held(cls, whole: Interactions, validation: float, test: float, seed: int, held: str) -> Parts:
+        search, tested = (whole, None) if not test else _hold_out(whole, test, seed, held, "test")
+        train, valid = _hold_out(search, validation / (1 - test), seed + 1, held, "validation")
+        return cls(whole, search, train, valid, tested, held)
 
 
 def _spread(times: NDArray[Any]) -> bool:
     return bool(len(times)) and bool(times.min() < times.max())
 
 
-def _hold_out(
-    data: Interactions, share: float, seed: int, by_time: bool, name: str
-) -> tuple[Interactions, Interactions]:
+def _measures_enough(parts: Parts) -> bool:
+    """Whether the latest entries of all have enough users who were there before.
+
+    Where most users come for some days and go, the last days are of people who were never seen: of those who can be
+    measured there are then a few, and the best of many trials is the one that was lucky with them.
+    """
+    n_each = np.diff(parts.search.matrix.indptr)
+    measured = (np.diff(parts.valid.matrix.indptr) > 0) & (np.diff(parts.train.matrix.indptr) > 0)
+    return bool(np.count_nonzero(measured) >= min(_ENOUGH, _SHARE_MEASURED * np.count_nonzero(n_each > 1)))
+
+
+def _hold_out(data: Interactions, share: float, seed: int, held: str, name: str) -> tuple[Interactions, Interactions]:
     n = data.matrix.nnz
     try:
-        kept, held = temporal_split(data, fraction=share) if by_time else random_holdout(data, share, seed)
+        if held == "random":
+            kept, out = random_holdout(data, share, seed)
+        else:
+            each = held == "latest of each user"
+            kept, out = temporal_split(data, fraction=share, per_user=each, random_state=seed)
     except ValueError as error:
         raise DataError(f"{name}: {error}") from error
-    if not kept.matrix.nnz or not (held.matrix.data > 0).any():
+    if not kept.matrix.nnz or not (out.matrix.data > 0).any():
         raise DataError(f"{name}={share:.3g} of {n} interactions leaves none on one of the two sides")
-    return kept, held
+    return kept, out
 
 
 @dataclass(frozen=True)
@@ -148,14 +180,24 @@ class Problem:
         rng = np.random.default_rng([seed, 2])
         self.splits = [Split.make(parts.train.matrix, parts.valid.matrix, self._has_prior, rng)]
         self.n_users = int(np.count_nonzero(np.diff(self.splits[0].valid.indptr)))
-        # The future is held out once: there is only one.
-        for number in range(1, 1 if parts.by_time else min(-(-_ENOUGH // self.n_users), _MOST_SPLITS)):
-            self.splits.append(self._draw(np.random.default_rng([seed, 3, number]), rng))
+        earlier = parts.train
+        for number in range(1, min(-(-_ENOUGH // self.n_users), _MOST_SPLITS)):
+            if parts.held == "random":
+                self.splits.append(self._draw(np.random.default_rng([seed, 3, number]), rng))
+                continue
+            # The future is held out once, as there is only one; of what each user had before it, the latest again.
+            if parts.held == "latest" or np.diff(earlier.matrix.indptr).max(initial=0) < 2:
+                break
+            earlier, valid = _hold_out(earlier, self._share, seed + 1 + number, parts.held, "validation")
+            self.splits.append(Split.make(earlier.matrix, valid.matrix, self._has_prior, rng))
         self.chooses_exponent = "popularity_exponent" not in fixed
 
+    @property
+    def _share(self) -> float:
+        return float(self.parts.valid.matrix.nnz / self.parts.search.matrix.nnz)
+
     def _draw(self, rng: np.random.Generator, of_users: np.random.Generator) -> Split:
-        share = self.parts.valid.matrix.nnz / self.parts.search.matrix.nnz
-        return Split.make(*random_holdout(self.parts.search.matrix, share, rng), self._has_prior, of_users)
+        return Split.make(*random_holdout(self.parts.search.matrix, self._share, rng), self._has_prior, of_users)
 
     def afresh(self, number: int) -> Split:
         """Another split of the same kind, that no trial is measured on; not of the future, as there is only one."""

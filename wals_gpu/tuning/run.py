@@ -41,6 +41,12 @@ _NAME = "wals_gpu"
 CONFIRM, PRIOR, NEIGHBORS = 0.12, 0.2, 0.2
 #: Of an item prior, that are tried beside the best factors.
 STRENGTHS, RIDGES, KERNELS = (0.0, 0.25, 0.5, 0.75, 1.0), (0.3, 3.0), (0.0, 0.5)
+#: What is held out, in words.
+_HELD = {
+    "random": "interactions drawn at random",
+    "latest": "the latest interactions",
+    "latest of each user": "each user's latest interactions (the last days have too few users who were there before)",
+}
 #: What items without interactions count in that choice.
 COLD_WEIGHT = 0.25
 
@@ -117,6 +123,7 @@ def tune(
         "metric": metric,
         "validation": validation,
         "test": test,
+        "held out": parts.held,
         "space": searched.describe(),
         "settings": {
             name: _comparable(value) for name, value in fixed.items() if name not in ("device", "num_threads")
@@ -330,8 +337,7 @@ def _notes(
     space: Space,
     interrupted: bool,
 ) -> list[str]:
-    held = "the latest interactions were held out" if parts.by_time else "interactions drawn at random were held out"
-    notes = [f"{held}: {parts.valid.matrix.nnz:,} to choose settings with"]
+    notes = [f"{_HELD[parts.held]} were held out: {parts.valid.matrix.nnz:,} to choose settings with"]
     if n_splits > 1:
         notes[0] += f" ({n_splits} times, as these are few users)"
     if parts.test is not None:
