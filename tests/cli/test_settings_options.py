@@ -87,7 +87,7 @@ def test_evaluate_takes_a_config(run, plays, config):
     ("content", "message"),
     [
         ('{"factors": 0}', "c.json: factors must be an integer from 1 to 8192, got 0"),
-        ('{"iteration": 5}', "c.json: a config has no setting 'iteration'; did you mean iterations?"),
+        ('{"iteration": 5}', "c.json: a config has no setting 'iteration'; did you mean 'iterations'?"),
         ('{"objective": {"name": "ials", "alhpa": 1}}', "c.json: objective 'ials' has no parameter 'alhpa'"),
         ('{"factors": 5,}', "c.json is not JSON: "),
         ("[]", "c.json: a config must be an object of settings by name"),

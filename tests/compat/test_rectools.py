@@ -111,7 +111,7 @@ def test_configs_and_files(dataset, fitted, tmp_path):
     new = pd.DataFrame({Columns.User: [7], Columns.Item: [7], Columns.Weight: 1.0, Columns.Datetime: "2024-05-01"})
     partial.fit_partial(Dataset.construct(pd.concat([table, new])), epochs=1)
     assert partial.model.n_users == 41 and partial.model.n_items == 31
-    with pytest.raises(ValueError, match="a config has no setting 'iteration'; did you mean iterations"):
+    with pytest.raises(ValueError, match="a config has no setting 'iteration'; did you mean 'iterations"):
         WALSModel.from_config({"settings": {"iteration": 3}})
 
 

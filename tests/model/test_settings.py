@@ -133,8 +133,8 @@ def test_a_saved_model_can_be_read_whatever_was_set_since(likes, tmp_path):
             9,
             r"missing_weight is a parameter of the objective 'eals', not of 'hu': model.objective = make_obj",
         ),
-        ("iteratons", 3, "WALS has no setting iteratons; did you mean iterations?"),
-        ("regularisation", 3, "did you mean regularization?"),
+        ("iteratons", 3, "WALS has no setting iteratons; did you mean 'iterations'?"),
+        ("regularisation", 3, "did you mean 'regularization'?"),
         ("validation", 0.1, r"validation is an argument of fit: model.fit\(interactions, validation=0.1\)"),
         ("xyz", 3, "WALS has no setting xyz; it has factors, objective, iterations"),
     ],
@@ -253,7 +253,7 @@ def test_set_params_changes_all_or_nothing():
     assert (model.factors, model.objective) == (5, make_objective("hu", alpha=4, regularization=1.5))
     for params, error, message in [
         ({"factors": 6, "iterations": -1}, ValueError, "iterations must be"),
-        ({"factors": 6, "factorz": 3}, ValueError, "WALS has no setting factorz; did you mean factors?"),
+        ({"factors": 6, "factorz": 3}, ValueError, "WALS has no setting factorz; did you mean 'factors'?"),
         ({"factors": 6, "nu": 3}, TypeError, "objective 'hu' has no parameter nu; it has regularization, alpha"),
         ({"factors": 6, "objective": "ials"}, TypeError, "objective 'ials' has no parameter"),
         ({"factors": 6, "objective": make_objective("ials")}, TypeError, "objective is already a Ials; set"),
@@ -270,20 +270,21 @@ def test_set_params_changes_all_or_nothing():
 
 def test_names_that_are_none_say_what_was_meant():
     for call, message in [
-        (lambda: WALS(iteratons=3), "has no setting iteratons.*; did you mean iterations?"),
-        (lambda: WALS(objective="hu", alfa=3), "has no parameter alfa; it has .*; did you mean alpha?"),
+        (lambda: WALS(iteratons=3), "has no setting iteratons.*; did you mean 'iterations'?"),
+        (lambda: WALS(factor=3), "has no setting factor, .* no parameter factor; .*; did you mean 'factors'?"),
+        (lambda: WALS(objective="hu", alfa=3), "has no parameter alfa; it has .*; did you mean 'alpha'?"),
         (
             lambda: WALS(2).fit(np.eye(3), usr_column="a"),
-            r"fit\(\) has no argument 'usr_column'; did you mean user_col",
+            r"fit\(\) has no argument 'usr_column'; did you mean 'user_col",
         ),
         (
             lambda: WALS(2).fit(np.eye(3), valdation=0.1),
-            r"fit\(\) has no argument 'valdation'; did you mean validation",
+            r"fit\(\) has no argument 'valdation'; did you mean 'validation",
         ),
-        (lambda: WALS(2).fit(np.eye(3)).update_users(np.eye(3), valu_column=3), "did you mean value_column?"),
+        (lambda: WALS(2).fit(np.eye(3)).update_users(np.eye(3), valu_column=3), "did you mean 'value_column'?"),
         (lambda: WALS(2).fit(np.eye(3)).fold_in(np.eye(3), usr_column=3), r"fold_in\(\) has no argument 'usr_column'"),
-        (lambda: WALS(2).fit(np.eye(3)).recommend_for(np.eye(3), fliter_seen=3), "did you mean filter_seen?"),
-        (lambda: WALS(2).fit(np.eye(3)).score(np.eye(3), mertic=3), "did you mean metric?"),
+        (lambda: WALS(2).fit(np.eye(3)).recommend_for(np.eye(3), fliter_seen=3), "did you mean 'filter_seen'?"),
+        (lambda: WALS(2).fit(np.eye(3)).score(np.eye(3), mertic=3), "did you mean 'metric'?"),
     ]:
         with pytest.raises(TypeError, match=message):
             call()
@@ -477,7 +478,7 @@ def test_a_config_that_was_written_by_hand(tmp_path):
         ("[" * 100_000, ValueError, "is not JSON"),
         ('{"factors": 4, "factors": 5}', ValueError, "'factors' is given twice"),
         ("[4]", TypeError, r"a config must be an object of settings by name, got \[4\]"),
-        ('{"factrs": 4}', ValueError, "a config has no setting 'factrs'; did you mean factors?"),
+        ('{"factrs": 4}', ValueError, "a config has no setting 'factrs'; did you mean 'factors'?"),
         ('{"factors": "4"}', TypeError, "factors must be an integer from 1 to 8192, got '4'"),
         ('{"factors": NaN}', TypeError, "factors must be an integer"),
         ('{"init_scale": Infinity}', ValueError, "init_scale must be a finite number"),
@@ -488,7 +489,11 @@ def test_a_config_that_was_written_by_hand(tmp_path):
         ('{"objective": {"name": "hu", "alpha": "3"}}', TypeError, "alpha of objective 'hu' must be"),
         ('{"objective": {"name": "hu", "alpha": 3}, "alpha": 3}', ValueError, "alpha is given twice"),
         ('{"item_prior": {"strength": 3}}', ValueError, "the config has settings of an item_prior, whose features"),
-        ('{"item_prior": {"strenght": 3}}', ValueError, "item_prior has no setting 'strenght'; did you mean strength?"),
+        (
+            '{"item_prior": {"strenght": 3}}',
+            ValueError,
+            "item_prior has no setting 'strenght'; did you mean 'strength'?",
+        ),
         ('{"item_prior": 3}', ValueError, "a config has no item_prior"),
         ('{"user_prior": {"strength": 3}}', ValueError, "a config has no user_prior"),
     ],
@@ -509,7 +514,7 @@ def test_a_config_that_is_no_file(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="is not JSON"):
         WALS.from_config(tmp_path / "binary")
-    with pytest.raises(TypeError, match="a config must be a dict or the path of a JSON file, got 3"):
+    with pytest.raises(TypeError, match="a config must be a dict or the path of a JSON file, got int"):
         WALS.from_config(3)
 
 

@@ -12,6 +12,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from wals_gpu import WALS
+from wals_gpu.interactions import Interactions
 from wals_gpu.priors import LinearPrior
 
 pytest.importorskip("optuna")
@@ -58,6 +59,16 @@ def test_features_that_say_nothing_are_turned_off_and_others_are_kept(tastes):
 def test_what_is_given_is_not_searched(tastes, given):
     found = WALS.tune(tastes, None, item_prior=LinearPrior(KINDS, **given), test=0, refit=False, **QUICK)
     assert found.prior is None and vars(found.best_settings["item_prior"]).items() >= given.items()
+
+
+def test_the_prior_is_searched_beside_times_and_stays_where_items_are_too_few(tastes):
+    options = {"test": 0, "refit": False} | QUICK
+    plays = Interactions(tastes, times=np.random.default_rng(0).permutation(tastes.nnz))
+    found = WALS.tune(plays, None, item_prior=LinearPrior(KINDS), **options)
+    assert "latest" in found.notes[0] and "on each of 3 splits" in found.notes[-1]
+    assert f"{found.prior.relative_strength:g}" == dict(found._lines())["item_prior.relative_strength"]
+    few = WALS.tune(tastes[:, :4], None, item_prior=LinearPrior(KINDS[:4]), **options)
+    assert "item_prior has the settings that it came with: fraction=0.1 of 4 items" in few.notes[-1]
 
 
 def test_a_saved_search_gives_its_settings_to_models_with_features(tastes, tmp_path):

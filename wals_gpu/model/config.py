@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from wals_gpu.checks import warn
-from wals_gpu.model.settings import SETTINGS, Settings, did_you_mean
+from wals_gpu.checks import did_you_mean, warn
+from wals_gpu.model.settings import SETTINGS, Settings
 from wals_gpu.objective.presets import PRESETS
 from wals_gpu.priors.linear import LinearPrior
 
@@ -70,7 +70,9 @@ def read_config(source: Any) -> dict[str, Any]:
     if isinstance(source, Mapping):
         return arguments_of(source)
     if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f"a config must be a dict or the path of a JSON file, got {source!r:.60}")
+        # A search is what comes to mind where the file that it saved is asked for.
+        hint = "; its attribute config is one" if isinstance(getattr(source, "config", None), Mapping) else ""
+        raise TypeError(f"a config must be a dict or the path of a JSON file, got {type(source).__name__}{hint}")
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"no config at {path}")

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from wals_gpu.backends.session import Backend
+from wals_gpu.checks import did_you_mean
 from wals_gpu.model.config import config_of, read_config, with_prior
-from wals_gpu.model.settings import SETTINGS, ModelOptions, Settings, did_you_mean, how_to_set, is_free
+from wals_gpu.model.settings import SETTINGS, ModelOptions, Settings, how_to_set, is_free
 from wals_gpu.objective.bound import Objective
 from wals_gpu.objective.options import Unpack
 from wals_gpu.priors.linear import LinearPrior
@@ -134,7 +135,7 @@ class Configured:
         own, others = (*SETTINGS, *self.objective.parameters()), ModelOptions.__annotations__
         for name in params:
             if name not in own and name not in others:
-                raise ValueError(f"WALS has no setting {name}{did_you_mean(name, own, others)}")
+                raise ValueError(f"WALS has no setting {name}{did_you_mean(name, own) or did_you_mean(name, others)}")
         self._take_settings(self._settings().changed(params))
         return self
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from numpy.typing import DTypeLike
 from wals_gpu.backends.devices import limits, make_backend
 from wals_gpu.backends.session import Backend
 from wals_gpu.backends.solve import SolveOptions
-from wals_gpu.checks import flag, integer, number, seed
+from wals_gpu.checks import did_you_mean, flag, integer, number, seed
 from wals_gpu.objective.bound import Objective
 from wals_gpu.objective.options import ObjectiveOptions
 from wals_gpu.objective.presets import PRESETS, make_objective
@@ -23,7 +22,7 @@ from wals_gpu.priors.linear import LinearPrior
 from wals_gpu.training.calibration import check_exponent
 from wals_gpu.training.plan import FitSettings
 
-__all__ = ["SETTINGS", "ModelOptions", "Settings", "check_names", "did_you_mean", "how_to_set", "is_free"]
+__all__ = ["SETTINGS", "ModelOptions", "Settings", "check_names", "how_to_set", "is_free"]
 
 
 class ModelOptions(ObjectiveOptions, total=False):
@@ -212,16 +211,18 @@ def _with_parameters(objective: Objective, params: Mapping[str, Any]) -> Objecti
 
 def check_names(params: Mapping[str, Any], objective: Any) -> None:
     """TypeError, with the name that may have been meant, where a parameter is of no objective and no setting."""
-    unknown = [name for name in params if name not in _parameters()]
-    if unknown:
-        of_preset = ""
-        if isinstance(objective, str) and objective in PRESETS:
-            accepted = [field.name for field in dataclasses.fields(PRESETS[objective])]
-            of_preset = f", and objective {objective!r} has no parameter {unknown[0]}; it has {', '.join(accepted)}"
-            hint = did_you_mean(unknown[0], (*SETTINGS, *accepted), _parameters())
-        else:
-            hint = did_you_mean(unknown[0], SETTINGS, _parameters())
-        raise TypeError(f"WALS has no setting {unknown[0]}{of_preset}{hint}")
+    known, of_preset = _parameters(), ""
+    own = known
+    if isinstance(objective, str) and objective in PRESETS:
+        own = tuple(field.name for field in dataclasses.fields(PRESETS[objective]))
+    for name in params:
+        # "factor" is a parameter of a preset that few use, and "factors" what others mean by it.
+        if name in own or (name in known and f"{name}s" not in SETTINGS):
+            continue
+        if own is not known:
+            of_preset = f", and objective {objective!r} has no parameter {name}; it has {', '.join(own)}"
+        hint = did_you_mean(name, (*SETTINGS, *own)) or did_you_mean(name, known)
+        raise TypeError(f"WALS has no setting {name}{of_preset}{hint}")
 
 
 def is_free(model: type, name: str) -> bool:
@@ -254,15 +255,6 @@ def how_to_set(name: str, value: Any, objective: Objective, fit_arguments: Colle
         return f"{name} is an argument of fit: model.fit(interactions, {name}={shown})"
     hint = did_you_mean(name, (*SETTINGS, *objective.parameters()))
     return f"WALS has no setting {name}{hint or '; it has ' + ', '.join(SETTINGS)}"
-
-
-def did_you_mean(name: str, names: Collection[str], others: Collection[str] = ()) -> str:
-    """The end of a message: the known name that is most like an unknown one, of `others` only where none else is."""
-    for group in (names, others):
-        close = difflib.get_close_matches(str(name), group, 1)
-        if close:
-            return f"; did you mean {close[0]}?"
-    return ""
 
 
 def _parameters() -> tuple[str, ...]:

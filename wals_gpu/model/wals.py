@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.devices import make_backend
-from wals_gpu.checks import integer, warn
+from wals_gpu.checks import did_you_mean, integer, warn
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames, as_interactions
 from wals_gpu.data.options import ColumnOptions
@@ -29,7 +29,7 @@ from wals_gpu.model.files import SavedModel, is_in_halves, read_model, unreadabl
 from wals_gpu.model.plot import plot_history
 from wals_gpu.model.recommendations import Explanation, Recommendations, RecommendationsChunk
 from wals_gpu.model.reranking import make_reranking
-from wals_gpu.model.settings import ModelOptions, did_you_mean
+from wals_gpu.model.settings import ModelOptions
 from wals_gpu.model.vectors import score_vectors
 from wals_gpu.objective.bound import BoundObjective, Objective
 from wals_gpu.objective.options import ObjectiveOptions, Unpack

@@ -94,8 +94,7 @@ def tune_strength(
     cold_weight = number("cold_weight", cold_weight, high=1)
     heldout = number("heldout", heldout, positive=True, below=1)
     k = integer("k", k, 1)
-    options: Mapping[str, Any] = columns
-    data = as_interactions(interactions, dtype=model.dtype, **options)
+    data = _read(model, interactions, columns)
     split = _ColdSplit.make(data.matrix, heldout, integer("random_state", random_state, 0))
 
     trials = []
@@ -277,8 +276,7 @@ def tune_prior(
     heldout = number("heldout", heldout, positive=True, below=1)
     splits, k = integer("splits", splits, 1), integer("k", k, 1)
     random_state = integer("random_state", random_state, 0)
-    options: Mapping[str, Any] = columns
-    data = as_interactions(interactions, dtype=model.dtype, **options)
+    data = _read(model, interactions, columns)
     walk = _PriorWalk(model, data, range(random_state, random_state + splits), heldout, k, cold_weight, deadline)
     own = _PriorSettings(usual, prior.ridge, prior.kernel)
     walk.measure([own, *(own._replace(strength=strength) for strength in tried)])
@@ -292,6 +290,11 @@ def tune_prior(
     return PriorChoice(
         found.relative_strength, found.cold, tuple(ordered), found.ridge, found.kernel, walk.trials[walk.start]
     )
+
+
+def _read(model: Any, interactions: Any, columns: Mapping[str, Any]) -> Interactions:
+    """Without times: what is hidden is drawn, and a part of the entries cannot have the times of all."""
+    return replace(as_interactions(interactions, dtype=model.dtype, **columns), times=None)
 
 
 class _PriorSettings(NamedTuple):

@@ -306,7 +306,11 @@ class Tuning:
     # ------------------------------------------------------------------------------------------------ in words
 
     def _lines(self) -> list[tuple[str, object]]:
-        lines: list[tuple[str, object]] = [(name, _short(value)) for name, value in self.best_settings.items()]
+        settings = dict(self.best_settings)
+        if self.prior is not None:  # what was chosen, in place of features
+            del settings["item_prior"]
+            settings |= {f"item_prior.{name}": value for name, value in self.prior.settings.items()}
+        lines: list[tuple[str, object]] = [(name, _short(value)) for name, value in settings.items()]
         lines.append(
             (f"{self.metric} of validation", f"{self.validation_score:.4f}, the best of {len(self.trials)} trials")
         )

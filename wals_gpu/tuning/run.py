@@ -16,7 +16,7 @@ from wals_gpu.checks import integer, number
 from wals_gpu.data.interactions import as_interactions
 from wals_gpu.data.progress import tqdm
 from wals_gpu.data.stored import StoredMatrix
-from wals_gpu.errors import DataError, ModelFitError
+from wals_gpu.errors import ModelFitError
 from wals_gpu.evaluation.metrics import bootstrap_interval
 from wals_gpu.evaluation.report import evaluate
 from wals_gpu.evaluation.times import seconds_of
@@ -133,6 +133,7 @@ def tune(
     beside: list[NeighborTrial] = []
     confirmed: list[Confirmed] = []
     prior: PriorChoice | None = None
+    of_prior: list[str] = []
     first = Search(problem, searched, study, Budget(seconds, trials, began), seed)
     spent = sum(one.outcome.seconds for one in first.finished())
     limits = Budget(seconds, trials, began, spent)
@@ -150,7 +151,7 @@ def tune(
             interrupted, confirmed = _confirm(problem, found, limits)
         best = confirmed[0].settled() if confirmed else best_of(found)
         if with_prior and not interrupted:
-            interrupted, prior = _search_prior(problem, best, limits)
+            interrupted, prior, of_prior = _search_prior(problem, best, limits)
         if with_neighbors and not interrupted:
             interrupted, beside = _search_neighbors(problem, best, _of_prior(prior), limits)
     if not best.outcome.is_whole and not best.outcome.score:
@@ -182,7 +183,7 @@ def tune(
         edges=edges,
         notes=_notes(parts, len(problem.splits), comparison, edges, searched, interrupted)
         + _of_confirmed(confirmed, metric)
-        + _words_of_prior(prior)
+        + of_prior
         + _of_neighbors(beside, metric),
         config=_config(model, settings),
         interrupted=interrupted,
@@ -222,20 +223,21 @@ def _searches_prior(problem: Problem, space: Space) -> bool:
     )
 
 
-def _search_prior(problem: Problem, best: Finished, budget: Budget) -> tuple[bool, PriorChoice | None]:
-    """Settings of the item prior beside the best factors; and whether Ctrl-C ended it, which leaves it as it was."""
+def _search_prior(problem: Problem, best: Finished, budget: Budget) -> tuple[bool, PriorChoice | None, list[str]]:
+    """Whether Ctrl-C ended it, settings of the item prior beside the best factors, and what to say of them."""
     chosen = dict(best.settings) | {"iterations": best.outcome.iterations}
     model = problem.model(**(problem.settings(chosen) | {"compute_loss": False, "popularity_exponent": 0.0}))
     deadline = None if budget.seconds is None else time.perf_counter() + PRIOR * budget.seconds
     options: dict[str, Any] = {"ridges": RIDGES, "kernels": KERNELS, "random_state": int(model.random_state)}
     try:
-        return False, tune_prior(
+        choice = tune_prior(
             model, problem.parts.search, STRENGTHS, **options, cold_weight=COLD_WEIGHT, deadline=deadline
         )
     except KeyboardInterrupt:
-        return True, None
-    except DataError:  # too few items to take some away
-        return False, None
+        return True, None, []
+    except ValueError as error:  # too few items to take some away: what the search found is worth keeping
+        return False, None, [f"item_prior has the settings that it came with: {error}"]
+    return False, choice, _words_of_prior(choice)
 
 
 def _of_prior(choice: PriorChoice | None) -> dict[str, Any]:
@@ -243,9 +245,7 @@ def _of_prior(choice: PriorChoice | None) -> dict[str, Any]:
     return {} if choice is None else {f"item_prior.{name}": value for name, value in choice.settings.items()}
 
 
-def _words_of_prior(choice: PriorChoice | None) -> list[str]:
-    if choice is None:
-        return []
+def _words_of_prior(choice: PriorChoice) -> list[str]:
     n = len(choice.start.warm_scores)
     if choice.settings == choice.start.settings:
         return [f"{len(choice.trials) - 1} other settings of item_prior are not better on each of {n} splits"]
