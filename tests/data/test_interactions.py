@@ -332,6 +332,8 @@ def test_columns_by_usual_name_and_by_argument():
     assert as_interactions(table, value_column="timestamp").matrix.toarray().tolist() == [[0], [1]]
     assert as_interactions(table, value_column=False).matrix.toarray().tolist() == [[1], [1]]
     assert as_interactions(table.drop_columns(["rating"])).matrix.toarray().tolist() == [[1], [1]]
+    bought = pa.table({"user": [1, 2], "bought": [5, 5]})  # a name of values, too
+    assert as_interactions(bought, item_column="bought").matrix.toarray().tolist() == [[1], [1]]
 
 
 @pytest.mark.parametrize(
@@ -757,6 +759,16 @@ def test_ids_and_times_of_another_kind_are_refused():
     ):
         with pytest.raises(TypeError, match=text):
             Interactions(matrix, **fields)
+
+
+def test_interactions_are_shown_in_a_line():
+    table = {"user": ["a", "b", "a"], "item": [1, 2, 2], "day": np.arange(3, 6).astype("datetime64[D]")}
+    data = as_interactions(pa.table(table), time_column="day")
+    assert repr(data) == (
+        "Interactions(2 users x 2 items, 3 entries, Ids(2 user ids, string: 'a', 'b'), Ids(2 item ids, integer: 1, 2), "
+        f"times {data.times.min()} ... {data.times.max()})"
+    )
+    assert repr(Interactions(np.eye(2))).startswith("Interactions(array(")
 
 
 # --- the page for users --------------------------------------------------------------------------------------------

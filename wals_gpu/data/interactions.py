@@ -92,6 +92,17 @@ class Interactions:
         if not isinstance(self.times, (np.ndarray, type(None))):
             raise TypeError(f"times of Interactions must be an array, got {self.times!r:.60}")
 
+    def __repr__(self) -> str:
+        """Sizes and the first ids, in place of all values and times."""
+        parts = [repr(self.matrix)]
+        if hasattr(self.matrix, "nnz"):
+            n_users, n_items = self.matrix.shape
+            parts = [f"{n_users:,} users x {n_items:,} items", f"{self.matrix.nnz:,} entries"]
+        parts += [repr(ids) for ids in (self.user_ids, self.item_ids) if ids is not None]
+        if self.times is not None and len(self.times):
+            parts.append(f"times {self.times.min()} ... {self.times.max()}")
+        return f"Interactions({', '.join(parts)})"
+
 
 @dataclass(frozen=True)
 class _Wanted:
@@ -493,9 +504,10 @@ def _choose(source: Source, wanted: _Wanted) -> ColumnNames:
 
     user, item = choose(choose_user, wanted.user_column), choose(choose_item, wanted.item_column)
     value = None
-    if wanted.value_column is not False:
-        given = wanted.value_column is not None
-        value = choose(choose_named, wanted.value_column, "value_column") if given else choose(choose_value)
+    if wanted.value_column is None:
+        value = choose(choose_value, (user, item))
+    elif wanted.value_column is not False:
+        value = choose(choose_named, wanted.value_column, "value_column")
     time, hint = None, ""
     if wanted.time_column is not None:
         time = choose(choose_named, wanted.time_column, "time_column")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from wals_gpu.checks import number
+from wals_gpu.checks import number, with_ids
 from wals_gpu.data.csr import as_csr
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.data.titles import is_missing
@@ -44,12 +44,16 @@ def _embeddings(fitted: Fitted, items: Any) -> Any:
     if hasattr(items, "to_pylist"):  # of Arrow
         items = items.to_pylist()
     texts = list(items) if getattr(items, "ndim", 0) == 1 or type(items).__name__ == "Series" else items
-    is_texts = isinstance(texts, Sequence) and all(isinstance(text, str) or is_missing(text) for text in texts)
+    is_texts = isinstance(texts, Sequence) and all(
+        isinstance(text, str) or (not np.ndim(text) and is_missing(text)) for text in texts
+    )
     return fitted.item_prior.encode(texts) if is_texts else items
 
 
 def add_items(fitted: Fitted, items: Any, ids: ArrayLike | None, mode: str | None) -> tuple[Fitted, NDArray[Any]]:
     """With items that have no interactions yet; and their ids, or column numbers."""
+    if fitted.item_ids is not None or isinstance(items, Mapping):  # else an index says nothing: columns are counted
+        items, ids = with_ids("text or embedding", items, ids)
     embeddings = _embeddings(fitted, items)
     prior, bound = fitted.item_prior, changeable(fitted)
     assert prior is not None and prior.mean is not None

@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from wals_gpu.backends.blas import one_blas_thread
-from wals_gpu.checks import index_of_ids, integer, number, refuse_ids
+from wals_gpu.checks import index_of_ids, integer, number, refuse_ids, with_ids
 from wals_gpu.data.encode import as_plain, checked_ids
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.source import Source
@@ -203,12 +203,9 @@ class LinearPrior:
         """
         from wals_gpu.text.encoders import as_encoder
 
-        if isinstance(texts, Mapping):
-            if ids is not None:
-                raise ValueError("ids must not be given with a mapping of id to text")
-            ids, texts = list(texts), list(texts.values())
-        elif ids is None:
-            ids = index_of_ids(texts)
+        if hasattr(texts, "columns"):
+            raise TypeError(f"texts must be one column of the {type(texts).__name__}, or a mapping of id to text")
+        texts, ids = with_ids("text", texts, ids)
         encoder = as_encoder(encoder)
         embeddings = encoder.encode(texts, show_progress_bar=show_progress)
         return cls(embeddings if ids is None else (ids, embeddings), encoder=encoder, **settings)
@@ -337,9 +334,10 @@ class LinearPrior:
             )
         if self._ids is None:
             if len(self.embeddings) != n_rows:
+                with_ids = "" if ids is None else "; where they have ids, give these too, and they are found by them"
                 raise DataError(
                     f"embeddings of {side}_prior must have one row for each of the {n_rows} {side}s, got shape "
-                    f"{self.embeddings.shape}"
+                    f"{self.embeddings.shape}{with_ids}"
                 )
             return self.embeddings if rows is None else self.embeddings[rows]
         if ids is None:
@@ -351,7 +349,8 @@ class LinearPrior:
         if len(missing):
             raise DataError(
                 f"{side}_prior must have embeddings of every {side} of the interactions; {len(missing)} are missing, "
-                f"such as {', '.join(repr(one) for one in ids.take(missing[:3]).tolist())}"
+                f"such as {', '.join(repr(one) for one in ids.take(missing[:3]).tolist())}: of what nothing is known, "
+                "an empty text, or the mean of the others"
             )
         assert self._row_of_id is not None
         return np.asarray(self.embeddings[self._row_of_id[place]])

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.evaluation.metrics import in_batches, row_metrics
-from wals_gpu.retrieval.neighbors import Extra, Neighbors, topk
-from wals_gpu.training.calibration import Calibration
+from wals_gpu.retrieval.neighbors import Neighbors
+from wals_gpu.training.calibration import Calibration, metric_of_lists
 from wals_gpu.training.neighbors import fit_neighbors
 from wals_gpu.tuning.problem import Problem
 
@@ -77,17 +76,20 @@ def choose_neighbors(
         All that was tried, the factors alone first and what is chosen last: these where nothing is better by more than
         twice the standard error of the mean difference over users.
     """
+    ridges = _places("neighbor_regularization", RIDGES, problem.fixed)
+    weights = _places("neighbor_weight", WEIGHTS, problem.fixed)
     walk = _Walk(problem, chosen, deadline)
     best = walk.measure(0, 0.0, 0.0, exponent)
     alone, values = best, walk.values[best]
     for ridge, weight in _STARTS:
         if walk.settings and walk.is_over():
             break
-        walk.begin([_SIZE, ridge, weight, exponent])
+        here = [ridge if ridge in ridges else ridges[0], weight if weight in weights else weights[0]]
+        walk.begin([_SIZE, *here, exponent])
     for _ in range(2):
         before = list(walk.settings)
-        walk.along(2, WEIGHTS)
-        walk.along(1, RIDGES)
+        walk.along(2, weights)
+        walk.along(1, ridges)
         walk.along(0, [size for size in SIZES if size < problem.splits[0].train.shape[1]] or [_SIZE])
         if problem.chooses_exponent:
             steps = round(_FURTHEST / _STEP)
@@ -99,6 +101,11 @@ def choose_neighbors(
     if found is alone or gain.mean() <= _ERRORS * gain.std() / np.sqrt(len(gain)):
         found = alone
     return [*walk.values, found]
+
+
+def _places(name: str, usual: tuple[float, ...], fixed: Mapping[str, Any]) -> tuple[float, ...]:
+    """What is tried of a setting: what is given stays."""
+    return (float(fixed[name]),) if name in fixed else usual
 
 
 class _Walk:
@@ -157,18 +164,12 @@ class _Walk:
         """The metric of each user of one split."""
         fitted, split = self._fitted[number], self._problem.splits[number]
         calibration = Calibration.of(exponent, split.counts)
-        items, neighbors = calibration.scaled(fitted.item_factors), None
+        items, added = calibration.scaled(fitted.item_factors), None
         if size:
-            neighbors = self._neighbors(number, size, ridge).scaled(weight * calibration.multipliers())
-        users, parts = np.flatnonzero(np.diff(split.valid.indptr)), []
-        k, length = self._problem.k, min(self._problem.k, len(items))
-        for batch in in_batches(users, length):
-            extra = None if neighbors is None else Extra(neighbors, split.train[batch])
-            found = (fitted.backend, fitted.user_factors[batch], items, length, split.train[batch])
-            ids, _ = topk(*found, extra=extra)
-            metrics = row_metrics(ids, split.valid[batch], [k], None)
-            parts.append(metrics[self._problem.metric])
-        return np.concatenate(parts)
+            added = self._neighbors(number, size, ridge).scaled(weight * calibration.multipliers())
+        users, problem = np.flatnonzero(np.diff(split.valid.indptr)), self._problem
+        given = (fitted.user_factors, items, split.train, split.valid, fitted.backend, users)
+        return metric_of_lists(*given, metric=problem.metric_name, k=problem.k, added=added)
 
     def _neighbors(self, number: int, size: int, ridge: float) -> Neighbors:
         key = (number, size, ridge)
