@@ -216,7 +216,7 @@ def _read_part(name: str, path: Any, group: Group, columns: Mapping[str, Any], k
     period = None if bounds is None or bounds.period is None else bounds.period.to_json()
     found = gather_json(group, None if bounds is None else bounds._replace(period=None))
     periods = [None if one is None else Period.from_json(one) for one in gather_json(group, period)]
-    parts = [Bounds(*one[:-1], of_one) for one, of_one in zip(found, periods, strict=True) if one is not None]
+    parts = [Bounds(*one)._replace(period=of_one) for one, of_one in zip(found, periods, strict=True) if one is not None]
     if not parts:
         raise no_rows(source.what)
     entries = None
