@@ -153,6 +153,8 @@ def test_what_cannot_be_read_is_named(tmp_path):
         read("p.parquet", min_value=9)
     with pytest.raises(DataError, match="min_user_interactions=5 and min_item_interactions=1 leave no interactions"):
         read("p.parquet", min_user_interactions=5)
+    with pytest.raises(ValueError, match="user_ids cannot be used"):
+        read("p.parquet", user_ids=1)
     with pytest.raises(TypeError, match="unexpected argument 'colour'"):
         read("p.parquet", colour=1)
     pq.write_table(make_table("text", 10)[:0], tmp_path / "none.parquet")

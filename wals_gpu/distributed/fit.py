@@ -224,6 +224,7 @@ def read_for(model: WALS, path: Any, group: Group, warm_start: Any = False, **co
     """
     with together(group, "reading the settings"):
         settings = _settings_of(_on_own_device(model))
+    _agreed(group, settings)
     kinds = _known_kinds(settings, Start.of(group, model, warm_start))
     return read_sharded(path, group, settings.factors, settings.options, kinds=kinds, **columns)
 
@@ -268,7 +269,8 @@ def _shards_of(
 ) -> tuple[Shards, csr_matrix | None]:
     """What the rank has to train on, and to find."""
     is_share = isinstance(validation, numbers.Real) and not isinstance(validation, bool)
-    if is_paths(interactions) and (validation is None or is_share or is_table(validation)):
+    in_parts = is_paths(interactions) and not {"user_ids", "item_ids"} & set(columns)
+    if in_parts and (validation is None or is_share or is_table(validation)):
         columns = {"warn_ratings": settings.objective.name != "explicit"} | columns | {"dtype": settings.dtype.name}
         kinds = _known_kinds(settings, start)
         interactions = read_sharded(interactions, group, settings.factors, settings.options, kinds=kinds, **columns)

@@ -31,6 +31,7 @@ from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.checks import warn
 from wals_gpu.data.csr import entry_rows, select
 from wals_gpu.data.encode import written_as_integers
+from wals_gpu.data.files import version_of
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import (
     Bounds,
@@ -55,6 +56,9 @@ __all__ = ["merge_entries", "merge_shards", "read_sharded", "read_validation", "
 
 #: Ids of each rank that ranges are cut by.
 _SAMPLED = 256
+
+#: Options of reading that number what is read; here, all ranks together do.
+_KNOWN_IDS = ("user_ids", "item_ids")
 
 #: Files or folders.
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -98,6 +102,7 @@ def read_sharded(
     DistributedError
         The ranks do not see the same files.
     """
+    agree(group, version=version_of("wals_gpu"), factors=factors, solver=repr(options))
     part = _read_part("interactions", path, group, columns, kinds)
     n_rows = int(of_each(group, len(part.rows)).sum())
     users, items, matrix, times = _by_user(
@@ -192,13 +197,16 @@ def _read_part(name: str, path: Any, group: Group, columns: Mapping[str, Any], k
     sources: list[Source] = []
     seen, rows = "", None
     with together(group, f"reading {name}"):
+        if unfit := [option for option in _KNOWN_IDS if columns.get(option) is not None]:
+            raise ValueError(f"{', '.join(unfit)} cannot be used where each rank reads a part of the rows")
         _check_paths(name, path, group.size)
         source = open_table(name, path, columns)
         pieces = [(1, source)] if source.pieces is None else source.pieces()
         sizes = [size for size, _ in pieces]
         seen = f"{len(sizes)} parts, {sum(sizes)} bytes, {hashlib.sha256(repr(sizes).encode()).hexdigest()[:8]}"
         sources.append(replace(source, pieces=lambda: pieces))
-    agree(group, **{f"files of {name}": seen})
+    options = {option: repr(value) for option, value in sorted(columns.items()) if value is not None}
+    agree(group, **{f"files of {name}": seen, "options of reading": options, "kinds of ids": list(kinds)})
     source, bounds, shown = sources[0], None, list[Any]()
     with together(group, f"reading {name}"):
         mine = part_of(source, group.rank, group.size)
@@ -216,7 +224,9 @@ def _read_part(name: str, path: Any, group: Group, columns: Mapping[str, Any], k
     period = None if bounds is None or bounds.period is None else bounds.period.to_json()
     found = gather_json(group, None if bounds is None else bounds._replace(period=None))
     periods = [None if one is None else Period.from_json(one) for one in gather_json(group, period)]
-    parts = [Bounds(*one)._replace(period=of_one) for one, of_one in zip(found, periods, strict=True) if one is not None]
+    parts = [
+        Bounds(*one)._replace(period=of_one) for one, of_one in zip(found, periods, strict=True) if one is not None
+    ]
     if not parts:
         raise no_rows(source.what)
     entries = None
