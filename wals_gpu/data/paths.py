@@ -311,10 +311,9 @@ def _fragments(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if not os.path.isdir(path):
         yield path, {}
         return
-    keys_of = getattr(ds, "get_partition_keys", None) or ds._get_partition_keys  # pyarrow 14
     for fragment in ds.dataset(path, format="parquet", partitioning="hive").get_fragments():
         if os.path.getsize(fragment.path):
-            yield fragment.path, keys_of(fragment.partition_expression)
+            yield fragment.path, ds.get_partition_keys(fragment.partition_expression)
 
 
 def _row_group(path: str, metadata: Any, group: int, keys: dict[str, Any]) -> Reader:

@@ -270,7 +270,8 @@ def _shards_of(
     """What the rank has to train on, and to find."""
     is_share = isinstance(validation, numbers.Real) and not isinstance(validation, bool)
     in_parts = is_paths(interactions) and not {"user_ids", "item_ids"} & set(columns)
-    if in_parts and (validation is None or is_share or is_table(validation)):
+    in_parts = in_parts and (validation is None or is_share or is_table(validation))
+    if all(gather_json(group, in_parts)):
         columns = {"warn_ratings": settings.objective.name != "explicit"} | columns | {"dtype": settings.dtype.name}
         kinds = _known_kinds(settings, start)
         interactions = read_sharded(interactions, group, settings.factors, settings.options, kinds=kinds, **columns)
@@ -298,7 +299,7 @@ def _shards_of(
         agree(group, **bounds, validation=float(validation) if is_share else None)
         if is_share:
             return _divided(interactions, validation, settings.random_state)
-        if validation is not None and not isinstance(validation, csr_matrix):
+        if any(gather_json(group, validation is not None and not isinstance(validation, csr_matrix))):
             validation = read_validation(validation, interactions, **columns)
         return interactions, validation
     test = None
