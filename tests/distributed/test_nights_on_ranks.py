@@ -79,6 +79,9 @@ def nights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nights")
     for day in (20, 22, 24, 26):
         make_plays(day).to_parquet(folder / f"plays-{day}.parquet", row_group_size=7000)
+    (folder / "lists.parquet").mkdir()
+    for name in ("part-00001.parquet", "part-00002.parquet", ".part-00000.parquet", ".part-00001.parquet.9.tmp"):
+        (folder / "lists.parquet" / name).write_text("of an earlier run, on more ranks, and of one that was killed")
     return folder, run_ranks(PROGRAM, 2, folder)
 
 
@@ -159,6 +162,8 @@ def test_models_of_ranks_answer_and_go_back(nights):
     model = WALS.load(folder / "models")
     expected = model.recommend(model.user_ids.ids, 3, popularity_penalty=0.2)
     assert lists["item_id"].tolist() == expected.ids.ravel().tolist()
+    parts = sorted(path.name for path in (folder / "lists.parquet").iterdir())
+    assert parts == ["part-00000.parquet", "part-00001.parquet"]
     first, last = store.names()
     assert store.rollback() == (first, last) and WALS.load(folder / "models").n_users < model.n_users
     assert store.rollback(last) == (last, first)

@@ -10,7 +10,7 @@ from wals_gpu import WALS, DataError, as_interactions
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.data.times import Period
 from wals_gpu.distributed import LocalGroup, fit_sharded, read_sharded
-from wals_gpu.distributed.read import parquet_files
+from wals_gpu.distributed.read import read_validation
 
 pytest.importorskip("torch", reason="ranks need torch")
 
@@ -33,42 +33,97 @@ def write_parts(folder, table):
     pq.write_table(table[third:], folder / "b.parquet", row_group_size=4096)
 
 
+HEADER = "user_id,item_id,plays,time\n"
+
+
+def write_texts(folder, table):
+    """A file a day, the first of which has no day beyond the twelfth, and items that are all numbers in it alone."""
+    folder.mkdir()
+    numbered = np.array([not name.startswith("b") for name in table["item_id"].to_pylist()])
+    for name, rows in (("a.csv", table.filter(pa.array(numbered))), ("b.csv", table.filter(pa.array(~numbered)))):
+        items = [item.removeprefix("a-") for item in rows["item_id"].to_pylist()]
+        times = [time.strftime(f"%-m/{'%-d' if name == 'b.csv' else '1'}/%Y") for time in rows["time"].to_pylist()]
+        lines = zip(rows["user_id"].to_pylist(), items, rows["plays"].to_pylist(), times, strict=True)
+        text = "".join(f"{user},{item},{play / 3:.9g},{time}\n" for user, item, play, time in lines)
+        (folder / name).write_text(HEADER + text)
+    (folder / "c.csv").write_text(HEADER)
+
+
+#: Of reading; what each of them looks at is spread over all ranks.
+OPTIONS = {
+    "numbers": {"half_life": 3e7, "min_user_interactions": 3, "min_item_interactions": 9, "min_value": 2},
+    "text": {"half_life": "400d"},
+    "few.parquet": {},
+    "texts": {"half_life": "200d", "min_item_interactions": 20},
+}
+
+
+def write_shards(folder, group):
+    """What this rank has of each input; what it says of all."""
+    rank = group.rank
+    for kind, options in OPTIONS.items():
+        shards = read_sharded(folder / kind, group, 16, SolveOptions(), time_column="time", **options)
+        test = read_validation(folder / f"test-{kind}", shards, **options)
+        users, items = (ids.to_numpy().astype("U") for ids in (shards.user_ids, shards.item_ids))
+        found = {"users": users, "items": items, "times": shards.times}
+        for name, matrix, cuts in (
+            ("", shards.users, shards.user_cuts),
+            ("item_", shards.items, shards.item_cuts),
+            ("test_", test, shards.user_cuts),
+        ):
+            found[f"{name}rows"] = matrix.tocoo().row + cuts.of(rank).start
+            found |= {f"{name}columns": matrix.indices, f"{name}values": matrix.data}
+        np.savez(folder / f"{kind}-{group.size}-{rank}.npz", **found)
+        print([str(end) for end in shards.period], *shards.columns)
+
+
 PROGRAM = """
-from wals_gpu.backends.solve import SolveOptions
-from wals_gpu.distributed import read_sharded
-for kind in ("numbers", "text", "few.parquet"):
-    shards = read_sharded(f"{folder}/{kind}", group, 16, SolveOptions(), time_column="time")
-    own, cuts = shards.rows_of("user")
-    users, items = (ids.to_numpy().astype("U") for ids in (shards.user_ids, shards.item_ids))
-    np.savez(f"{folder}/{kind}-{rank}.npz", users=users, items=items,
-             bounds=np.concatenate([shards.user_cuts.bounds, shards.item_cuts.bounds]),
-             rows=own.tocoo().row + cuts.of(rank).start, columns=own.indices, values=own.data,
-             item_rows=shards.items.tocoo().row + shards.item_cuts.of(rank).start, item_columns=shards.items.indices,
-             item_values=shards.items.data, times=shards.times)
-    print([str(end) for end in shards.period], *shards.columns)
+from pathlib import Path
+from test_read_sharded import SolveOptions, read_sharded, write_shards
+write_shards(Path(folder), group)
+try:
+    read_sharded(f"{folder}/{('numbers', 'text')[rank % 2]}", group, 4, SolveOptions())
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
 """
 
 
-@pytest.mark.parametrize("size", [1, 3])
-def test_parts_are_those_of_the_whole(tmp_path, size):
-    """Also of a file with fewer row groups than ranks."""
-    tables = {"numbers": make_table("numbers"), "text": make_table("text"), "few.parquet": make_table("numbers", 900)}
-    for kind in ("numbers", "text"):
-        write_parts(tmp_path / kind, tables[kind])
-    pq.write_table(tables["few.parquet"], tmp_path / "few.parquet")
-    out = run_ranks(PROGRAM, size, tmp_path)
-    assert len(set(out)) == 1
-    for kind, table, line in zip(tables, tables.values(), out[0].splitlines(), strict=True):
-        with pytest.warns(match="repeat a pair"):
-            whole = as_interactions(table, time_column="time")
-        parts = [np.load(tmp_path / f"{kind}-{rank}.npz") for rank in range(size)]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    for name, seed, n in (("", 0, 30_000), ("test-", 9, 3000)):
+        for kind in ("numbers", "text"):
+            write_parts(folder / (name + kind), make_table(kind, n, seed))
+        pq.write_table(make_table("numbers", 900, seed), folder / f"{name}few.parquet")
+        write_texts(folder / f"{name}texts", make_table("text", n // 3, seed))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::wals_gpu.ParameterWarning")
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_parts_are_those_of_the_whole(folder, capsys, size):
+    """Weights by time, users and items without enough, values of repeated pairs, validation: bits of one process."""
+    if size == 1:
+        write_shards(folder, LocalGroup())
+        out = [capsys.readouterr().out]
+    else:
+        out = run_ranks(PROGRAM, size, folder)
+        assert len(set(out)) == 1
+        out[0], last, _ = out[0].rsplit("\n", 2)
+        assert last.startswith("DistributedError: all ranks must have the same data, settings"), last
+    for (kind, options), line in zip(OPTIONS.items(), out[0].splitlines(), strict=True):
+        whole = as_interactions(folder / kind, time_column="time", **options)
+        known = {"user_ids": whole.user_ids, "item_ids": whole.item_ids, "unknown": "drop"}
+        least = {"min_value": options["min_value"]} if "min_value" in options else {}
+        test = as_interactions(folder / f"test-{kind}", **known, **least)
+        parts = [np.load(folder / f"{kind}-{size}-{rank}.npz") for rank in range(size)]
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         assert joined["users"].tolist() == whole.user_ids.to_numpy().astype("U").tolist(), kind
         assert joined["items"].tolist() == whole.item_ids.to_numpy().astype("U").tolist(), kind
         np.testing.assert_array_equal(joined["times"], whole.times, kind)
         assert line == f"{[str(end) for end in Period.of(whole.times)]} user_id item_id plays time"
         matrix = whole.matrix.tocoo()
-        for prefix, expected in (("", matrix), ("item_", matrix.T.tocsr().tocoo())):
+        for prefix, expected in (("", matrix), ("item_", matrix.T.tocsr().tocoo()), ("test_", test.matrix.tocoo())):
             np.testing.assert_array_equal(joined[prefix + "rows"], expected.row, kind)
             np.testing.assert_array_equal(joined[prefix + "columns"], expected.col, kind)
             np.testing.assert_array_equal(joined[prefix + "values"], expected.data, kind)
@@ -85,18 +140,32 @@ def test_a_fit_of_parts_is_that_of_the_whole(tmp_path):
     assert parts.local.item_ids.tolist() == whole.local.item_ids.tolist()
 
 
-def test_what_cannot_be_read_in_parts_is_named(tmp_path):
-    (tmp_path / "plays.csv").write_text("user_id,item_id\n1,2\n")
-    with pytest.raises(DataError, match="holds no Parquet files"):
-        read_sharded(tmp_path / "plays.csv", LocalGroup(), 4, SolveOptions())
+def test_what_cannot_be_read_is_named(tmp_path):
+    group = LocalGroup()
+
+    def read(path, **options):
+        return read_sharded(tmp_path / path, group, 4, SolveOptions(), **options)
+
     with pytest.raises(FileNotFoundError, match="nothing"):
-        read_sharded(tmp_path / "nothing", LocalGroup(), 4, SolveOptions())
+        read("nothing")
     pq.write_table(make_table("text", 10), tmp_path / "p.parquet")
-    with pytest.raises(ValueError, match="half_life cannot be used"):
-        read_sharded(tmp_path / "p.parquet", LocalGroup(), 4, SolveOptions(), half_life="9d")
+    with pytest.raises(DataError, match="min_value=9 leaves no row: the highest value is 3"):
+        read("p.parquet", min_value=9)
+    with pytest.raises(DataError, match="min_user_interactions=5 and min_item_interactions=1 leave no interactions"):
+        read("p.parquet", min_user_interactions=5)
+    with pytest.raises(ValueError, match="user_ids cannot be used"):
+        read("p.parquet", user_ids=1)
+    with pytest.raises(TypeError, match="unexpected argument 'colour'"):
+        read("p.parquet", colour=1)
     pq.write_table(make_table("text", 10)[:0], tmp_path / "none.parquet")
-    with pytest.raises(DataError, match="there are no interactions"):
-        read_sharded(tmp_path / "none.parquet", LocalGroup(), 4, SolveOptions())
+    with pytest.raises(DataError, match=r"must hold at least one row; .*none.parquet has none"):
+        read("none.parquet")
+    pq.write_table(make_table("numbers", 10), tmp_path / "n.parquet")
+    shards = read("p.parquet")
+    with pytest.raises(DataError, match=r"user ids of validation are integers, such as .*are strings"):
+        read_validation(tmp_path / "n.parquet", shards)
+    with pytest.raises(DataError, match="none of the 10 rows of validation is of a user and an item"):
+        read_validation(pa.table({"user_id": ["nobody"] * 10, "item_id": ["x"] * 10}), shards)
 
 
 REPEATS = """
@@ -140,25 +209,15 @@ def test_repeated_pairs_that_stay_entries_of_their_own(tmp_path):
     np.testing.assert_allclose(whole["items"][place], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_command_reads_a_part_of_parquet_files_and_the_whole_of_others(tmp_path):
-    from wals_gpu.cli.entry import make_parser
-    from wals_gpu.cli.fit import _read_on_ranks
-    from wals_gpu.distributed import Shards
-
+@pytest.mark.filterwarnings("ignore::wals_gpu.ParameterWarning")
+def test_folders_whose_names_are_columns_and_several_paths(tmp_path):
     table = make_table("numbers", 3000)
-    write_parts(tmp_path / "plays", table)
+    for half in range(2):
+        (tmp_path / f"plays/item_id={half + 7}").mkdir(parents=True)
+        part = table.drop_columns(["item_id"])[half * 1500 : half * 1500 + 1500]
+        pq.write_table(part, tmp_path / f"plays/item_id={half + 7}/part.parquet", row_group_size=700)
     pq.write_table(table, tmp_path / "more.parquet")
-    pd = pytest.importorskip("pandas")
-    table.to_pandas(types_mapper=pd.ArrowDtype).to_csv(tmp_path / "plays.csv", index=False)
-
-    def read(*words):
-        args = make_parser().parse_args(["fit", *map(str, words), "--out", str(tmp_path / "model")])
-        with pytest.warns(match="repeat a pair"):
-            return _read_on_ranks(LocalGroup(), WALS(factors=4), args)
-
-    both = read(tmp_path / "plays", tmp_path / "more.parquet")
-    assert isinstance(both, Shards) and both.users.sum() == 2 * sum(table["plays"].to_pylist())
-    assert isinstance(read(tmp_path / "plays", "--validation", "0.1", "--time-column", "time"), Shards)
-    for words in ([tmp_path / "plays.csv"], [tmp_path / "plays", "--validation", str(tmp_path / "plays.csv")]):
-        assert not isinstance(read(*words), Shards)
-    assert parquet_files([tmp_path / "plays", tmp_path / "plays.csv"]) == []
+    for paths in (tmp_path / "plays", [tmp_path / "more.parquet", str(tmp_path / "m*.parquet")]):
+        shards = read_sharded(paths, LocalGroup(), 4, SolveOptions())
+        whole = as_interactions(paths if isinstance(paths, list) else str(paths))
+        assert shards.item_ids == whole.item_ids and (shards.users != whole.matrix).nnz == 0

@@ -19,8 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 from wals_gpu.backends.launched import is_launched
 from wals_gpu.cli import nightly
-from wals_gpu.cli.inputs import check_model, load_model, new_model, read_data, reading_options
-from wals_gpu.cli.options import add_computation, add_data, add_model, check_device, positive, share_or_path
+from wals_gpu.cli.inputs import check_model, load_model, new_model, read_data, reading_options, refuse_model
+from wals_gpu.cli.options import (
+    add_computation,
+    add_data,
+    add_model,
+    add_rank_timeout,
+    check_device,
+    positive,
+    rank_timeout,
+    share_or_path,
+)
 from wals_gpu.cli.output import in_words, print_json, say
 from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.cli.tables import check_writable
@@ -82,6 +91,7 @@ def add(commands: Commands) -> None:
         help="begin with the factors of this model, of as many factors; who or what is new begins at random",
     )  # fmt: skip
     add_computation(parser)
+    add_rank_timeout(parser)
     nightly.add(parser)
     group = parser.add_argument_group("validation and checkpoints")
     group.add_argument(
@@ -234,8 +244,8 @@ def _options(args: argparse.Namespace, data: Interactions | None) -> dict[str, A
     names = ("validation", "metric", "validate_every", "patience", "checkpoint_dir", "checkpoint_every", "resume")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if isinstance(args.validation, str) and data is not None:
-        ids = {"user_ids": data.user_ids, "item_ids": data.item_ids, "unknown": "drop"}
-        options["validation"] = read_data(args, args.validation, **ids)
+        known = {"user_ids": data.user_ids, "item_ids": data.item_ids, "unknown": "drop"}
+        options["validation"] = read_data(args, args.validation, **known, time_column=None)
     return options
 
 
@@ -266,7 +276,7 @@ def _run_on_ranks(args: argparse.Namespace) -> int:
     from wals_gpu.distributed.group import gather_json, together
     from wals_gpu.distributed.launch import connected, threads_of_rank
 
-    with connected() as group:
+    with connected(rank_timeout(args)) as group:
         args.quiet = args.quiet or group.rank > 0
         args.threads = args.threads or threads_of_rank()
         with together(group):
@@ -286,10 +296,13 @@ def _run_on_ranks(args: argparse.Namespace) -> int:
             if args.warm_start is not None:
                 check_model(args.warm_start, "--warm-start")
                 check_start(model.factors, SavedStart(args.warm_start).factors)
-        shards = _read_on_ranks(group, model, args)
+        shards = _read_on_ranks(group, model, args, args.warm_start)
         sizes = _sizes_of(shards)
         with together(group):
-            options = _options(args, shards if isinstance(shards, Interactions) else None)
+            options = _options(args, None)
+            if isinstance(args.validation, str):
+                refuse_model(args.validation, "a file of interactions")
+                options = reading_options(args) | options
             _check_space(args.out, model, sizes)
         with _interruptible() as is_stopped:
             fitted = fit_sharded(
@@ -341,22 +354,16 @@ def _sizes_of(data: Interactions | Shards) -> tuple[int, int, int]:
     return (*data.shape, data.count_entries())
 
 
-def _read_on_ranks(group: Group, model: WALS, args: argparse.Namespace) -> Interactions | Shards:
-    """A part of Parquet files on each rank; where that cannot be, the whole on all of them."""
-    from wals_gpu.backends.solve import SolveOptions
+def _read_on_ranks(group: Group, model: WALS, args: argparse.Namespace, warm_start: Path | None = None) -> Shards:
+    """A part of the files on each rank."""
+    from wals_gpu.distributed.fit import read_for
     from wals_gpu.distributed.group import together
-    from wals_gpu.distributed.read import read_sharded, reads_in_parts
 
-    options = reading_options(args)
-    source = args.interactions
-    if not isinstance(args.validation, str) and reads_in_parts(source, options):
-        solving = SolveOptions.choose(model.solver, model.factors, cg_steps=model.cg_steps, block_size=model.block_size)
-        return read_sharded(source, group, model.factors, solving, **options)
-    data = None
-    with together(group, "reading the interactions"):
-        data = read_data(args)
-    assert data is not None
-    return data
+    with together(group):
+        for one in args.interactions:
+            refuse_model(one, "a file of interactions")
+        options = reading_options(args)
+    return read_for(model, args.interactions, group, False if warm_start is None else warm_start, **options)
 
 
 def _print_for_programs(out: Path, model: WALS, sizes: tuple[int, int, int], interrupted: bool) -> None:

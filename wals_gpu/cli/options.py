@@ -12,6 +12,7 @@ from wals_gpu.backends.devices import DEVICES, device_index, make_backend
 from wals_gpu.backends.solve import SOLVERS
 from wals_gpu.checks import integer
 from wals_gpu.cli.settings import default_of
+from wals_gpu.evaluation.times import seconds_of
 from wals_gpu.model.wals import HYBRID_SETTINGS
 from wals_gpu.objective.presets import PRESETS
 
@@ -24,6 +25,7 @@ __all__ = [
     "add_model",
     "add_model_folder",
     "add_quiet",
+    "add_rank_timeout",
     "add_reading",
     "add_titles",
     "check_device",
@@ -32,6 +34,7 @@ __all__ = [
     "number",
     "number_or_auto",
     "positive",
+    "rank_timeout",
     "setting",
     "share_or_path",
     "whole_number",
@@ -66,6 +69,19 @@ def add_computation(parser: argparse.ArgumentParser) -> None:
         "--threads", metavar="N", type=whole_number,
         help="of the CPU; 0 (default): all that this process may use",
     )  # fmt: skip
+
+
+def add_rank_timeout(parser: argparse.ArgumentParser) -> None:
+    """--rank-timeout, of commands that torchrun starts on several ranks."""
+    parser.add_argument(
+        "--rank-timeout", metavar="SPAN",
+        help="under torchrun: give up once another rank is silent for so long, such as 5min (default 30min)",
+    )  # fmt: skip
+
+
+def rank_timeout(args: argparse.Namespace) -> float:
+    """Of --rank-timeout, in seconds."""
+    return 1800.0 if args.rank_timeout is None else seconds_of("--rank-timeout", args.rank_timeout)
 
 
 def check_device(args: argparse.Namespace, k: int | None = None) -> None:

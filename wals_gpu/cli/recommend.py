@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,19 @@ from wals_gpu.cli.options import (
     add_item_lists,
     add_model_folder,
     add_quiet,
+    add_rank_timeout,
     add_titles,
     check_device,
     number,
     positive,
+    rank_timeout,
     whole_number,
 )
 from wals_gpu.cli.output import print_json, say
 from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.cli.reranking import add_reranking, check_reranking, reranking_options
-from wals_gpu.cli.tables import check_table, open_table
-from wals_gpu.data.files import load_metadata
+from wals_gpu.cli.tables import check_kind, check_table, open_table
+from wals_gpu.data.files import folder_digest, load_metadata
 from wals_gpu.data.names import user_names
 from wals_gpu.data.progress import tqdm
 from wals_gpu.model.recommendations import RecommendationsChunk
@@ -86,6 +90,7 @@ def add(commands: Commands) -> None:
         " (default for USER)",
     )  # fmt: skip
     add_computation(parser)
+    add_rank_timeout(parser)
     add_item_lists(parser)
     lists = parser.add_argument_group("lists for each user: Parquet or CSV files with a user and an item column")
     lists.add_argument("--deny", metavar="FILE", type=Path, help="pairs not to recommend")
@@ -130,43 +135,72 @@ def run(args: argparse.Namespace) -> None:
 
 def _recommend_on_ranks(args: argparse.Namespace) -> None:
     """Each of the processes that torchrun started writes the lists of its part of the users to a file of a folder."""
-    from wals_gpu.distributed.group import gather_json, together
+    from wals_gpu.distributed.group import agree, gather_json, together
     from wals_gpu.distributed.launch import connected, threads_of_rank
 
-    with connected() as group:
+    with connected(rank_timeout(args)) as group:
         args.quiet = args.quiet or group.rank > 0
         args.threads = args.threads or threads_of_rank()
+        folder = args.out
         with together(group):
             if not args.all:
                 raise ValueError("on several ranks, recommend takes --all: lists of every user, a part of them on each")
+            check_kind(folder)
             metadata = load_metadata(args.model)
             n_users = int(metadata["objective"]["n_users"])
             rows = slice(n_users * group.rank // group.size, n_users * (group.rank + 1) // group.size)
-            suffix = args.out.suffix
+            digest = folder_digest(args.model)
             if group.rank == 0:
-                args.out.mkdir(parents=True, exist_ok=True)
-                if others := [one.name for one in args.out.iterdir() if not one.name.startswith("part-")]:
-                    has = f"it has {others[0]}"
-                    raise ValueError(f"--out {args.out} must be a new folder, or one of earlier parts; {has}")
+                _make_folder_of_parts(folder)
+        agree(group, model=digest)
+        name = f"part-{group.rank:05d}{folder.suffix}"
+        # Readers of the folder pass over it until all parts are whole: yesterday's and today's are never mixed.
+        args.out = folder / f".{name}"
+        try:
+            with together(group):
+                check_table(args.out)
+                written = _recommend_part(args, metadata, rows)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                args.out.unlink(missing_ok=True)
+            raise
         with together(group):
-            args.out = args.out / f"part-{group.rank:05d}{suffix}"
-            check_table(args.out)
-            written = 0, 0
-            if rows.start < rows.stop:
-                first = 0
-                if "user_bounds" in metadata:  # else the model lies in one part, and every rank reads all of it
-                    model, first, rows = load_model(args, users=rows), rows.start, slice(None)
-                    if args.popularity_penalty and model.fitted.counts is None:  # of an earlier version
-                        raise ValueError(
-                            "--popularity-penalty needs all users of the model, which does not say what they have: on "
-                            "one rank, or of a model that this version saves"
-                        )
-                else:
-                    model = load_model(args)
-                written = _recommend_to_users(args, model, rows, first if model.user_ids is None else 0)
-        counts = np.sum(gather_json(group, written), axis=0).tolist()
+            if written is not None:
+                os.replace(args.out, folder / name)
+        names = gather_json(group, name if written is not None else None)
+        counts = np.sum(gather_json(group, written or (0, 0)), axis=0).tolist()
+        with together(group):
+            if group.rank == 0:
+                for one in folder.iterdir():  # parts of an earlier run on more ranks
+                    if one.name not in names:
+                        one.unlink()
         if group.rank == 0:
-            _say_written(args, args.out.parent, *counts)
+            _say_written(args, folder, *counts)
+
+
+def _make_folder_of_parts(folder: Path) -> None:
+    """The folder, without what a run that was killed has left; refused where it has anything but parts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in list(folder.iterdir()):
+        if one.name.startswith(".part-"):
+            one.unlink()
+        elif not one.name.startswith("part-"):
+            raise ValueError(f"--out {folder} must be a new folder, or one of earlier parts; it has {one.name}")
+
+
+def _recommend_part(args: argparse.Namespace, metadata: dict[str, Any], rows: slice) -> tuple[int, int] | None:
+    """How many rows were written for how many users; None where the rank has none of them."""
+    if rows.start == rows.stop:
+        return None
+    if "user_bounds" not in metadata:  # the model lies in one part, and every rank reads all of it
+        return _recommend_to_users(args, load_model(args), rows)
+    model = load_model(args, users=rows)
+    if args.popularity_penalty and model.fitted.counts is None:  # of an earlier version
+        raise ValueError(
+            "--popularity-penalty needs all users of the model, which does not say what they have: on one rank, or of "
+            "a model that this version saves"
+        )
+    return _recommend_to_users(args, model, slice(None), rows.start if model.user_ids is None else 0)
 
 
 # ------------------------------------------------------------------------------------------------------------ for users

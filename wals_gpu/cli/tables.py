@@ -13,7 +13,7 @@ from typing import Any
 from wals_gpu.cli.output import one_line
 from wals_gpu.data.ids import plain
 
-__all__ = ["SUFFIXES", "check_file", "check_table", "check_writable", "open_table"]
+__all__ = ["SUFFIXES", "check_file", "check_kind", "check_table", "check_writable", "open_table"]
 
 SUFFIXES = (".parquet", ".pq", ".csv", ".tsv", ".jsonl", ".feather", ".arrow")
 
@@ -26,9 +26,14 @@ def check_table(path: Path, option: str = "--out") -> None:
     ValueError
         The name says no kind of file, there is no such folder, or it may not be written to.
     """
+    check_kind(path, option)
+    check_file(path, option)
+
+
+def check_kind(path: Path, option: str = "--out") -> None:
+    """ValueError where the end of a name says no kind of table."""
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{option} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {path}")
-    check_file(path, option)
 
 
 def check_file(path: Path, option: str = "--out") -> None:

@@ -15,7 +15,15 @@ from wals_gpu.data.ids import Ids, dense_positions, is_string
 from wals_gpu.data.source import Column, Source
 from wals_gpu.errors import DataError
 
-__all__ = ["as_plain", "checked_ids", "encode", "integers_among", "integers_if_all", "plain_type"]
+__all__ = [
+    "as_plain",
+    "checked_ids",
+    "encode",
+    "integers_among",
+    "integers_if_all",
+    "plain_type",
+    "written_as_integers",
+]
 
 
 def plain_type(column: Column) -> Column:
@@ -154,10 +162,16 @@ def _check_number(n: int, where: str) -> None:
 def integers_among(texts: pa.Array, known: Ids) -> NDArray[np.int64]:
     """Positions of texts among integer ids (n,), -1 of those that are none, or not written as integers are."""
     texts = texts.cast(pa.large_string())
-    whole = pc.match_substring_regex(texts, "^(0|-?[1-9][0-9]{0,17})$").to_numpy(zero_copy_only=False)
+    whole = written_as_integers(texts)
     positions = np.full(len(texts), -1, np.int64)
     positions[whole] = known.find(texts.filter(pa.array(whole)).cast(pa.int64()).to_numpy())
     return positions
+
+
+def written_as_integers(texts: pa.Array) -> NDArray[np.bool_]:
+    """Which texts are written as integers are, (n,)."""
+    whole: NDArray[np.bool_] = pc.match_substring_regex(texts, "^(0|-?[1-9][0-9]{0,17})$").to_numpy(False)
+    return whole
 
 
 def integers_if_all(texts: pa.Array) -> pa.Array:

@@ -7,8 +7,8 @@ every number finite.
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from wals_gpu.checks import integer, number, warn
 from wals_gpu.data.columns import native, open_source
 from wals_gpu.data.csr import as_csr, cast_values, entry_rows, value_dtype, warn_repeats
 from wals_gpu.data.encode import as_plain, encode, plain_type
-from wals_gpu.data.ids import Ids
+from wals_gpu.data.ids import Ids, is_string
 from wals_gpu.data.names import (
     Missing,
     choose_item,
@@ -34,10 +34,23 @@ from wals_gpu.data.names import (
     usual_time,
 )
 from wals_gpu.data.source import Column, Source, TextOptions
-from wals_gpu.data.times import as_times, recency
+from wals_gpu.data.times import Period, as_times, recency, shown_times
 from wals_gpu.errors import DataError, EmptyTableError
 
-__all__ = ["ColumnNames", "Interactions", "as_interactions", "in_order_of_appearance", "read_interactions"]
+__all__ = [
+    "Bounds",
+    "ColumnNames",
+    "Entries",
+    "Interactions",
+    "TableRows",
+    "as_interactions",
+    "in_order_of_appearance",
+    "latest_times",
+    "no_rows",
+    "nothing_left",
+    "read_interactions",
+    "repeats_of_table",
+]
 
 
 class ColumnNames(NamedTuple):
@@ -108,20 +121,20 @@ class Interactions:
 class _Wanted:
     """What of a table is wanted, as :func:`as_interactions` documents it."""
 
-    user_column: Hashable | None
-    item_column: Hashable | None
-    value_column: Hashable | Literal[False] | None
-    time_column: Hashable | None
-    min_value: float | None
-    min_user_interactions: int | None
-    min_item_interactions: int | None
-    half_life: Any
-    user_ids: Ids | None
-    item_ids: Ids | None
-    unknown: str
-    dtype: np.dtype[Any]
-    warn_ratings: bool
-    like: ColumnNames | None
+    user_column: Hashable | None = None
+    item_column: Hashable | None = None
+    value_column: Hashable | Literal[False] | None = None
+    time_column: Hashable | None = None
+    min_value: float | None = None
+    min_user_interactions: int | None = None
+    min_item_interactions: int | None = None
+    half_life: Any = None
+    user_ids: Ids | None = None
+    item_ids: Ids | None = None
+    unknown: str = "error"
+    dtype: DTypeLike = "float32"
+    warn_ratings: bool = True
+    like: ColumnNames | None = None
 
     def of_tables(self) -> list[str]:
         """Names of the arguments that were given and have a meaning for tables only."""
@@ -133,6 +146,7 @@ class _Wanted:
 
     def check(self) -> None:
         """Refuse what has no meaning, before anything is read."""
+        value_dtype(self.dtype)
         if self.unknown not in ("error", "drop"):
             raise ValueError(f"unknown must be 'error' or 'drop', got {self.unknown!r}")
         for name in ("user_ids", "item_ids"):
@@ -254,11 +268,9 @@ def as_interactions(
     """
     names = None if columns is None else _names(columns)
     options = TextOptions(names, encoding, decimal)
-    if names is not None and "time" in names and time_column is None:
-        time_column = "time"
     wanted = _Wanted(
-        user_column, item_column, value_column, time_column, min_value, min_user_interactions, min_item_interactions,
-        half_life, user_ids, item_ids, unknown, value_dtype(dtype), warn_ratings, like,
+        user_column, item_column, value_column, _time_column(time_column, names), min_value, min_user_interactions,
+        min_item_interactions, half_life, user_ids, item_ids, unknown, dtype, warn_ratings, like,
     )  # fmt: skip
     wanted.check()
     is_array = isinstance(data, np.ndarray) and data.dtype.names is None
@@ -364,6 +376,11 @@ def in_order_of_appearance(
     return interactions, rows[rows >= 0]  # who has no row that counts is not among them
 
 
+def _time_column(time_column: Hashable | None, names: tuple[str, ...] | None) -> Hashable | None:
+    """Also where it is among the names that were given to all columns."""
+    return "time" if time_column is None and names is not None and "time" in names else time_column
+
+
 def _names(columns: Any) -> tuple[str, ...]:
     if isinstance(columns, str) or not isinstance(columns, Sequence) or not all(isinstance(c, str) for c in columns):
         raise TypeError(f"columns must be a list of names such as ['user', 'item', 'value', 'time'], got {columns!r}")
@@ -428,52 +445,223 @@ def _from_matrix(data: Any, user_ids: Ids | None, item_ids: Ids | None, dtype: D
 
 
 def _from_table(source: Source, wanted: _Wanted) -> Interactions:
-    wanted = _remembered(source, wanted)
-    names = _choose(source, wanted)
-    number_names = [] if names.value is None else [names.value]
-    time_names = [] if names.time is None else [names.time]
-    arrays = source.read([names.user, names.item], number_names, time_names)
-    n_rows = len(arrays[0])
-    if not n_rows:
-        raise EmptyTableError(f"interactions must hold at least one row; {source.what} has none")
-    dtype, known = wanted.dtype, (wanted.user_ids, wanted.item_ids)
-    values = np.ones(n_rows, dtype) if names.value is None else _numbers(arrays[2], names.value, dtype, source)
-    times = as_times(arrays[-1], names.time, source.place) if time_names else None
-    keep = None
-    if wanted.min_value is not None:
-        keep = values >= wanted.min_value
-        if not keep.any():
-            raise DataError(f"min_value={wanted.min_value:g} leaves no row: the highest value is {values.max():g}")
-    elif names.value is not None and wanted.value_column is None and wanted.warn_ratings and is_rating(names.value):
-        _warn_ratings(names.value, values)
-    if times is not None and wanted.half_life is not None:
-        # Not quite 0, however old: what is in the table is an interaction.
-        weight = np.maximum(recency(times, wanted.half_life), float(np.finfo(np.float32).tiny))
-        values = (values * weight).astype(dtype)
-    if keep is not None:
-        # Before ids are numbered, so that who has no row left has no number.
-        arrays = [column.filter(pa.array(keep)) for column in arrays[:2]]
-        values, times = values[keep], None if times is None else times[keep]
-    rows, row_ids = encode(arrays[0], "user", names.user, known[0], wanted.unknown, source)
-    cols, col_ids = encode(arrays[1], "item", names.item, known[1], wanted.unknown, source)
-    del arrays
-    absent = (rows < 0) | (cols < 0) if known != (None, None) else np.zeros(0, bool)
-    if absent.any():
+    table = TableRows.read(source, wanted).with_times()
+    entries = table.entries(table.bounds)
+    del table
+    rows, cols, values, times = entries.rows, entries.columns, entries.values, entries.times
+    is_known = (wanted.user_ids, wanted.item_ids) != (None, None)
+    if is_known and (absent := (rows < 0) | (cols < 0)).any():
         rows, cols, values = rows[~absent], cols[~absent], values[~absent]
         times = None if times is None else times[~absent]
         warn(f"{absent.sum()} of {len(absent)} rows name a user or an item that is not known; they were dropped")
-    matrix = sparse.coo_matrix((values, (rows, cols)), shape=(len(row_ids), len(col_ids))).tocsr()
+    matrix = sparse.coo_matrix((values, (rows, cols)), shape=(len(entries.user_ids), len(entries.item_ids))).tocsr()
     if times is not None:
         times = latest_times(rows, cols, times)
-    if matrix.nnz < len(values):
-        times_too = names.value is not None and is_time(names.value)
-        advice = f"; if these are times, time_column={names.value!r} keeps the latest of a pair" if times_too else ""
-        warn_repeats(len(values) - matrix.nnz, f"of {len(values)} rows of {source.what}", advice)
-        cast_values(matrix.data, dtype, lambda k: f"the sum of column {names.value!r} for a repeated pair")
-    found = Interactions(matrix, row_ids, col_ids, times, names)
+    n_repeats = len(values) - matrix.nnz
+    if n_repeats:
+        repeats_of_table(entries.names, source.what, n_repeats, len(values), matrix.data)
+    found = Interactions(matrix, entries.user_ids, entries.item_ids, times, entries.names)
     if wanted.min_user_interactions is not None or wanted.min_item_interactions is not None:
         found = _with_enough(found, wanted.min_user_interactions or 1, wanted.min_item_interactions or 1)
-    return replace(found, repeats=len(values) - matrix.nnz, text_ids=source.text_ids)
+    return replace(found, repeats=n_repeats, text_ids=source.text_ids)
+
+
+class Bounds(NamedTuple):
+    """What is looked at of all rows of a table before a row of them can be weighed.
+
+    Attributes
+    ----------
+    n_rows, n_kept : int
+        With how many of them `min_value` leaves.
+    low, high : float
+        Of the values.
+    period : Period or None
+        Of the times.
+    """
+
+    n_rows: int
+    n_kept: int
+    low: float
+    high: float
+    period: Period | None
+
+    @classmethod
+    def of_all(cls, parts: Sequence[Bounds]) -> Bounds:
+        """Of a table, from those of its parts, of which at least one has rows."""
+        periods = [part.period for part in parts if part.period is not None]
+        return cls(
+            sum(part.n_rows for part in parts),
+            sum(part.n_kept for part in parts),
+            min(part.low for part in parts if part.n_rows),
+            max(part.high for part in parts if part.n_rows),
+            Period.of_all(periods),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TableRows:
+    """The rows of a table, or of a part of one, as they were read; by :meth:`read`, then :meth:`with_times`."""
+
+    ids: Sequence[Column]
+    values: NDArray[np.floating]
+    time_column: Column | None
+    times: NDArray[Any] | None
+    keep: NDArray[np.bool_] | None
+    names: ColumnNames
+    source: Source
+    wanted: _Wanted
+
+    @classmethod
+    def read(cls, source: Source, wanted: _Wanted | Mapping[str, Any]) -> TableRows:
+        """Read the wanted columns.
+
+        Parameters
+        ----------
+        source : Source
+        wanted : mapping
+            Arguments of :func:`as_interactions`.
+
+        Raises
+        ------
+        DataError, TypeError, ValueError
+            As from :func:`as_interactions`.
+        """
+        if not isinstance(wanted, _Wanted):
+            of_rows = {name: value for name, value in wanted.items() if name not in ("columns", "encoding", "decimal")}
+            if strange := set(of_rows) - {field.name for field in fields(_Wanted)}:
+                raise TypeError(
+                    f"unexpected argument {min(strange)!r}; options of reading are those of as_interactions"
+                )
+            time = _time_column(of_rows.pop("time_column", None), wanted.get("columns"))
+            wanted = _Wanted(time_column=time, **of_rows)
+            wanted.check()
+        wanted = _remembered(source, wanted)
+        names = _choose(source, wanted)
+        number_names = [] if names.value is None else [names.value]
+        time_names = [] if names.time is None else [names.time]
+        arrays = source.read([names.user, names.item], number_names, time_names)
+        n_rows = len(arrays[0])
+        if not n_rows:
+            raise no_rows(source.what)
+        dtype = value_dtype(wanted.dtype)
+        values = np.ones(n_rows, dtype) if names.value is None else _numbers(arrays[2], names.value, dtype, source)
+        keep = None if wanted.min_value is None else values >= wanted.min_value
+        return cls(arrays[:2], values, arrays[-1] if time_names else None, None, keep, names, source, wanted)
+
+    def shown_times(self) -> list[Any]:
+        """See :func:`.times.shown_times`."""
+        return [] if self.time_column is None else shown_times(self.time_column)
+
+    def with_times(self, shown: Sequence[Any] = ()) -> TableRows:
+        """The rows with their times, read as those of the whole table, other parts of which have `shown` theirs.
+
+        Raises
+        ------
+        DataError
+            A time is missing, or is none.
+        """
+        if self.time_column is None:
+            return self
+        column, n = plain_type(self.time_column), len(self.values)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        alike = [one for one in shown if isinstance(one, str) == is_string(column.type)]
+        if pa.types.is_integer(column.type) or is_string(column.type):
+            column = pa.chunked_array([*column.chunks, pa.array(alike, column.type)], column.type)
+
+        def place(row: int) -> str:
+            return self.source.place(row) if row < n else "the rows of another rank"
+
+        times = as_times(column, self.names.time, place)[:n]
+        return replace(self, time_column=None, times=times)
+
+    @property
+    def bounds(self) -> Bounds:
+        """Of these rows."""
+        n_rows = len(self.values)
+        n_kept = n_rows if self.keep is None else int(np.count_nonzero(self.keep))
+        period = None if self.wanted.half_life is None else Period.of(self.times)
+        return Bounds(n_rows, n_kept, float(self.values.min()), float(self.values.max()), period)
+
+    def entries(self, of_all: Bounds) -> Entries:
+        """The rows that are wanted, weighed, with numbered ids.
+
+        Parameters
+        ----------
+        of_all : Bounds
+            Of the whole table.
+
+        Raises
+        ------
+        DataError, KeyError
+            As from :func:`as_interactions`.
+        """
+        source, names, wanted = self.source, self.names, self.wanted
+        values, times, columns, keep = self.values, self.times, self.ids, self.keep
+        if keep is not None:
+            if not of_all.n_kept:
+                raise DataError(f"min_value={wanted.min_value:g} leaves no row: the highest value is {of_all.high:g}")
+        elif names.value is not None and wanted.value_column is None and wanted.warn_ratings and is_rating(names.value):
+            _warn_ratings(names.value, of_all.low, of_all.high)
+        if times is not None and wanted.half_life is not None:
+            # Not quite 0, however old: what is in the table is an interaction.
+            last = None if of_all.period is None else of_all.period.last
+            weight = np.maximum(recency(times, wanted.half_life, last), float(np.finfo(np.float32).tiny))
+            values = (values * weight).astype(values.dtype)
+        if keep is not None:
+            # Before ids are numbered, so that who has no row left has no number.
+            columns = [column.filter(pa.array(keep)) for column in columns]
+            values, times = values[keep], None if times is None else times[keep]
+        rows, user_ids = encode(columns[0], "user", names.user, wanted.user_ids, wanted.unknown, source)
+        cols, item_ids = encode(columns[1], "item", names.item, wanted.item_ids, wanted.unknown, source)
+        return Entries(rows, cols, values, times, user_ids, item_ids, names, source)
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Rows of a table with numbered ids, before the values of a pair are one.
+
+    Attributes
+    ----------
+    rows, columns : (n,) int32
+        Numbers among the ids; -1 for one that is not among known ones.
+    values : (n,) float32 or float64
+    times : (n,) float64 or datetime64, or None
+    user_ids, item_ids : Ids
+    names : ColumnNames
+    source : Source
+    """
+
+    rows: NDArray[np.int32]
+    columns: NDArray[np.int32]
+    values: NDArray[np.floating]
+    times: NDArray[Any] | None
+    user_ids: Ids
+    item_ids: Ids
+    names: ColumnNames
+    source: Source
+
+
+def repeats_of_table(
+    names: ColumnNames, what: str, n: int, n_rows: int, sums: NDArray[np.floating], *, quiet: bool = False
+) -> None:
+    """Warn, unless `quiet`, that n of the rows of a table repeat a pair.
+
+    Raises
+    ------
+    DataError
+        A sum of such values is beyond their type.
+    """
+    times_too = names.value is not None and is_time(names.value)
+    advice = f"; if these are times, time_column={names.value!r} keeps the latest of a pair" if times_too else ""
+    if not quiet:
+        warn_repeats(n, f"of {n_rows} rows of {what}", advice)
+    cast_values(sums, sums.dtype, lambda k: f"the sum of column {names.value!r} for a repeated pair")
+
+
+def no_rows(what: str) -> DataError:
+    """The error where a table has no rows."""
+    return EmptyTableError(f"interactions must hold at least one row; {what} has none")
 
 
 def _remembered(source: Source, wanted: _Wanted) -> _Wanted:
@@ -557,8 +745,7 @@ def _numbers(column: Column, name: Hashable, dtype: np.dtype[Any], source: Sourc
     return cast
 
 
-def _warn_ratings(name: Hashable, values: NDArray[np.floating]) -> None:
-    low, high = float(values.min()), float(values.max())
+def _warn_ratings(name: Hashable, low: float, high: float) -> None:
     if low == high:
         return
     middle = low + 0.75 * (high - low)
@@ -595,14 +782,19 @@ def _with_enough(data: Interactions, of_user: int, of_item: int) -> Interactions
             break
         keep = left
     if not keep.any():
-        raise DataError(
-            f"min_user_interactions={of_user} and min_item_interactions={of_item} leave no interactions: no users and "
-            "items have so many of each other"
-        )
+        raise nothing_left(of_user, of_item)
     users, items = np.bincount(row[keep], minlength=len(users)) > 0, np.bincount(col[keep], minlength=len(items)) > 0
     ids = [_part(known, mask) for known, mask in ((data.user_ids, users), (data.item_ids, items))]
     times = None if data.times is None else data.times[keep]
     return Interactions(matrix[users][:, items], ids[0], ids[1], times, data.columns)
+
+
+def nothing_left(of_user: int, of_item: int) -> DataError:
+    """The error where no users have so many items, and no items so many users."""
+    return DataError(
+        f"min_user_interactions={of_user} and min_item_interactions={of_item} leave no interactions: no users and "
+        "items have so many of each other"
+    )
 
 
 def _part(ids: Ids | None, mask: NDArray[np.bool_]) -> Ids | None:

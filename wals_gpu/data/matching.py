@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -21,7 +22,18 @@ from wals_gpu.data.interactions import ColumnNames, Interactions, as_interaction
 from wals_gpu.data.source import Source, TextOptions
 from wals_gpu.errors import DataError
 
-__all__ = ["Match", "in_kinds_of", "is_table", "match", "open_interactions", "open_table", "places_of", "read_like"]
+__all__ = [
+    "Match",
+    "in_kinds_of",
+    "is_paths",
+    "is_table",
+    "match",
+    "open_interactions",
+    "open_table",
+    "options_of_part",
+    "places_of",
+    "read_like",
+]
 
 # What chooses from a whole, or weighs or numbers it, has no meaning for a part that is held out of it.
 _OF_A_WHOLE = (
@@ -43,6 +55,12 @@ def is_table(data: Any) -> bool:
         return data.dtype.names is not None
     is_matrix = isinstance(data, Interactions) or hasattr(data, "tocsr")
     return not (is_matrix or issparse(getattr(data, "matrix", None)))
+
+
+def is_paths(data: Any) -> bool:
+    """Whether it is the path of a file, or a list of such."""
+    several = data if isinstance(data, (list, tuple)) else [data]
+    return bool(several) and all(isinstance(one, (str, os.PathLike)) for one in several)
 
 
 def open_interactions(
@@ -144,8 +162,7 @@ def read_like(
     """
     columns = {key: value for key, value in (columns or {}).items() if value is not None}
     if is_part:
-        columns = {key: value for key, value in columns.items() if key not in _OF_A_WHOLE}
-    if is_part:
+        columns = options_of_part(columns)
         advice = "leave these out, or give a table: its rows of unknown ids are left out and counted"
     else:
         advice = "it is to be what was learned from, read with the same options, such as min_value"
@@ -160,6 +177,11 @@ def read_like(
     own = open_interactions(name, data, {"warn_ratings": False, "like": like} | columns, dtype)
     drop = drop is None or drop
     return match(name, own, user_ids, item_ids, whose, drop=drop, as_text=as_text, advice=advice)
+
+
+def options_of_part(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of reading without those that choose from a whole, for a part that is held out of it."""
+    return {key: value for key, value in columns.items() if value is not None and key not in _OF_A_WHOLE}
 
 
 def open_table(name: str, data: Any, columns: Mapping[str, Any]) -> Source:

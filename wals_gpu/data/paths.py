@@ -9,7 +9,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ import pyarrow as pa
 
 from wals_gpu.data.ids import is_string
 from wals_gpu.data.json_lines import open_json
-from wals_gpu.data.source import Column, Source, TextOptions, listing
+from wals_gpu.data.source import Column, Reader, Source, TextOptions, listing
 from wals_gpu.data.text_tables import open_text
 from wals_gpu.errors import DataError, EmptyTableError
 
-__all__ = ["open_paths"]
+__all__ = ["open_paths", "part_of"]
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
 _SUFFIXES = {
@@ -93,6 +93,29 @@ def open_paths(paths: Sequence[str | os.PathLike[str]], options: TextOptions | N
     # A writer of many parts leaves some of them without a byte.
     written = [file for file in files if file.path is None or os.path.getsize(file.path)] or files[:1]
     return _together([_open(file, options) for file in written], ", ".join(str(path) for path in paths))
+
+
+def part_of(source: Source, part: int, n_parts: int) -> Source | None:
+    """Consecutive rows of a table, as many as other parts have as far as its pieces allow; None where there are none.
+
+    Parameters
+    ----------
+    source : Source
+        What has no pieces is part 0 as a whole.
+    part : int
+        From 0.
+    n_parts : int
+    """
+    pieces = [(1, source)] if source.pieces is None else source.pieces()
+    total = sum(size for size, _ in pieces)
+    mine, before = [], 0
+    for size, piece in pieces:
+        if size and before * n_parts // total == part:
+            mine.append(piece)
+        before += size
+    if not mine:
+        return None
+    return replace(_together(mine, source.what), names=source.names, first=source.first, remark=source.remark)
 
 
 def _files(text: str) -> Iterator[_File]:
@@ -178,6 +201,14 @@ def _remote(uri: str) -> Iterator[_File]:
 
 
 def _open(file: _File, options: TextOptions) -> Source:
+    source = _opened(file, options)
+    if source.pieces is None:
+        size = os.path.getsize(file.path) if file.path else 1
+        return replace(source, pieces=lambda: [(size, source)])
+    return source
+
+
+def _opened(file: _File, options: TextOptions) -> Source:
     try:
         with file.open() as raw:
             magic = raw.read(8)
@@ -248,13 +279,64 @@ def _parquet(file: _File, parts: Sequence[str] = ()) -> Source:
             raise DataError(f"{file.name} cannot be read: {error}") from error
         return [table[name] for name in [*ids, *numbers, *plain]]
 
+    def pieces() -> list[tuple[int, Source]]:
+        assert file.path is not None
+        found: list[tuple[int, Source]] = []
+        row = 0
+        try:
+            for path, keys in _fragments(file.path):
+                metadata = pq.read_metadata(path)
+                for group in range(metadata.num_row_groups):
+                    n, size = metadata.row_group(group).num_rows, metadata.row_group(group).total_byte_size
+                    piece = Source(file.name, names, _row_group(path, metadata, group, keys), place=_after(row))
+                    found += [(size, piece)] if n else []
+                    row += n
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{file.name} cannot be read: {error}") from error
+        return found
+
     try:
         names = pq.ParquetDataset(file.path).schema.names if file.path else pq.read_schema(file.open()).names
     except (pa.ArrowException, OSError, UnicodeError) as error:
         raise DataError(f"{file.name} is not a readable Parquet file: {error}") from error
     if not names:
         raise DataError(f"{file.name} holds no Parquet file")
-    return Source(file.name, names, read)
+    return Source(file.name, names, read, pieces=pieces if file.path else None)
+
+
+def _fragments(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The files of a Parquet file or folder in the order of their rows, each with what the names of its folders say."""
+    import pyarrow.dataset as ds
+
+    if not os.path.isdir(path):
+        yield path, {}
+        return
+    for fragment in ds.dataset(path, format="parquet", partitioning="hive").get_fragments():
+        if os.path.getsize(fragment.path):
+            yield fragment.path, ds.get_partition_keys(fragment.partition_expression)
+
+
+def _row_group(path: str, metadata: Any, group: int, keys: dict[str, Any]) -> Reader:
+    def read(ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:
+        import pyarrow.parquet as pq
+
+        wanted = [*ids, *numbers, *plain]
+        there, n = [name for name in wanted if name not in keys], metadata.row_group(group).num_rows
+        try:
+            if missing := set(there) - set(metadata.schema.to_arrow_schema().names):
+                raise DataError(f"{path} has no column {min(missing)!r}, as other files have that are read with it")
+            coded = [name for name in ids if name in there]
+            with pq.ParquetFile(path, metadata=metadata, read_dictionary=coded) as file:
+                table = file.read_row_group(group, columns=there)
+            return [pa.chunked_array([pa.repeat(keys[name], n)]) if name in keys else table[name] for name in wanted]
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
+
+    return read
+
+
+def _after(first: int) -> Callable[[int], str]:
+    return lambda row: f"row {first + row}"
 
 
 def _feather(file: _File) -> Source:
@@ -326,10 +408,13 @@ def _together(sources: list[Source], what: str) -> Source:
             row -= length
         return f"row {row}"
 
+    def pieces() -> list[tuple[int, Source]]:
+        return [piece for source in sources for piece in ([(1, source)] if source.pieces is None else source.pieces())]
+
     kinds = {source.text_ids for source in sources}
     if len(kinds) > 1:
         raise DataError(f"files with types and files of text cannot be read together: {what}")
-    return Source(what, first.names, read, first.text_ids, place, first.first, first.remark)
+    return Source(what, first.names, read, first.text_ids, place, first.first, first.remark, pieces)
 
 
 def _joined(name: Any, columns: list[Column], files: list[str]) -> Column:

@@ -52,6 +52,9 @@ class Source:
         Some values of a column, to judge it by; none where that would cost anything.
     remark : str
         What the table looks like, said where a column is not found.
+    pieces : callable, optional
+        Parts of the rows, in their order, that can be read one by one, each with its size in bytes. None: the
+        table is read as a whole.
     """
 
     what: str
@@ -61,6 +64,7 @@ class Source:
     place: Callable[[int], str] = _row
     first: Callable[[Hashable], list[Any]] = _unknown
     remark: str = ""
+    pieces: Callable[[], list[tuple[int, Source]]] | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from wals_gpu.data.ids import is_string
 from wals_gpu.data.source import Column
 from wals_gpu.errors import DataError
 
-__all__ = ["Period", "as_times", "recency"]
+__all__ = ["Period", "as_times", "recency", "shown_times"]
 
 # Every integer up to here is a float64; microseconds since 1970 are, nanoseconds are not.
 _EXACT = 2**53
@@ -27,6 +27,7 @@ _UNITS = {
     "hours": 3600, "d": 86400, "day": 86400, "days": 86400, "w": 604800, "week": 604800, "weeks": 604800,
     "y": 31557600, "year": 31557600, "years": 31557600,
 }  # fmt: skip
+_SLASHES = r"^(?P<one>\d{1,2})[/-](?P<two>\d{1,2})[/-](?P<year>\d{4}|\d{2})(?P<rest>,?[T ].*)?$"
 _ZONE = r"[T ]\d{1,2}(:\d{2}){0,2}(\.\d+)?(Z|[+-]\d{2}(:?\d{2})?)$"
 
 
@@ -40,6 +41,19 @@ class Period(NamedTuple):
     def of(cls, times: NDArray[Any] | None) -> Period | None:
         """Of the times of entries (Z,); None where there are none."""
         return None if times is None or not len(times) else cls(times.min(), times.max())
+
+    @classmethod
+    def of_all(cls, parts: Sequence[Period]) -> Period | None:
+        """From the first to the last of several; None of none.
+
+        Raises
+        ------
+        DataError
+            Some are of numbers, others of dates.
+        """
+        if len({isinstance(part.first, np.datetime64) for part in parts}) > 1:
+            raise DataError("the times must be of one kind, got numbers in some parts and dates in others")
+        return cls(min(part.first for part in parts), max(part.last for part in parts)) if parts else None
 
     def to_json(self) -> list[Any]:
         """Two numbers, or two texts in ISO 8601."""
@@ -111,6 +125,60 @@ def as_times(column: Column, name: Hashable, place: Callable[[int], str]) -> NDA
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return _numbers(column, where, place)
     raise DataError(f"{where} must hold numbers, dates or text in ISO 8601, got {kind}")
+
+
+def shown_times(column: Column) -> list[Any]:
+    """Some times of a part of a column that decide how all of it is read (n,): texts, or integers.
+
+    How the others are to be read is seen from them: :func:`as_times` of a part with those that all parts have shown
+    gives what it gives of the whole.
+    """
+    column = plain_type(column)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if column.null_count or not len(column):
+        return []
+    if pa.types.is_integer(column.type):
+        return _shown_integers(_numpy(column))
+    return _shown_texts(column.cast(pa.large_string())) if is_string(column.type) else []
+
+
+def _shown_integers(values: NDArray[Any]) -> list[Any]:
+    shown = [values.min(), values.max()]
+    if -_EXACT <= shown[0] and shown[1] <= _EXACT and _days(values.astype(np.int64)) is None:
+        shown.append(values[_first(len(values), lambda a, b: _days(values[a:b].astype(np.int64)) is None)])
+    return [value.item() for value in shown]
+
+
+def _shown_texts(column: Column) -> list[Any]:
+    def fails(begin: int, end: int) -> bool:
+        try:
+            column.slice(begin, end - begin).cast(kind)
+        except pa.ArrowException:
+            return True
+        return False
+
+    shown: list[Any] = []
+    for kind in (pa.int64(), pa.float64()):
+        if not fails(0, len(column)):
+            of_integers = _shown_integers(_numpy(column.cast(kind))) if kind == pa.int64() else []
+            return shown + [str(value) for value in of_integers]
+        shown.append(column[_first(len(column), fails)].as_py())
+    found = pc.extract_regex(pc.utf8_trim_whitespace(column), _SLASHES)
+    if found.null_count < len(found):
+        parts = [pc.struct_field(found, name) for name in ("one", "two", "year")]
+        for part in (*(part.cast(pa.int64()) for part in parts), pc.equal(pc.utf8_length(parts[2]), 2)):
+            shown.append(column[pc.index(part, pc.max(part)).as_py()].as_py())
+    return shown
+
+
+def _first(n: int, fails: Callable[[int, int], bool]) -> int:
+    """The first of n rows for which a range of rows that has it `fails`; there is one."""
+    begin, end = 0, n
+    while end - begin > 1:
+        middle = (begin + end) // 2
+        begin, end = (begin, middle) if fails(begin, middle) else (middle, end)
+    return begin
 
 
 def _numpy(column: Column) -> NDArray[Any]:
@@ -195,8 +263,7 @@ def _of_text(column: Column, where: str, place: Callable[[int], str]) -> NDArray
 
 def _with_slashes(texts: Column) -> Column:
     """``3/25/2024`` and ``25-3-2024`` as ISO has them, if the column tells which is the month; else unchanged."""
-    pattern = r"^(?P<one>\d{1,2})[/-](?P<two>\d{1,2})[/-](?P<year>\d{4}|\d{2})(?P<rest>,?[T ].*)?$"
-    found = pc.extract_regex(texts, pattern)
+    found = pc.extract_regex(texts, _SLASHES)
     if found.null_count == len(found):
         return texts
     one, two, year, rest = (pc.struct_field(found, name) for name in ("one", "two", "year", "rest"))
@@ -250,10 +317,7 @@ def _bad_text(
             return True
         return False
 
-    begin, end = 0, len(texts)
-    while end - begin > 1:
-        middle = (begin + end) // 2
-        begin, end = (begin, middle) if fails(begin, middle) else (middle, end)
+    begin = _first(len(texts), fails)
     text = column[begin].as_py()
     advice = ""
     if re.match(r"\s*\d{1,2}[/-]\d{1,2}[/-]\d{2,4}", text):
@@ -264,7 +328,7 @@ def _bad_text(
     )
 
 
-def recency(times: NDArray[Any], half_life: Any) -> NDArray[np.float64]:
+def recency(times: NDArray[Any], half_life: Any, latest: Any = None) -> NDArray[np.float64]:
     """2**-((latest - time) / half_life) for each time, (n,).
 
     Parameters
@@ -273,13 +337,15 @@ def recency(times: NDArray[Any], half_life: Any) -> NDArray[np.float64]:
     half_life : number, str, timedelta
         In the unit of times that are numbers; for dates a span of time, such as "90d", "12h", or a timedelta of
         datetime, NumPy or pandas.
+    latest : number or datetime64, optional
+        Default: the latest of these times.
 
     Raises
     ------
     TypeError, ValueError
         It is no span of these times.
     """
-    age = times.max() - times
+    age = (times.max() if latest is None else latest) - times
     if times.dtype.kind == "M":
         seconds = _seconds(half_life)
         ages: NDArray[np.float64] = age.astype(f"timedelta64[{np.datetime_data(times.dtype)[0]}]").astype(np.float64)

@@ -23,7 +23,7 @@ from wals_gpu.data.csr import select
 from wals_gpu.data.files import version_of
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions, as_interactions
-from wals_gpu.data.matching import in_kinds_of
+from wals_gpu.data.matching import in_kinds_of, is_paths, is_table
 from wals_gpu.data.stored import as_stored
 from wals_gpu.distributed.checkpoint import ShardedCheckpoint
 from wals_gpu.distributed.cuts import Cuts
@@ -31,7 +31,7 @@ from wals_gpu.distributed.device import DeviceRows, device_of_rank
 from wals_gpu.distributed.group import Group, LocalGroup, agree, gather_json, gather_uneven, of_each, together
 from wals_gpu.distributed.model import ShardedModel
 from wals_gpu.distributed.priors import RowsOnRanks
-from wals_gpu.distributed.read import some_entries
+from wals_gpu.distributed.read import read_sharded, read_validation, some_entries
 from wals_gpu.distributed.session import ShardedSession, ShardedTerms
 from wals_gpu.distributed.shards import Shards, shard
 from wals_gpu.distributed.start import Start
@@ -51,7 +51,7 @@ from wals_gpu.training.plan import FitSettings, HoldOut, Plan, Saving
 from wals_gpu.training.state import FitRecord, History, Side
 from wals_gpu.training.validation import checked_share, generator_of_holdout, hold_out, none_left
 
-__all__ = ["OwnFactors", "fit_rows", "fit_sharded"]
+__all__ = ["OwnFactors", "fit_rows", "fit_sharded", "read_for"]
 
 #: Start values that are drawn at a time.
 _DRAWN = 1 << 16
@@ -89,8 +89,9 @@ def fit_sharded(
         machine (``LOCAL_RANK``). Embeddings of priors are the same on all ranks,
         and may be memory-mapped: each reads those of its own rows.
     interactions : Shards, or whatever ``WALS.fit`` takes
-        What each rank has; or all of it, which each rank takes its part of. A
-        :class:`wals_gpu.stored.StoredMatrix` in a folder that all machines see is read in part.
+        What each rank has; or paths of files that all ranks see, of which each reads a part (:func:`.read_sharded`);
+        or all of it, which each rank takes its part of. A :class:`wals_gpu.stored.StoredMatrix` in a folder that all
+        machines see is read in part.
     group : Group, optional
         Default: :class:`.LocalGroup`, this process alone.
     warm_start : bool, fitted WALS, or path of a saved model, default False
@@ -102,14 +103,15 @@ def fit_sharded(
     show_progress : bool, default False
         A progress bar, on rank 0.
     validation, metric, validate_every, patience, checkpoint_dir, checkpoint_every, resume
-        As for ``WALS.fit``. Of Shards too, a share can be held out; other interactions are the rank's own rows then,
-        a csr_matrix. The checkpoint is in a folder that all ranks see; another number of ranks can go on.
+        As for ``WALS.fit``. Beside Shards or paths, a share can be held out, too; each rank reads a part of the files
+        of validation, and a csr_matrix beside Shards is the rank's own rows. The checkpoint is in a folder that all
+        ranks see; another number of ranks can go on.
     mode : {"auto", "all", "halo", "blocks"}, default "auto"
         How the other side's factors come, see docs/distributed.md. Changes no bit.
     table_bytes : int, optional
         Memory that a rank may give to them, in bytes; None: as much as the whole table takes.
     **columns
-        ``user_column``, ``item_column``, ``value_column`` of a table.
+        Of a table, as for :func:`wals_gpu.as_interactions`.
 
     Returns
     -------
@@ -198,6 +200,35 @@ def fit_rows(model: WALS, shards: Shards, group: Group) -> OwnFactors:
     return OwnFactors(session.factors("user"), session.factors("item"), run.history)
 
 
+def read_for(model: WALS, path: Any, group: Group, warm_start: Any = False, **columns: Any) -> Shards:
+    """Read files as :func:`fit_sharded` reads them for a model. Every rank makes the call.
+
+    Parameters
+    ----------
+    model : WALS
+    path : path or list of them
+    group : Group
+    warm_start : bool, fitted WALS, or path of a saved model, default False
+        Among whose ids those of files of text are to be found.
+    **columns
+        As for :func:`wals_gpu.as_interactions`.
+
+    Returns
+    -------
+    Shards
+
+    Raises
+    ------
+    DataError, FileNotFoundError, TypeError, ValueError, DistributedError
+        As from :func:`.read_sharded`.
+    """
+    with together(group, "reading the settings"):
+        settings = _settings_of(_on_own_device(model))
+    _agreed(group, settings)
+    kinds = _known_kinds(settings, Start.of(group, model, warm_start))
+    return read_sharded(path, group, settings.factors, settings.options, kinds=kinds, **columns)
+
+
 def _on_own_device(model: WALS) -> WALS:
     """The model, with the rank's own device where it names that of all ranks."""
     device = device_of_rank(model.device)
@@ -237,15 +268,22 @@ def _shards_of(
     group: Group, settings: FitSettings, interactions: Any, validation: Any, columns: dict[str, Any], start: Start
 ) -> tuple[Shards, csr_matrix | None]:
     """What the rank has to train on, and to find."""
+    is_share = isinstance(validation, numbers.Real) and not isinstance(validation, bool)
+    in_parts = is_paths(interactions) and not {"user_ids", "item_ids"} & set(columns)
+    in_parts = in_parts and (validation is None or is_share or is_table(validation))
+    if all(gather_json(group, in_parts)):
+        columns = {"warn_ratings": settings.objective.name != "explicit"} | columns | {"dtype": settings.dtype.name}
+        kinds = _known_kinds(settings, start)
+        interactions = read_sharded(interactions, group, settings.factors, settings.options, kinds=kinds, **columns)
     if isinstance(interactions, Shards):
         with together(group, "reading the interactions"):
             if interactions.dtype != settings.dtype:
                 raise TypeError(f"the shards hold {interactions.dtype}, the model is of dtype {settings.dtype}")
-            is_share = isinstance(validation, numbers.Real) and not isinstance(validation, bool)
-            if validation is not None and not is_share and not isinstance(validation, csr_matrix):
+            known = validation is None or is_share or isinstance(validation, csr_matrix) or is_table(validation)
+            if not known:
                 raise TypeError(
-                    "validation must be a share, or a csr_matrix of the rank's own users, where the interactions are "
-                    f"Shards, got {type(validation).__name__}"
+                    "validation must be a share, a table, or a csr_matrix of the rank's own users, where the "
+                    f"interactions are Shards, got {type(validation).__name__}"
                 )
             if interactions.group.size != group.size or interactions.group.rank != group.rank:
                 raise ValueError(
@@ -253,7 +291,7 @@ def _shards_of(
                     f"rank {group.rank} of {group.size}"
                 )
             wanted_shape = interactions.users.shape[0], interactions.shape[1]
-            if validation is not None and not is_share and validation.shape != wanted_shape:
+            if isinstance(validation, csr_matrix) and validation.shape != wanted_shape:
                 raise ValueError(
                     f"validation must have the shape {wanted_shape} of the rank's users, got {validation.shape}"
                 )
@@ -261,6 +299,8 @@ def _shards_of(
         agree(group, **bounds, validation=float(validation) if is_share else None)
         if is_share:
             return _divided(interactions, validation, settings.random_state)
+        if any(gather_json(group, validation is not None and not isinstance(validation, csr_matrix))):
+            validation = read_validation(validation, interactions, **columns)
         return interactions, validation
     test = None
     with together(group, "reading the interactions"):
@@ -281,13 +321,17 @@ def _in_known_kinds(data: Interactions, settings: FitSettings, start: Start) -> 
     """Of a file of text, numbers as texts where those whom they are found among have texts."""
     if not data.text_ids:
         return data
-    known: list[Ids | None] = []
-    for side, prior in (("user", settings.user_prior), ("item", settings.item_prior)):
-        ids = None if prior is None else prior.ids
-        if ids is None and (kind := start.kind(side)) is not None:
-            ids = Ids(pa.array([], pa.large_string()) if kind == "string" else np.empty(0, np.int64), side)
-        known.append(ids)
+    known = [
+        None if kind is None else Ids(pa.array([], pa.large_string()) if kind == "string" else np.empty(0, np.int64))
+        for kind in _known_kinds(settings, start)
+    ]
     return in_kinds_of(data, *known)
+
+
+def _known_kinds(settings: FitSettings, start: Start) -> list[str | None]:
+    """Of the ids of users and of items among which those of the interactions are to be found; None: of no matter."""
+    priors = (("user", settings.user_prior), ("item", settings.item_prior))
+    return [start.kind(side) if prior is None or prior.ids is None else prior.ids.kind for side, prior in priors]
 
 
 def _divided(shards: Shards, share: Any, random_state: Any) -> tuple[Shards, csr_matrix]:

@@ -15,14 +15,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.checks import integer, number
 from wals_gpu.distributed.fit import fit_sharded
-from wals_gpu.distributed.group import Group
 from wals_gpu.distributed.launch import connected
-from wals_gpu.distributed.read import read_sharded, reads_in_parts
 from wals_gpu.errors import DistributedError
 from wals_gpu.model.files import is_in_halves
 from wals_gpu.model.wals import WALS
@@ -30,11 +25,6 @@ from wals_gpu.training.state import History
 
 __all__ = ["RayResult", "ray_train"]
 
-#: Of reading tables; the other options are those of a fit.
-_READING = {
-    "user_column", "item_column", "value_column", "time_column", "min_value", "encoding", "half_life",
-    "min_user_interactions", "min_item_interactions", "user_ids", "item_ids",
-}  # fmt: skip
 #: Seconds in which the cause of a failure may follow the complaint that a rank is gone.
 _GRACE = 10.0
 
@@ -77,10 +67,8 @@ def ray_train(
         Its settings, as for :func:`.fit_sharded`; it is not changed. Without ``num_threads``, a worker has as many
         threads as CPUs.
     data : path or list of them, or whatever :func:`.fit_sharded` takes
-        A path to files that all machines see; of Parquet files each worker reads a part, unless `options` need all
-        rows. Anything else travels to every machine through Ray's object store.
-    out : str or path
-        Folder for the model, which all machines see; replaced.
+        A path to files that all machines see, of which each worker reads a part. Anything else travels to every
+        machine through Ray's object store.
     num_workers : int
         Ranks. One for a machine, with its CPUs, makes the least traffic.
     resources_per_worker : mapping of str to float, optional
@@ -134,13 +122,11 @@ def ray_train(
     folder, options = os.path.abspath(out), dict(options)
     if checkpoint_dir is not None:
         options |= {"checkpoint_dir": os.path.abspath(checkpoint_dir), "resume": True}
-    if isinstance(options.get("warm_start"), (str, PathLike)):
-        options["warm_start"] = os.path.abspath(options["warm_start"])
+    for name in ("warm_start", "validation"):
+        if name in options:
+            options[name] = _seen_anywhere(options[name])
     task = {"out": folder, "timeout": float(timeout), "options": options, "save_dtype": save_dtype}
-    if isinstance(data, (str, PathLike)):
-        data = os.path.abspath(data)
-    elif isinstance(data, (list, tuple)):
-        data = [os.path.abspath(one) if isinstance(one, (str, PathLike)) else one for one in data]
+    data = _seen_anywhere(data)
     mine = not ray.is_initialized()
     if mine:
         ray.init()
@@ -157,6 +143,14 @@ def ray_train(
         if mine:
             ray.shutdown()
     raise AssertionError  # the last attempt returns or raises
+
+
+def _seen_anywhere(data: Any) -> Any:
+    """Paths as they are called from any folder, addresses as they are; anything else itself."""
+    if isinstance(data, (list, tuple)):
+        return [_seen_anywhere(one) for one in data]
+    is_path = isinstance(data, (str, PathLike)) and "://" not in os.fspath(data)
+    return os.path.abspath(data) if is_path else data
 
 
 class _Lost(Exception):
@@ -259,19 +253,6 @@ class _Worker:
         if model.num_threads is None:
             model.set_params(num_threads=threads)
         with connected(task["timeout"]) as group:
-            data, options = _read(model, data, group, task["options"])
-            fitted = fit_sharded(model, data, group, **options)
+            fitted = fit_sharded(model, data, group, **task["options"])
             fitted.save(task["out"], dtype=task["save_dtype"])
         return fitted.history
-
-
-def _read(model: WALS, data: Any, group: Group, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """A part of Parquet files where that can be, with the options that are left."""
-    reading = {name: value for name, value in options.items() if name in _READING}
-    rest = {name: value for name, value in options.items() if name not in _READING}
-    is_path = isinstance(data, (str, list)) and all(isinstance(one, str) for one in data)
-    is_divided = isinstance(rest.get("validation"), (float, type(None)))  # others are matched by all ids
-    if not is_path or not is_divided or not reads_in_parts(data, reading):
-        return data, options
-    solving = SolveOptions.choose(model.solver, model.factors, cg_steps=model.cg_steps, block_size=model.block_size)
-    return read_sharded(data, group, model.factors, solving, dtype=np.dtype(model.dtype), **reading), rest

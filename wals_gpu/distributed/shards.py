@@ -17,7 +17,6 @@ from wals_gpu.data.stored import StoredMatrix
 from wals_gpu.data.times import Period
 from wals_gpu.distributed.cuts import Cuts, cut_rows
 from wals_gpu.distributed.group import Group, agree, gather_json, of_each, together
-from wals_gpu.errors import DataError
 from wals_gpu.objective.bound import BoundObjective, Objective
 from wals_gpu.training.checkpoints import fingerprint
 
@@ -167,10 +166,8 @@ def period_of_all(group: Group, times: NDArray[Any] | None) -> Period | None:
         Some ranks have numbers, others dates.
     """
     own = Period.of(times)
-    found = [Period.from_json(one) for one in gather_json(group, None if own is None else own.to_json()) if one]
-    if len({isinstance(one.first, np.datetime64) for one in found}) > 1:
-        raise DataError("the times must be of one kind, got numbers on some ranks and dates on others")
-    return Period(min(one.first for one in found), max(one.last for one in found)) if found else None
+    found = gather_json(group, None if own is None else own.to_json())
+    return Period.of_all([Period.from_json(one) for one in found if one])
 
 
 def shard(data: Interactions, group: Group, factors: int, options: SolveOptions) -> Shards:
