@@ -4,11 +4,11 @@
     .venv/bin/python benchmarks/cases/bench_serve.py --items 20000    # one size, into a result of its own
 
 Each request asks for the ten best of all items for one user, without what the user has. Both services run in one
-process under uvicorn with httptools and uvloop, without a log of requests, with as many threads of native code;
-implicit's is a plain `def` endpoint, which FastAPI runs in its pool of threads, and writes its JSON with orjson where
-there is one. wrk asks on loopback, over 1, 16 and 64 connections, for a random user each time. Services take turns; a
-service is started anew for each turn, checked against a full sort of float64 scores, and warmed up. Writes
-results/serve.json.
+process under uvicorn with httptools and uvloop, without a log of requests, with as many threads of native code. Ours is
+`wals-gpu serve`; implicit's is a plain `def` endpoint, which FastAPI runs in its pool of threads, and writes its JSON
+with orjson where there is one. wrk asks on loopback, over 1, 16 and 64 connections, for a random user each time.
+Services take turns; a service is started anew for each turn, checked against a full sort of float64 scores, and warmed
+up. Writes results/serve.json.
 """
 
 import argparse

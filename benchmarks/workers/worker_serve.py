@@ -7,8 +7,6 @@ import gc
 import json
 import sys
 
-import uvicorn
-
 try:
     from orjson import dumps
 except ImportError:
@@ -17,20 +15,20 @@ except ImportError:
         return json.dumps(value).encode()
 
 
-def wals_gpu(folder: str, threads: int):
-    from wals_gpu.serve import make_app
+def wals_gpu(folder: str, port: str, threads: str) -> None:
+    from wals_gpu.cli import main
 
-    return make_app(folder, num_threads=threads)
+    sys.exit(main(["serve", folder, "--port", port, "--threads", threads]))
 
 
-def implicit(folder: str, threads: int):
+def implicit(folder: str, port: str, threads: str) -> None:
     from fastapi import FastAPI, Response
     from implicit.cpu.als import AlternatingLeastSquares
 
     from wals_gpu import WALS
 
     fitted = WALS.load(folder).fitted
-    model = AlternatingLeastSquares(factors=fitted.factors, num_threads=threads)
+    model = AlternatingLeastSquares(factors=fitted.factors, num_threads=int(threads))
     model.user_factors, model.item_factors = fitted.user_factors, fitted.item_factors
     liked = fitted.seen
     app = FastAPI()
@@ -41,12 +39,18 @@ def implicit(folder: str, threads: int):
         items = [{"item": item, "score": score} for item, score in zip(ids.tolist(), scores.tolist(), strict=True)]
         return Response(dumps({"items": items}), media_type="application/json")
 
-    return app
+    serve(app, port)
+
+
+def serve(app, port: str) -> None:
+    import uvicorn
+
+    gc.collect()
+    gc.freeze()  # as wals-gpu serve does: full collections stop either service for a tenth of a second and more
+    options = {"log_level": "warning", "access_log": False, "server_header": False}
+    uvicorn.run(app, port=int(port), loop="uvloop", http="httptools", **options)
 
 
 if __name__ == "__main__":
-    system, folder, port, threads = sys.argv[1:]
-    app = {"wals_gpu": wals_gpu, "implicit": implicit}[system](folder, int(threads))
-    gc.collect()
-    gc.freeze()  # as wals-gpu serve does: full collections stop either service for a tenth of a second and more
-    uvicorn.run(app, port=int(port), log_level="warning", access_log=False, loop="uvloop", http="httptools")
+    system, *arguments = sys.argv[1:]
+    {"wals_gpu": wals_gpu, "implicit": implicit}[system](*arguments)

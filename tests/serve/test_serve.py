@@ -18,13 +18,14 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
+from fastapi import FastAPI, Response
 from fastapi.testclient import TestClient
 
 from wals_gpu import WALS, DataError
 from wals_gpu.data.ids import Ids
 from wals_gpu.priors.linear import LinearPrior
 from wals_gpu.serve import Limits, answers, make_app
-from wals_gpu.serve.batching import Batcher, Full
+from wals_gpu.serve.batching import ALONE, LOOK, Batcher, Full
 from wals_gpu.serve.lookup import ItemSearch, UserSearch, rows_of
 from wals_gpu.serve.models import Models
 
@@ -325,6 +326,26 @@ def test_only_hosts_that_are_served(model):
     assert response.json()["error"]["type"] == "wrong_host"
 
 
+def test_mounted_in_another_application_and_behind_middleware(model):
+    """Middleware that is added stands before every route, those that are answered directly too."""
+    app, outer = make_app(model), FastAPI()
+
+    @app.middleware("http")
+    async def only_with_a_key(request, call_next):
+        return await call_next(request) if "key" in request.headers else Response(status_code=401)
+
+    outer.mount("/lists", app)
+    client = TestClient(outer)
+    assert client.post("/lists/recommend", json={"users": ["u05"]}).status_code == 401
+    client.headers["key"] = "1"
+    assert pairs(ask(client, "/lists/recommend", users=["u05"])["lists"][0]) == of(model.recommend("u05"))
+    assert ask(client, "/lists/recommend", 422, users=[])["error"]["field"] == "users"
+    assert client.post("/recommend", json={"users": ["u05"]}).status_code == 404
+    text = client.get("/lists/metrics").text
+    assert 'wals_requests_total{path="/recommend",status="200"} 1.0' in text
+    assert 'wals_requests_total{path="/recommend",status="422"} 1.0' in text
+
+
 def test_categories_are_those_of_the_table_of_titles(model, tmp_path):
     table = tmp_path / "items.csv"
     table.write_text("item_id,title,genre\n" + "".join(f"{item},{item},{CATEGORIES[item]}\n" for item in CATEGORIES))
@@ -436,6 +457,52 @@ def test_a_small_request_that_comes_alone_is_answered_on_the_spot(monkeypatch):
     assert sum(size for size, _ in answered[4:-4]) == 4 and not any(here for _, here in answered[4:-4])
     # Slow: the first took too long for the second, and that one for the third, after which all is well again.
     assert answered[n - 4 :] == [(1, True), (1, False), (1, False), (1, True)]
+
+
+def test_after_many_that_were_alone_few_are_looked_at_until_others_come():
+    """Those who come together then are noticed after a few of them, and go together as before."""
+    on_the_spot = []
+
+    def answer(requests):
+        on_the_spot.append(threading.current_thread() is threading.main_thread())
+        return requests
+
+    async def run():
+        batcher = Batcher(answer, most_waiting=100)
+        for one in range(ALONE + 2):
+            assert await batcher.ask(one, is_small=True) == one
+        for most in (LOOK, 0):
+            on_the_spot.clear()
+            assert await asyncio.gather(*(batcher.ask(one, is_small=True) for one in range(50))) == list(range(50))
+            assert sum(on_the_spot) <= most
+        batcher.close()
+
+    asyncio.run(run())
+
+
+def test_who_asks_while_a_line_is_closed_is_answered():
+    """By a new thread, which does not take the end of the first one for its own."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def answer(requests):
+        begun.set()
+        assert go_on.wait(10)
+        return requests
+
+    async def run():
+        batcher = Batcher(answer, most_waiting=5)
+        first = asyncio.create_task(batcher.ask(1))
+        await asyncio.to_thread(begun.wait, 10)
+        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+        while batcher._thread is not None:
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(batcher.ask(2))
+        await asyncio.sleep(0.01)
+        go_on.set()
+        assert await asyncio.wait_for(asyncio.gather(first, second, closing), 10) == [1, 2, None]
+        batcher.close()
+
+    asyncio.run(run())
 
 
 def test_who_comes_when_too_many_wait_is_told_to_come_again(model):

@@ -116,6 +116,8 @@ def of_similar(request: SimilarRequest) -> Query:
 
 def answer(model: ServedModel, queries: Sequence[Query]) -> list[bytes | Exception]:
     """JSON for each query, or what is wrong with it."""
+    if len(queries) == 1:
+        return _together(_HOW[queries[0].options.kind], model, queries)
     answers: list[bytes | Exception] = [b""] * len(queries)
     groups: dict[Any, list[int]] = {}
     for at, query in enumerate(queries):

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,6 +39,9 @@ _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
 ]
+
+#: From the body of a request to that of its answer.
+Direct = Callable[[bytes], Awaitable[bytes]]
 
 DESCRIPTION = """\
 Lists of items for users, for what somebody has, and for sentences; what is like an item; and why.
@@ -132,8 +134,8 @@ def make_app(
         redoc_url=None,
     )
     app.state.models = models
-    _add_routes(app, service)
-    app.add_middleware(_Front, metrics=service.metrics, allowed_hosts=allowed_hosts)
+    direct = _add_routes(app, service)
+    app.add_middleware(_Front, service=service, direct=direct, allowed_hosts=allowed_hosts)
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _on_error)
     app.openapi = _OpenApi(app, models)  # type: ignore[method-assign]
@@ -188,25 +190,6 @@ async def _in_line(line: Batcher[Any, bytes], request: Any, *, is_small: bool = 
 # -------------------------------------------------------------------------------------------------------------- routes
 
 
-class _DirectRoute(APIRoute):
-    """A route whose body goes to its schema as it came, and whose answer leaves as it was made.
-
-    FastAPI's own way there and back takes longer than a search of 20,000 items.
-    """
-
-    direct: Callable[[bytes], Awaitable[bytes]]
-    max_body: int
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
-            await super().handle(scope, receive, send)  # says what is allowed
-            return
-        answer = await self.direct(await _body(scope, receive, self.max_body))
-        length = (b"content-length", str(len(answer)).encode())
-        await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, length]})
-        await send({"type": "http.response.body", "body": answer})
-
-
 async def _body(scope: Scope, receive: Receive, most: int) -> bytes:
     """The body of a request, read no further than it may be long."""
     parts: list[bytes] = []
@@ -242,7 +225,9 @@ class _HistoryQuery(BaseModel):
     limit: Annotated[int, Query(ge=1, le=1000)] = 50
 
 
-def _add_routes(app: FastAPI, service: _Service) -> None:
+def _add_routes(app: FastAPI, service: _Service) -> dict[str, Direct]:
+    """Add the routes; by path those that :class:`_Front` answers itself."""
+    direct: dict[str, Direct] = {}
     models, known = service.models, schemas.schemas(service.limits)
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": schemas.Error, "description": text}
@@ -260,30 +245,27 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
     ) -> None:
         validate = TypeAdapter(body).validator.validate_json
 
-        async def direct(content: bytes) -> bytes:
+        async def answer(content: bytes) -> bytes:
             try:
                 request = validate(content)
             except ValidationError as error:
                 raise of_validation(error.errors(include_url=False, include_input=False)) from None
             return await ask(request)
 
-        async def endpoint(request: Any) -> Any:  # what FastAPI documents; requests go to `direct`
-            raise NotImplementedError
+        async def endpoint(request: Any) -> Response:  # what FastAPI documents
+            return _bytes(await ask(request))
 
+        direct[path] = answer
         endpoint.__name__ = path.strip("/")
-        endpoint.__annotations__ = {"request": body}
-        route = _DirectRoute(
+        endpoint.__annotations__ = {"request": body, "return": Response}
+        app.post(
             path,
-            endpoint,
-            methods=["POST"],
             response_model=response,
             responses=errors,
             summary=text,
             operation_id=path.strip("/"),
             description=body.__doc__,
-        )
-        route.direct, route.max_body = direct, service.limits.max_body
-        app.router.routes.append(route)
+        )(endpoint)
 
     async def recommend(request: schemas.RecommendRequest) -> bytes:
         return await service.answer(answers.of_recommend(request))
@@ -351,6 +333,8 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
         }
         return Response(page, media_type="text/html; charset=utf-8", headers=headers)
 
+    return direct
+
 
 def _json(value: Any) -> Response:
     import json
@@ -360,8 +344,12 @@ def _json(value: Any) -> Response:
 
 def _bytes(content: bytes, status: int = 200, headers: Sequence[tuple[bytes, bytes]] = ()) -> Response:
     response = Response(content, status)
-    response.raw_headers = [*_HEADERS, (b"content-length", str(len(content)).encode()), *headers]
+    response.raw_headers = [*_headers(content), *headers]
     return response
+
+
+def _headers(content: bytes) -> list[tuple[bytes, bytes]]:
+    return [*_HEADERS, (b"content-length", str(len(content)).encode())]
 
 
 # -------------------------------------------------------------------------------------------------------------- errors
@@ -383,14 +371,25 @@ async def _on_error(request: Request, error: Exception) -> Response:
         found = ServiceError(error.status_code, type_, message, headers=headers)
     else:  # a mistake of ours: Starlette raises it again, and the server logs it
         found = ServiceError(500, "internal", "something went wrong here; the log of the server says what")
-    return _bytes(found.body(), found.status, found.headers)
+    return _error(found)
+
+
+def _error(error: ServiceError) -> Response:
+    return _bytes(error.body(), error.status, error.headers)
 
 
 class _Front:
-    """Counts what is answered, and refuses hosts that are not served."""
+    """Counts what is answered, refuses hosts that are not served, and answers the routes that are asked most.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, allowed_hosts: Sequence[str] | None) -> None:
-        self._app, self._metrics = app, metrics
+    Their way through FastAPI's stack and routes, there and back, takes as long as a search of 20,000 items. Whatever
+    middleware an application is given stands before this one.
+    """
+
+    def __init__(
+        self, app: ASGIApp, service: _Service, direct: dict[str, Direct], allowed_hosts: Sequence[str] | None
+    ) -> None:
+        self._app, self._metrics, self._direct = app, service.metrics, direct
+        self._max_body = service.limits.max_body
         self._hosts = None if allowed_hosts is None else {host.lower().encode() for host in allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -406,19 +405,28 @@ class _Front:
             await send(message)
 
         metrics = self._metrics
+        path = scope["path"].removeprefix(scope.get("root_path", ""))  # of an application that is mounted in another
+        direct = self._direct.get(path) if scope["method"] == "POST" else None
         began = time.perf_counter()
         metrics.in_flight.inc()
         try:
-            if self._hosts is None or self._is_allowed(scope):
-                await self._app(scope, receive, noting)
-            else:
+            if self._hosts is not None and not self._is_allowed(scope):
                 text = "the server does not serve this host: see --allow-host, or allowed_hosts= of make_app"
-                refused = ServiceError(421, "wrong_host", text)
-                await _bytes(refused.body(), refused.status)(scope, receive, noting)
+                raise ServiceError(421, "wrong_host", text)
+            if direct is None:
+                await self._app(scope, receive, noting)
+                return
+            answer = await direct(await _body(scope, receive, self._max_body))
+            status = 200
+            await send({"type": "http.response.start", "status": status, "headers": _headers(answer)})
+            await send({"type": "http.response.body", "body": answer})
+        except ServiceError as error:
+            await _error(error)(scope, receive, noting)
         finally:
             metrics.in_flight.dec()
             route = scope.get("route")
-            metrics.count(route.path if route is not None else "other", status, time.perf_counter() - began)
+            known = path if direct is not None else "other" if route is None else route.path
+            metrics.count(known, status, time.perf_counter() - began)
 
     def _is_allowed(self, scope: Scope) -> bool:
         assert self._hosts is not None

@@ -14,6 +14,9 @@ __all__ = ["Batcher", "Full"]
 
 #: Seconds that one answer may keep an event loop. Handing it to a thread and back takes a tenth of a millisecond.
 AT_ONCE = 0.002
+#: After so many requests in succession that were alone, each of so many looks whether others came with it: all of those
+#: together keep the loop no longer than one may. A look takes as long as a tenth of a search of 20,000 items.
+ALONE, LOOK = 32, 8
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -69,6 +72,7 @@ class Batcher(Generic[Q, A]):
         self._thread: threading.Thread | None = None
         self._works = False  # the thread does
         self._n_small, self._seconds = 0, float("inf")  # so many came; what the last that was alone took
+        self._n_alone = 0  # of these in succession, as far as was looked
 
     async def ask(self, request: Q, *, is_small: bool = False) -> A:
         """The answer to a request.
@@ -91,40 +95,41 @@ class Batcher(Generic[Q, A]):
         if is_small and self._seconds < AT_ONCE:
             self._n_small += 1
             mine = self._n_small
-            await asyncio.sleep(0)  # who came at the same moment gets this far too, and then they go together
+            if self._n_alone < ALONE or mine % LOOK == 0 or self._seconds > AT_ONCE / LOOK:
+                n_alone, self._n_alone = self._n_alone, 0  # who comes meanwhile looks too
+                await asyncio.sleep(0)  # who came at the same moment gets this far too, and then they go together
+                if mine == self._n_small:
+                    self._n_alone = n_alone + 1
             if mine == self._n_small and not self._works and self._line.empty():
                 [answer] = self._timed([request])
                 if isinstance(answer, Exception):
                     raise answer
                 return answer
-        if self._thread is None:
-            self._start()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[A] = loop.create_future()
-        self._line.put(_Asked(request, future, loop, is_small))  # type: ignore[arg-type]  # of any kind, for one line
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, args=(self._line,), name=self._name, daemon=True)
+                self._thread.start()
+            self._line.put(_Asked(request, future, loop, is_small))  # type: ignore[arg-type]  # of any kind, for one line
         return await future
 
     def close(self) -> None:
         """End the thread when all are answered that wait, and wait for that. The next request begins another one."""
         with self._lock:
-            thread, self._thread = self._thread, None
+            thread, line = self._thread, self._line
+            self._thread, self._line = None, SimpleQueue()  # who asks from now on: another thread, that does not end
+            line.put(None)
         if thread is not None:
-            self._line.put(None)
             thread.join()
 
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
-
-    def _run(self) -> None:
-        while (first := self._line.get()) is not None:
+    def _run(self, line: SimpleQueue[_Asked | None]) -> None:
+        while (first := line.get()) is not None:
             self._works = True
             batch, is_last = [first], False
             with suppress(Empty):
                 while len(batch) < self._most_at_once and not is_last:
-                    one = self._line.get_nowait()
+                    one = line.get_nowait()
                     if one is None:
                         is_last = True
                     elif not one.future.done():  # else who asked has gone away

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from wals_gpu.data.categories import Categories
 from wals_gpu.data.files import folder_digest, real_folder
@@ -84,6 +83,8 @@ class ServedModel:
         self.user_search = UserSearch(model.user_ids, model.n_users)
         # Whom the factors alone say what to recommend to, and with what.
         self._direct = fitted.index("item") if fitted.neighbors is None and has_entries else None
+        self._users = np.ascontiguousarray(fitted.user_factors, fitted.dtype)
+        self._seen = fitted.seen
         self._has_history = np.ones(model.n_users, bool)
         if fitted.user_prior is None:
             self._has_history = fitted.has_history(np.arange(model.n_users))
@@ -119,18 +120,19 @@ class ServedModel:
 
         None where it takes more than a search: unknown users, or a model with neighbours.
         """
-        if self._direct is None or rows.min() < 0 or not self._has_history[rows].all():
+        if self._direct is None:
             return None
-        fitted = self.numbered.fitted
-        queries = np.ascontiguousarray(fitted.user_factors[rows], fitted.dtype)
-        seen = fitted.seen
-        if not filter_seen or seen is None:
-            return self._direct.best(queries, k)
+        users, seen = self._users, self._seen if filter_seen else None
         if len(rows) > 1:
-            return self._direct.best(queries, k, seen[rows])
-        start, end = seen.indptr[rows[0]], seen.indptr[rows[0] + 1]  # as seen[rows], in a third of the time
-        parts = seen.data[start:end], seen.indices[start:end], np.array([0, end - start], seen.indptr.dtype)
-        return self._direct.best(queries, k, csr_matrix(parts, shape=(1, self.n_items)))
+            if rows.min() < 0 or not self._has_history[rows].all():
+                return None
+            return self._direct.best(users[rows], k, None if seen is None else seen[rows])
+        row = int(rows[0])  # most requests; what NumPy and SciPy do around it takes half as long as a small search
+        if row < 0 or not self._has_history[row]:
+            return None
+        if seen is None:
+            return self._direct.best(users[row : row + 1], k)
+        return self._direct.best(users[row : row + 1], k, seen.indices[seen.indptr[row] : seen.indptr[row + 1]])
 
     def vectors_of(self, texts: Sequence[str]) -> NDArray[np.floating]:
         """Factors (n, D) of texts, each encoded alone, so that they do not depend on the others; some are kept."""
