@@ -950,15 +950,13 @@ def load_sets(case: str) -> dict | None:
 
 def load_text() -> dict | None:
     """All results of bench_text.py as one, with the way in which each set was measured."""
-    results = load_each("text")
-    if not results:
-        return None
     how = {
         record["set"]: (each["settings"]["trials"], each["settings"]["choose"])
-        for each in results
+        for each in load_each("text")
         for record in each["records"]
     }
-    return {**results[-1], "records": [record for each in results for record in each["records"]], "how": how}
+    result = load_sets("text")
+    return result and {**result, "how": how}
 
 
 def make_table(name: str) -> str:

@@ -446,7 +446,14 @@ struct Weighted {
     }
 };
 
-/// Where prepared items begin within memory for them, which NumPy does not align.
+/// Bytes of memory for prepared items, which NumPy does not align, so with room to move; 0: they are not prepared.
+template <class T>
+int64_t prepared_memory(const Array<T>& items) {
+    const int64_t n_bytes = wals::cpu::prepared_bytes<T>(items.shape(0), items.shape(1));
+    return n_bytes > 0 ? n_bytes + 63 : 0;
+}
+
+/// Where prepared items begin within it.
 char* aligned(char* memory) {
     return memory + (64 - reinterpret_cast<uintptr_t>(memory) % 64) % 64;
 }
@@ -458,9 +465,9 @@ std::optional<Array<uint8_t>> prepare_items(const py::array& items, const std::o
         const Array<T> y(items);
         require(y.ndim() == 2, "items must be (I, D)");
         const Norms<T> norm(norms, y.shape(0));
-        const int64_t n_bytes = wals::cpu::prepared_bytes<T>(y.shape(0), y.shape(1));
+        const int64_t n_bytes = prepared_memory(y);
         if (n_bytes == 0) return std::nullopt;
-        Array<uint8_t> memory(n_bytes + 63);
+        Array<uint8_t> memory(n_bytes);
         char* to = aligned(reinterpret_cast<char*>(memory.mutable_data()));
         native(n_threads, [&](auto check) {
             return wals::cpu::prepare<T>(y.data(), norm.data, y.shape(0), y.shape(1), to, n_threads, check);
@@ -497,11 +504,8 @@ py::tuple topk(const py::array& queries, const py::array& items, int64_t k,
         const auto* for_all = permitted ? reinterpret_cast<const uint8_t*>(permitted->data()) : nullptr;
         const Norms<T> norm(norms, y.shape(0));
         char* ready = nullptr;
-        if (prepared) {
-            const int64_t n_bytes = wals::cpu::prepared_bytes<T>(y.shape(0), y.shape(1));
-            if (n_bytes > 0 && prepared->size() == n_bytes + 63)
-                ready = aligned(const_cast<char*>(reinterpret_cast<const char*>(prepared->data())));
-        }
+        if (prepared && prepared->size() > 0 && prepared->size() == prepared_memory(y))
+            ready = aligned(const_cast<char*>(reinterpret_cast<const char*>(prepared->data())));
         std::optional<Weighted<T>> own, other;
         wals::cpu::Histories<T> histories;
         if (history) {

@@ -148,8 +148,8 @@ def test_a_model_that_no_fit_can_begin_with_is_refused_before_any_work(run, play
     monkeypatch.chdir(tmp_path)
     said = run("fit", plays, "--out", "m", *QUICK, "--factors", 5, "--warm-start", model)[2]
     assert said == (
-        f"wals-gpu: error: --warm-start needs a model of as many factors: {model} has 8, this fit 5; --factors 8 makes "
-        "them the same\n"
+        "wals-gpu: error: --warm-start needs a model of as many factors: it has 8, this fit 5; --factors 8 makes them "
+        "the same\n"
     )
     for path, message in (
         ("none", "no model folder at none"),

@@ -167,8 +167,8 @@ def test_what_cannot_be_begun_with_is_refused_as_in_one_process(fitted, tmp_path
     others = Interactions(data.matrix, Ids(pa.array([f"u{n:05}" for n in range(SHAPE[0])]), "user"), data.item_ids)
     fit_sharded(make_model(iterations=1), data, checkpoint_dir=tmp_path / "c", warm_start=fitted / "parts-ids")
     for interactions, settings, start, error, text in (
-        (data, {"factors": 5}, fitted / "parts-ids", ValueError, "factors=5, the model to start from has 18"),
-        (data, {"factors": 5}, WALS.load(fitted / "plain-ids"), ValueError, "as many factors: this fit has factors=5"),
+        (data, {"factors": 5}, fitted / "parts-ids", ValueError, "it has 18, this fit 5"),
+        (data, {"factors": 5}, WALS.load(fitted / "plain-ids"), ValueError, "as many factors: it has 18, this fit 5"),
         (others, {}, fitted / "parts-ids", ValueError, "warm_start: user ids are strings, the earlier ones integers"),
         (data.matrix, {}, fitted / "parts-ids", ValueError, "interactions have ids and the earlier ones none, or the"),
         (data, {}, fitted / "plain-rows", ValueError, "interactions have ids and the earlier ones none, or the"),

@@ -291,12 +291,12 @@ def test_warm_start_refuses_what_it_cannot_start_from(tmp_path):
     first.save(tmp_path / "model")
     model = make_model(factors=4).fit(matrix)
     before = model.user_factors.copy()
-    message = "warm_start needs a model of as many factors: this fit has factors=4, the model to start from has 3"
+    message = "warm_start needs a model of as many factors: it has 3, this fit 4; factors=3 makes them the same"
     for start in (first, tmp_path / "model"):
         with pytest.raises(ValueError, match=message):
             model.fit(matrix, warm_start=start)
     model.factors = 5
-    with pytest.raises(ValueError, match="this fit has factors=5, the model to start from has 4"):
+    with pytest.raises(ValueError, match="it has 4, this fit 5"):
         model.fit(matrix, warm_start=True)
     with pytest.raises(FileNotFoundError):
         model.fit(matrix, warm_start=tmp_path / "nothing")

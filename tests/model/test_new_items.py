@@ -240,15 +240,30 @@ def test_texts_of_new_items():
 def test_texts_and_ids_of_new_items_come_in_every_form():
     pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
     table = pa.table({"user": [0, 0, 1, 1], "item": ["a", "b", "c", "d"]})
-    expected = None
+    expected, known = None, {"a": "aab", "b": "abb", "c": "xyz", "d": "zzx"}
     for kind in (list, pd.Series, np.array, pl.Series, pa.array):
-        model = WALS.hybrid({"a": "aab", "b": "abb", "c": "xyz", "d": "zzx"}, letters, factors=2).fit(table)
+        model = WALS.hybrid(known, letters, factors=2).fit(table)
         assert model.add_items(kind(["aabb", "xz"]), kind(["new", "old"])).tolist() == ["new", "old"]
         expected = model.item_factors if expected is None else expected
         assert np.array_equal(model.item_factors, expected)
         assert np.array_equal(model.project_items(pd.Series(["xz", np.nan])), model.project_items(["xz", None]))
     with pytest.raises(TypeError, match="ids must be a list of ids, one for each new item, got 'ef'"):
         model.add_items(["aabb", "xz"], "ef")
+    vectors = np.array(letters(["aabb", "xz"]))
+    for items in (
+        {"new": "aabb", "old": "xz"},
+        pd.Series(["aabb", "xz"], ["new", "old"]),
+        {"new": vectors[0], "old": vectors[1]},
+        pd.DataFrame(vectors, ["new", "old"]),
+    ):
+        model = WALS.hybrid(known, letters, factors=2).fit(table)
+        assert model.add_items(items).tolist() == ["new", "old"] and np.array_equal(model.item_factors, expected)
+    with pytest.raises(ValueError, match="ids must not be given with a mapping"):
+        model.add_items({"x": "aabb"}, ["y"])
+    with pytest.raises(TypeError, match="texts must be one column of the DataFrame"):
+        WALS.hybrid(pd.DataFrame({"title": ["aab"]}), letters)
+    with pytest.raises(DataError, match="where they have ids, give these too"):
+        WALS.hybrid(["aab", "abb"], letters, factors=2).fit(table)
 
 
 def test_command_line_from_texts_to_a_model_that_answers_texts(tmp_path, capsys):

@@ -30,6 +30,7 @@ from wals_gpu.data.interactions import Interactions
 from wals_gpu.model.starting import SavedStart
 from wals_gpu.model.wals import WALS
 from wals_gpu.objective.presets import PRESETS
+from wals_gpu.training.plan import check_start
 
 if TYPE_CHECKING:
     from wals_gpu.distributed.group import Group
@@ -210,16 +211,8 @@ def _add_left_over(model: WALS) -> None:
 def _start_of(model: WALS, args: argparse.Namespace) -> WALS:
     """The model of --warm-start; one that `model` cannot begin with is refused before the interactions are read."""
     start = load_model(args, args.warm_start, "--warm-start")
-    _check_start(model, args, start.factors)
+    check_start(model.factors, start.factors)
     return start
-
-
-def _check_start(model: WALS, args: argparse.Namespace, factors: int) -> None:
-    if factors != model.factors:
-        raise ValueError(
-            f"--warm-start needs a model of as many factors: {args.warm_start} has {factors}, this fit "
-            f"{model.factors}; --factors {factors} makes them the same"
-        )
 
 
 def _fit_until_interrupted(model: WALS, data: Interactions, start: WALS | None, args: argparse.Namespace) -> bool:
@@ -292,7 +285,7 @@ def _run_on_ranks(args: argparse.Namespace) -> int:
         with together(group):
             if args.warm_start is not None:
                 check_model(args.warm_start, "--warm-start")
-                _check_start(model, args, SavedStart(args.warm_start).factors)
+                check_start(model.factors, SavedStart(args.warm_start).factors)
         shards = _read_on_ranks(group, model, args)
         sizes = _sizes_of(shards)
         with together(group):

@@ -443,6 +443,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename not in (temporary, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the file that was asked for
     finally:
         with contextlib.suppress(OSError):  # not instead of what went wrong
             temporary.unlink(missing_ok=True)

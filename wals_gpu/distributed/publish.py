@@ -139,16 +139,21 @@ class _NightOnRanks(Night):
     def locked(self, wait: float) -> Iterator[None]:
         """See :meth:`.Night.locked`: by rank 0."""
         with ExitStack() as stack:
-            busy: str | None = None
+            busy: BusyError | None = None
             with together(self._group, "locking the folder"):
                 if self._group.rank == 0:
                     try:
                         stack.enter_context(self.store.locked(wait))
                     except BusyError as error:
-                        busy = str(error)
-            if (busy := gather_json(self._group, busy)[0]) is not None:
-                raise BusyError(busy)
+                        busy = error
+            self._raise_busy(busy)
             yield
+
+    def _raise_busy(self, error: Exception | None) -> None:
+        """On all ranks, where it is a BusyError of rank 0: of its own kind, which `together` does not keep."""
+        busy = str(error) if isinstance(error, BusyError) else None
+        if (busy := gather_json(self._group, busy)[0]) is not None:
+            raise BusyError(busy)
 
     def current(self) -> str | None:
         """See :meth:`.Night.current`: as rank 0 sees it."""
@@ -253,9 +258,7 @@ class _NightOnRanks(Night):
             if not is_saved:
                 raise  # all ranks have it
             failed = error
-        busy = str(failed) if isinstance(failed, BusyError) else None
-        if (busy := gather_json(group, busy)[0]) is not None:
-            raise BusyError(busy)
+        self._raise_busy(failed)
         with together(group, "publishing"):
             if failed is not None:
                 raise failed

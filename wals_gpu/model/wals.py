@@ -1406,11 +1406,11 @@ class WALS(Configured):
 
         Parameters
         ----------
-        items : list of n str or None, or (n, E) array
+        items : list of n str or None, (n, E) array, or mapping of id to text or embedding
             Texts, or embeddings, as for :meth:`project_items`.
-        ids : (n,) list or array of ids
-            Of the items, none of them known yet. Not where the model was fitted on a matrix: the new items are then its
-            next columns.
+        ids : (n,) list or array of ids, optional
+            Of the items, none of them known yet. Default: the keys of a mapping, or the index of a pandas object. Not
+            where the model was fitted on a matrix: the new items are then its next columns.
         mode : {"prior_mean", "map", "regression"}, optional
             Factor of an item: its prior mean, or the solution of its row as one that everybody could have met and
             nobody has, or what the map of its own gives that a prior with ``cold="regression"`` has. Default: as the

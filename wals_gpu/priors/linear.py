@@ -207,6 +207,8 @@ class LinearPrior:
             if ids is not None:
                 raise ValueError("ids must not be given with a mapping of id to text")
             ids, texts = list(texts), list(texts.values())
+        elif hasattr(texts, "columns"):
+            raise TypeError(f"texts must be one column of the {type(texts).__name__}, or a mapping of id to text")
         elif ids is None:
             ids = index_of_ids(texts)
         encoder = as_encoder(encoder)
@@ -337,9 +339,10 @@ class LinearPrior:
             )
         if self._ids is None:
             if len(self.embeddings) != n_rows:
+                with_ids = "" if ids is None else "; where they have ids, give these too, and they are found by them"
                 raise DataError(
                     f"embeddings of {side}_prior must have one row for each of the {n_rows} {side}s, got shape "
-                    f"{self.embeddings.shape}"
+                    f"{self.embeddings.shape}{with_ids}"
                 )
             return self.embeddings if rows is None else self.embeddings[rows]
         if ids is None:
@@ -351,7 +354,8 @@ class LinearPrior:
         if len(missing):
             raise DataError(
                 f"{side}_prior must have embeddings of every {side} of the interactions; {len(missing)} are missing, "
-                f"such as {', '.join(repr(one) for one in ids.take(missing[:3]).tolist())}"
+                f"such as {', '.join(repr(one) for one in ids.take(missing[:3]).tolist())}: of what nothing is known, "
+                "an empty text, or the mean of the others"
             )
         assert self._row_of_id is not None
         return np.asarray(self.embeddings[self._row_of_id[place]])

@@ -26,6 +26,7 @@ from wals_gpu.model.wals import WALS
 from wals_gpu.publishing.condition import NO_CONDITION, Condition
 from wals_gpu.publishing.folder import ModelFolder, now
 from wals_gpu.publishing.measure import Comparison, HeldOut, NothingNewError, compare, hold_out
+from wals_gpu.training.plan import check_start
 
 __all__ = ["Night", "Outcome", "publish"]
 
@@ -329,13 +330,8 @@ class Night:
 
     def check_yesterday(self, yesterday: WALS | None) -> None:
         """Whether fits can begin with the model before."""
-        if self.start is False or yesterday is None or yesterday.fitted.factors == self.model.factors:
-            return
-        factors = yesterday.fitted.factors
-        raise ValueError(
-            f"warm_start needs a model of as many factors: it has {factors}, this fit {self.model.factors}; "
-            f"factors={factors} makes them the same"
-        )
+        if self.start is not False and yesterday is not None:
+            check_start(self.model.factors, yesterday.fitted.factors)
 
     def describe(self, data: Interactions, yesterday: WALS | None) -> None:
         """Sizes, settings and versions."""

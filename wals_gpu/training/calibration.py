@@ -27,6 +27,7 @@ __all__ = [
     "best_exponent",
     "check_exponent",
     "choose_popularity_exponent",
+    "metric_of_lists",
     "metric_of_users",
     "some_users",
 ]
@@ -192,11 +193,27 @@ def metric_of_users(
 ) -> NDArray[np.float64]:
     """The metric of some users (n,) by row number, (n,); other arguments as of :func:`choose_popularity_exponent`."""
     items = calibration.scaled(item_factors)
-    scaled = None if neighbors is None else neighbors.scaled(calibration.multipliers())
+    added = None if neighbors is None else neighbors.scaled(calibration.multipliers())
+    return metric_of_lists(user_factors, items, known, relevant, backend, users, metric=metric, k=k, added=added)
+
+
+def metric_of_lists(
+    user_factors: NDArray[np.floating],
+    items: NDArray[np.floating],
+    known: csr_matrix,
+    relevant: csr_matrix,
+    backend: Backend,
+    users: NDArray[np.integer],
+    *,
+    metric: str,
+    k: int,
+    added: Neighbors | None = None,
+) -> NDArray[np.float64]:
+    """:func:`metric_of_users` with factors of items and neighbours that are calibrated already."""
     parts = [np.empty(0)]
     length = min(k, len(items))
     for batch in in_batches(users, length):
-        extra = None if scaled is None else Extra(scaled, known[batch])
+        extra = None if added is None else Extra(added, known[batch])
         ids, _ = topk(backend, user_factors[batch], items, length, known[batch], extra=extra)
         parts.append(row_metrics(ids, relevant[batch], [k], None)[f"{metric}@{k}"])
     return np.concatenate(parts)

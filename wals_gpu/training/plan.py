@@ -179,8 +179,8 @@ def check_start(wanted: int, found: int) -> None:
     """ValueError unless the model to start from has as many factors as the fit."""
     if found != wanted:
         raise ValueError(
-            f"warm_start needs a model of as many factors: this fit has factors={wanted}, the model to start from has "
-            f"{found}"
+            f"warm_start needs a model of as many factors: it has {found}, this fit {wanted}; factors={found} makes "
+            "them the same"
         )
 
 

@@ -20,8 +20,8 @@ from wals_gpu.errors import DataError
 from wals_gpu.evaluation.metrics import in_batches, relevant_entries, row_metrics
 from wals_gpu.evaluation.popularity import item_counts
 from wals_gpu.evaluation.splits import random_holdout
-from wals_gpu.retrieval.neighbors import Extra, Neighbors, topk
-from wals_gpu.training.calibration import Calibration, choose_popularity_exponent
+from wals_gpu.retrieval.neighbors import Neighbors
+from wals_gpu.training.calibration import Calibration, choose_popularity_exponent, metric_of_lists
 from wals_gpu.training.state import FitState
 
 __all__ = ["METRICS", "Validation", "checked_share", "generator_of_holdout", "hold_out", "none_left", "parse_metric"]
@@ -86,7 +86,7 @@ class Validation:
         self._added = neighbors  # to the scores that are measured
         if neighbors is not None and calibration is not None:
             self._added = neighbors.scaled(calibration.multipliers())
-        self._k = parse_metric(metric)[1]
+        self._name, self._k = parse_metric(metric)
         self.metric, self._backend = metric, backend
         self.every, self.patience = every, patience
         if test.shape != train.shape:
@@ -143,22 +143,17 @@ class Validation:
         """The metric of each user."""
         if self._calibration is not None:
             items = self._calibration.scaled(items)
-        values = [self._values_of_cold]
-        for batch in self._batches():
-            extra = None if self._added is None else Extra(self._added, self.train[batch])
-            k = min(self._k, len(items))
-            ids, _ = topk(self._backend, users[batch], items, k, self.train[batch], extra=extra)
-            values.append(row_metrics(ids, self.test[batch], [self._k], None)[self.metric])
-        return np.concatenate(values)
+        given = (users, items, self.train, self.test, self._backend, self._users)
+        found = metric_of_lists(*given, metric=self._name, k=self._k, added=self._added)
+        return np.concatenate([self._values_of_cold, found])
 
     def calibration_of(self, user_factors: NDArray[np.floating], item_factors: NDArray[np.floating]) -> Calibration:
         """The one that the metric is best with; see :func:`.choose_popularity_exponent`."""
         counts, exponent = item_counts(self.train), 0.0
         if len(self._users):  # else all are cold, and get what is popular
-            name, k = parse_metric(self.metric)
             given = (user_factors, item_factors, counts, self.train, self.test, self._backend)
             exponent, _ = choose_popularity_exponent(
-                *given, metric=name, k=k, users=self._users, neighbors=self._neighbors
+                *given, metric=self._name, k=self._k, users=self._users, neighbors=self._neighbors
             )
         return Calibration.of(exponent, counts)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from wals_gpu.tuning.problem import Measured, Problem
+from wals_gpu.tuning.problem import Measured, Problem, settled
 from wals_gpu.tuning.search import Finished, exponents_near, in_order, near_ranks
 
 __all__ = ["CANDIDATES", "Confirmed", "confirm"]
@@ -88,9 +88,7 @@ def confirm(problem: Problem, finished: list[Finished], seconds: float | None = 
     found = []
     for place, one in enumerate(chosen):
         own = [of_round[place] for of_round in rounds]
-        exponent = round(float(np.mean([each.exponent for each in own])), 3)
-        iterations = round(float(np.mean([each.iterations for each in own])))
-        found.append(Confirmed(one, tuple(each.score for each in own), exponent, iterations))
+        found.append(Confirmed(one, tuple(each.score for each in own), *settled(own)))
     return sorted(found, key=lambda one: (-one.score, one.trial.number))
 
 

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.evaluation.metrics import in_batches, row_metrics
-from wals_gpu.retrieval.neighbors import Extra, Neighbors, topk
-from wals_gpu.training.calibration import Calibration
+from wals_gpu.retrieval.neighbors import Neighbors
+from wals_gpu.training.calibration import Calibration, metric_of_lists
 from wals_gpu.training.neighbors import fit_neighbors
 from wals_gpu.tuning.problem import Problem
 
@@ -157,18 +156,12 @@ class _Walk:
         """The metric of each user of one split."""
         fitted, split = self._fitted[number], self._problem.splits[number]
         calibration = Calibration.of(exponent, split.counts)
-        items, neighbors = calibration.scaled(fitted.item_factors), None
+        items, added = calibration.scaled(fitted.item_factors), None
         if size:
-            neighbors = self._neighbors(number, size, ridge).scaled(weight * calibration.multipliers())
-        users, parts = np.flatnonzero(np.diff(split.valid.indptr)), []
-        k, length = self._problem.k, min(self._problem.k, len(items))
-        for batch in in_batches(users, length):
-            extra = None if neighbors is None else Extra(neighbors, split.train[batch])
-            found = (fitted.backend, fitted.user_factors[batch], items, length, split.train[batch])
-            ids, _ = topk(*found, extra=extra)
-            metrics = row_metrics(ids, split.valid[batch], [k], None)
-            parts.append(metrics[self._problem.metric])
-        return np.concatenate(parts)
+            added = self._neighbors(number, size, ridge).scaled(weight * calibration.multipliers())
+        users, problem = np.flatnonzero(np.diff(split.valid.indptr)), self._problem
+        given = (fitted.user_factors, items, split.train, split.valid, fitted.backend, users)
+        return metric_of_lists(*given, metric=problem.metric_name, k=problem.k, added=added)
 
     def _neighbors(self, number: int, size: int, ridge: float) -> Neighbors:
         key = (number, size, ridge)

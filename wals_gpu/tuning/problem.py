@@ -21,7 +21,7 @@ from wals_gpu.evaluation.splits import random_holdout, temporal_split
 from wals_gpu.training.calibration import choose_popularity_exponent
 from wals_gpu.training.validation import parse_metric
 
-__all__ = ["MOST_ITERATIONS", "Measured", "Outcome", "Parts", "Problem", "Split"]
+__all__ = ["MOST_ITERATIONS", "Measured", "Outcome", "Parts", "Problem", "Split", "settled"]
 
 #: Where a fit ends that gets better and better.
 MOST_ITERATIONS = 24
@@ -209,12 +209,8 @@ class Problem:
             found.append(self.measure_on(split, chosen, exponents, deadline=deadline))
         first = found[0]
         is_whole = len(found) == len(self.splits) and found[-1].is_whole
-        if is_whole:
-            score = float(np.mean([one.score for one in found]))
-            exponent = round(float(np.mean([one.exponent for one in found])), 3)
-            iterations = round(float(np.mean([one.iterations for one in found])))
-        else:
-            score, exponent, iterations = first.score, first.exponent, first.iterations
+        score = float(np.mean([one.score for one in found])) if is_whole else first.score
+        exponent, iterations = settled(found if is_whole else [first])
         seconds = time.perf_counter() - began
         return Outcome(score, exponent, iterations, first.score, first.curve, is_whole, seconds)
 
@@ -261,6 +257,12 @@ class Measured(NamedTuple):
     iterations: int
     curve: tuple[float, ...]
     is_whole: bool
+
+
+def settled(found: Sequence[Measured]) -> tuple[float, int]:
+    """Exponent and iterations: means over splits, as they are used."""
+    exponent = round(float(np.mean([one.exponent for one in found])), 3)
+    return exponent, round(float(np.mean([one.iterations for one in found])))
 
 
 @dataclass(frozen=True)
