@@ -88,7 +88,7 @@ def test_ctrl_c_saves_the_best(run, plays, tmp_path, monkeypatch):
         (["--validation", 0], "--validation must lie in (0, 1), got 0.0"),
         (["--trials-table", "trials.txt"], "--trials-table must end in"),
         (["--plots", "best.json"], "--plots must be a folder"),
-        (["--storage", "none/search.db"], "--storage must be a file in a folder that is there; there is no none"),
+        (["--storage", "none/search.db"], "--storage none/search.db: there is no folder none; make it first"),
         (["--iterations", 3], "there is no option --iterations"),
         (["--set", "iterations=3"], "iterations is a setting of the model"),
     ],

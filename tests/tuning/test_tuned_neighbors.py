@@ -49,5 +49,14 @@ def test_neighbors_that_are_noise_are_left_out() -> None:
 def test_neighbors_that_are_given_are_not_searched() -> None:
     tuning = WALS.tune(pairs(), None, neighbors=0, **QUICK)
     assert tuning.neighbor_trials == [] and tuning.model.neighbors_ is None
+    given = {"neighbor_weight": 0.7, "neighbor_regularization": 33.0}
+    tuning = WALS.tune(pairs(), None, refit=False, test=0, **given, **QUICK)
+    assert tuning.best_settings.items() >= given.items() and tuning.best_settings["neighbors"] > 0
+    tried = {(one.neighbor_weight, one.neighbor_regularization) for one in tuning.neighbor_trials if one.neighbors}
+    assert tried == {(0.7, 33.0)} and len({one.neighbors for one in tuning.neighbor_trials}) > 2
     with pytest.raises(ValueError, match="neighbors"):
         WALS.tune(pairs(), None, neighbors=-1, **QUICK)
+    with pytest.raises(
+        ValueError, match="space has no place for neighbor_weight, which is found beside the best factors"
+    ):
+        WALS.tune(pairs(), None, space={"neighbor_weight": (1, 2)}, **QUICK)

@@ -135,6 +135,10 @@ def add_reading(parser: argparse.ArgumentParser, default: str | None = None) -> 
 def add_model(parser: argparse.ArgumentParser, *, is_searched: bool = False) -> None:
     """What is fitted, and how; where that is searched, what is said here is not."""
     group = parser.add_argument_group("settings that are not to be searched" if is_searched else "model")
+
+    def usual(setting: str) -> str:
+        return "default: searched" if is_searched else _defaults(setting)
+
     if is_searched:
         parser.set_defaults(config=None, iterations=None)
     else:
@@ -143,7 +147,7 @@ def add_model(parser: argparse.ArgumentParser, *, is_searched: bool = False) -> 
             help="JSON file of 'wals-gpu tune', or of json.dump(model.to_config(), file); options go before it",
         )  # fmt: skip
     group.add_argument(
-        "--factors", metavar="D", type=positive, help=f"size of a user's and an item's vector ({_defaults('factors')})"
+        "--factors", metavar="D", type=positive, help=f"size of a user's and an item's vector ({usual('factors')})"
     )
     if not is_searched:
         group.add_argument(
@@ -158,26 +162,26 @@ def add_model(parser: argparse.ArgumentParser, *, is_searched: bool = False) -> 
     )
     group.add_argument(
         "--over-relaxation", metavar="W", type=number,
-        help=f"from 1 to below 2 (default {default_of('over_relaxation'):g}): 1.7 takes half the iterations to the same"
+        help=f"from 1 to below 2 ({usual('over_relaxation')}): 1.7 takes half the iterations to the same"
         " loss",
     )  # fmt: skip
     group.add_argument(
         "--popularity-exponent", metavar="X|auto", type=number_or_auto,
-        help=f"multiply scores by this power of an item's entries (default {default_of('popularity_exponent'):g}); "
+        help=f"multiply scores by this power of an item's entries ({usual('popularity_exponent')}); "
         "auto: the one that --validation is best with",
     )  # fmt: skip
     group.add_argument(
         "--neighbors", metavar="M", type=whole_number,
         help="add to scores what the items of a user say of each of their M neighbours "
-        f"(default {default_of('neighbors')}; 100 to 300 rank better on most logs)",
+        f"({usual('neighbors')}; 100 to 300 rank better on most logs)",
     )  # fmt: skip
     group.add_argument(
         "--neighbor-weight", metavar="W", type=number,
-        help=f"what that counts beside the factors (default {default_of('neighbor_weight'):g})",
+        help=f"what that counts beside the factors ({usual('neighbor_weight')})",
     )  # fmt: skip
     group.add_argument(
         "--neighbor-regularization", metavar="X", type=number,
-        help=f"its ridge, in users (default {default_of('neighbor_regularization'):g})",
+        help=f"its ridge, in users ({usual('neighbor_regularization')})",
     )  # fmt: skip
     group.add_argument(
         "--seed", metavar="N", type=whole_number,
@@ -189,8 +193,10 @@ def add_model(parser: argparse.ArgumentParser, *, is_searched: bool = False) -> 
 
 def _defaults(setting: str) -> str:
     """What the library takes for a setting, without and with item texts."""
-    default, with_texts = default_of(setting), HYBRID_SETTINGS[setting]
-    return f"default {default}" + (f"; with --encoder {with_texts}" if with_texts != default else "")
+    default = default_of(setting)
+    with_texts = HYBRID_SETTINGS.get(setting, default)
+    shown = f"{default:g}" if isinstance(default, float) else default
+    return f"default {shown}" + (f"; with --encoder {with_texts}" if with_texts != default else "")
 
 
 def add_titles(parser: argparse.ArgumentParser) -> None:

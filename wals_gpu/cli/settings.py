@@ -63,11 +63,12 @@ def _fill_model(args: argparse.Namespace) -> None:
     parameters = dict(args.set)
     for name in parameters:
         if name in SETTINGS:
-            remedy = (
-                f", which has the option --{OPTIONS[name].replace('_', '-')}"
-                if name in OPTIONS
-                else "; --config takes it"
-            )
+            if name == "iterations" and args.command == "tune":
+                remedy = " that the search finds"
+            elif name in OPTIONS:
+                remedy = f", which has the option --{OPTIONS[name].replace('_', '-')}"
+            else:
+                remedy = "; WALS.tune in Python takes it" if args.command == "tune" else "; --config takes it"
             raise ValueError(f"--set is for parameters of the objective; {name} is a setting of the model{remedy}")
     config = {} if args.config is None else _read(args.config)
     with_texts = getattr(args, "encoder", None) is not None

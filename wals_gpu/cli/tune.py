@@ -13,7 +13,9 @@ from wals_gpu.cli.parser import Commands, add_command
 from wals_gpu.cli.tables import check_file, check_table, open_table
 from wals_gpu.cli.texts import add_texts, check_texts, hybrid, read_texts, words_of_texts
 from wals_gpu.model.wals import WALS
+from wals_gpu.training.validation import parse_metric
 from wals_gpu.tuning.result import Tuning
+from wals_gpu.tuning.search import import_optuna
 
 __all__ = ["add", "run"]
 
@@ -77,15 +79,19 @@ def run(args: argparse.Namespace) -> int:
         _check_plots(args.plots)
     if args.html is not None:
         check_html(args.html)
+    if args.storage is not None and "://" not in args.storage:
+        check_file(Path(args.storage), "--storage")
+    minutes = 2.0 if args.minutes is None and args.trials is None else args.minutes
+    if minutes is not None and not 0 < minutes < 1e6:
+        raise ValueError(f"--minutes must be a number above 0, got {minutes:g}")
+    parse_metric(args.metric)
+    import_optuna()
     check_texts(args)
     check_device(args)
     settings = dict(args.settings)
     if args.encoder is not None:
         settings["item_prior"] = hybrid(args, *read_texts(args)).item_prior
     data = read_data(args)
-    minutes = 2.0 if args.minutes is None and args.trials is None else args.minutes
-    if minutes is not None and not 0 < minutes < 1e6:
-        raise ValueError(f"--minutes must be a number above 0, got {minutes:g}")
     tuning = WALS.tune(
         data,
         None if minutes is None else 60 * minutes,

@@ -76,17 +76,20 @@ def choose_neighbors(
         All that was tried, the factors alone first and what is chosen last: these where nothing is better by more than
         twice the standard error of the mean difference over users.
     """
+    ridges = _places("neighbor_regularization", RIDGES, problem.fixed)
+    weights = _places("neighbor_weight", WEIGHTS, problem.fixed)
     walk = _Walk(problem, chosen, deadline)
     best = walk.measure(0, 0.0, 0.0, exponent)
     alone, values = best, walk.values[best]
     for ridge, weight in _STARTS:
         if walk.settings and walk.is_over():
             break
-        walk.begin([_SIZE, ridge, weight, exponent])
+        here = [ridge if ridge in ridges else ridges[0], weight if weight in weights else weights[0]]
+        walk.begin([_SIZE, *here, exponent])
     for _ in range(2):
         before = list(walk.settings)
-        walk.along(2, WEIGHTS)
-        walk.along(1, RIDGES)
+        walk.along(2, weights)
+        walk.along(1, ridges)
         walk.along(0, [size for size in SIZES if size < problem.splits[0].train.shape[1]] or [_SIZE])
         if problem.chooses_exponent:
             steps = round(_FURTHEST / _STEP)
@@ -98,6 +101,11 @@ def choose_neighbors(
     if found is alone or gain.mean() <= _ERRORS * gain.std() / np.sqrt(len(gain)):
         found = alone
     return [*walk.values, found]
+
+
+def _places(name: str, usual: tuple[float, ...], fixed: Mapping[str, Any]) -> tuple[float, ...]:
+    """What is tried of a setting: what is given stays."""
+    return (float(fixed[name]),) if name in fixed else usual
 
 
 class _Walk:

@@ -306,13 +306,13 @@ class Tuning:
     # ------------------------------------------------------------------------------------------------ in words
 
     def _lines(self) -> list[tuple[str, object]]:
-        settings = dict(self.best_settings)
+        settings, n = dict(self.best_settings), len(self.trials)
         if self.prior is not None:  # what was chosen, in place of features
             del settings["item_prior"]
             settings |= {f"item_prior.{name}": value for name, value in self.prior.settings.items()}
         lines: list[tuple[str, object]] = [(name, _short(value)) for name, value in settings.items()]
         lines.append(
-            (f"{self.metric} of validation", f"{self.validation_score:.4f}, the best of {len(self.trials)} trials")
+            (f"{self.metric} of validation", f"{self.validation_score:.4f}, the best of {n} trial{'s' * (n > 1)}")
         )
         if self.comparison is not None:
             for name in ("best", "default", "popularity", "gain"):

@@ -48,6 +48,10 @@ KNOWN: tuple[dict[str, float], ...] = tuple(
     )
 )
 
+#: What has no range of the user's own, and when it is found.
+_FOUND = {"iterations": "in each trial", "popularity_exponent": "at the end of each trial"}
+_FOUND |= dict.fromkeys(("neighbors", "neighbor_weight", "neighbor_regularization"), "beside the best factors")
+
 # As much of a range at either end counts as its edge, but where there is nothing beyond it.
 _EDGE = 0.04
 _ENDS = {("exponent", "low"), ("nu", "low"), ("damping", "low"), ("damping", "high"), ("over_relaxation", "low")}
@@ -224,6 +228,8 @@ def make_space(
             raise TypeError(f"space must be a dict of ranges by the names of settings, got the key {name!r:.60}")
         if name in fixed:
             raise ValueError(f"space has {name}, which is given as a setting too: {name}={fixed[name]!r}")
+        if name in _FOUND:
+            raise ValueError(f"space has no place for {name}, which is found {_FOUND[name]}")
         if not _is_number(name, defaults):
             known = [*usual, *(n for n, v in defaults.items() if isinstance(v, float)), "factors"]
             raise ValueError(f"space has no number {name!r} to search{did_you_mean(name, known)}")
