@@ -49,6 +49,7 @@ from lib.common import (
 )
 from lib.ranking import METRICS, SETS, TIMES, WINDOWS, compare, make_split
 from lib.tables import ranking_cost_table, ranking_table
+from wals_gpu.system import available_memory
 
 OURS = "ours tuned"
 PEERS = [name for name in RANKERS if not name.startswith("ours")]
@@ -122,21 +123,11 @@ class Book:
         self.write()
 
 
-def available_mib() -> float:
-    """Memory that a process may still take (Linux; without limit elsewhere)."""
-    facts = Path("/proc/meminfo")
-    if not facts.exists():
-        return float("inf")
-    return (
-        int(next(line for line in facts.read_text().splitlines() if line.startswith("MemAvailable")).split()[1]) / 1024
-    )
-
-
 def too_large(system: str, n_items: int) -> str | None:
     """Why a system is not measured on so many items."""
-    needed = 4 * n_items**2 * 1.5 / 2**20
-    if system == "EASE" and needed > SHARE_FOR_EASE * available_mib():
-        return f"needs {needed / 1024:.1f} GiB"
+    needed, left = 4 * n_items**2 * 1.5, available_memory()
+    if system == "EASE" and left is not None and needed > SHARE_FOR_EASE * left:
+        return f"needs {needed / 2**30:.1f} GiB"
     return None
 
 

@@ -248,7 +248,7 @@ def test_a_run_out_of_time_begins_nothing(case):
 
 def test_items_too_many_for_ease_are_said(case, monkeypatch):
     module, started = case
-    monkeypatch.setattr(module, "available_mib", lambda: 0.0)
+    monkeypatch.setattr(module, "available_memory", lambda: 0)
     book = measure(module, arguments(systems=["EASE"]))
     assert not started and "GiB" in book.records[0]["skipped"]
 
