@@ -7,7 +7,7 @@ import numbers
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +19,7 @@ from wals_gpu.system import available_memory
 
 __all__ = [
     "as_path", "did_you_mean", "flag", "index_of_ids", "integer", "list_length", "number", "refuse_ids", "seed", "warn",
+    "with_ids",
 ]  # fmt: skip
 
 #: Bytes of an answer that is given without asking how much memory there is: that takes longer than many a search.
@@ -117,6 +118,18 @@ def index_of_ids(source: Any) -> Any:
     index = source.index
     counts = type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
     return None if counts else index
+
+
+def with_ids(what: str, values: Any, ids: Any) -> tuple[Any, Any]:
+    """Values and their ids: those given, or the keys of a mapping, or the index of a pandas object; None: without ids.
+
+    ValueError where ids are given beside a mapping of id to `what`.
+    """
+    if not isinstance(values, Mapping):
+        return values, index_of_ids(values) if ids is None else ids
+    if ids is not None:
+        raise ValueError(f"ids must not be given with a mapping of id to {what}")
+    return list(values.values()), list(values)
 
 
 def refuse_ids(name: str, value: Any, ids: str) -> None:

@@ -124,3 +124,5 @@ def test_from_texts_to_settings_to_a_model(run, tmp_path, monkeypatch):
     assert status != 0 and "--items and --encoder belong together" in err
     status, _, err = run(*tune, "--text", "title", "--out", "other.json")
     assert status != 0 and "--text and --cache need --items and --encoder" in err
+    said = run("evaluate", "plays.parquet", "--settings", "best.json", "--quiet", "-k", 5)[2]
+    assert "--settings best.json has settings of item texts, and this is without texts" in said

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wals_gpu.checks import warn
 from wals_gpu.data.columns import open_source
 from wals_gpu.data.files import real_folder
 from wals_gpu.data.interactions import Interactions, read_interactions
@@ -84,6 +85,8 @@ def refuse_model(path: Any, wanted: str) -> None:
 
 def new_model(args: argparse.Namespace) -> WALS:
     """A model of interactions alone."""
+    if args.settings.get("item_prior") is not None and getattr(args, "encoder", None) is None:
+        warn(f"--settings {args.config} has settings of item texts, and this is without texts")
     return WALS(**{name: value for name, value in args.settings.items() if name != "item_prior"})
 
 

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import index_of_ids, integer, number
+from wals_gpu.checks import integer, number, with_ids
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import as_interactions
 from wals_gpu.data.options import ColumnOptions
@@ -398,10 +398,9 @@ def _checked_model(model: WALS) -> tuple[TextEncoder, FittedPrior]:
 def _texts_of_rows(model: WALS, texts: Any) -> list[str | None]:
     """A text of every item in the order of the model, whatever the order of texts with ids."""
     n_items = len(model.fitted.item_factors)
-    ids = list(texts) if isinstance(texts, Mapping) else index_of_ids(texts)
+    rows, ids = with_ids("text", texts, None)
     if ids is not None and model.item_ids is None:
         raise ValueError("texts have ids, but the model was fitted on a matrix, without any: give them in its order")
-    rows = list(texts.values()) if isinstance(texts, Mapping) else texts
     if ids is None or model.item_ids is None:
         if isinstance(rows, str) or len(rows) != n_items:
             raise ValueError(f"texts must hold one for each of the {n_items} items, got {len(rows)}")

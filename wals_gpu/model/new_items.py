@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from wals_gpu.checks import index_of_ids, number
+from wals_gpu.checks import number, with_ids
 from wals_gpu.data.csr import as_csr
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.data.titles import is_missing
@@ -52,12 +52,8 @@ def _embeddings(fitted: Fitted, items: Any) -> Any:
 
 def add_items(fitted: Fitted, items: Any, ids: ArrayLike | None, mode: str | None) -> tuple[Fitted, NDArray[Any]]:
     """With items that have no interactions yet; and their ids, or column numbers."""
-    if isinstance(items, Mapping):
-        if ids is not None:
-            raise ValueError("ids must not be given with a mapping of id to text or embedding")
-        ids, items = list(items), list(items.values())
-    elif ids is None and fitted.item_ids is not None:
-        ids = index_of_ids(items)
+    if fitted.item_ids is not None or isinstance(items, Mapping):  # else an index says nothing: columns are counted
+        items, ids = with_ids("text or embedding", items, ids)
     embeddings = _embeddings(fitted, items)
     prior, bound = fitted.item_prior, changeable(fitted)
     assert prior is not None and prior.mean is not None

@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from wals_gpu.backends.blas import one_blas_thread
-from wals_gpu.checks import index_of_ids, integer, number, refuse_ids
+from wals_gpu.checks import index_of_ids, integer, number, refuse_ids, with_ids
 from wals_gpu.data.encode import as_plain, checked_ids
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.source import Source
@@ -203,14 +203,9 @@ class LinearPrior:
         """
         from wals_gpu.text.encoders import as_encoder
 
-        if isinstance(texts, Mapping):
-            if ids is not None:
-                raise ValueError("ids must not be given with a mapping of id to text")
-            ids, texts = list(texts), list(texts.values())
-        elif hasattr(texts, "columns"):
+        if hasattr(texts, "columns"):
             raise TypeError(f"texts must be one column of the {type(texts).__name__}, or a mapping of id to text")
-        elif ids is None:
-            ids = index_of_ids(texts)
+        texts, ids = with_ids("text", texts, ids)
         encoder = as_encoder(encoder)
         embeddings = encoder.encode(texts, show_progress_bar=show_progress)
         return cls(embeddings if ids is None else (ids, embeddings), encoder=encoder, **settings)
