@@ -759,6 +759,16 @@ def test_ids_and_times_of_another_kind_are_refused():
             Interactions(matrix, **fields)
 
 
+def test_interactions_are_shown_in_a_line():
+    table = {"user": ["a", "b", "a"], "item": [1, 2, 2], "day": np.arange(3, 6).astype("datetime64[D]")}
+    data = as_interactions(pa.table(table), time_column="day")
+    assert repr(data) == (
+        "Interactions(2 users x 2 items, 3 entries, Ids(2 user ids, string: 'a', 'b'), Ids(2 item ids, integer: 1, 2), "
+        f"times {data.times.min()} ... {data.times.max()})"
+    )
+    assert repr(Interactions(np.eye(2))).startswith("Interactions(array(")
+
+
 # --- the page for users --------------------------------------------------------------------------------------------
 
 PAGE = Path(__file__).parents[2] / "docs" / "input.md"

@@ -92,6 +92,17 @@ class Interactions:
         if not isinstance(self.times, (np.ndarray, type(None))):
             raise TypeError(f"times of Interactions must be an array, got {self.times!r:.60}")
 
+    def __repr__(self) -> str:
+        """Sizes and the first ids, in place of all values and times."""
+        parts = [repr(self.matrix)]
+        if hasattr(self.matrix, "nnz"):
+            n_users, n_items = self.matrix.shape
+            parts = [f"{n_users:,} users x {n_items:,} items", f"{self.matrix.nnz:,} entries"]
+        parts += [repr(ids) for ids in (self.user_ids, self.item_ids) if ids is not None]
+        if self.times is not None and len(self.times):
+            parts.append(f"times {self.times.min()} ... {self.times.max()}")
+        return f"Interactions({', '.join(parts)})"
+
 
 @dataclass(frozen=True)
 class _Wanted:
