@@ -54,6 +54,8 @@ def test_neighbors_that_are_given_are_not_searched() -> None:
     assert tuning.best_settings.items() >= given.items() and tuning.best_settings["neighbors"] > 0
     tried = {(one.neighbor_weight, one.neighbor_regularization) for one in tuning.neighbor_trials if one.neighbors}
     assert tried == {(0.7, 33.0)} and len({one.neighbors for one in tuning.neighbor_trials}) > 2
+    beside = WALS.tune(pairs(), None, neighbors=50, refit=False, test=0, **QUICK)
+    assert beside.neighbor_trials == [] and beside.validation_score > 2 * tuning.neighbor_trials[0].score
     with pytest.raises(ValueError, match="neighbors"):
         WALS.tune(pairs(), None, neighbors=-1, **QUICK)
     with pytest.raises(

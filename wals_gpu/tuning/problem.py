@@ -243,7 +243,8 @@ class Problem:
             grid = exponents if self.chooses_exponent else [model.popularity_exponent]
             exponent, scores = choose_popularity_exponent(
                 fitted.user_factors, fitted.item_factors, split.counts, split.train, split.valid,
-                fitted.backend, metric=self.metric_name, k=self.k, max_users=_USERS, grid=grid,
+                fitted.backend, metric=self.metric_name, k=self.k, grid=grid, max_users=_USERS,
+                neighbors=fitted.neighbors,
             )  # fmt: skip
             score = scores[exponent] if self.chooses_exponent else scores[round(model.popularity_exponent, 9)]
         return Measured(score, exponent, model.best_iteration_, tuple(curve), is_whole)
