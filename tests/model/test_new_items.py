@@ -277,10 +277,11 @@ def test_command_line_from_texts_to_a_model_that_answers_texts(tmp_path, capsys)
     pq.write_table(pa.table({"item_id": names, "title": names, "description": texts}), tmp_path / "items.parquet")
     rows = [(user, names[(user % 2) * 5 + n]) for user in range(20) for n in range(4)]  # nobody has the last of a kind
     pq.write_table(
-        pa.table({"user_id": [r[0] for r in rows], "item_id": [r[1] for r in rows]}), tmp_path / "plays.parquet"
+        pa.table({"user_id": [r[0] for r in rows], "bought": [r[1] for r in rows]}), tmp_path / "plays.parquet"
     )
     fit = ["fit", f"{tmp_path}/plays.parquet", "--out", f"{tmp_path}/model", "--items", f"{tmp_path}/items.parquet"]
     fit += ["--text", "description", "--encoder", f"{tmp_path}/roberta", "--factors", "8", "--quiet"]
+    fit += ["--item-column", "bought"]  # which the table of items calls otherwise
     assert cli.main([*fit, "--cache", f"{tmp_path}/vectors"]) == 0, capsys.readouterr().err
     assert len(list((tmp_path / "vectors").glob("*/vectors.f32"))) == 1
     assert "8 factors, 20 iterations" in capsys.readouterr().out

@@ -9,6 +9,8 @@ from typing import Any
 
 from wals_gpu.cli.options import number
 from wals_gpu.cli.output import say
+from wals_gpu.data.columns import open_source
+from wals_gpu.data.source import TextOptions
 from wals_gpu.errors import DataError
 from wals_gpu.model.wals import HYBRID_PRIOR, WALS
 
@@ -80,11 +82,15 @@ def read_texts(args: argparse.Namespace) -> tuple[list[Any], list[str]]:
     """Ids and texts of --items."""
     from wals_gpu.text.items import read_item_texts
 
-    columns = None if args.text is None else args.text.split(",")
-    ids, texts = read_item_texts(args.items, text_columns=columns, item_column=args.item_column, encoding=args.encoding)
+    columns, item_column = None if args.text is None else args.text.split(","), args.item_column
+    if item_column is not None and args.items.suffix != ".txt":
+        names = open_source(args.items, TextOptions(encoding=args.encoding)).names
+        item_column = item_column if item_column in names else None  # it is that of the interactions
+    ids, texts = read_item_texts(args.items, text_columns=columns, item_column=item_column, encoding=args.encoding)
     if ids is None:
         raise DataError(
-            f"{args.items} must have a column of item ids; --item-column names it, here and in the interactions"
+            f"{args.items} must have a column of item ids, named like item_id, or as --item-column names it in the "
+            "interactions"
         )
     return ids.to_pylist(), texts
 

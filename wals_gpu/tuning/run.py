@@ -29,7 +29,7 @@ from wals_gpu.tuning.neighbors import NeighborTrial, choose_neighbors
 from wals_gpu.tuning.priors import PriorChoice, tune_prior
 from wals_gpu.tuning.problem import Parts, Problem
 from wals_gpu.tuning.result import Comparison, Trials, Tuning
-from wals_gpu.tuning.search import Budget, Finished, Search, best_of, import_optuna, open_study
+from wals_gpu.tuning.search import Budget, Finished, Search, best_of, finished_of, import_optuna, open_study
 from wals_gpu.tuning.space import Space, make_space
 
 __all__ = ["tune"]
@@ -127,9 +127,7 @@ def tune(
     confirmed: list[Confirmed] = []
     prior: PriorChoice | None = None
     of_prior: list[str] = []
-    first = Search(problem, searched, study, Budget(seconds, trials, began), seed)
-    spent = sum(one.outcome.seconds for one in first.finished())
-    limits = Budget(seconds, trials, began, spent)
+    limits = Budget(seconds, trials, began, spent=sum(one.outcome.seconds for one in finished_of(study)))
     search = Search(problem, searched, study, limits, seed)
     with_prior, with_neighbors = _searches_prior(problem, searched), "neighbors" not in fixed
     shares = CONFIRM * (not parts.by_time) + PRIOR * with_prior + NEIGHBORS * with_neighbors

@@ -35,6 +35,7 @@ __all__ = [
     "Search",
     "best_of",
     "exponents_near",
+    "finished_of",
     "import_optuna",
     "in_order",
     "near_ranks",
@@ -205,6 +206,17 @@ class Finished:
         return int(self.settings["factors"])
 
 
+def finished_of(study: optuna.Study) -> list[Finished]:
+    """All trials with a score, in their order."""
+    found = []
+    for trial in study.get_trials(deepcopy=False, states=(import_optuna().trial.TrialState.COMPLETE,)):
+        made = dict(trial.user_attrs["outcome"])
+        settings = made.pop("settings")
+        made["curve"] = tuple(made["curve"])
+        found.append(Finished(trial.number, settings, Outcome(score=float(trial.value or 0.0), **made)))
+    return found
+
+
 class Search:
     """Trials until the budget is gone.
 
@@ -222,15 +234,8 @@ class Search:
         self._optuna = import_optuna()
 
     def finished(self) -> list[Finished]:
-        """All trials with a score, in their order."""
-        done = self._optuna.trial.TrialState.COMPLETE
-        found = []
-        for trial in self._study.get_trials(deepcopy=False, states=(done,)):
-            made = dict(trial.user_attrs["outcome"])
-            settings = made.pop("settings")
-            made["curve"] = tuple(made["curve"])
-            found.append(Finished(trial.number, settings, Outcome(score=float(trial.value or 0.0), **made)))
-        return found
+        """See :func:`finished_of`."""
+        return finished_of(self._study)
 
     def run(self, tell: Callable[[Finished, Finished, int], bool], reserve: Callable[[Finished], float]) -> bool:
         """Make trials; whether Ctrl-C ended it.
