@@ -332,6 +332,8 @@ def test_columns_by_usual_name_and_by_argument():
     assert as_interactions(table, value_column="timestamp").matrix.toarray().tolist() == [[0], [1]]
     assert as_interactions(table, value_column=False).matrix.toarray().tolist() == [[1], [1]]
     assert as_interactions(table.drop_columns(["rating"])).matrix.toarray().tolist() == [[1], [1]]
+    bought = pa.table({"user": [1, 2], "bought": [5, 5]})  # a name of values, too
+    assert as_interactions(bought, item_column="bought").matrix.toarray().tolist() == [[1], [1]]
 
 
 @pytest.mark.parametrize(

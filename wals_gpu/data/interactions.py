@@ -504,9 +504,10 @@ def _choose(source: Source, wanted: _Wanted) -> ColumnNames:
 
     user, item = choose(choose_user, wanted.user_column), choose(choose_item, wanted.item_column)
     value = None
-    if wanted.value_column is not False:
-        given = wanted.value_column is not None
-        value = choose(choose_named, wanted.value_column, "value_column") if given else choose(choose_value)
+    if wanted.value_column is None:
+        value = choose(choose_value, (user, item))
+    elif wanted.value_column is not False:
+        value = choose(choose_named, wanted.value_column, "value_column")
     time, hint = None, ""
     if wanted.time_column is not None:
         time = choose(choose_named, wanted.time_column, "time_column")

@@ -190,8 +190,8 @@ def _choose(source: Source, column: Hashable | None, argument: str, ranks: Seque
     raise Missing(f"{argument} must be given, since no column has a usual name such as '{stem}_id' or '{stem}'")
 
 
-def choose_value(source: Source) -> Hashable | None:
-    """The column of values by its usual name; None where there is none.
+def choose_value(source: Source, taken: Sequence[Hashable] = ()) -> Hashable | None:
+    """The column of values by its usual name, but none that is `taken`; None where there is none.
 
     Raises
     ------
@@ -202,7 +202,8 @@ def choose_value(source: Source) -> Hashable | None:
         matches = [
             name
             for name in source.names
-            if (plain := plain_name(name)) in known
+            if name not in taken
+            and (plain := plain_name(name)) in known
             and (plain not in _PLAIN_DOUBTFUL or _are_numbers(source.first(name)))
         ]
         if len(matches) > 1:
