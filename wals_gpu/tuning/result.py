@@ -151,7 +151,8 @@ class Tuning:
         Parameters
         ----------
         interactions : str or sequence of str
-            The file that holds them; or several, and options that say how they are read.
+            The file that holds them; or several, and options that say how they are read, and with an item prior where
+            its texts are: ``["plays.csv", "--items", "items.csv", "--encoder", "roberta-base"]``.
         file : str or path, default "best.json"
             What :meth:`save` has written.
 
