@@ -107,7 +107,7 @@ def test_set_is_for_parameters_of_the_objective(run):
     said = run("fit", "nowhere.csv", "--out", "m", "--set", "factors=3")[2]
     assert "factors is a setting of the model, which has the option --factors" in said
     said = run("fit", "nowhere.csv", "--out", "m", "--set", "cg_steps=3")[2]
-    assert said.endswith("cg_steps is a setting of the model; --config takes it\n")
+    assert said.endswith("cg_steps is a setting of the model; --settings takes it\n")
 
 
 @pytest.mark.parametrize("command", ["fit", "evaluate"])

@@ -56,7 +56,7 @@ examples:
 
   wals-gpu fit plays.parquet --out model --iterations 50 --validation 0.1 --patience 3
   wals-gpu fit plays.parquet --out model --checkpoint-dir unfinished --resume
-  wals-gpu fit plays.parquet --out new --config settings.json --warm-start model
+  wals-gpu fit plays.parquet --out new --settings settings.json --warm-start model
   wals-gpu fit plays.parquet --time-column time --warm-start models --out models \\
       --publish-if "ndcg@20 >= yesterday - 0.002"
   wals-gpu fit plays.parquet --out model --items tracks.csv --text title,description \\

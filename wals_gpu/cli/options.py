@@ -159,7 +159,7 @@ def add_model(parser: argparse.ArgumentParser, *, is_searched: bool = False) -> 
         parser.set_defaults(config=None, iterations=None)
     else:
         group.add_argument(
-            "--settings", "--config", dest="config", metavar="FILE", type=Path,
+            "--config", "--settings", dest="config", metavar="FILE", type=Path,
             help="JSON file of 'wals-gpu tune', or of json.dump(model.to_config(), file); options go before it",
         )  # fmt: skip
     group.add_argument(

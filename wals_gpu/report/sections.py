@@ -763,7 +763,7 @@ def tuning_section(tuning: Tuning | None) -> Element | None:
         for at in order.tolist()
     ]
     header: list[Content] = ["trial", tuning.metric, *names, "iterations", "time", "whole"]
-    settings: list[list[Content]] = [[name, _value(value)] for name, value in tuning.best_settings.items()]
+    settings: list[list[Content]] = [[name, _value(value)] for name, value in tuning.to_show().items()]
     compared = _compared(tuning)
     return _section(
         "tuning",

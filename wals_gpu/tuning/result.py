@@ -151,7 +151,8 @@ class Tuning:
         Parameters
         ----------
         interactions : str or sequence of str
-            The file that holds them; or several, and options that say how they are read.
+            The file that holds them; or several, and options that say how they are read, and with an item prior where
+            its texts are: ``["plays.csv", "--items", "items.csv", "--encoder", "roberta-base"]``.
         file : str or path, default "best.json"
             What :meth:`save` has written.
 
@@ -178,6 +179,14 @@ class Tuning:
         """
         with whole_file(Path(path)) as temporary:
             temporary.write_text(json.dumps(self.config, indent=2) + "\n", "utf-8")
+
+    def to_show(self) -> dict[str, Any]:
+        """The best settings by name; of an item prior those that were chosen, in place of its features."""
+        settings = dict(self.best_settings)
+        if self.prior is not None:
+            del settings["item_prior"]
+            settings |= {f"item_prior.{name}": value for name, value in self.prior.settings.items()}
+        return settings
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as plain values for JSON."""
@@ -306,11 +315,16 @@ class Tuning:
     # ------------------------------------------------------------------------------------------------ in words
 
     def _lines(self) -> list[tuple[str, object]]:
+<<<<<<< HEAD
         settings, n = dict(self.best_settings), len(self.trials)
         if self.prior is not None:  # what was chosen, in place of features
             del settings["item_prior"]
             settings |= {f"item_prior.{name}": value for name, value in self.prior.settings.items()}
         lines: list[tuple[str, object]] = [(name, _short(value)) for name, value in settings.items()]
+=======
+        n = len(self.trials)
+        lines: list[tuple[str, object]] = [(name, _short(value)) for name, value in self.to_show().items()]
+>>>>>>> c6824ae424e1d21946dd98aa9a8399610a6b7bc8
         lines.append(
             (f"{self.metric} of validation", f"{self.validation_score:.4f}, the best of {n} trial{'s' * (n > 1)}")
         )
