@@ -26,6 +26,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.checks import as_path
 from wals_gpu.data.csr import select
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames, Interactions, as_interactions, latest_times
@@ -51,7 +52,7 @@ def parquet_files(path: Paths) -> list[Path]:
     if not isinstance(path, (str, os.PathLike)):
         of_each = [parquet_files(one) for one in path]
         return [file for files in of_each for file in files] if all(of_each) else []
-    place = Path(path)
+    place = as_path("path", path)
     if place.is_dir():
         files = sorted(one for one in place.rglob("*") if one.is_file() and not one.name.startswith((".", "_")))
         return files if files and all(one.suffix in (".parquet", ".pq") for one in files) else []

@@ -6,12 +6,11 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wals_gpu.checks import warn
+from wals_gpu.checks import as_path, warn
 from wals_gpu.model.settings import SETTINGS, Settings, did_you_mean
 from wals_gpu.objective.presets import PRESETS
 from wals_gpu.priors.linear import LinearPrior
@@ -71,7 +70,7 @@ def read_config(source: Any) -> dict[str, Any]:
         return arguments_of(source)
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"a config must be a dict or the path of a JSON file, got {source!r:.60}")
-    path = Path(source)
+    path = as_path("source", source)
     if not path.exists():
         raise FileNotFoundError(f"no config at {path}")
     if not path.is_file():

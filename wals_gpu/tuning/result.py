@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from wals_gpu.checks import as_path
 from wals_gpu.data.files import whole_file
 from wals_gpu.data.tables import Tabular, format_table, html_table
 from wals_gpu.evaluation.metrics import Estimate
@@ -176,7 +176,7 @@ class Tuning:
         OSError
             The file cannot be written; an earlier one is as it was.
         """
-        with whole_file(Path(path)) as temporary:
+        with whole_file(as_path("path", path)) as temporary:
             temporary.write_text(json.dumps(self.config, indent=2) + "\n", "utf-8")
 
     def to_dict(self) -> dict[str, Any]:
