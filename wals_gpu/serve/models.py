@@ -316,7 +316,11 @@ class Models:
         if folder is None:
             return False
         stamp = _stamp(folder)
-        if stamp is None or stamp == self._stamp:
+        if stamp is None:
+            self.last_error = f"FileNotFoundError: there is no model in {folder} any more"
+            return False
+        if stamp == self._stamp:  # as it was, or again: after a link was turned to a damaged one and back
+            self.last_error = self._refused = None
             return False
         if self._refused is not None and self._refused[0] == stamp and time.monotonic() < self._again:
             return False
