@@ -103,10 +103,10 @@ def seed(name: str, value: Any) -> int | np.random.Generator | None:
 
 
 def as_path(name: str, value: Any) -> Path:
-    """A path; TypeError names the argument otherwise."""
+    """A path, "~" being the home folder as in a shell; TypeError names the argument otherwise."""
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name} must be a str or a pathlib.Path, got {value!r:.60}")
-    return Path(value)
+    return Path(os.path.expanduser(value))
 
 
 def index_of_ids(source: Any) -> Any:

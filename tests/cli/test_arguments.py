@@ -105,6 +105,10 @@ def test_factors_can_be_saved_in_halves(run, tmp_path):
         ("fit x --ot m", "there is no option --ot; did you mean '--out'? (try: wals-gpu fit --help)"),
         ("fit x -out m", "there is no option -out; did you mean '--out'?"),
         ("fit x --out m --Factor_s 3", "there is no option --Factor_s; did you mean '--factors'?"),
+        (
+            "fit x --regularization 3",
+            "there is no option --regularization; it is a parameter of the objective: --set reg",
+        ),
         ("recommend MODEL p00 --k 3", "there is no option --k; did you mean '-k'?"),
         ("recommend MODEL p00 -zzz", "there is no option -zzz (try"),
         ("recommend MODEL --deny", "--deny: expected one argument"),

@@ -98,6 +98,10 @@ def test_halves_and_widths(database):
     export(wide, address, to="pgvector", schema="wide", dtype="float16")
     export(wide, address, to="pgvector", schema="wide", index="none", overwrite=True)
     assert connection.execute("SELECT vector_dims(vector) FROM wide.items").fetchone() == (2100,)
+    # What is printed can be sent as it is, whatever the schema is called.
+    for schema in ("wals", "User", 'it"s mine'):
+        done = export(model, address, to="pgvector", schema=schema, overwrite=True)
+        assert len(connection.execute(done.query).fetchall()) == 10
 
 
 def test_nothing_that_is_there_is_lost(database, monkeypatch):

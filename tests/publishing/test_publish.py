@@ -221,6 +221,8 @@ def test_each_run_is_a_line(three_nights):
     assert '"u1"' not in text and '"s1"' not in text
     card = (folder / last["model"] / "README.md").read_text()
     assert "then fitted once more on everything" in card and "| ndcg@10 of yesterday |" in card
+    card = (folder / runs[1]["kept"] / "README.md").read_text()
+    assert "| ndcg@10 of yesterday |" in card and "fitted once more" not in card
 
 
 def test_back_and_forth(three_nights, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 import threading
 import time
 from collections import Counter
@@ -591,7 +590,7 @@ def test_the_model_is_replaced_under_load(tmp_path):
 
 
 def test_a_model_that_is_damaged_is_refused(tmp_path, caplog):
-    """The old one goes on, /healthz says why, and a whole one is taken afterwards."""
+    """The old one goes on, /healthz says why as long as it is so, and a whole one is taken afterwards."""
     good, new = fitted(1), fitted(2)
     good.save(tmp_path / "model")
     models = Models(tmp_path / "model", num_threads=1, every=0.0)
@@ -608,9 +607,12 @@ def test_a_model_that_is_damaged_is_refused(tmp_path, caplog):
     tensors.write_bytes(content)  # as of a copy that has come to its end
     assert models.look() and client.get("/healthz").json()["last_error"] is None
     assert pairs(ask(client, "/recommend", users=["u01"])["lists"][0]) == of(new.recommend("u01"))
-    shutil.rmtree(tmp_path / "model")
+    (tmp_path / "model").rename(tmp_path / "away")
     assert not models.look()
     ask(client, "/recommend", users=["u01"])
+    assert "no model in" in client.get("/healthz").json()["last_error"]
+    (tmp_path / "away").rename(tmp_path / "model")
+    assert not models.look() and client.get("/healthz").json()["last_error"] is None
 
 
 # ------------------------------------------------------------------------------------------------ what is beside them

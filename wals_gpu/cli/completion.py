@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
-from wals_gpu.cli.parser import Commands, add_command
-from wals_gpu.objective.presets import PRESETS
+from wals_gpu.cli.parser import PARAMETERS, Commands, add_command
 
 __all__ = ["add", "run", "script"]
 
@@ -49,7 +47,7 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
         import shtab
     except ImportError as error:
         raise ImportError("completion needs shtab: pip install 'wals_gpu[completion]'", name=error.name) from error
-    names = sorted({f"{field.name}=" for preset in PRESETS.values() for field in dataclasses.fields(preset)})
+    names = [f"{name}=" for name in PARAMETERS]
     for one in _parsers(parser):
         for action in one._actions:
             if action.type is Path or action.metavar in _FILES:

@@ -4,6 +4,7 @@ function with them."""
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -11,8 +12,12 @@ from typing import Any, NoReturn, Protocol
 
 from wals_gpu.checks import did_you_mean
 from wals_gpu.cli.output import say
+from wals_gpu.objective.presets import PRESETS
 
-__all__ = ["Command", "Commands", "Formatter", "Program", "add_command"]
+__all__ = ["PARAMETERS", "Command", "Commands", "Formatter", "Program", "add_command"]
+
+#: What ``--set`` takes.
+PARAMETERS = sorted({field.name for preset in PRESETS.values() for field in dataclasses.fields(preset)})
 
 #: What the library calls an argument whose option has another name.
 ARGUMENTS = {"num_threads": "threads", "random_state": "seed", "quotas": "quota"}
@@ -155,6 +160,9 @@ class Command(Parser):
             return known[begun[0]], bool(equals)
         if begun:
             self.error(f"{name} may be {' or '.join(begun)}")
+        parameter = name.lstrip("-").replace("-", "_")
+        if "--set" in known and parameter in PARAMETERS:
+            self.error(f"there is no option {name}; it is a parameter of the objective: --set {parameter}=X")
         self.error(f"there is no option {name}{did_you_mean(name, known)}")
 
 

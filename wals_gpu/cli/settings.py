@@ -68,11 +68,7 @@ def _fill_model(args: argparse.Namespace) -> None:
             elif name in OPTIONS:
                 remedy = f", which has the option --{OPTIONS[name].replace('_', '-')}"
             else:
-<<<<<<< HEAD
-                remedy = "; WALS.tune in Python takes it" if args.command == "tune" else "; --config takes it"
-=======
                 remedy = "; WALS.tune in Python takes it" if args.command == "tune" else "; --settings takes it"
->>>>>>> c6824ae424e1d21946dd98aa9a8399610a6b7bc8
             raise ValueError(f"--set is for parameters of the objective; {name} is a setting of the model{remedy}")
     config = {} if args.config is None else _read(args.config)
     with_texts = getattr(args, "encoder", None) is not None

@@ -389,7 +389,7 @@ def remove_folder(path: str | os.PathLike[str]) -> None:
     OSError
         If a file cannot be removed.
     """
-    folder = Path(path)
+    folder = as_path("path", path)
     if not (folder / _JSON).exists():
         return
     with exclusive(folder):

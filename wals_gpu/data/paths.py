@@ -78,7 +78,7 @@ def open_paths(paths: Sequence[str | os.PathLike[str]], options: TextOptions | N
         There is no file.
     """
     options = options or TextOptions()
-    if len(paths) == 1 and (dataset := _parquet_folder(os.fspath(paths[0]))) is not None:
+    if len(paths) == 1 and (dataset := _parquet_folder(os.path.expanduser(paths[0]))) is not None:
         return dataset
     try:
         files = [file for path in paths for file in _files(os.fspath(path))]

@@ -7,11 +7,11 @@ import dataclasses
 import secrets
 from collections.abc import Iterator, Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wals_gpu.checks import as_path
 from wals_gpu.data.ids import Ids
 from wals_gpu.distributed.checkpoint import all_see
 from wals_gpu.distributed.cuts import Cuts
@@ -144,7 +144,7 @@ class ShardedModel:
             A rank cannot write, or rank 0 does not see what another wrote, on all ranks. A model that was there before
             is left as it was.
         """
-        folder, group, fitted = Path(path), self.group, self.local.fitted
+        folder, group, fitted = as_path("path", path), self.group, self.local.fitted
         tag = gather_json(group, secrets.token_hex(4))[0]
         exponents: dict[str, int] | None = None
         with together(group, f"saving to {folder}"):

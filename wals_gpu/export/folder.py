@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wals_gpu.checks import as_path
 from wals_gpu.data.files import version_of
 from wals_gpu.model.vectors import ScoreVectors
 
@@ -82,7 +83,7 @@ def check_folder(path: str | os.PathLike[str], overwrite: bool) -> None:
     FileNotFoundError
         There is no folder to make it in.
     """
-    folder = Path(path)
+    folder = as_path("path", path)
     if not folder.absolute().parent.is_dir():
         raise FileNotFoundError(f"{folder} cannot be made: there is no folder {folder.parent}; make it first")
     if not folder.exists():
@@ -114,7 +115,7 @@ def new_folder(path: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
     Errors are those of :func:`check_folder`, at once.
     """
     check_folder(path, overwrite)
-    folder = Path(path).absolute()
+    folder = as_path("path", path).absolute()
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     old = temporary.with_suffix(".old")
     try:

@@ -118,7 +118,7 @@ def export_pgvector(
             loading.make_tables(seen)
             if index == "hnsw":
                 loading.make_index(m, ef_construction)
-            query = f"SELECT * FROM {schema}.recommend({loading.first_user()}, 10)"
+            query = f"SELECT * FROM {loading.quoted_schema()}.recommend({loading.first_user()}, 10)"
             options = {"seen": seen, "index": index, "dtype": dtype, "pgvector": version, "query": query}
             manifest = manifest_of("pgvector", vectors, **options)
             loading.make_manifest(manifest)
@@ -289,6 +289,10 @@ class _Loading:
         """The first user as a literal."""
         ids = self._vectors.user_ids
         return str(self._sql.Literal(0 if ids is None else ids[0]).as_string(self._cursor))
+
+    def quoted_schema(self) -> str:
+        """The name of the schema as a statement has it: in quotes where PostgreSQL would read it otherwise."""
+        return str(self._cursor.execute("SELECT quote_ident(%s)", [self._schema]).fetchone()[0])
 
     def make_manifest(self, manifest: dict[str, Any]) -> None:
         """A row with what the export is of."""

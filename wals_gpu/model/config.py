@@ -6,12 +6,11 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wals_gpu.checks import did_you_mean, warn
+from wals_gpu.checks import as_path, did_you_mean, warn
 from wals_gpu.model.settings import SETTINGS, Settings
 from wals_gpu.objective.presets import PRESETS
 from wals_gpu.priors.linear import LinearPrior
@@ -73,7 +72,7 @@ def read_config(source: Any) -> dict[str, Any]:
         # A search is what comes to mind where the file that it saved is asked for.
         hint = "; its attribute config is one" if isinstance(getattr(source, "config", None), Mapping) else ""
         raise TypeError(f"a config must be a dict or the path of a JSON file, got {type(source).__name__}{hint}")
-    path = Path(source)
+    path = as_path("source", source)
     if not path.exists():
         raise FileNotFoundError(f"no config at {path}")
     if not path.is_file():

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wals_gpu.checks import did_you_mean, integer, warn
+from wals_gpu.checks import as_path, did_you_mean, integer, warn
 from wals_gpu.data.files import CURRENT, real_folder, whole_file
 from wals_gpu.system import to_disk, try_lock
 
@@ -60,7 +60,7 @@ class ModelFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = as_path("path", path)
         if (self.path / "model.json").exists():
             raise ValueError(
                 f"{self.path} is a model itself; a folder of models has one in each of its folders: give another name"

@@ -212,7 +212,7 @@ class Night:
 
                 def save(path: Path) -> None:
                     with self.timed("save"):
-                        self.save(path, dtype, self.measured(refit), finish)
+                        self.save(path, dtype, self.measured(holds and refit), finish)
 
                 if holds:
                     name, is_current = self.publish(save, current, keep)

@@ -17,7 +17,7 @@ __all__ = ["Series", "chart", "columns_chart", "interval_mark", "key", "mark", "
 
 #: Size of a chart in units of its own; the browser scales it.
 WIDTH, HEIGHT = 440, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 12, 44
 #: Points of a curve, rows of the numbers below a chart: more nobody sees.
 _POINTS, _ROWS = 160, 24
 _SHAPES = ("circle", "square", "diamond", "triangle", "cross", "ring")

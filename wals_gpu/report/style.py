@@ -139,6 +139,7 @@ vertical-align:bottom}
 tbody tr.group th{padding-top:1rem;font-weight:650}
 td.bar{width:42%;min-width:9rem}
 .clear{color:var(--good);font-weight:600}.chance{color:var(--soft)}.worse{color:var(--bad);font-weight:600}
+.clear,.chance,.worse{white-space:nowrap}
 details{margin:.7rem 0 .2rem;font-size:.92rem}
 summary{cursor:pointer;color:var(--link);width:fit-content;padding:.1rem .2rem .1rem 0}
 details>*:not(summary){margin-top:.6rem}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wals_gpu.checks import integer
+from wals_gpu.checks import as_path, integer
 from wals_gpu.data.files import whole_file
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.data.matching import is_table, open_interactions
@@ -41,7 +41,7 @@ def check_report_path(path: str | os.PathLike[str], option: str = "path") -> Pat
     ValueError
         It is a folder, does not end in .html or .htm, or lies in a folder that is not there.
     """
-    file = Path(path)
+    file = as_path(option, path)
     if file.is_dir():
         raise ValueError(f"{option} must be a file; {file} is a folder")
     if file.suffix.lower() not in (".html", ".htm"):

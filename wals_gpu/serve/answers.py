@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.linalg import LinAlgError
@@ -27,8 +27,7 @@ __all__ = ["Query", "answer", "explain", "history", "of_recommend", "of_similar"
 _SUBJECTS, _LISTED = 1024, 4_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What requests must have in common to be answered by one search."""
 
     kind: str

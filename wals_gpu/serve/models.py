@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from wals_gpu.checks import as_path
 from wals_gpu.data.categories import Categories
 from wals_gpu.data.files import folder_digest, real_folder
 from wals_gpu.data.ids import Ids, plain
@@ -269,7 +270,7 @@ class Models:
         if isinstance(source, WALS):
             self.current = self._served(source, _digest_of(source))
         else:
-            self._folder = Path(source)
+            self._folder = as_path("source", source)
             self._stamp = _stamp(self._folder)
             self.current = self._load(self._folder)
         self.n_loaded += 1
@@ -315,7 +316,11 @@ class Models:
         if folder is None:
             return False
         stamp = _stamp(folder)
-        if stamp is None or stamp == self._stamp:
+        if stamp is None:
+            self.last_error = f"FileNotFoundError: there is no model in {folder} any more"
+            return False
+        if stamp == self._stamp:  # as it was, or again: after a link was turned to a damaged one and back
+            self.last_error = self._refused = None
             return False
         if self._refused is not None and self._refused[0] == stamp and time.monotonic() < self._again:
             return False

@@ -71,7 +71,7 @@ class RecommendRequest(_Request):
     )
     k: int = Field(10, ge=1, description="Items of each list.")
     filter_seen: bool = Field(True, description="Leave out what a user, or a session, already has.")
-    deny: list[Id] = Field(default_factory=list, description="Items not to show; unknown ones are ignored.")
+    deny: list[Id] = Field([], description="Items not to show; unknown ones are ignored.")
     allow: list[Id] | None = Field(None, description="The only items to show; unknown ones are ignored.")
     diversity: float = Field(0.0, ge=0, le=1, description="0: the best items; towards 1: items that differ.")
     popularity_penalty: float = Field(0.0, ge=0, le=10, description="Above 0: what everybody has ranks lower.")
@@ -109,7 +109,7 @@ class SimilarRequest(_Request):
     items: list[Id] | None = Field(None, min_length=1)
     users: list[Id] | None = Field(None, min_length=1)
     k: int = Field(10, ge=1, description="Neighbours of each, itself not among them.")
-    deny: list[Id] = Field(default_factory=list, description="Items (or users) not to show; unknown ones are ignored.")
+    deny: list[Id] = Field([], description="Items (or users) not to show; unknown ones are ignored.")
     allow: list[Id] | None = Field(None, description="The only ones to show; unknown ones are ignored.")
 
     @model_validator(mode="after")

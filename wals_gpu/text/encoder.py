@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wals_gpu.checks import integer
+from wals_gpu.checks import as_path, integer
 from wals_gpu.data.progress import tqdm
 from wals_gpu.text.cache import EmbeddingStore
 
@@ -34,7 +34,7 @@ class Encoder:
     """
 
     def __init__(self, cache_dir: str | os.PathLike[str] | None = None) -> None:
-        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.cache_dir = None if cache_dir is None else as_path("cache_dir", cache_dir)
 
     def encode(
         self,
@@ -83,6 +83,7 @@ class Encoder:
         texts, single = _as_texts(sentences)
         if batch_size is not None:
             batch_size = integer("batch_size", batch_size, 1)
+        out = None if out is None else as_path("out", out)
         partial = None if out is None or self.cache_dir is not None else Path(f"{out}.partial")
         folder = partial or self.cache_dir
         store = None if folder is None else self._store(folder)
@@ -92,7 +93,7 @@ class Encoder:
                 block = vectors[begin : begin + _BLOCK]
                 block /= np.maximum(np.linalg.norm(block, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         if out is not None:
-            vectors = _named(vectors, Path(out))
+            vectors = _named(vectors, out)
             if partial is not None:
                 shutil.rmtree(partial, ignore_errors=True)
         if convert_to_tensor or not convert_to_numpy:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from wals_gpu.checks import as_path
 from wals_gpu.data.files import whole_file
 from wals_gpu.data.items import as_texts, read_items
 from wals_gpu.errors import DataError
@@ -55,7 +55,7 @@ def read_item_texts(
     if str(path).endswith(".txt"):
         try:
             # Not splitlines, for which texts have more ends of lines than files: a form feed, or U+2028.
-            lines = Path(path).read_text(encoding=encoding or "utf-8-sig").split("\n")
+            lines = as_path("path", path).read_text(encoding=encoding or "utf-8-sig").split("\n")
             return None, lines[:-1] if lines[-1] == "" else lines
         except UnicodeError as error:
             raise DataError(f"{path} is not {encoding or 'UTF-8'} text: {error}") from error
@@ -70,7 +70,7 @@ def write_embeddings(path: str | os.PathLike[str], ids: pa.Array | None, vectors
     """
     import pyarrow.parquet as pq
 
-    path = Path(path)
+    path = as_path("path", path)
     vector_type = pa.list_(pa.float32(), vectors.shape[1])
     fields = [] if ids is None else [pa.field("item_id", ids.type)]
     schema = pa.schema([*fields, pa.field("embedding", vector_type)])

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from wals_gpu.checks import as_path
 from wals_gpu.data.files import whole_file
 from wals_gpu.data.tables import Tabular, format_table, html_table
 from wals_gpu.evaluation.metrics import Estimate
@@ -177,7 +177,7 @@ class Tuning:
         OSError
             The file cannot be written; an earlier one is as it was.
         """
-        with whole_file(Path(path)) as temporary:
+        with whole_file(as_path("path", path)) as temporary:
             temporary.write_text(json.dumps(self.config, indent=2) + "\n", "utf-8")
 
     def to_show(self) -> dict[str, Any]:
@@ -315,16 +315,8 @@ class Tuning:
     # ------------------------------------------------------------------------------------------------ in words
 
     def _lines(self) -> list[tuple[str, object]]:
-<<<<<<< HEAD
-        settings, n = dict(self.best_settings), len(self.trials)
-        if self.prior is not None:  # what was chosen, in place of features
-            del settings["item_prior"]
-            settings |= {f"item_prior.{name}": value for name, value in self.prior.settings.items()}
-        lines: list[tuple[str, object]] = [(name, _short(value)) for name, value in settings.items()]
-=======
         n = len(self.trials)
         lines: list[tuple[str, object]] = [(name, _short(value)) for name, value in self.to_show().items()]
->>>>>>> c6824ae424e1d21946dd98aa9a8399610a6b7bc8
         lines.append(
             (f"{self.metric} of validation", f"{self.validation_score:.4f}, the best of {n} trial{'s' * (n > 1)}")
         )

@@ -107,7 +107,7 @@ def open_study(storage: str | os.PathLike[str] | None, name: str, search: dict[s
     url, shown = None, ""
     if storage is not None:
         text = storage if isinstance(storage, str) else os.fspath(as_path("storage", storage))
-        url = text if "://" in text else _sqlite(Path(text))
+        url = text if "://" in text else _sqlite(as_path("storage", text))
         shown = re.sub(r"(://[^:/@]*:).*@", r"\1***@", text)  # an address without its password
     try:
         with quiet():
