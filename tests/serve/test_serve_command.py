@@ -116,6 +116,7 @@ def test_mistakes_are_one_line(run, model, tmp_path, monkeypatch):
         assert status == 2 and f"--port {port} of 127.0.0.1 is taken" in errors
     for arguments, words in (
         ((model, "--port", 70000), "--port must be from 0 to 65535"),
+        ((model, "--port", 0, "--host", ""), "--host must be a name or an address, got ''"),
         ((model, "--host", "192.0.2.1"), "--host 192.0.2.1 is no address of this machine"),
         ((model, "--port", 0, "--title-column", "x"), "--title-column needs --titles"),
         ((model, "--port", 0, "--titles", "none.csv"), "--titles: No such file or directory: none.csv"),
