@@ -159,8 +159,10 @@ class _TextTable:
 
     def _refuse_second_header(self, ids: list[tuple[Any, Column]]) -> None:
         """Files that were put together have a line of names in the midst, which would be a user and an item."""
+        if len(ids) < 2:
+            return
         for name, column in ids:  # looked for among the different ids, which takes no time for each row
-            if len(ids) < 2 or not any(pc.index(chunk.dictionary, name).as_py() >= 0 for chunk in column.chunks):
+            if not any(pc.index(chunk.dictionary, name).as_py() >= 0 for chunk in column.chunks):
                 return
         (user, users), (item, items) = ids[:2]
         both = pc.and_(pc.equal(users.cast(pa.string()), user), pc.equal(items.cast(pa.string()), item))
