@@ -502,7 +502,10 @@ def test_what_is_read_is_not_replaced_by_what_is_written(run, model, plays, tmp_
             ["recommend", model, "--all", "--titles", table, "--out", table],
             f"--out: {table} is the file of --titles, too",
         ),
-        (["recommend", model, "--all", "--titles", table, "--out", link], f"--out: {link} is the file of --titles, too"),
+        (
+            ["recommend", model, "--all", "--titles", table, "--out", link],
+            f"--out: {link} is the file of --titles, too",
+        ),
         (
             ["similar", model, "s00", "--titles", link, "--out", table],
             "is the file of --titles, too; give it another name",

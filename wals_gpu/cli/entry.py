@@ -165,7 +165,7 @@ def _refuse_to_replace_what_is_read(args: argparse.Namespace) -> None:
             if path in [os.path.realpath(one) for one in (value if isinstance(value, list) else [value]) if one]:
                 names = args.parser.name_of(dest), args.parser.name_of(other)
                 raise ValueError(
-                    f"{names[0]} {getattr(args, dest)} is the file of {names[1]}, too; give it another name"
+                    f"{names[0]}: {getattr(args, dest)} is the file of {names[1]}, too; give it another name"
                 )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.devices import make_backend
-from wals_gpu.checks import integer, warn
+from wals_gpu.checks import flag, integer, warn
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames, as_interactions
 from wals_gpu.data.options import ColumnOptions
@@ -1720,7 +1720,8 @@ class WALS(Configured):
         ConnectionError
             The server cannot be reached.
         """
-        model: WALS = self if users else self._without_users()
+        private = flag("private", private)
+        model: WALS = self if flag("users", users) else self._without_users()
         where = hub.Place(repo_id, revision, token, endpoint)
         return hub.push(where, lambda folder: model.save(folder, dtype=dtype, metrics=metrics), private, commit_message)
 
