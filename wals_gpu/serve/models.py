@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu.checks import as_path
 from wals_gpu.data.categories import Categories
 from wals_gpu.data.files import folder_digest, real_folder
 from wals_gpu.data.ids import Ids, plain
@@ -267,7 +268,7 @@ class Models:
         if isinstance(source, WALS):
             self.current = self._served(source, _digest_of(source))
         else:
-            self._folder = Path(source)
+            self._folder = as_path("source", source)
             self._stamp = _stamp(self._folder)
             self.current = self._load(self._folder)
         self.n_loaded += 1
