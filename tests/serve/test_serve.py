@@ -327,7 +327,7 @@ def test_only_hosts_that_are_served(model):
         TypeError, match="allowed_hosts must be a list of names, got 'localhost'"
     ):  # each letter was one
         make_app(model, allowed_hosts="localhost")
-    with pytest.raises(TypeError, match="source must be a str or a pathlib.Path, got None"):
+    with pytest.raises(TypeError, match=r"source must be a str or a pathlib\.Path, got None"):
         make_app(None)
 
 

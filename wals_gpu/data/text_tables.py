@@ -161,11 +161,11 @@ class _TextTable:
         """Files that were put together have a line of names in the midst, which would be a user and an item."""
         if len(ids) < 2:
             return
-        for name, column in ids:  # looked for among the different ids, which takes no time for each row
-            if not any(pc.index(chunk.dictionary, name).as_py() >= 0 for chunk in column.chunks):
+        wanted = [(column, pa.array([name, f"\ufeff{name}"])) for name, column in ids[:2]]  # a mark goes before a file
+        for column, names in wanted:  # looked for among the different ids, which takes no time for each row
+            if not any(pc.any(pc.is_in(chunk.dictionary, names)).as_py() for chunk in column.chunks):
                 return
-        (user, users), (item, items) = ids[:2]
-        both = pc.and_(pc.equal(users.cast(pa.string()), user), pc.equal(items.cast(pa.string()), item))
+        both = pc.and_(*(pc.is_in(column.cast(pa.string()), names) for column, names in wanted))
         if (row := pc.index(both, True).as_py()) >= 0:
             where = self._place(row)
             raise DataError(f"{where} is the line of names again, as in files that were put together; take it out")
