@@ -699,7 +699,7 @@ class WALS(Configured):
         Raises
         ------
         ModelFitError
-            The model is not fitted.
+            The model is not fitted; or factors were assigned that are of other users or items, or no factors.
         """
         if self.user_factors is None or self.item_factors is None:
             raise ModelFitError("the model is not fitted: call fit(interactions) first")
@@ -709,7 +709,9 @@ class WALS(Configured):
         # The same object as long as nothing was assigned: it keeps what answers computed from it.
         last = self._last  # read once and set in one step: other threads do the same
         if last is None or any(a is not b for a, b in zip(last[0], parts, strict=True)):
-            last = self._last = (parts, Fitted(*parts))
+            fitted = Fitted(*parts)
+            fitted.check_assigned()
+            last = self._last = (parts, fitted)
         return last[1]
 
     @property

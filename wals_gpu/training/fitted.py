@@ -89,8 +89,11 @@ class Fitted:
     _kept_neighbors: list[Neighbors] = field(default_factory=list, init=False, repr=False)
     _kept_indexes: dict[tuple[str, str], ExactIndex] = field(default_factory=dict, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        """ModelFitError where factors that somebody assigned are none, or of other users or items."""
+    def check_assigned(self) -> None:
+        """ModelFitError where factors that somebody assigned are none, or of other users or items.
+
+        Not for a rank of several during a fit, which has the rows that it solves.
+        """
         sides = (("user", self.user_factors, self.user_ids), ("item", self.item_factors, self.item_ids))
         for axis, (side, factors, ids) in enumerate(sides):
             is_array = isinstance(factors, np.ndarray)
