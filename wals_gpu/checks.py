@@ -103,9 +103,14 @@ def seed(name: str, value: Any) -> int | np.random.Generator | None:
 
 
 def as_path(name: str, value: Any) -> Path:
-    """A path, "~" being the home folder as in a shell; TypeError names the argument otherwise."""
+    """A path, "~" being the home folder as in a shell.
+
+    TypeError or ValueError names the argument otherwise: an empty text would be the current folder.
+    """
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name} must be a str or a pathlib.Path, got {value!r:.60}")
+    if value == "":
+        raise ValueError(f"{name} must be the name of a file or a folder, got ''")
     return Path(os.path.expanduser(value))
 
 

@@ -340,6 +340,7 @@ def test_number_of_threads():
     )
     assert run_python(code + "print(CpuBackend().num_threads)").stdout == "1\n"
     assert make_backend("cpu", 3).num_threads == 3
+    assert make_backend("cpu", 10**9).num_threads == max(64, os.cpu_count())  # each thread has memory of its own
 
 
 def test_unknown_device():

@@ -489,3 +489,35 @@ def test_what_standard_output_cannot_show_is_escaped(tmp_path, encoding):
     found = json.loads(bracket + lists)
     assert found[0]["user"] == "Ł" and {one["item"] for one in found[0]["items"]} == {"p", "é"}
     assert "m\\udcff" in said and ("Ł" if encoding == "utf-8" else "\\u0141") in said
+
+
+def test_what_is_read_is_not_replaced_by_what_is_written(run, model, plays, tmp_path):
+    """Also where one of them is a link; a link to another file stays one."""
+    table, link = tmp_path / "songs.csv", tmp_path / "link.csv"
+    table.write_text("item_id,title\ns00,Zero\n")
+    link.symlink_to(table)
+    before = table.read_bytes()
+    for words, message in (
+        (
+            ["recommend", model, "--all", "--titles", table, "--out", table],
+            f"--out: {table} is the file of --titles, too",
+        ),
+        (
+            ["recommend", model, "--all", "--titles", table, "--out", link],
+            f"--out: {link} is the file of --titles, too",
+        ),
+        (
+            ["similar", model, "s00", "--titles", link, "--out", table],
+            "is the file of --titles, too; give it another name",
+        ),
+        (["tune", table, "--out", table], "is the file of INTERACTIONS, too"),
+        (
+            ["tune", plays, "--out", tmp_path / "a.csv", "--trials-table", tmp_path / "a.csv"],
+            "the file of --trials-table, too",
+        ),
+    ):
+        status, _, said = run(*words)
+        assert status == 2 and message in said
+    assert table.read_bytes() == before
+    assert run("recommend", model, "--all", "--out", link)[0] == 0
+    assert link.is_symlink() and table.read_text().startswith('"user_id"')

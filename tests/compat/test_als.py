@@ -585,6 +585,12 @@ def test_many_queries_with_a_filter():
     ids, _ = model.recommend(np.arange(U), matrix, N=I, filter_items=[1, 2])
     for user in range(U):
         np.testing.assert_array_equal(ids[user], model.recommend(user, matrix[user], N=I, filter_items=[1, 2])[0])
+    one, several = (
+        model.similar_users(3, N=5, filter_users=hide)[0] for hide in (7, [7])
+    )  # a single id, as implicit's
+    np.testing.assert_array_equal(one, several)
+    with pytest.raises(TypeError, match="N must be an integer, got '5'"):
+        model.recommend(0, matrix[0], N="5")
 
 
 def test_deprecated_calls():

@@ -364,6 +364,8 @@ def test_nothing_there(tmp_path):
     for call in (load_folder, lambda path: save_folder(path, {}, {})):
         with pytest.raises(TypeError, match=r"path must be a str or a pathlib\.Path, got 5"):
             call(5)
+        with pytest.raises(ValueError, match="path must be the name of a file or a folder, got ''"):
+            call("")
 
 
 def tensor_file(folder):

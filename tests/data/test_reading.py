@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -250,11 +251,37 @@ def test_packed(tmp_path, name):
     assert read(written(tmp_path / name, pack(raw))) == EXPECTED
 
 
+@pytest.mark.parametrize("content", ["csv", "dat", "jsonl"])
+@pytest.mark.parametrize("suffix", ["gz", "xz"])
+def test_packed_files_without_their_end_are_named(tmp_path, suffix, content):
+    """Beyond what is looked at first, where another library meets the damage."""
+    numbers = np.random.default_rng(0).integers(0, 10**9, (15_000, 2)).tolist()
+    line = {"csv": "%d,%d\n", "dat": "%d::%d\n", "jsonl": '{"user": %d, "item": %d}\n'}[content]
+    text = "user,item\n" * (content == "csv") + "".join(line % tuple(pair) for pair in numbers)
+    packed = {"gz": gzip.compress, "xz": lzma.compress}[suffix](text.encode())
+    options = {"columns": ["user", "item"]} if content == "dat" else {}
+    bent = packed[:-2000] + bytes(byte ^ 0x55 for byte in packed[-2000:-1900]) + packed[-1900:]
+    for damaged in (packed[: len(packed) * 3 // 4], packed[:-4], bent):
+        path = written(tmp_path / f"a.{content}.{suffix}", damaged)
+        with pytest.raises(DataError, match=re.escape(str(path))):
+            read_interactions(path, **options)
+
+
 def zstd(raw):
     out = pa.BufferOutputStream()
     with pa.CompressedOutputStream(out, "zstd") as stream:
         stream.write(raw)
     return out.getvalue().to_pybytes()
+
+
+def test_a_line_of_names_in_the_midst_is_no_user(tmp_path):
+    """What ``cat january.csv february.csv`` makes."""
+    part = "user,item\nann,x\nuser,y\n"  # somebody may be called so
+    assert read(written(tmp_path / "a.csv", part)) == [("ann", "x", 1.0), ("user", "y", 1.0)]
+    for text in (part + part, "\ufeffuser;item\n1;2\n\ufeffuser;item\n3;4\n", part * 2000):
+        path = written(tmp_path / "a.csv", text)
+        with pytest.raises(DataError, match=r"line [34] of .*a\.csv is the line of names again"):
+            read_interactions(path)
 
 
 def test_several_files(tmp_path, monkeypatch):
@@ -555,6 +582,10 @@ def test_arrays_of_triplets():
     assert read(as_interactions(named)) == [(1, 10, 5.0)]
     with pytest.raises(DataError, match=r"user ids must be whole numbers, got 1\.5 in row 0"):
         as_interactions(np.array([[1.5, 2, 3]]), triplets=True)
+    with pytest.raises(DataError, match=r"below 16777216, from where float32 rounds them, got 16777216\.0 in row 1"):
+        as_interactions(np.array([[1, 2], [16_777_217, 2]], np.float32), triplets=True)
+    with pytest.raises(TypeError, match="triplets must be True or False, got 'yes'"):
+        as_interactions(rows, triplets="yes")
     with pytest.raises(DataError, match="rows of user, item, value and time"):
         as_interactions(np.ones((3, 5)), triplets=True)
     with pytest.raises(TypeError, match="triplets=True is for arrays"):
@@ -639,6 +670,8 @@ def test_columns_of_unusual_types():
         ([uuid.UUID(int=1), uuid.UUID(int=2)], "must hold integers or strings, got"),
         ([1, "a"], r"column 'user' of the DataFrame must hold values of one type, got 1 \(int\) in row 0 and 'a'"),
         (pd.period_range("2024", periods=2, freq="D"), "must hold integers or strings, got"),
+        ([1, 2**64], r"column 'user' of the DataFrame must hold integers of 64 bits, or text, got .* in row 1"),
+        ([2**63, -1], "must hold integers of 64 bits, or text, got -1 in row 1 and 9223372036854775808 in row 0"),
     ):
         with pytest.raises(DataError, match=message):
             as_interactions(frame.assign(user=bad))

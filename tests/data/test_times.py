@@ -64,7 +64,7 @@ def test_epochs_keep_every_digit():
         ([datetime.datetime(2024, 5, 1, 12), datetime.datetime(1969, 1, 1)], micros("2024-05-01T12", "1969-01-01")),
         ([datetime.date(2024, 5, 1), datetime.date(2024, 5, 2)], micros("2024-05-01", "2024-05-02")),
         (pa.array([10**9], pa.timestamp("s")), micros("2001-09-09T01:46:40")),
-        (pa.array([10**18 + 999], pa.timestamp("ns")), micros("2001-09-09T01:46:40")),
+        (pa.array([10**18 + 9000], pa.timestamp("ns")), micros("2001-09-09T01:46:40.000009")),
         (pa.array([10**12], pa.timestamp("ms", "Asia/Tokyo")), micros("2001-09-09T01:46:40")),
         (
             ["2024-05-01", "2024-05-01 10:00", "2024-05-01T10:00:01"],
@@ -99,6 +99,30 @@ def test_dates(column, expected):
     times = times_of(column)
     assert times.dtype == "datetime64[us]"
     np.testing.assert_array_equal(times, expected)
+
+
+def test_times_between_microseconds_keep_their_order():
+    for kind in (pa.timestamp("ns"), pa.timestamp("ns", "UTC")):
+        times = times_of(pa.array([10**18 + 2, 10**18 + 1], kind))
+        assert times.dtype == "datetime64[ns]" and times[0] - times[1] == np.timedelta64(1, "ns")
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_times_of_small_types_are_refused_where_their_order_is_lost(kind):
+    """Seconds in float32 are rounded to 128: who came last is not known any more, and a split would hold out others."""
+    exact, rounded = np.array([1, 2, 3], kind), np.array([1_700_000_050, 1_700_000_000], np.float32)
+    assert times_of(exact).tolist() == [1, 2, 3]
+    if kind == np.float16:
+        rounded = np.array([4100, 4099], kind)
+    fields = np.array([(1, 2, time) for time in rounded], dtype=[("user", "i8"), ("item", "i4"), ("t", kind)])
+    rows = np.array([[1, 1, 1, time] for time in rounded], kind)
+    for give in (
+        lambda: times_of(rounded),
+        lambda: as_interactions(fields, time_column="t"),
+        lambda: as_interactions(rows, triplets=True),
+    ):
+        with pytest.raises(DataError, match=rf"time_column '.*' as {np.dtype(kind)} are rounded to .*give float64"):
+            give()
 
 
 def test_dates_of_frames():

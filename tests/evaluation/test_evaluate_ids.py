@@ -239,6 +239,7 @@ def test_metrics_of_lists_of_ids(split):
     some = ranking_metrics(model.recommend(chosen, 3)[0], test, 3, users=chosen)
     assert some == ranking_metrics(numbers[[9, 2, 5], :3], test.matrix[[9, 2, 5]], 3)
     assert some == ranking_metrics(numbers[[9, 2, 5], :3], test.matrix, 3, users=[9, 2, 5])
+    assert some == ranking_metrics(model.recommend(chosen, 3), test, 3)  # says itself whom each list is for
     for wrong, message in (
         ([[-7, *ids[0][1:3]]], "1 of 3 are none of these, such as -7"),
         ([["x", "y", "z"]], "ids must hold the item ids of test: item ids are integers, got str 'x'"),

@@ -658,6 +658,9 @@ def test_evaluate_refuses_what_cannot_be_right():
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(Popularity(train), train, test, **options)
+    for name in ("k", "users"):
+        with pytest.raises(TypeError, match=f"options must not have '{name}', which evaluate itself gives"):
+            evaluate(WALS(2, iterations=1).fit(train), train, test, options={name: 3})
 
 
 # --------------------------------------------------------------------------------------------------- the page for users

@@ -244,6 +244,8 @@ def test_nothing_that_is_there_is_lost(tmp_path, monkeypatch):
     assert (out / "thesis.txt").read_text() == "mine"
     (out / "thesis.txt").unlink()
     export(model, out, to="parquet")
+    with pytest.raises(TypeError, match="overwrite must be True or False, got 'no'"):
+        export(model, out, to="parquet", overwrite="no")
     with pytest.raises(FileExistsError, match="holds an export already; overwrite=True"):
         export(model, out, to="parquet")
     (out / "notes.md").write_text("mine")

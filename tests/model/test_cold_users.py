@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from scipy.sparse import csr_matrix
 
-from wals_gpu import WALS, DataError, ModelFitError, ParameterWarning, as_interactions
+from wals_gpu import PRESETS, WALS, DataError, ModelFitError, ParameterWarning, as_interactions
 from wals_gpu.evaluation import Popularity
 from wals_gpu.model.recommendations import Recommendations, RecommendationsChunk
 from wals_gpu.priors import LinearPrior
@@ -404,6 +404,14 @@ def test_interactions_and_matrices_keep_their_order():
     empty = csr_matrix((2, I), dtype=np.float32)
     for unknown in ("error", "popular", "skip"):
         assert model.recommend_for(empty, 2, unknown=unknown).source.tolist() == ["popularity"] * 2
+
+
+@pytest.mark.parametrize("objective", sorted(PRESETS))
+def test_nothing_explains_the_score_of_who_has_nothing(objective):
+    """With a ridge for each entry ("spark", "explicit") the system of such a user is 0."""
+    model = WALS(3, objective, iterations=2, num_threads=1).fit(make_matrix())
+    for found in (model.explain(COLD[0], 2), model.explain_for(csr_matrix((1, I)), 2)):
+        assert found.score == 0 and len(found.ids) == len(found.contributions) == 0
 
 
 def test_explain_for_new_users():

@@ -120,6 +120,9 @@ def test_what_cannot_be(model, table, hub, to_hub, monkeypatch):
     personal = WALS(4, iterations=1, num_threads=1, user_prior=LinearPrior(features)).fit(table)
     with pytest.raises(ModelFitError, match="a model with a user prior cannot be had without its users"):
         personal.push_to_hub("me/plays", **there)
+    for name in ("users", "private"):  # personal data, and who may see them: a text would count as true
+        with pytest.raises(TypeError, match=f"{name} must be True or False, got 'no'"):
+            model.push_to_hub("me/plays", **{name: "no"}, **there)
     assert hub.commits == {}, "nothing was made for what cannot be uploaded"
     model.push_to_hub("me/plays", **there)
     files = hub.files("me/plays")

@@ -234,7 +234,7 @@ def test_updated_users_are_answered_by_their_new_history() -> None:
 def test_factors_of_other_items_are_refused() -> None:
     model = fitted()
     model.item_factors = np.ones((N + 1, 8), np.float32)
-    with pytest.raises(ModelFitError, match="neighbours of 40 items"):
+    with pytest.raises(ModelFitError, match="item_factors must have a row for each of the 40 items"):
         model.recommend(0, 3)
 
 

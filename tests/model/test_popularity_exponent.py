@@ -222,7 +222,7 @@ def test_factors_that_are_assigned_are_scaled_too(likes):
     scores = model.user_factors @ model.item_factors.T * multipliers_of(likes)
     check_lists(model.recommend(range(USERS), 5), scores, likes)
     model.item_factors = model.item_factors[:-1]
-    with pytest.raises(ModelFitError, match="entries of 40 items and has factors of 39"):
+    with pytest.raises(ModelFitError, match=r"item_factors .* each of the 40 items .* got shape \(39, "):
         model.item_index()
 
 

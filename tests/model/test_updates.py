@@ -403,6 +403,28 @@ def test_coming_and_going_in_turn():
 # ---------------------------------------------------------------------------------------------------- other models
 
 
+def test_assigned_factors_of_others_are_refused_before_an_earlier_folder_is_replaced(tmp_path):
+    model = fit(make_matrix())
+    model.save(tmp_path / "m")
+    users, items = model.user_factors, model.item_factors
+    for side, factors, message in (
+        ("user", users[:-1], rf"user_factors must have a row for each of the {U} users .* got shape \({U - 1}, "),
+        ("item", np.vstack([items, items]), rf"item_factors must have a row for each of the {I} items"),
+        ("item", np.hstack([items, items]), r"user_factors \(U, D\) and item_factors \(I, D\) must have one D"),
+        ("item", items.astype(np.int8), "item_factors must be a float32 or float64 array .*, got int8"),
+        ("user", users.tolist(), "user_factors must be a float32 or float64 array .*, got list"),
+    ):
+        wrong = fit(make_matrix())
+        setattr(wrong, f"{side}_factors", factors)
+        for call in (lambda m: m.recommend(0), lambda m: m.similar_items(0), lambda m: m.save(tmp_path / "m")):
+            with pytest.raises(ModelFitError, match=message):
+                call(wrong)
+    model.user_factors = np.random.default_rng(0).random(users.shape)  # float64 beside items in float32
+    expected = model.recommend(range(U), 3)[0]
+    model.save(tmp_path / "m")
+    assert np.array_equal(WALS.load(tmp_path / "m").recommend(range(U), 3)[0], expected)
+
+
 def test_models_whose_rows_cannot_be_changed(tmp_path):
     matrix = make_matrix()
     write_stored(tmp_path / "plays", matrix, dtype="float64")

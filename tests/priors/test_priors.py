@@ -428,6 +428,7 @@ def test_bad_settings(given, message):
         (np.ones(3), r"must be an array \(n, E\) of numbers, got float64 \(3,\)"),
         (np.ones((3, 0)), r"must be an array \(n, E\) of numbers, got float64 \(3, 0\)"),
         (np.array([[1.0, 2], [np.nan, 1]]), "must be finite, got NaN or infinity in row 1"),
+        (np.array([[1.0, 2], [1e39, 1]]), "must be finite, got numbers beyond float32 in row 1"),
         (np.array([["a"]]), "must be an array"),
         ([[1.0], [1.0, 2.0]], "must be an array"),
         ((["a", "b"], np.ones((3, 2))), "one row for each of 2 ids"),

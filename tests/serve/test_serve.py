@@ -323,6 +323,12 @@ def test_only_hosts_that_are_served(model):
         response = TestClient(app).get("/healthz", headers={"host": host})
         assert response.status_code == status, host
     assert response.json()["error"]["type"] == "wrong_host"
+    with pytest.raises(
+        TypeError, match="allowed_hosts must be a list of names, got 'localhost'"
+    ):  # each letter was one
+        make_app(model, allowed_hosts="localhost")
+    with pytest.raises(TypeError, match=r"source must be a str or a pathlib\.Path, got None"):
+        make_app(None)
 
 
 def test_mounted_in_another_application_and_behind_middleware(model):

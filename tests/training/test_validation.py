@@ -275,6 +275,7 @@ def test_bad_input_is_named_before_anything_is_changed():
         ({"validation": np.zeros(5)}, DataError, r"^validation: .* must be a 2-D matrix .*shape \(5,\)"),
         ({"validation": test * np.nan}, DataError, "^validation: .*finite"),
         ({"checkpoint_dir": 5}, TypeError, r"^checkpoint_dir must be a str or a pathlib\.Path, got 5"),
+        ({"resume": "no", "checkpoint_dir": "x"}, TypeError, "^resume must be True or False, got 'no'"),
         ({"validation": test[:5]}, DataError, "must have 70 rows|shape"),
         ({"validation": train}, DataError, f"{train.nnz} entries of validation are in the interactions too"),
         ({"validation": test * 0}, DataError, "no value above 0"),

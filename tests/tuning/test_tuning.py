@@ -218,6 +218,11 @@ def test_a_storage_that_is_none(likes, tmp_path):
         WALS.tune(likes, None, trials=1, storage=tmp_path / "none" / "search.db")
 
 
+def test_a_text_is_no_answer_to_whether_to_refit(likes):
+    with pytest.raises(TypeError, match="refit must be True or False, got 'no'"):
+        WALS.tune(likes, None, trials=1, refit="no")
+
+
 def test_a_budget_of_time_ends_the_search(likes):
     found = WALS.tune(likes, "1.5s", space=SMALL, num_threads=1)
     assert 1 <= len(found.trials) and found.seconds < 30

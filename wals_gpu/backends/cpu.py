@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -31,6 +32,9 @@ from wals_gpu.system import usable_cpus
 
 __all__ = ["CpuBackend", "CpuSession"]
 
+#: Threads that may be asked for whatever the machine has; tests do, on machines with a few processors.
+_THREADS = 64
+
 
 def takes_plain_steps(factors: int, options: SolveOptions) -> bool:
     """Whether rows with a background and no prior means take subspace steps in the factors' own coordinates, not along
@@ -55,13 +59,14 @@ class CpuBackend:
     Parameters
     ----------
     num_threads : int, default 0
-        0: one for each processor that this process may use. Results do not depend on it.
+        0: one for each processor that this process may use. Results do not depend on it. More than the machine has
+        processors, or 64 of them, are not started: each call would take longer, and memory for each.
     """
 
     name = "cpu"
 
     def __init__(self, num_threads: int = 0) -> None:
-        self.num_threads = num_threads or usable_cpus()
+        self.num_threads = min(num_threads or usable_cpus(), max(_THREADS, os.cpu_count() or 1))
 
     def check(
         self,

@@ -46,6 +46,21 @@ COMMANDS = (
 # What bad input, a full disk or a missing extra raise. One line on stderr instead of a traceback, exit status 2.
 EXPECTED = (ValueError, TypeError, LookupError, OSError, MemoryError, LinAlgError, ImportError, DistributedError)
 
+# Arguments that name files to read, and files to write.
+_READ = (
+    "interactions",
+    "data",
+    "items",
+    "titles",
+    "categories",
+    "users_file",
+    "allow",
+    "deny",
+    "allow_items",
+    "deny_items",
+)
+_WRITTEN = ("out", "html", "trials_table")
+
 ABOUT = """\
 Recommendations from implicit feedback (who bought, read, played what) by
 weighted alternating least squares."""
@@ -126,6 +141,7 @@ def _option_of_file(error: BaseException, args: argparse.Namespace) -> str:
 
 def _run(args: argparse.Namespace) -> int:
     fill_settings(args)
+    _refuse_to_replace_what_is_read(args)
     status: int = args.run(args) or 0
     try:
         if sys.stdout is not None:  # None where it was closed
@@ -136,6 +152,21 @@ def _run(args: argparse.Namespace) -> int:
         _discard_output()
         raise OSError(f"standard output: {one_line(error)}") from error
     return status
+
+
+def _refuse_to_replace_what_is_read(args: argparse.Namespace) -> None:
+    """ValueError where a file to write is one that this command reads, or writes something else to."""
+    written = [dest for dest in _WRITTEN if getattr(args, dest, None) is not None]
+    for dest in written:
+        path = os.path.realpath(getattr(args, dest))
+        others = [other for other in (*_READ, *written) if other != dest]
+        for other in others if not os.path.isdir(path) else ():
+            value = getattr(args, other, None)
+            if path in [os.path.realpath(one) for one in (value if isinstance(value, list) else [value]) if one]:
+                names = args.parser.name_of(dest), args.parser.name_of(other)
+                raise ValueError(
+                    f"{names[0]}: {getattr(args, dest)} is the file of {names[1]}, too; give it another name"
+                )
 
 
 def _discard_output() -> None:

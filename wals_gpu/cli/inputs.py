@@ -79,7 +79,7 @@ def words_of_reading(args: argparse.Namespace) -> list[str]:
 
 def refuse_model(path: Any, wanted: str) -> None:
     """A folder of a model is none of data, though it can be taken for one."""
-    if (real_folder(path) / "model.json").is_file():
+    if path != "" and (real_folder(path) / "model.json").is_file():
         raise ValueError(f"{path} is a saved model; wanted is {wanted}")
 
 

@@ -85,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
             f"serve needs FastAPI, uvicorn and prometheus-client ({error}): pip install 'wals_gpu[serve]'",
             name=error.name,
         ) from error
+    if not args.host.strip():  # to the system that is every address of this machine
+        raise ValueError("--host must be a name or an address, got ''; 0.0.0.0 is everybody")
     if not 0 <= args.port < 65536:
         raise ValueError(f"--port must be from 0 to 65535, got {args.port}")
     if args.titles is None and args.title_column is not None:

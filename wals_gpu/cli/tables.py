@@ -40,9 +40,11 @@ def check_file(path: Path, option: str = "--out") -> None:
     """The same for a file of any name."""
     if path.is_dir():
         raise ValueError(f"{option} must be a file; {path} is a folder")
-    folder = path.absolute().parent
+    folder = Path(os.path.realpath(path)).parent  # where a link leads to
     if not folder.is_dir():
-        raise ValueError(f"{option} {path}: there is no folder {path.parent}; make it first")
+        raise ValueError(
+            f"{option} {path}: there is no folder {folder if path.is_symlink() else path.parent}; make it first"
+        )
     check_writable(path, folder, option)
 
 
@@ -86,7 +88,8 @@ def open_table(path: Path, schema: Any, option: str = "--out") -> Iterator[Calla
     """
     import pyarrow as pa
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    place = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     failed: list[OSError] = []
 
     @contextlib.contextmanager
@@ -117,7 +120,7 @@ def open_table(path: Path, schema: Any, option: str = "--out") -> Iterator[Calla
             raise
         with writing():
             writer.close()
-            os.replace(temporary, path)
+            os.replace(temporary, place)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -313,7 +313,7 @@ class Answers(Factors):
         if hide is not None and np.size(hide):
             if only is not None:
                 raise ValueError(f"Can't set both {side}s and filter_{side}s in {call} call")
-            hidden = self._index(hide, n_rows, f"filter_{side}s")
+            hidden = np.atleast_1d(self._index(hide, n_rows, f"filter_{side}s"))  # implicit takes a single one
         if only is not None:
             if not len(only):
                 raise IndexError(f"{side}s must name at least one {side}")
@@ -381,4 +381,7 @@ def _count(N: Any) -> int:
     """N as an integer; implicit takes 10.0 for 10."""
     if isinstance(N, (float, np.floating)) and float(N).is_integer():
         return int(N)
-    return operator.index(N)
+    try:
+        return operator.index(N)
+    except TypeError:
+        raise TypeError(f"N must be an integer, got {N!r:.60}") from None

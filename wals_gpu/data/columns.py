@@ -220,6 +220,7 @@ def as_arrow(column: Any, name: Hashable, what: str) -> Any:
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         if column.dtype == object:
             _check_one_type(column, name, what)
+            _check_integers(column, name, what)
         raise DataError(
             f"column {name!r} of {what} is of no type that can be read ({column.dtype}): {error}"
         ) from error
@@ -237,6 +238,14 @@ def _check_one_type(column: Any, name: Hashable, what: str) -> None:
     if len(first) > 1:
         got = " and ".join(f"{value!r:.60} ({kind}) in row {row}" for kind, (row, value) in list(first.items())[:2])
         raise DataError(f"column {name!r} of {what} must hold values of one type, got {got}")
+
+
+def _check_integers(column: Any, name: Hashable, what: str) -> None:
+    """DataError where a column of objects has integers that no type of 64 bits holds together."""
+    found = [(value, row) for row, value in enumerate(column) if isinstance(value, int)]
+    if found and not -(2**63) <= (low := min(found))[0] <= (high := max(found))[0] < 2 ** (63 if low[0] < 0 else 64):
+        got = " and ".join(f"{value} in row {row}" for value, row in dict.fromkeys((low, high)))
+        raise DataError(f"column {name!r} of {what} must hold integers of 64 bits, or text, got {got:.160}")
 
 
 def _is_unicode(text: str) -> bool:

@@ -438,7 +438,11 @@ def _parts(header: bytes, tensors: Mapping[str, NDArray[Any]]) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place when it is whole; what fails leaves an earlier one."""
+    """A file beside `path` to write to, which takes its place when it is whole; what fails leaves an earlier one.
+
+    A link stays, and what it leads to is replaced.
+    """
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import DTypeLike, NDArray
 from scipy import sparse
 
-from wals_gpu.checks import integer, number, warn
+from wals_gpu.checks import flag, integer, number, warn
 from wals_gpu.data.columns import native, open_source
 from wals_gpu.data.csr import as_csr, cast_values, entry_rows, value_dtype, warn_repeats
 from wals_gpu.data.encode import as_plain, encode, plain_type
@@ -274,6 +274,7 @@ def as_interactions(
     )  # fmt: skip
     wanted.check()
     is_array = isinstance(data, np.ndarray) and data.dtype.names is None
+    triplets = None if triplets is None else flag("triplets", triplets)
     if triplets and not is_array:
         raise TypeError(f"triplets=True is for arrays of rows (user, item, value, time), got {type(data).__name__}")
     if is_array and triplets is None and looks_like_triplets(data):
@@ -411,10 +412,12 @@ def _table_of_triplets(array: NDArray[Any]) -> pa.Table:
     for name, values in zip(("user", "item", "value", "time"), native(array).T, strict=False):
         values = np.ascontiguousarray(values)
         if name in ("user", "item") and values.dtype.kind == "f":
-            whole = np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) <= 2**53)
+            exact = 2.0 ** min(np.finfo(values.dtype).nmant + 1, 53)  # the first that may be another one, rounded
+            whole = np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < exact)
             if not whole.all():
                 row = int(np.argmin(whole))
-                raise DataError(f"triplets: {name} ids must be whole numbers, got {values[row]} in row {row}")
+                large = f" below {exact:.0f}, from where {values.dtype} rounds them" if values[row] >= exact else ""
+                raise DataError(f"triplets: {name} ids must be whole numbers{large}, got {values[row]} in row {row}")
             values = values.astype(np.int64)
         try:
             table[name] = pa.array(values.tolist() if values.dtype.kind in "OUS" else values)

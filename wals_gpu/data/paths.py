@@ -120,7 +120,7 @@ def part_of(source: Source, part: int, n_parts: int) -> Source | None:
 
 def _files(text: str) -> Iterator[_File]:
     if text == "-":
-        yield _in_memory("standard input", sys.stdin.buffer.read())
+        yield _in_memory("standard input", b"" if sys.stdin is None else sys.stdin.buffer.read())
         return
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.\-]+://", text):
         yield from _remote(text)
@@ -231,13 +231,26 @@ def _opened(file: _File, options: TextOptions) -> Source:
                 raise DataError(f"{file.name} is not a {what} file: it begins with {magic[:4]!r}")
         with file.stream() as stream:
             begin = stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
-        if file.suffix in (".jsonl", ".ndjson", ".json") or begin[:1] == b"{":
-            return open_json(file.name, file.stream, options)
-        return open_text(file.name, file.stream, options)
+        is_json = file.suffix in (".jsonl", ".ndjson", ".json") or begin[:1] == b"{"
+        source = (open_json if is_json else open_text)(file.name, file.stream, options)
     except (FileNotFoundError, PermissionError):
         raise
-    except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:  # names that are no text, for one
+    except _unreadable() as error:
         raise DataError(f"{file.name} cannot be read: {error}") from error
+
+    def read(ids: Sequence[Any], numbers: Sequence[Any] = (), plain: Sequence[Any] = ()) -> list[Column]:
+        try:
+            return source.read(ids, numbers, plain)
+        except _unreadable() as error:  # packed, and damaged or without its end
+            raise DataError(f"{file.name} cannot be read: {error}") from error
+
+    return replace(source, read=read)
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What comes up where a file cannot be read, whichever library unpacks it; names that are no text, for one."""
+    lzma = sys.modules.get("lzma")
+    return pa.ArrowException, OSError, EOFError, UnicodeError, *([] if lzma is None else [lzma.LZMAError])
 
 
 def _not_text(source: Source, options: TextOptions) -> Source:

@@ -153,7 +153,22 @@ class _TextTable:
         columns = [table[str(place[name])] for name in [*ids, *numbers, *plain]]
         if self._dialect.padded:
             columns = [column if pa.types.is_floating(column.type) else _stripped(column) for column in columns]
+        if self._has_header:
+            self._refuse_second_header(list(zip(ids, columns, strict=False)))
         return columns
+
+    def _refuse_second_header(self, ids: list[tuple[Any, Column]]) -> None:
+        """Files that were put together have a line of names in the midst, which would be a user and an item."""
+        if len(ids) < 2:
+            return
+        wanted = [(column, pa.array([name, f"\ufeff{name}"])) for name, column in ids[:2]]  # a mark goes before a file
+        for column, names in wanted:  # looked for among the different ids, which takes no time for each row
+            if not any(pc.any(pc.is_in(chunk.dictionary, names)).as_py() for chunk in column.chunks):
+                return
+        both = pc.and_(*(pc.is_in(column.cast(pa.string()), names) for column, names in wanted))
+        if (row := pc.index(both, True).as_py()) >= 0:
+            where = self._place(row)
+            raise DataError(f"{where} is the line of names again, as in files that were put together; take it out")
 
     def _table(self, kinds: dict[str, pa.DataType], numbers: list[int]) -> pa.Table:
         if not self._dialect.rows and self._is_over():

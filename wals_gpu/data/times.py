@@ -18,7 +18,7 @@ from wals_gpu.data.ids import is_string
 from wals_gpu.data.source import Column
 from wals_gpu.errors import DataError
 
-__all__ = ["Period", "as_times", "recency", "shown_times"]
+__all__ = ["Period", "as_times", "recency", "refuse_rounded", "shown_times"]
 
 # Every integer up to here is a float64; microseconds since 1970 are, nanoseconds are not.
 _EXACT = 2**53
@@ -101,13 +101,14 @@ def as_times(column: Column, name: Hashable, place: Callable[[int], str]) -> NDA
     Returns
     -------
     float64 array (n,), or datetime64[us] array in UTC (n,)
-        Of numbers and of the others. Integers beyond 2**53 are nanoseconds since 1970: datetime64[ns]; integers that
-        all read as dates, such as 20240301, are these. What has no zone is taken as it is.
+        Of numbers and of the others. Integers beyond 2**53 are nanoseconds since 1970: datetime64[ns], as are
+        timestamps between two microseconds; integers that all read as dates, such as 20240301, are these. What has no
+        zone is taken as it is.
 
     Raises
     ------
     DataError
-        A time is missing, or is none.
+        A time is missing, or is none, or all are rounded so much that their order is lost, as seconds in float32 are.
     """
     where = f"time_column {name!r}"
     column = plain_type(column)
@@ -125,6 +126,17 @@ def as_times(column: Column, name: Hashable, place: Callable[[int], str]) -> NDA
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return _numbers(column, where, place)
     raise DataError(f"{where} must hold numbers, dates or text in ISO 8601, got {kind}")
+
+
+def refuse_rounded(what: str, times: NDArray[Any]) -> None:
+    """DataError where numbers of a small floating-point type are so large that neighbours are more than 1 apart."""
+    if times.dtype.kind == "f" and times.dtype.itemsize < 8 and times.size:
+        largest = np.abs(times).max()
+        if (step := float(np.spacing(largest))) > 1:
+            raise DataError(
+                f"{what} as {times.dtype} are rounded to {step:g} at {float(largest):.10g}, so their order is lost; "
+                "give float64 or integers, from the source: what was rounded stays so"
+            )
 
 
 def shown_times(column: Column) -> list[Any]:
@@ -189,6 +201,10 @@ def _dates(column: Column, where: str) -> NDArray[Any]:
     try:
         zone = column.type.tz if pa.types.is_timestamp(column.type) else None
         micros = column.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
+        if column.type == pa.timestamp("ns", zone):
+            nanos = _numpy(column.cast(pa.int64()))
+            if (nanos % 1000).any():  # events of one microsecond have an order, too
+                return nanos.astype("datetime64[ns]")
     except pa.ArrowException as error:
         raise DataError(f"{where} holds dates that cannot be counted in microseconds: {error}") from error
     return _numpy(micros).astype("datetime64[us]")
@@ -211,6 +227,7 @@ def _numbers(column: Column, where: str, place: Callable[[int], str]) -> NDArray
     if not finite.all():
         row = int(np.argmin(finite))
         raise DataError(f"{where} must have a finite time in every row, got {numbers[row]} in {place(row)}")
+    refuse_rounded(f"the times of {where}", values)
     return numbers
 
 

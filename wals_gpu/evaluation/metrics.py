@@ -87,7 +87,7 @@ def ranking_metrics(
     ----------
     ids : (B, K) array
         Recommended items, best first: column numbers, -1 for none; where ``test`` has item ids, these ids, None (or
-        -1, if it is no id) for none.
+        -1, if it is no id) for none. The answer of ``recommend`` as a whole also says ``users``.
     test : (B, I) matrix or Interactions
         The relevant items: entries with a value above 0.
     ks : int or sequence of int, default (20, 100)
@@ -129,6 +129,8 @@ def ranking_metrics(
     """
     if is_table(test):
         raise TypeError(f"test must be a matrix or Interactions, got {type(test).__name__}; see as_interactions")
+    if isinstance(ids, tuple) and hasattr(ids, "users") and hasattr(ids, "ids"):  # Recommendations
+        users, ids = ids.users if users is None else users, ids.ids
     whole = open_interactions("test", test)
     test = relevant_entries(whole)
     if users is not None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import integer, number, seed
+from wals_gpu.checks import flag, integer, number, seed
 from wals_gpu.data.csr import entry_rows, select
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions
@@ -103,7 +103,7 @@ def random_holdout(
     fraction = number("fraction", fraction, positive=True, below=1)
     n_entries = whole.matrix.nnz
     draws = np.random.default_rng(seed("random_state", random_state)).random(n_entries)
-    if per_user:
+    if flag("per_user", per_user):
         held_out = _per_row_holdout(whole.matrix, draws, fraction)
     else:
         held_out = np.zeros(n_entries, dtype=bool)

@@ -213,7 +213,7 @@ def _options(
     method = "recommend_for" if is_fold_in else "recommend"
     options = dict(more or {}) | ({} if cold_users is None else {"cold_users": cold_users})
     for name, value in options.items():
-        if name in ("filter_seen", "allow", "deny", "unknown", "output"):
+        if name in ("users", "interactions", "k", "filter_seen", "allow", "deny", "unknown", "output"):
             raise TypeError(f"options must not have {name!r}, which evaluate itself gives to the model")
         if not any(name in parameters_of(getattr(model, method, None)) for model in models.values()):
             given = f"{name}={value!r:.60}"

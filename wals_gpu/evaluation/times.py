@@ -15,7 +15,7 @@ from scipy.sparse import issparse
 from wals_gpu.data.columns import as_arrow
 from wals_gpu.data.csr import canonical
 from wals_gpu.data.interactions import Interactions
-from wals_gpu.data.times import as_times
+from wals_gpu.data.times import as_times, refuse_rounded
 from wals_gpu.errors import DataError
 
 __all__ = ["at_or_after", "duration", "entry_times", "moment", "seconds_of"]
@@ -121,13 +121,7 @@ def _checked(times: NDArray[Any]) -> NDArray[Any]:
         raise ValueError(f"timestamps must be there for every entry, {missing} of {times.size} are NaN or NaT")
     if times.dtype.kind == "f" and np.isinf(times).any():
         raise ValueError("timestamps must be finite, got infinity")
-    if times.dtype.kind == "f" and times.dtype.itemsize < 8 and times.size:
-        largest = np.abs(times).max()
-        if (step := float(np.spacing(largest))) > 1:
-            raise ValueError(
-                f"timestamps as {times.dtype} are rounded to {step:g} at {float(largest):.10g}, so their order is "
-                "lost; give float64, or read them with as_interactions(table, time_column='time')"
-            )
+    refuse_rounded("timestamps", times)
     # Differences of small types would leave them, and wrap around.
     return times.astype({"b": np.int64, "i": np.int64, "f": np.float64}.get(times.dtype.kind, times.dtype), copy=False)
 

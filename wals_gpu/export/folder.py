@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wals_gpu.checks import as_path
+from wals_gpu.checks import as_path, flag
 from wals_gpu.data.files import version_of
 from wals_gpu.model.vectors import ScoreVectors
 
@@ -100,7 +100,7 @@ def check_folder(path: str | os.PathLike[str], overwrite: bool) -> None:
         own = set()
     if not own:
         raise FileExistsError(f"{folder} holds something else than an export; give a new or empty folder")
-    if not overwrite:
+    if not flag("overwrite", overwrite):
         raise FileExistsError(f"{folder} holds an export already; overwrite=True puts the new one in its place")
     if foreign := sorted(names - own):
         raise FileExistsError(

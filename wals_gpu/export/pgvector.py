@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.checks import integer
+from wals_gpu.checks import flag, integer
 from wals_gpu.data.ids import Ids
 from wals_gpu.errors import DataError
 from wals_gpu.export.folder import Export, manifest_of, optional_module
@@ -210,7 +210,7 @@ class _Loading:
             raise FileExistsError(
                 f"schema {self._schema!r} has a table {names[0]!r} that no export made; give another schema"
             )
-        if not overwrite:
+        if not flag("overwrite", overwrite):
             raise FileExistsError(
                 f"schema {self._schema!r} holds an export already; overwrite=True puts the new one in its place"
             )

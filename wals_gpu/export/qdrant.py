@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from wals_gpu.checks import integer
+from wals_gpu.checks import flag, integer
 from wals_gpu.data.ids import Ids
 from wals_gpu.export.folder import Export, check_folder, manifest_of, new_folder, optional_module, write_manifest
 from wals_gpu.export.tables import parts
@@ -194,7 +194,7 @@ class _Writer:
         for name in names.values():
             if name not in present and client.collection_exists(name):
                 raise FileExistsError(f"there is a collection {name!r} that no export made; give another name")
-            if name in present and not overwrite:
+            if name in present and not flag("overwrite", overwrite):
                 raise FileExistsError(
                     f"there is an export under {name!r} already; overwrite=True puts the new one in its place"
                 )

@@ -98,7 +98,9 @@ def to_tensors(saved: SavedModel, exponents: Exponents | None = None) -> tuple[d
     fitted = saved.fitted
     assert fitted.bound is not None and fitted.seen is not None
     arrays, objective = fitted.bound.to_arrays()
-    tensors: dict[str, NDArray[Any]] = {"user_factors": fitted.user_factors, "item_factors": fitted.item_factors}
+    # Whoever assigned user factors may have given them another type than the items have, which answers are computed in.
+    user_factors = fitted.user_factors.astype(fitted.dtype, copy=False)
+    tensors: dict[str, NDArray[Any]] = {"user_factors": user_factors, "item_factors": fitted.item_factors}
     if exponents is not None:
         tensors |= {name: _to_halves(tensors[name], exponents[name]) for name in FACTORS}
     tensors |= {f"objective/{name}": array for name, array in arrays.items()}

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.devices import make_backend
-from wals_gpu.checks import did_you_mean, integer, warn
+from wals_gpu.checks import did_you_mean, flag, integer, warn
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames, as_interactions
 from wals_gpu.data.options import ColumnOptions
@@ -699,7 +699,7 @@ class WALS(Configured):
         Raises
         ------
         ModelFitError
-            The model is not fitted.
+            The model is not fitted; or factors were assigned that are of other users or items, or no factors.
         """
         if self.user_factors is None or self.item_factors is None:
             raise ModelFitError("the model is not fitted: call fit(interactions) first")
@@ -709,7 +709,9 @@ class WALS(Configured):
         # The same object as long as nothing was assigned: it keeps what answers computed from it.
         last = self._last  # read once and set in one step: other threads do the same
         if last is None or any(a is not b for a, b in zip(last[0], parts, strict=True)):
-            last = self._last = (parts, Fitted(*parts))
+            fitted = Fitted(*parts)
+            fitted.check_assigned()
+            last = self._last = (parts, fitted)
         return last[1]
 
     @property
@@ -1720,7 +1722,8 @@ class WALS(Configured):
         ConnectionError
             The server cannot be reached.
         """
-        model: WALS = self if users else self._without_users()
+        private = flag("private", private)
+        model: WALS = self if flag("users", users) else self._without_users()
         where = hub.Place(repo_id, revision, token, endpoint)
         return hub.push(where, lambda folder: model.save(folder, dtype=dtype, metrics=metrics), private, commit_message)
 

@@ -907,10 +907,12 @@ def _checked_embeddings(source: Any) -> NDArray[Any]:
     if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiub" or not embeddings.shape[1]:
         raise DataError(f"embeddings must be an array (n, E) of numbers, got {embeddings.dtype} {embeddings.shape}")
     for start in range(0, len(embeddings), _ROWS):
-        finite = np.isfinite(embeddings[start : start + _ROWS]).all(axis=1)
+        with np.errstate(over="ignore"):  # in which a fit reckons with them
+            finite = np.isfinite(embeddings[start : start + _ROWS].astype(np.float32, copy=False)).all(axis=1)
         if not finite.all():
             row = start + int(np.argmin(finite))
-            raise DataError(f"embeddings must be finite, got NaN or infinity in row {row}")
+            large = "numbers beyond float32" if np.isfinite(embeddings[row]).all() else "NaN or infinity"
+            raise DataError(f"embeddings must be finite, got {large} in row {row}")
     return embeddings
 
 

@@ -114,6 +114,8 @@ class Posterior:
         contributions : (n,)
         from_prior : float
         """
+        if self.terms.row_ptr[row] == self.terms.row_ptr[row + 1] and (self.prior is None or not self._ridge[row]):
+            return np.empty(0, np.int32), np.empty(0), 0.0  # b is 0, and A may be 0 as well: a ridge for each entry
         system = self._system(row)
         weighted = cho_solve((self._factor(row, system), True), item.astype(np.float64), check_finite=False)
         from_prior = 0.0 if self.prior is None else float(self._ridge[row] * (self.prior[row] @ weighted))

@@ -109,6 +109,8 @@ def make_app(
     >>> client.post("/recommend", json={"users": [0], "k": 1}).json()["lists"][0]["items"][0]["item"]
     2
     """
+    if isinstance(allowed_hosts, str):
+        raise TypeError(f"allowed_hosts must be a list of names, got {allowed_hosts!r:.60}")
     limits = Limits() if limits is None else limits
     if isinstance(source, Models):
         models = source

@@ -89,6 +89,27 @@ class Fitted:
     _kept_neighbors: list[Neighbors] = field(default_factory=list, init=False, repr=False)
     _kept_indexes: dict[tuple[str, str], ExactIndex] = field(default_factory=dict, init=False, repr=False)
 
+    def check_assigned(self) -> None:
+        """ModelFitError where factors that somebody assigned are none, or of other users or items.
+
+        Not for a rank of several during a fit, which has the rows that it solves.
+        """
+        sides = (("user", self.user_factors, self.user_ids), ("item", self.item_factors, self.item_ids))
+        for axis, (side, factors, ids) in enumerate(sides):
+            is_array = isinstance(factors, np.ndarray)
+            if not is_array or factors.ndim != 2 or factors.dtype not in (np.float32, np.float64):
+                got = f"{factors.dtype} {factors.shape}" if is_array else type(factors).__name__
+                raise ModelFitError(f"{side}_factors must be a float32 or float64 array (n, D), got {got}")
+            known = len(ids) if ids is not None else len(factors) if self.seen is None else self.seen.shape[axis]
+            if known != len(factors):
+                raise ModelFitError(
+                    f"{side}_factors must have a row for each of the {known} {side}s that the model learned, got shape "
+                    f"{factors.shape}; call fit for others"
+                )
+        if self.user_factors.shape[1] != self.item_factors.shape[1]:
+            got = f"{self.user_factors.shape} and {self.item_factors.shape}"
+            raise ModelFitError(f"user_factors (U, D) and item_factors (I, D) must have one D, got {got}")
+
     @property
     def n_users(self) -> int:
         """U."""
@@ -122,19 +143,9 @@ class Fitted:
 
         Without a calibration these are the item factors themselves. Kept where those are read-only, as a fit leaves
         them.
-
-        Raises
-        ------
-        ModelFitError
-            The calibration is of other items: factors of others were assigned.
         """
         if self.calibration is None or self.calibration.exponent == 0:
             return self.item_factors
-        if len(self.calibration.counts) != self.n_items:
-            raise ModelFitError(
-                f"the model counted the training entries of {len(self.calibration.counts)} items and has factors of "
-                f"{self.n_items}: set popularity_exponent_ to 0, or call fit"
-            )
         if self.item_factors.flags.writeable:
             return self.calibration.scaled(self.item_factors)
         if not self._kept_table:
@@ -144,20 +155,9 @@ class Fitted:
         return self._kept_table[0]
 
     def item_neighbors(self) -> Neighbors | None:
-        """What is added to the dot products with :meth:`item_table`. Kept.
-
-        Raises
-        ------
-        ModelFitError
-            It is of other items: factors of others were assigned.
-        """
+        """What is added to the dot products with :meth:`item_table`. Kept."""
         if self.neighbors is None:
             return None
-        if len(self.neighbors) != self.n_items:
-            raise ModelFitError(
-                f"the model learned the neighbours of {len(self.neighbors)} items and has factors of {self.n_items}: "
-                "call fit"
-            )
         if not self._kept_neighbors:
             neighbors = self.neighbors.of_dtype(self.dtype)
             if self.calibration is not None and self.calibration.exponent != 0:

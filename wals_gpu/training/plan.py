@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wals_gpu.backends.devices import choose_backend
 from wals_gpu.backends.session import Backend, Session
 from wals_gpu.backends.solve import FitWork, SolveOptions
-from wals_gpu.checks import integer
+from wals_gpu.checks import flag, integer
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import ColumnNames, Interactions, as_interactions
 from wals_gpu.data.matching import in_kinds_of, places_of
@@ -143,7 +143,8 @@ class Saving:
 
     def check(self, settings: FitSettings, holding: HoldOut) -> None:
         """TypeError or ValueError where something has no meaning, or a fit could not be resumed."""
-        if self.folder is None and (self.every != 1 or self.resume):
+        resume = flag("resume", self.resume)
+        if self.folder is None and (self.every != 1 or resume):
             raise ValueError("checkpoint_every and resume need checkpoint_dir")
         is_share = isinstance(holding.validation, numbers.Real)
         if self.folder is not None and is_share and not isinstance(settings.random_state, int):

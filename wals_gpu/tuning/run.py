@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.checks import integer, number
+from wals_gpu.checks import flag, integer, number
 from wals_gpu.data.interactions import as_interactions
 from wals_gpu.data.progress import tqdm
 from wals_gpu.data.stored import StoredMatrix
@@ -99,6 +99,7 @@ def tune(
         del fixed["popularity_exponent"]  # what every trial does
     if "iterations" in fixed:
         raise TypeError("iterations are found by tune: a trial ends when more of them rank no better")
+    refit = flag("refit", refit)
     base = model(**fixed)
     seed = base.random_state
     if not isinstance(seed, int):
