@@ -55,7 +55,7 @@ PROCESSORS = {
 #: static and dynamic), stack and spills (bytes), blocks (on a processor), and counts of instructions in lower case.
 Figures = dict[str, dict[str, dict[str, int]]]
 NO_MORE = ("registers", "shared", "stack", "spills")
-INSTRUCTIONS = ("HMMA", "LDGSTS", "LDL", "STL")
+INSTRUCTIONS = ("HMMA", "LDGSTS", "LD", "ST", "LDL", "STL")
 
 
 class ToolMissing(RuntimeError):

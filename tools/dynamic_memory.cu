@@ -62,7 +62,7 @@ int main() {
     std::printf("solve_wide_kernel %zu\n", Carver::bytes_of<WideMemory>(kMost));
     std::printf("review_kernel %zu\n", Carver::bytes_of<WideMemory>(kMost));
     std::printf("cg_join_kernel %zu\n", Carver::bytes_of<CgVectors>(kMost));
-    print_panel<SliceShape>("gram_slices");
+    std::printf("gram_slices_kernel %zu\n", Carver::bytes_of<PrimalMemory<SliceShape>>());
     for (const char* kernel : {"subspace_slices", "subspace_join"}) print_panel<PanelShape<256, 8, 16>>(kernel);
     for (const char* pass : {"false", "true"}) {
         std::printf("topk_kernel<%s> %zu\n", pass, Carver::bytes_of<TopkMemory>(3));

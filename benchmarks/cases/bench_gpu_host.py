@@ -41,7 +41,7 @@ class Kernels:
 
         def start(*args):
             self.starts += 1
-            self.module.transpose_bytes(args[1] if len(args) > 1 and isinstance(args[1], int) else 0)
+            self.module.wide_bytes(args[1] if len(args) > 1 and isinstance(args[1], int) else 0)
 
         setattr(self, name, start)
         return start
@@ -63,8 +63,6 @@ class Memory:
 
     def empty(self, n, dtype):
         return np.zeros(n, dtype)
-
-    zeros = empty
 
     def upload(self, array):
         self.uploads += 1

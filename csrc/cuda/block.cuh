@@ -48,6 +48,22 @@ __device__ __forceinline__ T block_reduce(T v, Join join, T* scratch) {
     return v;
 }
 
+/// Tile (row, column) of a lower triangle, in the order (0, 0) (1, 0) (1, 1) (2, 0) ...
+struct TilePosition {
+    int row, column;
+    __device__ __forceinline__ static TilePosition of(int index) {
+        int row = 0;
+        while ((row + 1) * (row + 2) / 2 <= index) ++row;
+        return {row, index - row * (row + 1) / 2};
+    }
+    __device__ __forceinline__ void next() {
+        if (++column > row) {
+            ++row;
+            column = 0;
+        }
+    }
+};
+
 /// NaN unless all values added to it are finite.
 __device__ __forceinline__ float not_finite(float v) {
     return v * 0.0f;

@@ -69,27 +69,25 @@ int64_t gram_bytes(int64_t n, int64_t D) {
 }
 
 void gram(const float* y, int64_t n, int64_t D, Broadcast<float> weight, double* out, void* workspace, Stream stream) {
-    const auto cuda_stream = static_cast<cudaStream_t>(stream);
     auto* const partial = static_cast<double*>(workspace);
     const int64_t slabs = gram_slabs(n, D);
-    launch(gram_kernel, dim3(unsigned(gram_blocks(D)), unsigned(slabs)), kDenseThreads, 0, cuda_stream, y, n, int(D),
-           weight, partial);
+    launch(gram_kernel, dim3(unsigned(gram_blocks(D)), unsigned(slabs)), kDenseThreads, 0, stream, y, n, int(D), weight,
+           partial);
     const int64_t side = (D + kSumTile - 1) / kSumTile;
-    launch(gram_sum_kernel, unsigned(side * (side + 1) / 2), kDenseThreads, 0, cuda_stream,
+    launch(gram_sum_kernel, unsigned(side * (side + 1) / 2), kDenseThreads, 0, stream,
            static_cast<const double*>(partial), int(slabs), int(D), out);
 }
 
 void rotate(const float* y, int64_t n, int64_t D, int64_t in_stride, const double* q, const int32_t* status, float* out,
             int64_t out_stride, Stream stream) {
     if (n == 0) return;
-    const auto cuda_stream = static_cast<cudaStream_t>(stream);
     const RotateShape shape{n, int(D), int(in_stride), int(out_stride)};
     const dim3 grid(unsigned((n + kDenseTile - 1) / kDenseTile), unsigned((out_stride + kDenseTile - 1) / kDenseTile));
     if (q)
-        launch(rotate_wide_kernel, grid, kDenseThreads, 0, cuda_stream, shape, y, q, status, out);
+        launch(rotate_wide_kernel, grid, kDenseThreads, 0, stream, shape, y, q, status, out);
     else
-        launch(pad_kernel, unsigned((n * out_stride + kDenseThreads - 1) / kDenseThreads), kDenseThreads, 0,
-               cuda_stream, shape, y, status, out);
+        launch(pad_kernel, unsigned((n * out_stride + kDenseThreads - 1) / kDenseThreads), kDenseThreads, 0, stream,
+               shape, y, status, out);
 }
 
 int64_t split_basis_bytes(int64_t D) {
@@ -98,8 +96,8 @@ int64_t split_basis_bytes(int64_t D) {
 
 void split_basis(const double* q, int64_t D, bool transposed, void* tiles, Stream stream) {
     const int64_t side = padded(D) / 16, warps = kDenseThreads / 32;
-    launch(split_basis_kernel, unsigned((side * side + warps - 1) / warps), kDenseThreads, 0,
-           static_cast<cudaStream_t>(stream), q, int(D), transposed, static_cast<uint4*>(tiles));
+    launch(split_basis_kernel, unsigned((side * side + warps - 1) / warps), kDenseThreads, 0, stream, q, int(D),
+           transposed, static_cast<uint4*>(tiles));
 }
 
 void rotate_split(const float* y, int64_t n, int64_t D, int64_t in_stride, const void* tiles, const int32_t* status,
@@ -108,45 +106,44 @@ void rotate_split(const float* y, int64_t n, int64_t D, int64_t in_stride, const
     const RotateShape shape{n, int(D), int(in_stride), int(out_stride)};
     const int64_t rows = 32 * kSplitWarps, columns = 16 * kSplitColumns;
     const dim3 grid(unsigned((n + rows - 1) / rows), unsigned((padded(D) + columns - 1) / columns));
-    launch(rotate_split_kernel, grid, 32 * kSplitWarps, 0, static_cast<cudaStream_t>(stream), shape, y,
-           static_cast<const uint4*>(tiles), status, out);
+    launch(rotate_split_kernel, grid, 32 * kSplitWarps, 0, stream, shape, y, static_cast<const uint4*>(tiles), status,
+           out);
 }
 
 void column_max(const float* table, int64_t n, int64_t D, float* out, Stream stream) {
     const int64_t P = padded(D), blocks = (P + kDenseThreads - 1) / kDenseThreads;
     const int64_t slabs = std::clamp<int64_t>(n / 64, 1, limits::blocks_of_device);
-    launch(column_max_kernel, dim3(unsigned(blocks), unsigned(slabs)), kDenseThreads, 0,
-           static_cast<cudaStream_t>(stream), table, n, int(P), reinterpret_cast<unsigned*>(out));
+    launch(column_max_kernel, dim3(unsigned(blocks), unsigned(slabs)), kDenseThreads, 0, stream, table, n, int(P),
+           reinterpret_cast<unsigned*>(out));
 }
 
 void clear(void* words, int64_t n, Stream stream) {
     if (n == 0) return;
     const int64_t blocks = std::min((n + kDenseThreads - 1) / kDenseThreads, 4 * limits::blocks_of_device);
-    launch(clear_kernel, unsigned(blocks), kDenseThreads, 0, static_cast<cudaStream_t>(stream),
-           static_cast<int32_t*>(words), n);
+    launch(clear_kernel, unsigned(blocks), kDenseThreads, 0, stream, static_cast<int32_t*>(words), n);
 }
 
 void relax(const RotatedRows& p, int64_t most, const int32_t* list, const int32_t* count, const float* from,
            Stream stream) {
     const int64_t blocks = list ? limits::blocks_of_device : p.terms.n_rows;
     if (p.terms.n_rows == 0) return;
-    launch(relax_kernel, unsigned(blocks), 32, 0, static_cast<cudaStream_t>(stream), p, most, list, count, from);
+    launch(relax_kernel, unsigned(blocks), 32, 0, stream, p, most, list, count, from);
 }
 
 void row_loss(const RotatedRows& p, bool wide, double* loss, Stream stream) {
     if (p.terms.n_rows == 0) return;
     launch(wide ? row_loss_kernel<double> : row_loss_kernel<float>, unsigned(p.terms.n_rows), 32 * kLossWarps, 0,
-           static_cast<cudaStream_t>(stream), p, loss);
+           stream, p, loss);
 }
 
 void ridge_loss(const float* x, const float* prior, int64_t n, int64_t D, Broadcast<float> ridge, double* loss,
                 Stream stream) {
     if (n == 0) return;
-    launch(ridge_loss_kernel, unsigned(n), 32, 0, static_cast<cudaStream_t>(stream), x, prior, int(D), ridge, loss);
+    launch(ridge_loss_kernel, unsigned(n), 32, 0, stream, x, prior, int(D), ridge, loss);
 }
 
 void sum(const double* values, const double* weights, int64_t n, double* out, Stream stream) {
-    launch(sum_kernel, 1, kDenseThreads, 0, static_cast<cudaStream_t>(stream), values, weights, n, out);
+    launch(sum_kernel, 1, kDenseThreads, 0, stream, values, weights, n, out);
 }
 
 }  // namespace wals::cuda

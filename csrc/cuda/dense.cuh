@@ -17,9 +17,8 @@ __global__ void __launch_bounds__(kDenseThreads, 2)
     gram_kernel(const float* y, int64_t n, int D, Broadcast<float> weight, double* partial) {
     STATIC_SMEM(left, double[kDenseDepth][kDenseTile]);
     STATIC_SMEM(right, double[kDenseDepth][kDenseTile]);
-    int block_row = 0;
-    while ((block_row + 1) * (block_row + 2) / 2 <= int(blockIdx.x)) ++block_row;
-    const int row0 = kDenseTile * block_row, column0 = kDenseTile * (int(blockIdx.x) - block_row * (block_row + 1) / 2);
+    const TilePosition block = TilePosition::of(int(blockIdx.x));
+    const int row0 = kDenseTile * block.row, column0 = kDenseTile * block.column;
     const int64_t begin = n * blockIdx.y / gridDim.y, end = n * (blockIdx.y + 1) / gridDim.y;
     const int t = int(threadIdx.x);
     const DensePlace place;
@@ -51,12 +50,10 @@ constexpr int kSumTile = 16;
 /// shared memory, so that its mirror image is written by rows, too.
 __global__ void __launch_bounds__(kDenseThreads) gram_sum_kernel(const double* partial, int slabs, int D, double* out) {
     STATIC_SMEM(tile, double[kSumTile][kSumTile + 1]);
-    int tile_row = 0;
-    while ((tile_row + 1) * (tile_row + 2) / 2 <= int(blockIdx.x)) ++tile_row;
-    const int tile_column = int(blockIdx.x) - tile_row * (tile_row + 1) / 2;
+    const TilePosition of = TilePosition::of(int(blockIdx.x));
     const int i = int(threadIdx.x) / kSumTile, j = int(threadIdx.x) % kSumTile;
-    const int64_t r = kSumTile * tile_row + i, c = kSumTile * tile_column + j;
-    const int64_t mirror_r = kSumTile * tile_column + i, mirror_c = kSumTile * tile_row + j;
+    const int64_t r = kSumTile * of.row + i, c = kSumTile * of.column + j;
+    const int64_t mirror_r = kSumTile * of.column + i, mirror_c = kSumTile * of.row + j;
     double sum = 0;
     if (r < D && c <= r)
         for (int s = 0; s < slabs; ++s) sum += partial[s * int64_t{D} * D + r * D + c];

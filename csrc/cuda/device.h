@@ -8,15 +8,15 @@
 //  2. Static shared memory is declared by STATIC_SMEM(name, float[8][33]), never by __shared__; 16-byte aligned.
 //  3. Kernels are started by launch(kernel, grid, block, smem, stream, args...), never by <<<>>>. It throws.
 //  4. Inline PTX lives here alone; each wrapper has a twin of the same name in its emulator.h.
-//     Compute capability 7.5 has neither cp.async nor f16 products of depth 16: wrappers do without. What it has
-//     nothing for (bf16, tf32) is not declared for it.
-//  5. Raw warp intrinsics (__shfl_sync, __ballot_sync, ...), no cooperative groups. Vector loads are ld4, st4, ld<V>,
+//     Compute capability 7.5 has neither cp.async nor f16 products of depth 16: wrappers do without.
+//  5. Raw warp intrinsics (__shfl_sync, __ballot_sync, ...), no cooperative groups; those that no kernel uses are not
+//  in
+//     the emulator. Vector loads are ld4, st4, ld<V>,
 //     st<V> (16 or 8 bytes, aligned): a cast to float4* would be seen as four accesses.
 //
 // What else differs from a chip, so write for it: votes, shuffles and mma order no memory (__syncwarp does); a lane
 // named in a mask must come; all threads of a block reach __syncthreads at one line, and none has left; an atomic's
-// value orders nothing between blocks (take_ticket does); copies by cp_async land at the wait that covers them, not
-// sooner.
+// value orders nothing between blocks; copies by cp_async land at the wait that covers them, not sooner.
 #pragma once
 
 #include <cstddef>
@@ -29,7 +29,6 @@
 
 #ifdef __CUDACC__
 
-#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -69,25 +68,15 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
 #define WALS_SM_75
 #endif
 
-/// Starts a copy of N = 4, 8 or 16 bytes from global to shared memory; `valid` of them, whole words, are read, the rest
-/// become 0. On 7.5 it is done at once.
-template <int N>
-__device__ __forceinline__ void cp_async(void* dst, const void* src, int valid = N) {
-    static_assert(N == 4 || N == 8 || N == 16, "cp.async copies 4, 8 or 16 bytes");
+/// Starts a copy of 16 bytes from global to shared memory, both aligned; unless they are `real`, nothing is read, and
+/// they become 0. On 7.5 it is done at once.
+__device__ __forceinline__ void cp_async(void* dst, const void* src, bool real = true) {
 #ifdef WALS_SM_75
-    if constexpr (N == 16)
-        if (valid == 16) return st(dst, ld<uint4>(src));
-#pragma unroll
-    for (int i = 0; i < N / 4; ++i)
-        static_cast<uint32_t*>(dst)[i] = 4 * i < valid ? static_cast<const uint32_t*>(src)[i] : 0u;
-#else
-    if constexpr (N == 16)  // past L1: gathered rows are read once per block
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(dst)), "l"(src), "r"(valid)
-                     : "memory");
-    else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;\n" ::"r"(shared_address(dst)), "l"(src), "n"(N),
-                     "r"(valid)
-                     : "memory");
+    st(dst, real ? ld<uint4>(src) : make_uint4(0, 0, 0, 0));
+#else  // past L1: gathered rows are read once per block
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(dst)), "l"(src),
+                 "r"(real ? 16 : 0)
+                 : "memory");
 #endif
 }
 __device__ __forceinline__ void cp_async_commit() {
@@ -103,7 +92,7 @@ __device__ __forceinline__ void cp_async_wait() {
 #endif
 }
 
-/// d = a b + c of a warp; registers hold the fragments of PTX's mma.m16n8k16 (f16, bf16) and m16n8k8 (tf32).
+/// d = a b + c of a warp; registers hold the fragments of PTX's mma.m16n8k16 for f16.
 __device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                         const float (&c)[4]) {
 #ifdef WALS_SM_75  // depths 0 to 7, then 8 to 15: their fragments are the registers of each half
@@ -121,64 +110,19 @@ __device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4], c
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 #endif
 }
-#ifndef WALS_SM_75
-__device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                                         const float (&c)[4]) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-        "{%10,%11,%12,%13};\n"
-        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
-}
-__device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                                         const float (&c)[4]) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};\n"
-        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
-}
-/// x rounded to tf32 (nearest, ties away from zero), as an mma_tf32 operand; its bits are also a float.
-__device__ __forceinline__ uint32_t cvt_tf32(float x) {
-    uint32_t r;
-    asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(r) : "f"(x));
-    return r;
-}
-#endif
 
-/// N = 1, 2 or 4 matrices of 8 x 8 16-bit elements; lane 8 m + i gives row i of matrix m (16 bytes, aligned).
-template <int N>
-__device__ __forceinline__ void ldmatrix(uint32_t (&r)[N], const void* row) {
-    static_assert(N == 1 || N == 2 || N == 4, "ldmatrix loads 1, 2 or 4 matrices");
-    const uint32_t p = shared_address(row);
-    if constexpr (N == 1)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];\n" : "=r"(r[0]) : "r"(p) : "memory");
-    else if constexpr (N == 2)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];\n"
-                     : "=r"(r[0]), "=r"(r[1])
-                     : "r"(p)
-                     : "memory");
-    else
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                     : "r"(p)
-                     : "memory");
+/// Four matrices of 8 x 8 16-bit elements; lane 8 m + i gives row i of matrix m (16 bytes, aligned).
+__device__ __forceinline__ void ldmatrix(uint32_t (&r)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
 }
-template <int N>
-__device__ __forceinline__ void ldmatrix_trans(uint32_t (&r)[N], const void* row) {
-    static_assert(N == 1 || N == 2 || N == 4, "ldmatrix loads 1, 2 or 4 matrices");
-    const uint32_t p = shared_address(row);
-    if constexpr (N == 1)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];\n" : "=r"(r[0]) : "r"(p) : "memory");
-    else if constexpr (N == 2)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];\n"
-                     : "=r"(r[0]), "=r"(r[1])
-                     : "r"(p)
-                     : "memory");
-    else
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                     : "r"(p)
-                     : "memory");
+__device__ __forceinline__ void ldmatrix_trans(uint32_t (&r)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
 }
 
 /// Two 16-bit elements in one register, `lo` in the low half, rounded to nearest even.
@@ -186,29 +130,8 @@ __device__ __forceinline__ uint32_t pack_f16(float lo, float hi) {
     const __half2 h = __floats2half2_rn(lo, hi);
     return *reinterpret_cast<const uint32_t*>(&h);
 }
-__device__ __forceinline__ uint32_t pack_bf16(float lo, float hi) {
-    const __nv_bfloat162 h = __floats2bfloat162_rn(lo, hi);
-    return *reinterpret_cast<const uint32_t*>(&h);
-}
 __device__ __forceinline__ float2 unpack_f16(uint32_t h) {
     return __half22float2(*reinterpret_cast<const __half2*>(&h));
-}
-__device__ __forceinline__ float2 unpack_bf16(uint32_t h) {
-    return make_float2(__uint_as_float(h << 16), __uint_as_float(h & 0xffff0000u));
-}
-
-/// Called by all threads of a block, all get the number of blocks that took a ticket before. What these blocks wrote
-/// before they took theirs is visible afterwards. Three block barriers; `counter` starts at 0.
-__device__ __forceinline__ unsigned take_ticket(unsigned* counter) {
-    __shared__ unsigned ticket;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) ticket = atomicAdd(counter, 1u);
-    __syncthreads();
-    const unsigned mine = ticket;
-    __threadfence();
-    __syncthreads();  // the next call may write `ticket` again
-    return mine;
 }
 
 // The emulator learns the extent of sub-arrays here; a chip needs nothing.
@@ -300,7 +223,7 @@ class Carver {
     template <class T>
     __host__ __device__ T* take(size_t n) {
         const size_t bytes = (n * sizeof(T) + 15) / 16 * 16;
-        T* const array = reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(base_) + used_);
+        T* const array = reinterpret_cast<T*>(base_ + used_);  // no integer between: nvcc sees that it is shared memory
         bytes_ += bytes;
         used_ += base_ ? note_carved(base_ + used_, n * sizeof(T), bytes_, bytes) : bytes;
         return array;

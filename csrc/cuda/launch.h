@@ -1,5 +1,5 @@
-// The calls that start kernels: pointers are device memory, work goes to `stream` (a cudaStream_t; 0 is the default
-// one) of the current device, nothing is allocated and nothing waits. They throw std::runtime_error when a kernel
+// The calls that start kernels: pointers are device memory, work goes to `stream` (0 is the default one) of the current
+// device, nothing is allocated and nothing waits. They throw std::runtime_error when a kernel
 // cannot be started. No CUDA header here: bindings are compiled without.
 #pragma once
 
@@ -8,9 +8,11 @@
 
 #include "problem.h"
 
+struct CUstream_st;  // CUDA's
+
 namespace wals::cuda {
 
-using Stream = void*;
+using Stream = CUstream_st*;
 
 /// Devices of this process, and why there are none.
 struct Devices {
@@ -185,11 +187,5 @@ int64_t topk_segments(int64_t B, int64_t n_items, int64_t k, int64_t blocks);
 
 /// Of the difference between a score and its one product, in norms of query and item.
 float topk_bound(int64_t D);
-
-/// CSR (n_rows, n_cols) with Z entries to its transpose, columns in increasing order; value may be null.
-int64_t transpose_bytes(int64_t Z);
-void transpose(int64_t n_rows, int64_t n_cols, int64_t Z, const int64_t* row_ptr, const int32_t* col_idx,
-               const float* value, int64_t* t_row_ptr, int32_t* t_col_idx, float* t_value, void* workspace,
-               Stream stream);
 
 }  // namespace wals::cuda

@@ -79,11 +79,11 @@ struct PanelMemory {
                                 : (16 * step + low + 8 * second) * kStride + 16 * strip + 8 * first;
         Fragment f;
         if constexpr (kDual) {
-            ldmatrix<4>(f.hi, half(0) + place);
-            ldmatrix<4>(f.lo, half(1) + place);
+            ldmatrix(f.hi, half(0) + place);
+            ldmatrix(f.lo, half(1) + place);
         } else {
-            ldmatrix_trans<4>(f.hi, half(0) + place);
-            ldmatrix_trans<4>(f.lo, half(1) + place);
+            ldmatrix_trans(f.hi, half(0) + place);
+            ldmatrix_trans(f.lo, half(1) + place);
         }
         return f;
     }
@@ -95,21 +95,6 @@ __device__ __forceinline__ int apart(int line) {
     return (line & ~5) | (line & 1) << 2 | (line & 4) >> 2;
 }
 
-/// Tile (row, column) of the lower triangle, in the order above.
-struct TilePosition {
-    int row, column;
-    __device__ __forceinline__ static TilePosition of(int index) {
-        int row = 0;
-        while ((row + 1) * (row + 2) / 2 <= index) ++row;
-        return {row, index - row * (row + 1) / 2};
-    }
-    __device__ __forceinline__ void next() {
-        if (++column > row) {
-            ++row;
-            column = 0;
-        }
-    }
-};
 /// Tiles side by side.
 struct StripPosition {
     int row, column;
@@ -258,8 +243,7 @@ __device__ __forceinline__ void primal_gram(const RotatedRows& p, int64_t begin,
         for (int line = line0; line < lines; line += together) {
             const int table_row = from.table_row[line];
             const bool real = table_row >= 0 && column < p.P;
-            cp_async<16>(raw + line * width + place, p.table + (real ? int64_t{table_row} * p.P + column : 0),
-                         real ? 16 : 0);
+            cp_async(raw + line * width + place, p.table + (real ? int64_t{table_row} * p.P + column : 0), real);
         }
         cp_async_commit();
     };
@@ -320,8 +304,8 @@ __device__ __forceinline__ void dual_gram(const RotatedRows& p, int n, const int
 #pragma unroll 1
         for (int line = line0; line < lines; line += kTogether) {
             const bool real = line < n && column < p.P;
-            cp_async<16>(panel.raw(c % 2) + line * kDepth + column0,
-                         p.table + (real ? int64_t{table_row[line]} * p.P + column : 0), real ? 16 : 0);
+            cp_async(panel.raw(c % 2) + line * kDepth + column0,
+                     p.table + (real ? int64_t{table_row[line]} * p.P + column : 0), real);
         }
         cp_async_commit();
     };

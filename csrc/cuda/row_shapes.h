@@ -1,4 +1,4 @@
-// Which shape of the approximate solvers' kernels suits a problem.
+// Which shape of a kernel suits a problem.
 #pragma once
 
 #include "solve_iterative.cuh"
@@ -23,18 +23,20 @@ void with_row_shape(int64_t D, F&& f) {
     static_assert(32 * 8 * 4 >= limits::most_device_factors, "the widest shape holds every table row");
 }
 
-/// f(Shape of subspace steps on so many columns)
-template <class F>
-void with_block_shape(int64_t block, F&& f) {
+/// f(Shape for so many columns or entries), the largest of so many warps
+template <int kMostWarps = warps_for(limits::kernel_sizes.each[3]), class F>
+void with_shape(int64_t size, F&& f) {
     constexpr auto& sizes = limits::kernel_sizes.each;
-    if (block <= sizes[0])
+    if (size <= sizes[0])
         f(Shape<sizes[0]>());
-    else if (block <= sizes[1])
+    else if (size <= sizes[1])
         f(Shape<sizes[1]>());
-    else if (block <= sizes[2])
+    else if (size <= sizes[2])
         f(Shape<sizes[2]>());
     else
-        f(Shape<sizes[3], 8>());
+        f(Shape<sizes[3], kMostWarps>());
 }
+
+constexpr int kSubspaceWarps = 8;  // of the largest shape
 
 }  // namespace wals::cuda

@@ -38,8 +38,11 @@ __device__ __forceinline__ void weighted_sum(const RotatedRows& p, int64_t begin
     }
 }
 
+__device__ __forceinline__ double wide_base_at(const RotatedRows& p, int64_t row, int j) {
+    return double(p.terms.background[row]) * p.spectrum[j] + double(p.terms.ridge[row]);
+}
 __device__ __forceinline__ float base_at(const RotatedRows& p, int64_t row, int j) {
-    return j < p.D ? float(double(p.terms.background[row]) * p.spectrum[j] + double(p.terms.ridge[row])) : 1.0f;
+    return j < p.D ? float(wide_base_at(p, row, j)) : 1.0f;
 }
 __device__ __forceinline__ float prior_pull(const RotatedRows& p, int64_t row, int j) {
     return p.prior ? p.terms.ridge[row] * p.prior[row * p.P + j] : 0.0f;

@@ -2,28 +2,15 @@
 #include <algorithm>
 
 #include "launch.h"
+#include "row_shapes.h"
 #include "solve_exact.cuh"
 #include "solve_large.cuh"
 
 namespace wals::cuda {
 namespace {
 
-/// f(Shape of the exact kernels for so many columns or entries)
-template <class F>
-void with_exact_shape(int size, F&& f) {
-    constexpr auto& sizes = limits::kernel_sizes.each;
-    if (size <= sizes[0])
-        f(Shape<sizes[0]>());
-    else if (size <= sizes[1])
-        f(Shape<sizes[1]>());
-    else if (size <= sizes[2])
-        f(Shape<sizes[2]>());
-    else
-        f(Shape<sizes[3]>());
-}
-
 template <class S>
-void launch_exact(const RotatedRows& p, Form form, const int32_t* rows, int64_t n_rows, cudaStream_t stream) {
+void launch_exact(const RotatedRows& p, Form form, const int32_t* rows, int64_t n_rows, Stream stream) {
     const dim3 grid(static_cast<unsigned>(n_rows));
     if (form == Form::kPrimal)
         launch(solve_primal_kernel<S>, grid, S::kThreads, Carver::bytes_of<PrimalMemory<S>>(), stream, p, rows);
@@ -33,7 +20,7 @@ void launch_exact(const RotatedRows& p, Form form, const int32_t* rows, int64_t 
 
 template <bool kSummed>
 void launch_large(const RotatedRows& p, const int32_t* rows, const SlicedRow* sliced, int64_t n_rows, int64_t n_blocks,
-                  float* slots, cudaStream_t stream) {
+                  float* slots, Stream stream) {
     auto* const taken = reinterpret_cast<unsigned*>(slots + slot_floats(p.P) - 16);
     clear(taken, 1, stream);
     launch(solve_large_kernel<kSummed>, unsigned(std::min({n_blocks, n_rows, limits::blocks_of_device})),
@@ -44,17 +31,16 @@ void launch_large(const RotatedRows& p, const int32_t* rows, const SlicedRow* sl
 
 void solve_exact(const RotatedRows& p, Form form, int size, const int32_t* rows, int64_t n_rows, Stream stream) {
     if (n_rows == 0) return;
-    const auto cuda_stream = static_cast<cudaStream_t>(stream);
     if (form == Form::kDiagonal)
         launch(solve_diagonal_kernel, static_cast<unsigned>(n_rows), 32 * kDiagonalWarps,
-               Carver::bytes_of<DiagonalMemory>(p.P), cuda_stream, p, rows);
+               Carver::bytes_of<DiagonalMemory>(p.P), stream, p, rows);
     else
-        with_exact_shape(size, [&](auto shape) { launch_exact<decltype(shape)>(p, form, rows, n_rows, cuda_stream); });
+        with_shape(size, [&](auto shape) { launch_exact<decltype(shape)>(p, form, rows, n_rows, stream); });
 }
 
 int64_t exact_bytes(int size) {
     size_t bytes = 0;
-    with_exact_shape(size, [&](auto shape) {
+    with_shape(size, [&](auto shape) {
         using S = decltype(shape);
         bytes = std::max(Carver::bytes_of<PrimalMemory<S>>(),
                          Carver::bytes_of<DualMemory<S>>(int(limits::most_device_factors)));
@@ -69,34 +55,27 @@ int64_t slot_bytes(int64_t D) {
 void solve_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slices, const SlicedRow* rows,
                   int64_t n_rows, void* workspace, Stream stream) {
     if (n_rows == 0) return;
-    const auto cuda_stream = static_cast<cudaStream_t>(stream);
     auto* const slots = static_cast<float*>(workspace);
     const int64_t blocks = (p.P + 127) / 128;
     constexpr int64_t kMostY = 65535;  // of a grid
-    const auto sum = [&](auto shape) {
-        using S = decltype(shape);
-        for (int64_t i = 0; i < n_slices; i += kMostY)
-            launch(gram_slices_kernel<S>,
-                   dim3(unsigned(tile_index(blocks, 0)), unsigned(std::min(kMostY, n_slices - i))), S::kThreads,
-                   Carver::bytes_of<PrimalMemory<S>>(), cuda_stream, p, slices + i, slots);
-    };
-    sum(SliceShape());
+    for (int64_t i = 0; i < n_slices; i += kMostY)
+        launch(gram_slices_kernel, dim3(unsigned(tile_index(blocks, 0)), unsigned(std::min(kMostY, n_slices - i))),
+               SliceShape::kThreads, Carver::bytes_of<PrimalMemory<SliceShape>>(), stream, p, slices + i, slots);
     for (int64_t i = 0; i < n_rows && n_slices > n_rows; i += kMostY)
-        launch(sum_slices_kernel, dim3(32, unsigned(std::min(kMostY, n_rows - i))), 256, 0, cuda_stream, rows + i,
+        launch(sum_slices_kernel, dim3(32, unsigned(std::min(kMostY, n_rows - i))), 256, 0, stream, rows + i,
                slot_floats(p.P), slots);
-    launch_large<true>(p, nullptr, rows, n_rows, n_rows, slots, cuda_stream);
+    launch_large<true>(p, nullptr, rows, n_rows, n_rows, slots, stream);
 }
 
 void solve_large(const RotatedRows& p, const int32_t* rows, int64_t n_rows, int64_t n_slots, void* workspace,
                  Stream stream) {
     if (n_rows == 0) return;
-    launch_large<false>(p, rows, nullptr, n_rows, n_slots, static_cast<float*>(workspace),
-                        static_cast<cudaStream_t>(stream));
+    launch_large<false>(p, rows, nullptr, n_rows, n_slots, static_cast<float*>(workspace), stream);
 }
 
 void review(const RotatedRows& p, bool search, const int32_t* before, int32_t* list, int32_t* count, Stream stream) {
     launch(review_kernel, unsigned((p.terms.n_rows + kWideThreads - 1) / kWideThreads), kWideThreads,
-           Carver::bytes_of<WideMemory>(p.P), static_cast<cudaStream_t>(stream), p, search, before, list, count);
+           Carver::bytes_of<WideMemory>(p.P), stream, p, search, before, list, count);
 }
 
 int64_t wide_bytes(int64_t D) {
@@ -105,8 +84,8 @@ int64_t wide_bytes(int64_t D) {
 
 void solve_wide(const RotatedRows& p, const int32_t* list, const int32_t* count, int64_t slots, void* workspace,
                 int32_t* failed, Stream stream) {
-    launch(solve_wide_kernel, unsigned(slots), kWideThreads, Carver::bytes_of<WideMemory>(p.P),
-           static_cast<cudaStream_t>(stream), p, list, count, static_cast<double*>(workspace), failed);
+    launch(solve_wide_kernel, unsigned(slots), kWideThreads, Carver::bytes_of<WideMemory>(p.P), stream, p, list, count,
+           static_cast<double*>(workspace), failed);
 }
 
 }  // namespace wals::cuda

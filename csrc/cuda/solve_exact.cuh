@@ -165,22 +165,17 @@ struct WideMemory {
 
 /// Whether background and ridge leave a direction, the weakest, to the row's entries alone.
 __device__ __forceinline__ bool may_be_undetermined(const RotatedRows& p, int64_t row) {
-    const auto base = [&](int j) {
-        return double(p.terms.background[row]) * p.spectrum[j] + double(p.terms.ridge[row]);
-    };
-    return p.terms.row_ptr[row] < p.terms.row_ptr[row + 1] && base(0) < limits::undetermined_base * base(p.D - 1);
+    return p.terms.row_ptr[row] < p.terms.row_ptr[row + 1] &&
+           wide_base_at(p, row, 0) < limits::undetermined_base * wide_base_at(p, row, p.D - 1);
 }
 
 /// The first coordinate, counted from 1, on which neither background and ridge nor entries act but for the rounding of
 /// the rotation, or 0: as in csrc/cpu/solve_exact-inl.h, pivots do not show it. By a whole block; ends with a barrier.
 __device__ __forceinline__ int undetermined(const RotatedRows& p, int64_t row, const WideMemory& m) {
-    const auto base = [&](int j) {
-        return double(p.terms.background[row]) * p.spectrum[j] + double(p.terms.ridge[row]);
-    };
     if (!may_be_undetermined(p, row)) return 0;
     const int64_t begin = p.terms.row_ptr[row], end = p.terms.row_ptr[row + 1];
     for (int j = int(threadIdx.x); j < p.D; j += kWideThreads) {
-        double sum = base(j);
+        double sum = wide_base_at(p, row, j);
         for (int64_t e = begin; e < end; ++e) {
             const double r = double(p.table[int64_t{p.terms.col_idx[e]} * p.P + j]);
             sum += fabs(double(p.terms.gram(e))) * r * r;
@@ -242,8 +237,7 @@ __device__ __forceinline__ void wide_gram(const RotatedRows& p, int64_t row, int
     if (i0 == j0 && i1 == j1)
 #pragma unroll
         for (int k = 0; k < kEach; ++k)
-            if (const int j = i0 + i1 + 16 * k; j < D)
-                sum[k][k] = double(p.terms.background[row]) * p.spectrum[j] + double(p.terms.ridge[row]);
+            if (const int j = i0 + i1 + 16 * k; j < D) sum[k][k] = wide_base_at(p, row, j);
 #pragma unroll 1
     for (int64_t e0 = p.terms.row_ptr[row]; e0 < end; e0 += kWideDepth) {
         const int n = int(end - e0 < kWideDepth ? end - e0 : kWideDepth);

@@ -14,15 +14,14 @@ int64_t cg_slot_bytes(int64_t D) {
 void solve_cg_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slices, const SlicedRow* rows,
                      int64_t n_rows, int steps, double tolerance, void* workspace, Stream stream) {
     if (n_rows == 0) return;
-    const auto cuda_stream = static_cast<cudaStream_t>(stream);
     auto* const slots = static_cast<float*>(workspace);
     with_row_shape(p.D, [&](auto shape) {
         using S = decltype(shape);
         for (int step = 0; step <= steps; ++step) {
             launch(cg_slices_kernel<S>, unsigned(n_slices), 32 * kCgWarps, Carver::bytes_of<CgMemory<S>>(p.P, 0),
-                   cuda_stream, p, slices, slots, step == 0);
-            launch(cg_join_kernel, unsigned(n_rows), 32 * kCgWarps, Carver::bytes_of<CgVectors>(p.P), cuda_stream, p,
-                   rows, slots, step == 0, step == steps, float(tolerance));
+                   stream, p, slices, slots, step == 0);
+            launch(cg_join_kernel, unsigned(n_rows), 32 * kCgWarps, Carver::bytes_of<CgVectors>(p.P), stream, p, rows,
+                   slots, step == 0, step == steps, float(tolerance));
         }
     });
 }
@@ -34,18 +33,17 @@ int64_t subspace_slot_bytes(int64_t block) {
 void solve_subspace_sliced(const RotatedRows& p, int64_t block, const GramSlice* slices, int64_t n_slices,
                            const SlicedRow* rows, int64_t n_rows, float* errors, void* workspace, Stream stream) {
     if (n_rows == 0) return;
-    const auto cuda_stream = static_cast<cudaStream_t>(stream);
     auto* const slots = static_cast<float*>(workspace);
     const auto solve = [&](auto shape) {
         using S = decltype(shape);
         for (int first = 0; first < p.P; first += int(block)) {
             launch(subspace_slices_kernel<S>, unsigned(n_slices), S::kThreads, Carver::bytes_of<PrimalMemory<S>>(),
-                   cuda_stream, p, slices, first, int(block), errors, slots);
-            launch(subspace_join_kernel<S>, unsigned(n_rows), S::kThreads, Carver::bytes_of<PrimalMemory<S>>(),
-                   cuda_stream, p, rows, first, int(block), slots);
+                   stream, p, slices, first, int(block), errors, slots);
+            launch(subspace_join_kernel<S>, unsigned(n_rows), S::kThreads, Carver::bytes_of<PrimalMemory<S>>(), stream,
+                   p, rows, first, int(block), slots);
         }
     };
-    with_block_shape(block, [&](auto shape) {
+    with_shape<kSubspaceWarps>(block, [&](auto shape) {
         using S = decltype(shape);
         if constexpr (S::kMost == 256)
             if (!fits(Carver::bytes_of<PrimalMemory<S>>())) return solve(PanelShape<S::kMost, S::kWarps, 16>());

@@ -19,17 +19,17 @@ void solve_cg(const RotatedRows& p, const int32_t* rows, int64_t n_rows, int64_t
     with_row_shape(p.D, [&](auto shape) {
         using S = decltype(shape);
         launch(solve_cg_kernel<S>, unsigned(n_rows), 32 * kCgWarps, Carver::bytes_of<CgMemory<S>>(p.P, int(staged)),
-               static_cast<cudaStream_t>(stream), p, rows, int(staged), steps, float(tolerance));
+               stream, p, rows, int(staged), steps, float(tolerance));
     });
 }
 
 void solve_subspace(const RotatedRows& p, int64_t block, const int32_t* rows, int64_t n_rows, float* errors,
                     Stream stream) {
     if (n_rows == 0) return;
-    with_block_shape(block, [&](auto shape) {
+    with_shape<kSubspaceWarps>(block, [&](auto shape) {
         using S = decltype(shape);
-        launch(solve_subspace_kernel<S>, unsigned(n_rows), S::kThreads, Carver::bytes_of<PrimalMemory<S>>(),
-               static_cast<cudaStream_t>(stream), p, rows, int(block), errors);
+        launch(solve_subspace_kernel<S>, unsigned(n_rows), S::kThreads, Carver::bytes_of<PrimalMemory<S>>(), stream, p,
+               rows, int(block), errors);
     });
 }
 

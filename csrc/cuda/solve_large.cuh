@@ -18,8 +18,7 @@ using SliceShape = PanelShape<256, 16, 16>;  // a warp has 4 of the 64 tiles of 
 /// sum of a r r' and of rho r over slices, in the primal form. grid: (blocks of 128 x 128 on and below the diagonal,
 /// slices). A warp owns 16 x 64 of its block; a block off the diagonal reads two stretches of columns.
 /// Not yet run on a device.
-template <class S>
-__global__ void __launch_bounds__(S::kThreads, 1)
+__global__ void __launch_bounds__(SliceShape::kThreads, 1)
     gram_slices_kernel(RotatedRows p, const GramSlice* slices, float* workspace) {
     Carver carve(dynamic_smem());
     const PrimalMemory<SliceShape> m(carve);
@@ -176,8 +175,8 @@ struct LargeRow {
         auto start_copies = [&](int j0) {
             for (int i = int(threadIdx.x); i < 64 * kStripsAhead * columns && j0 < k0; i += kThreads) {
                 const int which = i / 64;
-                cp_async<16>(m.tiles() + kBuffer * (j0 / kStripsAhead % 2) + 4 * i,
-                             tile(k0 + which % columns, j0 + which / columns) + i % 64 * 4);
+                cp_async(m.tiles() + kBuffer * (j0 / kStripsAhead % 2) + 4 * i,
+                         tile(k0 + which % columns, j0 + which / columns) + i % 64 * 4);
             }
             cp_async_commit();
         };

@@ -18,7 +18,6 @@ int64_t spectrum_bytes(int64_t D) {
 
 void spectrum(const double* gram, int64_t D, const double* start, double* values, double* vectors, void* workspace,
               Stream stream) {
-    const auto cuda_stream = static_cast<cudaStream_t>(stream);
     const int P = int(in_pairs(D)), pairs = P / kPair;
     auto* number = static_cast<double*>(workspace);
     const auto take = [&](int64_t n) { return (number += n) - n; };
@@ -31,21 +30,21 @@ void spectrum(const double* gram, int64_t D, const double* start, double* values
     }
     w.rotations = reinterpret_cast<int*>(number);
     w.turned[0] = w.rotations + kMostSweeps, w.turned[1] = w.turned[0] + pairs;
-    launch(spectrum_start_kernel, unsigned(P), kPairThreads, 0, cuda_stream, w, gram, start);
-    launch(spectrum_rounding_kernel, 1, kPairThreads, 0, cuda_stream, w);
+    launch(spectrum_start_kernel, unsigned(P), kPairThreads, 0, stream, w, gram, start);
+    launch(spectrum_rounding_kernel, 1, kPairThreads, 0, stream, w);
     if (start) {
-        launch(spectrum_product_kernel<false>, unsigned(pairs * pairs), kPairThreads, 0, cuda_stream, w.matrix[0],
-               w.basis, P, w.matrix[1]);
-        launch(spectrum_product_kernel<true>, unsigned(pairs * (pairs + 1) / 2), kPairThreads, 0, cuda_stream, w.basis,
+        launch(spectrum_product_kernel<false>, unsigned(pairs * pairs), kPairThreads, 0, stream, w.matrix[0], w.basis,
+               P, w.matrix[1]);
+        launch(spectrum_product_kernel<true>, unsigned(pairs * (pairs + 1) / 2), kPairThreads, 0, stream, w.basis,
                w.matrix[1], P, w.matrix[0]);
     }
     const int repeats = pairs == 1 ? kMostSweeps : 1, launches = w.sweeps * w.rounds;
     const unsigned rest = unsigned(pairs * (pairs + 1) / 2 + pairs * pairs);
     for (int n = 0; n <= launches; ++n) {
         const int together = n < launches ? pairs : 0;
-        launch(spectrum_turn_kernel, unsigned(together) + rest, kPairThreads, 0, cuda_stream, w, n, together, repeats);
+        launch(spectrum_turn_kernel, unsigned(together) + rest, kPairThreads, 0, stream, w, n, together, repeats);
     }
-    launch(spectrum_finish_kernel, unsigned((D + 15) / 16), kRankThreads, 0, cuda_stream, w, values, vectors);
+    launch(spectrum_finish_kernel, unsigned((D + 15) / 16), kRankThreads, 0, stream, w, values, vectors);
 }
 
 }  // namespace wals::cuda

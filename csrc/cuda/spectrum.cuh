@@ -190,13 +190,6 @@ __device__ __forceinline__ void turn_tile(PairTile& tile, const PairTile* left, 
     }
 }
 
-/// Row i of the tiles on and below the diagonal.
-__device__ __forceinline__ Meeting tile_below(int i) {
-    int row = 0;
-    while ((row + 1) * (row + 2) / 2 <= i) ++row;
-    return {i - row * (row + 1) / 2, row};
-}
-
 struct TurnMemory {
     PairTile &s, &v, &u;
     Turn* turns;
@@ -293,7 +286,9 @@ __device__ __forceinline__ void turn_rest(const SpectrumWork& w, int n, int i, c
     const int now = n % 2, pairs = w.P / kPair, below = pairs * (pairs + 1) / 2;
     const int before = (n + w.rounds - 1) % w.rounds;
     const bool of_matrix = i < below;
-    const Meeting at = of_matrix ? tile_below(i) : Meeting{(i - below) % pairs, (i - below) / pairs};  // q, p
+    const TilePosition place_in =
+        of_matrix ? TilePosition::of(i) : TilePosition{(i - below) / pairs, (i - below) % pairs};
+    const Meeting at{place_in.column, place_in.row};  // q, p
     const bool is_own = of_matrix && at.first == at.second, right_turns = either(w.turned, 1 - now)[at.first] > 0;
     const bool left_turns = of_matrix && either(w.turned, 1 - now)[at.second] > 0;
     if (!of_matrix && !right_turns) return;
@@ -340,9 +335,9 @@ __global__ void __launch_bounds__(kPairThreads)
     STATIC_SMEM(left, PairTile);
     STATIC_SMEM(right, PairTile);
     const int tiles = P / kPair, i = int(blockIdx.x);
-    const Meeting below = tile_below(i);
-    const int row0 = kPair * (kSymmetric ? below.second : i / tiles);
-    const int column0 = kPair * (kSymmetric ? below.first : i % tiles);
+    const TilePosition below = TilePosition::of(i);
+    const int row0 = kPair * (kSymmetric ? below.row : i / tiles);
+    const int column0 = kPair * (kSymmetric ? below.column : i % tiles);
     TileProduct product;
     for (int k0 = 0; k0 < P; k0 += kPair) {
         for_each_element([&](int r, int c) {

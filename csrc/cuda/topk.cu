@@ -40,8 +40,7 @@ struct Workspace {
 };
 
 template <bool kExact>
-void search(const TopkProblem& p, const TopkLists& merged, int64_t k, int32_t* ids, float* scores,
-            cudaStream_t stream) {
+void search(const TopkProblem& p, const TopkLists& merged, int64_t k, int32_t* ids, float* scores, Stream stream) {
     const auto B = unsigned(p.n_queries);
     const size_t smem = 2 * size_t(topk_capacity(p.k)) * sizeof(Key);
     launch(topk_kernel<kExact>, dim3((B + kTopkQueries - 1) / kTopkQueries, unsigned(p.lists.n)), kTopkThreads,
@@ -85,9 +84,8 @@ int64_t topk_table_bytes(int64_t n_items, int64_t D) {
 void topk_table(const float* items, int64_t n, int64_t D, const float* norms, void* table, int64_t first,
                 int64_t n_items, Stream stream) {
     const int P = int(padded(D));
-    launch(split_rows_kernel, unsigned((n + kTopkWarps - 1) / kTopkWarps), kTopkThreads, 0,
-           static_cast<cudaStream_t>(stream), items, n, int(D), P, norms,
-           SplitRows::at(table, n_items, P).from(first, P), nullptr, 0.0f);
+    launch(split_rows_kernel, unsigned((n + kTopkWarps - 1) / kTopkWarps), kTopkThreads, 0, stream, items, n, int(D), P,
+           norms, SplitRows::at(table, n_items, P).from(first, P), nullptr, 0.0f);
 }
 
 int64_t topk_bytes(int64_t B, int64_t n_items, int64_t D, int64_t k, int64_t blocks) {
@@ -98,7 +96,6 @@ void topk(const float* queries, int64_t B, void* table, int64_t n_items, int64_t
           const int64_t* excluded_ptr, const int32_t* excluded_idx, const uint32_t* permitted, int32_t* ids,
           float* scores, void* workspace, Stream stream) {
     if (B == 0) return;
-    const auto cuda_stream = static_cast<cudaStream_t>(stream);
     const Workspace own(workspace, B, n_items, D, k, blocks);
     TopkProblem p = {};
     p.n_queries = B;
@@ -115,10 +112,10 @@ void topk(const float* queries, int64_t B, void* table, int64_t n_items, int64_t
     p.exact = own.exact;
     const bool is_direct = n_items < kFewestItems * p.k;
     const float bound = is_direct ? INFINITY : topk_bound(D);
-    launch(split_rows_kernel, unsigned((B + kTopkWarps - 1) / kTopkWarps), kTopkThreads, 0, cuda_stream, queries, B,
-           int(D), p.P, nullptr, p.queries, p.exact, bound);
-    if (!is_direct) search<false>(p, own.merged, k, ids, scores, cuda_stream);
-    search<true>(p, own.merged, k, ids, scores, cuda_stream);
+    launch(split_rows_kernel, unsigned((B + kTopkWarps - 1) / kTopkWarps), kTopkThreads, 0, stream, queries, B, int(D),
+           p.P, nullptr, p.queries, p.exact, bound);
+    if (!is_direct) search<false>(p, own.merged, k, ids, scores, stream);
+    search<true>(p, own.merged, k, ids, scores, stream);
 }
 
 }  // namespace wals::cuda

@@ -150,7 +150,7 @@ struct TopkMemory {
     /// Numbers [16 step, 16 step + 16) of 16 lines.
     __device__ __forceinline__ void fragment(uint32_t (&f)[4], int stage, int strip, int step) const {
         const int lane = lane_index();
-        ldmatrix<4>(f, panel + stage * kPanel + place(16 * strip + lane % 16, 2 * step + lane / 16));
+        ldmatrix(f, panel + stage * kPanel + place(16 * strip + lane % 16, 2 * step + lane / 16));
     }
 };
 
@@ -304,8 +304,8 @@ __global__ void __launch_bounds__(kTopkThreads, kExact ? 1 : 2) topk_kernel(Topk
                 const int64_t row = part ? int64_t{next} + line + 64 * (part - 1) : query0 + line;
                 const bool real = column < p.P && (part ? is_permitted(p, row) : row < p.n_queries);
                 const SplitRows& from = part ? p.items : p.queries;
-                cp_async<16>(m.panel + next_stage * TopkMemory::kPanel + TopkMemory::place(line + 64 * part, eighth),
-                             (is_low ? from.lo : from.hi) + (real ? row * p.P + column : 0), real ? 16 : 0);
+                cp_async(m.panel + next_stage * TopkMemory::kPanel + TopkMemory::place(line + 64 * part, eighth),
+                         (is_low ? from.lo : from.hi) + (real ? row * p.P + column : 0), real);
             }
             if (++next_panel == panels) {
                 next_panel = 0;

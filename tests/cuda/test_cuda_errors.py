@@ -149,12 +149,7 @@ class Failing:
 
     def __getattr__(self, name):
         found = getattr(self._inner, name)
-        is_called = "stream" in (getattr(found, "__doc__", None) or "") or name in (
-            "upload",
-            "download",
-            "empty",
-            "zeros",
-        )
+        is_called = "Stream" in (getattr(found, "__doc__", None) or "") or name in ("upload", "download", "empty")
         if not callable(found) or isinstance(found, type) or not is_called or name == "side_stream":
             return found
 

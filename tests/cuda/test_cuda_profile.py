@@ -15,8 +15,8 @@ pytestmark = needs_kernels
 # and 16 bytes a lane in halves and quarters of a warp, also where all of them read the same words.
 HOT = [
     ("panel.cuh", r"ldmatrix", "shared", 1.0),  # fragments of the Gram
-    ("panel.cuh", r"cp_async<16>", "shared", 1.0),  # the gather of table rows, where it goes
-    ("panel.cuh", r"cp_async<16>", "global", 1.0),  # and where it comes from
+    ("panel.cuh", r"cp_async\(", "shared", 1.0),  # the gather of table rows, where it goes
+    ("panel.cuh", r"cp_async\(", "global", 1.0),  # and where it comes from
     ("panel.cuh", r"st<uint2>\(half", "shared", 1.1),  # the split panel; 2 for 32 columns or fewer
     ("split.cuh", r"ld<uint4>\(own", "shared", 1.0),  # fragments of the Cholesky factor
     ("rows.cuh", r"st<float2>\(out", "shared", 1.0),  # sums of the Gram to their tiles

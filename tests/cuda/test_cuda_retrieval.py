@@ -160,29 +160,8 @@ def test_checked(schedule):
     np.testing.assert_array_equal(scores, expected[1])
 
 
-# Transposition
-
-
-@pytest.mark.parametrize("checked", [False, True])
-@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (40, 3), (57, 391), (3, 70_000), (300, 255), (10, 257)])
-def test_transpose(rows, cols, checked):
-    matrix = sparse_random(
-        rows, cols, density=min(0.1, 2000 / rows / cols), format="csr", dtype=np.float32, random_state=1
-    )
-    matrix.sort_indices()
-    backend, expected = emulated_backend(checked), CpuBackend(1).transpose(matrix)
-    for schedule in SCHEDULES:
-        backend.device.kernels.configure(**schedule)
-        found = backend.transpose(matrix)
-        for name in ("indptr", "indices", "data"):
-            assert getattr(found, name).dtype == getattr(expected, name).dtype
-            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
-    backend.device.kernels.configure()
-
-
-def test_transpose_of_nothing_and_of_float64():
-    backend = emulated_backend()
-    empty = backend.transpose(csr_matrix((3, 5), dtype=np.float32))
-    assert empty.shape == (5, 3) and empty.nnz == 0 and (empty.indptr == 0).all()
-    matrix = sparse_random(9, 8, density=0.4, format="csr", random_state=1)
-    assert (backend.transpose(matrix) != matrix.T).nnz == 0
+def test_transposition_is_the_hosts():
+    matrix = sparse_random(9, 8, density=0.4, format="csr", dtype=np.float32, random_state=1)
+    found, expected = emulated_backend().transpose(matrix), CpuBackend(1).transpose(matrix)
+    for name in ("indptr", "indices", "data"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))

@@ -411,7 +411,7 @@ def test_atomics_lane_after_lane():
     np.testing.assert_array_equal(out[4:68], np.arange(64) // 4)
 
 
-def test_shuffles_votes_and_matches():
+def test_shuffles_and_votes():
     value = np.arange(100, 164, dtype=np.uint32)
     load = "add.s64 %rd5, %rd1, %rd3; ld.global.u32 %r2, [%rd5]; add.s64 %rd6, %rd2, %rd3;"
     lane, base = np.arange(64) % 32, np.arange(64) // 32 * 32
@@ -422,11 +422,6 @@ def test_shuffles_votes_and_matches():
         "shfl.sync.idx.b32 %r3, %r2, 9, 31, -1": value[base + 9],
         "shfl.sync.idx.b32 %r3, %r2, 1, 0x181f, -1": value[base + lane // 8 * 8 + 1],
         "and.b32 %r4, %r2, 1; setp.ne.u32 %p1, %r4, 0; vote.sync.ballot.b32 %r3, %p1, -1": np.full(64, 0xAAAAAAAA),
-        "shr.u32 %r4, %r2, 3; match.any.sync.b32 %r3, %r4, -1": [
-            sum(1 << j for j in range(32) if value[b + j] // 8 == value[b + i] // 8)
-            for b, i in zip(base, lane, strict=True)
-        ],
-        "redux.sync.add.s32 %r3, %r2, -1": np.repeat(value.reshape(2, 32).sum(1), 32),
     }.items():
         out = execute(f"{load} {text}; st.global.u32 [%rd6], %r3;", value, np.zeros(64, np.uint32), threads=64)
         np.testing.assert_array_equal(out, wanted, err_msg=text)
@@ -507,19 +502,14 @@ def test_what_is_unknown_is_named():
 # Tensor cores
 
 
-@pytest.mark.parametrize(
-    ("shape", "kind"), [("m16n8k16", "f16"), ("m16n8k8", "f16"), ("m16n8k16", "bf16"), ("m16n8k8", "tf32")]
-)
-def test_fragments_lie_as_the_manual_says(shape, kind):
+@pytest.mark.parametrize("shape", ["m16n8k16", "m16n8k8"])
+def test_fragments_lie_as_the_manual_says(shape):
     """Each place of each matrix once; single elements, so that no two errors make up for each other."""
-    layout = Layout(shape, kind)
+    layout = Layout(shape, "f16")
     depth = layout.depth
     for places, size in ((layout.a, 16 * depth), (layout.b, 8 * depth), (layout.c, 128)):
         assert sorted(places) == list(range(size))
-    if (shape, kind) == (
-        "m16n8k16",
-        "f16",
-    ):  # groupID = lane / 4: "row = groupID for ai where 0 <= i < 2 || 4 <= i < 6"
+    if shape == "m16n8k16":  # groupID = lane / 4: "row = groupID for ai where 0 <= i < 2 || 4 <= i < 6"
         for lane, i in ((0, 0), (5, 1), (17, 2), (30, 5), (31, 7)):
             row = lane // 4 + (0 if i in (0, 1, 4, 5) else 8)
             column = lane % 4 * 2 + (i & 1) + (0 if i < 4 else 8)

@@ -142,11 +142,6 @@ class FakeTorch:
             raise OutOfMemoryError("CUDA out of memory.") from None
         return Tensor(self, memory.view(dtype), device)
 
-    def zeros(self, n, dtype, device):
-        tensor = self.empty(n, dtype, device)
-        self.module.fill(tensor.data_ptr(), 0, tensor.array.nbytes, self.current_stream(device).pair)
-        return tensor
-
     def from_numpy(self, array):
         return Tensor(self, array)
 

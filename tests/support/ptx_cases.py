@@ -208,16 +208,6 @@ def _(backend: CudaBackend) -> None:
     np.testing.assert_array_equal(backend.topk(x, y, 20)[0], reference.topk(x, y, 20)[0])
 
 
-@case("transposition")
-def _(backend: CudaBackend) -> None:
-    matrix = sparse_random(57, 391, density=0.09, format="csr", dtype=np.float32, random_state=1)
-    matrix.sort_indices()
-    found, wanted = backend.transpose(matrix), matrix.T.tocsr()
-    wanted.sort_indices()
-    for part in ("indptr", "indices", "data"):
-        np.testing.assert_array_equal(getattr(found, part), getattr(wanted, part))
-
-
 @case("eigenvectors")
 def _(backend: CudaBackend) -> None:
     for d in (3, 20, 33):

@@ -1,4 +1,4 @@
-// Memory as kernels reach it: shared arrays, copies in flight, vector accesses, atomics and tickets.
+// Memory as kernels reach it: shared arrays, copies in flight, vector accesses and atomics.
 //
 // Plain loads and stores of a kernel are the machine's own; they do not come through here (the checked build sees them
 // in checked.cpp). What does come here is what a plain load cannot say: that it is 16 bytes wide and aligned, atomic,
@@ -59,33 +59,30 @@ static bool eager() {
     return engine.config.eager_copies || is_sm_75();
 }
 
-void copy_async(void* dst, const void* src, int size, int valid, const char* file, int line) {
+void Copy::land() const {
+    if (real)
+        std::memcpy(dst, src, 16);
+    else
+        std::memset(dst, 0, 16);
+}
+
+void copy_async(void* dst, const void* src, bool real, const char* file, int line) {
     Lane& self = *engine.current;
     const Site site{"cp.async", file, line};
-    const Copy copy{static_cast<unsigned char*>(dst),
-                    static_cast<const unsigned char*>(src),
-                    size,
-                    valid,
-                    self.groups,
-                    site,
-                    EMU_PC};
-    if (valid < 0 || valid > size)
-        fail("limit: " + thread_name(self) + format(" reads %d of %d bytes in ", valid, size) + place(site));
-    if ((uintptr_t(dst) | uintptr_t(src)) % unsigned(size))
-        fail("misaligned: " + thread_name(self) + format(" copies %d bytes from %p to %p in ", size, src, dst) +
-             place(site));
+    const Copy copy{
+        static_cast<unsigned char*>(dst), static_cast<const unsigned char*>(src), real, self.groups, site, EMU_PC};
+    if ((uintptr_t(dst) | uintptr_t(src)) % 16)
+        fail("misaligned: " + thread_name(self) + format(" copies 16 bytes from %p to %p in ", src, dst) + place(site));
     if (!in_arenas(dst))
         fail("out of bounds: " + thread_name(self) + " copies to what is not shared memory, in " + place(site));
 #ifdef EMU_CHECKED
     check::copy_started(copy);
 #endif
     engine.landing = &copy;
-    if (eager()) {
-        std::memcpy(dst, src, size_t(valid));
-        std::memset(copy.dst + valid, 0, size_t(size - valid));
-    } else {
-        std::memset(dst, 0xff, size_t(size));
-    }
+    if (eager())
+        copy.land();
+    else
+        std::memset(dst, 0xff, 16);
     engine.landing = nullptr;
     self.copies.push_back(copy);
 }
@@ -103,10 +100,7 @@ void wait_copies(int groups_left) {
             continue;
         }
         engine.landing = &copy;
-        if (!eager()) {
-            std::memcpy(copy.dst, copy.src, size_t(copy.valid));
-            std::memset(copy.dst + copy.valid, 0, size_t(copy.size - copy.valid));
-        }
+        if (!eager()) copy.land();
         engine.landing = nullptr;
 #ifdef EMU_CHECKED
         check::copy_landed(copy);
@@ -129,50 +123,6 @@ void note_access(const void* p, int bytes, bool write, uintptr_t pc) {
     engine.accessing = pc;
 }
 
-template <class T>
-T apply(T old, T value, Atomic op, T compare) {
-    switch (op) {
-        case Atomic::kAdd:
-            return T(old + value);
-        case Atomic::kMin:
-            return std::min(old, value);
-        case Atomic::kMax:
-            return std::max(old, value);
-        case Atomic::kExchange:
-            return value;
-        case Atomic::kAnd:
-            return T(old & value);
-        case Atomic::kOr:
-            return T(old | value);
-        case Atomic::kXor:
-            return T(old ^ value);
-        default:
-            return old == compare ? value : old;
-    }
-}
-/// *p = change(*p); what it was.
-template <class T, class Change>
-T atomic(T* p, uintptr_t pc, Change change) {
-    look_at_watch(nullptr, pc);
-    if (uintptr_t(p) % sizeof(T))
-        fail("misaligned: " + thread_name(*engine.current) +
-                 format(" has an atomic at %p, at %%0", static_cast<void*>(p)),
-             pc);
-    if (engine.n_slots > 1 && !in_arenas(p)) {  // whoever waits for another block asks by atomics: let it come
-        Lane& self = *engine.current;
-        make_ready(*self.warp, *self.block, 1u << (self.id & 31));
-        suspend(/*next_slot=*/true);
-    }
-#ifdef EMU_CHECKED
-    check::access(p, sizeof(T), check::kAtomic, pc);
-#endif
-    engine.accessing = pc;
-    const T old = *p;
-    *p = change(old);
-    engine.accessing = 0;
-    return old;
-}
-
 }  // namespace
 
 void read_vector(void* to, const void* from, int bytes) {
@@ -187,41 +137,26 @@ void write_vector(void* to, const void* from, int bytes) {
     engine.accessing = 0;
 }
 
-uint32_t atomic_u32(uint32_t* p, uint32_t value, Atomic op, uint32_t compare) {
-    return atomic(p, uintptr_t(__builtin_return_address(0)),
-                  [=](uint32_t old) { return apply(old, value, op, compare); });
-}
-uint64_t atomic_u64(uint64_t* p, uint64_t value, Atomic op, uint64_t compare) {
-    return atomic(p, uintptr_t(__builtin_return_address(0)),
-                  [=](uint64_t old) { return apply(old, value, op, compare); });
-}
-int32_t atomic_s32(int32_t* p, int32_t value, Atomic op) {
-    return atomic(p, uintptr_t(__builtin_return_address(0)), [=](int32_t old) {
-        return op == Atomic::kAdd ? int32_t(uint32_t(old) + uint32_t(value)) : apply(old, value, op, old);
-    });
-}
-float atomic_f32(float* p, float value) {
-    return atomic(p, uintptr_t(__builtin_return_address(0)), [=](float old) { return old + value; });
-}
-double atomic_f64(double* p, double value) {
-    return atomic(p, uintptr_t(__builtin_return_address(0)), [=](double old) { return old + value; });
-}
-
-unsigned take_ticket(unsigned* counter, const char* file, int line) {
-    Block& block = *engine.current->block;
-    barrier(0, Vote::kCount, file, line);
-    if (engine.current->id == 0) {
-        block.ticket = atomic(counter, uintptr_t(__builtin_return_address(0)), [](unsigned old) { return old + 1; });
-#ifdef EMU_CHECKED
-        check::ticket_taken(block, counter);
-#endif
+uint32_t atomic_u32(uint32_t* p, uint32_t value, Atomic op) {
+    const auto pc = uintptr_t(__builtin_return_address(0));
+    look_at_watch(nullptr, pc);
+    if (uintptr_t(p) % 4)
+        fail("misaligned: " + thread_name(*engine.current) +
+                 format(" has an atomic at %p, at %%0", static_cast<void*>(p)),
+             pc);
+    if (engine.n_slots > 1 && !in_arenas(p)) {  // whoever waits for another block asks by atomics: let it come
+        Lane& self = *engine.current;
+        make_ready(*self.warp, *self.block, 1u << (self.id & 31));
+        suspend(/*next_slot=*/true);
     }
-    barrier(0, Vote::kCount, file, line);
-    return block.ticket;  // written again behind the next call's first barrier
-}
-
-void trap(const char* file, int line) {
-    fail("trap: " + thread_name(*engine.current) + " in " + place({"__trap", file, line}));
+#ifdef EMU_CHECKED
+    check::access(p, 4, check::kAtomic, pc);
+#endif
+    engine.accessing = pc;
+    const uint32_t old = *p;
+    *p = op == Atomic::kAdd ? old + value : op == Atomic::kMax ? std::max(old, value) : old | value;
+    engine.accessing = 0;
+    return old;
 }
 
 }  // namespace emu

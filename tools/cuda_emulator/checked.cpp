@@ -20,8 +20,8 @@
 // whichever came first in this run: what is compared is not when accesses happened but what makes them ordered. Ordered
 // before an access are: what its block did before the last barrier (`epoch`, which counts barriers); what its own
 // thread did; what lanes of its warp did before a __syncwarp with it (`clock`: vector clocks, of a warp only, as
-// between warps there are but barriers); what earlier takers of its block's tickets did before theirs; and earlier
-// launches. Shuffles, votes and mma order nothing, and neither do atomics.
+// between warps there are but barriers); and earlier launches. Shuffles, votes and mma order nothing, and neither do
+// atomics.
 //
 // Limits. A cell keeps two writes, the second where the first does not cover the cell, and two reads, of different
 // warps if there were such. A race with an access that was pushed out of it goes unseen in this run, and may show in
@@ -61,10 +61,6 @@ struct Cell {
     uint8_t written = 0, in_flight = 0;
 };
 
-struct Ticket {
-    uint32_t serial, epoch;  // accesses of block `serial` up to `epoch` come before
-};
-
 struct Range {
     uintptr_t begin, end;
 };
@@ -72,10 +68,8 @@ struct Range {
 constexpr size_t kArenaCells = kArena / 4;
 Cell* arena_cells[kMaxResident];
 std::vector<std::pair<size_t, size_t>> extents[kMaxResident];  // of the arrays in an arena: offset, bytes
-std::vector<Ticket> known[kMaxResident];
-std::map<const void*, std::vector<Ticket>> tickets;
-std::vector<uint64_t> started;  // linear index of the block with serial first_serial + i
-std::vector<Range> ignored;     // the module's constants and the launch's arguments
+std::vector<uint64_t> started;                                 // linear index of the block with serial first_serial + i
+std::vector<Range> ignored;                                    // the module's constants and the launch's arguments
 Allocation* latest = nullptr;
 
 struct Launch {
@@ -137,8 +131,6 @@ bool happens_before(const Access& a, const Lane& lane) {
         if (a.epoch < block.epoch || a.thread == lane.id) return true;
         return a.thread / 32 == lane.id / 32 && lane.warp->clock[lane.id & 31][a.thread & 31] >= a.clock;
     }
-    for (const Ticket& t : known[block.slot])
-        if (t.serial == a.serial) return a.epoch <= t.epoch;
     return false;
 }
 
@@ -379,9 +371,7 @@ void check_access(const Lane& lane, uintptr_t p, size_t bytes, unsigned kind, ui
                              latest->name.c_str(), size_t(latest->end - latest->begin));
                 else
                     snprintf(text, sizeof text, "at %s, in no known buffer,", name_address(p).c_str());
-                const bool known_buffer = latest;
                 latest = nullptr;
-                if (!known_buffer && !engine.config.strict) return;
                 fail("out of bounds: " + std::string(what) + " of " + std::to_string(bytes) + " bytes " + text +
                          " by " + thread_name(lane) + ", at %0",
                      pc);
@@ -426,25 +416,24 @@ void carved(Block& block, size_t offset, size_t bytes) {
 
 void copy_started(const Copy& copy) {
     const Lane& lane = *engine.current;
-    if (copy.valid) access(copy.src, size_t(copy.valid), kCopy, copy.pc);
-    access(copy.dst, size_t(copy.size), kWrite, copy.pc);
+    if (copy.real) access(copy.src, 16, kCopy, copy.pc);
+    access(copy.dst, 16, kWrite, copy.pc);
     Block& block = *lane.block;
-    for_cells(arena_cells[block.slot], size_t(copy.dst - block.arena), size_t(copy.size),
+    for_cells(arena_cells[block.slot], size_t(copy.dst - block.arena), 16,
               [](Cell& cell, uint8_t mask, size_t) { cell.in_flight |= mask; });
 }
 
 void copy_landed(const Copy& copy) {
     Block& block = *engine.current->block;
-    for_cells(arena_cells[block.slot], size_t(copy.dst - block.arena), size_t(copy.size),
+    for_cells(arena_cells[block.slot], size_t(copy.dst - block.arena), 16,
               [](Cell& cell, uint8_t mask, size_t) { cell.in_flight &= uint8_t(~mask); });
     const bool profile = engine.config.profile;
     engine.config.profile = false;  // counted when it started
-    access(copy.dst, size_t(copy.size), kWrite, copy.pc);
+    access(copy.dst, 16, kWrite, copy.pc);
     engine.config.profile = profile;
 }
 
 void launch_started() {
-    tickets.clear();
     started.clear();
     ignored.clear();
     latest = nullptr;
@@ -485,7 +474,6 @@ void range_touched(Allocation& a, uintptr_t begin, uintptr_t end, bool writes, c
 void block_started(Block& block) {
     if (!arena_cells[block.slot]) arena_cells[block.slot] = map_cells(kArenaCells);
     extents[block.slot].clear();
-    known[block.slot].clear();
     started.push_back(block.linear);
     for (int w = 0; w * 32 < block.n_threads; ++w)
         for (int l = 0; l < 32; ++l) block.warps[w].clock[l][l] = 1;
@@ -493,14 +481,6 @@ void block_started(Block& block) {
 
 void block_finished(Block& block) {
     if (engine.config.profile) close_open(block.slot);
-}
-
-void ticket_taken(Block& block, const void* counter) {
-    auto& earlier = tickets[counter];
-    known[block.slot].insert(known[block.slot].end(), earlier.begin(), earlier.end());
-    // Whoever takes the next ticket is ordered after all that this block is ordered after.
-    earlier = known[block.slot];
-    earlier.push_back({block.serial, block.epoch - 1});
 }
 
 void drop_shadow(Allocation& allocation) {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-struct EmuStream;
+struct CUstream_st;
 
 namespace emu {
 
@@ -24,8 +24,6 @@ struct Config {
     int resident_blocks = 1;      // that run interleaved
     int architecture = 80;        // of chip()
     bool eager_copies = false;    // cp.async lands when issued instead of when waited for
-    bool allow_exited = false;    // barriers ignore exited threads, as chips do since sm_70
-    bool strict = true;           // checked build: global memory must be registered
     bool profile = false;         // checked build: count bank conflicts and sectors
     double seconds = 300;         // of processor time that a launch may take
     Tensor tensor = {0, 4};       // of a V100, the coarsest known
@@ -48,9 +46,9 @@ const Chip& chip();
 /// the device is current.
 struct Place {
     int device = -1;
-    EmuStream* stream = nullptr;
+    CUstream_st* stream = nullptr;
 };
-EmuStream* new_stream(int device, bool legacy);  // legacy: it and the default stream wait for each other
+CUstream_st* new_stream(int device);
 void synchronize(Place where);
 /// The number of an event behind all that the stream has been given; what a stream is given after wait() comes after
 /// it.
@@ -62,8 +60,7 @@ void fill(uintptr_t p, int value, size_t bytes, Place where);
 void reset_device(int device);
 
 /// Memory of a device: full of NaN, its end at a page that faults; null when there is no more. After release() it is
-/// gone when what was given to its stream is done; who uses it on others says so by share(). Memory of others becomes
-/// known by adopt().
+/// gone when what was given to its stream is done; who uses it on others says so by share().
 void* allocate(size_t bytes, const std::string& name, Place where = {});
 void release(void* p);
 void share(uintptr_t p, Place where);
@@ -71,8 +68,6 @@ size_t free_memory(int device);
 /// Host memory that copies read and write when they run.
 void* allocate_host(size_t bytes);
 void release_host(void* p);
-void adopt(const void* p, size_t bytes, const std::string& name);
-void forget(const void* p);
 
 /// What the host asked for since the last reset. A wait is the host standing still until a device has caught up.
 struct Counts {

@@ -69,38 +69,25 @@ EMU_API unsigned char* dynamic_smem();
 EMU_API size_t note_carved(unsigned char* array, size_t bytes, size_t total, size_t rounded);
 EMU_API void* static_smem(const void* tag, size_t bytes, size_t alignment);
 
-enum class Vote { kCount, kAnd, kOr };
-EMU_API int barrier(int predicate, Vote result, const char* file, int line);
+EMU_API int barrier(int predicate, const char* file, int line);  // of how many threads it is not 0
 EMU_API void sync_warp(unsigned mask, const char* file, int line);
 EMU_API uint64_t shuffle(unsigned mask, uint64_t bits, int source, const char* what, const char* file, int line);
-EMU_API unsigned ballot(unsigned mask, int predicate, const char* what, const char* file, int line);
-EMU_API unsigned match(unsigned mask, uint64_t bits, const char* file, int line);
-enum class Reduce { kAdd, kMin, kMax, kMinUnsigned, kMaxUnsigned, kAnd, kOr, kXor };
-EMU_API unsigned reduce(unsigned mask, unsigned value, Reduce operation, const char* file, int line);
+EMU_API unsigned ballot(unsigned mask, int predicate, const char* file, int line);
 
-EMU_API void copy_async(void* dst, const void* src, int size, int valid, const char* file, int line);
+EMU_API void copy_async(void* dst, const void* src, bool real, const char* file, int line);
 EMU_API void commit_copies();
 EMU_API void wait_copies(int groups_left);
 
-enum class Element { kHalf, kBfloat, kTf32 };
 EMU_API bool is_sm_75();  // no copies that land later, no products deeper than 8
-EMU_API void mma(Element type, float* d, const uint32_t* a, const uint32_t* b, const float* c, const char* file,
-                 int line);
-EMU_API void load_matrix(uint32_t* r, int n, bool transposed, const void* row, const char* file, int line);
-
-EMU_API unsigned take_ticket(unsigned* counter, const char* file, int line);
-EMU_API void trap(const char* file, int line);
+EMU_API void mma(float* d, const uint32_t* a, const uint32_t* b, const float* c, const char* file, int line);
+EMU_API void load_matrix(uint32_t* r, bool transposed, const void* row, const char* file, int line);
 
 // An access that says its own size, or is atomic. Checks alignment; the checked build records it under its caller's
 // line.
 EMU_API void read_vector(void* to, const void* from, int bytes);
 EMU_API void write_vector(void* to, const void* from, int bytes);
-enum class Atomic { kAdd, kMin, kMax, kExchange, kAnd, kOr, kXor, kCompareExchange };
-EMU_API uint32_t atomic_u32(uint32_t* p, uint32_t value, Atomic op, uint32_t compare = 0);
-EMU_API uint64_t atomic_u64(uint64_t* p, uint64_t value, Atomic op, uint64_t compare = 0);
-EMU_API int32_t atomic_s32(int32_t* p, int32_t value, Atomic op);
-EMU_API float atomic_f32(float* p, float value);
-EMU_API double atomic_f64(double* p, double value);
+enum class Atomic { kAdd, kMax, kOr };
+EMU_API uint32_t atomic_u32(uint32_t* p, uint32_t value, Atomic op);
 
 template <class T>
 uint64_t to_bits(T x) {
@@ -131,20 +118,16 @@ T& static_array(Tag) {
 #define blockIdx (::emu::builtins.block)
 #define blockDim (::emu::builtins.block_size)
 #define gridDim (::emu::builtins.grid_size)
-constexpr int warpSize = 32;
 
 // ---- barriers and warp collectives ----
 inline void __syncthreads(EMU_SITE) {
-    emu::barrier(0, emu::Vote::kCount, file, line);
+    emu::barrier(0, file, line);
 }
 inline int __syncthreads_count(int predicate, EMU_SITE) {
-    return emu::barrier(predicate, emu::Vote::kCount, file, line);
-}
-inline int __syncthreads_and(int predicate, EMU_SITE) {
-    return emu::barrier(predicate, emu::Vote::kAnd, file, line);
+    return emu::barrier(predicate, file, line);
 }
 inline int __syncthreads_or(int predicate, EMU_SITE) {
-    return emu::barrier(predicate, emu::Vote::kOr, file, line);
+    return emu::barrier(predicate, file, line) != 0;
 }
 inline void __syncwarp(unsigned mask = 0xffffffffu, EMU_SITE) {
     emu::sync_warp(mask, file, line);
@@ -162,97 +145,28 @@ T __shfl_up_sync(unsigned mask, T x, unsigned delta, int width = 32, EMU_SITE) {
     return emu::from_bits<T>(emu::shuffle(mask, emu::to_bits(x), valid, "__shfl_up_sync", file, line));
 }
 template <class T>
-T __shfl_down_sync(unsigned mask, T x, unsigned delta, int width = 32, EMU_SITE) {
-    const int own = emu::builtins.lane, source = own + int(delta);
-    const int valid = source <= (own | (width - 1)) ? source : own;
-    return emu::from_bits<T>(emu::shuffle(mask, emu::to_bits(x), valid, "__shfl_down_sync", file, line));
-}
-template <class T>
 T __shfl_xor_sync(unsigned mask, T x, int lanes, int width = 32, EMU_SITE) {
     const int own = emu::builtins.lane, source = own ^ lanes;
     const int valid = source <= (own | (width - 1)) ? source : own;
     return emu::from_bits<T>(emu::shuffle(mask, emu::to_bits(x), valid, "__shfl_xor_sync", file, line));
 }
 inline unsigned __ballot_sync(unsigned mask, int predicate, EMU_SITE) {
-    return emu::ballot(mask, predicate, "__ballot_sync", file, line);
-}
-inline int __any_sync(unsigned mask, int predicate, EMU_SITE) {
-    return emu::ballot(mask, predicate, "__any_sync", file, line) != 0;
-}
-inline int __all_sync(unsigned mask, int predicate, EMU_SITE) {
-    return emu::ballot(mask, predicate, "__all_sync", file, line) == mask;
-}
-template <class T>
-unsigned __match_any_sync(unsigned mask, T x, EMU_SITE) {
-    return emu::match(mask, emu::to_bits(x), file, line);
-}
-#define EMU_REDUCE(name, T, operation)                                                \
-    inline T name(unsigned mask, T x, EMU_SITE) {                                     \
-        return T(emu::reduce(mask, unsigned(x), emu::Reduce::operation, file, line)); \
-    }
-EMU_REDUCE(__reduce_add_sync, int, kAdd)
-EMU_REDUCE(__reduce_min_sync, int, kMin)
-EMU_REDUCE(__reduce_max_sync, int, kMax)
-EMU_REDUCE(__reduce_add_sync, unsigned, kAdd)
-EMU_REDUCE(__reduce_min_sync, unsigned, kMinUnsigned)
-EMU_REDUCE(__reduce_max_sync, unsigned, kMaxUnsigned)
-EMU_REDUCE(__reduce_and_sync, unsigned, kAnd)
-EMU_REDUCE(__reduce_or_sync, unsigned, kOr)
-EMU_REDUCE(__reduce_xor_sync, unsigned, kXor)
-#undef EMU_REDUCE
-
-inline void __threadfence() {
-}  // the emulator's memory is strongly ordered; what lacks a barrier is found by its checks
-inline void __threadfence_block() {}
-inline void __trap(EMU_SITE) {
-    emu::trap(file, line);
+    return emu::ballot(mask, predicate, file, line);
 }
 
 // ---- memory ----
-template <class T>
-__forceinline__ T __ldg(const T* p) {
-    if constexpr (sizeof(T) >= 8) {
-        T x;
-        emu::read_vector(&x, p, sizeof x);
-        return x;
-    } else {
-        return *p;
-    }
-}
 // Always inlined: the engine takes its own return address for the access's line.
-#define EMU_ATOMIC(name, op)                                                               \
-    __forceinline__ int name(int* p, int x) {                                              \
-        return emu::atomic_s32(p, x, emu::Atomic::op);                                     \
-    }                                                                                      \
-    __forceinline__ unsigned name(unsigned* p, unsigned x) {                               \
-        return emu::atomic_u32(p, x, emu::Atomic::op);                                     \
-    }                                                                                      \
-    __forceinline__ unsigned long long name(unsigned long long* p, unsigned long long x) { \
-        return emu::atomic_u64(reinterpret_cast<uint64_t*>(p), x, emu::Atomic::op);        \
-    }
-EMU_ATOMIC(atomicAdd, kAdd)
-EMU_ATOMIC(atomicMin, kMin)
-EMU_ATOMIC(atomicMax, kMax)
-EMU_ATOMIC(atomicExch, kExchange)
-EMU_ATOMIC(atomicAnd, kAnd)
-EMU_ATOMIC(atomicOr, kOr)
-EMU_ATOMIC(atomicXor, kXor)
-#undef EMU_ATOMIC
-__forceinline__ float atomicAdd(float* p, float x) {
-    return emu::atomic_f32(p, x);
+__forceinline__ unsigned atomicAdd(unsigned* p, unsigned x) {
+    return emu::atomic_u32(p, x, emu::Atomic::kAdd);
 }
-__forceinline__ double atomicAdd(double* p, double x) {
-    return emu::atomic_f64(p, x);
+__forceinline__ int atomicAdd(int* p, int x) {
+    return int(emu::atomic_u32(reinterpret_cast<uint32_t*>(p), uint32_t(x), emu::Atomic::kAdd));
 }
-__forceinline__ unsigned atomicCAS(unsigned* p, unsigned compare, unsigned x) {
-    return emu::atomic_u32(p, x, emu::Atomic::kCompareExchange, compare);
+__forceinline__ unsigned atomicMax(unsigned* p, unsigned x) {
+    return emu::atomic_u32(p, x, emu::Atomic::kMax);
 }
-__forceinline__ int atomicCAS(int* p, int compare, int x) {
-    return int(
-        emu::atomic_u32(reinterpret_cast<uint32_t*>(p), unsigned(x), emu::Atomic::kCompareExchange, unsigned(compare)));
-}
-__forceinline__ unsigned long long atomicCAS(unsigned long long* p, unsigned long long compare, unsigned long long x) {
-    return emu::atomic_u64(reinterpret_cast<uint64_t*>(p), x, emu::Atomic::kCompareExchange, compare);
+__forceinline__ unsigned atomicOr(unsigned* p, unsigned x) {
+    return emu::atomic_u32(p, x, emu::Atomic::kOr);
 }
 
 // ---- launches ----
@@ -268,10 +182,6 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     const std::unique_ptr<Call> owner(call);
     emu::run_elsewhere(emu::Launched(shape, call->second));
     return cudaSuccess;
-}
-template <class... Params>
-cudaError_t cudaFuncSetAttribute(void (*kernel)(Params...), cudaFuncAttribute attribute, int value) {
-    return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
 }
 
 // ---- the project's wrappers; device.h tells what they do ----
@@ -299,10 +209,8 @@ inline int opaque(int x) {
     return x;
 }
 
-template <int N>
-__forceinline__ void cp_async(void* dst, const void* src, int valid = N, EMU_SITE) {
-    static_assert(N == 4 || N == 8 || N == 16, "cp.async copies 4, 8 or 16 bytes");
-    emu::copy_async(dst, src, N, valid, file, line);
+inline void cp_async(void* dst, const void* src, bool real = true, EMU_SITE) {
+    emu::copy_async(dst, src, real, file, line);
 }
 inline void cp_async_commit() {
     emu::commit_copies();
@@ -313,47 +221,23 @@ void cp_async_wait() {
 }
 
 inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4], EMU_SITE) {
-    if (!emu::is_sm_75()) return emu::mma(emu::Element::kHalf, d, a, b, c, file, line);
+    if (!emu::is_sm_75()) return emu::mma(d, a, b, c, file, line);
     const uint32_t left[2][4] = {{a[0], a[1], 0, 0}, {0, 0, a[2], a[3]}}, right[2][2] = {{b[0], 0}, {0, b[1]}};
-    emu::mma(emu::Element::kHalf, d, left[0], right[0], c, file, line);
-    emu::mma(emu::Element::kHalf, d, left[1], right[1], d, file, line);
+    emu::mma(d, left[0], right[0], c, file, line);
+    emu::mma(d, left[1], right[1], d, file, line);
 }
-inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4], EMU_SITE) {
-    emu::mma(emu::Element::kBfloat, d, a, b, c, file, line);
+__forceinline__ void ldmatrix(uint32_t (&r)[4], const void* row, EMU_SITE) {
+    emu::load_matrix(r, false, row, file, line);
 }
-inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4], EMU_SITE) {
-    emu::mma(emu::Element::kTf32, d, a, b, c, file, line);
-}
-template <int N>
-__forceinline__ void ldmatrix(uint32_t (&r)[N], const void* row, EMU_SITE) {
-    static_assert(N == 1 || N == 2 || N == 4, "ldmatrix loads 1, 2 or 4 matrices");
-    emu::load_matrix(r, N, false, row, file, line);
-}
-template <int N>
-__forceinline__ void ldmatrix_trans(uint32_t (&r)[N], const void* row, EMU_SITE) {
-    static_assert(N == 1 || N == 2 || N == 4, "ldmatrix loads 1, 2 or 4 matrices");
-    emu::load_matrix(r, N, true, row, file, line);
+__forceinline__ void ldmatrix_trans(uint32_t (&r)[4], const void* row, EMU_SITE) {
+    emu::load_matrix(r, true, row, file, line);
 }
 
-inline uint32_t cvt_tf32(float x) {
-    const uint32_t u = __float_as_uint(x);
-    return (u & 0x7f800000u) == 0x7f800000u ? u : (u + 0x1000u) & 0xffffe000u;
-}
 inline uint32_t pack_f16(float lo, float hi) {
     return emu_float_to_half(lo) | uint32_t(emu_float_to_half(hi)) << 16;
 }
-inline uint32_t pack_bf16(float lo, float hi) {
-    return emu_float_to_bfloat(lo) | uint32_t(emu_float_to_bfloat(hi)) << 16;
-}
 inline float2 unpack_f16(uint32_t h) {
     return {emu_half_to_float(uint16_t(h)), emu_half_to_float(uint16_t(h >> 16))};
-}
-inline float2 unpack_bf16(uint32_t h) {
-    return {__uint_as_float(h << 16), __uint_as_float(h & 0xffff0000u)};
-}
-
-inline unsigned take_ticket(unsigned* counter, EMU_SITE) {
-    return emu::take_ticket(counter, file, line);
 }
 
 }  // namespace wals::cuda

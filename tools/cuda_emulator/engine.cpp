@@ -51,7 +51,6 @@ void lane_main() {
     self.state = State::kExited;
     self.warp->live &= ~(1u << (self.id & 31));
     --block.live;
-    if (engine.config.allow_exited && block.waiting && block.waiting == block.live) release_barrier(block);
     if (!block.live) leave_for_main();
     suspend();
     __builtin_unreachable();
@@ -111,21 +110,11 @@ void start_block(Block& block, uint64_t linear) {
 
 /// Where the threads of a block that cannot go on are.
 std::string stuck(const Block& block) {
-    std::map<std::string, int> where;
-    bool barrier = false;
-    for (int t = 0; t < block.n_threads; ++t) {
-        const Lane& lane = block.lanes[t];
-        barrier |= lane.state == State::kInBarrier;
-        ++where[lane.state == State::kExited ? "exited" : "in " + place(*lane.site)];
-    }
-    std::string text = format("%s in block (%u, %u, %u): ", barrier ? "divergent barrier" : "divergent warp",
-                              block.index.x, block.index.y, block.index.z);
-    const char* separator = "";
-    for (const auto& [what, count] : where) {
-        text += separator + std::to_string(count) + " threads " + what;
-        separator = "; ";
-    }
-    return text;
+    const bool barrier = std::any_of(block.lanes, block.lanes + block.n_threads,
+                                     [](const Lane& lane) { return lane.state == State::kInBarrier; });
+    return format("%s in block (%u, %u, %u): ", barrier ? "divergent barrier" : "divergent warp", block.index.x,
+                  block.index.y, block.index.z) +
+           whereabouts(block).substr(2);
 }
 
 void run_blocks() {
@@ -277,6 +266,18 @@ std::string place(const Site& site) {
 std::string thread_name(const Lane& lane) {
     const dim3& b = lane.block->index;
     return format("thread (%u, %u, %u) of block (%u, %u, %u)", lane.index.x, lane.index.y, lane.index.z, b.x, b.y, b.z);
+}
+
+std::string whereabouts(const Block& block, const Lane* but) {
+    std::map<std::string, int> where;
+    for (const Lane* lane = block.lanes; lane != block.lanes + block.n_threads; ++lane)
+        if (lane != but)
+            ++where[lane->state == State::kExited     ? "exited"
+                    : lane->state == State::kRunnable ? "can run"
+                                                      : "in " + place(*lane->site)];
+    std::string text;
+    for (const auto& [what, count] : where) text += "; " + std::to_string(count) + " threads " + what;
+    return text;
 }
 
 void fail(const std::string& text, uintptr_t pc, uintptr_t other_pc) {

@@ -41,13 +41,15 @@ struct Site {
     int line = 0;
 };
 
-struct Copy {  // of cp.async, on its way
+struct Copy {  // of cp.async, 16 bytes on their way
     unsigned char* dst;
     const unsigned char* src;
-    int size, valid;
+    bool real;
     unsigned group;
     Site site;
     uintptr_t pc;
+
+    void land() const;
 };
 
 struct Block;
@@ -98,12 +100,10 @@ struct Block {
     int n_threads, live, waiting;
     const Site* barrier;  // on the stack of the first thread that waits
     int votes, total;     // of the barrier being filled; of the last one
-    int waiting_total;    // threads that took part in the last one
     unsigned ready_warps;
     unsigned char *arena, *dynamic;
     size_t dynamic_bytes, static_bytes, static_used;
     std::vector<StaticArray> statics;
-    unsigned ticket;
     Warp warps[kMaxWarps];
     Lane lanes[kMaxThreads];
 };
@@ -161,6 +161,8 @@ extern __thread EMU_API bool is_running __attribute__((tls_model("initial-exec")
 EMU_API void report(const std::string& text, uintptr_t pc, uintptr_t other_pc);
 EMU_API std::string thread_name(const Lane& lane);
 EMU_API std::string place(const Site& site);
+/// "; n threads in ..." for all threads of a block, but for one.
+EMU_API std::string whereabouts(const Block& block, const Lane* but = nullptr);
 EMU_API std::string source_line(uintptr_t pc, bool callers);
 EMU_API std::string kernel_name(const void* kernel);
 EMU_API __attribute__((format(printf, 1, 2))) std::string format(const char* pattern, ...);
@@ -227,18 +229,18 @@ struct HostCopy {  // the part of an allocation that was copied from or to, and 
 struct Allocation {
     uintptr_t begin, end;  // what a kernel may touch
     std::string name;
-    void* mapping = nullptr;  // null for memory of others
-    size_t mapped = 0;
-    int device = -1;                           // -1: all can reach it
-    EmuStream* stream = nullptr;               // that it belongs to
-    std::vector<EmuStream*> shared_with = {};  // others that use it
-    void* shadow = nullptr;                    // of the checked build, made at the first access
+    void* mapping;
+    size_t mapped;
+    int device;
+    CUstream_st* stream;                         // that it belongs to
+    std::vector<CUstream_st*> shared_with = {};  // others that use it
+    void* shadow = nullptr;                      // of the checked build, made at the first access
     size_t shadow_bytes = 0;
     std::vector<HostCopy> copies = {};  // of the checked build
 };
 /// The allocation that holds `p`, or that has it within a page of its ends.
 EMU_API Allocation* find_allocation(uintptr_t p);
-EMU_API void* map_memory(size_t bytes, const std::string& name, int device, EmuStream* stream);
+EMU_API void* map_memory(size_t bytes, const std::string& name, int device, CUstream_st* stream);
 EMU_API void unmap_memory(uintptr_t begin);
 EMU_API size_t device_bytes(int device);
 /// Lets memory of other devices than this fault; -1: none. Memory of a single device costs nothing.
@@ -246,7 +248,7 @@ EMU_API void reach_device(int device);
 /// What an address is said to be where no allocation holds it: of one that has been freed, or just the address.
 EMU_API std::string name_address(uintptr_t p);
 inline bool on_this_device(const Allocation& a) {
-    return a.device < 0 || a.device == engine.origin->device;
+    return a.device == engine.origin->device;
 }
 
 #ifdef EMU_CHECKED
@@ -263,7 +265,6 @@ EMU_API void range_touched(Allocation& allocation, uintptr_t begin, uintptr_t en
                            const char* what);
 EMU_API void block_started(Block& block);
 EMU_API void block_finished(Block& block);
-EMU_API void ticket_taken(Block& block, const void* counter);
 EMU_API void drop_shadow(Allocation& allocation);
 }  // namespace check
 #else

@@ -2,7 +2,7 @@
 //
 // Each allocation is a mapping of its own that ends at a page which faults, full of 0xff (NaN). In the plain build the
 // array ends right there, to 16 bytes, so that running over its end is found; the checked build knows its size to the
-// byte and can keep cudaMalloc's alignment of 256. Memory of others (adopt) is known by its bounds alone.
+// byte and can keep cudaMalloc's alignment of 256.
 #include <dlfcn.h>
 #include <sys/mman.h>
 
@@ -23,33 +23,9 @@ std::mutex allocations_lock;
 std::vector<Allocation> freed;    // the latest, whose addresses are not used again
 std::map<int, size_t> on_device;  // bytes
 
-void insert(Allocation a) {
-    std::lock_guard<std::mutex> lock(allocations_lock);
-    const auto after = std::upper_bound(allocations.begin(), allocations.end(), a.begin,
-                                        [](uintptr_t p, const Allocation& b) { return p < b.begin; });
-    allocations.insert(after, std::move(a));
-}
-
-void remove(uintptr_t begin) {
-    std::lock_guard<std::mutex> lock(allocations_lock);
-    for (auto a = allocations.begin(); a != allocations.end(); ++a) {
-        if (a->begin != begin) continue;
-#ifdef EMU_CHECKED
-        check::drop_shadow(*a);
-#endif
-        if (a->mapping) {
-            munmap(a->mapping, a->mapped);
-            on_device[a->device] -= a->end - a->begin;
-            if (freed.size() == 64) freed.erase(freed.begin());
-            freed.push_back(*a);
-        }
-        allocations.erase(a);
-        return;
-    }
-}
 }  // namespace
 
-void* map_memory(size_t bytes, const std::string& name, int device, EmuStream* stream) {
+void* map_memory(size_t bytes, const std::string& name, int device, CUstream_st* stream) {
     // The plain build finds overruns by the page behind; the checked build by the size, and keeps cudaMalloc's
     // alignment.
     const size_t alignment = kChecked ? 256 : 16, rounded = (bytes + alignment - 1) / alignment * alignment;
@@ -62,13 +38,26 @@ void* map_memory(size_t bytes, const std::string& name, int device, EmuStream* s
     mprotect(static_cast<char*>(mapping) + pages, kPage, PROT_NONE);
     char* const p = static_cast<char*>(mapping) + pages - rounded;
     std::memset(p, 0xff, rounded);
-    insert({uintptr_t(p), uintptr_t(p) + bytes, name, mapping, mapped, device, stream});
+    std::lock_guard<std::mutex> lock(allocations_lock);
+    const auto after = std::upper_bound(allocations.begin(), allocations.end(), uintptr_t(p),
+                                        [](uintptr_t q, const Allocation& b) { return q < b.begin; });
+    allocations.insert(after, {uintptr_t(p), uintptr_t(p) + bytes, name, mapping, mapped, device, stream});
     on_device[device] += bytes;
     return p;
 }
 
 void unmap_memory(uintptr_t begin) {
-    remove(begin);
+    std::lock_guard<std::mutex> lock(allocations_lock);
+    const auto a =
+        std::find_if(allocations.begin(), allocations.end(), [&](const Allocation& b) { return b.begin == begin; });
+#ifdef EMU_CHECKED
+    check::drop_shadow(*a);
+#endif
+    munmap(a->mapping, a->mapped);
+    on_device[a->device] -= a->end - a->begin;
+    if (freed.size() == 64) freed.erase(freed.begin());
+    freed.push_back(*a);
+    allocations.erase(a);
 }
 
 size_t device_bytes(int device) {
@@ -80,18 +69,8 @@ void reach_device(int device) {
     const auto others = [&](const auto& d) { return d.first != device && d.second; };
     if (device < 0 ? all : std::none_of(on_device.begin(), on_device.end(), others)) return;
     for (const Allocation& a : allocations)
-        if (a.mapping)
-            mprotect(a.mapping, a.mapped - kPage,
-                     device < 0 || a.device == device ? PROT_READ | PROT_WRITE : PROT_NONE);
+        mprotect(a.mapping, a.mapped - kPage, device < 0 || a.device == device ? PROT_READ | PROT_WRITE : PROT_NONE);
     all = device < 0;
-}
-
-void adopt(const void* p, size_t bytes, const std::string& name) {
-    insert({uintptr_t(p), uintptr_t(p) + bytes, name});
-}
-
-void forget(const void* p) {
-    remove(uintptr_t(p));
 }
 
 std::vector<Array> arrays() {

@@ -19,7 +19,7 @@ struct type_caster<emu::Place> {  // as (device, handle), or a handle of the cur
     bool load(handle source, bool) {
         const bool has_device = isinstance<tuple>(source);
         const object handle_of = has_device ? object(source.cast<tuple>()[1]) : source.cast<object>();
-        value.stream = reinterpret_cast<EmuStream*>(handle_of.cast<uintptr_t>());
+        value.stream = reinterpret_cast<CUstream_st*>(handle_of.cast<uintptr_t>());
         if (has_device) value.device = source.cast<tuple>()[0].cast<int>();
         return true;
     }
@@ -46,8 +46,7 @@ inline void bind_controls(pybind11::module_& m) {
     m.def(
         "configure",
         [](const std::string& order, unsigned long long seed, int resident_blocks, int architecture, bool eager_copies,
-           bool allow_exited, bool strict, bool profile, double seconds, const std::string& tensor, bool lazy,
-           int devices, size_t memory) {
+           bool profile, double seconds, const std::string& tensor, bool lazy, int devices, size_t memory) {
             static const std::map<std::string, Order> orders{
                 {"forward", Order::kForward}, {"reverse", Order::kReverse}, {"random", Order::kRandom}};
             const auto o = orders.find(order);
@@ -57,14 +56,14 @@ inline void bind_controls(pybind11::module_& m) {
             const auto t = tensors.find(tensor);
             if (t == tensors.end())
                 throw py::value_error("tensor must be v100, t4, a100, h100 or exact, got " + tensor);
-            const Config config{o->second, seed,    resident_blocks, architecture, eager_copies, allow_exited, strict,
-                                profile,   seconds, t->second,       lazy,         devices,      memory};
+            const Config config{o->second, seed, resident_blocks, architecture, eager_copies, profile, seconds,
+                                t->second, lazy, devices,         memory};
             py::gil_scoped_release release;
             configure(config);
         },
         "order"_a = "forward", "seed"_a = 1, "resident_blocks"_a = 1, "architecture"_a = 80, "eager_copies"_a = false,
-        "allow_exited"_a = false, "strict"_a = true, "profile"_a = false, "seconds"_a = 300.0, "tensor"_a = "v100",
-        "lazy"_a = false, "devices"_a = 1, "memory"_a = 0, "How launches run from now on.");
+        "profile"_a = false, "seconds"_a = 300.0, "tensor"_a = "v100", "lazy"_a = false, "devices"_a = 1,
+        "memory"_a = 0, "How launches run from now on.");
     m.def(
         "device_array",
         [](const py::array& a, const std::string& name) {
@@ -94,9 +93,7 @@ inline void bind_controls(pybind11::module_& m) {
     m.def("share", &share, "pointer"_a, "stream"_a, Release(), "The memory is freed after what this stream has now.");
     m.def("free_memory", &free_memory, "device"_a, Release());
     m.def("reset_device", &reset_device, "device"_a, Release(), "Drops the error that sticks to it.");
-    m.def(
-        "new_stream", [](int device, bool legacy) { return uintptr_t(new_stream(device, legacy)); }, "device"_a,
-        "legacy"_a = false, Release(), "A handle; `legacy`: it and the default stream wait for each other.");
+    m.def("new_stream", [](int device) { return uintptr_t(new_stream(device)); }, "device"_a, Release(), "A handle.");
     m.def("current_device", [] {
         int device = 0;
         cudaGetDevice(&device);
@@ -118,11 +115,6 @@ inline void bind_controls(pybind11::module_& m) {
         },
         "What the host asked for since reset_counts(); waits: how often it stood still until a device had caught up.");
     m.def("reset_counts", &reset_counts);
-    m.def(
-        "adopt",
-        [](uintptr_t p, size_t bytes, const std::string& name) { adopt(reinterpret_cast<void*>(p), bytes, name); },
-        "pointer"_a, "nbytes"_a, "name"_a, "Lets kernels touch memory of others.");
-    m.def("forget", [](uintptr_t p) { forget(reinterpret_cast<void*>(p)); }, "pointer"_a, "Takes adopt back.");
     m.def(
         "arrays",
         [] {

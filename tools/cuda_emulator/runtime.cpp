@@ -4,7 +4,7 @@
 // the host or work of another stream, and then in the order of its own stream; else at once, when it is given. A lazy
 // run is as late as CUDA allows; in random order some of the work goes earlier, drawn from the seed. Either way `after`
 // has what a piece of work waits for, and its clock, with what the host has waited for, what is ordered before it: the
-// checked build finds what is not, whatever ran first. Legacy streams and the default stream wait for each other.
+// checked build finds what is not, whatever ran first. No stream waits for another by itself, as torch's do not.
 //
 // Copies. Pageable host memory is copied away within the call (to the device) or waited for (from it); memory of
 // allocate_host is read and written when the copy runs, so that whoever uses it too early is seen. Freed device memory
@@ -35,12 +35,12 @@ using emu::Error;
 using emu::Origin;
 
 struct Event {
-    EmuStream* stream;
+    CUstream_st* stream;
     uint64_t number;
     Clock clock;
 };
 
-struct EmuStream {
+struct CUstream_st {
     struct Work {
         std::function<void(const Origin&)> run;
         std::vector<Event> after;
@@ -49,7 +49,6 @@ struct EmuStream {
     };
     unsigned id;
     int device;
-    bool legacy;  // it and the default stream wait for each other
     uint64_t given = 0, done = 0;
     Clock clock;                 // of what was given last
     std::vector<Event> waiting;  // for what is given next
@@ -59,7 +58,7 @@ struct EmuStream {
 namespace {
 
 struct Device {
-    EmuStream* stream;  // the default one
+    CUstream_st* stream;  // the default one
     cudaError_t error = cudaSuccess;
     std::string why;
 };
@@ -68,7 +67,7 @@ std::mutex machine;
 std::condition_variable turn;
 std::thread::id latest_caller;
 bool several_threads = false;
-std::vector<std::unique_ptr<EmuStream>> streams;
+std::vector<std::unique_ptr<CUstream_st>> streams;
 std::deque<Device> devices;
 std::vector<Event> events;
 std::map<std::pair<const void*, int>, int> most_shared_memory;  // of kernel and device, as set
@@ -90,25 +89,23 @@ void join(Clock& a, const Clock& b) {
     for (size_t s = 0; s < b.size(); ++s) a[s] = std::max(a[s], b[s]);
 }
 
-EmuStream* add_stream(int device, bool legacy) {
-    streams.push_back(std::make_unique<EmuStream>());
-    EmuStream& stream = *streams.back();
+CUstream_st* add_stream(int device) {
+    streams.push_back(std::make_unique<CUstream_st>());
+    CUstream_st& stream = *streams.back();
     stream.id = unsigned(streams.size() - 1);
     stream.device = device;
-    stream.legacy = legacy;
     return &stream;
 }
 
 Device& current() {
-    while (int(devices.size()) <= current_device)
-        devices.push_back({add_stream(int(devices.size()), true), cudaSuccess, ""});
+    while (int(devices.size()) <= current_device) devices.push_back({add_stream(int(devices.size())), cudaSuccess, ""});
     return devices[size_t(current_device)];
 }
 
-void run_to(EmuStream& stream, uint64_t number);
+void run_to(CUstream_st& stream, uint64_t number);
 
-void run_first(EmuStream& stream) {
-    const EmuStream::Work work = std::move(stream.queue.front());
+void run_first(CUstream_st& stream) {
+    const CUstream_st::Work work = std::move(stream.queue.front());
     stream.queue.pop_front();
     for (const Event& e : work.after) run_to(*e.stream, e.number);
     stream.done = work.origin.clock[stream.id];
@@ -128,7 +125,7 @@ void run_first(EmuStream& stream) {
     }
 }
 
-void run_to(EmuStream& stream, uint64_t number) {
+void run_to(CUstream_st& stream, uint64_t number) {
     while (stream.done < number) run_first(stream);
 }
 
@@ -137,21 +134,16 @@ void finish(int device = -1) {
         if (device < 0 || streams[s]->device == device) run_to(*streams[s], streams[s]->given);
 }
 
-/// Gives work to a stream; `is_release`: not a thing that the rules of the default stream know.
-void give(EmuStream& stream, std::function<void(const Origin&)> run, std::vector<Event> after = {},
+/// Gives work to a stream; `is_release`: to be done also where an error sticks to the device.
+void give(CUstream_st& stream, std::function<void(const Origin&)> run, std::vector<Event> after = {},
           bool is_release = false) {
     after.insert(after.end(), stream.waiting.begin(), stream.waiting.end());
     stream.waiting.clear();
-    EmuStream* const main = devices[size_t(stream.device)].stream;
-    if (stream.legacy && !is_release)
-        for (const auto& s : streams)
-            if (s->legacy && s->device == stream.device && s.get() != &stream && (s.get() == main || &stream == main))
-                after.push_back({s.get(), s->given, s->clock});
     join(stream.clock, host);
     for (const Event& e : after) join(stream.clock, e.clock);
     stream.clock.resize(std::max<size_t>(stream.clock.size(), stream.id + 1));
     stream.clock[stream.id] = ++stream.given;
-    EmuStream::Work work{std::move(run), std::move(after), is_release, {}};
+    CUstream_st::Work work{std::move(run), std::move(after), is_release, {}};
     work.origin.device = stream.device;
     work.origin.stream = stream.id;
     work.origin.clock = stream.clock;
@@ -160,7 +152,7 @@ void give(EmuStream& stream, std::function<void(const Origin&)> run, std::vector
 }
 
 /// The host stands still until all that was given is done.
-void wait_for(EmuStream& stream) {
+void wait_for(CUstream_st& stream) {
     ++counted.waits;
     run_to(stream, stream.given);
     join(host, stream.clock);
@@ -177,7 +169,7 @@ uint64_t draw(uint64_t n) {
 struct Call {
     std::unique_lock<std::mutex> lock{machine};
     const int before = current_device;
-    EmuStream* const stream;
+    CUstream_st* const stream;
 
     explicit Call(emu::Place where = {}) : stream(where.stream) {
         if (where.device >= 0) check(cudaSetDevice(where.device));
@@ -187,7 +179,7 @@ struct Call {
         turn.notify_all();
         const emu::Config& config = emu::configuration();
         if (!config.lazy || config.order != emu::Order::kRandom || streams.empty() || draw(3)) return;
-        EmuStream& some = *streams[draw(streams.size())];
+        CUstream_st& some = *streams[draw(streams.size())];
         if (!some.queue.empty()) run_first(some);
     }
     ~Call() { current_device = before; }
@@ -196,15 +188,15 @@ struct Call {
         if (status) throw Error(cudaGetErrorString(status));
     }
     /// Why nothing can be given to the stream, or what it is.
-    cudaError_t find(EmuStream*& found) const {
+    cudaError_t find(CUstream_st*& found) const {
         Device& device = current();
         found = stream ? stream : device.stream;
         const auto is_it = [&](const auto& s) { return s.get() == found && s->device == current_device; };
         if (std::none_of(streams.begin(), streams.end(), is_it)) return failed(cudaErrorInvalidResourceHandle);
         return failed(device.error);
     }
-    EmuStream& get() const {
-        EmuStream* found;
+    CUstream_st& get() const {
+        CUstream_st* found;
         check(find(found));
         return *found;
     }
@@ -223,7 +215,7 @@ bool is_pinned(uintptr_t p, size_t bytes) {
 
 emu::Allocation* device_memory(uintptr_t p) {
     emu::Allocation* const a = emu::find_allocation(p);
-    return a && a->mapping && p >= a->begin && p <= a->end ? a : nullptr;
+    return a && p >= a->begin && p <= a->end ? a : nullptr;
 }
 
 /// Of a copy, fill or release, when it runs.
@@ -245,7 +237,7 @@ namespace emu {
 cudaError_t start(const Shape& shape, const Task& task, cudaStream_t stream) {
     const std::shared_ptr<void> arguments(task.arguments, task.destroy);
     const Call call({-1, stream});
-    EmuStream* where;
+    CUstream_st* where;
     if (const cudaError_t error = call.find(where)) return error;
     engine.findings.clear();
     check_shape(shape);
@@ -272,10 +264,10 @@ void configure(const Config& config) {
     for (Device& device : devices) device.error = cudaSuccess;
 }
 
-EmuStream* new_stream(int device, bool legacy) {
+CUstream_st* new_stream(int device) {
     const Call call({device, nullptr});
     current();
-    return add_stream(device, legacy);
+    return add_stream(device);
 }
 
 void synchronize(Place where) {
@@ -286,7 +278,7 @@ void synchronize(Place where) {
 
 size_t record(Place where) {
     const Call call(where);
-    EmuStream& stream = call.get();
+    CUstream_st& stream = call.get();
     ++counted.events;
     give(stream, [](const Origin&) {});  // it also comes after what the stream waits for
     events.push_back({&stream, stream.given, stream.clock});
@@ -308,7 +300,7 @@ void fill(uintptr_t p, int value, size_t bytes, Place where) {
 
 void copy(uintptr_t to, uintptr_t from, size_t bytes, Place where) {
     const Call call(where);
-    EmuStream& stream = call.get();
+    CUstream_st& stream = call.get();
     const bool to_device = device_memory(to), from_device = device_memory(from);
     counted.uploads += !from_device;
     counted.downloads += !to_device;
@@ -337,7 +329,7 @@ void reset_device(int device) {
 
 void* allocate(size_t bytes, const std::string& name, Place where) {
     const Call call(where);
-    EmuStream& stream = call.get();
+    CUstream_st& stream = call.get();
     ++counted.allocations;
     const size_t limit = configuration().memory;
     if (limit && device_bytes(current_device) + bytes > limit) finish(current_device);  // what is being freed
@@ -350,7 +342,7 @@ void release(void* p) {
     Allocation* const a = device_memory(uintptr_t(p));
     if (!a) return;
     std::vector<Event> after;
-    for (EmuStream* s : a->shared_with) after.push_back({s, s->given, s->clock});
+    for (CUstream_st* s : a->shared_with) after.push_back({s, s->given, s->clock});
     Device& device = devices[size_t(a->device)];
     try {
         const auto free = [p, &device](const Origin& origin) {

@@ -122,7 +122,6 @@ void leave_for_main() {
 
 void release_barrier(Block& block) {
     block.total = block.votes;
-    block.waiting_total = block.waiting;
     block.votes = block.waiting = 0;
     ++block.epoch;
     for (int w = 0; w * 32 < block.n_threads; ++w) make_ready(block.warps[w], block, block.warps[w].live);
@@ -130,7 +129,7 @@ void release_barrier(Block& block) {
 
 // ---- block barriers ----
 
-int barrier(int predicate, Vote result, const char* file, int line) {
+int barrier(int predicate, const char* file, int line) {
     Lane& self = *engine.current;
     Block& block = *self.block;
     const Site site{"__syncthreads", file, line};
@@ -143,7 +142,7 @@ int barrier(int predicate, Vote result, const char* file, int line) {
     block.votes += predicate != 0;
     self.site = &site;
     self.state = State::kInBarrier;
-    if (block.waiting < (engine.config.allow_exited ? block.live : block.n_threads)) {
+    if (block.waiting < block.n_threads) {
         suspend();
     } else {
         release_barrier(block);
@@ -155,14 +154,7 @@ int barrier(int predicate, Vote result, const char* file, int line) {
             self.state = State::kRunnable;
         }
     }
-    switch (result) {
-        case Vote::kCount:
-            return block.total;
-        case Vote::kAnd:
-            return block.total == block.waiting_total;
-        default:
-            return block.total != 0;
-    }
+    return block.total;
 }
 
 // ---- warp collectives ----
@@ -227,7 +219,7 @@ struct ShuffleRecord {
     int source;
 };
 struct VoteRecord {
-    uint64_t value;
+    bool value;
     unsigned result;
 };
 template <class Record>
@@ -252,7 +244,7 @@ uint64_t shuffle(unsigned mask, uint64_t bits, int source, const char* what, con
     return record.result;
 }
 
-unsigned ballot(unsigned mask, int predicate, const char* what, const char* file, int line) {
+unsigned ballot(unsigned mask, int predicate, const char* file, int line) {
     VoteRecord record{predicate != 0, 0};
     const Combine count = [](Warp&, void* const* records, unsigned lanes) {
         unsigned votes = 0;
@@ -260,63 +252,7 @@ unsigned ballot(unsigned mask, int predicate, const char* what, const char* file
             votes |= unsigned(at<VoteRecord>(records, __builtin_ctz(m)).value) << __builtin_ctz(m);
         for (unsigned m = lanes; m; m &= m - 1) at<VoteRecord>(records, __builtin_ctz(m)).result = votes;
     };
-    collective(mask, count, &record, {what, file, line});
-    return record.result;
-}
-
-unsigned match(unsigned mask, uint64_t bits, const char* file, int line) {
-    VoteRecord record{bits, 0};
-    const Combine compare = [](Warp&, void* const* records, unsigned lanes) {
-        for (unsigned m = lanes; m; m &= m - 1) {
-            VoteRecord& r = at<VoteRecord>(records, __builtin_ctz(m));
-            for (unsigned o = lanes; o; o &= o - 1)
-                r.result |= unsigned(at<VoteRecord>(records, __builtin_ctz(o)).value == r.value) << __builtin_ctz(o);
-        }
-    };
-    collective(mask, compare, &record, {"__match_any_sync", file, line});
-    return record.result;
-}
-
-unsigned reduce(unsigned mask, unsigned value, Reduce operation, const char* file, int line) {
-    struct Record {
-        unsigned value, result;
-        Reduce operation;
-    } record{value, 0, operation};
-    const Combine fold = [](Warp&, void* const* records, unsigned lanes) {
-        const Record& first = at<Record>(records, __builtin_ctz(lanes));
-        unsigned r = first.value;
-        for (unsigned m = lanes & (lanes - 1); m; m &= m - 1) {
-            const unsigned x = at<Record>(records, __builtin_ctz(m)).value;
-            switch (first.operation) {
-                case Reduce::kAdd:
-                    r += x;
-                    break;
-                case Reduce::kMin:
-                    r = unsigned(std::min(int(r), int(x)));
-                    break;
-                case Reduce::kMax:
-                    r = unsigned(std::max(int(r), int(x)));
-                    break;
-                case Reduce::kMinUnsigned:
-                    r = std::min(r, x);
-                    break;
-                case Reduce::kMaxUnsigned:
-                    r = std::max(r, x);
-                    break;
-                case Reduce::kAnd:
-                    r &= x;
-                    break;
-                case Reduce::kOr:
-                    r |= x;
-                    break;
-                case Reduce::kXor:
-                    r ^= x;
-                    break;
-            }
-        }
-        for (unsigned m = lanes; m; m &= m - 1) at<Record>(records, __builtin_ctz(m)).result = r;
-    };
-    collective(mask, fold, &record, {"__reduce_sync", file, line});
+    collective(mask, count, &record, {"__ballot_sync", file, line});
     return record.result;
 }
 

@@ -25,28 +25,18 @@ struct MmaRecord {
     const float* c;
 };
 
-/// `words` registers to the numbers in them: two each, for tf32 one.
-template <Element type, int words>
+/// `words` registers to the numbers in them.
+template <int words>
 void decode(const uint32_t* registers, double* numbers) {
-    if constexpr (type == Element::kTf32) {  // what was not converted is truncated, as on the chip
-        for (int w = 0; w < words; ++w) numbers[w] = emu_bits<float>(registers[w] & 0xffffe000u);
-    } else if constexpr (type == Element::kBfloat) {
-        for (int w = 0; w < words; ++w) {
-            numbers[2 * w] = emu_bits<float>(registers[w] << 16);
-            numbers[2 * w + 1] = emu_bits<float>(registers[w] & 0xffff0000u);
-        }
-    } else {
 #ifdef __F16C__
-        alignas(16) uint32_t four[4] = {};
-        std::memcpy(four, registers, 4 * words);
-        alignas(32) float halves[8];
-        _mm256_store_ps(halves, _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(four))));
-        for (int h = 0; h < 2 * words; ++h) numbers[h] = halves[h];
+    alignas(16) uint32_t four[4] = {};
+    std::memcpy(four, registers, 4 * words);
+    alignas(32) float halves[8];
+    _mm256_store_ps(halves, _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(four))));
+    for (int h = 0; h < 2 * words; ++h) numbers[h] = halves[h];
 #else
-        for (int h = 0; h < 2 * words; ++h)
-            numbers[h] = emu_half_to_float(uint16_t(registers[h / 2] >> (16 * (h & 1))));
+    for (int h = 0; h < 2 * words; ++h) numbers[h] = emu_half_to_float(uint16_t(registers[h / 2] >> (16 * (h & 1))));
 #endif
-    }
 }
 
 float toward_zero(double x) {
@@ -58,13 +48,14 @@ typedef double Four __attribute__((vector_size(32)));
 
 typedef int64_t FourBits __attribute__((vector_size(32)));
 
+constexpr int kDepth = 16;
+
 /// sum += a b, exactly but for what double loses. Four rows at a time: 8 sums hide the latency of additions.
-template <int depth>
-void multiply(Four (&sum)[16][2], const double (&a)[16][depth], const Four (&b)[depth][2]) {
+void multiply(Four (&sum)[16][2], const double (&a)[16][kDepth], const Four (&b)[kDepth][2]) {
     for (int i = 0; i < 16; i += 4) {
         Four rows[4][2];
         std::memcpy(rows, sum[i], sizeof rows);
-        for (int k = 0; k < depth; ++k)
+        for (int k = 0; k < kDepth; ++k)
             for (int r = 0; r < 4; ++r)
                 for (int h = 0; h < 2; ++h) rows[r][h] += a[i + r][k] * b[k][h];
         std::memcpy(sum[i], rows, sizeof rows);
@@ -72,11 +63,11 @@ void multiply(Four (&sum)[16][2], const double (&a)[16][depth], const Four (&b)[
 }
 
 /// sum += a b with addends aligned and cut off, `block` products at a time.
-template <int depth, int block>
-void multiply_aligned(Four (&sum)[16][2], const double (&a)[16][depth], const Four (&b)[depth][2], int extra) {
+template <int block>
+void multiply_aligned(Four (&sum)[16][2], const double (&a)[16][kDepth], const Four (&b)[kDepth][2], int extra) {
     constexpr int64_t kExponent = 0x7ff0000000000000, kOne = int64_t(1) << 52, kLeast = int64_t(1023 - 400) << 52;
     const int64_t digits = 23 + extra;
-    for (int k0 = 0; k0 < depth; k0 += block)
+    for (int k0 = 0; k0 < kDepth; k0 += block)
         for (int i = 0; i < 16; ++i)
             for (int h = 0; h < 2; ++h) {
                 Four addends[block + 1], total = {};
@@ -95,35 +86,30 @@ void multiply_aligned(Four (&sum)[16][2], const double (&a)[16][depth], const Fo
 }
 
 // Lane 4 g + t holds rows g and g + 8 of A, C and D, and column g of B. Of A, registers 0 and 2 have row g, 1 and 3 row
-// g + 8; 2 and 3 the second half of the columns. Of B, register 1 has the second half of the rows. 16-bit types have
-// columns (of A; rows of B) 2 t and 2 t + 1 of each half, tf32 has t.
-template <Element type>
+// g + 8; 2 and 3 the second half of the columns. Of B, register 1 has the second half of the rows. A register has
+// columns (of A; rows of B) 2 t and 2 t + 1 of its half.
 void multiply_fragments(Warp&, void* const* records, unsigned) {
-    constexpr int kEach = type == Element::kTf32 ? 1 : 2, kDepth = 8 * kEach;  // numbers in a register
     double a[16][kDepth];
     Four b[kDepth][2], sum[16][2];
     for (int lane = 0; lane < 32; ++lane) {
         const MmaRecord& r = *static_cast<const MmaRecord*>(records[lane]);
         const int g = lane / 4, t = lane % 4;
-        double numbers[4 * kEach];
-        decode<type, 4>(r.a, numbers);
-        for (int e = 0; e < 4; ++e)
-            for (int n = 0; n < kEach; ++n)
-                a[g + 8 * (e & 1)][kEach * t + n + kDepth / 2 * (e >> 1)] = numbers[kEach * e + n];
-        decode<type, 2>(r.b, numbers);
-        for (int e = 0; e < 2; ++e)
-            for (int n = 0; n < kEach; ++n) b[kEach * t + n + kDepth / 2 * e][g / 4][g % 4] = numbers[kEach * e + n];
+        double numbers[8];
+        decode<4>(r.a, numbers);
+        for (int e = 0; e < 8; ++e) a[g + 8 * (e / 2 & 1)][2 * t + (e & 1) + 8 * (e / 4)] = numbers[e];
+        decode<2>(r.b, numbers);
+        for (int e = 0; e < 4; ++e) b[2 * t + (e & 1) + 8 * (e / 2)][g / 4][g % 4] = numbers[e];
         for (int e = 0; e < 4; ++e) sum[g + 8 * (e >> 1)][t / 2][2 * (t % 2) + (e & 1)] = r.c[e];
     }
     const Tensor tensor = engine.config.tensor;
     if (tensor.block == 0)
-        multiply<kDepth>(sum, a, b);
+        multiply(sum, a, b);
     else if (tensor.block <= 4)
-        multiply_aligned<kDepth, 4>(sum, a, b, tensor.extra);
-    else if (tensor.block <= 8 || kDepth == 8)
-        multiply_aligned<kDepth, 8>(sum, a, b, tensor.extra);
+        multiply_aligned<4>(sum, a, b, tensor.extra);
+    else if (tensor.block <= 8)
+        multiply_aligned<8>(sum, a, b, tensor.extra);
     else
-        multiply_aligned<kDepth, kDepth>(sum, a, b, tensor.extra);
+        multiply_aligned<16>(sum, a, b, tensor.extra);
     for (int lane = 0; lane < 32; ++lane) {
         float* const d = static_cast<const MmaRecord*>(records[lane])->d;
         const int g = lane / 4, t = lane % 4;
@@ -137,9 +123,9 @@ struct MatrixRecord {
 };
 
 // Register m of lane 4 g + t holds elements 2 t and 2 t + 1 of row g of matrix m, or of its column g.
-template <int N, bool transposed>
+template <bool transposed>
 void load_fragments(Warp&, void* const* records, unsigned) {
-    for (int m = 0; m < N; ++m) {
+    for (int m = 0; m < 4; ++m) {
         uint16_t matrix[8][8];
         for (int i = 0; i < 8; ++i)
             std::memcpy(matrix[i], static_cast<const MatrixRecord*>(records[8 * m + i])->row, 16);
@@ -154,34 +140,22 @@ void load_fragments(Warp&, void* const* records, unsigned) {
 
 }  // namespace
 
-void mma(Element type, float* d, const uint32_t* a, const uint32_t* b, const float* c, const char* file, int line) {
+void mma(float* d, const uint32_t* a, const uint32_t* b, const float* c, const char* file, int line) {
     MmaRecord record{d, a, b, c};
-    switch (type) {
-        case Element::kHalf:
-            return collective(~0u, multiply_fragments<Element::kHalf>, &record, {"mma_f16", file, line});
-        case Element::kBfloat:
-            return collective(~0u, multiply_fragments<Element::kBfloat>, &record, {"mma_bf16", file, line});
-        default:
-            return collective(~0u, multiply_fragments<Element::kTf32>, &record, {"mma_tf32", file, line});
-    }
+    collective(~0u, multiply_fragments, &record, {"mma_f16", file, line});
 }
 
-void load_matrix(uint32_t* r, int n, bool transposed, const void* row, const char* file, int line) {
-    static constexpr Combine loads[2][5] = {
-        {nullptr, load_fragments<1, false>, load_fragments<2, false>, nullptr, load_fragments<4, false>},
-        {nullptr, load_fragments<1, true>, load_fragments<2, true>, nullptr, load_fragments<4, true>}};
+void load_matrix(uint32_t* r, bool transposed, const void* row, const char* file, int line) {
     const Lane& self = *engine.current;
     const Site site{"ldmatrix", file, line};
-    if ((self.id & 31) < 8 * n) {  // the addresses of other lanes do not count
-        if (uintptr_t(row) % 16) fail("misaligned: a row of " + thread_name(self) + " in " + place(site));
-        if (!in_arenas(row))
-            fail("out of bounds: " + thread_name(self) + " gives a row outside shared memory to " + place(site));
+    if (uintptr_t(row) % 16) fail("misaligned: a row of " + thread_name(self) + " in " + place(site));
+    if (!in_arenas(row))
+        fail("out of bounds: " + thread_name(self) + " gives a row outside shared memory to " + place(site));
 #ifdef EMU_CHECKED
-        check::access(row, 16, check::kRead, EMU_PC);
+    check::access(row, 16, check::kRead, EMU_PC);
 #endif
-    }
     MatrixRecord record{r, static_cast<const unsigned char*>(row)};
-    collective(~0u, loads[transposed][n], &record, site);
+    collective(~0u, transposed ? load_fragments<true> : load_fragments<false>, &record, site);
 }
 
 }  // namespace emu

@@ -1,5 +1,5 @@
 // CUDA's vector types, half floats, mathematical and bit intrinsics, and the part of its host interface that launchers
-// use, for compilers that are not nvcc. Names and meanings are CUDA's.
+// use, for compilers that are not nvcc. Names and meanings are CUDA's; what no kernel uses is not here.
 #pragma once
 
 #include <cmath>
@@ -11,10 +11,8 @@
 #define __global__
 #define __host__
 #define __device__
-#define __constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
-#define __align__(n) __attribute__((aligned(n)))
 
 struct uint3 {
     unsigned x, y, z;
@@ -40,10 +38,8 @@ struct dim3 {
     }
 EMU_VECTOR2(float2, float)
 EMU_VECTOR2(double2, double)
-EMU_VECTOR2(int2, int)
 EMU_VECTOR2(uint2, unsigned)
 EMU_VECTOR4(float4, float)
-EMU_VECTOR4(int4, int)
 EMU_VECTOR4(uint4, unsigned)
 #undef EMU_VECTOR2
 #undef EMU_VECTOR4
@@ -59,37 +55,14 @@ static inline To emu_bits(From x) {
 static inline unsigned __float_as_uint(float x) {
     return emu_bits<unsigned>(x);
 }
-static inline int __float_as_int(float x) {
-    return emu_bits<int>(x);
-}
 static inline float __uint_as_float(unsigned x) {
-    return emu_bits<float>(x);
-}
-static inline float __int_as_float(int x) {
     return emu_bits<float>(x);
 }
 static inline int __popc(unsigned x) {
     return __builtin_popcount(x);
 }
-static inline int __popcll(unsigned long long x) {
-    return __builtin_popcountll(x);
-}
 static inline int __ffs(int x) {
     return __builtin_ffs(x);
-}
-static inline int __ffsll(long long x) {
-    return __builtin_ffsll(x);
-}
-static inline int __clz(int x) {
-    return x ? __builtin_clz(unsigned(x)) : 32;
-}
-static inline int __clzll(long long x) {
-    return x ? __builtin_clzll((unsigned long long)(x)) : 64;
-}
-static inline unsigned __brev(unsigned x) {
-    unsigned r = 0;
-    for (int i = 0; i < 32; ++i) r |= ((x >> i) & 1u) << (31 - i);
-    return r;
 }
 
 // ---- arithmetic ----
@@ -107,28 +80,8 @@ static inline float rsqrtf(float x) {
 static inline double rsqrt(double x) {
     return 1.0 / std::sqrt(x);
 }
-static inline float __fmaf_rn(float a, float b, float c) {
-    return std::fma(a, b, c);
-}
-static inline float __fadd_rn(float a, float b) {
-    return a + b;
-}
-static inline float __fmul_rn(float a, float b) {
-    return a * b;
-}
-static inline float __fdividef(float a, float b) {
-    return a / b;
-}
-static inline float __frcp_rn(float a) {
-    return 1.0f / a;
-}
-static inline float __fsqrt_rn(float a) {
-    return std::sqrt(a);
-}
-#define __expf(x) std::exp(float(x))  // macros, because glibc has functions of these names
-#define __logf(x) std::log(float(x))
 
-// ---- 16-bit floats, rounded to nearest even ----
+// ---- f16, rounded to nearest even ----
 static inline uint16_t emu_float_to_half(float x) {
     const uint32_t u = emu_bits<uint32_t>(x), sign = (u >> 16) & 0x8000u, magnitude = u & 0x7fffffffu;
     if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7fffu);   // NaN
@@ -144,51 +97,9 @@ static inline float emu_half_to_float(uint16_t h) {
     const uint32_t special = (h & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
     return emu_bits<float>(emu_bits<uint32_t>(magnitude) | special | uint32_t(h & 0x8000u) << 16);
 }
-static inline uint16_t emu_float_to_bfloat(float x) {
-    const uint32_t u = emu_bits<uint32_t>(x);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
-    return uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
-}
-
-struct __half {
-    uint16_t bits;
-};
-struct __nv_bfloat16 {
-    uint16_t bits;
-};
-static inline __half __float2half_rn(float x) {
-    return {emu_float_to_half(x)};
-}
-static inline __half __float2half(float x) {
-    return {emu_float_to_half(x)};
-}
-static inline float __half2float(__half h) {
-    return emu_half_to_float(h.bits);
-}
-static inline __half __ushort_as_half(uint16_t x) {
-    return {x};
-}
-static inline uint16_t __half_as_ushort(__half h) {
-    return h.bits;
-}
-static inline __nv_bfloat16 __float2bfloat16_rn(float x) {
-    return {emu_float_to_bfloat(x)};
-}
-static inline __nv_bfloat16 __float2bfloat16(float x) {
-    return {emu_float_to_bfloat(x)};
-}
-static inline float __bfloat162float(__nv_bfloat16 h) {
-    return __uint_as_float(uint32_t(h.bits) << 16);
-}
-static inline __nv_bfloat16 __ushort_as_bfloat16(uint16_t x) {
-    return {x};
-}
-static inline uint16_t __bfloat16_as_ushort(__nv_bfloat16 h) {
-    return h.bits;
-}
 
 // ---- the host interface (runtime.cpp) ----
-typedef struct EmuStream* cudaStream_t;
+typedef struct CUstream_st* cudaStream_t;
 enum cudaError_t {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,

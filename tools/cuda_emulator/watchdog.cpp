@@ -13,8 +13,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <map>
-
 #include "engine.h"
 
 namespace emu {
@@ -26,18 +24,8 @@ namespace {
 /// Who runs, for how long, and where the other threads of the block are.
 std::string describe(const std::string& where) {
     const Lane& self = *engine.current;
-    std::map<std::string, int> others;
-    for (int t = 0; t < self.block->n_threads; ++t) {
-        const Lane& lane = self.block->lanes[t];
-        if (&lane == &self) continue;
-        ++others[lane.state == State::kExited     ? "exited"
-                 : lane.state == State::kRunnable ? "can run"
-                                                  : "in " + place(*lane.site)];
-    }
-    std::string text = std::string("hang: %k") + format(" has not ended after %g s; ", engine.config.seconds) +
-                       thread_name(self) + " is " + where;
-    for (const auto& [what, count] : others) text += "; " + std::to_string(count) + " threads " + what;
-    return text;
+    return "hang: %k" + format(" has not ended after %g s; ", engine.config.seconds) + thread_name(self) + " is " +
+           where + whereabouts(*self.block, &self);
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ def mask_of(each: Instruction) -> str | None:
     """The operand that says which lanes have to come to an instruction; of all lanes "-1"."""
     if each.words[0] in ("ldmatrix", "mma"):
         return "-1"
-    if each.words[:2] == ("bar", "warp") or each.words[0] in ("shfl", "vote", "match", "redux"):
+    if each.words[:2] == ("bar", "warp") or each.words[0] in ("shfl", "vote"):
         return each.operands[-1]
     return None
 
@@ -167,7 +167,7 @@ class Instructions(Threads):
         inputs = []
         for text in operands[1:]:  # the register may be wider
             register = self.register(text) if text in self.kernel.registers else self.read(text, words[-1])
-            inputs.append((register, dtype_of(words[-1]) if words[-1] != "bf16" else np.dtype(np.uint16)))
+            inputs.append((register, dtype_of(words[-1])))
         function = convert(words)
 
         def of(*values: Array) -> Array:
@@ -346,33 +346,6 @@ class Instructions(Threads):
             np.copyto(out, result[words[2]], where=g.where)
 
         return vote
-
-    def do_match(self, words: tuple[str, ...], operands: tuple[str, ...]) -> Step:
-        if words[1] != "any":
-            raise Unsupported("this match")
-        value, mask = self.read(operands[1], words[-1]), self.read(operands[2], "b32")
-
-        def match(g: Group) -> None:
-            each = np.broadcast_to(value, self.n).reshape(-1, 32)
-            same = (each[:, :, None] == each[:, None, :]) & g.mask.reshape(-1, 1, 32)
-            bits = np.packbits(same, axis=2, bitorder="little").view(np.uint32).reshape(-1)
-            np.copyto(self.register(operands[0]), bits & mask, where=g.where)
-
-        return match
-
-    def do_redux(self, words: tuple[str, ...], operands: tuple[str, ...]) -> Step:
-        value, mask = self.read(operands[1], words[-1]), self.read(operands[2], "b32")
-        function = {"add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or,
-                    "xor": np.bitwise_xor}[words[2]]  # fmt: skip
-        out = self.register(operands[0]).view(value.dtype)
-
-        def reduce(g: Group) -> None:
-            named = self.bits(g.mask) & mask
-            for bits in np.unique(np.stack([self.thread // 32 + 64 * self.block_of, named])[:, g.mask], axis=1).T:
-                inside = g.mask & (self.thread // 32 + 64 * self.block_of == bits[0]) & (named == bits[1])
-                out[inside] = function.reduce(np.broadcast_to(value, self.n)[inside])
-
-        return reduce
 
     def do_activemask(self, words: tuple[str, ...], operands: tuple[str, ...]) -> Step:
         return lambda g: np.copyto(self.register(operands[0]), self.bits(g.mask), where=g.where)

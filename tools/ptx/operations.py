@@ -211,15 +211,6 @@ def convert(words: tuple[str, ...]) -> Function:
     text, target, source = ".".join(words), words[-2], words[-1]
     if text == "cvt.rn.f16x2.f32":
         return lambda high, low: _half(low) | _half(high) << np.uint32(16)
-    if text == "cvt.rn.bf16x2.f32":
-        return lambda high, low: _bfloat(low) | _bfloat(high) << np.uint32(16)
-    if text == "cvt.rn.bf16.f32":
-        return lambda x: _bfloat(x).astype(np.uint16)
-    if text == "cvt.f32.bf16":
-        return lambda x: (x.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    if text in ("cvt.rna.tf32.f32", "cvt.rn.tf32.f32"):
-        nearest = np.uint32(0x1000) if words[1] == "rna" else None
-        return lambda x: _tf32(x.view(np.uint32), nearest)
     extra = set(words[1:-2]) - _ROUND.keys() - {"rn", "ftz"}
     to = dtype_of(target)
     if to.kind == "f" and dtype_of(source).kind == "f":  # a rounding to integers within floats keeps the type
@@ -246,15 +237,3 @@ def convert(words: tuple[str, ...]) -> Function:
 
 def _half(x: NDArray[np.float32]) -> NDArray[np.uint32]:
     return x.astype(np.float16).view(np.uint16).astype(np.uint32)
-
-
-def _bfloat(x: NDArray[np.float32]) -> NDArray[np.uint32]:
-    bits = x.view(np.uint32)
-    even = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
-    return np.where(np.isnan(x), np.uint32(0x7FFF), even >> np.uint32(16))
-
-
-def _tf32(bits: NDArray[np.uint32], away: np.uint32 | None) -> NDArray[np.uint32]:
-    half = np.uint32(0xFFF) + (bits >> np.uint32(13) & np.uint32(1)) if away is None else away
-    special = bits & np.uint32(0x7F800000) == np.uint32(0x7F800000)
-    return np.where(special, bits, bits + half & np.uint32(0xFFFFE000))

@@ -20,7 +20,7 @@ class Unsupported(Exception):
 
 
 #: Bytes of the types of PTX.
-BYTES = {f"{kind}{bits}": bits // 8 for kind in "usbf" for bits in (8, 16, 32, 64)} | {"f16x2": 4, "bf16": 2, "pred": 1}
+BYTES = {f"{kind}{bits}": bits // 8 for kind in "usbf" for bits in (8, 16, 32, 64)} | {"f16x2": 4, "pred": 1}
 
 
 @dataclass(frozen=True)

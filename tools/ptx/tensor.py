@@ -51,34 +51,21 @@ MODELS = {"v100": Model(0, 4), "t4": Model(1, 4), "a100": Model(1, 8), "h100": M
 
 
 class Layout:
-    """Fragments of one shape and type: element [lane, register element] of A, B and C has which row and column."""
+    """Fragments of one shape of f16: element [lane, register element] of A, B and C has which row and column."""
 
     def __init__(self, shape: str, kind: str) -> None:
-        self.kind, self.depth = kind, {"m16n8k16": 16, "m16n8k8": 8}.get(shape, 0)
-        self.each = 1 if kind == "tf32" else 2  # elements of a register
-        if kind not in ("f16", "bf16", "tf32") or not self.depth or (kind == "tf32" and self.depth == 16):
+        self.depth = {"m16n8k16": 16, "m16n8k8": 8}.get(shape, 0)
+        if kind != "f16" or not self.depth:
             raise Unsupported(f"mma of shape {shape} and type {kind}")
-        registers = 16 * self.depth // (32 * self.each)  # of A
-        i, j = np.arange(registers * self.each), np.arange(registers * self.each // 2)
-        half = self.depth // 2 if registers == 4 else 0  # columns of A, rows of B, from one register to the next pair
-        if self.each == 2:
-            self.a = _flat(GROUP + 8 * (i // 2 % 2), 2 * IN_GROUP + i % 2 + half * (i // 4), self.depth)
-            self.b = _flat(2 * IN_GROUP + j % 2 + half * (j // 2), GROUP + 0 * j, 8)
-        else:
-            self.a = _flat(GROUP + 8 * (i % 2), IN_GROUP + 4 * (i // 2), self.depth)
-            self.b = _flat(IN_GROUP + 4 * j, GROUP + 0 * j, 8)
-        k = np.arange(4)
+        i, j, k = np.arange(self.depth // 2), np.arange(self.depth // 4), np.arange(4)
+        self.a = _flat(GROUP + 8 * (i // 2 % 2), 2 * IN_GROUP + i % 2 + 8 * (i // 4), self.depth)
+        self.b = _flat(2 * IN_GROUP + j % 2 + 8 * (j // 2), GROUP + 0 * j, 8)
         self.c = _flat(GROUP + 8 * (k // 2), 2 * IN_GROUP + k % 2, 8)
 
-    def decode(self, registers: list[NDArray[np.uint32]]) -> Floats:
-        """(warps, 32, elements) numbers of (warps, 32) registers."""
-        words = np.stack(registers, -1)
-        if self.kind == "tf32":  # what has not been converted is cut off
-            return (words & np.uint32(0xFFFFE000)).view(np.float32).astype(np.float64)
-        halves = words.view(np.uint16)
-        if self.kind == "f16":
-            return halves.view(np.float16).astype(np.float64)
-        return (halves.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+
+def _decode(registers: list[NDArray[np.uint32]]) -> Floats:
+    """(warps, 32, elements) numbers of (warps, 32) registers."""
+    return np.stack(registers, -1).view(np.float16).astype(np.float64)
 
 
 def _flat(row: NDArray[np.int64], column: NDArray[np.int64], width: int) -> NDArray[np.int64]:
@@ -129,8 +116,8 @@ def multiply(
         matrix[:, places] = numbers.reshape(warps, -1)
         return matrix.reshape(warps, rows, columns)
 
-    left = place(layout.decode(a), layout.a, 16, layout.depth)
-    right = place(layout.decode(b), layout.b, layout.depth, 8)
+    left = place(_decode(a), layout.a, 16, layout.depth)
+    right = place(_decode(b), layout.b, layout.depth, 8)
     start = place(np.stack(c, -1).astype(np.float64), layout.c, 16, 8)
     done = dot(left, right, start, model).astype(np.float32).reshape(warps, -1)
     return done[:, layout.c].reshape(warps, 32, 4)

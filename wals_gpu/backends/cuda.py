@@ -37,7 +37,7 @@ __all__ = ["CudaBackend", "CudaSession"]
 
 @tells_device_errors
 class CudaBackend:
-    """Row solves, loss, top-k and transposition on a CUDA device, in float32.
+    """Row solves, loss and top-k on a CUDA device, in float32.
 
     What it computes, its arguments and its errors are those of :class:`.cpu.CpuBackend`; results are equal to float32
     accuracy, and the same to the last bit each time. Arrays of the caller stay NumPy arrays; the terms of a matrix are
@@ -203,35 +203,8 @@ class CudaBackend:
         return self._ridge_loss(Factors(self.device.memory, factors, "own"), ridge, prior)
 
     def transpose(self, matrix: csr_matrix) -> csr_matrix:
-        """The transposed matrix as CSR with sorted indices; one of float64 is transposed on the host."""
-        if matrix.dtype != np.float32 or matrix.shape[0] > np.iinfo(np.int32).max:
-            return self._host.transpose(matrix)
-        kernels, memory, n = self.device.kernels, self.device.memory, len(matrix.indices)
-        n_rows, n_cols = matrix.shape
-        row_ptr = memory.upload(matrix.indptr.astype(np.int64))
-        col_idx, value = memory.upload(matrix.indices.astype(np.int32)), memory.upload(matrix.data)
-        t_row_ptr = memory.empty(n_cols + 1, np.int64)
-        t_col_idx, t_value = memory.empty(max(n, 1), np.int32), memory.empty(max(n, 1), np.float32)
-        workspace = memory.empty(kernels.transpose_bytes(n), np.uint8)
-        address = memory.address
-        kernels.transpose(
-            n_rows,
-            n_cols,
-            n,
-            address(row_ptr),
-            address(col_idx),
-            address(value),
-            address(t_row_ptr),
-            address(t_col_idx),
-            address(t_value),
-            address(workspace),
-            memory.stream,
-        )
-        indptr = memory.download(t_row_ptr)
-        if n <= np.iinfo(np.int32).max:
-            indptr = indptr.astype(np.int32)
-        columns, values = memory.download(t_col_idx)[:n], memory.download(t_value)[:n]
-        return csr_matrix((values, columns, indptr), shape=(n_cols, n_rows), copy=False)
+        """As :meth:`.cpu.CpuBackend.transpose`, on the host, which has the matrix and wants the result."""
+        return self._host.transpose(matrix)
 
     def topk(
         self,

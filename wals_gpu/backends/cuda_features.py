@@ -69,23 +69,11 @@ class CudaFeatures:
         kernels, memory, width, d = self._device.kernels, self._device.memory, self._width, self._factors
         out = self._buffers.get("cross", (width + 1) * d, np.float64)
         workspace = self._buffers.get("cross workspace", kernels.cross_bytes(self._n, width, d), np.uint8)
-        means, of_rows = (
-            memory.address(self._means) if from_mean else 0,
-            self._device.values(self._vector(name, weight)),
-        )
-        x, features = memory.address(self._own.plain()), memory.address(self._features)
+        address, x, of_rows = memory.address, self._own.plain(), self._device.values(self._vector(name, weight))
         kernels.cross(
-            features,
-            self._n,
-            width,
-            of_rows,
-            x,
-            means,
-            d,
-            memory.address(out),
-            memory.address(workspace),
-            memory.stream,
-        )
+            address(self._features), self._n, width, of_rows, address(x), address(self._means) if from_mean else 0, d,
+            address(out), address(workspace), memory.stream,
+        )  # fmt: skip
         sums: Floats = np.array(memory.download(out)[: (width + 1) * d]).reshape(width + 1, d)
         return sums
 

@@ -45,8 +45,6 @@ class Memory(Protocol):
 
     def empty(self, n: int, dtype: type[np.generic] | np.dtype) -> Any: ...
 
-    def zeros(self, n: int, dtype: type[np.generic] | np.dtype) -> Any: ...
-
     def upload(self, array: Any) -> Any: ...
 
     def download(self, array: Any) -> NDArray[Any]: ...
@@ -121,12 +119,6 @@ class TorchMemory:
         is_a = np.dtype(dtype)
         like = {"dtype": getattr(self.torch, is_a.name), "device": self.device}
         return self._new(n * is_a.itemsize, self.torch.empty, n, **like)
-
-    def zeros(self, n: int, dtype: type[np.generic] | np.dtype) -> Any:
-        """A flat array of `n` zeros."""
-        is_a = np.dtype(dtype)
-        like = {"dtype": getattr(self.torch, is_a.name), "device": self.device}
-        return self._new(n * is_a.itemsize, self.torch.zeros, n, **like)
 
     def upload(self, array: Any) -> Any:
         """A flat copy of a NumPy array, which may be changed at once; what is on the device already (torch, DLPack,

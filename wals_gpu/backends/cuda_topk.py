@@ -49,15 +49,9 @@ class ItemTable:
             plain = upload_factors(memory, items[part])
             divisors = None if norms is None else memory.upload(np.asarray(norms[part], np.float32))
             kernels.topk_table(
-                memory.address(plain),
-                part.stop - first,
-                d,
-                0 if divisors is None else memory.address(divisors),
-                memory.address(table),
-                first,
-                n,
-                memory.stream,
-            )
+                memory.address(plain), part.stop - first, d, 0 if divisors is None else memory.address(divisors),
+                memory.address(table), first, n, memory.stream,
+            )  # fmt: skip
         return cls(table, n, d, n_bytes)
 
 
@@ -201,20 +195,9 @@ def _search(
     found = memory.empty(2 * n * k, np.int32)
     workspace = memory.empty(kernels.topk_bytes(n, table.n, d, k, _blocks(device)), np.uint8)
     kernels.topk(
-        at["queries"],
-        n,
-        memory.address(table.array),
-        table.n,
-        d,
-        k,
-        _blocks(device),
-        at.get("ptr", 0),
-        at.get("idx", 0),
-        at.get("mask", 0),
-        memory.address(found),
-        memory.address(found) + 4 * n * k,
-        memory.address(workspace),
-        memory.stream,
-    )
+        at["queries"], n, memory.address(table.array), table.n, d, k, _blocks(device), at.get("ptr", 0),
+        at.get("idx", 0), at.get("mask", 0), memory.address(found), memory.address(found) + 4 * n * k,
+        memory.address(workspace), memory.stream,
+    )  # fmt: skip
     ids, scores = memory.download(found).reshape(2, n, k)
     return ids, scores.view(np.float32)

@@ -178,11 +178,6 @@ def _matrix(n_users: int, n_items: int, n_entries: int) -> csr_matrix:
     return matrix
 
 
-def _transposing(backend: Backend, dtype: Dtype) -> Arrays:
-    turned = backend.transpose(_matrix(301, 77, 4_000))  # float32, whatever is computed in: another type is the host's
-    return turned.indptr, turned.indices, turned.data
-
-
 def _losses(d: int) -> Compute:
     def compute(backend: Backend, dtype: Dtype) -> Arrays:
         rng, matrix = np.random.default_rng(d), _matrix(65, 33, 300).astype(dtype)
@@ -265,7 +260,6 @@ def cases() -> Iterator[Case]:
     yield Case("rows that have no solution", "11 factors, rows of all 10 items", _undetermined, 0.0)
     for d in (1, 33, 100):
         yield Case("losses", f"65 x 33, {d} factors", _losses(d), 1e-5)
-    yield Case("transposition", "301 x 77, 4,000 entries", _transposing, 0.0)
     for b, n, d, k in ((1, 1, 1, 1), (3, 33, 20, 40), (70, 5_000, 100, 10), (5, 1_500, 33, 1_000)):
         yield Case("top-k", f"{b} queries, {n} items, {d} factors, k = {k}", _searching(b, n, d, k), 1e-5)
     for solver in ("cholesky", "cg", "subspace"):

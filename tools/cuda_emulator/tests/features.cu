@@ -35,9 +35,6 @@ FEATURE(ShuffleWidth8) {
 FEATURE(ShuffleUp) {
     return __shfl_up_sync(kAll, x, 3, 16);
 }
-FEATURE(ShuffleDown) {
-    return __shfl_down_sync(kAll, x, 3, 16);
-}
 FEATURE(ShuffleXor) {
     return __shfl_xor_sync(kAll, x, 9);
 }
@@ -52,33 +49,14 @@ FEATURE(ShuffleHalves) {  // the halves of a warp run different numbers of diffe
 FEATURE(Ballot) {
     return __ballot_sync(kAll, x & 1);
 }
-FEATURE(AnyAll) {
-    return uint32_t(__any_sync(kAll, x & 1)) + 2 * uint32_t(__all_sync(kAll, x & 1));
-}
-FEATURE(Match) {
-    return __match_any_sync(kAll, x);
-}
-FEATURE(ReduceAdd) {
-    return __reduce_add_sync(kAll, x);
-}
-FEATURE(ReduceMin) {
-    return uint32_t(__reduce_min_sync(kAll, int(x)));
-}
-FEATURE(ReduceMaxUnsigned) {
-    return __reduce_max_sync(kAll, x);
-}
-FEATURE(ReduceXor) {
-    return __reduce_xor_sync(kAll, x);
-}
 FEATURE(CountBarrier) {
     return uint32_t(__syncthreads_count(x & 1));
 }
-FEATURE(AndOrBarrier) {
-    return uint32_t(__syncthreads_and(x & 1)) + 2 * uint32_t(__syncthreads_or(x & 1));
+FEATURE(OrBarrier) {
+    return uint32_t(__syncthreads_or(x & 1));
 }
 FEATURE(Bits) {
-    return uint32_t(__popc(x)) + 100u * uint32_t(__clz(int(x))) + 10000u * uint32_t(__ffs(int(x))) +
-           (__brev(__brev(x)) == x ? 0 : 1000000u);
+    return uint32_t(__popc(x)) + 100u * uint32_t(__ffs(int(x)));
 }
 FEATURE(PackHalf) {
     const float2 f = unpack_f16(x);
@@ -86,12 +64,6 @@ FEATURE(PackHalf) {
 }
 FEATURE(ToHalf) {
     return pack_f16(__uint_as_float(x), 0.f);
-}
-FEATURE(ToBfloat) {
-    return pack_bf16(__uint_as_float(x), 0.f);
-}
-FEATURE(ToTf32) {
-    return cvt_tf32(__uint_as_float(x));
 }
 FEATURE(Reverse) {  // through static shared memory
     STATIC_SMEM(words, uint32_t[1024]);
@@ -144,40 +116,44 @@ FEATURE(Uninitialised) {
     if (thread != 7) words[thread] = x;
     return words[thread];  // line: uninitialised
 }
+/// Copies the 16 bytes that have word `thread` of `in`; it is word thread % 4 of these.
+__device__ __forceinline__ void copy_word(uint32_t (&to)[4], const uint32_t* in, int thread, bool real = true) {
+    cp_async(to, in + thread / 4 * 4, real);  // line: copy of a word
+}
 FEATURE(CopyTouched) {
-    STATIC_SMEM(words, uint32_t[64]);
-    cp_async<4>(&words[thread], in + thread);
+    STATIC_SMEM(words, uint32_t[64][4]);
+    copy_word(words[thread], in, thread);
     cp_async_commit();
-    const uint32_t early = words[thread];  // line: in flight
+    const uint32_t early = words[thread][thread % 4];  // line: in flight
     cp_async_wait<0>();
     return early;
 }
 FEATURE(CopyStages) {  // the older of two groups has landed when one is left
-    STATIC_SMEM(words, uint32_t[2][64]);
-    cp_async<4>(&words[0][thread], in + thread);
+    STATIC_SMEM(words, uint32_t[2][64][4]);
+    copy_word(words[0][thread], in, thread);
     cp_async_commit();
-    cp_async<4>(&words[1][thread], in + thread, 0);
+    copy_word(words[1][thread], in, thread, false);
     cp_async_commit();
     cp_async_wait<1>();
-    const uint32_t first = words[0][thread];
+    const uint32_t first = words[0][thread][thread % 4];
     cp_async_wait<0>();
-    return first + words[1][thread];
+    return first + words[1][thread][thread % 4];
 }
 FEATURE(CopyOverread) {  // the buffer is still read by others when the next copy starts
-    STATIC_SMEM(words, uint32_t[64]);
-    cp_async<4>(&words[thread], in + thread);
+    STATIC_SMEM(words, uint32_t[64][4]);
+    copy_word(words[thread], in, thread);
     cp_async_commit();
     cp_async_wait<0>();
     __syncthreads();
-    const uint32_t got = words[63 - thread];   // line: overread read
-    cp_async<4>(&words[thread], in + thread);  // line: overread copy
+    const uint32_t got = words[63 - thread][0];  // line: overread read
+    copy_word(words[thread], in, thread);
     cp_async_commit();
     cp_async_wait<0>();
     return got;
 }
 FEATURE(CopyMisaligned) {
     STATIC_SMEM(words, float4[65]);
-    cp_async<16>(reinterpret_cast<float*>(words) + 4 * thread + 1, in + 4 * thread);  // line: misaligned copy
+    cp_async(reinterpret_cast<float*>(words) + 4 * thread + 1, in + 4 * thread);  // line: misaligned copy
     cp_async_commit();
     cp_async_wait<0>();
     return 0;
@@ -258,33 +234,19 @@ FEATURE(Counter) {  // in out[n], behind the threads' words
     return atomicAdd(out + n, 1u) < unsigned(n);
 }
 FEATURE(AtomicKinds) {
-    STATIC_SMEM(words, uint32_t[6]);
-    if (thread < 6) words[thread] = thread == 2 ? ~0u : 0;
+    STATIC_SMEM(words, uint32_t[3]);
+    if (thread < 3) words[thread] = 0;
     __syncthreads();
     atomicAdd(reinterpret_cast<int*>(&words[0]), -int(x & 255));
     atomicMax(&words[1], x);
-    atomicMin(&words[2], x);
-    atomicOr(&words[3], x);
-    atomicAdd(reinterpret_cast<float*>(&words[4]), 1.f);
-    for (uint32_t old = 0, seen; (seen = atomicCAS(&words[5], old, old + 1)) != old;) old = seen;
+    atomicOr(&words[2], x);
     __syncthreads();
-    return thread < 6 ? words[thread] : 0;
+    return thread < 3 ? words[thread] : 0;
 }
-FEATURE(BlocksShareBuffer) {  // the last block to finish adds up what all wrote; `out` has n + blocks + 1 words
+FEATURE(BlocksByAtomic) {  // the last block to finish adds up what all wrote; an atomic orders nothing
     const int n = int(gridDim.x * blockDim.x);
     uint32_t* const parts = out + n;
-    const uint32_t sum = __reduce_add_sync(kAll, x);
-    if (thread == 0) parts[blockIdx.x] = sum;
-    if (take_ticket(parts + gridDim.x) != gridDim.x - 1) return 0;
-    uint32_t total = 0;
-    for (unsigned b = 0; b < gridDim.x; ++b) total += parts[b];
-    return total;
-}
-FEATURE(BlocksByAtomic) {  // the same by a plain atomic, which orders nothing
-    const int n = int(gridDim.x * blockDim.x);
-    uint32_t* const parts = out + n;
-    const uint32_t sum = __reduce_add_sync(kAll, x);
-    if (thread == 0) parts[blockIdx.x] = sum;  // line: part written
+    if (thread == 0) parts[blockIdx.x] = x;  // line: part written
     const unsigned ticket = thread == 0 ? atomicAdd(parts + gridDim.x, 1u) : 0;
     if (__shfl_sync(kAll, ticket, 0) != gridDim.x - 1) return 0;
     uint32_t total = 0;
@@ -297,10 +259,6 @@ FEATURE(GridBarrier) {  // needs all blocks at once; out[n] counts
     while (__ballot_sync(kAll, thread == 0 && atomicAdd(out + n, 0u) < gridDim.x)) {
     }
     return 1;
-}
-FEATURE(Trap) {
-    if (thread == 3) __trap();  // line: trap
-    return 0;
 }
 FEATURE(BankRows) {  // a column of a 32-wide array: 32 words in one bank
     STATIC_SMEM(words, uint32_t[32 * 33]);
@@ -329,7 +287,6 @@ FEATURE(Sectors) {
 }
 
 /// mma and ldmatrix: a register of each lane is a word; `in` holds A (4 words a lane), B (2) and C (4) lane by lane.
-template <int kind>
 __global__ void mma_kernel(const uint32_t* in, uint32_t* out) {
     const int lane = int(threadIdx.x);
     uint32_t a[4], b[2];
@@ -337,25 +294,23 @@ __global__ void mma_kernel(const uint32_t* in, uint32_t* out) {
     for (int e = 0; e < 4; ++e) a[e] = in[4 * lane + e];
     for (int e = 0; e < 2; ++e) b[e] = in[128 + 2 * lane + e];
     for (int e = 0; e < 4; ++e) c[e] = __uint_as_float(in[192 + 4 * lane + e]);
-    if constexpr (kind == 0) mma_f16(c, a, b, c);
-    if constexpr (kind == 1) mma_bf16(c, a, b, c);
-    if constexpr (kind == 2) mma_tf32(c, a, b, c);
+    mma_f16(c, a, b, c);
     for (int e = 0; e < 4; ++e) out[4 * lane + e] = __float_as_uint(c[e]);
 }
 
-template <int n, bool transposed>
+template <bool transposed>
 __global__ void ldmatrix_kernel(const uint32_t* in, uint32_t* out) {
     Carver carve(dynamic_smem());
     uint32_t* const rows = carve.take<uint32_t>(32 * 4);
     const int lane = int(threadIdx.x);
     for (int w = 0; w < 4; ++w) rows[4 * lane + w] = in[4 * lane + w];
     __syncwarp();
-    uint32_t r[n];
+    uint32_t r[4];
     if constexpr (transposed)
         ldmatrix_trans(r, rows + 4 * lane);
     else
         ldmatrix(r, rows + 4 * lane);
-    for (int m = 0; m < n; ++m) out[n * lane + m] = r[m];
+    for (int m = 0; m < 4; ++m) out[4 * lane + m] = r[m];
 }
 
 using Kernel = void (*)(const uint32_t*, uint32_t*);
@@ -364,24 +319,15 @@ using Kernel = void (*)(const uint32_t*, uint32_t*);
 const std::map<std::string, Kernel> kKernels{EACH(Shuffle),
                                              EACH(ShuffleWidth8),
                                              EACH(ShuffleUp),
-                                             EACH(ShuffleDown),
                                              EACH(ShuffleXor),
                                              EACH(ShuffleDouble),
                                              EACH(ShuffleHalves),
                                              EACH(Ballot),
-                                             EACH(AnyAll),
-                                             EACH(Match),
-                                             EACH(ReduceAdd),
-                                             EACH(ReduceMin),
-                                             EACH(ReduceMaxUnsigned),
-                                             EACH(ReduceXor),
                                              EACH(CountBarrier),
-                                             EACH(AndOrBarrier),
+                                             EACH(OrBarrier),
                                              EACH(Bits),
                                              EACH(PackHalf),
                                              EACH(ToHalf),
-                                             EACH(ToBfloat),
-                                             EACH(ToTf32),
                                              EACH(Reverse),
                                              EACH(ReverseNoBarrier),
                                              EACH(WarpExchange),
@@ -411,22 +357,14 @@ const std::map<std::string, Kernel> kKernels{EACH(Shuffle),
                                              EACH(TwoMasks),
                                              EACH(Counter),
                                              EACH(AtomicKinds),
-                                             EACH(BlocksShareBuffer),
                                              EACH(BlocksByAtomic),
                                              EACH(GridBarrier),
-                                             EACH(Trap),
                                              EACH(BankRows),
                                              EACH(BankVectors),
                                              EACH(Sectors),
-                                             {"mma_f16", mma_kernel<0>},
-                                             {"mma_bf16", mma_kernel<1>},
-                                             {"mma_tf32", mma_kernel<2>},
-                                             {"ldmatrix_x1", ldmatrix_kernel<1, false>},
-                                             {"ldmatrix_x2", ldmatrix_kernel<2, false>},
-                                             {"ldmatrix_x4", ldmatrix_kernel<4, false>},
-                                             {"ldmatrix_trans_x1", ldmatrix_kernel<1, true>},
-                                             {"ldmatrix_trans_x2", ldmatrix_kernel<2, true>},
-                                             {"ldmatrix_trans_x4", ldmatrix_kernel<4, true>}};
+                                             {"mma_f16", mma_kernel},
+                                             {"ldmatrix", ldmatrix_kernel<false>},
+                                             {"ldmatrix_trans", ldmatrix_kernel<true>}};
 
 }  // namespace
 
@@ -436,7 +374,9 @@ void run_feature(const std::string& name, int n_blocks, int block, int smem, voi
     if (!own_limit)
         return launch(kernel, dim3(unsigned(n_blocks)), dim3(unsigned(block)), size_t(smem),
                       static_cast<cudaStream_t>(stream), in, out);
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem), "cudaFuncSetAttribute");
+    check_cuda(
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, smem),
+        "cudaFuncSetAttribute");
     const cudaLaunchConfig_t config = {
         unsigned(n_blocks), unsigned(block), size_t(smem), static_cast<cudaStream_t>(stream), nullptr, 0};
     check_cuda(cudaLaunchKernelEx(&config, kernel, in, out), "launch");

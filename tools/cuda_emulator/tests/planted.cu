@@ -32,20 +32,22 @@ __global__ void __launch_bounds__(kThreads)
             int64_t row = e < end ? col_idx[e] : 0;
             if (bug == 8 && e == begin) row += 1000;
             const float* const from = table + row * kD + column;
-            cp_async<16>(s.tile + c / (kD / 4) * kStride + column, from, e < end ? 16 : 0);  // line: copy
+            cp_async(s.tile + c / (kD / 4) * kStride + column, from, e < end);  // line: copy
         }
         cp_async_commit();
         if (bug != 2) cp_async_wait<0>();
         if (bug != 1) __syncthreads();
-        for (int k = 0; k < kTile; k += 8) {
-            uint32_t a[4], b[2];
-            for (int e = 0; e < 4; ++e)
-                a[e] = cvt_tf32(s.tile[(k + t + 4 * (e >> 1)) * kStride + 16 * warp + g + 8 * (e & 1)]);  // line: read
-            for (int n = 0; n < 4; ++n) {
-                for (int e = 0; e < 2; ++e)
-                    b[e] = cvt_tf32(s.tile[(k + t + 4 * e) * kStride + 8 * n + g]);  // line: read
-                mma_tf32(sum[n], a, b, sum[n]);
+        uint32_t a[4], b[2];
+        for (int e = 0; e < 4; ++e) {
+            const float* const from = s.tile + (2 * t + 8 * (e >> 1)) * kStride + 16 * warp + g + 8 * (e & 1);
+            a[e] = pack_f16(from[0], from[kStride]);  // line: read
+        }
+        for (int n = 0; n < 4; ++n) {
+            for (int e = 0; e < 2; ++e) {
+                const float* const from = s.tile + (2 * t + 8 * e) * kStride + 8 * n + g;
+                b[e] = pack_f16(from[0], from[kStride]);  // line: read
             }
+            mma_f16(sum[n], a, b, sum[n]);
         }
         if (bug == 4) {
             if (warp == 0) __syncthreads();  // line: divergent
