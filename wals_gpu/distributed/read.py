@@ -195,8 +195,8 @@ class _Part(NamedTuple):
 def _read_part(name: str, path: Any, group: Group, columns: Mapping[str, Any], kinds: Sequence[str | None]) -> _Part:
     """The rank's part of files, weighed as one process weighs it."""
     sources: list[Source] = []
-    seen, rows = "", None
-    with together(group, f"reading {name}"):
+    seen, rows, who = "", None, f"reading {'the ' if name == 'interactions' else ''}{name}"
+    with together(group, who):
         if unfit := [option for option in _KNOWN_IDS if columns.get(option) is not None]:
             raise ValueError(f"{', '.join(unfit)} cannot be used where each rank reads a part of the rows")
         _check_paths(name, path, group.size)
@@ -208,7 +208,7 @@ def _read_part(name: str, path: Any, group: Group, columns: Mapping[str, Any], k
     options = {option: repr(value) for option, value in sorted(columns.items()) if value is not None}
     agree(group, **{f"files of {name}": seen, "options of reading": options, "kinds of ids": list(kinds)})
     source, bounds, shown = sources[0], None, list[Any]()
-    with together(group, f"reading {name}"):
+    with together(group, who):
         mine = part_of(source, group.rank, group.size)
         if mine is not None:
             try:
@@ -217,7 +217,7 @@ def _read_part(name: str, path: Any, group: Group, columns: Mapping[str, Any], k
             except EmptyTableError:  # a file with names of columns alone
                 pass
     shown = list(chain.from_iterable(gather_json(group, shown)))
-    with together(group, f"reading {name}"):
+    with together(group, who):
         if rows is not None:
             rows = rows.with_times(shown)
             bounds = rows.bounds
@@ -230,7 +230,7 @@ def _read_part(name: str, path: Any, group: Group, columns: Mapping[str, Any], k
     if not parts:
         raise no_rows(source.what)
     entries = None
-    with together(group, f"reading {name}"):
+    with together(group, who):
         of_all = Bounds.of_all(parts)
         if rows is not None and (rows.keep is None or rows.keep.any() or not of_all.n_kept):
             entries = rows.entries(of_all)
