@@ -8,6 +8,8 @@ from ranks import run_ranks
 
 from wals_gpu import WALS, DataError, as_interactions
 from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.data.columns import open_source
+from wals_gpu.data.paths import part_of
 from wals_gpu.data.times import Period
 from wals_gpu.distributed import LocalGroup, fit_sharded, read_sharded
 from wals_gpu.distributed.read import read_validation
@@ -209,15 +211,17 @@ def test_repeated_pairs_that_stay_entries_of_their_own(tmp_path):
     np.testing.assert_allclose(whole["items"][place], expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::wals_gpu.ParameterWarning")
-def test_folders_whose_names_are_columns_and_several_paths(tmp_path):
+def test_parts_of_folders_whose_names_are_columns_and_of_several_paths(tmp_path):
     table = make_table("numbers", 3000)
     for half in range(2):
         (tmp_path / f"plays/item_id={half + 7}").mkdir(parents=True)
         part = table.drop_columns(["item_id"])[half * 1500 : half * 1500 + 1500]
         pq.write_table(part, tmp_path / f"plays/item_id={half + 7}/part.parquet", row_group_size=700)
-    pq.write_table(table, tmp_path / "more.parquet")
+    pq.write_table(table, tmp_path / "more.parquet", row_group_size=1600)
     for paths in (tmp_path / "plays", [tmp_path / "more.parquet", str(tmp_path / "m*.parquet")]):
-        shards = read_sharded(paths, LocalGroup(), 4, SolveOptions())
-        whole = as_interactions(paths if isinstance(paths, list) else str(paths))
-        assert shards.item_ids == whole.item_ids and (shards.users != whole.matrix).nnz == 0
+        source = open_source(paths)
+        parts = [part_of(source, part, 2) for part in range(2)]
+        whole, *read = ([c.to_pylist() for c in one.read(["item_id"], ["plays"], ["time"])] for one in (source, *parts))
+        assert whole == [first + second for first, second in zip(*read, strict=True)]
+        assert f"row {len(read[0][0]) % 3000}" in parts[1].place(0)
+    assert part_of(open_source(tmp_path / "more.parquet"), 2, 3) is None  # of two row groups
