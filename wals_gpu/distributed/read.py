@@ -14,8 +14,10 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import warnings
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, pairwise
 from typing import Any, NamedTuple
@@ -50,7 +52,7 @@ from wals_gpu.data.times import Period
 from wals_gpu.distributed.cuts import Cuts, cut_rows
 from wals_gpu.distributed.group import Group, agree, gather_json, of_each, to_receive, together
 from wals_gpu.distributed.shards import Shards, period_of_all
-from wals_gpu.errors import DataError, EmptyTableError
+from wals_gpu.errors import DataError, EmptyTableError, ParameterWarning
 
 __all__ = ["merge_entries", "merge_shards", "read_sharded", "read_validation", "some_entries"]
 
@@ -103,7 +105,8 @@ def read_sharded(
         The ranks do not see the same files.
     """
     agree(group, version=version_of("wals_gpu"), factors=factors, solver=repr(options))
-    part = _read_part("interactions", path, group, columns, kinds)
+    with _said_once(group):
+        part = _read_part("interactions", path, group, columns, kinds)
     n_rows = int(of_each(group, len(part.rows)).sum())
     users, items, matrix, times = _by_user(
         *part.ids, part.rows, part.columns, part.values, group, factors, options, True, part.times
@@ -159,7 +162,8 @@ def read_validation(path: Any, shards: Shards, **columns: Any) -> csr_matrix:
     # Of ratings that count as likes was warned where the interactions were read.
     fixed = {"warn_ratings": False, "dtype": shards.dtype}
     columns = {"like": shards.columns} | options_of_part(columns) | fixed
-    part = _read_part("validation", path, group, columns, kinds)
+    with _said_once(group):
+        part = _read_part("validation", path, group, columns, kinds)
     places = [np.empty(0, np.int64)] * 2
     for side, (of_part, known, kind) in enumerate(zip(part.ids, own_ids, kinds, strict=True)):
         assert kind is not None
@@ -246,6 +250,20 @@ def _read_part(name: str, path: Any, group: Group, columns: Mapping[str, Any], k
             source.text_ids,
         )  # fmt: skip
     return _of_one_text_kind(group, part, kinds) if source.text_ids else part
+
+
+@contextmanager
+def _said_once(group: Group) -> Iterator[None]:
+    """What ranks warn of within, rank 0 warns of, once: it speaks for all."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    said = gather_json(group, [str(one.message) for one in caught if issubclass(one.category, ParameterWarning)])
+    for one in caught:
+        if not issubclass(one.category, ParameterWarning):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    for text in dict.fromkeys(chain.from_iterable(said)) if group.rank == 0 else ():
+        warn(text)
 
 
 def _check_paths(name: str, path: Any, n_ranks: int) -> None:
