@@ -177,6 +177,16 @@ def test_what_cannot_be_read_is_named(tmp_path):
         read_validation(pa.table({"user_id": ["nobody"] * 10, "item_id": ["x"] * 10}), shards)
 
 
+@pytest.mark.parametrize(("ids", "others"), [(("1", "3"), ("x", "3")), ((str(2**63 + 7), "3"), ("-4", "3"))])
+def test_validation_finds_the_integers_among_other_ids(tmp_path, ids, others):
+    for name, users in (("plays.csv", ids), ("test.csv", others)):
+        (tmp_path / name).write_text("user_id,item_id\n" + "".join(f"{user},{n}\n" for n, user in enumerate(users)))
+    shards = read_sharded(tmp_path / "plays.csv", LocalGroup(), 4, SolveOptions())
+    with pytest.warns(match="1 of 2 rows of validation"):
+        test = read_validation(tmp_path / "test.csv", shards)
+    assert test.nnz == 1 and test[shards.user_ids.tolist().index(3), 1] == 1
+
+
 REPEATS = """
 from wals_gpu import WALS
 from wals_gpu.backends.solve import SolveOptions
