@@ -1,5 +1,7 @@
 """Reading by parts: ids, rows and values as one machine has them, whatever rank read what."""
 
+import warnings
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,6 +10,8 @@ from ranks import run_ranks
 
 from wals_gpu import WALS, DataError, as_interactions
 from wals_gpu.backends.solve import SolveOptions
+from wals_gpu.data.columns import open_source
+from wals_gpu.data.paths import part_of
 from wals_gpu.data.times import Period
 from wals_gpu.distributed import LocalGroup, fit_sharded, read_sharded
 from wals_gpu.distributed.read import read_validation
@@ -46,7 +50,8 @@ def write_texts(folder, table):
         lines = zip(rows["user_id"].to_pylist(), items, rows["plays"].to_pylist(), times, strict=True)
         text = "".join(f"{user},{item},{play / 3:.9g},{time}\n" for user, item, play, time in lines)
         (folder / name).write_text(HEADER + text)
-    (folder / "c.csv").write_text(HEADER)
+    lines = ['9,"b-8,2,1/30/2000\n', "9,b-9,2,1/31/2000\n", "9,b-1,2,1/30/2000\n", '9,"b-7,2,1/30/2000\n']
+    (folder / "c.csv").write_text(HEADER + "".join(lines))
 
 
 #: Of reading; what each of them looks at is spread over all ranks.
@@ -63,7 +68,11 @@ def write_shards(folder, group):
     rank = group.rank
     for kind, options in OPTIONS.items():
         shards = read_sharded(folder / kind, group, 16, SolveOptions(), time_column="time", **options)
-        test = read_validation(folder / f"test-{kind}", shards, **options)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            test = read_validation(folder / f"test-{kind}", shards, **options)
+        if kind == "texts":  # the last rank reads the file with a quote, rank 0 speaks of it
+            assert any("c.csv has a quote" in str(one.message) for one in caught) == (rank == 0)
         users, items = (ids.to_numpy().astype("U") for ids in (shards.user_ids, shards.item_ids))
         found = {"users": users, "items": items, "times": shards.times}
         for name, matrix, cuts in (
@@ -168,6 +177,16 @@ def test_what_cannot_be_read_is_named(tmp_path):
         read_validation(pa.table({"user_id": ["nobody"] * 10, "item_id": ["x"] * 10}), shards)
 
 
+@pytest.mark.parametrize(("ids", "others"), [(("1", "3"), ("x", "3")), ((str(2**63 + 7), "3"), ("-4", "3"))])
+def test_validation_finds_the_integers_among_other_ids(tmp_path, ids, others):
+    for name, users in (("plays.csv", ids), ("test.csv", others)):
+        (tmp_path / name).write_text("user_id,item_id\n" + "".join(f"{user},{n}\n" for n, user in enumerate(users)))
+    shards = read_sharded(tmp_path / "plays.csv", LocalGroup(), 4, SolveOptions())
+    with pytest.warns(match="1 of 2 rows of validation"):
+        test = read_validation(tmp_path / "test.csv", shards)
+    assert test.nnz == 1 and test[shards.user_ids.tolist().index(3), 1] == 1
+
+
 REPEATS = """
 from wals_gpu import WALS
 from wals_gpu.backends.solve import SolveOptions
@@ -209,15 +228,17 @@ def test_repeated_pairs_that_stay_entries_of_their_own(tmp_path):
     np.testing.assert_allclose(whole["items"][place], expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::wals_gpu.ParameterWarning")
-def test_folders_whose_names_are_columns_and_several_paths(tmp_path):
+def test_parts_of_folders_whose_names_are_columns_and_of_several_paths(tmp_path):
     table = make_table("numbers", 3000)
     for half in range(2):
         (tmp_path / f"plays/item_id={half + 7}").mkdir(parents=True)
         part = table.drop_columns(["item_id"])[half * 1500 : half * 1500 + 1500]
         pq.write_table(part, tmp_path / f"plays/item_id={half + 7}/part.parquet", row_group_size=700)
-    pq.write_table(table, tmp_path / "more.parquet")
+    pq.write_table(table, tmp_path / "more.parquet", row_group_size=1600)
     for paths in (tmp_path / "plays", [tmp_path / "more.parquet", str(tmp_path / "m*.parquet")]):
-        shards = read_sharded(paths, LocalGroup(), 4, SolveOptions())
-        whole = as_interactions(paths if isinstance(paths, list) else str(paths))
-        assert shards.item_ids == whole.item_ids and (shards.users != whole.matrix).nnz == 0
+        source = open_source(paths)
+        parts = [part_of(source, part, 2) for part in range(2)]
+        whole, *read = ([c.to_pylist() for c in one.read(["item_id"], ["plays"], ["time"])] for one in (source, *parts))
+        assert whole == [first + second for first, second in zip(*read, strict=True)]
+        assert f"row {len(read[0][0]) % 3000}" in parts[1].place(0)
+    assert part_of(open_source(tmp_path / "more.parquet"), 2, 3) is None  # of two row groups

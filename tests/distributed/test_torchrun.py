@@ -95,6 +95,17 @@ def test_killed_twice_a_fit_ends_as_one_that_was_not(plays, tmp_path):
     assert [record.loss for record in model.history_] == [record.loss for record in whole.history_]
 
 
+def test_restarts_that_would_not_go_on_are_warned_of(monkeypatch):
+    from wals_gpu.cli.entry import make_parser
+    from wals_gpu.cli.fit import _check_restarts
+
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    words = ["fit", "plays.parquet", "--out", "model", "--checkpoint-dir", "unfinished"]
+    with pytest.warns(match="only with --resume"):
+        _check_restarts(make_parser().parse_args(words))
+    _check_restarts(make_parser().parse_args([*words, "--resume"]))
+
+
 @pytest.mark.skipif(not os.path.exists("/bin/ps") and not os.path.exists("/usr/bin/ps"), reason="needs ps")
 def test_ctrl_c_of_one_rank_stops_all_and_keeps_the_checkpoint(plays, tmp_path):
     unfinished = tmp_path / "unfinished"

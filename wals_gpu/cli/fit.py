@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wals_gpu.backends.launched import is_launched
+from wals_gpu.checks import warn
 from wals_gpu.cli import nightly
 from wals_gpu.cli.inputs import check_model, load_model, new_model, read_data, reading_options, refuse_model
 from wals_gpu.cli.options import (
@@ -284,6 +285,7 @@ def _run_on_ranks(args: argparse.Namespace) -> int:
             if "device" in args.settings:
                 args.settings["device"] = args.device
             _check(args)
+            _check_restarts(args)
             args.settings["num_threads"] = args.threads
             model = new_model(args)
         if args.encoder is not None:
@@ -323,6 +325,13 @@ def _run_on_ranks(args: argparse.Namespace) -> int:
                 shutil.rmtree(args.checkpoint_dir, ignore_errors=True)
             (_print_for_programs if args.json else _print_for_people)(args.out, fitted.local, sizes, interrupted)
     return 130 if interrupted else 0
+
+
+def _check_restarts(args: argparse.Namespace) -> None:
+    """Warn where torchrun is to begin again after a loss, and the checkpoint would be refused then."""
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if restarts and args.checkpoint_dir is not None and not args.resume:
+        warn("torchrun is to restart ranks that are lost, but they go on from --checkpoint-dir only with --resume")
 
 
 def _hybrid_on_ranks(group: Group, args: argparse.Namespace) -> WALS:

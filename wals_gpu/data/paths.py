@@ -106,6 +106,8 @@ def part_of(source: Source, part: int, n_parts: int) -> Source | None:
         From 0.
     n_parts : int
     """
+    if n_parts == 1:
+        return source
     pieces = [(1, source)] if source.pieces is None else source.pieces()
     total = sum(size for size, _ in pieces)
     mine, before = [], 0

@@ -16,7 +16,8 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from wals_gpu.data.files import load_folder, save_folder
 from wals_gpu.distributed.cuts import Cuts
 from wals_gpu.distributed.group import Group, gather_json, together
-from wals_gpu.errors import CheckpointError, ModelFormatError
+from wals_gpu.errors import CheckpointError, DistributedError, ModelFormatError
 from wals_gpu.training.checkpoints import Checkpoint
 from wals_gpu.training.state import FitRecord, FitState
 from wals_gpu.training.validation import Validation
@@ -82,15 +83,32 @@ class ShardedCheckpoint(Checkpoint):
         }
         tensors = {f"{kind}/{name}": array for kind, values in arrays.items() for name, array in values.items()}
         shared = {name: tensors.pop(name) for name in [name for name in tensors if not name.endswith("_factors")]}
-        with together(group, f"writing the checkpoint after iteration {n}"):
-            save_folder(step / f"rows-{group.rank}", tensors, {"model": _KIND})
-        with together(group, f"writing the checkpoint after iteration {n}"):
-            if group.rank == 0:
-                all_see(step, lambda: [rank for rank in range(group.size) if not (step / f"rows-{rank}").is_dir()])
-                save_folder(self.path, shared, metadata)
-                for old in self.path.glob("step-*"):
-                    if old != step:
-                        shutil.rmtree(old, ignore_errors=True)
+        own = step / f"rows-{group.rank}"
+        with self._taken_back(own):
+            with together(group, f"writing the checkpoint after iteration {n}"):
+                save_folder(own, tensors, {"model": _KIND})
+            with together(group, f"writing the checkpoint after iteration {n}"):
+                if group.rank == 0:
+                    all_see(step, lambda: [rank for rank in range(group.size) if not (step / f"rows-{rank}").is_dir()])
+                    save_folder(self.path, shared, metadata)
+                    for old in self.path.glob("step-*"):
+                        if old != step:
+                            shutil.rmtree(old, ignore_errors=True)
+
+    @contextmanager
+    def _taken_back(self, own: Path) -> Iterator[None]:
+        """A checkpoint that cannot be written leaves nothing behind: the disk may be full."""
+        is_new = not own.exists()
+        try:
+            yield
+        except DistributedError:
+            raise  # the others may be anywhere
+        except Exception:
+            if is_new:
+                shutil.rmtree(own, ignore_errors=True)
+                with suppress(OSError):  # those of other ranks are there
+                    own.parent.rmdir()
+            raise
 
     def begin(
         self, state: FitState, iterations: int, validation: Validation | None, *, resume: bool

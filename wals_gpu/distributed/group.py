@@ -301,12 +301,23 @@ def agree(group: Group, **values: Any) -> None:
     """Raise, on all ranks, where a value (of JSON's kinds) is not the same on all; its name says what it is."""
     given = gather_json(group, values)
     for rank, other in enumerate(given):
-        names = [name for name in given[0] if other.get(name) != given[0][name]]
-        if names:
-            parts = "; ".join(
-                f"{name} is {given[0][name]!r} on rank 0, {other.get(name)!r} on rank {rank}" for name in names
-            )
-            raise DistributedError(f"all ranks must have the same data, settings and versions: {parts:.2000}")
+        parts = [
+            f"{name} is {mine!r} on rank 0, {theirs!r} on rank {rank}"
+            for name, mine, theirs in _differences(given[0], other)
+        ]
+        if parts:
+            text = "; ".join(parts)
+            raise DistributedError(f"all ranks must have the same data, settings and versions: {text:.2000}")
+
+
+def _differences(one: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What is not the same, with its innermost name."""
+    for name in dict.fromkeys([*one, *other]):
+        mine, theirs = one.get(name), other.get(name)
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            yield from _differences(mine, theirs)
+        elif mine != theirs:
+            yield name, mine, theirs
 
 
 @contextmanager

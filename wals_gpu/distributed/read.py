@@ -14,8 +14,10 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import warnings
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, pairwise
 from typing import Any, NamedTuple
@@ -50,7 +52,7 @@ from wals_gpu.data.times import Period
 from wals_gpu.distributed.cuts import Cuts, cut_rows
 from wals_gpu.distributed.group import Group, agree, gather_json, of_each, to_receive, together
 from wals_gpu.distributed.shards import Shards, period_of_all
-from wals_gpu.errors import DataError, EmptyTableError
+from wals_gpu.errors import DataError, EmptyTableError, ParameterWarning
 
 __all__ = ["merge_entries", "merge_shards", "read_sharded", "read_validation", "some_entries"]
 
@@ -103,7 +105,8 @@ def read_sharded(
         The ranks do not see the same files.
     """
     agree(group, version=version_of("wals_gpu"), factors=factors, solver=repr(options))
-    part = _read_part("interactions", path, group, columns, kinds)
+    with _said_once(group):
+        part = _read_part("interactions", path, group, columns, kinds)
     n_rows = int(of_each(group, len(part.rows)).sum())
     users, items, matrix, times = _by_user(
         *part.ids, part.rows, part.columns, part.values, group, factors, options, True, part.times
@@ -159,7 +162,8 @@ def read_validation(path: Any, shards: Shards, **columns: Any) -> csr_matrix:
     # Of ratings that count as likes was warned where the interactions were read.
     fixed = {"warn_ratings": False, "dtype": shards.dtype}
     columns = {"like": shards.columns} | options_of_part(columns) | fixed
-    part = _read_part("validation", path, group, columns, kinds)
+    with _said_once(group):
+        part = _read_part("validation", path, group, columns, kinds)
     places = [np.empty(0, np.int64)] * 2
     for side, (of_part, known, kind) in enumerate(zip(part.ids, own_ids, kinds, strict=True)):
         assert kind is not None
@@ -195,8 +199,8 @@ class _Part(NamedTuple):
 def _read_part(name: str, path: Any, group: Group, columns: Mapping[str, Any], kinds: Sequence[str | None]) -> _Part:
     """The rank's part of files, weighed as one process weighs it."""
     sources: list[Source] = []
-    seen, rows = "", None
-    with together(group, f"reading {name}"):
+    seen, rows, who = "", None, f"reading {'the ' if name == 'interactions' else ''}{name}"
+    with together(group, who):
         if unfit := [option for option in _KNOWN_IDS if columns.get(option) is not None]:
             raise ValueError(f"{', '.join(unfit)} cannot be used where each rank reads a part of the rows")
         _check_paths(name, path, group.size)
@@ -208,7 +212,7 @@ def _read_part(name: str, path: Any, group: Group, columns: Mapping[str, Any], k
     options = {option: repr(value) for option, value in sorted(columns.items()) if value is not None}
     agree(group, **{f"files of {name}": seen, "options of reading": options, "kinds of ids": list(kinds)})
     source, bounds, shown = sources[0], None, list[Any]()
-    with together(group, f"reading {name}"):
+    with together(group, who):
         mine = part_of(source, group.rank, group.size)
         if mine is not None:
             try:
@@ -217,7 +221,7 @@ def _read_part(name: str, path: Any, group: Group, columns: Mapping[str, Any], k
             except EmptyTableError:  # a file with names of columns alone
                 pass
     shown = list(chain.from_iterable(gather_json(group, shown)))
-    with together(group, f"reading {name}"):
+    with together(group, who):
         if rows is not None:
             rows = rows.with_times(shown)
             bounds = rows.bounds
@@ -230,7 +234,7 @@ def _read_part(name: str, path: Any, group: Group, columns: Mapping[str, Any], k
     if not parts:
         raise no_rows(source.what)
     entries = None
-    with together(group, f"reading {name}"):
+    with together(group, who):
         of_all = Bounds.of_all(parts)
         if rows is not None and (rows.keep is None or rows.keep.any() or not of_all.n_kept):
             entries = rows.entries(of_all)
@@ -246,6 +250,20 @@ def _read_part(name: str, path: Any, group: Group, columns: Mapping[str, Any], k
             source.text_ids,
         )  # fmt: skip
     return _of_one_text_kind(group, part, kinds) if source.text_ids else part
+
+
+@contextmanager
+def _said_once(group: Group) -> Iterator[None]:
+    """What ranks warn of within, rank 0 warns of, once: it speaks for all."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    said = gather_json(group, [str(one.message) for one in caught if issubclass(one.category, ParameterWarning)])
+    for one in caught:
+        if not issubclass(one.category, ParameterWarning):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    for text in dict.fromkeys(chain.from_iterable(said)) if group.rank == 0 else ():
+        warn(text)
 
 
 def _check_paths(name: str, path: Any, n_ranks: int) -> None:
