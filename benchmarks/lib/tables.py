@@ -656,7 +656,11 @@ def search_threads(result: dict) -> str:
     if not fewer:
         return f", on {most} threads" if most > 1 else ""
     names = " and ".join(RANKERS[system] for system in fewer)
-    return f", that of {names} on {threads[fewer[0]]} thread, the others' on {most}"
+    of_some = {
+        record["kind"] for record in result["records"] if record["stage"] == "search" and record["threads"] < most
+    }
+    where = " where logs are split at random" if of_some == {"random"} else ""
+    return f", that of {names} on {threads[fewer[0]]} thread{where}, the others' on {most}"
 
 
 def ranking_table(result: dict) -> str:
