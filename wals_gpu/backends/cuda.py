@@ -22,7 +22,7 @@ from wals_gpu.backends.cuda_errors import tells_device_errors
 from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, Target, check_factors
 from wals_gpu.backends.cuda_features import CudaFeatures
 from wals_gpu.backends.cuda_loss import add_data_loss, add_ridge_loss, spectrum_of
-from wals_gpu.backends.cuda_memory import Memory, TorchMemory, load_cuda
+from wals_gpu.backends.cuda_memory import TorchMemory, load_cuda
 from wals_gpu.backends.cuda_solve import Outcome, RowSolver, Started
 from wals_gpu.backends.cuda_terms import TermsCache
 from wals_gpu.backends.cuda_topk import ItemTables, topk
@@ -59,7 +59,7 @@ class CudaBackend:
     def __init__(
         self,
         module: ModuleType | None = None,
-        memory: Memory | None = None,
+        memory: TorchMemory | None = None,
         memory_limit: int | None = None,
         device: int | None = None,
     ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from wals_gpu._cpu import LIMITS
-from wals_gpu.backends.cuda_memory import Memory
+from wals_gpu.backends.cuda_memory import TorchMemory
 from wals_gpu.backends.cuda_plan import MOST_SLICES
 from wals_gpu.backends.solve import SolveMemory, SolveOptions, SolveSizes
 from wals_gpu.objective.terms import RowTerms
@@ -77,7 +77,7 @@ class Device:
     ----------
     kernels : module
         The native module, or the emulator of it.
-    memory : Memory
+    memory : TorchMemory
     limit : int or None
         Device memory to use, in bytes; None: what is free.
     kept_bytes : int
@@ -89,7 +89,7 @@ class Device:
     """
 
     kernels: ModuleType
-    memory: Memory
+    memory: TorchMemory
     limit: int | None = None
     kept_bytes: int = 0
     buffer_bytes: int = 0

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cuda_device import Buffers, Device
-from wals_gpu.backends.cuda_memory import Memory
+from wals_gpu.backends.cuda_memory import TorchMemory
 from wals_gpu.backends.host import Spectrum, check_gram
 
 __all__ = [
@@ -32,12 +32,12 @@ class DeviceSpectrum:
     vectors: Any = None
 
     @classmethod
-    def upload(cls, memory: Memory, spectrum: Spectrum) -> DeviceSpectrum:
+    def upload(cls, memory: TorchMemory, spectrum: Spectrum) -> DeviceSpectrum:
         """A copy of one on the host."""
         values, vectors = (None if a is None else memory.upload(np.asarray(a, np.float64)) for a in spectrum)
         return cls(values, vectors)
 
-    def download(self, memory: Memory) -> Spectrum:
+    def download(self, memory: TorchMemory) -> Spectrum:
         """A copy on the host; waits for it.
 
         Raises
@@ -70,7 +70,7 @@ class OnDevice:
         return OnDevice(self.array[rows.start * self.width : rows.stop * self.width], self.width)
 
 
-def upload_factors(memory: Memory, factors: Any) -> Any:
+def upload_factors(memory: TorchMemory, factors: Any) -> Any:
     """Factors (n, D) in device memory, flat; those that are there already are used in place."""
     if isinstance(factors, OnDevice):
         return factors.array
@@ -83,7 +83,7 @@ class Factors:
     `name` tells the two sides of a solve apart: each has a buffer for its rows in the basis of a spectrum.
     """
 
-    def __init__(self, memory: Memory, host: Any, name: str, *, is_kept: bool = False) -> None:
+    def __init__(self, memory: TorchMemory, host: Any, name: str, *, is_kept: bool = False) -> None:
         self._memory, self.host, self.name = memory, host, name
         self._device = memory.upload(host) if is_kept and host.size else None
         self._is_ahead = False  # of the host's

@@ -1,7 +1,7 @@
 """The CUDA device as the backend sees it: whether there is one, and its memory.
 
-Kernels see nothing but addresses and a stream. What owns the memory is a small class; the one over torch is here, and
-tests have one over NumPy, with which the same backend runs on the CPU emulator of the kernels.
+Kernels see nothing but addresses and a stream. What owns the memory is a small class over torch; tests give it another
+torch, whose memory is that of the kernels' emulator on the CPU.
 """
 
 from __future__ import annotations
@@ -13,49 +13,22 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wals_gpu.backends.cuda_errors import driver_cuda, no_device
 
-__all__ = ["Memory", "Stream", "TorchMemory", "cuda_of_torch", "load_cuda"]
+__all__ = ["TorchMemory", "cuda_of_torch", "load_cuda"]
 
 #: Uploads of at most so many bytes go through pinned memory, and nobody waits for them.
 PINNED_BYTES = 1 << 24
 
-#: A device's number and CUDA's own handle: what kernels take as their stream.
-Stream = tuple[int, int]
-
-
-class Memory(Protocol):
-    """Device memory: flat arrays of any kind that have ``len()`` and keep their memory while they live.
-
-    Arrays are made, copied and freed in the order of `stream`, whichever thread asks. `note` ends the message when
-    there is no more.
-    """
-
-    note: str
-
-    @property
-    def stream(self) -> Any: ...
-
-    def side_stream(self) -> AbstractContextManager[Any]: ...
-
-    def empty(self, n: int, dtype: type[np.generic] | np.dtype) -> Any: ...
-
-    def upload(self, array: Any) -> Any: ...
-
-    def download(self, array: Any) -> NDArray[Any]: ...
-
-    def address(self, array: Any) -> int: ...
-
-    def free_bytes(self) -> int: ...
-
 
 class TorchMemory:
-    """Memory of torch's allocator on one CUDA device, used on two streams of its own.
+    """Memory of torch's allocator on one CUDA device, used on two streams of its own: flat arrays of any kind that have
+    ``len()`` and keep their memory while they live.
 
     Torch reuses memory in the order of the stream that it was made on, so arrays may be dropped as soon as the kernels
     that read them have been started there. The streams belong to this object and not to a thread, so threads that share
@@ -67,6 +40,11 @@ class TorchMemory:
         Its number; by default torch's current one.
     torch : optional
         What to use in place of the module torch.
+
+    Attributes
+    ----------
+    note : str
+        Ends the message when there is no more memory.
     """
 
     note = ""
@@ -81,7 +59,7 @@ class TorchMemory:
 
     @property
     def stream(self) -> Any:
-        """The stream that everything is ordered by, for kernels."""
+        """The stream that everything is ordered by, for kernels: the device's number and CUDA's own handle."""
         return self._main and (self.device.index, int(self._main.cuda_stream))
 
     @contextmanager
