@@ -278,6 +278,7 @@ def test_a_line_of_names_in_the_midst_is_no_user(tmp_path):
     """What ``cat january.csv february.csv`` makes."""
     part = "user,item\nann,x\nuser,y\n"  # somebody may be called so
     assert read(written(tmp_path / "a.csv", part)) == [("ann", "x", 1.0), ("user", "y", 1.0)]
+    assert read(written(tmp_path / "a.csv", "user,item,value\nuser,item,2\n")) == [("user", "item", 2.0)]
     for text in (part + part, "\ufeffuser;item\n1;2\n\ufeffuser;item\n3;4\n", part * 2000):
         path = written(tmp_path / "a.csv", text)
         with pytest.raises(DataError, match=r"line [34] of .*a\.csv is the line of names again"):

@@ -153,7 +153,7 @@ class _TextTable:
         columns = [table[str(place[name])] for name in [*ids, *numbers, *plain]]
         if self._dialect.padded:
             columns = [column if pa.types.is_floating(column.type) else _stripped(column) for column in columns]
-        if self._has_header:
+        if self._has_header and not numbers:  # names are no numbers
             self._refuse_second_header(list(zip(ids, columns, strict=False)))
         return columns
 

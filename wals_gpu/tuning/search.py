@@ -124,7 +124,8 @@ def open_study(storage: str | os.PathLike[str] | None, name: str, search: dict[s
     except Exception as error:  # of SQLAlchemy and of the drivers below it, each of their own kind
         if url is None:
             raise
-        raise ValueError(f"storage cannot be {shown}: {' '.join(str(error).split())[:200]}") from error
+        said = getattr(error, "orig", None) or error  # the driver's words, without SQLAlchemy's statement around them
+        raise ValueError(f"storage cannot be {shown}: {' '.join(str(said).split())[:200]}") from error
     if known is not None and known != search:
         differs = [key for key in search if known.get(key) != search[key]]
         raise ValueError(
