@@ -589,7 +589,7 @@ def test_many_queries_with_a_filter():
         model.similar_users(3, N=5, filter_users=hide)[0] for hide in (7, [7])
     )  # a single id, as implicit's
     np.testing.assert_array_equal(one, several)
-    with pytest.raises(TypeError, match="N must be an integer, got '5'"):
+    with pytest.raises(TypeError, match="N must be an integer, got str '5'"):
         model.recommend(0, matrix[0], N="5")
 
 

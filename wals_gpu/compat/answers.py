@@ -384,4 +384,4 @@ def _count(N: Any) -> int:
     try:
         return operator.index(N)
     except TypeError:
-        raise TypeError(f"N must be an integer, got {N!r:.60}") from None
+        raise TypeError(f"N must be an integer, got {type(N).__name__} {N!r:.60}") from None
