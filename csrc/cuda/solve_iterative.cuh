@@ -63,17 +63,16 @@ __device__ __forceinline__ void cg_pass(const RotatedRows& p, int64_t begin, int
     // All lanes of a warp go round equally often: they take part in each other's sums.
     for (int first = 0; first < n; first += S::kParts) {
         const int e = first + part;
-        const bool real = e < n, in_panel = e < staged;
-        const float* const row = kResidual || !in_panel
-                                     ? p.table + (real ? int64_t{p.terms.col_idx[begin + e]} * p.P : 0)
-                                     : m.panel + int64_t{e} * p.P;
+        const bool real = e < n, in_panel = e < staged, from_table = real && (kResidual || !in_panel);
+        const float* const row = p.table + (from_table ? int64_t{p.terms.col_idx[begin + e]} * p.P : 0);
+        float* const kept = m.panel + int64_t{e} * p.P;
         float4 r[S::kVectors];
         float dot = 0;
 #pragma unroll
         for (int i = 0; i < S::kVectors; ++i) {
             const int column = column0 + 4 * S::kLanes * i;
-            r[i] = real && column < p.P ? ld4(row + column) : zero;
-            if (kResidual && real && in_panel && column < p.P) st4(m.panel + int64_t{e} * p.P + column, r[i]);
+            r[i] = !real || column >= p.P ? zero : from_table ? ld4(row + column) : ld4(kept + column);
+            if (kResidual && real && in_panel && column < p.P) st4(kept + column, r[i]);
             dot += r[i].x * x[i].x + r[i].y * x[i].y + r[i].z * x[i].z + r[i].w * x[i].w;
         }
         dot = warp_reduce<S::kLanes>(dot, Sum());

@@ -57,9 +57,8 @@ def test_no_kernel_uses_local_memory(found):
 
 @compiles
 def test_accesses_know_their_memory(found):
-    """None by a generic address, but where a row of conjugate gradients is in the table or in the panel."""
-    uses = {kernel for kernel, each in found.items() if any(f["ld"] or f["st"] for f in each.values())}
-    assert all(re.match("(solve_cg|cg_slices)_kernel<", kernel) for kernel in uses), uses
+    """None is by a generic address."""
+    assert not {kernel for kernel, each in found.items() if any(f["ld"] or f["st"] for f in each.values())}
 
 
 @compiles

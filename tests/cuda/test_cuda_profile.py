@@ -33,7 +33,7 @@ HOT = [
     ("dense.cuh", r"out\[r \* shape.out_stride", "global", 1.0),
     ("dense.cuh", r"out\[(r \* D \+ c|mirror_r)", "global", 1.1),
     ("dense.cuh", r"out\[int64_t\{r\} \* D", "global", 1.5),  # blocks on the diagonal have half rows
-    ("solve_iterative.cuh", r"st4\(m.p(arts|anel)", "shared", 1.0),
+    ("solve_iterative.cuh", r"st4\((m.parts|kept)", "shared", 1.0),
     ("solve_iterative.cuh", r"ld4\(row \+ column", "global", 1.0),
     ("topk.cuh", r"ldmatrix", "shared", 1.0),
 ]
