@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wals_gpu.checks import integer, number
+from wals_gpu.checks import as_path, integer, number
 from wals_gpu.distributed.fit import fit_sharded
 from wals_gpu.distributed.launch import connected
 from wals_gpu.errors import DistributedError
@@ -69,6 +69,8 @@ def ray_train(
     data : path or list of them, or whatever :func:`.fit_sharded` takes
         A path to files that all machines see, of which each worker reads a part. Anything else travels to every
         machine through Ray's object store.
+    out : str or path
+        Folder for the model, which all machines see; replaced.
     num_workers : int
         Ranks. One for a machine, with its CPUs, makes the least traffic.
     resources_per_worker : mapping of str to float, optional
@@ -119,9 +121,9 @@ def ray_train(
     except ImportError as error:
         raise DistributedError("ray_train needs Ray and torch: pip install 'wals_gpu[ray]'") from error
     # Workers have other working folders.
-    folder, options = os.path.abspath(out), dict(options)
+    folder, options = os.path.abspath(as_path("out", out)), dict(options)
     if checkpoint_dir is not None:
-        options |= {"checkpoint_dir": os.path.abspath(checkpoint_dir), "resume": True}
+        options |= {"checkpoint_dir": os.path.abspath(as_path("checkpoint_dir", checkpoint_dir)), "resume": True}
     for name in ("warm_start", "validation"):
         if name in options:
             options[name] = _seen_anywhere(options[name])
@@ -150,7 +152,7 @@ def _seen_anywhere(data: Any) -> Any:
     if isinstance(data, (list, tuple)):
         return [_seen_anywhere(one) for one in data]
     is_path = isinstance(data, (str, PathLike)) and "://" not in os.fspath(data)
-    return os.path.abspath(data) if is_path else data
+    return os.path.abspath(os.path.expanduser(data)) if is_path else data
 
 
 class _Lost(Exception):
