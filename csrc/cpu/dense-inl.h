@@ -44,18 +44,20 @@ static inline int64_t gram_bytes(int64_t D) {
 constexpr int64_t kGramColumns = 256;  // of a block of gram_block
 constexpr int64_t kGramDepth = 128;    // rows of y per panel there: two panels of float64 stay in L2
 
-/// out (D, D): the columns of blocks `i` and `j` >= i, both triangles = sum over n rows of weight y y', in float64.
+/// out (D, D): the columns of blocks `i` and `j` >= i, both triangles = sum of weight y y' in float64, over the rows of
+/// each of `slabs` slabs, which end at bounds, then over these in order.
 template <class T>
-static void gram_block(const T* y, int64_t n, int64_t D, Broadcast<T> weight, int64_t i, int64_t j, double* out,
-                       char* workspace) {
+static void gram_block(const T* y, int64_t D, Broadcast<T> weight, const int64_t* bounds, int64_t slabs, int64_t i,
+                       int64_t j, double* out, char* workspace) {
     constexpr int W = kWidth<double>, R = kTileRows<double>;
-    constexpr int64_t kCapacity = kGramDepth + 16, kColumns = kGramColumns;
+    constexpr int64_t kCapacity = kGramDepth + 16, kColumns = kGramColumns, kSums = kColumns * (kColumns + 16);
     Carver carve{workspace};
     const Panel<double> left{carve.take<double>(kColumns * kCapacity), kCapacity};
     const Panel<double> other{carve.take<double>(kColumns * kCapacity), kCapacity};
-    const Panel<double> sum{carve.take<double>(kColumns * (kColumns + 16)), kColumns + 16};
+    const Panel<double> sum{carve.take<double>(kSums), kColumns + 16};
+    const Panel<double> total{carve.take<double>(kSums), kColumns + 16};
     const Panel<double>& right = i == j ? left : other;
-    for (int64_t k = 0; k < kColumns * (kColumns + 16); ++k) sum.data[k] = 0;
+    for (int64_t k = 0; k < kSums; ++k) total.data[k] = 0;
     auto width = [&](int64_t block) { return D - block * kColumns < kColumns ? D - block * kColumns : kColumns; };
     const int64_t rows = width(i), columns = width(j), blocks = round_up(columns, W) / W;
     double scale[kGramDepth];
@@ -81,25 +83,29 @@ static void gram_block(const T* y, int64_t n, int64_t D, Broadcast<T> weight, in
             sum_tile<double, NV>(sums, left.block(i0 / W) + i0 % W, from_right, depth, depth, from, nullptr);
         }
     };
-    for (int64_t k0 = 0; k0 < n; k0 += kGramDepth) {
-        const int64_t depth = n - k0 < kGramDepth ? n - k0 : kGramDepth;
-        for (int64_t k = 0; k < depth; ++k) scale[k] = __builtin_sqrt(double(weight[k0 + k]));
-        pack(k0, depth, i * kColumns, rows, left);
-        if (i != j) pack(k0, depth, j * kColumns, columns, other);
-        int64_t b = 0;
-        for (; b + 3 <= blocks; b += 3) add(Count<3>{}, b, depth);
-        if (blocks - b == 2) add(Count<2>{}, b, depth);
-        if (blocks - b == 1) add(Count<1>{}, b, depth);
+    for (int64_t s = 0; s < slabs; ++s) {
+        for (int64_t k = 0; k < kSums; ++k) sum.data[k] = 0;
+        for (int64_t k0 = bounds[s], end = bounds[s + 1]; k0 < end; k0 += kGramDepth) {
+            const int64_t depth = end - k0 < kGramDepth ? end - k0 : kGramDepth;
+            for (int64_t k = 0; k < depth; ++k) scale[k] = __builtin_sqrt(double(weight[k0 + k]));
+            pack(k0, depth, i * kColumns, rows, left);
+            if (i != j) pack(k0, depth, j * kColumns, columns, other);
+            int64_t b = 0;
+            for (; b + 3 <= blocks; b += 3) add(Count<3>{}, b, depth);
+            if (blocks - b == 2) add(Count<2>{}, b, depth);
+            if (blocks - b == 1) add(Count<1>{}, b, depth);
+        }
+        for (int64_t k = 0; k < kSums; ++k) total.data[k] += sum.data[k];
     }
     for (int64_t r = 0; r < rows; ++r)
         for (int64_t c = i == j ? r : 0; c < columns; ++c) {
             const int64_t at_row = i * kColumns + r, at_column = j * kColumns + c;
-            out[at_row * D + at_column] = out[at_column * D + at_row] = sum.block(c / W)[r * W + c % W];
+            out[at_row * D + at_column] = out[at_column * D + at_row] = total.block(c / W)[r * W + c % W];
         }
 }
 
 static inline int64_t gram_block_bytes() {
-    return (2 * (kGramDepth + 16) + kGramColumns + 16) * kGramColumns * int64_t(sizeof(double)) + 256;
+    return (2 * (kGramDepth + 16) + 2 * (kGramColumns + 16)) * kGramColumns * int64_t(sizeof(double)) + 256;
 }
 
 /// Packs q (D, D), or its transpose, into column blocks of K = D rows for multiply_rows.

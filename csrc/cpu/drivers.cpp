@@ -83,10 +83,31 @@ std::vector<int64_t> gram_bounds(int64_t n, int64_t D) {
     return bounds;
 }
 
+/// sums (slabs / together, D, D): sums of the Gram matrices of so many slabs each, block by block of their columns.
+template <class T>
+static bool gram_blocks(const T* y, int64_t D, Broadcast<T> weight, const int64_t* bounds, int64_t slabs,
+                        int64_t together, double* sums, int n_threads, const Interrupted& interrupted) {
+    const KernelTable<T>& k = kernels<T>();
+    const int64_t blocks = (D + k.gram_block_columns - 1) / k.gram_block_columns;
+    const auto workspace = buffers_per_thread(n_threads, k.gram_block_workspace_bytes());
+    std::vector<std::pair<int64_t, int64_t>> pairs;
+    for (int64_t i = 0; i < blocks; ++i)
+        for (int64_t j = i; j < blocks; ++j) pairs.emplace_back(i, j);
+    const int64_t of_each = int64_t(pairs.size());
+    return parallel_for(slabs / together * of_each, n_threads, interrupted, [&](int64_t task, int thread) {
+        const int64_t s = task / of_each;
+        const auto [i, j] = pairs[size_t(task % of_each)];
+        k.gram_block(y, D, weight, bounds + s * together, together, i, j, sums + s * D * D,
+                     workspace[size_t(thread)].data());
+    });
+}
+
 template <class T>
 bool gram_slabs(const T* y, int64_t D, Broadcast<T> weight, const int64_t* bounds, int64_t slabs, double* sums,
                 int n_threads, const Interrupted& interrupted) {
     const KernelTable<T>& k = kernels<T>();
+    if (D > limits::blocked_factors)
+        return gram_blocks(y, D, weight, bounds, slabs, /*together=*/1, sums, n_threads, interrupted);
     std::fill_n(sums, slabs * D * D, 0.0);
     const auto workspace = buffers_per_thread(n_threads, k.gram_workspace_bytes(D));
     return parallel_for(slabs, n_threads, interrupted, [&](int64_t s, int thread) {
@@ -97,20 +118,10 @@ bool gram_slabs(const T* y, int64_t D, Broadcast<T> weight, const int64_t* bound
 template <class T>
 bool gram(const T* y, int64_t n, int64_t D, Broadcast<T> weight, double* out, int n_threads,
           const Interrupted& interrupted) {
-    const KernelTable<T>& k = kernels<T>();
-    if (D > limits::blocked_factors) {  // slabs' sums would take more memory than they
-        const int64_t blocks = (D + k.gram_block_columns - 1) / k.gram_block_columns;
-        const auto workspace = buffers_per_thread(n_threads, k.gram_block_workspace_bytes());
-        std::vector<std::pair<int64_t, int64_t>> pairs;
-        for (int64_t i = 0; i < blocks; ++i)
-            for (int64_t j = i; j < blocks; ++j) pairs.emplace_back(i, j);
-        return parallel_for(int64_t(pairs.size()), n_threads, interrupted, [&](int64_t task, int thread) {
-            const auto [i, j] = pairs[size_t(task)];
-            k.gram_block(y, n, D, weight, i, j, out, workspace[size_t(thread)].data());
-        });
-    }
     const std::vector<int64_t> bounds = gram_bounds(n, D);
     const int64_t slabs = int64_t(bounds.size()) - 1;
+    if (D > limits::blocked_factors)  // a copy of the result for each slab would take more memory than the factors
+        return gram_blocks(y, D, weight, bounds.data(), slabs, /*together=*/slabs, out, n_threads, interrupted);
     Buffer sums(slabs * D * D * int64_t(sizeof(double)));
     const bool done = gram_slabs(y, D, weight, bounds.data(), slabs, sums.as<double>(), n_threads, interrupted);
     for (int64_t i = 0; i < D; ++i)

@@ -11,8 +11,7 @@ namespace wals::cpu {
 template <class T>
 const KernelTable<T>& kernels();  // of the instruction set in use (dispatch.cpp)
 
-/// Where the slabs of n rows of D factors end, from 0 to n: up to D = limits::blocked_factors a Gram matrix is the sum
-/// of theirs, in order.
+/// Where the slabs of n rows of D factors end, from 0 to n: a Gram matrix is the sum of theirs, in order.
 std::vector<int64_t> gram_bounds(int64_t n, int64_t D);
 
 /// sums (slabs, D, D) float64: upper triangles of the sums of weight[i] y_i y_i' over rows [bounds[s], bounds[s + 1]).

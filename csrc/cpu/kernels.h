@@ -168,11 +168,12 @@ struct KernelTable {
     /// gram (D, D) float64, upper triangle += sum over rows [begin, end) of weight y y'.
     int64_t (*gram_workspace_bytes)(int64_t D);
     void (*gram)(const T* y, int64_t D, Broadcast<T> weight, int64_t begin, int64_t end, double* out, char* workspace);
-    /// The same over n rows for two blocks of gram_block_columns columns of the result alone, i <= j, both triangles.
+    /// The same over slabs of rows, which end at bounds, for two blocks of gram_block_columns columns of the result
+    /// alone, i <= j, both triangles.
     int64_t gram_block_columns;
     int64_t (*gram_block_workspace_bytes)();
-    void (*gram_block)(const T* y, int64_t n, int64_t D, Broadcast<T> weight, int64_t i, int64_t j, double* out,
-                       char* workspace);
+    void (*gram_block)(const T* y, int64_t D, Broadcast<T> weight, const int64_t* bounds, int64_t slabs, int64_t i,
+                       int64_t j, double* out, char* workspace);
     /// out (n, padded D) = y (n, D) q, accumulated in float64; q comes packed by pack_rotation.
     int64_t (*rotation_size)(int64_t D);
     void (*pack_rotation)(const double* q, int64_t D, bool transposed, double* packed);

@@ -103,7 +103,7 @@ def test_rotations_of_many_rows(isa, n):
 def test_the_spectrum_of_few_rows_is_that_of_their_gram_matrix():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(20, 90))
-    values, vectors = decompose_rows(rows)
+    values, vectors = decompose_rows(rows, np.ones(1))
     assert (np.diff(values) >= 0).all() and np.count_nonzero(values) == 20
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(90), atol=1e-13)
     np.testing.assert_allclose((vectors * values) @ vectors.T, rows.T @ rows, atol=1e-12)

@@ -48,9 +48,14 @@ def no_losses(n: int, wanted: bool) -> NDArray[np.float64] | None:
     return np.zeros(n) if wanted else None
 
 
+def block_sums(row_loss: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sums of losses of each block of ``limits().loss_rows`` rows."""
+    return np.add.reduceat(row_loss, np.arange(0, len(row_loss), _cpu.LIMITS.loss_rows)) if len(row_loss) else row_loss
+
+
 def total(row_loss: NDArray[np.float64] | None) -> float | None:
-    """The sum of losses, if there are any."""
-    return None if row_loss is None else float(row_loss.sum())
+    """The sum of losses, if there are any: block by block, so that rows may lie on several ranks."""
+    return None if row_loss is None else in_order(block_sums(row_loss))
 
 
 class CpuBackend:
@@ -125,15 +130,29 @@ class CpuBackend:
         row_loss = no_losses(terms.n_rows, return_loss)
         if spectrum is None and prior is None and has_background(terms) and takes_plain_steps(other.shape[1], options):
             self.solve_plain(terms, other, self.gram(terms, other), factors, options, row_loss=row_loss)
-            return total(row_loss)
-        spectrum = self.spectrum(terms, other) if spectrum is None else spectrum
+        else:
+            spectrum = self.spectrum(terms, other) if spectrum is None else spectrum
+            self.solve_few(terms, other, spectrum, factors, options, prior, row_loss=row_loss)
+        return total(row_loss)
+
+    def solve_few(
+        self,
+        terms: RowTerms,
+        other: NDArray[np.floating],
+        spectrum: Spectrum,
+        factors: NDArray[np.floating],
+        options: SolveOptions = EXACT,
+        prior: NDArray[np.floating] | None = None,
+        *,
+        row_loss: NDArray[np.float64] | None = None,
+    ) -> None:
+        """As :meth:`solve_rows` with a spectrum. Each row's part of the loss is written to `row_loss` (R,)."""
         table, rotated_terms = other, terms
         if terms.n_entries < len(other):  # few rows: only the factors that they meet are rotated
             met, place = np.unique(terms.col_idx, return_inverse=True)
             table, rotated_terms = other[met], replace(terms, col_idx=place.astype(np.int32))
         table = self.rotated(table, spectrum)
         self.solve_rotated(rotated_terms, table, spectrum, factors, options, prior, row_loss=row_loss)
-        return total(row_loss)
 
     def takes_plain_steps(self, factors: int, options: SolveOptions) -> bool:
         """Whether rows with a background and no prior means are solved by :meth:`solve_plain`."""
@@ -232,7 +251,7 @@ class CpuBackend:
             # The Gram matrix, its packed copy, the basis, and the table block by block; 128 rows of each thread.
             squares = square * (16 + sizes.itemsize) // 8
             return SolveMemory(padded * sizes.n_other + squares + self.num_threads * 128 * 2 * padded + of_rows)
-        moves = sizes.is_moving and self._moves(sizes.factors, sizes.n_rows + sizes.n_other)
+        moves = sizes.is_moving and self.moves(sizes.factors, sizes.n_rows + sizes.n_other)
         rotated = 0 if moves else padded * sizes.n_other
         # The Gram matrix, its eigenvectors, two more that LAPACK works in, and the basis that both sides are in.
         squares = 5 * square
@@ -241,10 +260,24 @@ class CpuBackend:
         of_threads = self.num_threads * (system + 512 * padded) if sizes.solver == "cholesky" else 0
         return SolveMemory(rotated + squares + of_threads + of_rows)
 
-    @staticmethod
-    def _moves(factors: int, rows: int) -> bool:
+    def moves(self, factors: int, rows: int) -> bool:
         """Whether both sides, of so many rows together, may move to another basis; its (D, D) moves as well."""
         return factors % _cpu.LIMITS.tile == 0 and factors <= max(rows, _cpu.LIMITS.blocked_factors)
+
+    def move(
+        self,
+        own: NDArray[np.floating],
+        other: NDArray[np.floating],
+        basis: NDArray[np.float64],
+        rotation: NDArray[np.float64],
+        options: SolveOptions = EXACT,
+    ) -> None:
+        """Rotate rows of both sides, and the basis (D, D) that they are in, in place.
+
+        What the row systems are built from, `other`, is rotated in float64 for the exact solvers: that keeps the digits
+        of weak directions. CG stops short of them.
+        """
+        _cpu.rotate_together(own, other, basis, rotation, options.solver != "cg", self.num_threads)
 
     def empty_factors(self, n: int, factors: int, dtype: np.dtype) -> NDArray[np.floating]:
         """An (n, D) array, not initialised, that starts on a cache line."""
@@ -257,10 +290,14 @@ class CpuBackend:
         n, d = other.shape
         if not has_background(terms):
             return no_spectrum(d)
-        if d > _cpu.LIMITS.blocked_factors and 2 * n < d:
-            weight = np.broadcast_to(np.asarray(terms.other_background, np.float64), n)
-            return decompose_rows(other * np.sqrt(weight)[:, None])
+        if self.decomposes_rows(n, d):
+            return decompose_rows(other, terms.other_background)
         return decompose(self.gram(terms, other))
+
+    @staticmethod
+    def decomposes_rows(n: int, factors: int) -> bool:
+        """Whether n rows are so few that a spectrum is found without their Gram matrix."""
+        return factors > _cpu.LIMITS.blocked_factors and 2 * n < factors
 
     def gram(self, terms: SideTerms, other: NDArray[np.floating]) -> NDArray[np.float64]:
         """The Gram matrix (D, D) of `other`, weighted by ``terms.other_background``; ModelFitError if not finite."""
@@ -273,8 +310,7 @@ class CpuBackend:
     ) -> NDArray[np.float64]:
         """Gram matrices of rows from one bound to the next, (slabs, D, D): upper triangles.
 
-        :meth:`gram` is the sum, in order, of those that :meth:`gram_bounds` has, for up to
-        ``limits().blocked_factors`` factors.
+        :meth:`gram` is the sum, in order, of those that :meth:`gram_bounds` has.
         """
         slabs: NDArray[np.float64] = _cpu.gram_slabs(factors, weight, bounds, self.num_threads)
         return slabs
@@ -599,7 +635,8 @@ class CpuSession:
     With `may_move` both sides are rotated together into the basis of each solve, and stay there: the loss is the same
     in any basis, and a rotated copy of the other side is saved. `basis` keeps count of it: (D, D) float64, or None
     where the arrays do not allow it, as D is no multiple of 16, or they are not from :meth:`CpuBackend.empty_factors`;
-    nor where they have fewer rows than the basis.
+    nor where they have fewer rows than the basis. :class:`wals_gpu.distributed.session.ShardedSession` does the same
+    with rows on several ranks, to the bit.
     """
 
     def __init__(
@@ -608,7 +645,7 @@ class CpuSession:
         self._backend = backend
         self._sides = {"user": users, "item": items}
         allows = all(array.ctypes.data % 64 == 0 and array.flags.c_contiguous for array in (users, items))
-        moves = may_move and allows and backend._moves(users.shape[1], len(users) + len(items))
+        moves = may_move and allows and backend.moves(users.shape[1], len(users) + len(items))
         self.basis: NDArray[np.float64] | None = np.eye(users.shape[1]) if moves else None
         self._has_moved = False
 
@@ -623,34 +660,33 @@ class CpuSession:
     ) -> float | None:
         """See :meth:`.session.Session.solve`."""
         own, other = self._sides[side], self._sides[other_side(side)]
+        row_loss = no_losses(len(own), return_loss)
         if prior is None and has_background(terms) and takes_plain_steps(own.shape[1], options):
             gram = self._backend.gram(terms, other)
 
-            def steps(rows: slice, part: RowTerms) -> float | None:
-                row_loss = no_losses(part.n_rows, return_loss)
-                self._backend.solve_plain(part, other, gram, own[rows], options, row_loss=row_loss)
-                return total(row_loss)
+            def steps(rows: slice, part: RowTerms) -> None:
+                losses = None if row_loss is None else row_loss[rows]
+                self._backend.solve_plain(part, other, gram, own[rows], options, row_loss=losses)
 
-            loss = solve_parts(terms, steps)
-            return loss if return_loss else None
+            solve_parts(terms, steps)
+            return total(row_loss)
         spectrum = self._backend.spectrum(terms, other)
-        in_parts = not isinstance(terms, RowTerms)
-        table = self._backend.rotated(other, spectrum) if in_parts and self.basis is None else None
+        in_one_part, table = isinstance(terms, RowTerms), other
+        if self.basis is not None:
+            spectrum = self._move(own, other, spectrum, options)
+        elif not in_one_part:
+            table = self._backend.rotated(other, spectrum)
 
-        def solve(rows: slice, part: RowTerms) -> float | None:
-            if self.basis is not None:
-                return self._solve_moving(part, own, other, spectrum, options, return_loss)
+        def solve(rows: slice, part: RowTerms) -> None:
             means = None if prior is None else prior[rows]
-            if table is not None:
-                row_loss = no_losses(part.n_rows, return_loss)
-                self._backend.solve_rotated(part, table, spectrum, own[rows], options, means, row_loss=row_loss)
-                return total(row_loss)
-            return self._backend.solve_rows(
-                part, other, own[rows], options, prior=means, return_loss=return_loss, spectrum=spectrum
-            )
+            losses = None if row_loss is None else row_loss[rows]
+            if self.basis is None and in_one_part:
+                self._backend.solve_few(part, other, spectrum, own[rows], options, means, row_loss=losses)
+            else:
+                self._backend.solve_rotated(part, table, spectrum, own[rows], options, means, row_loss=losses)
 
-        loss = solve_parts(terms, solve)
-        return loss if return_loss else None
+        solve_parts(terms, solve)
+        return total(row_loss)
 
     def iterate(
         self,
@@ -664,25 +700,14 @@ class CpuSession:
         """See :meth:`.session.Session.iterate`."""
         return iterate_in_turn(self, users, items, options, errors_of, return_loss)
 
-    def _solve_moving(
-        self,
-        terms: RowTerms,
-        own: NDArray[np.floating],
-        other: NDArray[np.floating],
-        spectrum: Spectrum,
-        options: SolveOptions,
-        return_loss: bool,
-    ) -> float | None:
+    def _move(
+        self, own: NDArray[np.floating], other: NDArray[np.floating], spectrum: Spectrum, options: SolveOptions
+    ) -> Spectrum:
+        """Rotate both sides into the basis of a spectrum; the spectrum in that basis."""
         if spectrum.vectors is not None and self.basis is not None:
-            # What the row systems are built from is rotated in float64 for the exact solvers: that keeps the
-            # digits of weak directions. CG stops short of them.
-            wide = options.solver != "cg"
             self._has_moved = True
-            _cpu.rotate_together(own, other, self.basis, spectrum.vectors, wide, self._backend.num_threads)
-        in_basis = Spectrum(spectrum.values, None)
-        row_loss = no_losses(terms.n_rows, return_loss)
-        check_status(self._backend._solve(terms, other, in_basis, own, options, None, row_loss), other)
-        return total(row_loss)
+            self._backend.move(own, other, self.basis, spectrum.vectors, options)
+        return Spectrum(spectrum.values, None)
 
     def loss(self, user_terms: RowTerms, item_ridge: NDArray[np.floating]) -> float:
         """See :meth:`.session.Session.loss`."""
@@ -717,9 +742,7 @@ class CpuSession:
     def close(self) -> None:
         """See :meth:`.session.Session.close`."""
         if self.basis is not None and self._has_moved:
-            users, items = self._sides["user"], self._sides["item"]
-            back = np.ascontiguousarray(self.basis.T)
-            _cpu.rotate_together(users, items, self.basis, back, True, self._backend.num_threads)
+            self._backend.move(self._sides["user"], self._sides["item"], self.basis, np.ascontiguousarray(self.basis.T))
         self.basis = None
 
     def __enter__(self) -> CpuSession:

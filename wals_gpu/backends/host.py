@@ -68,10 +68,10 @@ def decompose(gram: NDArray[np.float64]) -> Spectrum:
     return Spectrum(_without_rounding(values), vectors)
 
 
-def decompose_rows(rows: NDArray[np.floating]) -> Spectrum:
-    """The same of ``rows.T @ rows`` for fewer rows (n, D) than D: all but n eigenvalues are 0."""
+def decompose_rows(rows: NDArray[np.floating], weight: NDArray[np.floating]) -> Spectrum:
+    """The same of the weighted Gram matrix of fewer rows (n, D) than D, from them: all but n eigenvalues are 0."""
+    rows = rows * np.sqrt(np.broadcast_to(np.asarray(weight, np.float64), len(rows)))[:, None]
     check_gram(rows)
-    rows = np.asarray(rows, np.float64)
     n, d = rows.shape
     with one_blas_thread():
         basis, triangle = np.linalg.qr(rows.T, mode="complete")

@@ -176,8 +176,8 @@ class Backend(Protocol):
         users, items : (U, D) and (I, D)
             C-ordered, best from :meth:`empty_factors`. Solved in place.
         may_move : bool, default False
-            Both sides may be left in whatever basis suits the solver, until the session is closed. Not where a side is
-            solved in parts, nor with prior means, which are given in the basis that the factors began in.
+            Both sides may be left in whatever basis suits the solver, until the session is closed. Not with
+            prior means, which are given in the basis that the factors began in.
         is_shared : bool, default False
             The caller writes to the arrays too, between the solves: a device keeps no copies of them.
         """

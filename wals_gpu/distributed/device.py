@@ -47,6 +47,10 @@ class DeviceRows(CpuBackend):
         """Never: the device solves in the basis of eigenvectors."""
         return False
 
+    def moves(self, factors: int, rows: int) -> bool:
+        """Never: the same."""
+        return False
+
     def rotated(self, factors: NDArray[np.floating], spectrum: Spectrum) -> NDArray[np.floating]:
         """The factors as they are: the device rotates what it gets."""
         return np.ascontiguousarray(factors)

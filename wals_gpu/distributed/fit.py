@@ -78,9 +78,8 @@ def fit_sharded(
 ) -> ShardedModel:
     """Fit a model on all ranks of a group. Every rank makes the call, with the same arguments.
 
-    The factors have the bits of ``model.fit`` of the same interactions from a :class:`wals_gpu.stored.StoredMatrix`,
-    whatever the number of ranks, on machines with the same instruction set (up to ``limits().blocked_factors`` factors;
-    above, last bits differ from those of one process, not from one number of ranks to another).
+    The factors have the bits of ``model.fit`` of the same interactions, whatever the number of ranks, on machines with
+    the same instruction set.
 
     Parameters
     ----------
@@ -389,7 +388,10 @@ def _plan(
         Side("user", terms["user"], factors[0], shards.user_ids),
         Side("item", terms["item"], factors[1], shards.item_ids),
     )
-    session = ShardedSession(group, rows_of, *factors, terms["user"], terms["item"], mode, table_bytes)
+    has_prior = settings.user_prior is not None or settings.item_prior is not None
+    session = ShardedSession(
+        group, rows_of, *factors, terms["user"], terms["item"], mode, table_bytes, may_move=not has_prior
+    )
     for of_side, prior in zip(sides, (settings.user_prior, settings.item_prior), strict=True):
         if prior is not None:
             rows = RowsOnRanks(group, session, of_side.name, terms)

@@ -17,7 +17,6 @@ from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.solve import SolveOptions, SolveSizes
 from wals_gpu.checks import integer, number
 from wals_gpu.distributed.cuts import row_cost
-from wals_gpu.distributed.session import slab_bounds
 from wals_gpu.distributed.tables import MODES
 from wals_gpu.objective.presets import make_objective
 from wals_gpu.priors.rows import chunk_rows
@@ -155,7 +154,7 @@ def fit_cost(
         arithmetic += (solves + dense) / ranks
         share = share if mode == "halo" else 1.0
         tables.append(n_other * share * padded)
-        slabs.append((len(slab_bounds(n_other, factors)) - 1) * factors**2 * 8)
+        slabs.append((len(CpuBackend.gram_bounds(n_other, factors)) - 1) * factors**2 * 8)
         sent += others * (n_other * share * padded + slabs[-1])
         if not width:
             continue

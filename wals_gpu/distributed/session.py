@@ -4,12 +4,13 @@ With side S solved and F the other one, on each rank:
 
 1. Gram matrices of slabs of F, by the rank that has most of a slab; all add them up in the same order. The eigenproblem
    is solved by rank 0.
-2. The rank's rows of F are rotated into the basis, and travel (:mod:`.tables`).
+2. The rank's rows of both sides are rotated into the basis, where without priors they stay, and those of F travel
+   (:mod:`.tables`).
 3. The rank's rows of S are solved by the kernels of one machine.
 4. Losses of blocks of rows are added up in order.
 
-Nothing of this depends on how the rows are divided, so the factors have the bits of a fit of
-:class:`wals_gpu.stored.StoredMatrix` in one process, on machines of one instruction set.
+Nothing of this depends on how the rows are divided, and one process does the same
+(:class:`wals_gpu.backends.cpu.CpuSession`), so the factors have its bits on machines of one instruction set.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.backends.cpu import CpuBackend
+from wals_gpu.backends.cpu import CpuBackend, block_sums
 from wals_gpu.backends.devices import limits
-from wals_gpu.backends.host import Spectrum, check_gram, decompose, in_order, no_spectrum
+from wals_gpu.backends.host import Spectrum, check_gram, decompose, decompose_rows, in_order, no_spectrum
 from wals_gpu.backends.session import iterate_in_turn
 from wals_gpu.backends.solve import EXACT, SolveOptions
 from wals_gpu.data.ids import Ids
@@ -39,10 +40,7 @@ from wals_gpu.objective.bound import BoundObjective
 from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
 from wals_gpu.priors.rows import listed_entries
 
-__all__ = ["ShardedSession", "ShardedTerms", "slab_bounds"]
-
-#: Slabs of a Gram matrix where one machine would not use any (more than ``limits().blocked_factors`` factors).
-_SLABS = 8
+__all__ = ["ShardedSession", "ShardedTerms"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +145,8 @@ class ShardedSession:
         How the other side's factors come, see :mod:`.tables`.
     table_bytes : int, optional
         Memory that "auto" may give to them.
+    may_move : bool, default False
+        As of :meth:`.session.Backend.session`.
     """
 
     def __init__(
@@ -159,6 +159,7 @@ class ShardedSession:
         item_terms: ShardedTerms,
         mode: str = "auto",
         table_bytes: int | None = None,
+        may_move: bool = False,
     ) -> None:
         self.group, self._backend = group, backend
         self._sides = {"user": users, "item": items}
@@ -170,6 +171,9 @@ class ShardedSession:
             for side, of_side in terms.items()
         }
         n_factors = users.shape[1]
+        moves = may_move and backend.moves(n_factors, sum(cuts.n_rows for cuts in self._cuts.values()))
+        self._to_basis: NDArray[np.float64] | None = np.eye(n_factors) if moves else None  # see CpuSession
+        self._has_moved = False
         self._some: dict[str, Tables] = {}  # of the rows of :meth:`solve_some`
         # Side, weights and spectrum of the last solve: the line search that follows it needs the same.
         self._kept: tuple[str, NDArray[np.floating], Spectrum] | None = None
@@ -208,11 +212,10 @@ class ShardedSession:
         prior: NDArray[np.floating] | None,
         row_loss: NDArray[np.float64] | None,
     ) -> None:
-        other = self._sides[other_side(side)]
         self._kept = None
         error: Exception | None = None
         plain = prior is None and terms.has_background and self._backend.takes_plain_steps(own.shape[1], options)
-        gram, spectrum, seen = self._basis(other_side(side), terms, other, plain)
+        gram, spectrum, seen = self._basis(side, terms, options, plain)
         has_own_ridge = terms.own.ridge is not self._terms[side].own.ridge
         for part, table in self.tables[side].rounds(seen, lambda n: self._empty(n, seen)):
             if error is not None or not part.terms.n_rows:
@@ -315,14 +318,23 @@ class ShardedSession:
         self._sides[side] *= self._sides[side].dtype.type(factor)
 
     def _basis(
-        self, side: str, terms: ShardedTerms, other: NDArray[np.floating], plain: bool
+        self, side: str, terms: ShardedTerms, options: SolveOptions, plain: bool
     ) -> tuple[NDArray[np.float64], Spectrum, NDArray[np.floating]]:
-        """Gram matrix and spectrum of a side, and the rank's rows of it as solvers are to see them."""
+        """What a side is solved with: Gram matrix and spectrum of the other one, and the rank's rows of that as solvers
+        are to see them."""
+        own, other = self._sides[side], self._sides[other_side(side)]
         width = other.shape[1]
         if plain:
-            return self._gram(side, terms.other_background), no_spectrum(width), other
-        spectrum = self.spectrum(side, terms.other_background, terms.has_background)
-        return np.zeros((width, width)), spectrum, self._rotated(other, spectrum)
+            return self._gram(other_side(side), terms.other_background), no_spectrum(width), other
+        spectrum = self.spectrum(other_side(side), terms.other_background, terms.has_background)
+        gram = np.zeros((width, width))
+        if self._to_basis is None:
+            return gram, spectrum, self._rotated(other, spectrum)
+        if spectrum.vectors is not None:
+            with together(self.group, "rotating factors"):
+                self._has_moved = True
+                self._backend.move(own, other, self._to_basis, spectrum.vectors, options)
+        return gram, Spectrum(spectrum.values, None), other
 
     def _gram(self, side: str, weight: NDArray[np.floating]) -> NDArray[np.float64]:
         gram = self._slabs[side].gram(self._backend, self._sides[side], weight)
@@ -337,11 +349,15 @@ class ShardedSession:
             return no_spectrum(width)
         if self._kept is not None and self._kept[0] == side and self._kept[1] is weight:
             return self._kept[2]
-        gram = self._gram(side, weight)
         values, vectors = np.empty(width), np.empty((width, width))
+        n_rows = self._cuts[side].n_rows
+        if CpuBackend.decomposes_rows(n_rows, width):
+            rows = self.gathered(side)
+        else:
+            gram = self._gram(side, weight)
         with together(self.group):
             if self.group.rank == 0:
-                found = decompose(gram)
+                found = decompose_rows(rows, weight) if CpuBackend.decomposes_rows(n_rows, width) else decompose(gram)
                 assert found.vectors is not None
                 values, vectors = found.values, np.ascontiguousarray(found.vectors)
         self.group.broadcast(values)
@@ -360,9 +376,8 @@ class ShardedSession:
 
     def _total(self, side: str, row_loss: NDArray[np.float64]) -> float:
         """The sum of the rows of all ranks, block by block."""
-        step = int(limits().loss_rows)
-        sums = np.add.reduceat(row_loss, np.arange(0, len(row_loss), step)) if len(row_loss) else row_loss
-        return in_order(self.group.gather_rows(sums, self._cuts[side].blocks(step)))
+        blocks = self._cuts[side].blocks(int(limits().loss_rows))
+        return in_order(self.group.gather_rows(block_sums(row_loss), blocks))
 
     def loss(self, user_terms: RowTerms, item_ridge: NDArray[np.floating]) -> float:
         """Not there: a fit on several ranks has the loss from its sweeps."""
@@ -387,16 +402,21 @@ class ShardedSession:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The rank's part of what the next solve depends on."""
-        return {f"{side}_factors": array for side, array in self._sides.items()}
+        arrays: dict[str, NDArray[Any]] = {f"{side}_factors": array for side, array in self._sides.items()}
+        return arrays if self._to_basis is None else arrays | {"basis": self._to_basis}
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """See :meth:`.session.Session.restore`."""
-        self._kept = None
+        self._kept, self._has_moved = None, True
         for name, array in self.arrays().items():
             np.copyto(array, arrays[name])
 
     def close(self) -> None:
-        """Nothing is left to do: the factors never leave the basis that they began in."""
+        """See :meth:`.session.Session.close`: each rank has its own rows to bring back."""
+        if self._to_basis is not None and self._has_moved:
+            back = np.ascontiguousarray(self._to_basis.T)
+            self._backend.move(self._sides["user"], self._sides["item"], self._to_basis, back)
+        self._to_basis = None
 
     def __enter__(self) -> ShardedSession:
         return self
@@ -407,20 +427,13 @@ class ShardedSession:
         self.close()
 
 
-def slab_bounds(n: int, factors: int) -> NDArray[np.int64]:
-    """Where the slabs end, (slabs + 1,), that the Gram matrix of n rows is summed in."""
-    if factors > limits().blocked_factors:
-        return n * np.arange(_SLABS + 1) // _SLABS
-    return CpuBackend.gram_bounds(n, factors)
-
-
 class _Slabs:
     """The slabs of rows that the Gram matrix of a side is summed in, and the ranks that sum them."""
 
     def __init__(self, group: Group, cuts: Cuts, factors: int) -> None:
         self._group, self._factors = group, factors
         n = cuts.n_rows
-        self._bounds = slab_bounds(n, factors)
+        self._bounds = CpuBackend.gram_bounds(n, factors)
         # A slab belongs to who has its middle row. Slabs of a rank are neighbours, as its rows are.
         middles = (self._bounds[:-1] + self._bounds[1:]) // 2
         owners = np.minimum(cuts.owners(np.minimum(middles, max(n - 1, 0))), group.size - 1)

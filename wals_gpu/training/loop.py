@@ -10,7 +10,6 @@ from types import TracebackType
 from wals_gpu.backends.devices import make_backend
 from wals_gpu.data.progress import tqdm
 from wals_gpu.errors import DeviceLostError
-from wals_gpu.objective.terms import RowTerms
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.plan import Plan
 from wals_gpu.training.state import FitRecord, FitState, History
@@ -63,14 +62,10 @@ class Run:
     def __enter__(self) -> Run:
         plan, settings = self._plan, self._plan.settings
         has_prior = any(side.prior is not None for side in (plan.users, plan.items))
-        # Parts of a side are solved one by one, so that their factors cannot be rotated together; prior means are given
-        # in the basis that the factors started in, and priors write to the factors.
-        in_one_part = all(isinstance(side.terms, RowTerms) for side in (plan.users, plan.items))
         session = plan.session
         if session is None:
-            session = settings.backend.session(
-                plan.users.factors, plan.items.factors, may_move=in_one_part and not has_prior
-            )
+            # Prior means are given in the basis that the factors started in, and priors write to the factors.
+            session = settings.backend.session(plan.users.factors, plan.items.factors, may_move=not has_prior)
         self._state = FitState(
             session, plan.users, plan.items, settings.options, settings.compute_loss, settings.over_relaxation
         )

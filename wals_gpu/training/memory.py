@@ -123,7 +123,7 @@ class FitSizes:
             self.dtype.itemsize,
             self.options.solver,
             has_prior=self.priors[side] is not None,
-            is_moving=self.block_bytes is None and self.priors == (None, None),
+            is_moving=self.priors == (None, None),
         )
 
 
