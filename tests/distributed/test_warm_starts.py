@@ -154,9 +154,9 @@ def test_what_is_not_needed_is_not_read(fitted, tmp_path):
     (gone,) = (tmp_path / "model").glob("users-1-*")
     shutil.rmtree(gone)
     users = WALS.load(fitted / "parts-ids")
-    start, new = SavedStart(tmp_path / "model"), np.full((3, 18), 7, np.float32)
+    start, new = SavedStart(tmp_path / "model"), np.full((3, 32), 7, np.float32)
     start.take_over("user", new, Ids(np.array([3, 8, 12]), "user"), 1)
-    np.testing.assert_array_equal(new, [[7] * 18, users.user_factors[1], users.user_factors[2]])
+    np.testing.assert_array_equal(new, [[7] * 32, users.user_factors[1], users.user_factors[2]])
     with pytest.raises(ModelFormatError, match=r"users-1-[0-9a-f]{8} is missing"):
         start.take_over("user", new, Ids(np.array([3, 8, 17_000]), "user"), 1)
     assert start.users_between(Ids(np.array([3, 8, 13]), "user"), slice(0, 3)) == slice(0, 3)
@@ -167,8 +167,8 @@ def test_what_cannot_be_begun_with_is_refused_as_in_one_process(fitted, tmp_path
     others = Interactions(data.matrix, Ids(pa.array([f"u{n:05}" for n in range(SHAPE[0])]), "user"), data.item_ids)
     fit_sharded(make_model(iterations=1), data, checkpoint_dir=tmp_path / "c", warm_start=fitted / "parts-ids")
     for interactions, settings, start, error, text in (
-        (data, {"factors": 5}, fitted / "parts-ids", ValueError, "it has 18, this fit 5"),
-        (data, {"factors": 5}, WALS.load(fitted / "plain-ids"), ValueError, "as many factors: it has 18, this fit 5"),
+        (data, {"factors": 5}, fitted / "parts-ids", ValueError, "it has 32, this fit 5"),
+        (data, {"factors": 5}, WALS.load(fitted / "plain-ids"), ValueError, "as many factors: it has 32, this fit 5"),
         (others, {}, fitted / "parts-ids", ValueError, "warm_start: user ids are strings, the earlier ones integers"),
         (data.matrix, {}, fitted / "parts-ids", ValueError, "interactions have ids and the earlier ones none, or the"),
         (data, {}, fitted / "plain-rows", ValueError, "interactions have ids and the earlier ones none, or the"),
