@@ -4,14 +4,17 @@
     .venv/bin/python benchmarks/cases/bench_small_catalogues.py DATA_FOLDER             # what it is worth elsewhere
 
 A small catalogue is a part of a log: of 3,000 users, drawn at random where there are more, the N most popular items, or
-N random ones of those that five of them and more have, and the users who have three of these and more. Random items are sparser than popular ones of the same number, so that
-the number of items, the density and the entries of a user can be told apart. A random fifth of the entries is hidden,
-and the lists of 20 are measured over all users with a hidden entry (see lib/ranking.py).
+N random ones of those that five of them and more have, and the users who have three of these and more. Random items are
+sparser than popular ones of the same number, so that the number of items, the density and the entries of a user can be
+told apart. A random fifth of the entries is hidden, and the lists of 20 are measured over all users with a hidden entry
+(see lib/ranking.py).
 
 `--choose` fits multiples of 0.0117 on the logs of the choice and writes results/small-catalogues-choice.json: the best
 multiple of each part, and how far rules for it stay below the best, values between two multiples interpolated. Without
-it, the logs are others, and the seeds such that nothing was chosen with; WALS() is compared with 0.0117 and 0.03 for all, with intervals over users, paired. A part with
-fewer than 200 users to measure is left out. Writes results/small-catalogues.json.
+it, the logs are others, and the seeds such that nothing was chosen with; WALS() is compared with 0.0117 and 0.03 for
+all, with intervals over users, paired. A part with fewer than 200 users to measure is left out. Writes
+results/small-catalogues.json; with `--all-users`, of popular items on the logs that have more than 3,000 users and
+without drawing any, results/small-catalogues-all-users.json.
 """
 
 import argparse
@@ -34,7 +37,7 @@ CHOSEN_ON = ("debian", "lastfm-2k", "ml-100k", "citeulike-a")
 MEASURED_ON = ("steam-200k", "ml-latest-small", "ml-1m", "amazon-beauty-2014", "anime-5k")
 SEEDS = (301, 302, 303)
 SIZES = (50, 100, 300, 1000)
-CHOICE_SEEDS = (110, 111)
+CHOICE_SEED = 110
 CHOICE_SIZES = (50, 100, 200, 300, 500, 1000, 2000)
 MOST_USERS = 3000
 KINDS = ("popular", "random")
@@ -43,26 +46,28 @@ MULTIPLES = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
 FEWEST_USERS = 200
 SETTINGS = {"auto": "auto", "0.0117": RIDGE, "0.03": 0.03}
 
-#: How many times 0.0117 the ridge should be, from the numbers of users, items and entries.
+#: How many times 0.0117 the ridge should be, from the numbers of users, items and entries: what WALS() does, and the
+#: best rules of other kinds on earlier splits of the same logs. All are at least 1.
 RULES = {
-    "1 (0.0117 for all)": lambda u, i, z: 1.0,
-    "0.03 for all": lambda u, i, z: 0.03 / RIDGE,
-    "sqrt(1600 / I), at least 1": lambda u, i, z: max(1.0, math.sqrt(1600 / i)),
-    "2.5 (300 / I)^0.4, at least 1": lambda u, i, z: max(1.0, 2.5 * (300 / i) ** 0.4),
-    "3.2 (300 / I)^0.4 (40 / n_I)^0.2, at least 1": lambda u, i, z: max(
-        1.0, 3.2 * (300 / i) ** 0.4 * (40 * i / z) ** 0.2
-    ),
-    "sqrt(160 / n_U), at least 1": lambda u, i, z: max(1.0, math.sqrt(160 * u / z)),
-    "sqrt(0.75 / density) / 2, at least 1": lambda u, i, z: max(1.0, math.sqrt(0.75 * u * i / z) / 2),
+    "sqrt(1600 / I), what WALS() does": lambda u, i, z: math.sqrt(1600 / i),
+    "24.5 I^-0.4": lambda u, i, z: 24.5 * i**-0.4,
+    "3.2 (300 / I)^0.4 (40 I / Z)^0.2": lambda u, i, z: 3.2 * (300 / i) ** 0.4 * (40 * i / z) ** 0.2,
+    "181 U^-0.6": lambda u, i, z: 181 * u**-0.6,
+    "6 (Z / U)^-0.3, by the entries of a user": lambda u, i, z: 6 * (z / u) ** -0.3,
+    "5 (Z / (U I))^0.2, by the density": lambda u, i, z: 5 * (z / (u * i)) ** 0.2,
+    "2.56: 0.03 for all": lambda u, i, z: 0.03 / RIDGE,
+    "1: 0.0117 for all": lambda u, i, z: 1.0,
 }
 
 
-def part_of(log: csr_matrix, n_items: int, kind: str, seed: int) -> tuple[csr_matrix, np.ndarray]:
+def part_of(
+    log: csr_matrix, n_items: int, kind: str, seed: int, most_users: int = MOST_USERS
+) -> tuple[csr_matrix, np.ndarray]:
     """A small catalogue (U', I'), and the rows of its users in the log."""
     rng = np.random.default_rng(seed)
     rows = np.arange(log.shape[0])
-    if len(rows) > MOST_USERS:
-        rows = np.sort(rng.choice(rows, MOST_USERS, replace=False))
+    if len(rows) > most_users:
+        rows = np.sort(rng.choice(rows, most_users, replace=False))
     matrix = csr_matrix(log[rows])
     counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
     if kind == "popular":
@@ -89,34 +94,34 @@ def choose(args, folder: Path) -> None:
     for name in args.logs or CHOSEN_ON:
         log = load_log(name, folder)
         for kind in KINDS:
-            for n_items in CHOICE_SIZES:
-                for seed in CHOICE_SEEDS[: 1 if args.quick else None]:
-                    matrix, _ = part_of(log, n_items, kind, seed)
-                    train, test = split(matrix, seed)
-                    if n_items >= log.shape[1] or len(tested_users(test)) < FEWEST_USERS:
-                        continue
-                    found = [measure(train, test, RIDGE * multiple, args)[METRICS[0]] for multiple in MULTIPLES]
-                    means = [float(np.nanmean(values)) for values in found]
-                    record = {
-                        "log": name,
-                        "kind": kind,
-                        "items": n_items,
-                        "seed": seed,
-                        "shape": [*matrix.shape, matrix.nnz],
-                        "best": MULTIPLES[int(np.argmax(means))],
-                        METRICS[0]: [rounded(mean) for mean in means],
-                    }
-                    records.append(record)
-                    print(record, file=sys.stderr, flush=True)
+            for n_items in CHOICE_SIZES[: 2 if args.quick else None]:
+                matrix, _ = part_of(log, n_items, kind, CHOICE_SEED)
+                train, test = split(matrix, CHOICE_SEED)
+                if n_items >= log.shape[1] or len(tested_users(test)) < FEWEST_USERS:
+                    continue
+                found = [measure(train, test, RIDGE * multiple, args)[METRICS[0]] for multiple in MULTIPLES]
+                means = [float(np.nanmean(values)) for values in found]
+                record = {
+                    "log": name,
+                    "kind": kind,
+                    "items": n_items,
+                    "shape": [*matrix.shape, matrix.nnz],
+                    "best": MULTIPLES[int(np.argmax(means))],
+                    METRICS[0]: [rounded(mean) for mean in means],
+                }
+                records.append(record)
+                print(record, file=sys.stderr, flush=True)
     rules = {}
     for name, rule in RULES.items():
         regrets = []
         for record in records:
-            multiple = min(max(rule(*record["shape"]), MULTIPLES[0]), MULTIPLES[-1])
+            multiple = min(max(rule(*record["shape"]), 1.0), MULTIPLES[-1])
             value = np.interp(math.log(multiple), np.log(MULTIPLES), record[METRICS[0]])
             regrets.append(1 - value / max(record[METRICS[0]]))
         rules[name] = {"mean": rounded(float(np.mean(regrets)), 3), "worst": rounded(float(max(regrets)), 3)}
-    write_result("small-catalogues-choice", args, records, multiples=list(MULTIPLES), rules=rules)
+    write_result(
+        "small-catalogues-choice", args, records, seed_of_choice=CHOICE_SEED, multiples=list(MULTIPLES), rules=rules
+    )
     print(json.dumps(rules, indent=1))
 
 
@@ -124,12 +129,14 @@ def compare(args, folder: Path) -> None:
     records = []
     for name in args.logs or MEASURED_ON:
         log = load_log(name, folder)
-        for kind in KINDS:
+        if args.all_users and log.shape[0] <= MOST_USERS:
+            continue
+        for kind in KINDS[: 1 if args.all_users else None]:
             for n_items in SIZES[: 2 if args.quick else None]:
                 found = {metric: {setting: [] for setting in SETTINGS} for metric in METRICS}
                 shapes = []
                 for seed in SEEDS[: 1 if args.quick else None]:
-                    matrix, rows = part_of(log, n_items, kind, seed)
+                    matrix, rows = part_of(log, n_items, kind, seed, log.shape[0] if args.all_users else MOST_USERS)
                     train, test = split(matrix, seed)
                     if len(tested_users(test)) < FEWEST_USERS:
                         break
@@ -150,7 +157,8 @@ def compare(args, folder: Path) -> None:
                         }
                     records.append(record)
                     print(record, file=sys.stderr, flush=True)
-    path = write_result("small-catalogues", args, records, seeds=list(SEEDS))
+    name = "small-catalogues-all-users" if args.all_users else "small-catalogues"
+    path = write_result(name, args, records, seeds=list(SEEDS))
     print(small_catalogues_table(json.loads(path.read_text())))
 
 
@@ -160,8 +168,9 @@ def main() -> None:
     parser.add_argument(
         "--choose", action="store_true", help="measure multiples of the ridge on the logs of the choice"
     )
+    parser.add_argument("--all-users", action="store_true", help="popular items, of all users of the larger logs")
     parser.add_argument("--logs", nargs="+", choices=[*CHOSEN_ON, *MEASURED_ON], help="these alone")
-    standard_arguments(parser, quick="one seed, and two sizes of the comparison")
+    standard_arguments(parser, quick="one seed, two sizes")
     args = parser.parse_args()
     folder, args.data_folder = args.data_folder, None  # a matter of the machine
     (choose if args.choose else compare)(args, folder)

@@ -625,9 +625,9 @@ def small_catalogues_choice_table(result: dict) -> str:
             middle = math.exp(sum(map(math.log, best)) / len(best)) if best else None
             cells.append("-" if middle is None else f"{middle:.1f} ({min(best):g} to {max(best):g})")
         rows.append([f"{size:,}", f"{max(1, math.sqrt(1600 / size)):.1f}", *cells])
-    first = table(["items", "the rule", "best of popular items", "best of random items"], rows)
+    first = table(["items", "sqrt(1600 / items), at least 1", "best, popular items", "best, random items"], rows)
     rules = [[name, f"{of['mean']:.1%}", f"{of['worst']:.1%}"] for name, of in result["rules"].items()]
-    second = table(["times 0.0117", "mean regret", "worst regret"], rules)
+    second = table(["times 0.0117, at least 1", "mean regret", "worst regret"], rules)
     words = f"best of {len(result['multiples'])} multiples of 0.0117 by nDCG@20, mean and range over logs and splits"
     return first + "\n" + second + plain_caption(result, words) + "\n"
 

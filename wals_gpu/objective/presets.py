@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import did_you_mean, refuse_ids
+from wals_gpu.checks import did_you_mean, number, refuse_ids
 from wals_gpu.errors import ModelFormatError
 from wals_gpu.objective.bound import ONE, BoundObjective, Objective, checked_number, number_field
 from wals_gpu.objective.options import ObjectiveOptions, Unpack
@@ -151,7 +151,12 @@ class Wals(Objective):
         return scale
 
     def _regularization(self, bound: BoundObjective) -> float:
-        return float(_numbers(bound)[3] if self.regularization == "auto" else self.regularization)
+        if self.regularization != "auto":
+            return float(self.regularization)
+        numbers = _numbers(bound)
+        if len(numbers) < 4:
+            raise ValueError("objective 'wals' has not learned what its regularization \"auto\" stands for")
+        return float(numbers[3])
 
 
 def _numbers(bound: BoundObjective) -> Floats:
@@ -630,6 +635,8 @@ def bound_from_arrays(arrays: dict[str, Floats], params: dict[str, Any]) -> Boun
             part, name = key.split(".", 1)
             parts[part][name] = array
         objective = make_objective(params["objective"], **params["parameters"], **parts["parameter"])
-        return BoundObjective(objective, params["n_users"], params["n_items"], **parts["learned"])
+        bound = BoundObjective(objective, params["n_users"], params["n_items"], **parts["learned"])
+        number("regularization", bound.regularization)  # also where it is one that was learned
+        return bound
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFormatError(f"the saved objective cannot be read: {error!r}") from error
