@@ -97,7 +97,7 @@ def choose(args, folder: Path) -> None:
             for n_items in CHOICE_SIZES[: 2 if args.quick else None]:
                 matrix, _ = part_of(log, n_items, kind, CHOICE_SEED)
                 train, test = split(matrix, CHOICE_SEED)
-                if n_items >= log.shape[1] or len(tested_users(test)) < FEWEST_USERS:
+                if matrix.shape[1] < n_items or n_items == log.shape[1] or len(tested_users(test)) < FEWEST_USERS:
                     continue
                 found = [measure(train, test, RIDGE * multiple, args)[METRICS[0]] for multiple in MULTIPLES]
                 means = [float(np.nanmean(values)) for values in found]
@@ -111,6 +111,14 @@ def choose(args, folder: Path) -> None:
                 }
                 records.append(record)
                 print(record, file=sys.stderr, flush=True)
+    rules = regrets_of_rules(records)
+    of_choice = {"seed_of_choice": CHOICE_SEED, "multiples": list(MULTIPLES), "rules": rules}
+    write_result("small-catalogues-choice", args, records, **of_choice)
+    print(json.dumps(rules, indent=1))
+
+
+def regrets_of_rules(records: list[dict]) -> dict[str, dict[str, float]]:
+    """How far each rule stays below the best multiple."""
     rules = {}
     for name, rule in RULES.items():
         regrets = []
@@ -119,10 +127,7 @@ def choose(args, folder: Path) -> None:
             value = np.interp(math.log(multiple), np.log(MULTIPLES), record[METRICS[0]])
             regrets.append(1 - value / max(record[METRICS[0]]))
         rules[name] = {"mean": rounded(float(np.mean(regrets)), 3), "worst": rounded(float(max(regrets)), 3)}
-    write_result(
-        "small-catalogues-choice", args, records, seed_of_choice=CHOICE_SEED, multiples=list(MULTIPLES), rules=rules
-    )
-    print(json.dumps(rules, indent=1))
+    return rules
 
 
 def compare(args, folder: Path) -> None:
