@@ -1,6 +1,7 @@
 """The tables of the documentation, one function for each kind of result file."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from statistics import mean
@@ -588,6 +589,49 @@ def ratings_table(result: dict) -> str:
     return table(header, rows) + plain_caption(result, words) + "\n"
 
 
+def small_catalogues_table(result: dict) -> str:
+    """What the default ridge of small catalogues is worth beside that of large ones, by number of items."""
+    sizes = sorted({record["items"] for record in result["records"]})
+    found = {(record["log"], record["kind"], record["items"]): record["ndcg@20"] for record in result["records"]}
+    rows = []
+    for log, kind in dict.fromkeys((record["log"], record["kind"]) for record in result["records"]):
+        cells = []
+        for size in sizes:
+            one = found.get((log, kind, size))
+            if one is None:
+                cells.append("-")
+                continue
+            value, low, high = (100 * number for number in one["gain over 0.0117"])
+            cells.append(f"{one['mean']['auto']:.3f}, {value:+.1f}% ({low:+.1f} to {high:+.1f})")
+        rows.append([log, kind, *cells])
+    gains = [record["ndcg@20"]["gain over 0.0117"] for record in result["records"]]
+    ahead, behind = sum(low > 0 for _, low, _ in gains), sum(high < 0 for _, _, high in gains)
+    words = (
+        f"nDCG@20 of WALS() and its gain over regularization=0.0117, {len(result['seeds'])} splits: ahead beyond the "
+        f"interval {ahead} times of {len(gains)}, behind {behind} times; intervals of 95 %, paired over users"
+    )
+    return (
+        table(["log", "items are", *(f"{size:,} items" for size in sizes)], rows) + plain_caption(result, words) + "\n"
+    )
+
+
+def small_catalogues_choice_table(result: dict) -> str:
+    """The best multiple of the ridge by number of items, and what rules for it cost."""
+    rows = []
+    for size in sorted({record["items"] for record in result["records"]}):
+        cells = []
+        for kind in ("popular", "random"):
+            best = [record["best"] for record in result["records"] if (record["items"], record["kind"]) == (size, kind)]
+            middle = math.exp(sum(map(math.log, best)) / len(best)) if best else None
+            cells.append("-" if middle is None else f"{middle:.1f} ({min(best):g} to {max(best):g})")
+        rows.append([f"{size:,}", f"{max(1, math.sqrt(1600 / size)):.1f}", *cells])
+    first = table(["items", "sqrt(1600 / items), at least 1", "best, popular items", "best, random items"], rows)
+    rules = [[name, f"{of['mean']:.1%}", f"{of['worst']:.1%}"] for name, of in result["rules"].items()]
+    second = table(["times 0.0117, at least 1", "mean regret", "worst regret"], rules)
+    words = f"best of {len(result['multiples'])} multiples of 0.0117 by nDCG@20, mean and range over logs and splits"
+    return first + "\n" + second + plain_caption(result, words) + "\n"
+
+
 #: What the systems of bench_ranking.py are called in tables and plots, in this order.
 RANKERS = {
     "popularity": "popularity",
@@ -923,6 +967,8 @@ TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark
     "defaults-choice": defaults_choice_table,
     "defaults": defaults_table,
     "ratings": ratings_table,
+    "small-catalogues-choice": small_catalogues_choice_table,
+    "small-catalogues": small_catalogues_table,
     "calibration": calibration_table,
     "relaxation": relaxation_table,
     "halves": halves_table,

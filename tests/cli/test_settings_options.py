@@ -83,6 +83,20 @@ def test_evaluate_takes_a_config(run, plays, config):
     assert said["seed"] == 3
 
 
+@pytest.mark.parametrize("words", [(), ("--set", "regularization=auto")])
+def test_the_regularization_that_was_found_is_said(run, plays, tmp_path, words):
+    expected, short = WALS(4, iterations=2).fit(plays), ["--factors", "4", "--iterations", "2", "--quiet"]
+    status, text, _ = run("fit", plays, "--out", tmp_path / "m", *words, *short, "--json")
+    said = json.loads(text)
+    assert status == 0 and said["objective"]["regularization"] == "auto"
+    assert said["regularization"] == expected.regularization_ > 0.0117
+    assert WALS.load(tmp_path / "m").regularization_ == expected.regularization_
+    status, text, _ = run("fit", plays, "--out", tmp_path / "n", "--set", "regularization=0.0117", *short, "--json")
+    assert json.loads(text)["regularization"] == json.loads(text)["objective"]["regularization"] == 0.0117
+    _, text, _ = run("fit", "--help")
+    assert "regularization=auto, background=8.0" in text
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

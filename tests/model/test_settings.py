@@ -382,7 +382,7 @@ def test_score_finds_known_users_in_files_of_text(tmp_path):
     model = WALS(4, iterations=5).fit(train)
     expected = model.score(rest)
     rest.to_csv(tmp_path / "rest.csv", index=False)
-    assert model.score(tmp_path / "rest.csv") == model.score([tmp_path / "rest.csv"]) == expected
+    assert model.score(tmp_path / "rest.csv") == model.score([tmp_path / "rest.csv"]) == pytest.approx(expected, rel=1e-12)
     with pytest.raises(
         DataError, match=r"the user ids of interactions are integers, .* those of the model are strings"
     ):
@@ -455,6 +455,22 @@ def test_a_config_goes_through_json_unchanged(name, tmp_path):
         again = WALS.from_config(source)
         assert again.to_config() == config and again.objective == model.objective and again.dtype == np.float64
     assert type(Sub.from_config(config)) is Sub
+
+
+def test_a_regularization_from_the_data(tmp_path):
+    rng = np.random.default_rng(0)
+    few, many = (csr_matrix((rng.random((30, n)) < 0.1).astype(np.float32)) for n in (100, 2000))
+    model = WALS(4)
+    assert model.regularization_ is None and model.to_config()["objective"]["regularization"] == "auto"
+    model.fit(few)
+    model.save(tmp_path / "m")
+    again = WALS.load(tmp_path / "m")
+    assert again.regularization_ == model.regularization_ == 4 * 0.0117
+    np.testing.assert_array_equal(again.fold_in(few[:3]), model.fold_in(few[:3]))
+    assert again.fit(many).regularization_ == 0.0117  # found anew
+    model.set_params(regularization=0.0117)
+    assert model.regularization_ == 4 * 0.0117 and model.fit(few).regularization_ == 0.0117
+    assert WALS(4, "hu").fit(few).regularization_ == 10
 
 
 class Sub(WALS):

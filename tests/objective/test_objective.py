@@ -4,6 +4,7 @@ The statements are plain loops over dense float64 arrays: `v` (U, I) has the val
 """
 
 import dataclasses
+import itertools
 import json
 import pickle
 import tracemalloc
@@ -18,7 +19,16 @@ from wals_gpu import reference
 from wals_gpu.errors import ModelFormatError
 from wals_gpu.objective import bound as bound_module
 from wals_gpu.objective import terms as terms_module
-from wals_gpu.objective.presets import PRESETS, GoogleWals, Hu, Ials, Implicit, bound_from_arrays, make_objective
+from wals_gpu.objective.presets import (
+    PRESETS,
+    GoogleWals,
+    Hu,
+    Ials,
+    Implicit,
+    bound_from_arrays,
+    make_objective,
+    usual_regularization,
+)
 
 U, I, D = 13, 9, 3  # noqa: E741
 EMPTY_USER, EMPTY_ITEM = 4, 6
@@ -550,6 +560,85 @@ def test_memory_of_float32_terms(name, signed):
     masks = size if signed else 0
     assert kept <= 2 * size * 4
     assert peak - kept - masks < 12 * bound_module.CHUNK * 8 < size * 8
+
+
+# The regularization that follows the number of items
+
+
+@pytest.mark.parametrize(
+    ("n_items", "times"), [(0, 5.657), (1, 5.657), (50, 5.657), (64, 5), (100, 4), (400, 2), (1600, 1), (10**7, 1)]
+)
+def test_usual_regularization(n_items, times):
+    assert usual_regularization(n_items) == pytest.approx(0.0117 * times, rel=1e-4)
+
+
+def test_usual_regularization_of_many_items_is_one_number():
+    assert {usual_regularization(n) for n in (1600, 1601, 1682, 12345)} == {0.0117}
+    falling = [usual_regularization(n) for n in range(50, 1601)]
+    assert all(more > less for more, less in itertools.pairwise(falling))
+
+
+def likes_of(n_users, n_items, seed=0):
+    rng = np.random.default_rng(seed)
+    return csr_matrix((rng.random((n_users, n_items)) < 0.1).astype(np.float32))
+
+
+@pytest.mark.parametrize("n_items", [3, 60, 400, 1700])
+def test_auto_is_the_same_as_its_number(n_items):
+    matrix = likes_of(40, n_items)
+    auto = make_objective().bind(matrix)
+    given = make_objective(regularization=usual_regularization(n_items)).bind(matrix)
+    assert make_objective().regularization == "auto" and auto.regularization == given.regularization
+    for ours, theirs in (
+        (auto.user_terms(matrix), given.user_terms(matrix)),
+        (auto.item_terms(csr_matrix(matrix.T)), given.item_terms(csr_matrix(matrix.T))),
+    ):
+        np.testing.assert_array_equal(ours.ridge, theirs.ridge)
+        np.testing.assert_array_equal(ours.gram_values(), theirs.gram_values())
+
+
+def test_a_regularization_that_is_given_stays():
+    matrix = likes_of(40, 60)
+    for value in (0, 0.0117, 3):
+        bound = make_objective(regularization=value).bind(matrix)
+        assert bound.regularization == bound.objective.regularization == value and len(bound.numbers) == 3
+
+
+def test_auto_stays_what_it_was_in_the_fit():
+    matrix = likes_of(40, 100)
+    bound = make_objective().bind(matrix)
+    few = bound.of_items(np.arange(60))
+    many = bound.of_items(np.concatenate([np.arange(100), np.full(4000, -1)]))
+    alone = bound.of_users(np.array([3, -1]))
+    assert {each.regularization for each in (few, many, alone)} == {4 * 0.0117}
+
+
+def test_auto_is_saved_with_its_number():
+    matrix = likes_of(40, 100)
+    bound = make_objective().bind(matrix)
+    arrays, params = bound.to_arrays()
+    assert params["parameters"]["regularization"] == "auto"
+    loaded = bound_from_arrays(arrays, json.loads(json.dumps(params)))
+    assert loaded.objective == make_objective() and loaded.regularization == 4 * 0.0117
+    np.testing.assert_array_equal(loaded.user_terms(matrix).ridge, bound.user_terms(matrix).ridge)
+    # What earlier versions saved: three numbers, and the regularization among the parameters.
+    earlier = arrays | {"learned.numbers": arrays["learned.numbers"][:3]}
+    numbers = {**params, "parameters": params["parameters"] | {"regularization": 0.0117}}
+    assert bound_from_arrays(earlier, numbers).regularization == 0.0117
+    for bad in (arrays["learned.numbers"][:3], np.array([1, 1, 1, np.nan])):
+        with pytest.raises(ModelFormatError, match="saved objective"):
+            bound_from_arrays(arrays | {"learned.numbers": bad}, params)
+
+
+def test_auto_is_for_the_default_objective():
+    with pytest.raises(TypeError, match="regularization of objective 'ials' must be a finite number >= 0, got 'auto'"):
+        make_objective("ials", regularization="auto")
+    with pytest.raises(ValueError, match="must be a finite number >= 0, or \"auto\"; got 'automatic'"):
+        make_objective(regularization="automatic")
+    with pytest.raises(TypeError, match="regularization"):
+        make_objective(regularization=None)
+    with pytest.raises(TypeError, match="background"):
+        make_objective(background="auto")
 
 
 # Saving

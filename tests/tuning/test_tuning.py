@@ -236,6 +236,14 @@ def test_settings_that_are_given_are_not_searched(likes):
     assert found.model.objective.nu == 0.25 and found.model.factors == 6
 
 
+def test_a_search_begins_with_the_regularization_that_a_fit_would_have(likes):
+    few = make_space(WALS().get_params(), {}, {}, likes, any_number).start
+    many = make_space(WALS().get_params(), {}, {}, csr_matrix((30, 5000), dtype=np.float32), any_number).start
+    assert few["regularization"] == WALS(4).fit(likes).regularization_ > many["regularization"] == 0.0117
+    own = make_space(WALS().get_params(), {}, {"regularization": (0.001, 1, "log")}, likes, any_number)
+    assert own.start == few
+
+
 def test_damping_is_searched_only_where_values_differ(likes):
     space = make_space(WALS().get_params(), {}, {}, likes, any_number)
     assert "damping" not in space.start and {"background", "regularization", "nu"} <= set(space.start)

@@ -134,6 +134,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         objective = {"name": model.objective.name, **model.objective.parameters()}
         settings = {"protocol": protocol, "seed": args.seed, "objective": objective, "fit_seconds": seconds}
+        settings |= {"regularization": model.regularization_}
         settings |= given_reranking(args)
         print_json(settings | report.to_dict())
     else:

@@ -384,6 +384,7 @@ def _print_for_programs(out: Path, model: WALS, sizes: tuple[int, int, int], int
             "items": n_items,
             "entries": n_entries,
             "objective": {"name": model.objective.name, **model.objective.parameters()},
+            "regularization": model.regularization_,
             "history": [dataclasses.asdict(record) for record in model.history_],
             "best_iteration": model.best_iteration_,
             "popularity_exponent": model.popularity_exponent_,

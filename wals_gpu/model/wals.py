@@ -148,6 +148,9 @@ class WALS(Configured):
         What having an item (row) adds to the score of each item (column); None without `neighbors`.
     popularity_exponent_ : float or None
         gamma of the scores that the model gives; None before `fit`. It may be assigned: scores and lists follow.
+    regularization_ : float or None
+        That of the last `fit`: the number that was found where `regularization` is "auto", as it is by default; None
+        before.
     period_ : Period or None
         The earliest and the latest time, ``first`` and ``last``, of the interactions that the model was fitted on;
         None where they had no times (``time_column=``).
@@ -729,6 +732,11 @@ class WALS(Configured):
             self._calibration = replace(fitted.calibration, exponent=exponent)
         else:
             self._calibration = None if exponent == 0 else Calibration.of(exponent, fitted.popularity())
+
+    @property
+    def regularization_(self) -> float | None:
+        """That of the last fit, a number also where it is "auto"; None before."""
+        return None if self._bound is None else self._bound.regularization
 
     @property
     def neighbors_(self) -> csr_matrix | None:

@@ -30,9 +30,12 @@ __all__ = ["ONE", "BoundObjective", "Objective", "checked_number", "number_field
 ONE: Floats = np.ones(1)
 
 
-def number_field(default: float, *, positive: bool = False) -> Any:
-    """A dataclass field for a finite number >= 0, or > 0 if `positive`; checked by ``Objective.__post_init__``."""
-    return field(default=default, metadata={"positive": positive})
+def number_field(default: float | str, *, positive: bool = False, auto: bool = False) -> Any:
+    """A dataclass field for a finite number >= 0, or > 0 if `positive`; checked by ``Objective.__post_init__``.
+
+    With `auto` it may also be "auto": a number that the preset finds out from the training data.
+    """
+    return field(default=default, metadata={"positive": positive, "auto": auto})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,7 +44,7 @@ class Objective:
 
     Parameters
     ----------
-    regularization : float
+    regularization : float, or "auto" where a preset has it
         lambda >= 0, the ridge of every row before any scaling that the preset applies.
 
     Raises
@@ -50,7 +53,7 @@ class Objective:
         A parameter is not a number, or out of range.
     """
 
-    regularization: float = number_field(0.01)
+    regularization: float | str = number_field(0.01)
 
     name: ClassVar[str]
     #: Whether a value below zero has a meaning.
@@ -60,8 +63,10 @@ class Objective:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            if "positive" in f.metadata:
-                object.__setattr__(self, f.name, checked_number(self, f.name, f.metadata["positive"]))
+            if "positive" not in f.metadata or (f.metadata["auto"] and getattr(self, f.name) == "auto"):
+                continue
+            checked = checked_number(self, f.name, f.metadata["positive"], or_auto=f.metadata["auto"])
+            object.__setattr__(self, f.name, checked)
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -151,6 +156,10 @@ class Objective:
         """``t`` of entries with these values; `lowest` is the lowest value of all entries."""
         raise NotImplementedError
 
+    def _regularization(self, bound: BoundObjective) -> float:
+        """`regularization` as a number, with what `learn` found where it is "auto"."""
+        return float(self.regularization)
+
     def _rhs_is_value(self, lowest: float) -> bool:
         """Whether ``c t`` is the value itself for every entry, so that the matrix's own array can serve."""
         return False
@@ -198,6 +207,11 @@ class BoundObjective:
             array = getattr(self, name)
             if array is not None and array.shape not in ((1,), (size,)):
                 raise ValueError(f"{name} must have shape (1,) or ({size},), got {array.shape}")
+
+    @property
+    def regularization(self) -> float:
+        """That of the objective; where it is "auto", the number that was found for the training data."""
+        return self.objective._regularization(self)
 
     def user_terms(self, matrix: csr_matrix, *, fold_in: bool = False) -> RowTerms:
         """Terms of the rows of users.
@@ -298,7 +312,7 @@ class BoundObjective:
                     self, matrix, (lowest, highest), (row_weights, col_weights), (row_background, col_background)
                 )
                 scale = objective._ridge_scale(matrix, lowest, n_other, self)
-                ridge = (objective.regularization * scale).astype(dtype)
+                ridge = (self.regularization * scale).astype(dtype)
                 background = (w0 * (ONE if row_background is None else row_background)).astype(dtype)
                 other_background = (ONE if col_background is None else col_background).astype(dtype)
         except FloatingPointError:
@@ -462,6 +476,12 @@ def _entry_coefficients(
     return rhs, gram, total
 
 
-def checked_number(objective: Objective, parameter: str, positive: bool) -> float:
-    """A parameter of an objective: a finite number >= 0, or > 0 if `positive`."""
-    return number(f"{parameter} of objective {objective.name!r}", getattr(objective, parameter), positive=positive)
+def checked_number(objective: Objective, parameter: str, positive: bool, *, or_auto: bool = False) -> float:
+    """A parameter of an objective: a finite number >= 0, or > 0 if `positive`; `or_auto`: what else it may be."""
+    value = getattr(objective, parameter)
+    name = f"{parameter} of objective {objective.name!r}"
+    if or_auto and isinstance(value, str):
+        raise ValueError(
+            f'{name} must be a finite number {"> 0" if positive else ">= 0"}, or "auto"; got {value!r:.60}'
+        )
+    return number(name, value, positive=positive)

@@ -25,7 +25,7 @@ else:  # for typing.get_type_hints, which is all that looks at it
 class ObjectiveOptions(TypedDict, total=False):
     """The parameters of all presets together; each preset documents its own, and refuses those of others."""
 
-    regularization: float
+    regularization: float | str
     alpha: float
     weighting: str
     epsilon: float

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import did_you_mean, refuse_ids
+from wals_gpu.checks import did_you_mean, number, refuse_ids
 from wals_gpu.errors import ModelFormatError
 from wals_gpu.objective.bound import ONE, BoundObjective, Objective, checked_number, number_field
 from wals_gpu.objective.options import ObjectiveOptions, Unpack
@@ -29,7 +29,12 @@ __all__ = [
     "Wals",
     "bound_from_arrays",
     "make_objective",
+    "usual_regularization",
 ]
+
+#: Ridge of the mean row of "wals", as a share of its weight, where there are many items: see find_defaults.py of the
+#: benchmarks. bench_small_catalogues.py chose from where on that is, and measured down to where the rule holds.
+_RIDGE, _MANY_ITEMS, _FEWEST_ITEMS = 0.0117, 1600, 50
 
 
 def _positive(values: Floats, lowest: float) -> Floats:
@@ -64,11 +69,12 @@ class Wals(Objective):
         1: confidence in proportion to the value; 0: every entry counts alike.
     nu : float, default 0.6
         0: every row has the same ridge; 1: in proportion to its weight.
-    regularization : float, default 0.0117
-        Ridge of the mean row, as a share of its weight.
+    regularization : float, or "auto", default "auto"
+        Ridge of the mean row, as a share of its weight. "auto": 0.0117, of fewer than 1,600 items more, see
+        :func:`usual_regularization`.
     """
 
-    regularization: float = number_field(0.0117)
+    regularization: float | str = number_field("auto", auto=True)
     background: float = number_field(8.0, positive=True)
     exponent: float = number_field(0.25)
     damping: float = number_field(0.5)
@@ -93,7 +99,7 @@ class Wals(Objective):
         Returns
         -------
         dict of str to float64 array
-            ``item_weights`` (I,) and ``numbers`` (3,).
+            ``item_weights`` (I,), and ``numbers`` (3,), or (4,) with the regularization that "auto" stands for.
 
         Raises
         ------
@@ -113,7 +119,11 @@ class Wals(Objective):
             lowest = min(lowest, float(values.min()))
         if not math.isfinite(total):
             raise ValueError("objective 'wals': the values add up to more than float64 holds")
-        return {"item_weights": weights, "numbers": np.array([w0, total / n_entries if total else 1.0, lowest])}
+        numbers = [w0, total / n_entries if total else 1.0, lowest]
+        if self.regularization == "auto":
+            # Kept as a number: that a model gets or loses items later does not change the ridge it was fitted with.
+            numbers.append(usual_regularization(n_items))
+        return {"item_weights": weights, "numbers": np.array(numbers)}
 
     def _damped(self, values: Floats) -> Floats:
         # A stored zero is the same as an absent pair, with any damping.
@@ -124,7 +134,7 @@ class Wals(Objective):
         return float(_numbers(bound)[0])
 
     def _confidence(self, values: Floats, weights: Floats, bound: BoundObjective) -> Floats:
-        w0, mean, _ = _numbers(bound)
+        w0, mean = _numbers(bound)[:2]
         confidence: Floats = w0 + weights * (self._damped(values) / mean)
         return confidence
 
@@ -140,10 +150,37 @@ class Wals(Objective):
         scale: Floats = mean * ((np.diff(matrix.indptr) + of_background) / mean) ** self.nu
         return scale
 
+    def _regularization(self, bound: BoundObjective) -> float:
+        if self.regularization != "auto":
+            return float(self.regularization)
+        numbers = _numbers(bound)
+        if len(numbers) < 4:
+            raise ValueError("objective 'wals' has not learned what its regularization \"auto\" stands for")
+        return float(numbers[3])
+
 
 def _numbers(bound: BoundObjective) -> Floats:
     assert bound.numbers is not None
     return bound.numbers
+
+
+def usual_regularization(n_items: int) -> float:
+    """What `regularization` of "wals" is where nothing is said: ``0.0117 sqrt(1600 / I)``.
+
+    I is the number of items, taken as 1,600 where it is more, and as 50 where it is less. docs/objective.md has the
+    figures that it was chosen and measured with.
+
+    Parameters
+    ----------
+    n_items : int
+        Of the training matrix.
+
+    Returns
+    -------
+    float
+        From 0.0117 to 0.0662.
+    """
+    return _RIDGE * math.sqrt(_MANY_ITEMS / min(max(n_items, _FEWEST_ITEMS), _MANY_ITEMS))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -598,6 +635,8 @@ def bound_from_arrays(arrays: dict[str, Floats], params: dict[str, Any]) -> Boun
             part, name = key.split(".", 1)
             parts[part][name] = array
         objective = make_objective(params["objective"], **params["parameters"], **parts["parameter"])
-        return BoundObjective(objective, params["n_users"], params["n_items"], **parts["learned"])
+        bound = BoundObjective(objective, params["n_users"], params["n_items"], **parts["learned"])
+        number("regularization", bound.regularization)  # also where it is one that was learned
+        return bound
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFormatError(f"the saved objective cannot be read: {error!r}") from error

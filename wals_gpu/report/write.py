@@ -218,7 +218,7 @@ def _settings(models: Mapping[str, Any], settings: Mapping[str, Any] | None) -> 
         values: dict[str, Any] = {"class": type(inner).__name__}
         if config is not None:
             values |= _flat(config())
-        for attribute in ("device_", "best_iteration_", "popularity_exponent_"):
+        for attribute in ("device_", "best_iteration_", "popularity_exponent_", "regularization_"):
             if getattr(model, attribute, None) is not None:
                 values[attribute] = getattr(model, attribute)
         found[f"Model {name}"] = values

@@ -10,6 +10,7 @@ from typing import Any
 from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import did_you_mean, integer, number
+from wals_gpu.objective.presets import usual_regularization
 
 __all__ = ["KNOWN", "RANKS", "Parameter", "Space", "make_space"]
 
@@ -213,6 +214,8 @@ def make_space(
     TypeError, ValueError
         A name or a range that is none.
     """
+    if defaults["objective"] == "wals" and defaults.get("regularization") == "auto":
+        defaults = dict(defaults) | {"regularization": usual_regularization(train.shape[1])}
     ranges: dict[str, tuple[float, float, bool]] = {}
     usual = OF_WALS | OF_ALL if defaults["objective"] == "wals" else OF_ALL
     for name, spec in usual.items():
