@@ -31,8 +31,11 @@ def model(table):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
+    """A hub, beside which nothing is kept in the cache that everybody shares."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", tmp_path / "shared")
     with serving() as hub:
         yield hub
+    assert not (tmp_path / "shared").exists()
 
 
 @pytest.fixture

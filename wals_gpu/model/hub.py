@@ -65,8 +65,10 @@ def _take_card(api: Any, place: Place, folder: Path) -> None:
     from huggingface_hub.errors import EntryNotFoundError
 
     with contextlib.suppress(EntryNotFoundError), _errors_of_the_hub(place, api, "uploaded"):
-        there = api.hf_hub_download(place.repo_id, "README.md", revision=place.revision)
-        shutil.copyfile(there, folder / "README.md")
+        # A cache of its own: what is uploaded in a moment makes the page that others would find there an old one.
+        with tempfile.TemporaryDirectory(prefix="wals-gpu-") as cache:
+            there = api.hf_hub_download(place.repo_id, "README.md", revision=place.revision, cache_dir=cache)
+            shutil.copyfile(there, folder / "README.md")
 
 
 def pull(place: Place, cache_dir: str | PathLike[str] | None, local_files_only: bool) -> Path:
