@@ -2,6 +2,7 @@
 // addresses of device memory as integers. A stream is (device, handle): the device is current while the call lasts; or
 // a handle alone, of whatever device is. wals_gpu/backends/cuda_memory.py owns the memory and has checked every shape.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <optional>
 
@@ -52,32 +53,14 @@ auto native(R (*call)(P...)) {
     return [call](typename Given<P>::Type... given) { return call(Given<P>::argument(given)...); };
 }
 
-wals::cuda::RotatedRows make_rows(int64_t n_rows, int64_t factors, Address row_ptr, Address col_idx,
+wals::cuda::RotatedRows make_rows(int64_t n_rows, int64_t factors, const int64_t* row_ptr, const int32_t* col_idx,
                                   wals::Broadcast<float> rhs, wals::Broadcast<float> gram, float gram_offset,
-                                  wals::Broadcast<float> background, wals::Broadcast<float> ridge, Address table,
-                                  Address column_max, Address spectrum, Address gram_bound, Address prior, Address z,
-                                  Address status, float relaxation) {
-    using Floats = Given<const float*>;
-    wals::cuda::RotatedRows p;
-    p.terms = {n_rows,
-               Given<const int64_t*>::argument(row_ptr),
-               Given<const int32_t*>::argument(col_idx),
-               rhs,
-               gram,
-               gram_offset,
-               background,
-               ridge};
-    p.D = int(factors);
-    p.P = int(wals::cuda::padded(factors));
-    p.table = Floats::argument(table);
-    p.column_max = Floats::argument(column_max);
-    p.spectrum = Given<const double*>::argument(spectrum);
-    p.gram_bound = Floats::argument(gram_bound);
-    p.prior = Floats::argument(prior);
-    p.z = Given<float*>::argument(z);
-    p.status = Given<int32_t*>::argument(status);
-    p.relaxation = relaxation;
-    return p;
+                                  wals::Broadcast<float> background, wals::Broadcast<float> ridge, const float* table,
+                                  const float* column_max, const double* spectrum, const float* gram_bound,
+                                  const float* prior, float* z, int32_t* status, float relaxation) {
+    const wals::RowTerms<float> terms{n_rows, row_ptr, col_idx, rhs, gram, gram_offset, background, ridge};
+    return {terms,  int(factors), int(wals::cuda::padded(factors)), table, column_max, spectrum, gram_bound, prior, z,
+            status, relaxation};
 }
 
 }  // namespace
@@ -107,20 +90,6 @@ struct type_caster<wals::Broadcast<float>> {  // (address, stride)
         return true;
     }
 };
-template <>
-struct type_caster<wals::cuda::Form> {
-    PYBIND11_TYPE_CASTER(wals::cuda::Form, const_name("str"));
-
-    bool load(handle source, bool) {
-        const auto name = source.cast<std::string>();
-        if (name != "diagonal" && name != "primal" && name != "dual")
-            throw value_error("form must be 'diagonal', 'primal' or 'dual', got '" + name + "'");
-        value = name == "diagonal" ? wals::cuda::Form::kDiagonal
-                : name == "primal" ? wals::cuda::Form::kPrimal
-                                   : wals::cuda::Form::kDual;
-        return true;
-    }
-};
 }  // namespace pybind11::detail
 
 PYBIND11_MODULE(WALS_MODULE, m) {
@@ -145,18 +114,17 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     m.def(
         "device_properties",
         [](int device) {
-            const wals::cuda::DeviceProperties is = wals::cuda::device_properties(device);
-            return py::dict("name"_a = is.name, "capability"_a = py::make_tuple(is.major, is.minor),
-                            "processors"_a = is.processors, "threads"_a = is.threads, "registers"_a = is.registers,
-                            "shared"_a = is.shared, "shared_reserved"_a = is.shared_reserved,
-                            "shared_of_block"_a = is.shared_of_block, "cache_bytes"_a = is.cache_bytes,
-                            "memory_bytes"_a = is.memory_bytes);
+            std::string name;
+            py::dict is = py::cast(wals::cuda::device_properties(device, name));
+            const int capability = is.attr("pop")("capability").cast<int>();
+            is["name"] = name, is["capability"] = py::make_tuple(capability / 10, capability % 10);
+            return is;
         },
         "device"_a = -1, "What a device has, -1: the current one; see cuda/launch.h.");
     py::class_<wals::cuda::RotatedRows>(m, "Rows", py::module_local(), "Rows to be solved; see cuda/problem.h.")
-        .def(py::init(&make_rows), py::kw_only(), "n_rows"_a, "factors"_a, "row_ptr"_a, "col_idx"_a, "rhs"_a, "gram"_a,
-             "gram_offset"_a, "background"_a, "ridge"_a, "table"_a, "column_max"_a, "spectrum"_a, "gram_bound"_a,
-             "prior"_a, "z"_a, "status"_a, "relaxation"_a);
+        .def(py::init(native(&make_rows)), py::kw_only(), "n_rows"_a, "factors"_a, "row_ptr"_a, "col_idx"_a, "rhs"_a,
+             "gram"_a, "gram_offset"_a, "background"_a, "ridge"_a, "table"_a, "column_max"_a, "spectrum"_a,
+             "gram_bound"_a, "prior"_a, "z"_a, "status"_a, "relaxation"_a);
 
 #define WALS_NATIVE(name) m.def(#name, native(&wals::cuda::name), py::call_guard<py::gil_scoped_release>())
     WALS_NATIVE(padded);
@@ -192,7 +160,6 @@ PYBIND11_MODULE(WALS_MODULE, m) {
     WALS_NATIVE(solve_subspace);
     WALS_NATIVE(cg_slot_bytes);
     WALS_NATIVE(solve_cg_sliced);
-    WALS_NATIVE(subspace_slot_bytes);
     WALS_NATIVE(solve_subspace_sliced);
     WALS_NATIVE(topk_table_bytes);
     WALS_NATIVE(topk_table);

@@ -48,6 +48,14 @@ __device__ __forceinline__ T block_reduce(T v, Join join, T* scratch) {
     return v;
 }
 
+/// sum += weight r
+__device__ __forceinline__ void add_scaled(float4& sum, float weight, float4 r) {
+    sum.x += weight * r.x;
+    sum.y += weight * r.y;
+    sum.z += weight * r.z;
+    sum.w += weight * r.w;
+}
+
 /// Tile (row, column) of a lower triangle, in the order (0, 0) (1, 0) (1, 1) (2, 0) ...
 struct TilePosition {
     int row, column;

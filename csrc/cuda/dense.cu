@@ -12,8 +12,7 @@ int64_t gram_blocks(int64_t D) {
     return side * (side + 1) / 2;
 }
 int64_t gram_slabs(int64_t n, int64_t D) {
-    return std::clamp<int64_t>(std::min(limits::blocks_of_device / gram_blocks(D), n / 256), 1,
-                               limits::blocks_of_device);
+    return dense_slabs(n, gram_blocks(D));
 }
 
 }  // namespace
@@ -28,21 +27,20 @@ Devices devices() {
     return {count, count ? "" : "no CUDA device"};
 }
 
-DeviceProperties device_properties(int device) {
+std::map<std::string, int64_t> device_properties(int device, std::string& name) {
     if (device < 0) check_cuda(cudaGetDevice(&device), "cudaGetDevice");
     cudaDeviceProp is;
     check_cuda(cudaGetDeviceProperties(&is, device), "cudaGetDeviceProperties");
-    return {is.name,
-            is.major,
-            is.minor,
-            is.multiProcessorCount,
-            is.maxThreadsPerMultiProcessor,
-            is.regsPerMultiprocessor,
-            int64_t(is.sharedMemPerMultiprocessor),
-            int64_t(is.reservedSharedMemPerBlock),
-            int64_t(is.sharedMemPerBlockOptin),
-            is.l2CacheSize,
-            int64_t(is.totalGlobalMem)};
+    name = is.name;
+    return {{"capability", 10 * is.major + is.minor},
+            {"processors", is.multiProcessorCount},
+            {"threads", is.maxThreadsPerMultiProcessor},
+            {"registers", is.regsPerMultiprocessor},
+            {"shared", int64_t(is.sharedMemPerMultiprocessor)},
+            {"shared_reserved", int64_t(is.reservedSharedMemPerBlock)},
+            {"shared_of_block", int64_t(is.sharedMemPerBlockOptin)},
+            {"cache_bytes", is.l2CacheSize},
+            {"memory_bytes", int64_t(is.totalGlobalMem)}};
 }
 
 bool fits(size_t shared) {
@@ -80,7 +78,6 @@ void gram(const float* y, int64_t n, int64_t D, Broadcast<float> weight, double*
 
 void rotate(const float* y, int64_t n, int64_t D, int64_t in_stride, const double* q, const int32_t* status, float* out,
             int64_t out_stride, Stream stream) {
-    if (n == 0) return;
     const RotateShape shape{n, int(D), int(in_stride), int(out_stride)};
     const dim3 grid(unsigned((n + kDenseTile - 1) / kDenseTile), unsigned((out_stride + kDenseTile - 1) / kDenseTile));
     if (q)
@@ -102,7 +99,6 @@ void split_basis(const double* q, int64_t D, bool transposed, void* tiles, Strea
 
 void rotate_split(const float* y, int64_t n, int64_t D, int64_t in_stride, const void* tiles, const int32_t* status,
                   float* out, int64_t out_stride, Stream stream) {
-    if (n == 0) return;
     const RotateShape shape{n, int(D), int(in_stride), int(out_stride)};
     const int64_t rows = 32 * kSplitWarps, columns = 16 * kSplitColumns;
     const dim3 grid(unsigned((n + rows - 1) / rows), unsigned((padded(D) + columns - 1) / columns));
@@ -118,7 +114,6 @@ void column_max(const float* table, int64_t n, int64_t D, float* out, Stream str
 }
 
 void clear(void* words, int64_t n, Stream stream) {
-    if (n == 0) return;
     const int64_t blocks = std::min((n + kDenseThreads - 1) / kDenseThreads, 4 * limits::blocks_of_device);
     launch(clear_kernel, unsigned(blocks), kDenseThreads, 0, stream, static_cast<int32_t*>(words), n);
 }
@@ -126,19 +121,16 @@ void clear(void* words, int64_t n, Stream stream) {
 void relax(const RotatedRows& p, int64_t most, const int32_t* list, const int32_t* count, const float* from,
            Stream stream) {
     const int64_t blocks = list ? limits::blocks_of_device : p.terms.n_rows;
-    if (p.terms.n_rows == 0) return;
     launch(relax_kernel, unsigned(blocks), 32, 0, stream, p, most, list, count, from);
 }
 
 void row_loss(const RotatedRows& p, bool wide, double* loss, Stream stream) {
-    if (p.terms.n_rows == 0) return;
     launch(wide ? row_loss_kernel<double> : row_loss_kernel<float>, unsigned(p.terms.n_rows), 32 * kLossWarps, 0,
            stream, p, loss);
 }
 
 void ridge_loss(const float* x, const float* prior, int64_t n, int64_t D, Broadcast<float> ridge, double* loss,
                 Stream stream) {
-    if (n == 0) return;
     launch(ridge_loss_kernel, unsigned(n), 32, 0, stream, x, prior, int(D), ridge, loss);
 }
 

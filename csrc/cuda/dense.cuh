@@ -15,33 +15,17 @@ namespace wals::cuda {
 /// basis because they are weak. Not yet run on a device.
 __global__ void __launch_bounds__(kDenseThreads, 2)
     gram_kernel(const float* y, int64_t n, int D, Broadcast<float> weight, double* partial) {
-    STATIC_SMEM(left, double[kDenseDepth][kDenseTile]);
-    STATIC_SMEM(right, double[kDenseDepth][kDenseTile]);
     const TilePosition block = TilePosition::of(int(blockIdx.x));
     const int row0 = kDenseTile * block.row, column0 = kDenseTile * block.column;
-    const int64_t begin = n * blockIdx.y / gridDim.y, end = n * (blockIdx.y + 1) / gridDim.y;
-    const int t = int(threadIdx.x);
-    const DensePlace place;
-    double acc[4][4] = {};
-    for (int64_t k0 = begin; k0 < end; k0 += kDenseDepth) {
-        for (int i = t; i < kDenseDepth * kDenseTile; i += kDenseThreads) {
-            const int k = i / kDenseTile, j = i % kDenseTile;
-            const bool real = k0 + k < end;
-            left[k][j] = real && row0 + j < D ? double(weight[k0 + k]) * double(y[(k0 + k) * D + row0 + j]) : 0.0;
-            right[k][j] = real && column0 + j < D ? double(y[(k0 + k) * D + column0 + j]) : 0.0;
-        }
-        __syncthreads();
-        place.add_product(acc, left, right);
-        __syncthreads();
-    }
     double* const out = partial + int64_t{blockIdx.y} * D * D;
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            const int r = row0 + place.row + i, c = column0 + place.column + 16 * j;
-            if (r < D && c <= r) out[int64_t{r} * D + c] = acc[i][j];
-        }
+    dense_product<double, false, 0>(
+        n * blockIdx.y / gridDim.y, n * (blockIdx.y + 1) / gridDim.y,
+        [&](int64_t k, int i) { return row0 + i < D ? double(weight[k]) * double(y[k * D + row0 + i]) : 0.0; },
+        [&](int64_t k, int j) { return column0 + j < D ? double(y[k * D + column0 + j]) : 0.0; },
+        [&](int i, int j, double sum) {
+            const int r = row0 + i, c = column0 + j;
+            if (r < D && c <= r) out[int64_t{r} * D + c] = sum;
+        });
 }
 
 constexpr int kSumTile = 16;
@@ -83,35 +67,17 @@ __global__ void __launch_bounds__(kDenseThreads)
 /// device.
 __global__ void __launch_bounds__(kDenseThreads, 2)
     rotate_wide_kernel(RotateShape shape, const float* y, const double* q, const int32_t* status, float* out) {
-    STATIC_SMEM(left, double[kDenseDepth][kDenseTile + 2]);  // written by columns: two lanes meet in a bank
-    STATIC_SMEM(right, double[kDenseDepth][kDenseTile]);
-    const DensePlace place;
-    const int t = int(threadIdx.x), D = shape.D, column0 = int(blockIdx.y) * kDenseTile;
+    const int D = shape.D, column0 = int(blockIdx.y) * kDenseTile;
     const int64_t row0 = int64_t{blockIdx.x} * kDenseTile;
-    double acc[4][4] = {};
-    for (int k0 = 0; k0 < D; k0 += kDenseDepth) {
-        for (int i = t; i < kDenseDepth * kDenseTile; i += kDenseThreads) {
-            const int k = i % kDenseDepth, r = i / kDenseDepth;
-            left[k][r] = k0 + k < D && row0 + r < shape.n ? double(y[(row0 + r) * shape.in_stride + k0 + k]) : 0.0;
-        }
-        for (int i = t; i < kDenseDepth * kDenseTile; i += kDenseThreads) {
-            const int k = i / kDenseTile, j = i % kDenseTile;
-            right[k][j] = k0 + k < D && column0 + j < D ? q[int64_t{k0 + k} * D + column0 + j] : 0.0;
-        }
-        __syncthreads();
-        place.add_product(acc, left, right);
-        __syncthreads();
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const int64_t r = row0 + place.row + i;
-        if (r >= shape.n || (status && status[r])) continue;
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            const int c = column0 + place.column + 16 * j;
-            if (c < shape.out_stride) out[r * shape.out_stride + c] = c < D ? float(acc[i][j]) : 0.0f;
-        }
-    }
+    dense_product<double, true, 2>(  // written by columns: two lanes meet in a bank
+        0, D, [&](int k, int i) { return row0 + i < shape.n ? double(y[(row0 + i) * shape.in_stride + k]) : 0.0; },
+        [&](int k, int j) { return column0 + j < D ? q[int64_t{k} * D + column0 + j] : 0.0; },
+        [&](int i, int j, double sum) {
+            const int64_t r = row0 + i;
+            const int c = column0 + j;
+            if (r < shape.n && !(status && status[r]) && c < shape.out_stride)
+                out[r * shape.out_stride + c] = c < D ? float(sum) : 0.0f;
+        });
 }
 
 constexpr float kBasisScale = 0x1p8f;  // elements of an orthogonal matrix are at most 1

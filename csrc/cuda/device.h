@@ -153,46 +153,40 @@ inline void check_cuda(cudaError_t status, const char* what) {
     throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
-struct SharedMemoryLimits {
-    std::mutex lock;
-    std::map<std::pair<const void*, int>, size_t> of;  // kernel and device
-};
-inline SharedMemoryLimits shared_memory_limits;
+inline std::mutex limits_lock;
+inline std::map<std::pair<const void*, int>, size_t> shared_memory_limits;  // of kernel and device
 
 /// Lets `kernel` have all the shared memory that a block of the current device can have, once. The limit belongs to
 /// kernel and device, not to a launch: whoever set it to what he needs would lower it under the launch of another
 /// thread. The kernel's processors keep as much of their memory as they can for blocks.
-inline cudaError_t allow_shared_memory(const void* kernel, size_t bytes) {
+inline void allow_shared_memory(const void* kernel, size_t bytes) {
     int device = 0, most = 0;
     cudaFuncAttributes own = {};
-    cudaError_t status = cudaGetDevice(&device);
-    if (status != cudaSuccess) return status;
-    const std::lock_guard<std::mutex> guard(shared_memory_limits.lock);
-    size_t& limit = shared_memory_limits.of[{kernel, device}];
-    if (bytes <= limit) return cudaSuccess;
-    status = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (status == cudaSuccess) status = cudaFuncGetAttributes(&own, kernel);
-    if (status != cudaSuccess) return status;
+    check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+    const std::lock_guard<std::mutex> guard(limits_lock);
+    size_t& limit = shared_memory_limits[{kernel, device}];
+    if (bytes <= limit) return;
+    check_cuda(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+               "cudaDeviceGetAttribute");
+    check_cuda(cudaFuncGetAttributes(&own, kernel), "cudaFuncGetAttributes");
     most -= int(own.sharedSizeBytes);
-    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
-    if (status == cudaSuccess)
-        status = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                      cudaSharedmemCarveoutMaxShared);
-    if (status == cudaSuccess) limit = size_t(most);
-    return status;
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "cudaFuncSetAttribute");
+    check_cuda(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+        "cudaFuncSetAttribute");
+    limit = size_t(most);
 }
 
-/// Starts `kernel` on `stream` of the current device; throws std::runtime_error with kernel and shape when it cannot be
-/// started.
+/// Starts `kernel` on `stream` of the current device, if there are blocks; throws std::runtime_error with kernel and
+/// shape when it cannot be started.
 template <class... Params, class... Args>
 void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem, cudaStream_t stream, Args... args) {
+    if (grid.x == 0) return;
     const void* const pointer = reinterpret_cast<const void*>(kernel);
     // Above 48 KiB, static part included, a kernel has to ask; one whose blocks keep their rows there wants the room.
-    cudaError_t status = smem > 8 * 1024 ? allow_shared_memory(pointer, smem) : cudaSuccess;
-    if (status == cudaSuccess) {
-        const cudaLaunchConfig_t config = {grid, block, smem, stream, nullptr, 0};
-        status = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
-    }
+    if (smem > 8 * 1024) allow_shared_memory(pointer, smem);
+    const cudaLaunchConfig_t config = {grid, block, smem, stream, nullptr, 0};
+    const cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
     if (status == cudaSuccess) return;
     const char* name = nullptr;
     if (cudaFuncGetName(&name, pointer) != cudaSuccess) name = "a kernel";

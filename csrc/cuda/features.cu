@@ -11,15 +11,13 @@ int64_t tiles(int64_t n) {
     return (n + kDenseTile - 1) / kDenseTile;
 }
 int64_t cross_slabs(int64_t n, int64_t E, int64_t D) {
-    const int64_t blocks = tiles(E + 1) * tiles(D);
-    return std::clamp<int64_t>(std::min(limits::blocks_of_device / blocks, n / 256), 1, limits::blocks_of_device);
+    return dense_slabs(n, tiles(E + 1) * tiles(D));
 }
 
 }  // namespace
 
 void map_features(const float* features, int64_t n, int64_t E, const float* weights, int64_t D, Broadcast<float> scale,
                   const int32_t* status, bool add, float* out, Stream stream) {
-    if (n == 0) return;
     launch(map_kernel, dim3(unsigned(tiles(n)), unsigned(tiles(D))), kDenseThreads, 0, stream, features, n, int(E),
            weights, int(D), scale, status, add, out);
 }
@@ -39,12 +37,10 @@ void cross(const float* features, int64_t n, int64_t E, Broadcast<float> weight,
 }
 
 void line(const RotatedRows& p, const float* v, double* slope, double* curvature, Stream stream) {
-    if (p.terms.n_rows == 0) return;
     launch(line_kernel, unsigned(p.terms.n_rows), 32 * kLossWarps, 0, stream, p, v, slope, curvature);
 }
 
 void scale(float* values, int64_t n, float factor, Stream stream) {
-    if (n == 0) return;
     const int64_t blocks = std::min((n + kDenseThreads - 1) / kDenseThreads, 4 * limits::blocks_of_device);
     launch(scale_kernel, unsigned(blocks), kDenseThreads, 0, stream, values, n, factor);
 }

@@ -10,45 +10,18 @@ namespace wals::cuda {
 __global__ void __launch_bounds__(kDenseThreads, 2)
     map_kernel(const float* features, int64_t n, int E, const float* weights, int D, Broadcast<float> scale,
                const int32_t* status, bool add, float* out) {
-    STATIC_SMEM(left, float[kDenseDepth][kDenseTile + 4]);
-    STATIC_SMEM(right, float[kDenseDepth][kDenseTile]);
-    const DensePlace place;
-    const int t = int(threadIdx.x), column0 = int(blockIdx.y) * kDenseTile;
+    const int column0 = int(blockIdx.y) * kDenseTile;
     const int64_t row0 = int64_t{blockIdx.x} * kDenseTile;
-    float acc[4][4] = {};
-    for (int k0 = 0; k0 < E; k0 += kDenseDepth) {
-        for (int i = t; i < kDenseDepth * kDenseTile; i += kDenseThreads) {
-            const int k = k0 + i % kDenseDepth, r = i / kDenseDepth;
-            left[i % kDenseDepth][r] = k < E && row0 + r < n ? features[(row0 + r) * E + k] : 0.0f;
-            const int l = k0 + i / kDenseTile, j = column0 + i % kDenseTile;
-            right[i / kDenseTile][i % kDenseTile] = l < E && j < D ? weights[int64_t{l} * D + j] : 0.0f;
-        }
-        __syncthreads();
-#pragma unroll 4
-        for (int k = 0; k < kDenseDepth; ++k) {
-            const float4 l = ld4(&left[k][place.row]);
-            const float a[4] = {l.x, l.y, l.z, l.w};
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                const float b = right[k][place.column + 16 * j];
-#pragma unroll
-                for (int i = 0; i < 4; ++i) acc[i][j] += a[i] * b;
-            }
-        }
-        __syncthreads();
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const int64_t r = row0 + place.row + i;
-        if (r >= n || (status && status[r])) continue;
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            const int c = column0 + place.column + 16 * j;
-            if (c >= D) continue;
-            const float value = scale[r] * (acc[i][j] + weights[int64_t{E} * D + c]);
+    dense_product<float, true, 4>(
+        0, E, [&](int k, int i) { return row0 + i < n ? features[(row0 + i) * E + k] : 0.0f; },
+        [&](int k, int j) { return column0 + j < D ? weights[int64_t{k} * D + column0 + j] : 0.0f; },
+        [&](int i, int j, float sum) {
+            const int64_t r = row0 + i;
+            const int c = column0 + j;
+            if (r >= n || (status && status[r]) || c >= D) return;
+            const float value = scale[r] * (sum + weights[int64_t{E} * D + c]);
             out[r * D + c] = add ? out[r * D + c] + value : value;
-        }
-    }
+        });
 }
 
 /// partial (slabs, E + 1, D) float64 = sum over a slab of rows of weight f (x - m)', f with a 1 at its end; m may be
@@ -56,34 +29,22 @@ __global__ void __launch_bounds__(kDenseThreads, 2)
 __global__ void __launch_bounds__(kDenseThreads, 2)
     cross_kernel(const float* features, int64_t n, int E, Broadcast<float> weight, const float* x, const float* m,
                  int D, double* partial) {
-    STATIC_SMEM(left, double[kDenseDepth][kDenseTile]);
-    STATIC_SMEM(right, double[kDenseDepth][kDenseTile]);
-    const int across = (D + kDenseTile - 1) / kDenseTile, t = int(threadIdx.x);
+    const int across = (D + kDenseTile - 1) / kDenseTile;
     const int row0 = int(blockIdx.x) / across * kDenseTile, column0 = int(blockIdx.x) % across * kDenseTile;
-    const int64_t begin = n * blockIdx.y / gridDim.y, end = n * (blockIdx.y + 1) / gridDim.y;
-    const DensePlace place;
-    double acc[4][4] = {};
-    for (int64_t k0 = begin; k0 < end; k0 += kDenseDepth) {
-        for (int i = t; i < kDenseDepth * kDenseTile; i += kDenseThreads) {
-            const int k = i / kDenseTile, f = row0 + i % kDenseTile, c = column0 + i % kDenseTile;
-            const int64_t r = k0 + k;
-            const bool real = r < end;
-            left[k][i % kDenseTile] = real && f < E ? double(features[r * E + f]) : real && f == E ? 1.0 : 0.0;
-            const double of_mean = real && c < D && m ? double(m[r * D + c]) : 0.0;
-            right[k][i % kDenseTile] = real && c < D ? double(weight[r]) * (double(x[r * D + c]) - of_mean) : 0.0;
-        }
-        __syncthreads();
-        place.add_product(acc, left, right);
-        __syncthreads();
-    }
     double* const out = partial + int64_t{blockIdx.y} * (E + 1) * D;
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            const int r = row0 + place.row + i, c = column0 + place.column + 16 * j;
-            if (r <= E && c < D) out[int64_t{r} * D + c] = acc[i][j];
-        }
+    dense_product<double, false, 0>(
+        n * blockIdx.y / gridDim.y, n * (blockIdx.y + 1) / gridDim.y,
+        [&](int64_t k, int i) {
+            const int f = row0 + i;
+            return f < E ? double(features[k * E + f]) : f == E ? 1.0 : 0.0;
+        },
+        [&](int64_t k, int j) {
+            const int64_t at = k * D + column0 + j;
+            return column0 + j < D ? double(weight[k]) * (double(x[at]) - (m ? double(m[at]) : 0.0)) : 0.0;
+        },
+        [&](int i, int j, double sum) {
+            if (row0 + i <= E && column0 + j < D) out[int64_t{row0 + i} * D + column0 + j] = sum;
+        });
 }
 
 /// out (size) = the slabs' sums in order.

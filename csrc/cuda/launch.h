@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <string>
 
 #include "problem.h"
@@ -21,18 +22,11 @@ struct Devices {
 };
 Devices devices();
 
-/// What a device has, for whoever plans what runs on it.
-struct DeviceProperties {
-    std::string name;
-    int major, minor;  // compute capability
-    int processors;
-    int threads, registers;             // of a processor
-    int64_t shared, shared_reserved;    // bytes of a processor, and what a block takes of them beyond its own
-    int64_t shared_of_block;            // at most
-    int64_t cache_bytes, memory_bytes;  // L2; in all
-};
-/// Of a device, -1: the current one. Throws std::runtime_error where it cannot be asked. Takes about a millisecond.
-DeviceProperties device_properties(int device = -1);
+/// What a device has, by name, for whoever plans what runs on it: "capability" (86 is 8.6), "processors"; "threads",
+/// "registers" and bytes of "shared" memory of a processor; "shared_reserved", what a block takes of these beyond its
+/// own, "shared_of_block", its own at most; "cache_bytes" of L2, "memory_bytes". device -1: the current one. Throws
+/// std::runtime_error where it cannot be asked. Takes about a millisecond.
+std::map<std::string, int64_t> device_properties(int device, std::string& name);
 
 /// Whether a block of the current device can have so many bytes of shared memory.
 bool fits(size_t shared);
@@ -115,10 +109,10 @@ void scale(float* values, int64_t n, float factor, Stream stream);
 
 // Row solves (solve_exact.cu). rows (n_rows) int32: row numbers, all of one form and size.
 
-enum class Form { kDiagonal, kPrimal, kDual };
-
-/// `size`: one of limits::kernel_sizes, which holds the rows' columns (primal) or entries (dual).
-void solve_exact(const RotatedRows& p, Form form, int size, const int32_t* rows, int64_t n_rows, Stream stream);
+/// form: "diagonal", "primal" or "dual". `size`: one of limits::kernel_sizes, which holds the rows' columns (primal) or
+/// entries (dual).
+void solve_exact(const RotatedRows& p, const std::string& form, int size, const int32_t* rows, int64_t n_rows,
+                 Stream stream);
 
 /// Shared memory that a block of that size takes at most.
 int64_t exact_bytes(int size);
@@ -157,12 +151,11 @@ void solve_cg(const RotatedRows& p, const int32_t* rows, int64_t n_rows, int64_t
 void solve_subspace(const RotatedRows& p, int64_t block, const int32_t* rows, int64_t n_rows, float* errors,
                     Stream stream);
 
-// The same for giant rows, in slices (solve_giant.cu); workspace: so many bytes for each slot. Subspace steps want
-// p.status to be 0 before.
+// The same for giant rows, in slices (solve_giant.cu); workspace: so many bytes for each slot, slot_bytes(block) for
+// subspace steps, which want p.status to be 0 before.
 int64_t cg_slot_bytes(int64_t D);
 void solve_cg_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slices, const SlicedRow* rows,
                      int64_t n_rows, int steps, double tolerance, void* workspace, Stream stream);
-int64_t subspace_slot_bytes(int64_t block);
 void solve_subspace_sliced(const RotatedRows& p, int64_t block, const GramSlice* slices, int64_t n_slices,
                            const SlicedRow* rows, int64_t n_rows, float* errors, void* workspace, Stream stream);
 

@@ -267,10 +267,7 @@ __device__ __forceinline__ void primal_gram(const RotatedRows& p, int64_t begin,
             const float4 r = ld4(raw + line * width + place);
             const float weight = fabsf(entries[now].weight[line]), rho = entries[now].rho[line];
             panel.put(line, place, make_float4(weight * r.x, weight * r.y, weight * r.z, weight * r.w));
-            sum.x += rho * r.x;
-            sum.y += rho * r.y;
-            sum.z += rho * r.z;
-            sum.w += rho * r.w;
+            add_scaled(sum, rho, r);
         }
         st4(panel.sums() + 4 * t, sum);
         __syncthreads();

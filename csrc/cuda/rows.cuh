@@ -20,11 +20,7 @@ __device__ __forceinline__ void weighted_sum(const RotatedRows& p, int64_t begin
 #pragma unroll 4
             for (int64_t i = line0; i < n; i += together) {
                 const float4 r = ld4(table + int64_t{p.terms.col_idx[begin + i]} * p.P);
-                const float w = weight(i);
-                sum.x += w * r.x;
-                sum.y += w * r.y;
-                sum.z += w * r.z;
-                sum.w += w * r.w;
+                add_scaled(sum, weight(i), r);
             }
             st4(scratch + 4 * t, sum);
         }
@@ -62,24 +58,20 @@ __device__ __forceinline__ void finish_row(const RotatedRows& p, int64_t row, in
     if (threadIdx.x == 0) p.status[row] = status ? status : check == 0 ? 0 : -1;
 }
 
-/// Shared memory of a row of at most S::kMost columns in the primal form. The panel and the matrix share their place:
-/// sums are in registers while there is a panel. 56 KiB for 128 columns, 156 KiB for 256. Of a PanelShape, the panel
-/// alone: 60 KiB for 256 columns at a depth of 16.
-template <class S>
-struct PrimalMemory {
+/// Shared memory of a row whose matrix has at most S::kMost columns. The panel and the matrix share their place: sums
+/// are in registers while there is a panel.
+template <class S, bool kDual>
+struct MatrixMemory {
     static constexpr int kTileBytes = S::kHoldsMatrix ? (S::kTiles + S::kMost / 16) * 1024 : 0;
-    static constexpr int kPanelBytes = PanelMemory<S, false>::kBytes;
+    static constexpr int kPanelBytes = PanelMemory<S, kDual>::kBytes;
     unsigned char* region;
-    float *rhs, *diagonal, *out, *scratch, *scale;
-    PanelEntries<S::kDepth>* entries;
+    float *rhs, *diagonal, *out, *scratch;
     int *firsts, *bad;
-    __host__ __device__ explicit PrimalMemory(Carver& carve) {
+    __host__ __device__ MatrixMemory(Carver& carve) {
         region = carve.take<unsigned char>(kTileBytes > kPanelBytes ? kTileBytes : kPanelBytes);
         rhs = carve.take<float>(S::kMost);
         diagonal = carve.take<float>(S::kMost);
         out = carve.take<float>(S::kMost);
-        entries = carve.take<PanelEntries<S::kDepth>>(kPanelsAhead);
-        scale = carve.take<float>(1);
         scratch = carve.take<float>(S::kWarps);
         firsts = carve.take<int>(S::kWarps);
         bad = carve.take<int>(1);
@@ -88,13 +80,37 @@ struct PrimalMemory {
     __device__ __forceinline__ float* inverse() const { return tiles() + 256 * S::kTiles; }
 };
 
-/// Writes the tiles to `out`, 256 floats each: value * factor, on the diagonal plus diagonal[i], which becomes the sum.
+/// In the primal form: 56 KiB for 128 columns, 156 KiB for 256. Of a PanelShape, the panel alone: 60 KiB for 256
+/// columns at a depth of 16.
+template <class S>
+struct PrimalMemory : MatrixMemory<S, false> {
+    float* scale;
+    PanelEntries<S::kDepth>* entries;
+    __host__ __device__ PrimalMemory(Carver& carve) : MatrixMemory<S, false>(carve) {
+        entries = carve.take<PanelEntries<S::kDepth>>(kPanelsAhead);
+        scale = carve.take<float>(1);
+    }
+};
+
+/// A slot of a workspace, of a system of P columns: the tiles of its matrix, the inverses of the diagonal tiles, the
+/// right-hand side; and P more: of the first slot of all, how many rows blocks have taken, of a row's first, the last
+/// subspace step.
+struct GramSlot {
+    float *tiles, *inverse, *rhs, *more;
+    WALS_HOST_DEVICE static constexpr int64_t tile_floats(int64_t P) { return P / 16 * (P / 16 + 1) / 2 * 256; }
+    WALS_HOST_DEVICE static constexpr int64_t floats(int64_t P) { return tile_floats(P) + 18 * P; }
+    WALS_HOST_DEVICE GramSlot(float* workspace, int64_t slot, int P)
+        : tiles(workspace + slot * floats(P)), inverse(tiles + tile_floats(P)), rhs(inverse + 16 * P), more(rhs + P) {}
+};
+
+/// Writes the tiles to `out`, 256 floats each: value * factor, on the diagonal plus diagonal[i], which becomes the sum,
+/// unless it is null.
 template <class Tiles>
 __device__ __forceinline__ void store_matrix(const Tiles& tiles, float* out, float unscale, float sign,
                                              float* diagonal) {
     tiles.for_each_pair([&](auto at, int i, int j, float x, float y) {
         float2 v = make_float2(x * unscale * unscale * sign, y * unscale * unscale * sign);
-        if (at.row == at.column && i / 2 == j / 2) {
+        if (diagonal && at.row == at.column && i / 2 == j / 2) {
             float& d = diagonal[16 * at.row + i];
             if (i == j)
                 d = v.x += d;

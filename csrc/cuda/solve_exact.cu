@@ -9,33 +9,29 @@
 namespace wals::cuda {
 namespace {
 
-template <class S>
-void launch_exact(const RotatedRows& p, Form form, const int32_t* rows, int64_t n_rows, Stream stream) {
-    const dim3 grid(static_cast<unsigned>(n_rows));
-    if (form == Form::kPrimal)
-        launch(solve_primal_kernel<S>, grid, S::kThreads, Carver::bytes_of<PrimalMemory<S>>(), stream, p, rows);
-    else
-        launch(solve_dual_kernel<S>, grid, S::kThreads, Carver::bytes_of<DualMemory<S>>(p.P), stream, p, rows);
-}
-
 template <bool kSummed>
 void launch_large(const RotatedRows& p, const int32_t* rows, const SlicedRow* sliced, int64_t n_rows, int64_t n_blocks,
                   float* slots, Stream stream) {
-    auto* const taken = reinterpret_cast<unsigned*>(slots + slot_floats(p.P) - 16);
-    clear(taken, 1, stream);
+    clear(GramSlot(slots, 0, p.P).more, 1, stream);
     launch(solve_large_kernel<kSummed>, unsigned(std::min({n_blocks, n_rows, limits::blocks_of_device})),
            LargeShape::kThreads, Carver::bytes_of<LargeMemory>(p.P), stream, p, rows, sliced, unsigned(n_rows), slots);
 }
 
 }  // namespace
 
-void solve_exact(const RotatedRows& p, Form form, int size, const int32_t* rows, int64_t n_rows, Stream stream) {
-    if (n_rows == 0) return;
-    if (form == Form::kDiagonal)
-        launch(solve_diagonal_kernel, static_cast<unsigned>(n_rows), 32 * kDiagonalWarps,
-               Carver::bytes_of<DiagonalMemory>(p.P), stream, p, rows);
-    else
-        with_shape(size, [&](auto shape) { launch_exact<decltype(shape)>(p, form, rows, n_rows, stream); });
+void solve_exact(const RotatedRows& p, const std::string& form, int size, const int32_t* rows, int64_t n_rows,
+                 Stream stream) {
+    const auto grid = unsigned(n_rows);
+    if (form == "diagonal")
+        return launch(solve_diagonal_kernel, grid, 32 * kDiagonalWarps, Carver::bytes_of<DiagonalMemory>(p.P), stream,
+                      p, rows);
+    with_shape(size, [&](auto shape) {
+        using S = decltype(shape);
+        if (form == "primal")
+            launch(solve_primal_kernel<S>, grid, S::kThreads, Carver::bytes_of<PrimalMemory<S>>(), stream, p, rows);
+        else
+            launch(solve_dual_kernel<S>, grid, S::kThreads, Carver::bytes_of<DualMemory<S>>(p.P), stream, p, rows);
+    });
 }
 
 int64_t exact_bytes(int size) {
@@ -49,12 +45,11 @@ int64_t exact_bytes(int size) {
 }
 
 int64_t slot_bytes(int64_t D) {
-    return slot_floats(padded(D)) * int64_t(sizeof(float));
+    return GramSlot::floats(padded(D)) * int64_t(sizeof(float));
 }
 
 void solve_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slices, const SlicedRow* rows,
                   int64_t n_rows, void* workspace, Stream stream) {
-    if (n_rows == 0) return;
     auto* const slots = static_cast<float*>(workspace);
     const int64_t blocks = (p.P + 127) / 128;
     constexpr int64_t kMostY = 65535;  // of a grid
@@ -63,13 +58,12 @@ void solve_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slice
                SliceShape::kThreads, Carver::bytes_of<PrimalMemory<SliceShape>>(), stream, p, slices + i, slots);
     for (int64_t i = 0; i < n_rows && n_slices > n_rows; i += kMostY)
         launch(sum_slices_kernel, dim3(32, unsigned(std::min(kMostY, n_rows - i))), 256, 0, stream, rows + i,
-               slot_floats(p.P), slots);
+               GramSlot::floats(p.P), GramSlot::floats(p.P) - p.P, slots);
     launch_large<true>(p, nullptr, rows, n_rows, n_rows, slots, stream);
 }
 
 void solve_large(const RotatedRows& p, const int32_t* rows, int64_t n_rows, int64_t n_slots, void* workspace,
                  Stream stream) {
-    if (n_rows == 0) return;
     launch_large<false>(p, rows, nullptr, n_rows, n_slots, static_cast<float*>(workspace), stream);
 }
 

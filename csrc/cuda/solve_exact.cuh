@@ -61,27 +61,14 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) solve_primal_kernel(R
 
 /// Shared memory of a row of at most S::kMost entries in the dual form. 62 KiB for 128 entries and D = 128.
 template <class S>
-struct DualMemory {
-    static constexpr int kTileBytes = PrimalMemory<S>::kTileBytes;
-    static constexpr int kPanelBytes = PanelMemory<S, true>::kBytes;
-    unsigned char* region;
-    float *base_scale, *entry_weight, *rhs, *diagonal, *out, *scratch;
+struct DualMemory : MatrixMemory<S, true> {
+    float *base_scale, *entry_weight;
     int32_t* table_row;
-    int *firsts, *bad;
-    __host__ __device__ DualMemory(Carver& carve, int P) {
-        region = carve.take<unsigned char>(kTileBytes > kPanelBytes ? kTileBytes : kPanelBytes);
-        base_scale = carve.take<float>(P);
+    __host__ __device__ DualMemory(Carver& carve, int P) : MatrixMemory<S, true>(carve) {
         entry_weight = carve.take<float>(S::kMost);
         table_row = carve.take<int32_t>(S::kMost);
-        rhs = carve.take<float>(S::kMost);
-        diagonal = carve.take<float>(S::kMost);
-        out = carve.take<float>(S::kMost);
-        scratch = carve.take<float>(S::kWarps);
-        firsts = carve.take<int>(S::kWarps);
-        bad = carve.take<int>(1);
+        base_scale = carve.take<float>(P);  // what depends on P last: the other places are constants
     }
-    __device__ __forceinline__ float* tiles() const { return reinterpret_cast<float*>(region); }
-    __device__ __forceinline__ float* inverse() const { return tiles() + 256 * S::kTiles; }
 };
 
 /// Rows in the dual form, n <= S::kMost, all Gram coefficients of one sign or zero, one block a row; any D.

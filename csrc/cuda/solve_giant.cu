@@ -13,7 +13,6 @@ int64_t cg_slot_bytes(int64_t D) {
 
 void solve_cg_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_slices, const SlicedRow* rows,
                      int64_t n_rows, int steps, double tolerance, void* workspace, Stream stream) {
-    if (n_rows == 0) return;
     auto* const slots = static_cast<float*>(workspace);
     with_row_shape(p.D, [&](auto shape) {
         using S = decltype(shape);
@@ -26,13 +25,8 @@ void solve_cg_sliced(const RotatedRows& p, const GramSlice* slices, int64_t n_sl
     });
 }
 
-int64_t subspace_slot_bytes(int64_t block) {
-    return SubspaceSlot::floats(block) * int64_t(sizeof(float));
-}
-
 void solve_subspace_sliced(const RotatedRows& p, int64_t block, const GramSlice* slices, int64_t n_slices,
                            const SlicedRow* rows, int64_t n_rows, float* errors, void* workspace, Stream stream) {
-    if (n_rows == 0) return;
     auto* const slots = static_cast<float*>(workspace);
     const auto solve = [&](auto shape) {
         using S = decltype(shape);

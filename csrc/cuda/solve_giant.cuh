@@ -95,22 +95,6 @@ __global__ void __launch_bounds__(32 * kCgWarps, 2)
     if (threadIdx.x == 0) *first_slot.state = cg.state;
 }
 
-/// A slot of subspace steps on blocks of `width` columns: the tiles of the matrix, room for the inverses of its
-/// diagonal tiles, and the right-hand side; of the row's first slot also the last step.
-struct SubspaceSlot {
-    float *tiles, *inverse, *rhs, *step;
-    WALS_HOST_DEVICE static constexpr int64_t tile_floats(int64_t width) {
-        return width / 16 * (width / 16 + 1) / 2 * 256;
-    }
-    WALS_HOST_DEVICE static constexpr int64_t floats(int64_t width) { return tile_floats(width) + 18 * width; }
-    __device__ __forceinline__ SubspaceSlot(float* workspace, int64_t slot, int width) {
-        tiles = workspace + slot * floats(width);
-        inverse = tiles + tile_floats(width);
-        rhs = inverse + 16 * width;
-        step = rhs + width;
-    }
-};
-
 /// Brings the errors of slices up to date with the step before, and sums their part of the system over columns
 /// [first, first + width); a block a slice. Cost: n width (width + 16) flops on tensor cores, three times, and 2 n D
 /// for the errors the first time, then 2 n width. Not yet run on a device.
@@ -127,16 +111,12 @@ __global__ void __launch_bounds__(S::kThreads, S::kMost <= 64 ? 3 : 1)
                                   [&](int64_t e, float dot) { errors[e] = p.terms.rhs[e] - p.terms.gram(e) * dot; });
     else
         for_each_score<S::kWarps>(p, slice.begin, slice.end, first - width, width,
-                                  SubspaceSlot(workspace, slice.first_slot, width).step,
+                                  GramSlot(workspace, slice.first_slot, width).more,
                                   [&](int64_t e, float dot) { errors[e] -= p.terms.gram(e) * dot; });
     const int count = min(width, p.P - first);
     const TriangleTiles<S> tiles = sum_primal(p, slice.row, slice.begin, slice.end, first, count, errors, m);
-    const SubspaceSlot slot(workspace, slice.slot, width);
-    const float unscale = 1.0f / *m.scale;
-    tiles.for_each_pair([&](auto at, int i, int j, float x, float y) {
-        st<float2>(slot.tiles + 256 * tile_index(at.row, at.column) + tile_place(i, j),
-                   make_float2(x * unscale * unscale, y * unscale * unscale));
-    });
+    const GramSlot slot(workspace, slice.slot, width);
+    store_matrix(tiles, slot.tiles, 1.0f / *m.scale, 1.0f, nullptr);
     for (int j = int(threadIdx.x); j < count; j += S::kThreads) slot.rhs[j] = m.rhs[j];
 }
 
@@ -151,11 +131,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kMost <= 64 ? 3 : 1)
     const int t = int(threadIdx.x), count = min(width, p.P - first), strips = count / 16;
     if (p.status[r.row]) return;
     float* const z = p.z + int64_t{r.row} * p.P;
-    const SubspaceSlot own(workspace, r.slot, width);
+    const GramSlot own(workspace, r.slot, width);
     float* const tiles = S::kHoldsMatrix ? m.tiles() : own.tiles;
     for (int i = t; i < 256 * int(tile_index(strips, 0)); i += S::kThreads) {
         float sum = 0;
-        for (int s = 0; s < r.n_slots; ++s) sum += SubspaceSlot(workspace, r.slot + s, width).tiles[i];
+        for (int s = 0; s < r.n_slots; ++s) sum += GramSlot(workspace, r.slot + s, width).tiles[i];
         tiles[i] = sum;
     }
     if (t == 0) *m.bad = 0;
@@ -165,7 +145,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kMost <= 64 ? 3 : 1)
         float& d = tiles[256 * tile_index(j / 16, j / 16) + tile_place(j % 16, j % 16)];
         m.diagonal[j] = d += base;
         float sum = prior_pull(p, r.row, first + j) - base * z[first + j];
-        for (int s = 0; s < r.n_slots; ++s) sum += SubspaceSlot(workspace, r.slot + s, width).rhs[j];
+        for (int s = 0; s < r.n_slots; ++s) sum += GramSlot(workspace, r.slot + s, width).rhs[j];
         m.rhs[j] = sum;
     }
     __syncthreads();
@@ -176,8 +156,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kMost <= 64 ? 3 : 1)
         return;
     }
     for (int j = t; j < count; j += S::kThreads) {
-        own.step[j] = p.relaxation * m.out[j];
-        z[first + j] += own.step[j];
+        own.more[j] = p.relaxation * m.out[j];
+        z[first + j] += own.more[j];
     }
     __syncthreads();
     if (first + width >= p.P) finish_row<S::kWarps>(p, r.row, 0, m.scratch, [&](int j) { return z[j]; });

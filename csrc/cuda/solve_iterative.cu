@@ -15,7 +15,6 @@ int64_t cg_staged_rows(int64_t D, int64_t smem_bytes) {
 
 void solve_cg(const RotatedRows& p, const int32_t* rows, int64_t n_rows, int64_t staged, int steps, double tolerance,
               Stream stream) {
-    if (n_rows == 0) return;
     with_row_shape(p.D, [&](auto shape) {
         using S = decltype(shape);
         launch(solve_cg_kernel<S>, unsigned(n_rows), 32 * kCgWarps, Carver::bytes_of<CgMemory<S>>(p.P, int(staged)),
@@ -25,7 +24,6 @@ void solve_cg(const RotatedRows& p, const int32_t* rows, int64_t n_rows, int64_t
 
 void solve_subspace(const RotatedRows& p, int64_t block, const int32_t* rows, int64_t n_rows, float* errors,
                     Stream stream) {
-    if (n_rows == 0) return;
     with_shape<kSubspaceWarps>(block, [&](auto shape) {
         using S = decltype(shape);
         launch(solve_subspace_kernel<S>, unsigned(n_rows), S::kThreads, Carver::bytes_of<PrimalMemory<S>>(), stream, p,

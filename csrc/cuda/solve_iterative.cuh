@@ -80,16 +80,10 @@ __device__ __forceinline__ void cg_pass(const RotatedRows& p, int64_t begin, int
         const float weight = kResidual ? (real ? p.terms.rhs[begin + e] : 0.0f) - a * dot : a * dot;
 #pragma unroll
         for (int i = 0; i < S::kVectors; ++i) {
-            sum[i].x += weight * r[i].x;
-            sum[i].y += weight * r[i].y;
-            sum[i].z += weight * r[i].z;
-            sum[i].w += weight * r[i].w;
-            if constexpr (kResidual) {
-                square[i].x += a * (r[i].x * r[i].x);
-                square[i].y += a * (r[i].y * r[i].y);
-                square[i].z += a * (r[i].z * r[i].z);
-                square[i].w += a * (r[i].w * r[i].w);
-            }
+            add_scaled(sum[i], weight, r[i]);
+            if constexpr (kResidual)
+                add_scaled(square[i], a,
+                           make_float4(r[i].x * r[i].x, r[i].y * r[i].y, r[i].z * r[i].z, r[i].w * r[i].w));
         }
     }
     auto add_to = [&](const float4(&values)[S::kVectors], float* to) {

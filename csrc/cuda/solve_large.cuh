@@ -6,13 +6,6 @@
 
 namespace wals::cuda {
 
-/// A slot: the tiles of the matrix, the inverses of its diagonal tiles, the right-hand side; and 16 words, of which the
-/// first slot's first counts the rows that blocks have taken.
-WALS_HOST_DEVICE constexpr int64_t slot_floats(int64_t P) {
-    const int64_t strips = P / 16;
-    return (strips * (strips + 1) / 2 + strips) * 256 + P + 16;
-}
-
 using SliceShape = PanelShape<256, 16, 16>;  // a warp has 4 of the 64 tiles of a block
 
 /// sum of a r r' and of rho r over slices, in the primal form. grid: (blocks of 128 x 128 on and below the diagonal,
@@ -36,25 +29,25 @@ __global__ void __launch_bounds__(SliceShape::kThreads, 1)
     const Columns columns = on_diagonal ? Columns(16 * row0, 128) : Columns(16 * row0, 128, 16 * column0, 128);
     primal_gram<SliceShape>(p, slice.begin, slice.end, columns, m.scale, bound < 0, nullptr, m.entries,
                             PanelMemory<SliceShape, false>{m.region}, tiles, m.rhs);
-    float* const slot = workspace + int64_t{slice.slot} * slot_floats(p.P);
+    const GramSlot slot(workspace, slice.slot, p.P);
     const float unscale = 1.0f / *m.scale;
     tiles.for_each_pair([&](auto at, int i, int j, float x, float y) {
         const int row = row0 + at.row, column = on_diagonal ? column0 + at.column : column0 + at.column - 8;
         if (row >= strips || column > row) return;
-        st<float2>(slot + 256 * tile_index(row, column) + tile_place(i, j),
+        st<float2>(slot.tiles + 256 * tile_index(row, column) + tile_place(i, j),
                    make_float2(x * unscale * unscale, y * unscale * unscale));
     });
-    float* const rhs = slot + slot_floats(p.P) - p.P - 16;
     if (on_diagonal)
         for (int j = int(threadIdx.x); j < 128 && 16 * row0 + j < p.P; j += SliceShape::kThreads)
-            rhs[16 * row0 + j] = m.rhs[j];
+            slot.rhs[16 * row0 + j] = m.rhs[j];
 }
 
-/// Adds the slots of each row in order. grid: (parts, rows).
-__global__ void __launch_bounds__(256) sum_slices_kernel(const SlicedRow* rows, int64_t slot_size, float* workspace) {
+/// Adds the slots of each row in order, of each so many floats. grid: (parts, rows).
+__global__ void __launch_bounds__(256)
+    sum_slices_kernel(const SlicedRow* rows, int64_t slot_size, int64_t summed, float* workspace) {
     const SlicedRow r = rows[blockIdx.y];
     float* const slot = workspace + int64_t{r.slot} * slot_size;
-    for (int64_t i = int64_t{blockIdx.x} * 256 + threadIdx.x; i < slot_size - 16 && r.n_slots > 1;
+    for (int64_t i = int64_t{blockIdx.x} * 256 + threadIdx.x; i < summed && r.n_slots > 1;
          i += int64_t{gridDim.x} * 256) {
         float sum = slot[i];
         for (int64_t s = 1; s < r.n_slots; ++s) sum += slot[s * slot_size + i];
@@ -104,7 +97,7 @@ struct LargeRow {
     // Read where needed: registers are scarce.
     __device__ __forceinline__ int64_t row() const { return m.at[0]; }
     __device__ __forceinline__ int strips() const { return p.P / 16; }
-    __device__ __forceinline__ float* slot() const { return workspace + int64_t{m.at[1]} * slot_floats(p.P); }
+    __device__ __forceinline__ float* slot() const { return workspace + int64_t{m.at[1]} * GramSlot::floats(p.P); }
     __device__ __forceinline__ float* tile(int i, int j) const { return slot() + 256 * (i * (i + 1) / 2 + j); }
     __device__ __forceinline__ float* inverse() const { return tile(strips(), 0); }
     __device__ __forceinline__ const float* rhs() const { return inverse() + 256 * strips(); }
@@ -228,9 +221,7 @@ struct LargeRow {
             m.v[16 * (k0 + warp) + lane_index() / 4] -= dot.x;
             m.v[16 * (k0 + warp) + lane_index() / 4 + 8] -= dot.y;
         }
-        tiles.for_each_pair([&](auto at, int i, int j, float x, float y) {
-            st<float2>(m.tiles() + 256 * tile_index(at.row, at.column) + tile_place(i, j), make_float2(x, y));
-        });
+        store_matrix(tiles, m.tiles(), 1.0f, 1.0f, nullptr);
         if (t == 0) *m.bad = 0;
         __syncthreads();
         if (const int j = t; j < 16 * columns) {
@@ -335,7 +326,7 @@ __global__ void __launch_bounds__(LargeShape::kThreads, 1)
     solve_large_kernel(RotatedRows p, const int32_t* rows, const SlicedRow* sliced, unsigned n_rows, float* workspace) {
     Carver carve(dynamic_smem());
     const LargeMemory m(carve, p.P);
-    auto* const taken = reinterpret_cast<unsigned*>(workspace + slot_floats(p.P) - 16);
+    auto* const taken = reinterpret_cast<unsigned*>(GramSlot(workspace, 0, p.P).more);
     const LargeRow large{p, m, workspace};
     for (;;) {
         if (threadIdx.x == 0) {

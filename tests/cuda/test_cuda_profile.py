@@ -27,9 +27,9 @@ HOT = [
     ("cholesky.cuh", r"inverse\[tile_place", "shared", 1.0),
     ("cholesky.cuh", r"ld4\(m.inverse", "shared", 1.61),  # and ld4(v), one element for half a warp
     ("dense_tile.cuh", r"right\[k\]\[column", "shared", 2.0),  # float64, half a warp reads what the other does
-    ("dense.cuh", r"left\[k\]\[r\] =", "shared", 2.0),  # of 16 lanes of a column, two meet
+    ("dense_tile.cuh", r"left\[l\]\[r\] =", "shared", 2.0),  # of 16 lanes of a column, two meet
     ("dense.cuh", r"ld<uint4>\(own", "global", 1.0),
-    ("dense.cuh", r"right\[k\]\[j\] =", "shared", 1.0),
+    ("dense_tile.cuh", r"right\[k\]\[j\] =", "shared", 1.0),
     ("dense.cuh", r"out\[r \* shape.out_stride", "global", 1.0),
     ("dense.cuh", r"out\[(r \* D \+ c|mirror_r)", "global", 1.1),
     ("dense.cuh", r"out\[int64_t\{r\} \* D", "global", 1.5),  # blocks on the diagonal have half rows

@@ -17,10 +17,10 @@ from wals_gpu import reference
 from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.cuda import CudaBackend
-from wals_gpu.backends.cuda_plan import plan_cg, plan_exact, plan_subspace, slice_rows
+from wals_gpu.backends.cuda_plan import plan_cg, plan_exact, plan_rows, slice_rows
 from wals_gpu.backends.cuda_solve import RowKernels
 from wals_gpu.backends.cuda_terms import fitting_parts
-from wals_gpu.backends.solve import SolveSizes
+from wals_gpu.backends.solve import SolveOptions, SolveSizes
 from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.objective.presets import PRESETS, make_objective
 from wals_gpu.objective.terms import RowTerms
@@ -330,7 +330,9 @@ def test_giant_rows_take_the_steps_of_the_reference(d, how, small_slices):
     terms, other, start = problem(d, [0, 5, 32, 33, 130, 47], "all", ridge=0.5)
     terms.gram[:] = abs(terms.gram)
     other *= np.float32(0.3)
-    assert list(plan_cg(terms, (10,), 32)[2]) == [4, 5, 3] and len(plan_subspace(terms, 16, 32)[2]) == 3
+    for options in (SolveOptions("cg"), SolveOptions("subspace", block_size=16)):
+        plan = plan_rows(terms, 300, options, LIMITS.kernel_sizes, 32, (10,))
+        assert [list(rows.numbers) for rows in plan if rows.form.startswith("sliced")] == [[4, 5, 3]]
     prior = start[::-1].copy()
     solved = run(terms, other, start=start, prior=prior, **how)
     expected = solve_by_reference(terms, other, start, prior=prior, **how)

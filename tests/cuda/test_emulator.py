@@ -336,9 +336,10 @@ def test_limits_of_a_launch(module):
         with pytest.raises(module.EmulatorError, match="static and dynamic"):  # 4096 bytes of them are static
             feature(module, "Reverse", words, smem=kib * 1024 - 4095)
     feature(module, "Reverse", np.ones(1024))
-    for blocks, block in ((1, 1025), (0, 32), (1, 0)):
+    for blocks, block in ((1, 1025), (-1, 32), (1, 0)):
         with pytest.raises(module.EmulatorError, match=r"limit: a (grid|block) of"):
             module.feature("Ballot", blocks, block, 0, words, words)
+    module.feature("Ballot", 0, 32, 0, words, np.ones_like(words))  # no blocks, no launch
     with pytest.raises(module.EmulatorError, match="carves 4000 bytes, 256 were asked for"):
         feature(module, "CarvedTooMuch", words, smem=256)
 

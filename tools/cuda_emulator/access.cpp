@@ -28,28 +28,23 @@ size_t note_carved(unsigned char* array, size_t bytes, size_t total, size_t roun
     if (total > (block.dynamic_bytes + 15) / 16 * 16)
         fail(
             format("limit: the kernel carves %zu bytes, %zu were asked for at the launch", total, block.dynamic_bytes));
-#ifdef EMU_CHECKED
-    if (array + bytes + kRedZone > block.arena + kArena) fail("limit: too many arrays in dynamic shared memory");
-    check::carved(block, size_t(array - block.arena), bytes);
-#else
-    (void)array, (void)bytes;
-#endif
+    if (kChecked) {
+        if (array + bytes + kRedZone > block.arena + kArena) fail("limit: too many arrays in dynamic shared memory");
+        check::carved(block, size_t(array - block.arena), bytes);
+    }
     return rounded + kRedZone;
 }
 
 void* static_smem(const void* tag, size_t bytes, size_t alignment) {
     Block& block = *engine.current->block;
-    for (const StaticArray& a : block.statics)
-        if (a.tag == tag) return block.arena + a.offset;
+    if (const auto known = block.statics.find(tag); known != block.statics.end()) return block.arena + known->second;
     const size_t step = std::max<size_t>(alignment, 16), offset = (block.static_used + step - 1) / step * step;
     block.static_bytes += bytes;
     check_shared(block.static_bytes, block.dynamic_bytes);
-    block.statics.push_back({tag, offset, bytes});
+    block.statics[tag] = offset;
     block.static_used = offset + bytes + kRedZone;
     std::memset(block.arena + offset, 0xff, bytes);
-#ifdef EMU_CHECKED
-    check::carved(block, offset, bytes);
-#endif
+    if (kChecked) check::carved(block, offset, bytes);
     return block.arena + offset;
 }
 
@@ -75,9 +70,7 @@ void copy_async(void* dst, const void* src, bool real, const char* file, int lin
         fail("misaligned: " + thread_name(self) + format(" copies 16 bytes from %p to %p in ", src, dst) + place(site));
     if (!in_arenas(dst))
         fail("out of bounds: " + thread_name(self) + " copies to what is not shared memory, in " + place(site));
-#ifdef EMU_CHECKED
-    check::copy_started(copy);
-#endif
+    if (kChecked) check::copy_started(copy);
     engine.landing = &copy;
     if (eager())
         copy.land();
@@ -102,9 +95,7 @@ void wait_copies(int groups_left) {
         engine.landing = &copy;
         if (!eager()) copy.land();
         engine.landing = nullptr;
-#ifdef EMU_CHECKED
-        check::copy_landed(copy);
-#endif
+        if (kChecked) check::copy_landed(copy);
     }
     self.copies.resize(left);
 }
@@ -115,11 +106,7 @@ namespace {
 void note_access(const void* p, int bytes, bool write, uintptr_t pc) {
     if (uintptr_t(p) % unsigned(bytes))
         fail("misaligned: " + thread_name(*engine.current) + format(" accesses %d bytes at %p, at %%0", bytes, p), pc);
-#ifdef EMU_CHECKED
-    check::access(p, size_t(bytes), write ? check::kWrite : check::kRead, pc);
-#else
-    (void)write;
-#endif
+    if (kChecked) check::access(p, size_t(bytes), write ? check::kWrite : check::kRead, pc);
     engine.accessing = pc;
 }
 
@@ -149,9 +136,7 @@ uint32_t atomic_u32(uint32_t* p, uint32_t value, Atomic op) {
         make_ready(*self.warp, *self.block, 1u << (self.id & 31));
         suspend(/*next_slot=*/true);
     }
-#ifdef EMU_CHECKED
-    check::access(p, 4, check::kAtomic, pc);
-#endif
+    if (kChecked) check::access(p, 4, check::kAtomic, pc);
     engine.accessing = pc;
     const uint32_t old = *p;
     *p = op == Atomic::kAdd ? old + value : op == Atomic::kMax ? std::max(old, value) : old | value;

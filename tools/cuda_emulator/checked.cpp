@@ -27,19 +27,17 @@
 // warps if there were such. A race with an access that was pushed out of it goes unseen in this run, and may show in
 // another order; what is reported is a race. Global memory is not watched for uninitialised reads: it is full of
 // NaN. Accesses that the compiler removed or merged are not seen (CMake turns off what merges them).
-#include "engine.h"
-
-#ifdef EMU_CHECKED
-
-#include <link.h>
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 #include <map>
 #include <tuple>
 #include <unordered_map>
+
+#include "engine.h"
+
+extern "C" EMU_API char __ehdr_start, _end;  // of this module, by the linker
 
 namespace emu::check {
 
@@ -61,15 +59,10 @@ struct Cell {
     uint8_t written = 0, in_flight = 0;
 };
 
-struct Range {
-    uintptr_t begin, end;
-};
-
 constexpr size_t kArenaCells = kArena / 4;
 Cell* arena_cells[kMaxResident];
 std::vector<std::pair<size_t, size_t>> extents[kMaxResident];  // of the arrays in an arena: offset, bytes
 std::vector<uint64_t> started;                                 // linear index of the block with serial first_serial + i
-std::vector<Range> ignored;                                    // the module's constants and the launch's arguments
 Allocation* latest = nullptr;
 
 struct Launch {
@@ -117,11 +110,9 @@ std::string thread_of(const Access& a) {
     if (a.serial < engine.first_serial) return "a kernel on another stream";
     const uint64_t linear = started[a.serial - engine.first_serial];
     const dim3 &size = engine.shape.block, &grid = engine.shape.grid;
-    char text[128];
-    snprintf(text, sizeof text, "thread (%u, %u, %u) of block (%u, %u, %u)", a.thread % size.x,
-             a.thread / size.x % size.y, a.thread / (size.x * size.y), unsigned(linear % grid.x),
-             unsigned(linear / grid.x % grid.y), unsigned(linear / (uint64_t(grid.x) * grid.y)));
-    return text;
+    return format("thread (%u, %u, %u) of block (%u, %u, %u)", a.thread % size.x, a.thread / size.x % size.y,
+                  a.thread / (size.x * size.y), unsigned(linear % grid.x), unsigned(linear / grid.x % grid.y),
+                  unsigned(linear / (uint64_t(grid.x) * grid.y)));
 }
 
 bool happens_before(const Access& a, const Lane& lane) {
@@ -212,29 +203,10 @@ void for_cells(Cell* cells, size_t offset, size_t bytes, Visit&& visit) {
     }
 }
 
-void find_ignored() {
-    dl_iterate_phdr(
-        [](dl_phdr_info* image, size_t, void*) {
-            std::vector<Range> loaded;
-            for (int i = 0; i < image->dlpi_phnum; ++i) {
-                const auto& header = image->dlpi_phdr[i];
-                const uintptr_t begin = image->dlpi_addr + header.p_vaddr;
-                if (header.p_type == PT_LOAD) loaded.push_back({begin, begin + header.p_memsz});
-            }
-            const bool ours = std::any_of(loaded.begin(), loaded.end(), [](const Range& r) {
-                return r.begin <= uintptr_t(&engine) && uintptr_t(&engine) < r.end;
-            });
-            if (ours) ignored = loaded;
-            return int(ours);
-        },
-        nullptr);
-    const uintptr_t arguments = uintptr_t(engine.origin->arguments);
-    ignored.push_back({arguments, arguments + engine.origin->argument_bytes});
-}
-
+/// Of the module itself, constants among it, or of the launch's arguments.
 bool is_ignored(uintptr_t p) {
-    if (ignored.empty()) find_ignored();
-    return std::any_of(ignored.begin(), ignored.end(), [&](const Range& r) { return r.begin <= p && p < r.end; });
+    return (p >= uintptr_t(&__ehdr_start) && p < uintptr_t(&_end)) ||
+           p - uintptr_t(engine.origin->arguments) < engine.origin->argument_bytes;
 }
 
 Cell* shadow_of(Allocation& a) {
@@ -255,7 +227,7 @@ struct Request {
 };
 
 struct Counter {
-    long long requests = 0, units = 0, ideal = 0;
+    Traffic traffic = {};
     std::unordered_map<uint64_t, Request> open;  // by slot, warp and how often its lanes came by
     std::vector<uint32_t> times;                 // by slot and thread
 };
@@ -274,10 +246,11 @@ std::vector<size_t> distinct(const Request& r, int first, int last, int bytes, i
 }
 
 void close(Counter& counter, const Request& r, bool shared, int bytes) {
-    ++counter.requests;
+    auto& [requests, units, ideal] = counter.traffic;
+    ++requests;
     if (!shared) {
-        counter.units += (long long)(distinct(r, 0, 32, bytes, 32).size());
-        counter.ideal += (long long)(distinct(r, 0, 32, bytes, 1).size() + 31) / 32;
+        units += (long long)(distinct(r, 0, 32, bytes, 32).size());
+        ideal += (long long)(distinct(r, 0, 32, bytes, 1).size() + 31) / 32;
         return;
     }
     // 8 bytes a lane go half a warp at a time, 16 bytes a quarter; the lanes of one go together unless two words meet
@@ -286,9 +259,9 @@ void close(Counter& counter, const Request& r, bool shared, int bytes) {
     for (int first = 0; first < 32; first += together) {
         int words[32] = {}, most = 0;
         for (size_t w : distinct(r, first, first + together, bytes, 4)) most = std::max(most, ++words[w % 32]);
-        counter.units += most;
+        units += most;
     }
-    counter.ideal += (long long)(distinct(r, 0, 32, bytes, 4).size() + 31) / 32;
+    ideal += (long long)(distinct(r, 0, 32, bytes, 4).size() + 31) / 32;
 }
 
 void count(const Lane& lane, size_t address, size_t bytes, unsigned kind, uintptr_t pc, bool shared) {
@@ -324,7 +297,11 @@ void close_open(int slot) {
 void check_access(const Lane& lane, uintptr_t p, size_t bytes, unsigned kind, uintptr_t pc) {
     Block& block = *lane.block;
     const char* const what = verb(kind);
-    char text[400];
+    const auto outside = [&](const std::string& where) {
+        fail("out of bounds: " + std::string(what) + " of " + std::to_string(bytes) + " bytes " + where + " by " +
+                 thread_name(lane) + ", at %0",
+             pc);
+    };
     Access now;
     now.serial = block.serial;
     now.epoch = block.epoch;
@@ -347,14 +324,9 @@ void check_access(const Lane& lane, uintptr_t p, size_t bytes, unsigned kind, ui
             const std::pair<size_t, size_t>* nearest = nullptr;  // the array before it
             for (const auto& e : arrays)
                 if (e.first <= offset && (!nearest || e.first > nearest->first)) nearest = &e;
-            if (nearest)
-                snprintf(text, sizeof text, "at byte %zu of an array of %zu bytes in shared memory",
-                         offset - nearest->first, nearest->second);
-            else
-                snprintf(text, sizeof text, "in shared memory that no Carver gave out");
-            fail("out of bounds: " + std::string(what) + " of " + std::to_string(bytes) + " bytes " + text + " by " +
-                     thread_name(lane) + ", at %0",
-                 pc);
+            outside(nearest ? format("at byte %zu of an array of %zu bytes in shared memory", offset - nearest->first,
+                                     nearest->second)
+                            : "in shared memory that no Carver gave out");
         }
         cells = arena_cells[block.slot];
         place.offset = offset - (offset >= kStaticRegion ? kStaticRegion : 0);
@@ -366,15 +338,10 @@ void check_access(const Lane& lane, uintptr_t p, size_t bytes, unsigned kind, ui
                     latest = nullptr;
                     return;
                 }
-                if (latest)
-                    snprintf(text, sizeof text, "at byte %td of buffer '%s' of %zu bytes", ptrdiff_t(p - latest->begin),
-                             latest->name.c_str(), size_t(latest->end - latest->begin));
-                else
-                    snprintf(text, sizeof text, "at %s, in no known buffer,", name_address(p).c_str());
-                latest = nullptr;
-                fail("out of bounds: " + std::string(what) + " of " + std::to_string(bytes) + " bytes " + text +
-                         " by " + thread_name(lane) + ", at %0",
-                     pc);
+                const Allocation* const near = std::exchange(latest, nullptr);
+                outside(near ? format("at byte %td of buffer '%s' of %zu bytes", ptrdiff_t(p - near->begin),
+                                      near->name.c_str(), size_t(near->end - near->begin))
+                             : format("at %s, in no known buffer,", name_address(p).c_str()));
             }
         }
         if (!on_this_device(*latest))
@@ -435,7 +402,6 @@ void copy_landed(const Copy& copy) {
 
 void launch_started() {
     started.clear();
-    ignored.clear();
     latest = nullptr;
     const Origin& origin = *engine.origin;
     after_all = comes_after_all(origin.clock);
@@ -492,32 +458,16 @@ void drop_shadow(Allocation& allocation) {
 
 namespace emu {
 
-std::vector<Line> profile() {
-    std::vector<Line> lines;
+std::map<Line, Traffic> profile() {
+    if (!kChecked) throw Error("profile: only the checked build counts accesses");
+    std::map<Line, Traffic> lines;
     for (const auto& [key, counter] : check::counters) {
         const auto& [pc, shared, kind, bytes] = key;
         const std::string where = source_line(pc, /*callers=*/false);
         const size_t colon = where.rfind(':');
-        Line line{where.substr(0, colon),
-                  colon == std::string::npos ? 0 : std::atoi(where.c_str() + colon + 1),
-                  shared,
-                  check::verb(kind),
-                  bytes,
-                  counter.requests,
-                  counter.units,
-                  counter.ideal};
-        const auto same = std::find_if(lines.begin(), lines.end(), [&](const Line& l) {  // a line inlined twice
-            return std::tie(l.file, l.line, l.shared, l.bytes) ==
-                       std::tie(line.file, line.line, line.shared, line.bytes) &&
-                   std::strcmp(l.kind, line.kind) == 0;
-        });
-        if (same == lines.end()) {
-            lines.push_back(line);
-        } else {
-            same->requests += line.requests;
-            same->units += line.units;
-            same->ideal += line.ideal;
-        }
+        const int line = colon == std::string::npos ? 0 : std::atoi(where.c_str() + colon + 1);
+        Traffic& traffic = lines[{where.substr(0, colon), line, shared, check::verb(kind), bytes}];
+        for (int i = 0; i < 3; ++i) traffic[i] += counter.traffic[i];
     }
     return lines;
 }
@@ -529,13 +479,12 @@ void reset_profile() {
 }  // namespace emu
 
 // What g++ and clang call in instrumented code.
-#define EMU_PC_HERE (reinterpret_cast<uintptr_t>(__builtin_return_address(0)))
-#define EMU_HOOKS(prefix, n)                                       \
-    extern "C" EMU_API void prefix##read##n(void* p) {             \
-        emu::check::access(p, n, emu::check::kRead, EMU_PC_HERE);  \
-    }                                                              \
-    extern "C" EMU_API void prefix##write##n(void* p) {            \
-        emu::check::access(p, n, emu::check::kWrite, EMU_PC_HERE); \
+#define EMU_HOOKS(prefix, n)                                  \
+    extern "C" EMU_API void prefix##read##n(void* p) {        \
+        emu::check::access(p, n, emu::check::kRead, EMU_PC);  \
+    }                                                         \
+    extern "C" EMU_API void prefix##write##n(void* p) {       \
+        emu::check::access(p, n, emu::check::kWrite, EMU_PC); \
     }
 EMU_HOOKS(__tsan_, 1)
 EMU_HOOKS(__tsan_, 2)
@@ -546,34 +495,14 @@ EMU_HOOKS(__tsan_unaligned_, 2)
 EMU_HOOKS(__tsan_unaligned_, 4)
 EMU_HOOKS(__tsan_unaligned_, 8)
 EMU_HOOKS(__tsan_unaligned_, 16)
-EMU_HOOKS(__tsan_volatile_, 1)
-EMU_HOOKS(__tsan_volatile_, 2)
-EMU_HOOKS(__tsan_volatile_, 4)
-EMU_HOOKS(__tsan_volatile_, 8)
-EMU_HOOKS(__tsan_volatile_, 16)
 extern "C" {
 EMU_API void __tsan_read_range(void* p, size_t bytes) {
-    emu::check::access(p, bytes, emu::check::kRead, EMU_PC_HERE);
+    emu::check::access(p, bytes, emu::check::kRead, EMU_PC);
 }
 EMU_API void __tsan_write_range(void* p, size_t bytes) {
-    emu::check::access(p, bytes, emu::check::kWrite, EMU_PC_HERE);
+    emu::check::access(p, bytes, emu::check::kWrite, EMU_PC);
 }
 EMU_API void __tsan_init() {}
 EMU_API void __tsan_func_entry(void*) {}
 EMU_API void __tsan_func_exit() {}
-EMU_API void __tsan_vptr_update(void**, void*) {}
-EMU_API void __tsan_vptr_read(void**) {}
 }
-
-#else
-
-namespace emu {
-
-std::vector<Line> profile() {
-    throw Error("profile: only the checked build counts accesses");
-}
-void reset_profile() {}
-
-}  // namespace emu
-
-#endif

@@ -1,19 +1,28 @@
 // How tests steer the emulator: schedules, limits, device memory, the profile.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
+#include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 struct CUstream_st;
 
 namespace emu {
 
+#ifdef EMU_CHECKED
+constexpr bool kChecked = true;
+#else
+constexpr bool kChecked = false;
+#endif
+
 enum class Order { kForward, kReverse, kRandom };
 
-/// How an mma adds up (tensor.cpp): so many products at a time, 0: all, exactly; bits behind a float32's last one.
+/// How an mma adds up (tensor.cpp): so many products at a time; bits behind a float32's last one, 29: all of a
+/// double's.
 struct Tensor {
     int extra, block;
 };
@@ -33,14 +42,6 @@ struct Config {
 };
 void configure(const Config& config);
 const Config& configuration();
-
-/// A device of the architecture that is set, of those on sale the smaller ones.
-struct Chip {
-    int architecture, processors, threads, registers;  // of a processor
-    size_t shared, shared_reserved, shared_of_block;   // bytes of a processor; of them for each block besides its own
-    size_t cache, memory;
-};
-const Chip& chip();
 
 /// A stream of a device, null: the default one; of the current device where there is none. While work is given to it
 /// the device is current.
@@ -70,32 +71,19 @@ void* allocate_host(size_t bytes);
 void release_host(void* p);
 
 /// What the host asked for since the last reset. A wait is the host standing still until a device has caught up.
-struct Counts {
-    long long launches = 0, uploads = 0, downloads = 0, fills = 0, events = 0, waits = 0, allocations = 0;
-};
+using Counts = std::map<std::string, long long>;
 Counts counts();
 void reset_counts();
-/// What kernels may touch.
-struct Array {
-    const void *begin, *end;
-    std::string name;
-};
+/// What kernels may touch: beginning, end and name of each array.
+using Array = std::tuple<uintptr_t, uintptr_t, std::string>;
 std::vector<Array> arrays();
 
-/// Somebody else who runs kernels: gets each launch as a driver does. Empty: the emulator runs them again.
-struct Launched;
-void run_elsewhere(std::function<void(const Launched&)> runner);
-
-/// Accesses of one source line, over all warps and blocks since the profile was reset.
-struct Line {
-    std::string file;
-    int line;
-    bool shared;
-    const char* kind;                  // "read", "write", "atomic" or "copy"
-    int bytes;                         // a lane
-    long long requests, units, ideal;  // of a warp; wavefronts (shared) or 32-byte sectors (global); the least possible
-};
-std::vector<Line> profile();
+/// Accesses of one source line, over all warps and blocks since the profile was reset: file, line, whether shared
+/// memory, "read", "write", "atomic" or "copy", bytes of a lane. Their requests of a warp, wavefronts (shared) or
+/// 32-byte sectors (global), and the least possible.
+using Line = std::tuple<std::string, int, bool, std::string, int>;
+using Traffic = std::array<long long, 3>;
+std::map<Line, Traffic> profile();
 void reset_profile();
 
 }  // namespace emu

@@ -2,6 +2,7 @@
 // templates over the engine (engine.cpp), which is never instrumented. docs/emulator.md tells what it checks.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -42,11 +43,8 @@ EMU_API cudaError_t start(const Shape& shape, const Task& task, cudaStream_t str
 
 /// A launch as the CUDA driver would get it: each parameter's bytes, as this compiler lays them out, at its alignment.
 struct Launched {
-    struct Parameter {
-        size_t offset, bytes, alignment;
-    };
     Shape shape;
-    std::vector<Parameter> parameters;
+    std::vector<std::tuple<size_t, size_t, size_t>> parameters;  // offset, bytes, alignment
     std::string bytes;
 
     template <class... Params>
@@ -61,9 +59,8 @@ struct Launched {
         bytes.append(static_cast<const char*>(p), n);
     }
 };
-/// Whether somebody else runs kernels (control.h); who is then called.
-EMU_API bool is_elsewhere();
-EMU_API void run_elsewhere(const Launched& launched);
+/// Somebody else who runs kernels: gets each launch as a driver does. Empty: the emulator runs them.
+extern EMU_API std::function<void(const Launched&)> elsewhere;
 
 EMU_API unsigned char* dynamic_smem();
 EMU_API size_t note_carved(unsigned char* array, size_t bytes, size_t total, size_t rounded);
@@ -156,11 +153,9 @@ inline unsigned __ballot_sync(unsigned mask, int predicate, EMU_SITE) {
 
 // ---- memory ----
 // Always inlined: the engine takes its own return address for the access's line.
-__forceinline__ unsigned atomicAdd(unsigned* p, unsigned x) {
-    return emu::atomic_u32(p, x, emu::Atomic::kAdd);
-}
-__forceinline__ int atomicAdd(int* p, int x) {
-    return int(emu::atomic_u32(reinterpret_cast<uint32_t*>(p), uint32_t(x), emu::Atomic::kAdd));
+template <class T>
+__forceinline__ T atomicAdd(T* p, T x) {
+    return T(emu::atomic_u32(reinterpret_cast<uint32_t*>(p), uint32_t(x), emu::Atomic::kAdd));
 }
 __forceinline__ unsigned atomicMax(unsigned* p, unsigned x) {
     return emu::atomic_u32(p, x, emu::Atomic::kMax);
@@ -178,9 +173,9 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     auto* const call = new Call(kernel, std::tuple<Params...>(static_cast<Params>(args)...));
     const auto run = [](void* c) { std::apply(static_cast<Call*>(c)->first, static_cast<Call*>(c)->second); };
     const auto destroy = [](void* c) { delete static_cast<Call*>(c); };
-    if (!emu::is_elsewhere()) return emu::start(shape, {run, destroy, call, sizeof(Call)}, config->stream);
+    if (!emu::elsewhere) return emu::start(shape, {run, destroy, call, sizeof(Call)}, config->stream);
     const std::unique_ptr<Call> owner(call);
-    emu::run_elsewhere(emu::Launched(shape, call->second));
+    emu::elsewhere(emu::Launched(shape, call->second));
     return cudaSuccess;
 }
 

@@ -2,7 +2,7 @@
 //
 // Everything happens on the thread that calls run() (whoever made the runtime work, see runtime.cpp, which also keeps
 // other threads out), and a launch is over when it returns. A CUDA thread is a `Lane` with a fibre: a stack of its own
-// and the place where it stopped (context.h). Each fibre calls the kernel once (lane_main), with the launch's
+// and the place where it stopped (Context). Each fibre calls the kernel once (lane_main), with the launch's
 // arguments. threadIdx and its like are one struct, `builtins`, that is written anew whenever another lane goes on.
 //
 // Who owns what. A `Block` is one of up to kMaxResident slots, in which the blocks of the grid take turns;
@@ -39,8 +39,7 @@ namespace emu {
 __thread Builtins builtins __attribute__((tls_model("initial-exec")));
 __thread bool is_running __attribute__((tls_model("initial-exec"))) = false;
 Engine engine;
-
-namespace {
+std::function<void(const Launched&)> elsewhere;
 
 void lane_main() {
     engine.task->run(engine.task->arguments);
@@ -55,6 +54,8 @@ void lane_main() {
     suspend();
     __builtin_unreachable();
 }
+
+namespace {
 
 // ---- blocks ----
 
@@ -101,11 +102,10 @@ void start_block(Block& block, uint64_t linear) {
         lane.state = State::kRunnable;
         lane.copies.clear();
         lane.groups = 0;
-        prepare_context(lane.context, top, size_t(top - bottom), lane_main);
+        lane.context.unused = bottom;
+        lane.context.bytes = size_t(top - bottom);
     }
-#ifdef EMU_CHECKED
-    check::block_started(block);
-#endif
+    if (kChecked) check::block_started(block);
 }
 
 /// Where the threads of a block that cannot go on are.
@@ -124,7 +124,7 @@ void run_blocks() {
         order.resize(n_blocks);
         std::iota(order.rbegin(), order.rend(), 0);
         if (engine.config.order == Order::kRandom)
-            for (uint64_t i = n_blocks; i > 1; --i) std::swap(order[i - 1], order[engine.draw(i)]);
+            for (uint64_t i = n_blocks; i > 1; --i) std::swap(order[i - 1], order[engine.random.draw(i)]);
     }
     for (uint64_t started = 0;;) {
         int active = 0;
@@ -132,9 +132,7 @@ void run_blocks() {
             Block& block = *engine.slots[s];
             if (block.active && !block.live) {
                 block.active = false;
-#ifdef EMU_CHECKED
-                check::block_finished(block);
-#endif
+                if (kChecked) check::block_finished(block);
             }
             if (!block.active && started < n_blocks) {
                 start_block(block, order.empty() ? started : order[started]);
@@ -171,20 +169,23 @@ void check_shape(const Shape& shape) {
 
 namespace {
 constexpr size_t kKiB = 1024, kMiB = 1024 * kKiB, kGiB = 1024 * kMiB;
-constexpr Chip kChips[] = {
-    {75, 40, 1024, 65536, 64 * kKiB, 0, 64 * kKiB, 4 * kMiB, 16 * kGiB},
-    {80, 108, 2048, 65536, 164 * kKiB, kKiB, 163 * kKiB, 40 * kMiB, 40 * kGiB},
-    {86, 28, 1536, 65536, 100 * kKiB, kKiB, 99 * kKiB, 3 * kMiB, 12 * kGiB},
-    {89, 58, 1536, 65536, 100 * kKiB, kKiB, 99 * kKiB, 48 * kMiB, 24 * kGiB},
-    {90, 132, 2048, 65536, 228 * kKiB, kKiB, 227 * kKiB, 50 * kMiB, 80 * kGiB},
-    {100, 148, 2048, 65536, 228 * kKiB, kKiB, 227 * kKiB, 126 * kMiB, 180 * kGiB},
-    {120, 70, 1536, 65536, 100 * kKiB, kKiB, 99 * kKiB, 48 * kMiB, 16 * kGiB},
+constexpr cudaDeviceProp kChips[] = {
+    {"emulated sm_75", 7, 5, 40, 1024, 65536, 4 * kMiB, 64 * kKiB, 0, 64 * kKiB, 16 * kGiB},
+    {"emulated sm_80", 8, 0, 108, 2048, 65536, 40 * kMiB, 164 * kKiB, kKiB, 163 * kKiB, 40 * kGiB},
+    {"emulated sm_86", 8, 6, 28, 1536, 65536, 3 * kMiB, 100 * kKiB, kKiB, 99 * kKiB, 12 * kGiB},
+    {"emulated sm_89", 8, 9, 58, 1536, 65536, 48 * kMiB, 100 * kKiB, kKiB, 99 * kKiB, 24 * kGiB},
+    {"emulated sm_90", 9, 0, 132, 2048, 65536, 50 * kMiB, 228 * kKiB, kKiB, 227 * kKiB, 80 * kGiB},
+    {"emulated sm_100", 10, 0, 148, 2048, 65536, 126 * kMiB, 228 * kKiB, kKiB, 227 * kKiB, 180 * kGiB},
+    {"emulated sm_120", 12, 0, 70, 1536, 65536, 48 * kMiB, 100 * kKiB, kKiB, 99 * kKiB, 16 * kGiB},
 };
+const cudaDeviceProp* chip_of(int architecture) {
+    return std::find_if(std::begin(kChips), std::end(kChips),
+                        [&](const cudaDeviceProp& c) { return 10 * c.major + c.minor == architecture; });
+}
 }  // namespace
 
-const Chip& chip() {
-    return *std::find_if(std::begin(kChips), std::end(kChips),
-                         [](const Chip& c) { return c.architecture == engine.config.architecture; });
+const cudaDeviceProp& chip() {
+    return *chip_of(engine.config.architecture);
 }
 
 bool is_sm_75() {
@@ -194,9 +195,9 @@ bool is_sm_75() {
 void check_shared(size_t static_bytes, size_t dynamic_bytes) {
     if (static_bytes > kStaticLimit)
         fail(format("limit: %zu bytes of static shared memory, at most %zu", static_bytes, kStaticLimit));
-    if (static_bytes + dynamic_bytes > chip().shared_of_block)
+    if (static_bytes + dynamic_bytes > chip().sharedMemPerBlockOptin)
         fail(format("limit: %zu + %zu bytes of static and dynamic shared memory, at most %zu on sm_%d", static_bytes,
-                    dynamic_bytes, chip().shared_of_block, engine.config.architecture));
+                    dynamic_bytes, chip().sharedMemPerBlockOptin, engine.config.architecture));
 }
 
 namespace {
@@ -298,28 +299,13 @@ void report(const std::string& text, uintptr_t pc, uintptr_t other_pc) {
 
 // ---- launch ----
 
-namespace {
-std::function<void(const Launched&)> elsewhere;
-}  // namespace
-
-void run_elsewhere(std::function<void(const Launched&)> runner) {
-    elsewhere = std::move(runner);
-}
-bool is_elsewhere() {
-    return bool(elsewhere);
-}
-void run_elsewhere(const Launched& launched) {
-    elsewhere(launched);
-}
-
 void set_config(const Config& config) {
     if (config.resident_blocks < 1 || config.resident_blocks > kMaxResident)
         throw std::invalid_argument(
             format("resident_blocks must be 1 to %d, got %d", kMaxResident, config.resident_blocks));
     if (config.devices < 1 || config.devices > 8)
         throw std::invalid_argument(format("devices must be 1 to 8, got %d", config.devices));
-    if (std::none_of(std::begin(kChips), std::end(kChips),
-                     [&](const Chip& c) { return c.architecture == config.architecture; }))
+    if (chip_of(config.architecture) == std::end(kChips))
         throw std::invalid_argument(
             format("architecture must be 75, 80, 86, 89, 90, 100 or 120, got %d", config.architecture));
     if (!(config.seconds > 0)) throw std::invalid_argument(format("seconds must be above 0, got %g", config.seconds));
@@ -339,7 +325,7 @@ void run(const Shape& shape, const Task& task, const Origin& origin) {
     engine.fatal = false;
     engine.landing = nullptr;
     engine.accessing = 0;
-    engine.random = (engine.config.seed + 1) * 0x9E3779B97F4A7C15ull | 1;
+    engine.random.seed(engine.config.seed);
     engine.first_serial = engine.next_serial;
     const uint64_t n_blocks = uint64_t(shape.grid.x) * shape.grid.y * shape.grid.z;
     engine.n_slots = int(std::min<uint64_t>(n_blocks, uint64_t(engine.config.resident_blocks)));
@@ -350,9 +336,7 @@ void run(const Shape& shape, const Task& task, const Origin& origin) {
     }
     builtins.block_size = {shape.block.x, shape.block.y, shape.block.z};
     builtins.grid_size = {shape.grid.x, shape.grid.y, shape.grid.z};
-#ifdef EMU_CHECKED
-    check::launch_started();
-#endif
+    if (kChecked) check::launch_started();
     {
         FaultHandler handler;
         Watchdog watchdog(engine.config.seconds);
@@ -367,21 +351,3 @@ void run(const Shape& shape, const Task& task, const Origin& origin) {
 }
 
 }  // namespace emu
-
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* is, int device) {
-    if (device < 0 || device >= emu::configuration().devices) return cudaErrorInvalidDevice;
-    const emu::Chip& chip = emu::chip();
-    *is = {};
-    std::snprintf(is->name, sizeof is->name, "emulated sm_%d", chip.architecture);
-    is->major = chip.architecture / 10;
-    is->minor = chip.architecture % 10;
-    is->multiProcessorCount = chip.processors;
-    is->maxThreadsPerMultiProcessor = chip.threads;
-    is->regsPerMultiprocessor = chip.registers;
-    is->sharedMemPerMultiprocessor = chip.shared;
-    is->reservedSharedMemPerBlock = chip.shared_reserved;
-    is->sharedMemPerBlockOptin = chip.shared_of_block;
-    is->l2CacheSize = int(chip.cache);
-    is->totalGlobalMem = chip.memory;
-    return cudaSuccess;
-}

@@ -8,23 +8,21 @@
 // is one launch at a time, so nothing is locked but launches and changes to the list of allocations.
 #pragma once
 
+#include <setjmp.h>
+#include <signal.h>
+#include <time.h>
+
 #include <atomic>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "context.h"
 #include "control.h"
 #include "emulator.h"
 
 namespace emu {
-
-#ifdef EMU_CHECKED
-constexpr bool kChecked = true;
-#else
-constexpr bool kChecked = false;
-#endif
 
 constexpr size_t kPage = 4096;
 constexpr size_t kStack = 64 * 1024;
@@ -54,6 +52,13 @@ struct Copy {  // of cp.async, 16 bytes on their way
 
 struct Block;
 struct Warp;
+
+/// A stack, and the place where it stopped: a fibre, or what has no fibre (schedule.cpp).
+struct Context {
+    jmp_buf place;
+    char* unused = nullptr;  // the bottom of a stack on which nothing has run yet
+    size_t bytes = 0;
+};
 
 enum class State : uint8_t { kRunnable, kInCollective, kInBarrier, kExited };
 
@@ -86,11 +91,6 @@ struct Warp {
     uint32_t clock[32][32];  // clock[l][m]: the latest clock of lane m whose accesses lane l is ordered after
 };
 
-struct StaticArray {
-    const void* tag;
-    size_t offset, bytes;
-};
-
 struct Block {
     int slot;
     bool active = false;
@@ -103,7 +103,7 @@ struct Block {
     unsigned ready_warps;
     unsigned char *arena, *dynamic;
     size_t dynamic_bytes, static_bytes, static_used;
-    std::vector<StaticArray> statics;
+    std::map<const void*, size_t> statics;  // offsets by tag
     Warp warps[kMaxWarps];
     Lane lanes[kMaxThreads];
 };
@@ -117,6 +117,20 @@ struct Origin {
     Clock clock{1};
     const void* arguments = nullptr;  // of a kernel
     size_t argument_bytes = 0;
+};
+
+/// By xorshift64*.
+struct Random {
+    uint64_t state = 1;
+
+    void seed(uint64_t seed) { state = (seed + 1) * 0x9E3779B97F4A7C15ull | 1; }
+    /// Less than n <= 2^32.
+    uint64_t draw(uint64_t n) {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        return (state * 0x2545F4914F6CDD1Dull >> 32) * n >> 32;
+    }
 };
 
 struct Finding {
@@ -137,19 +151,11 @@ struct Engine {
     std::unique_ptr<Block> slots[kMaxResident];
     int n_slots = 0;
     uint32_t next_serial = 1, first_serial = 1;  // of this launch
-    uint64_t random = 1;
+    Random random;
     std::vector<Finding> findings;
     bool fatal = false;
     const Copy* landing = nullptr;  // what the engine touches for a kernel just now: this copy,
     uintptr_t accessing = 0;        // or what the caller at this address wanted
-
-    /// Less than n <= 2^32, by xorshift64*.
-    uint64_t draw(uint64_t n) {
-        random ^= random >> 12;
-        random ^= random << 25;
-        random ^= random >> 27;
-        return (random * 0x2545F4914F6CDD1Dull >> 32) * n >> 32;
-    }
 };
 extern EMU_API Engine engine;
 /// Whether this thread runs kernels just now; others may be in instrumented code that starts some.
@@ -168,6 +174,8 @@ EMU_API std::string kernel_name(const void* kernel);
 EMU_API __attribute__((format(printf, 1, 2))) std::string format(const char* pattern, ...);
 
 // schedule.cpp
+EMU_API void lane_main();  // what a fibre does
+EMU_API void switch_context(Context& from, Context& to);
 EMU_API Lane* next_lane(bool next_slot = false);
 EMU_API void make_current(Lane* lane);
 EMU_API void make_ready(Warp& warp, Block& block, unsigned lanes);
@@ -176,6 +184,8 @@ EMU_API void suspend(bool next_slot = false);
 EMU_API void release_barrier(Block& block);
 EMU_API void collective(unsigned mask, Combine combine, void* record, const Site& site);
 
+/// A device of the architecture that is set, of those on sale the smaller ones.
+EMU_API const cudaDeviceProp& chip();
 EMU_API void check_shape(const Shape& shape);
 EMU_API void check_shared(size_t static_bytes, size_t dynamic_bytes);
 EMU_API void set_config(const Config& config);
@@ -183,8 +193,8 @@ EMU_API void run(const Shape& shape, const Task& task, const Origin& origin);
 
 /// As long as it lives, a fault in a kernel becomes a finding (fault.cpp).
 class EMU_API FaultHandler {
-    struct Before;
-    std::unique_ptr<Before> before_;
+    struct sigaction action_;
+    stack_t stack_;
 
    public:
     FaultHandler();
@@ -194,8 +204,8 @@ class EMU_API FaultHandler {
 /// As long as it lives, and so many seconds of this thread's processor time have passed, a kernel is ended
 /// (watchdog.cpp).
 class EMU_API Watchdog {
-    struct State;
-    std::unique_ptr<State> state_;
+    timer_t timer_;
+    struct sigaction action_;
 
    public:
     explicit Watchdog(double seconds);
@@ -207,10 +217,8 @@ inline void look_at_watch(const Site* site, uintptr_t pc = 0) {
     if (__builtin_expect(overdue.load(std::memory_order_relaxed), 0)) fail_overdue(site, pc);
 }
 
-/// In a signal handler: where the code was, 0 if that cannot be told; and has the fibre go on in `what`, on its own
-/// stack from the top, when the handler returns.
-EMU_API uintptr_t interrupted_at(void* state);
-EMU_API void go_on_in(void* state, const Lane& lane, void (*what)());
+/// In a signal handler: where the code was, 0 if that cannot be told.
+EMU_API uintptr_t interrupted_at(const void* state);
 
 inline bool in_arenas(const void* p) {
     return uintptr_t(p) - uintptr_t(engine.arenas) < kMaxResident * kArenaPitch;
@@ -251,9 +259,8 @@ inline bool on_this_device(const Allocation& a) {
     return a.device == engine.origin->device;
 }
 
-#ifdef EMU_CHECKED
 #define EMU_PC (reinterpret_cast<uintptr_t>(__builtin_return_address(0)))
-namespace check {
+namespace check {  // for if (kChecked)
 enum Kind : uint8_t { kRead = 0, kWrite = 1, kAtomic = 2, kCopy = 4 };
 EMU_API void access(const void* p, size_t bytes, unsigned kind, uintptr_t pc);
 EMU_API void carved(Block& block, size_t offset, size_t bytes);
@@ -267,8 +274,5 @@ EMU_API void block_started(Block& block);
 EMU_API void block_finished(Block& block);
 EMU_API void drop_shadow(Allocation& allocation);
 }  // namespace check
-#else
-#define EMU_PC uintptr_t(0)
-#endif
 
 }  // namespace emu

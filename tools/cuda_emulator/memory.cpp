@@ -50,9 +50,7 @@ void unmap_memory(uintptr_t begin) {
     std::lock_guard<std::mutex> lock(allocations_lock);
     const auto a =
         std::find_if(allocations.begin(), allocations.end(), [&](const Allocation& b) { return b.begin == begin; });
-#ifdef EMU_CHECKED
-    check::drop_shadow(*a);
-#endif
+    if (kChecked) check::drop_shadow(*a);
     munmap(a->mapping, a->mapped);
     on_device[a->device] -= a->end - a->begin;
     if (freed.size() == 64) freed.erase(freed.begin());
@@ -76,8 +74,7 @@ void reach_device(int device) {
 std::vector<Array> arrays() {
     std::lock_guard<std::mutex> lock(allocations_lock);
     std::vector<Array> result;
-    for (const Allocation& a : allocations)
-        result.push_back({reinterpret_cast<void*>(a.begin), reinterpret_cast<void*>(a.end), a.name});
+    for (const Allocation& a : allocations) result.push_back({a.begin, a.end, a.name});
     return result;
 }
 
@@ -96,20 +93,28 @@ std::string name_address(uintptr_t p) {
     return format("address %p", reinterpret_cast<void*>(p));
 }
 
-/// "file:line" of an address in the kernels' source, by addr2line: the innermost frame that is no wrapper and, with
-/// `callers`, the frames it is inlined into.
-std::string source_line(uintptr_t pc, bool callers) {
+namespace {
+/// What addr2line says of an address.
+std::vector<std::string> look_up(const char* options, uintptr_t address) {
+    std::vector<std::string> lines;
     Dl_info image;
-    if (!pc || !dladdr(reinterpret_cast<void*>(pc - 1), &image)) return "an unknown line";
-    char command[1024];
-    snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%zx 2>/dev/null", image.dli_fname,
-             size_t(pc - 1 - uintptr_t(image.dli_fbase)));
-    FILE* const lines = popen(command, "r");
+    if (!address || !dladdr(reinterpret_cast<void*>(address), &image)) return lines;
+    char command[1024], line[1024];
+    snprintf(command, sizeof command, "addr2line %s -e '%s' 0x%zx 2>/dev/null", options, image.dli_fname,
+             size_t(address - uintptr_t(image.dli_fbase)));
+    FILE* const output = popen(command, "r");
+    while (output && fgets(line, sizeof line, output)) lines.push_back(line);
+    if (output) pclose(output);
+    return lines;
+}
+}  // namespace
+
+/// "file:line" of an address in the kernels' source: the innermost frame that is no wrapper and, with `callers`, the
+/// frames it is inlined into.
+std::string source_line(uintptr_t pc, bool callers) {
     std::string text;
-    char line[1024];
-    while (lines && fgets(line, sizeof line, lines)) {
-        std::string frame = line;
-        frame = frame.substr(0, frame.find_first_of(" \n"));
+    for (const std::string& line : look_up("-i", pc ? pc - 1 : 0)) {
+        const std::string frame = line.substr(0, line.find_first_of(" \n"));
         const auto in = [&](const char* file) { return frame.find(file) != std::string::npos; };
         if (in("/cuda_emulator/emulator.h") || in("/cuda_emulator/types.h") || in("/cuda/device.h") || in("/c++/"))
             continue;
@@ -118,21 +123,13 @@ std::string source_line(uintptr_t pc, bool callers) {
         else if (callers)
             text += " (in " + frame + ")";
     }
-    if (lines) pclose(lines);
     return text.empty() ? "an unknown line" : text;
 }
 
 /// "solve_cg_kernel<...>", without parameters.
 std::string kernel_name(const void* kernel) {
-    Dl_info image;
-    if (!dladdr(kernel, &image)) return "the kernel";
-    char command[1024], name[1024] = "";
-    snprintf(command, sizeof command, "addr2line -f -C -e '%s' 0x%zx 2>/dev/null", image.dli_fname,
-             size_t(uintptr_t(kernel) - uintptr_t(image.dli_fbase)));
-    FILE* const lines = popen(command, "r");
-    if (!lines || !fgets(name, sizeof name, lines)) name[0] = 0;
-    if (lines) pclose(lines);
-    std::string text = name;
+    const std::vector<std::string> lines = look_up("-f -C", uintptr_t(kernel));
+    std::string text = lines.empty() ? "" : lines[0];
     const std::string unnamed = "(anonymous namespace)::";
     for (size_t at; (at = text.find(unnamed)) != std::string::npos;) text.erase(at, unnamed.size());
     text = text.substr(0, text.find_first_of("(\n"));

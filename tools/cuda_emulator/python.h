@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <map>
 #include <string>
@@ -38,11 +39,7 @@ inline void bind_controls(pybind11::module_& m) {
     namespace py = pybind11;
     using namespace py::literals;
     py::register_local_exception<Error>(m, "EmulatorError", PyExc_RuntimeError);
-#ifdef EMU_CHECKED
-    m.attr("checked") = true;
-#else
-    m.attr("checked") = false;
-#endif
+    m.attr("checked") = kChecked;
     m.def(
         "configure",
         [](const std::string& order, unsigned long long seed, int resident_blocks, int architecture, bool eager_copies,
@@ -52,7 +49,7 @@ inline void bind_controls(pybind11::module_& m) {
             const auto o = orders.find(order);
             if (o == orders.end()) throw py::value_error("order must be forward, reverse or random, got " + order);
             static const std::map<std::string, Tensor> tensors{
-                {"v100", {0, 4}}, {"t4", {1, 4}}, {"a100", {1, 8}}, {"h100", {2, 16}}, {"exact", {0, 0}}};
+                {"v100", {0, 4}}, {"t4", {1, 4}}, {"a100", {1, 8}}, {"h100", {2, 16}}, {"exact", {29, 16}}};
             const auto t = tensors.find(tensor);
             if (t == tensors.end())
                 throw py::value_error("tensor must be v100, t4, a100, h100 or exact, got " + tensor);
@@ -105,38 +102,22 @@ inline void bind_controls(pybind11::module_& m) {
             if (const cudaError_t status = cudaSetDevice(device)) throw Error(cudaGetErrorString(status));
         },
         "device"_a, "Of this thread.");
-    m.def(
-        "counts",
-        [] {
-            const Counts c = counts();
-            return py::dict("launches"_a = c.launches, "uploads"_a = c.uploads, "downloads"_a = c.downloads,
-                            "fills"_a = c.fills, "events"_a = c.events, "waits"_a = c.waits,
-                            "allocations"_a = c.allocations);
-        },
-        "What the host asked for since reset_counts(); waits: how often it stood still until a device had caught up.");
+    m.def("counts", &counts, "What the host asked for since reset_counts(); waits: how often it stood still.");
     m.def("reset_counts", &reset_counts);
-    m.def(
-        "arrays",
-        [] {
-            py::list all;
-            for (const Array& a : arrays()) all.append(py::make_tuple(uintptr_t(a.begin), uintptr_t(a.end), a.name));
-            return all;
-        },
-        "(begin, end, name) of all memory that kernels may touch.");
+    m.def("arrays", &arrays, "(begin, end, name) of all memory that kernels may touch.");
     m.def(
         "run_elsewhere",
         [](const py::object& runner) {
-            if (runner.is_none()) return run_elsewhere(std::function<void(const Launched&)>());
-            run_elsewhere([runner](const Launched& l) {
+            elsewhere = nullptr;
+            if (runner.is_none()) return;
+            elsewhere = [runner](const Launched& l) {
                 const py::gil_scoped_acquire gil;
                 Dl_info image;
                 dladdr(l.shape.kernel, &image);
                 const auto shape = [](const dim3& d) { return py::make_tuple(d.x, d.y, d.z); };
-                py::list parameters;
-                for (const auto& p : l.parameters) parameters.append(py::make_tuple(p.offset, p.bytes, p.alignment));
                 runner(uintptr_t(l.shape.kernel) - uintptr_t(image.dli_fbase), shape(l.shape.grid),
-                       shape(l.shape.block), l.shape.smem, parameters, py::bytes(l.bytes));
-            });
+                       shape(l.shape.block), l.shape.smem, l.parameters, py::bytes(l.bytes));
+            };
         },
         "runner"_a,
         "Has runner(kernel, grid, block, shared_bytes, parameters, bytes) run each launch, until it is None: kernel is "
@@ -144,10 +125,13 @@ inline void bind_controls(pybind11::module_& m) {
         "address in this file, parameters are (offset, size, alignment) of each in `bytes`.");
     m.def("profile", [] {
         py::list lines;
-        for (const Line& l : profile())
-            lines.append(py::dict("file"_a = l.file, "line"_a = l.line, "space"_a = l.shared ? "shared" : "global",
-                                  "kind"_a = l.kind, "bytes"_a = l.bytes, "requests"_a = l.requests,
-                                  "units"_a = l.units, "ideal"_a = l.ideal));
+        for (const auto& [line, traffic] : profile()) {
+            const auto& [file, number, shared, kind, bytes] = line;
+            const auto& [requests, units, ideal] = traffic;
+            lines.append(py::dict("file"_a = file, "line"_a = number, "space"_a = shared ? "shared" : "global",
+                                  "kind"_a = kind, "bytes"_a = bytes, "requests"_a = requests, "units"_a = units,
+                                  "ideal"_a = ideal));
+        }
         return lines;
     });
     m.def("reset_profile", &reset_profile);

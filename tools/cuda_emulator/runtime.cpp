@@ -74,8 +74,10 @@ std::map<std::pair<const void*, int>, int> most_shared_memory;  // of kernel and
 std::map<uintptr_t, std::pair<std::shared_ptr<void>, size_t>> pinned;
 std::vector<uintptr_t> released;  // of them, while there is work that may use it
 Clock host;                       // what it has waited for
-emu::Counts counted;
-uint64_t random_state = 1;
+const emu::Counts kNone = {{"launches", 0}, {"uploads", 0}, {"downloads", 0},  {"fills", 0},
+                           {"events", 0},   {"waits", 0},   {"allocations", 0}};
+emu::Counts counted = kNone;
+emu::Random generator;
 thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
 
@@ -153,16 +155,9 @@ void give(CUstream_st& stream, std::function<void(const Origin&)> run, std::vect
 
 /// The host stands still until all that was given is done.
 void wait_for(CUstream_st& stream) {
-    ++counted.waits;
+    ++counted["waits"];
     run_to(stream, stream.given);
     join(host, stream.clock);
-}
-
-uint64_t draw(uint64_t n) {
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return random_state % n;
 }
 
 /// A call of the interface: alone, and other threads know of it; with its device current.
@@ -178,8 +173,8 @@ struct Call {
         latest_caller = self;
         turn.notify_all();
         const emu::Config& config = emu::configuration();
-        if (!config.lazy || config.order != emu::Order::kRandom || streams.empty() || draw(3)) return;
-        CUstream_st& some = *streams[draw(streams.size())];
+        if (!config.lazy || config.order != emu::Order::kRandom || streams.empty() || generator.draw(3)) return;
+        CUstream_st& some = *streams[generator.draw(streams.size())];
         if (!some.queue.empty()) run_first(some);
     }
     ~Call() { current_device = before; }
@@ -223,11 +218,7 @@ void touch(uintptr_t p, size_t bytes, bool writes, const Origin& origin, const c
     emu::Allocation* const a = device_memory(p);
     if (!a || p + bytes > a->end)
         throw Error(emu::format("out of bounds: %s of %zu bytes at %s", what, bytes, emu::name_address(p).c_str()));
-#ifdef EMU_CHECKED
-    emu::check::range_touched(*a, p, p + bytes, writes, origin, what);
-#else
-    (void)writes, (void)origin;
-#endif
+    if (emu::kChecked) emu::check::range_touched(*a, p, p + bytes, writes, origin, what);
 }
 
 }  // namespace
@@ -245,7 +236,7 @@ cudaError_t start(const Shape& shape, const Task& task, cudaStream_t stream) {
     const auto set = most_shared_memory.find({shape.kernel, current_device});
     if (shape.smem > (set == most_shared_memory.end() ? kStaticLimit : size_t(set->second)))
         return failed(cudaErrorInvalidValue);
-    ++counted.launches;
+    ++counted["launches"];
     give(*where, [shape, task, arguments](const Origin& origin) {
         Origin own = origin;
         own.arguments = task.arguments;
@@ -259,7 +250,7 @@ void configure(const Config& config) {
     Call call;
     finish();
     set_config(config);
-    random_state = (config.seed + 1) * 0x9E3779B97F4A7C15ull | 1;
+    generator.seed(config.seed);
     several_threads = false;
     for (Device& device : devices) device.error = cudaSuccess;
 }
@@ -279,7 +270,7 @@ void synchronize(Place where) {
 size_t record(Place where) {
     const Call call(where);
     CUstream_st& stream = call.get();
-    ++counted.events;
+    ++counted["events"];
     give(stream, [](const Origin&) {});  // it also comes after what the stream waits for
     events.push_back({&stream, stream.given, stream.clock});
     return events.size() - 1;
@@ -291,7 +282,7 @@ void wait(Place where, size_t event) {
 
 void fill(uintptr_t p, int value, size_t bytes, Place where) {
     const Call call(where);
-    ++counted.fills;
+    ++counted["fills"];
     give(call.get(), [=](const Origin& origin) {
         touch(p, bytes, true, origin, "a fill");
         std::memset(reinterpret_cast<void*>(p), value, bytes);
@@ -302,14 +293,14 @@ void copy(uintptr_t to, uintptr_t from, size_t bytes, Place where) {
     const Call call(where);
     CUstream_st& stream = call.get();
     const bool to_device = device_memory(to), from_device = device_memory(from);
-    counted.uploads += !from_device;
-    counted.downloads += !to_device;
+    counted["uploads"] += !from_device;
+    counted["downloads"] += !to_device;
     const void* source = reinterpret_cast<const void*>(from);
     std::shared_ptr<void> staged;
     if (!from_device && !is_pinned(from, bytes)) {
         staged.reset(std::malloc(bytes), std::free);
         source = std::memcpy(staged.get(), source, bytes);
-        counted.waits += bytes > 64 * 1024;  // smaller ones go through the driver's own buffer
+        counted["waits"] += bytes > 64 * 1024;  // smaller ones go through the driver's own buffer
     }
     give(stream, [=](const Origin& origin) {
         (void)staged;
@@ -330,7 +321,7 @@ void reset_device(int device) {
 void* allocate(size_t bytes, const std::string& name, Place where) {
     const Call call(where);
     CUstream_st& stream = call.get();
-    ++counted.allocations;
+    ++counted["allocations"];
     const size_t limit = configuration().memory;
     if (limit && device_bytes(current_device) + bytes > limit) finish(current_device);  // what is being freed
     if (limit && device_bytes(current_device) + bytes > limit) return nullptr;
@@ -389,7 +380,7 @@ Counts counts() {
 }
 void reset_counts() {
     Call call;
-    counted = {};
+    counted = kNone;
 }
 
 }  // namespace emu
@@ -429,15 +420,20 @@ cudaError_t cudaGetDeviceCount(int* count) {
     *count = emu::configuration().devices;
     return cudaSuccess;
 }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* is, int device) {
+    if (device < 0 || device >= emu::configuration().devices) return failed(cudaErrorInvalidDevice);
+    *is = emu::chip();
+    return cudaSuccess;
+}
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device) {
     if (device < 0 || device >= emu::configuration().devices) return failed(cudaErrorInvalidDevice);
-    *value = int(emu::chip().shared_of_block);
+    *value = int(emu::chip().sharedMemPerBlockOptin);
     return cudaSuccess;
 }
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
     Call call;
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return failed(current().error);
-    if (value < 0 || size_t(value) > emu::chip().shared_of_block) return failed(cudaErrorInvalidValue);
+    if (value < 0 || size_t(value) > emu::chip().sharedMemPerBlockOptin) return failed(cudaErrorInvalidValue);
     most_shared_memory[{kernel, current_device}] = value;
     call.let_others_go();
     return failed(current().error);

@@ -21,7 +21,8 @@
 // that calls from another line or for another operation, is a divergent warp, and so is a mask that names a lane that
 // has exited. That it has to be the same line is stricter than CUDA, which asks for the same intrinsic and mask. A
 // barrier is the same for a block, with a counter in place of a mask.
-#define EMU_DEFINE_SWITCH
+#include <ucontext.h>
+
 #include "engine.h"
 
 #ifdef __BMI2__
@@ -30,6 +31,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace emu {
 
@@ -53,7 +55,7 @@ int nth_bit(unsigned bits, int n) {
 int choose(unsigned bits) {
     if (engine.config.order == Order::kForward) return __builtin_ctz(bits);
     if (engine.config.order == Order::kReverse) return 31 - __builtin_clz(bits);
-    return nth_bit(bits, int(engine.draw(unsigned(__builtin_popcount(bits)))));
+    return nth_bit(bits, int(engine.random.draw(unsigned(__builtin_popcount(bits)))));
 }
 
 /// A ready lane of a warp that has some, taken off the ready lists.
@@ -65,6 +67,18 @@ Lane* take_lane(Block& block, Warp& warp) {
 }
 
 }  // namespace
+
+/// Stops here, and goes on where the other one stopped: by setjmp, as each swapcontext is a system call.
+__attribute__((noinline)) void switch_context(Context& from, Context& to) {
+    if (_setjmp(from.place)) return;
+    if (!to.unused) _longjmp(to.place, 1);
+    ucontext_t start;
+    getcontext(&start);
+    start.uc_stack.ss_sp = std::exchange(to.unused, nullptr);
+    start.uc_stack.ss_size = to.bytes;
+    makecontext(&start, lane_main, 0);
+    setcontext(&start);
+}
 
 /// The lane to run next, taken off the ready lists; null when none is ready. A warp runs on until it has to wait,
 /// except in random order, and except when it lets the block in the next slot go first.
@@ -214,30 +228,25 @@ void sync_warp(unsigned mask, const char* file, int line) {
 }
 
 namespace {
-struct ShuffleRecord {
+struct Record {
     uint64_t bits, result;
     int source;
 };
-struct VoteRecord {
-    bool value;
-    unsigned result;
-};
-template <class Record>
 Record& at(void* const* records, int lane) {
     return *static_cast<Record*>(records[lane]);
 }
 }  // namespace
 
 uint64_t shuffle(unsigned mask, uint64_t bits, int source, const char* what, const char* file, int line) {
-    ShuffleRecord record{bits, 0, source};
+    Record record{bits, 0, source};
     const Site site{what, file, line};
     if (!(mask >> source & 1))
         fail("divergent warp: " + thread_name(*engine.current) +
              format(" reads lane %d, which is not in mask 0x%08x, in ", source, mask) + place(site));
     const Combine exchange = [](Warp&, void* const* records, unsigned lanes) {
         for (unsigned m = lanes; m; m &= m - 1) {
-            ShuffleRecord& r = at<ShuffleRecord>(records, __builtin_ctz(m));
-            r.result = at<ShuffleRecord>(records, r.source).bits;
+            Record& r = at(records, __builtin_ctz(m));
+            r.result = at(records, r.source).bits;
         }
     };
     collective(mask, exchange, &record, site);
@@ -245,15 +254,15 @@ uint64_t shuffle(unsigned mask, uint64_t bits, int source, const char* what, con
 }
 
 unsigned ballot(unsigned mask, int predicate, const char* file, int line) {
-    VoteRecord record{predicate != 0, 0};
+    Record record{predicate != 0, 0, 0};
     const Combine count = [](Warp&, void* const* records, unsigned lanes) {
         unsigned votes = 0;
         for (unsigned m = lanes; m; m &= m - 1)
-            votes |= unsigned(at<VoteRecord>(records, __builtin_ctz(m)).value) << __builtin_ctz(m);
-        for (unsigned m = lanes; m; m &= m - 1) at<VoteRecord>(records, __builtin_ctz(m)).result = votes;
+            votes |= unsigned(at(records, __builtin_ctz(m)).bits) << __builtin_ctz(m);
+        for (unsigned m = lanes; m; m &= m - 1) at(records, __builtin_ctz(m)).result = votes;
     };
     collective(mask, count, &record, {"__ballot_sync", file, line});
-    return record.result;
+    return unsigned(record.result);
 }
 
 }  // namespace emu

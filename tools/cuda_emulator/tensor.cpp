@@ -50,37 +50,25 @@ typedef int64_t FourBits __attribute__((vector_size(32)));
 
 constexpr int kDepth = 16;
 
-/// sum += a b, exactly but for what double loses. Four rows at a time: 8 sums hide the latency of additions.
-void multiply(Four (&sum)[16][2], const double (&a)[16][kDepth], const Four (&b)[kDepth][2]) {
-    for (int i = 0; i < 16; i += 4) {
-        Four rows[4][2];
-        std::memcpy(rows, sum[i], sizeof rows);
-        for (int k = 0; k < kDepth; ++k)
-            for (int r = 0; r < 4; ++r)
-                for (int h = 0; h < 2; ++h) rows[r][h] += a[i + r][k] * b[k][h];
-        std::memcpy(sum[i], rows, sizeof rows);
-    }
-}
-
-/// sum += a b with addends aligned and cut off, `block` products at a time.
-template <int block>
-void multiply_aligned(Four (&sum)[16][2], const double (&a)[16][kDepth], const Four (&b)[kDepth][2], int extra) {
+/// sum += a b with addends aligned and cut off, some products at a time.
+void multiply(Four (&sum)[16][2], const double (&a)[16][kDepth], const Four (&b)[kDepth][2], const Tensor& tensor) {
     constexpr int64_t kExponent = 0x7ff0000000000000, kOne = int64_t(1) << 52, kLeast = int64_t(1023 - 400) << 52;
-    const int64_t digits = 23 + extra;
+    const int block = tensor.block;
+    const int64_t digits = 23 + tensor.extra;
     for (int k0 = 0; k0 < kDepth; k0 += block)
         for (int i = 0; i < 16; ++i)
             for (int h = 0; h < 2; ++h) {
-                Four addends[block + 1], total = {};
+                Four addends[kDepth + 1], total = {};
                 addends[block] = sum[i][h];
                 for (int k = 0; k < block; ++k) addends[k] = a[i][k0 + k] * b[k0 + k][h];
                 FourBits largest = {kLeast, kLeast, kLeast, kLeast};  // exponents; so that there is one if all are 0
-                for (const Four& x : addends) {
-                    const FourBits exponent = FourBits(x) & kExponent;
+                for (int k = 0; k <= block; ++k) {
+                    const FourBits exponent = FourBits(addends[k]) & kExponent;
                     largest = exponent > largest ? exponent : largest;
                 }
                 const Four scale = Four(2046 * kOne - largest + digits * kOne), unit = Four(largest - digits * kOne);
-                for (const Four& x : addends)
-                    for (int j = 0; j < 4; ++j) total[j] += std::trunc(x[j] * scale[j]);
+                for (int k = 0; k <= block; ++k)
+                    for (int j = 0; j < 4; ++j) total[j] += std::trunc(addends[k][j] * scale[j]);
                 sum[i][h] = Four(FourBits(total * unit) & ~int64_t{0x1fffffff});  // 24 digits remain
             }
 }
@@ -101,15 +89,7 @@ void multiply_fragments(Warp&, void* const* records, unsigned) {
         for (int e = 0; e < 4; ++e) b[2 * t + (e & 1) + 8 * (e / 2)][g / 4][g % 4] = numbers[e];
         for (int e = 0; e < 4; ++e) sum[g + 8 * (e >> 1)][t / 2][2 * (t % 2) + (e & 1)] = r.c[e];
     }
-    const Tensor tensor = engine.config.tensor;
-    if (tensor.block == 0)
-        multiply(sum, a, b);
-    else if (tensor.block <= 4)
-        multiply_aligned<4>(sum, a, b, tensor.extra);
-    else if (tensor.block <= 8)
-        multiply_aligned<8>(sum, a, b, tensor.extra);
-    else
-        multiply_aligned<16>(sum, a, b, tensor.extra);
+    multiply(sum, a, b, engine.config.tensor);
     for (int lane = 0; lane < 32; ++lane) {
         float* const d = static_cast<const MmaRecord*>(records[lane])->d;
         const int g = lane / 4, t = lane % 4;
@@ -151,9 +131,7 @@ void load_matrix(uint32_t* r, bool transposed, const void* row, const char* file
     if (uintptr_t(row) % 16) fail("misaligned: a row of " + thread_name(self) + " in " + place(site));
     if (!in_arenas(row))
         fail("out of bounds: " + thread_name(self) + " gives a row outside shared memory to " + place(site));
-#ifdef EMU_CHECKED
-    check::access(row, 16, check::kRead, EMU_PC);
-#endif
+    if (kChecked) check::access(row, 16, check::kRead, EMU_PC);
     MatrixRecord record{r, static_cast<const unsigned char*>(row)};
     collective(~0u, transposed ? load_fragments<true> : load_fragments<false>, &record, site);
 }

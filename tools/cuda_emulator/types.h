@@ -141,4 +141,4 @@ struct cudaDeviceProp {
     int major, minor, multiProcessorCount, maxThreadsPerMultiProcessor, regsPerMultiprocessor, l2CacheSize;
     size_t sharedMemPerMultiprocessor, reservedSharedMemPerBlock, sharedMemPerBlockOptin, totalGlobalMem;
 };
-EMU_HIDDEN cudaError_t cudaGetDeviceProperties(cudaDeviceProp* is, int device);  // engine.cpp
+EMU_HIDDEN cudaError_t cudaGetDeviceProperties(cudaDeviceProp* is, int device);

@@ -23,7 +23,7 @@ from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, Target, chec
 from wals_gpu.backends.cuda_features import CudaFeatures
 from wals_gpu.backends.cuda_loss import add_data_loss, add_ridge_loss, spectrum_of
 from wals_gpu.backends.cuda_memory import TorchMemory, load_cuda
-from wals_gpu.backends.cuda_solve import Outcome, RowSolver, Started
+from wals_gpu.backends.cuda_solve import Outcome, RowSolver, Started, ridge_loss
 from wals_gpu.backends.cuda_terms import TermsCache
 from wals_gpu.backends.cuda_topk import ItemTables, topk
 from wals_gpu.backends.host import Spectrum, solve_parts
@@ -68,7 +68,9 @@ class CudaBackend:
         self.terms = TermsCache(self.device)
         self.tables = ItemTables(self.device)
         self.solver = RowSolver(self.device, self.terms)
-        self._host = CpuBackend()
+        # On the host: they touch what is listed alone, or what the host has and wants back.
+        host = CpuBackend()
+        self.topk_listed, self.score_entries, self.transpose = host.topk_listed, host.score_entries, host.transpose
 
     def check(
         self,
@@ -162,7 +164,7 @@ class CudaBackend:
         """As :meth:`.cpu.CpuBackend.loss`, dot products and sums in float64."""
         memory = self.device.memory
         users, items = Factors(memory, user_factors, "user"), Factors(memory, item_factors, "item")
-        return self._loss(user_terms, users, items, item_ridge, user_prior, item_prior)
+        return self._loss(user_terms, users, items, item_ridge, Buffers(self.device), user_prior, item_prior)
 
     def _loss(
         self,
@@ -170,12 +172,11 @@ class CudaBackend:
         users: Factors,
         items: Factors,
         item_ridge: NDArray[np.floating],
+        buffers: Buffers,
         user_prior: NDArray[np.floating] | None = None,
         item_prior: NDArray[np.floating] | None = None,
-        buffers: Buffers | None = None,
     ) -> float:
         device, outcome = self.device, Outcome(self.device)
-        buffers = Buffers(device) if buffers is None else buffers
         add_data_loss(device, self.terms, user_terms, users, items, outcome.address("loss"), buffers)
         for factors, ridge, prior in ((users, user_terms.ridge, user_prior), (items, item_ridge, item_prior)):
             weight = self.terms.ridge(ridge)
@@ -183,28 +184,12 @@ class CudaBackend:
         found = outcome.read()
         return user_terms.target_square + float(found["loss"]) + float(found["ridge"])
 
-    def _ridge_loss(
-        self,
-        factors: Factors,
-        ridge: NDArray[np.floating],
-        prior: NDArray[np.floating] | None,
-        buffers: Buffers | None = None,
-    ) -> float:
-        device, outcome = self.device, Outcome(self.device)
-        weight = self.terms.ridge(ridge)
-        buffers = Buffers(device) if buffers is None else buffers
-        add_ridge_loss(device, factors, weight, outcome.address("ridge"), buffers, prior)
-        return float(outcome.read()["ridge"])
-
     def ridge_loss(
         self, factors: NDArray[np.floating], ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None
     ) -> float:
         """Sum over rows of ``ridge |x - prior|^2``, in float64; `ridge` is (R,) or (1,)."""
-        return self._ridge_loss(Factors(self.device.memory, factors, "own"), ridge, prior)
-
-    def transpose(self, matrix: csr_matrix) -> csr_matrix:
-        """As :meth:`.cpu.CpuBackend.transpose`, on the host, which has the matrix and wants the result."""
-        return self._host.transpose(matrix)
+        own, weight = Factors(self.device.memory, factors, "own"), self.terms.ridge(ridge)
+        return ridge_loss(self.device, own, weight, Buffers(self.device), prior)
 
     def topk(
         self,
@@ -228,24 +213,6 @@ class CudaBackend:
     def keep(self, *arrays: NDArray[np.floating]) -> None:
         """See :meth:`.session.KeepingBackend.keep`."""
         self.tables.keep(*arrays)
-
-    def topk_listed(
-        self,
-        queries: NDArray[np.floating],
-        items: NDArray[np.floating],
-        k: int,
-        listed: csr_matrix,
-        *,
-        norms: NDArray[np.floating] | None = None,
-    ) -> tuple[NDArray[np.int32], NDArray[np.floating]]:
-        """As :meth:`.cpu.CpuBackend.topk_listed`, on the host: it touches the listed items alone."""
-        return self._host.topk_listed(queries, items, k, listed, norms=norms)
-
-    def score_entries(
-        self, queries: NDArray[np.floating], items: NDArray[np.floating], listed: csr_matrix
-    ) -> NDArray[np.floating]:
-        """As :meth:`.cpu.CpuBackend.score_entries`, on the host, with the bits of :meth:`topk_listed`."""
-        return self._host.score_entries(queries, items, listed)
 
 
 @tells_device_errors
@@ -347,11 +314,12 @@ class CudaSession:
     def loss(self, user_terms: RowTerms, item_ridge: NDArray[np.floating]) -> float:
         """See :meth:`.session.Session.loss`."""
         users, items = self._sides["user"], self._sides["item"]
-        return self._backend._loss(user_terms, users, items, item_ridge, buffers=self._buffers)
+        return self._backend._loss(user_terms, users, items, item_ridge, self._buffers)
 
     def ridge_loss(self, side: str, ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None) -> float:
         """See :meth:`.session.Session.ridge_loss`."""
-        return self._backend._ridge_loss(self._sides[side], ridge, prior, self._buffers)
+        weight = self._backend.terms.ridge(ridge)
+        return ridge_loss(self._backend.device, self._sides[side], weight, self._buffers, prior)
 
     def features(self, features: Mapping[str, NDArray[np.floating]]) -> dict[str, CudaFeatures] | None:
         """See :meth:`.session.Session.features`. None where factors do not stay on the device, or would not beside the
@@ -371,9 +339,9 @@ class CudaSession:
 
     def scale(self, side: str, factor: float) -> None:
         """See :meth:`.session.Session.scale`."""
-        own, device = self._sides[side], self._backend.device
+        own = self._sides[side]
         if own.is_kept:
-            device.kernels.scale(device.memory.address(own.to_write()), own.host.size, factor, device.memory.stream)
+            self._backend.device.start("scale", own.to_write(), own.host.size, factor)
         else:
             own.host *= own.host.dtype.type(factor)
 

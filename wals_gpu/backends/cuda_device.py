@@ -109,6 +109,14 @@ class Device:
         """Address and stride of values of which there is one for each index, or one for all."""
         return self.memory.address(array), 0 if len(array) == 1 else 1
 
+    def start(self, call: str, *arguments: Any, stream: Any = None) -> None:
+        """A call of the module that starts kernels, on a stream, by default the one that everything is ordered by.
+        Arrays are given as their addresses, None as 0."""
+        address = self.memory.address
+        is_array = [hasattr(given, "__len__") and not isinstance(given, (str, tuple)) for given in arguments]
+        given = [address(a) if array else 0 if a is None else a for a, array in zip(arguments, is_array, strict=True)]
+        getattr(self.kernels, call)(*given, self.memory.stream if stream is None else stream)
+
     def expect(self, terms: RowTerms, n_other: int, factors: int, options: SolveOptions, *, has_prior: bool) -> None:
         """Where memory runs out from now on, the error tells what this solve was expected to take."""
         n, entries = terms.n_rows, terms.n_entries

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,27 +17,14 @@ __all__ = ["driver_cuda", "explained", "no_device", "tells_device_errors"]
 C = TypeVar("C", bound=type)
 
 #: Texts of CUDA errors after which nothing works any more in the process, whatever is called.
-_LOST = (
-    "illegal memory access",
-    "unspecified launch failure",
-    "misaligned address",
-    "illegal instruction",
-    "invalid program counter",
-    "invalid device pointer state",
-    "device-side assert",
-    "launch timed out",
-    "uncorrectable",
-    "hardware stack error",
-    "context is destroyed",
-    "contained the error",
-    "unknown error",
-    "device is lost",
-    "cuda error: no cuda-capable device",
-    "busy or unavailable",
+_LOST = re.compile(
+    "illegal memory access|unspecified launch failure|misaligned address|illegal instruction|invalid program counter|"
+    "invalid device pointer state|device-side assert|launch timed out|uncorrectable|hardware stack error|"
+    "context is destroyed|contained the error|unknown error|device is lost|cuda error: no cuda-capable device|"
+    "busy or unavailable"
 )
 _BUILD = "WALS_GPU_CUDA=1 pip install --no-cache-dir --force-reinstall wals_gpu"
-_NO_MEMORY = ("out of memory",)
-_WRONG_BUILD = ("no kernel image", "invalid device function", "unsupported toolchain", "unsupported ptx version")
+_WRONG_BUILD = re.compile("no kernel image|invalid device function|unsupported toolchain|unsupported ptx version")
 
 
 def driver_cuda() -> str | None:
@@ -88,17 +76,17 @@ def explained(error: BaseException) -> BaseException:
     if isinstance(error, (DeviceError, ValueError)) or not isinstance(error, RuntimeError):
         return error
     short = text[:300]
-    if any(part in plain for part in _NO_MEMORY):
+    if "out of memory" in plain:
         return MemoryError(
             f"the CUDA device has no memory left ({short}): end other programs on it (nvidia-smi shows them), take "
             "fewer factors, or use the CPU"
         )
-    if any(part in plain for part in _LOST):
+    if _LOST.search(plain):
         return DeviceLostError(
             f"the CUDA device stopped working ({short}): nothing can be computed on it any more in this process; begin "
             "a new one, or use the CPU in this one. `wals-gpu doctor --gpu` checks the device"
         )
-    if any(part in plain for part in _WRONG_BUILD):
+    if _WRONG_BUILD.search(plain):
         return DeviceError(
             f"the kernels were not built for this CUDA device or driver ({short}): build them here ({_BUILD}), or use "
             "the CPU"

@@ -13,15 +13,7 @@ from wals_gpu.backends.cuda_device import Buffers, Device
 from wals_gpu.backends.cuda_memory import TorchMemory
 from wals_gpu.backends.host import Spectrum, check_gram
 
-__all__ = [
-    "DeviceSpectrum",
-    "Factors",
-    "OnDevice",
-    "OtherSide",
-    "Target",
-    "check_factors",
-    "upload_factors",
-]
+__all__ = ["DeviceSpectrum", "Factors", "OnDevice", "OtherSide", "Target", "check_factors", "upload_factors"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +63,9 @@ class OnDevice:
 
 
 def upload_factors(memory: TorchMemory, factors: Any) -> Any:
-    """Factors (n, D) in device memory, flat; those that are there already are used in place."""
+    """Factors (n, D) in device memory, flat; those that are there already are used in place. None stays None."""
+    if factors is None:
+        return None
     if isinstance(factors, OnDevice):
         return factors.array
     return memory.upload(np.asarray(factors, np.float32) if isinstance(factors, np.ndarray) else factors)
@@ -167,18 +161,16 @@ class OtherSide:
     """
 
     def __init__(self, device: Device, factors: Factors, spectrum: DeviceSpectrum | None, buffers: Buffers) -> None:
-        self._kernels, self._memory, self._buffers = device.kernels, device.memory, buffers
-        memory, (self.n, self.factors) = self._memory, factors.host.shape
-        self.padded = self._kernels.padded(self.factors)
+        self._device, self._buffers = device, buffers
+        self.n, self.factors = factors.host.shape
+        self.padded = device.kernels.padded(self.factors)
         self.spectrum: Any = None if spectrum is None else spectrum.values
         self._rotation: Any = None if spectrum is None else spectrum.vectors
         self._split: dict[bool, Any] = {}
         self.table = self.rotate(factors.plain(), self.n, self.empty_rows(self.n, factors.name), wide=True)
         self.column_max = buffers.get("column_max", self.padded, np.float32)
-        self._kernels.clear(memory.address(self.column_max), self.padded, memory.stream)
-        self._kernels.column_max(
-            memory.address(self.table), self.n, self.factors, memory.address(self.column_max), memory.stream
-        )
+        device.start("clear", self.column_max, self.padded)
+        device.start("column_max", self.table, self.n, self.factors, self.column_max)
 
     def empty_rows(self, n: int, name: str) -> Any:
         """A buffer for rows (n, padded D) in the basis."""
@@ -196,15 +188,12 @@ class OtherSide:
     def _product(
         self, rows: Any, n: int, in_stride: int, status: Any, out: Any, out_stride: int, *, transposed: bool, wide: bool
     ) -> None:
-        kernels, memory, d = self._kernels, self._memory, self.factors
-        address, where = memory.address, 0 if status is None else memory.address(status)
+        device, d = self._device, self.factors
         if wide or self._rotation is None:
-            q = 0 if self._rotation is None else address(self._rotation)
-            kernels.rotate(address(rows), n, d, in_stride, q, where, address(out), out_stride, memory.stream)
+            device.start("rotate", rows, n, d, in_stride, self._rotation, status, out, out_stride)
             return
         if transposed not in self._split:
-            tiles = self._buffers.get(f"split {transposed}", kernels.split_basis_bytes(d), np.uint8)
-            kernels.split_basis(address(self._rotation), d, transposed, address(tiles), memory.stream)
+            tiles = self._buffers.get(f"split {transposed}", device.kernels.split_basis_bytes(d), np.uint8)
+            device.start("split_basis", self._rotation, d, transposed, tiles)
             self._split[transposed] = tiles
-        tiles = address(self._split[transposed])
-        kernels.rotate_split(address(rows), n, d, in_stride, tiles, where, address(out), out_stride, memory.stream)
+        device.start("rotate_split", rows, n, d, in_stride, self._split[transposed], status, out, out_stride)

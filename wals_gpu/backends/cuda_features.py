@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from wals_gpu.backends.cuda_device import Buffers, Device
 from wals_gpu.backends.cuda_factors import Factors, OnDevice, OtherSide
-from wals_gpu.backends.cuda_loss import add_ridge_loss, gram_of, spectrum_of
-from wals_gpu.backends.cuda_solve import Outcome
+from wals_gpu.backends.cuda_loss import gram_of, spectrum_of
+from wals_gpu.backends.cuda_solve import Outcome, ridge_loss
 from wals_gpu.backends.cuda_terms import TermsCache
 from wals_gpu.backends.host import Spectrum
 from wals_gpu.objective.terms import Floats, RowTerms
@@ -66,20 +66,17 @@ class CudaFeatures:
 
     def cross(self, name: str, weight: Floats, *, from_mean: bool = False) -> Floats:
         """See :meth:`.session.FeatureRows.cross`."""
-        kernels, memory, width, d = self._device.kernels, self._device.memory, self._width, self._factors
+        device, n, width, d = self._device, self._n, self._width, self._factors
         out = self._buffers.get("cross", (width + 1) * d, np.float64)
-        workspace = self._buffers.get("cross workspace", kernels.cross_bytes(self._n, width, d), np.uint8)
-        address, x, of_rows = memory.address, self._own.plain(), self._device.values(self._vector(name, weight))
-        kernels.cross(
-            address(self._features), self._n, width, of_rows, address(x), address(self._means) if from_mean else 0, d,
-            address(out), address(workspace), memory.stream,
-        )  # fmt: skip
-        sums: Floats = np.array(memory.download(out)[: (width + 1) * d]).reshape(width + 1, d)
+        workspace = self._buffers.get("cross workspace", device.kernels.cross_bytes(n, width, d), np.uint8)
+        of_rows, means = device.values(self._vector(name, weight)), self._means if from_mean else None
+        device.start("cross", self._features, n, width, of_rows, self._own.plain(), means, d, out, workspace)
+        sums: Floats = np.array(device.memory.download(out)[: (width + 1) * d]).reshape(width + 1, d)
         return sums
 
     def line(self, step: Floats, terms: RowTerms) -> tuple[float, float]:
         """See :meth:`.session.FeatureRows.line`."""
-        device, memory, buffers, d = self._device, self._device.memory, self._buffers, self._factors
+        device, buffers, d = self._device, self._buffers, self._factors
         direction = buffers.get("direction", self._own.host.size, np.float32)
         self._map(step, direction)
         side, outcome = OtherSide(device, self._other, None, buffers), Outcome(device)
@@ -89,10 +86,9 @@ class CudaFeatures:
             v = direction[rows.start * d : rows.stop * d]
             v = side.rotate(v, n, side.empty_rows(n, "direction"), wide=False)
             sums = [buffers.get(name, max(n, 1), np.float64) for name in ("parts", "curvature")]
-            addresses = [memory.address(array) for array in sums]
-            device.kernels.line(part.rows(side, x), memory.address(v), *addresses, memory.stream)
-            for array, name in zip(addresses, ("loss", "ridge"), strict=True):
-                device.kernels.sum(array, 0, n, outcome.address(name), memory.stream)
+            device.start("line", part.rows(side, x), v, *sums)
+            for array, name in zip(sums, ("loss", "ridge"), strict=True):
+                device.start("sum", array, None, n, outcome.address(name))
         found = outcome.read()
         return float(found["loss"]), float(found["ridge"])
 
@@ -112,19 +108,14 @@ class CudaFeatures:
 
     def ridge_loss(self, name: str, ridge: Floats, *, from_mean: bool = False) -> float:
         """See :meth:`.session.FeatureRows.ridge_loss`."""
-        outcome, means = Outcome(self._device), OnDevice(self._means, self._factors) if from_mean else None
-        weight = self._vector(name, ridge)
-        add_ridge_loss(self._device, self._own, weight, outcome.address("ridge"), self._buffers, means)
-        return float(outcome.read()["ridge"])
+        means = OnDevice(self._means, self._factors) if from_mean else None
+        return ridge_loss(self._device, self._own, self._vector(name, ridge), self._buffers, means)
 
     def _map(self, weights: Floats, out: Any, *, scale: Any = None, status: Any = None, add: bool = False) -> None:
-        memory = self._device.memory
-        address, on_device = memory.address, memory.upload(weights.astype(np.float32))
-        self._device.kernels.map_features(
-            address(self._features), self._n, self._width, address(on_device), self._factors,
-            self._device.values(self._one if scale is None else scale), 0 if status is None else address(status), add,
-            address(out), memory.stream,
-        )  # fmt: skip
+        device, on_device = self._device, self._device.memory.upload(weights.astype(np.float32))
+        scales = device.values(self._one if scale is None else scale)
+        sizes = self._n, self._width
+        device.start("map_features", self._features, *sizes, on_device, self._factors, scales, status, add, out)
 
     def _vector(self, name: str, values: NDArray[Any], dtype: type[np.generic] = np.float32) -> Any:
         """A number for each row, copied to the device when it is another array than before."""

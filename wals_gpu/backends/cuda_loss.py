@@ -24,17 +24,15 @@ def spectrum_of(
     `start`, if there is one, is an orthogonal basis (D, D) in device memory, flat float64, in which the Gram matrix is
     nearly diagonal, as the vectors of an earlier one may be: from there it takes fewer sweeps. Last bits depend on it.
     """
-    kernels, memory, d = device.kernels, device.memory, other.host.shape[1]
-    address, values = memory.address, buffers.get("spectrum", d, np.float64)
+    d, values = other.host.shape[1], buffers.get("spectrum", other.host.shape[1], np.float64)
     is_any, weight = cache.other_background(terms)
     if not is_any:
-        kernels.clear(address(values), 2 * d, memory.stream)
+        device.start("clear", values, 2 * d)
         return DeviceSpectrum(values)
     gram = gram_of(device, other, weight, buffers)
     vectors = buffers.get("basis", d * d, np.float64)
-    workspace = buffers.get("spectrum workspace", kernels.spectrum_bytes(d), np.uint8)
-    from_ = 0 if start is None else address(start)
-    kernels.spectrum(address(gram), d, from_, address(values), address(vectors), address(workspace), memory.stream)
+    workspace = buffers.get("spectrum workspace", device.kernels.spectrum_bytes(d), np.uint8)
+    device.start("spectrum", gram, d, start, values, vectors, workspace)
     return DeviceSpectrum(values, vectors)
 
 
@@ -55,16 +53,15 @@ def add_data_loss(
         else:
             weight = kept.array(name)
         grams.append(gram_of(device, factors, weight, buffers))
-    address = device.memory.address
-    device.kernels.sum(address(grams[0]), address(grams[1]), d * d, loss, device.memory.stream)
+    device.start("sum", *grams, d * d, loss)
 
 
 def add_row_loss(device: Device, rows: Any, n: int, loss: int, buffers: Buffers, *, wide: bool) -> None:
     """*loss grows by the rows' parts of it."""
     if n:
         parts = buffers.get("parts", n, np.float64)
-        device.kernels.row_loss(rows, wide, device.memory.address(parts), device.memory.stream)
-        device.kernels.sum(device.memory.address(parts), 0, n, loss, device.memory.stream)
+        device.start("row_loss", rows, wide, parts)
+        device.start("sum", parts, None, n, loss)
 
 
 def add_ridge_loss(
@@ -76,24 +73,20 @@ def add_ridge_loss(
     prior: NDArray[np.floating] | OnDevice | None = None,
 ) -> None:
     """*loss grows by what :meth:`.cpu.CpuBackend.ridge_loss` is; `ridge` (R,) or (1,) float32 is on the device."""
-    memory, (n, d) = device.memory, factors.host.shape
+    n, d = factors.host.shape
     if n == 0:
         return
     check_factors(factors.host)
-    x, parts = factors.plain(), buffers.get("parts", n, np.float64)
-    means = None if prior is None else upload_factors(memory, prior)
-    of_prior = 0 if means is None else memory.address(means)
-    values = memory.address(parts)
-    device.kernels.ridge_loss(memory.address(x), of_prior, n, d, device.values(ridge), values, memory.stream)
-    device.kernels.sum(values, 0, n, loss, memory.stream)
+    parts, means = buffers.get("parts", n, np.float64), upload_factors(device.memory, prior)
+    device.start("ridge_loss", factors.plain(), means, n, d, device.values(ridge), parts)
+    device.start("sum", parts, None, n, loss)
 
 
 def gram_of(device: Device, factors: Factors, weight: Any, buffers: Buffers) -> Any:
     """The Gram matrix (D, D) float64 of factors, with a weight (n,) or (1,) float32, all on the device."""
     check_factors(factors.host)
-    kernels, memory, (n, d) = device.kernels, device.memory, factors.host.shape
-    y, out = factors.plain(), buffers.get(f"{factors.name} gram", d * d, np.float64)
-    workspace = buffers.get("gram", kernels.gram_bytes(n, d), np.uint8)
-    address = memory.address
-    kernels.gram(address(y), n, d, device.values(weight), address(out), address(workspace), memory.stream)
+    n, d = factors.host.shape
+    out = buffers.get(f"{factors.name} gram", d * d, np.float64)
+    workspace = buffers.get("gram", device.kernels.gram_bytes(n, d), np.uint8)
+    device.start("gram", factors.plain(), n, d, device.values(weight), out, workspace)
     return out

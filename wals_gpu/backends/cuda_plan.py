@@ -67,17 +67,9 @@ def plan_rows(
     """All rows, for a solver, those with most entries first; `sizes` and `giant` as for :func:`plan_exact`, `staged` as
     for :func:`plan_cg`."""
     if options.solver == "cg":
-        empty, staying, sliced = plan_cg(terms, staged, giant)
-        plan = [Rows("diagonal", 0, empty), *(Rows("cg", most, rows) for most, rows in staying)]
-        plan.append(Rows("sliced cg", 0, sliced))
+        plan = plan_cg(terms, staged, giant)
     elif takes_steps(options, factors):
-        longest = giant if options.block_size <= sizes[-1] else 0  # a block's matrix has no room in shared memory
-        exact, one_block, sliced = plan_subspace(terms, options.block_size, longest)
-        plan = [
-            Rows(part.form, part.size, part.numbers[exact[part.numbers]])
-            for part in plan_exact(terms, factors, sizes, giant)
-        ]
-        plan += [Rows("subspace", 0, one_block), Rows("sliced subspace", 0, sliced)]
+        plan = plan_subspace(terms, factors, options.block_size, sizes, giant)
     else:
         plan = plan_exact(terms, factors, sizes, giant)
     lengths = np.diff(terms.row_ptr)
@@ -113,35 +105,31 @@ def plan_exact(terms: RowTerms, factors: int, sizes: tuple[int, ...], giant: int
     return [rows for rows in plan if len(rows.numbers)]
 
 
-def plan_cg(terms: RowTerms, staged: tuple[int, ...], giant: int) -> tuple[Numbers, list[tuple[int, Numbers]], Numbers]:
-    """Rows without entries, for conjugate gradients (table rows kept in shared memory, rows), and rows for slices.
+def plan_cg(terms: RowTerms, staged: tuple[int, ...], giant: int) -> list[Rows]:
+    """Conjugate gradients, in slices where a row is longer than `giant`.
 
     `staged` are the numbers of table rows that some sizes of shared memory hold, rising. A row gets the least that
     holds all of it. Of a row twice as long as the last, so little would stay that the other blocks on a processor gain
     more.
     """
     lengths = np.diff(terms.row_ptr)
-    one_block = lengths <= giant
-    plan, lower = [], 0
-    for most in staged:
-        plan.append((most, _longest_first(one_block & (lengths > lower) & (lengths <= most), lengths)))
-        lower = max(lower, most)
-    plan.append((staged[-1], _longest_first(one_block & (lengths > lower) & (lengths <= 2 * lower), lengths)))
-    plan.append((0, _longest_first(one_block & (lengths > 2 * lower), lengths)))
-    plan = [(min(most, int(lengths[rows[0]])), rows) for most, rows in plan if len(rows)]
-    return _longest_first(lengths == 0, lengths), plan[::-1], _longest_first(~one_block, lengths)
+    plan, lower = [Rows("diagonal", 0, _longest_first(lengths == 0, lengths))], 0
+    for most, longest in (*zip(staged, staged, strict=True), (staged[-1], 2 * max(staged)), (0, giant)):
+        rows = _longest_first((lengths > lower) & (lengths <= min(longest, giant)), lengths)
+        plan.append(Rows("cg", min(most, int(lengths[rows].max(initial=0))), rows))
+        lower = max(lower, min(longest, giant))
+    return [*plan[::-1], Rows("sliced cg", 0, _longest_first(lengths > giant, lengths))]
 
 
-def plan_subspace(terms: RowTerms, block: int, giant: int) -> tuple[NDArray[np.bool_], Numbers, Numbers]:
-    """A mask of the rows that are solved exactly (no more entries than a block has factors), the others, and rows for
-    slices."""
+def plan_subspace(terms: RowTerms, factors: int, block: int, sizes: tuple[int, ...], giant: int) -> list[Rows]:
+    """Exact solves of rows of no more entries than a block has factors; steps of the others, in slices where a row is
+    longer than `giant`, or the matrix of a block has no room in shared memory."""
     lengths = np.diff(terms.row_ptr)
-    steps = lengths > block
-    return (
-        ~steps,
-        _longest_first(steps & (lengths <= giant), lengths),
-        _longest_first(steps & (lengths > giant), lengths),
-    )
+    steps, sliced = lengths > block, lengths > (giant if block <= sizes[-1] else 0)
+    plan = plan_exact(terms, factors, sizes, giant)
+    plan = [Rows(part.form, part.size, part.numbers[~steps[part.numbers]]) for part in plan]
+    plan.append(Rows("subspace", 0, _longest_first(steps & ~sliced, lengths)))
+    return [*plan, Rows("sliced subspace", 0, _longest_first(steps & sliced, lengths))]
 
 
 def slice_rows(row_ptr: NDArray[np.int64], numbers: Numbers, slice_entries: int, most_slots: int) -> list[SlicedRows]:

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from wals_gpu._cpu import LIMITS
 from wals_gpu.backends.cuda_device import LARGE_SLOTS, SLOT_MEMORY, Buffers, Device
-from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, OtherSide, Target, upload_factors
-from wals_gpu.backends.cuda_loss import add_row_loss
+from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, OnDevice, OtherSide, Target, upload_factors
+from wals_gpu.backends.cuda_loss import add_ridge_loss, add_row_loss
 from wals_gpu.backends.cuda_plan import takes_steps
 from wals_gpu.backends.cuda_terms import DeviceRows, DeviceTerms, TermsCache
 from wals_gpu.backends.host import check_status
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.objective.terms import RowTerms
 
-__all__ = ["Outcome", "RowKernels", "RowSolver", "Started"]
+__all__ = ["Outcome", "RowKernels", "RowSolver", "Started", "ridge_loss"]
 
 
 class Outcome:
@@ -42,8 +42,7 @@ class Outcome:
 
     def clear(self) -> None:
         """All 0 again."""
-        device = self._device
-        device.kernels.clear(device.memory.address(self._array), self.RECORD.itemsize // 4, device.memory.stream)
+        self._device.start("clear", self._array, self.RECORD.itemsize // 4)
 
     def address(self, name: str, half: int = 0) -> int:
         """Where a number of it is on the device."""
@@ -53,6 +52,15 @@ class Outcome:
     def read(self) -> Any:
         """A record on the host; waits for all that was started."""
         return self._device.memory.download(self._array).view(self.RECORD)[0]
+
+
+def ridge_loss(
+    device: Device, factors: Factors, weight: Any, buffers: Buffers, prior: NDArray[np.floating] | OnDevice | None
+) -> float:
+    """As :meth:`.cpu.CpuBackend.ridge_loss`, of a weight (R,) or (1,) float32 on the device; waits."""
+    outcome = Outcome(device)
+    add_ridge_loss(device, factors, weight, outcome.address("ridge"), buffers, prior)
+    return float(outcome.read()["ridge"])
 
 
 @dataclass(frozen=True)
@@ -82,11 +90,10 @@ class RowSolver:
         spectrum: DeviceSpectrum,
         options: SolveOptions,
         return_loss: bool,
-        buffers: Buffers | None = None,
+        buffers: Buffers,
     ) -> float | None:
         """Solve the rows of `target`, which have these terms; the loss if `return_loss`."""
         outcome = Outcome(self._device)
-        buffers = Buffers(self._device) if buffers is None else buffers
         started = self.start(terms, other, target, spectrum, options, outcome, buffers, return_loss=return_loss)
         found = outcome.read()
         if found["failed"][0]:
@@ -122,10 +129,10 @@ class RowSolver:
         # In front of the status of all rows, how many of a part are solved again.
         status = buffers.get(f"{target.factors.name} status", terms.n_rows + 1, np.int32)
         count = memory.address(status)
-        self._device.kernels.clear(count, terms.n_rows + 1, memory.stream)
+        self._device.start("clear", count, terms.n_rows + 1)
         for rows, part in self._cache.parts(terms, side, options, has_prior=has_prior):
             if rows.start:
-                self._device.kernels.clear(count, 1, memory.stream)
+                self._device.start("clear", count, 1)
             kernels = RowKernels(self._device, part, side, buffers, options)
             kernels.solve(target.part(rows), status[1 + rows.start : 1 + rows.stop], count, outcome, half)
             if return_loss:
@@ -140,13 +147,13 @@ class RowKernels:
     def __init__(
         self, device: Device, terms: DeviceTerms, side: OtherSide, buffers: Buffers, options: SolveOptions
     ) -> None:
-        self._device, self._kernels, self._memory = device, device.kernels, device.memory
+        self._device, self._memory = device, device.memory
         self._terms, self._side, self._buffers, self._options = terms, side, buffers, options
         self.rows: Any = None
 
     def solve(self, target: Target, status: Any, count: int, outcome: Outcome, half: int) -> None:
         """Solve the rows of `target` into their place; their `status`, and *count, are 0 before."""
-        memory, side, options, n = self._memory, self._side, self._options, self._terms.host.n_rows
+        side, options, n = self._side, self._options, self._terms.host.n_rows
         if n == 0:
             return
         name = target.factors.name
@@ -158,33 +165,31 @@ class RowKernels:
             start = side.rotate(target.plain(), n, side.empty_rows(n, "start"), wide=False)
         means = None
         if target.prior is not None:
-            prior = upload_factors(memory, target.prior)
+            prior = upload_factors(self._memory, target.prior)
             means = side.rotate(prior, n, side.empty_rows(n, "means"), wide=True)
         self.rows = self._terms.rows(side, z, status, means, options.relaxation)
         self._solve_once()
-        numbers = memory.address(self._buffers.get("again", n, np.int32))
+        numbers = self._buffers.get("again", n, np.int32)
         self.solve_again(numbers, count, outcome.address("failed") if half else 0, outcome.address("failed", half))
         if start is not None:
-            self._relax(memory.address(start), numbers, count)
+            self._relax(start, numbers, count)
         target.put(z, side, status)
 
-    def solve_again(self, numbers: int, count: int, before: int, failed: int) -> None:
+    def solve_again(self, numbers: Any, count: int, before: int, failed: int) -> None:
         """Rows that float32 could not solve are listed, and solved in float64."""
-        kernels, memory, factors = self._kernels, self._memory, self._side.factors
-        kernels.review(self.rows, self._options.solver != "cg", before, numbers, count, memory.stream)
-        slot = kernels.wide_bytes(factors)
+        self._device.start("review", self.rows, self._options.solver != "cg", before, numbers, count)
+        slot = self._device.kernels.wide_bytes(self._side.factors)
         slots = max(min(self._terms.host.n_rows, LIMITS.blocks_of_device, SLOT_MEMORY // slot), 1)
-        kernels.solve_wide(self.rows, numbers, count, slots, self._workspace(slots * slot), failed, memory.stream)
+        self._device.start("solve_wide", self.rows, numbers, count, slots, self._workspace(slots * slot), failed)
 
-    def _relax(self, start: int, numbers: int, count: int) -> None:
+    def _relax(self, start: Any, numbers: Any, count: int) -> None:
         """Rows that have entries are relaxed, from where they were at the `start`; those that steps have relaxed only
         where they were solved again."""
-        relax, stream, options = self._kernels.relax, self._memory.stream, self._options
-        if takes_steps(options, self._side.factors):
-            relax(self.rows, options.block_size, 0, 0, start, stream)
-            relax(self.rows, options.block_size, numbers, count, start, stream)
-        else:
-            relax(self.rows, self._terms.host.n_entries, 0, 0, start, stream)
+        in_steps = takes_steps(self._options, self._side.factors)
+        most = self._options.block_size if in_steps else self._terms.host.n_entries
+        self._device.start("relax", self.rows, most, None, None, start)
+        if in_steps:
+            self._device.start("relax", self.rows, most, numbers, count, start)
 
     def _solve_once(self) -> None:
         """The rows with most entries on one stream, beside them all others."""
@@ -198,29 +203,21 @@ class RowKernels:
             for part in others:  # those that need a workspace share it, and so a stream
                 self._start(part, self._memory.stream if most.workspace and part.workspace else stream)
 
-    def _workspace(self, n_bytes: int) -> int:
-        return self._memory.address(self._buffers.get("slots", n_bytes, np.uint8))
+    def _workspace(self, n_bytes: int) -> Any:
+        return self._buffers.get("slots", n_bytes, np.uint8)
 
-    def _start(self, part: DeviceRows, stream: int) -> None:
-        kernels, options, address, rows = self._kernels, self._options, self._memory.address, self.rows
-        steps, block = (options.cg_steps, options.cg_tolerance), options.block_size
-        if part.form.endswith("subspace"):
-            errors = address(self._buffers.get("errors", self._terms.host.n_entries, np.float32))
-        if part.form == "cg":
-            kernels.solve_cg(rows, address(part.numbers), part.n, part.size, *steps, stream)
-        elif part.form == "subspace":
-            kernels.solve_subspace(rows, block, address(part.numbers), part.n, errors, stream)
-        elif part.form == "large":
-            slots = min(part.n, LARGE_SLOTS)
-            kernels.solve_large(rows, address(part.numbers), part.n, slots, self._workspace(part.workspace), stream)
-        elif not part.form.startswith("sliced"):
-            kernels.solve_exact(rows, part.form, part.size, address(part.numbers), part.n, stream)
-        for batch in part.batches:
-            of_batch = address(batch.slices), batch.n_slices, address(batch.rows), batch.n_rows
-            workspace = self._workspace(part.workspace)
-            if part.form == "sliced cg":
-                kernels.solve_cg_sliced(rows, *of_batch, *steps, workspace, stream)
-            elif part.form == "sliced subspace":
-                kernels.solve_subspace_sliced(rows, block, *of_batch, errors, workspace, stream)
-            else:
-                kernels.solve_sliced(rows, *of_batch, workspace, stream)
+    def _start(self, part: DeviceRows, stream: Any) -> None:
+        options, steps = self._options, (self._options.cg_steps, self._options.cg_tolerance)
+        workspace = self._workspace(part.workspace) if part.workspace else None
+        has_errors, n = part.form.endswith("subspace"), self._terms.host.n_entries
+        errors = self._buffers.get("errors", n, np.float32) if has_errors else None
+        for rows in part.rows:
+            call, *arguments = {
+                "cg": ("solve_cg", *rows, part.size, *steps),
+                "subspace": ("solve_subspace", options.block_size, *rows, errors),
+                "large": ("solve_large", *rows, min(rows[-1], LARGE_SLOTS), workspace),
+                "sliced cg": ("solve_cg_sliced", *rows, *steps, workspace),
+                "sliced subspace": ("solve_subspace_sliced", options.block_size, *rows, errors, workspace),
+                "sliced exact": ("solve_sliced", *rows, workspace),
+            }.get(part.form, ("solve_exact", part.form, part.size, *rows))
+            self._device.start(call, self.rows, *arguments, stream=stream)

@@ -30,25 +30,13 @@ _PLANNED = ("row_ptr", "col_idx", "rhs", "gram")
 
 
 @dataclass(frozen=True)
-class DeviceBatch:
-    """A :class:`.cuda_plan.SlicedRows` on the device."""
-
-    slices: Any
-    n_slices: int
-    rows: Any
-    n_rows: int
-
-
-@dataclass(frozen=True)
 class DeviceRows:
-    """A :class:`.cuda_plan.Rows` on the device: `n` row numbers, or batches of slices that share a workspace of so many
-    bytes."""
+    """A :class:`.cuda_plan.Rows` on the device. `rows` is what calls of the module are given: row numbers and how many,
+    or for each batch of slices these, its rows, and how many; batches share a workspace of so many bytes."""
 
     form: str
     size: int
-    n: int
-    numbers: Any = None
-    batches: tuple[DeviceBatch, ...] = ()
+    rows: list[tuple[Any, ...]]
     workspace: int = 0
 
 
@@ -108,20 +96,16 @@ class DeviceTerms:
 
     def _upload(self, rows: Rows, factors: int, options: SolveOptions) -> DeviceRows:
         kernels, upload = self._device.kernels, self._device.memory.upload
-        n = len(rows.numbers)
+        n, slots = len(rows.numbers), min(len(rows.numbers), LARGE_SLOTS)
         if not rows.form.startswith("sliced"):
-            workspace = min(n, LARGE_SLOTS) * kernels.slot_bytes(factors) if rows.form == "large" else 0
-            return DeviceRows(rows.form, rows.size, n, upload(rows.numbers), workspace=workspace)
-        slot = {
-            "sliced cg": lambda: kernels.cg_slot_bytes(factors),
-            "sliced subspace": lambda: kernels.subspace_slot_bytes(options.block_size),
-            "sliced exact": lambda: kernels.slot_bytes(factors),
-        }[rows.form]()
+            workspace = slots * kernels.slot_bytes(factors) if rows.form == "large" else 0
+            return DeviceRows(rows.form, rows.size, [(upload(rows.numbers), n)], workspace)
+        bytes_of = kernels.cg_slot_bytes if rows.form == "sliced cg" else kernels.slot_bytes
+        slot = bytes_of(options.block_size if rows.form == "sliced subspace" else factors)
         entries, most = kernels.LIMITS.slice_entries, max(SLOT_MEMORY // slot, 1)
         batches = slice_rows(self.host.row_ptr, rows.numbers, entries, most)
-        on_device = tuple(DeviceBatch(upload(b.slices), len(b.slices), upload(b.rows), len(b.rows)) for b in batches)
-        slots = max(batch.n_slots for batch in batches)
-        return DeviceRows(rows.form, rows.size, len(rows.numbers), None, on_device, slots * slot)
+        on_device = [(upload(b.slices), len(b.slices), upload(b.rows), len(b.rows)) for b in batches]
+        return DeviceRows(rows.form, rows.size, on_device, slot * max(batch.n_slots for batch in batches))
 
     def rows(self, side: OtherSide, z: Any, status: Any = None, prior: Any = None, relaxation: float = 1.0) -> Any:
         """The rows as the kernels take them; `side` gives the table and, if it has one, the spectrum.

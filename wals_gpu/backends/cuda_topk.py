@@ -48,10 +48,7 @@ class ItemTable:
             part = slice(first, min(first + together, n))
             plain = upload_factors(memory, items[part])
             divisors = None if norms is None else memory.upload(np.asarray(norms[part], np.float32))
-            kernels.topk_table(
-                memory.address(plain), part.stop - first, d, 0 if divisors is None else memory.address(divisors),
-                memory.address(table), first, n, memory.stream,
-            )  # fmt: skip
+            device.start("topk_table", plain, part.stop - first, d, divisors, table, first, n)
         return cls(table, n, d, n_bytes)
 
 
@@ -165,15 +162,10 @@ def _bits(permitted: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def _search(
-    device: Device,
-    queries: Any,
-    table: ItemTable,
-    k: int,
-    excluded: csr_matrix | None,
-    mask: NDArray[np.uint8] | None,
+    device: Device, queries: Any, table: ItemTable, k: int, excluded: csr_matrix | None, mask: NDArray[np.uint8] | None
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Queries together."""
-    kernels, memory, (n, d) = device.kernels, device.memory, queries.shape
+    memory, blocks, (n, d) = device.memory, _blocks(device), queries.shape
     packed: dict[str, NDArray[Any]] = {}
     if isinstance(queries, np.ndarray):
         packed["queries"] = np.ascontiguousarray(queries, np.float32)
@@ -187,17 +179,15 @@ def _search(
     buffer = np.zeros(places[-1], np.uint8)
     for array, place in zip(packed.values(), places, strict=False):
         buffer[place : place + array.nbytes] = array.reshape(-1).view(np.uint8)
-    uploaded = memory.upload(buffer) if packed else None
-    at = {} if uploaded is None else dict(zip(packed, (memory.address(uploaded) + places).tolist(), strict=False))
-    if "queries" not in packed:
-        on_device = upload_factors(memory, queries)
-        at["queries"] = memory.address(on_device)
+    at: dict[str, Any] = {} if "queries" in packed else {"queries": upload_factors(memory, queries)}
+    if packed:
+        uploaded = memory.upload(buffer)
+        at |= dict(zip(packed, (memory.address(uploaded) + places).tolist(), strict=False))
     found = memory.empty(2 * n * k, np.int32)
-    workspace = memory.empty(kernels.topk_bytes(n, table.n, d, k, _blocks(device)), np.uint8)
-    kernels.topk(
-        at["queries"], n, memory.address(table.array), table.n, d, k, _blocks(device), at.get("ptr", 0),
-        at.get("idx", 0), at.get("mask", 0), memory.address(found), memory.address(found) + 4 * n * k,
-        memory.address(workspace), memory.stream,
+    workspace = memory.empty(device.kernels.topk_bytes(n, table.n, d, k, blocks), np.uint8)
+    device.start(
+        "topk", at["queries"], n, table.array, table.n, d, k, blocks, at.get("ptr"), at.get("idx"), at.get("mask"),
+        found, memory.address(found) + 4 * n * k, workspace,
     )  # fmt: skip
     ids, scores = memory.download(found).reshape(2, n, k)
     return ids, scores.view(np.float32)
