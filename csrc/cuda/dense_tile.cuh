@@ -33,6 +33,7 @@ __device__ __forceinline__ void dense_product(Index begin, Index end, Left&& lef
             const int k = i / kDenseTile, j = i % kDenseTile;
             const int l = kByDepth ? i % kDenseDepth : k, r = kByDepth ? i / kDenseDepth : j;
             right[k][j] = k0 + k < end ? right_at(k0 + k, j) : T(0);
+            // The left as it lies in memory; where kByDepth, neighbours write a column apart.
             left[l][r] = k0 + l < end ? left_at(k0 + l, r) : T(0);
         }
         __syncthreads();

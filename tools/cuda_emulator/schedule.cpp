@@ -21,6 +21,7 @@
 // that calls from another line or for another operation, is a divergent warp, and so is a mask that names a lane that
 // has exited. That it has to be the same line is stricter than CUDA, which asks for the same intrinsic and mask. A
 // barrier is the same for a block, with a counter in place of a mask.
+#undef _FORTIFY_SOURCE  // its longjmp takes another stack for a damaged one, and ends the process
 #include <ucontext.h>
 
 #include "engine.h"
