@@ -32,6 +32,7 @@ from lib.logs import load_log, split
 from lib.ranking import METRICS, K, interval, per_user, resampled, tested_users
 from lib.tables import small_catalogues_table
 from wals_gpu import WALS
+from wals_gpu.objective.presets import usual_regularization
 
 CHOSEN_ON = ("debian", "lastfm-2k", "ml-100k", "citeulike-a")
 MEASURED_ON = ("steam-200k", "ml-latest-small", "ml-1m", "amazon-beauty-2014", "anime-5k")
@@ -49,7 +50,7 @@ SETTINGS = {"auto": "auto", "0.0117": RIDGE, "0.03": 0.03}
 #: How many times 0.0117 the ridge should be, from the numbers of users, items and entries: what WALS() does, and the
 #: best rules of other kinds on earlier splits of the same logs. All are at least 1.
 RULES = {
-    "sqrt(1600 / I), what WALS() does": lambda u, i, z: math.sqrt(1600 / i),
+    "sqrt(1600 / I), what WALS() does": lambda u, i, z: usual_regularization(i) / RIDGE,
     "24.5 I^-0.4": lambda u, i, z: 24.5 * i**-0.4,
     "3.2 (300 / I)^0.4 (40 I / Z)^0.2": lambda u, i, z: 3.2 * (300 / i) ** 0.4 * (40 * i / z) ** 0.2,
     "181 U^-0.6": lambda u, i, z: 181 * u**-0.6,

@@ -628,7 +628,10 @@ def small_catalogues_choice_table(result: dict) -> str:
     first = table(["items", "sqrt(1600 / items), at least 1", "best, popular items", "best, random items"], rows)
     rules = [[name, f"{of['mean']:.1%}", f"{of['worst']:.1%}"] for name, of in result["rules"].items()]
     second = table(["times 0.0117, at least 1", "mean regret", "worst regret"], rules)
-    words = f"best of {len(result['multiples'])} multiples of 0.0117 by nDCG@20, mean and range over logs and splits"
+    words = (
+        f"best of {len(result['multiples'])} multiples of 0.0117 by nDCG@20: geometric mean and range over logs, one "
+        "split of each"
+    )
     return first + "\n" + second + plain_caption(result, words) + "\n"
 
 

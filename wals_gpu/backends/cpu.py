@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -30,10 +31,12 @@ from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
 from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
 from wals_gpu.system import usable_cpus
 
-__all__ = ["CpuBackend", "CpuSession"]
+__all__ = ["CpuBackend", "CpuSession", "HostSession"]
 
 #: Threads that may be asked for whatever the machine has; tests do, on machines with a few processors.
 _THREADS = 64
+
+AnySession = TypeVar("AnySession", bound="HostSession")
 
 
 def takes_plain_steps(factors: int, options: SolveOptions) -> bool:
@@ -132,27 +135,21 @@ class CpuBackend:
             self.solve_plain(terms, other, self.gram(terms, other), factors, options, row_loss=row_loss)
         else:
             spectrum = self.spectrum(terms, other) if spectrum is None else spectrum
-            self.solve_few(terms, other, spectrum, factors, options, prior, row_loss=row_loss)
+            table, terms = self.table_for(terms, other, spectrum)
+            self.solve_rotated(terms, table, spectrum, factors, options, prior, row_loss=row_loss)
         return total(row_loss)
 
-    def solve_few(
-        self,
-        terms: RowTerms,
-        other: NDArray[np.floating],
-        spectrum: Spectrum,
-        factors: NDArray[np.floating],
-        options: SolveOptions = EXACT,
-        prior: NDArray[np.floating] | None = None,
-        *,
-        row_loss: NDArray[np.float64] | None = None,
-    ) -> None:
-        """As :meth:`solve_rows` with a spectrum. Each row's part of the loss is written to `row_loss` (R,)."""
-        table, rotated_terms = other, terms
-        if terms.n_entries < len(other):  # few rows: only the factors that they meet are rotated
-            met, place = np.unique(terms.col_idx, return_inverse=True)
-            table, rotated_terms = other[met], replace(terms, col_idx=place.astype(np.int32))
-        table = self.rotated(table, spectrum)
-        self.solve_rotated(rotated_terms, table, spectrum, factors, options, prior, row_loss=row_loss)
+    def table_for(
+        self, terms: RowTerms, other: NDArray[np.floating], spectrum: Spectrum
+    ) -> tuple[NDArray[np.floating], RowTerms]:
+        """The table that :meth:`solve_rotated` is to have, and terms whose columns are its rows.
+
+        Few rows meet few of the other side: only those are rotated then.
+        """
+        if terms.n_entries >= len(other):
+            return self.rotated(other, spectrum), terms
+        met, place = np.unique(terms.col_idx, return_inverse=True)
+        return self.rotated(other[met], spectrum), replace(terms, col_idx=place.astype(np.int32))
 
     def takes_plain_steps(self, factors: int, options: SolveOptions) -> bool:
         """Whether rows with a background and no prior means are solved by :meth:`solve_plain`."""
@@ -629,25 +626,119 @@ class CpuBackend:
         return _cpu.score_entries(queries, np.ascontiguousarray(items), *_pattern(listed), self.num_threads)
 
 
-class CpuSession:
-    """See :class:`.session.Session`. The arrays are the caller's own, solved in place.
+class HostSession(ABC):
+    """What sessions on the host share, in one process and on several ranks: see :class:`.session.Session`.
 
-    With `may_move` both sides are rotated together into the basis of each solve, and stay there: the loss is the same
-    in any basis, and a rotated copy of the other side is saved. `basis` keeps count of it: (D, D) float64, or None
-    where the arrays do not allow it, as D is no multiple of 16, or they are not from :meth:`CpuBackend.empty_factors`;
-    nor where they have fewer rows than the basis. :class:`wals_gpu.distributed.session.ShardedSession` does the same
-    with rows on several ranks, to the bit.
+    The arrays are the caller's own, solved in place. With `basis`, both sides are rotated together into the basis of
+    each solve, and stay there: the loss is the same in any basis, and a rotated copy of the other side is saved.
+    """
+
+    def __init__(
+        self,
+        backend: CpuBackend,
+        users: NDArray[np.floating],
+        items: NDArray[np.floating],
+        moves: bool,
+    ) -> None:
+        self._backend = backend
+        self._sides = {"user": users, "item": items}
+        #: The basis that both sides are in, (D, D) float64; None where they stay in their own.
+        self.basis: NDArray[np.float64] | None = np.eye(users.shape[1]) if moves else None
+        self._has_moved = False
+
+    @abstractmethod
+    def solve(
+        self,
+        side: str,
+        terms: SideTerms,
+        options: SolveOptions,
+        prior: NDArray[np.floating] | None = None,
+        *,
+        return_loss: bool = False,
+    ) -> float | None:
+        """See :meth:`.session.Session.solve`."""
+
+    @abstractmethod
+    def loss(self, user_terms: RowTerms, item_ridge: NDArray[np.floating]) -> float:
+        """See :meth:`.session.Session.loss`."""
+
+    @abstractmethod
+    def ridge_loss(self, side: str, ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None) -> float:
+        """See :meth:`.session.Session.ridge_loss`."""
+
+    def iterate(
+        self,
+        users: SideTerms,
+        items: SideTerms,
+        options: SolveOptions,
+        errors_of: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        *,
+        return_loss: bool = False,
+    ) -> float | None:
+        """See :meth:`.session.Session.iterate`."""
+        return iterate_in_turn(self, users, items, options, errors_of, return_loss)
+
+    def _move(self, side: str, spectrum: Spectrum, options: SolveOptions) -> Spectrum:
+        """Rotate both sides, of which `side` is solved next, into the basis of a spectrum; the spectrum in that
+        basis."""
+        if spectrum.vectors is not None and self.basis is not None:
+            self._has_moved = True
+            own, other = self._sides[side], self._sides[other_side(side)]
+            self._backend.move(own, other, self.basis, spectrum.vectors, options)
+        return Spectrum(spectrum.values, None)
+
+    def features(self, features: Mapping[str, NDArray[np.floating]]) -> None:
+        """See :meth:`.session.Session.features`: the arrays are the caller's own."""
+        return None
+
+    def scale(self, side: str, factor: float) -> None:
+        """See :meth:`.session.Session.scale`."""
+        self._sides[side] *= self._sides[side].dtype.type(factor)
+
+    def factors(self, side: str) -> NDArray[np.floating]:
+        """See :meth:`.session.Session.factors`; on ranks, the rank's own rows."""
+        return self._sides[side]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See :meth:`.session.Session.arrays`; on ranks, the rank's part of it."""
+        arrays: dict[str, NDArray[Any]] = {f"{side}_factors": array for side, array in self._sides.items()}
+        return arrays if self.basis is None else arrays | {"basis": self.basis}
+
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """See :meth:`.session.Session.restore`."""
+        for name, array in self.arrays().items():
+            np.copyto(array, arrays[name])
+        self._has_moved = True
+
+    def close(self) -> None:
+        """See :meth:`.session.Session.close`; each rank brings its own rows back."""
+        if self.basis is not None and self._has_moved:
+            self._backend.move(self._sides["user"], self._sides["item"], self.basis, np.ascontiguousarray(self.basis.T))
+        self.basis = None
+
+    def __enter__(self: AnySession) -> AnySession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class CpuSession(HostSession):
+    """See :class:`.session.Session`.
+
+    With `may_move` the sides move, where the arrays allow it: D is a multiple of 16, they are from
+    :meth:`CpuBackend.empty_factors`, and have as many rows together as the basis has.
+    :class:`wals_gpu.distributed.session.ShardedSession` does the same with rows on several ranks, to the bit.
     """
 
     def __init__(
         self, backend: CpuBackend, users: NDArray[np.floating], items: NDArray[np.floating], may_move: bool
     ) -> None:
-        self._backend = backend
-        self._sides = {"user": users, "item": items}
         allows = all(array.ctypes.data % 64 == 0 and array.flags.c_contiguous for array in (users, items))
         moves = may_move and allows and backend.moves(users.shape[1], len(users) + len(items))
-        self.basis: NDArray[np.float64] | None = np.eye(users.shape[1]) if moves else None
-        self._has_moved = False
+        super().__init__(backend, users, items, moves)
 
     def solve(
         self,
@@ -670,44 +761,21 @@ class CpuSession:
 
             solve_parts(terms, steps)
             return total(row_loss)
-        spectrum = self._backend.spectrum(terms, other)
-        in_one_part, table = isinstance(terms, RowTerms), other
+        spectrum, table = self._backend.spectrum(terms, other), other
         if self.basis is not None:
-            spectrum = self._move(own, other, spectrum, options)
-        elif not in_one_part:
+            spectrum = self._move(side, spectrum, options)
+        elif isinstance(terms, RowTerms):
+            table, terms = self._backend.table_for(terms, other, spectrum)
+        else:
             table = self._backend.rotated(other, spectrum)
 
         def solve(rows: slice, part: RowTerms) -> None:
             means = None if prior is None else prior[rows]
             losses = None if row_loss is None else row_loss[rows]
-            if self.basis is None and in_one_part:
-                self._backend.solve_few(part, other, spectrum, own[rows], options, means, row_loss=losses)
-            else:
-                self._backend.solve_rotated(part, table, spectrum, own[rows], options, means, row_loss=losses)
+            self._backend.solve_rotated(part, table, spectrum, own[rows], options, means, row_loss=losses)
 
         solve_parts(terms, solve)
         return total(row_loss)
-
-    def iterate(
-        self,
-        users: SideTerms,
-        items: SideTerms,
-        options: SolveOptions,
-        errors_of: Callable[[str], AbstractContextManager[object]] = nullcontext,
-        *,
-        return_loss: bool = False,
-    ) -> float | None:
-        """See :meth:`.session.Session.iterate`."""
-        return iterate_in_turn(self, users, items, options, errors_of, return_loss)
-
-    def _move(
-        self, own: NDArray[np.floating], other: NDArray[np.floating], spectrum: Spectrum, options: SolveOptions
-    ) -> Spectrum:
-        """Rotate both sides into the basis of a spectrum; the spectrum in that basis."""
-        if spectrum.vectors is not None and self.basis is not None:
-            self._has_moved = True
-            self._backend.move(own, other, self.basis, spectrum.vectors, options)
-        return Spectrum(spectrum.values, None)
 
     def loss(self, user_terms: RowTerms, item_ridge: NDArray[np.floating]) -> float:
         """See :meth:`.session.Session.loss`."""
@@ -716,42 +784,6 @@ class CpuSession:
     def ridge_loss(self, side: str, ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None) -> float:
         """See :meth:`.session.Session.ridge_loss`."""
         return self._backend.ridge_loss(self._sides[side], ridge, prior)
-
-    def features(self, features: Mapping[str, NDArray[np.floating]]) -> None:
-        """See :meth:`.session.Session.features`: the arrays are the caller's own."""
-
-    def scale(self, side: str, factor: float) -> None:
-        """See :meth:`.session.Session.scale`."""
-        self._sides[side] *= self._sides[side].dtype.type(factor)
-
-    def factors(self, side: str) -> NDArray[np.floating]:
-        """See :meth:`.session.Session.factors`."""
-        return self._sides[side]
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """See :meth:`.session.Session.arrays`."""
-        arrays: dict[str, NDArray[Any]] = {f"{side}_factors": array for side, array in self._sides.items()}
-        return arrays if self.basis is None else arrays | {"basis": self.basis}
-
-    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """See :meth:`.session.Session.restore`."""
-        for name, array in self.arrays().items():
-            np.copyto(array, arrays[name])
-        self._has_moved = True
-
-    def close(self) -> None:
-        """See :meth:`.session.Session.close`."""
-        if self.basis is not None and self._has_moved:
-            self._backend.move(self._sides["user"], self._sides["item"], self.basis, np.ascontiguousarray(self.basis.T))
-        self.basis = None
-
-    def __enter__(self) -> CpuSession:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _pattern(matrix: csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -15,19 +15,16 @@ Nothing of this depends on how the rows are divided, and one process does the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wals_gpu.backends.cpu import CpuBackend, block_sums
+from wals_gpu.backends.cpu import CpuBackend, HostSession, block_sums
 from wals_gpu.backends.devices import limits
 from wals_gpu.backends.host import Spectrum, check_gram, decompose, decompose_rows, in_order, no_spectrum
-from wals_gpu.backends.session import iterate_in_turn
 from wals_gpu.backends.solve import EXACT, SolveOptions
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.stored import one_each, terms_of_rows
@@ -130,7 +127,7 @@ def _as_of_the_whole(group: Group, own: RowTerms) -> RowTerms:
     return own
 
 
-class ShardedSession:
+class ShardedSession(HostSession):
     """See :class:`.session.Session`. Arrays are the rank's own rows; every rank makes the same calls.
 
     Parameters
@@ -161,8 +158,7 @@ class ShardedSession:
         table_bytes: int | None = None,
         may_move: bool = False,
     ) -> None:
-        self.group, self._backend = group, backend
-        self._sides = {"user": users, "item": items}
+        self.group = group
         self._terms = terms = {"user": user_terms, "item": item_terms}
         self._cuts = {side: of_side.cuts for side, of_side in terms.items()}
         row_bytes = backend.rotated(users[:0], Spectrum(np.zeros(users.shape[1]), None)).shape[1] * users.itemsize
@@ -172,8 +168,7 @@ class ShardedSession:
         }
         n_factors = users.shape[1]
         moves = may_move and backend.moves(n_factors, sum(cuts.n_rows for cuts in self._cuts.values()))
-        self._to_basis: NDArray[np.float64] | None = np.eye(n_factors) if moves else None  # see CpuSession
-        self._has_moved = False
+        super().__init__(backend, users, items, moves)
         self._some: dict[str, Tables] = {}  # of the rows of :meth:`solve_some`
         # Side, weights and spectrum of the last solve: the line search that follows it needs the same.
         self._kept: tuple[str, NDArray[np.floating], Spectrum] | None = None
@@ -297,44 +292,27 @@ class ShardedSession:
                 raise error
         return found
 
-    def iterate(
-        self,
-        users: SideTerms,
-        items: SideTerms,
-        options: SolveOptions,
-        errors_of: Callable[[str], AbstractContextManager[object]] = nullcontext,
-        *,
-        return_loss: bool = False,
-    ) -> float | None:
-        """See :meth:`.session.Session.iterate`."""
-        return iterate_in_turn(self, users, items, options, errors_of, return_loss)
-
-    def features(self, features: Mapping[str, NDArray[np.floating]]) -> None:
-        """See :meth:`.session.Session.features`: the arrays are the caller's own."""
-
     def scale(self, side: str, factor: float) -> None:
         """See :meth:`.session.Session.scale`."""
         self._kept = None
-        self._sides[side] *= self._sides[side].dtype.type(factor)
+        super().scale(side, factor)
 
     def _basis(
         self, side: str, terms: ShardedTerms, options: SolveOptions, plain: bool
     ) -> tuple[NDArray[np.float64], Spectrum, NDArray[np.floating]]:
         """What a side is solved with: Gram matrix and spectrum of the other one, and the rank's rows of that as solvers
         are to see them."""
-        own, other = self._sides[side], self._sides[other_side(side)]
+        other = self._sides[other_side(side)]
         width = other.shape[1]
         if plain:
             return self._gram(other_side(side), terms.other_background), no_spectrum(width), other
         spectrum = self.spectrum(other_side(side), terms.other_background, terms.has_background)
         gram = np.zeros((width, width))
-        if self._to_basis is None:
+        if self.basis is None:
             return gram, spectrum, self._rotated(other, spectrum)
-        if spectrum.vectors is not None:
-            with together(self.group, "rotating factors"):
-                self._has_moved = True
-                self._backend.move(own, other, self._to_basis, spectrum.vectors, options)
-        return gram, Spectrum(spectrum.values, None), other
+        with together(self.group, "rotating factors"):
+            spectrum = self._move(side, spectrum, options)
+        return gram, spectrum, other
 
     def _gram(self, side: str, weight: NDArray[np.floating]) -> NDArray[np.float64]:
         gram = self._slabs[side].gram(self._backend, self._sides[side], weight)
@@ -350,14 +328,11 @@ class ShardedSession:
         if self._kept is not None and self._kept[0] == side and self._kept[1] is weight:
             return self._kept[2]
         values, vectors = np.empty(width), np.empty((width, width))
-        n_rows = self._cuts[side].n_rows
-        if CpuBackend.decomposes_rows(n_rows, width):
-            rows = self.gathered(side)
-        else:
-            gram = self._gram(side, weight)
+        is_few = CpuBackend.decomposes_rows(self._cuts[side].n_rows, width)
+        given: NDArray[Any] = self.gathered(side) if is_few else self._gram(side, weight)
         with together(self.group):
             if self.group.rank == 0:
-                found = decompose_rows(rows, weight) if CpuBackend.decomposes_rows(n_rows, width) else decompose(gram)
+                found = decompose_rows(given, weight) if is_few else decompose(given)
                 assert found.vectors is not None
                 values, vectors = found.values, np.ascontiguousarray(found.vectors)
         self.group.broadcast(values)
@@ -388,10 +363,6 @@ class ShardedSession:
         losses = self._backend.ridge_losses(self._sides[side], ridge, prior)
         return in_order(self.group.gather_rows(losses, self._cuts[side].blocks(int(limits().loss_rows))))
 
-    def factors(self, side: str) -> NDArray[np.floating]:
-        """The rank's own rows."""
-        return self._sides[side]
-
     def gathered(self, side: str) -> NDArray[np.floating]:
         """The rows of all ranks, (R, D). Every rank makes the call."""
         own, cuts = self._sides[side], self._cuts[side]
@@ -400,31 +371,10 @@ class ShardedSession:
             table = np.empty((cuts.n_rows, own.shape[1]), own.dtype)
         return self.group.gather_rows(own, cuts.counts, table)
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """The rank's part of what the next solve depends on."""
-        arrays: dict[str, NDArray[Any]] = {f"{side}_factors": array for side, array in self._sides.items()}
-        return arrays if self._to_basis is None else arrays | {"basis": self._to_basis}
-
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """See :meth:`.session.Session.restore`."""
-        self._kept, self._has_moved = None, True
-        for name, array in self.arrays().items():
-            np.copyto(array, arrays[name])
-
-    def close(self) -> None:
-        """See :meth:`.session.Session.close`: each rank has its own rows to bring back."""
-        if self._to_basis is not None and self._has_moved:
-            back = np.ascontiguousarray(self._to_basis.T)
-            self._backend.move(self._sides["user"], self._sides["item"], self._to_basis, back)
-        self._to_basis = None
-
-    def __enter__(self) -> ShardedSession:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self._kept = None
+        super().restore(arrays)
 
 
 class _Slabs:
