@@ -9,12 +9,12 @@ sparser than popular ones of the same number, so that the number of items, the d
 told apart. A random fifth of the entries is hidden, and the lists of 20 are measured over all users with a hidden entry
 (see lib/ranking.py).
 
-`--choose` fits multiples of 0.0117 on the logs of the choice and writes results/small-catalogues-choice.json: the best
-multiple of each part, and how far rules for it stay below the best, values between two multiples interpolated. Without
-it, the logs are others, and the seeds such that nothing was chosen with; WALS() is compared with 0.0117 and 0.03 for
-all, with intervals over users, paired. A part with fewer than 200 users to measure is left out. Writes
-results/small-catalogues.json; with `--all-users`, of popular items on the logs that have more than 3,000 users and
-without drawing any, results/small-catalogues-all-users.json.
+`--choose` fits multiples of 0.0117 on the logs of the choice, those with more than 3,000 users also with all of them,
+and writes results/small-catalogues-choice.json: the best multiple of each part, and how far rules for it stay below the
+best, values between two multiples interpolated. Without it, the logs are others, and the seeds such that nothing was
+chosen with; WALS() is compared with 0.0117 and 0.03 for all, with intervals over users, paired. A part with fewer than
+200 users to measure is left out. Writes results/small-catalogues.json; with `--all-users`, of popular items on the logs
+that have more than 3,000 users and without drawing any, results/small-catalogues-all-users.json.
 """
 
 import argparse
@@ -42,6 +42,7 @@ CHOICE_SEED = 110
 CHOICE_SIZES = (50, 100, 200, 300, 500, 1000, 2000)
 MOST_USERS = 3000
 KINDS = ("popular", "random")
+ALL_USERS = "popular, all users"
 RIDGE = 0.0117
 MULTIPLES = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
 FEWEST_USERS = 200
@@ -52,7 +53,8 @@ SETTINGS = {"auto": "auto", "0.0117": RIDGE, "0.03": 0.03}
 RULES = {
     "sqrt(1600 / I), what WALS() does": lambda u, i, z: usual_regularization(i) / RIDGE,
     "24.5 I^-0.4": lambda u, i, z: 24.5 * i**-0.4,
-    "3.2 (300 / I)^0.4 (40 I / Z)^0.2": lambda u, i, z: 3.2 * (300 / i) ** 0.4 * (40 * i / z) ** 0.2,
+    "20 I^-0.35": lambda u, i, z: 20 * i**-0.35,
+    "(8e8 / (I Z))^0.2": lambda u, i, z: (8e8 / (i * z)) ** 0.2,
     "181 U^-0.6": lambda u, i, z: 181 * u**-0.6,
     "6 (Z / U)^-0.3, by the entries of a user": lambda u, i, z: 6 * (z / u) ** -0.3,
     "5 (Z / (U I))^0.2, by the density": lambda u, i, z: 5 * (z / (u * i)) ** 0.2,
@@ -71,7 +73,7 @@ def part_of(
         rows = np.sort(rng.choice(rows, most_users, replace=False))
     matrix = csr_matrix(log[rows])
     counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
-    if kind == "popular":
+    if kind != "random":
         items = np.argsort(-counts, kind="stable")[:n_items]
     else:
         usable = np.flatnonzero(counts >= 5)
@@ -94,9 +96,12 @@ def choose(args, folder: Path) -> None:
     records = []
     for name in args.logs or CHOSEN_ON:
         log = load_log(name, folder)
-        for kind in KINDS:
+        for kind in (*KINDS, ALL_USERS):
+            if kind == ALL_USERS and log.shape[0] <= MOST_USERS:
+                continue
+            most_users = log.shape[0] if kind == ALL_USERS else MOST_USERS
             for n_items in CHOICE_SIZES[: 2 if args.quick else None]:
-                matrix, _ = part_of(log, n_items, kind, CHOICE_SEED)
+                matrix, _ = part_of(log, n_items, kind, CHOICE_SEED, most_users)
                 train, test = split(matrix, CHOICE_SEED)
                 if matrix.shape[1] < n_items or n_items == log.shape[1] or len(tested_users(test)) < FEWEST_USERS:
                     continue
@@ -127,7 +132,14 @@ def regrets_of_rules(records: list[dict]) -> dict[str, dict[str, float]]:
             multiple = min(max(rule(*record["shape"]), 1.0), MULTIPLES[-1])
             value = np.interp(math.log(multiple), np.log(MULTIPLES), record[METRICS[0]])
             regrets.append(1 - value / max(record[METRICS[0]]))
-        rules[name] = {"mean": rounded(float(np.mean(regrets)), 3), "worst": rounded(float(max(regrets)), 3)}
+        of_kind = {
+            kind: float(
+                np.mean([regret for regret, record in zip(regrets, records, strict=True) if record["kind"] == kind])
+            )
+            for kind in dict.fromkeys(record["kind"] for record in records)
+        }
+        found = {"mean": float(np.mean(regrets)), "worst": float(max(regrets)), **of_kind}
+        rules[name] = {key: rounded(value, 3) for key, value in found.items()}
     return rules
 
 

@@ -617,17 +617,19 @@ def small_catalogues_table(result: dict) -> str:
 
 def small_catalogues_choice_table(result: dict) -> str:
     """The best multiple of the ridge by number of items, and what rules for it cost."""
-    rows = []
+    rows, kinds = [], list(dict.fromkeys(record["kind"] for record in result["records"]))
     for size in sorted({record["items"] for record in result["records"]}):
         cells = []
-        for kind in ("popular", "random"):
+        for kind in kinds:
             best = [record["best"] for record in result["records"] if (record["items"], record["kind"]) == (size, kind)]
             middle = math.exp(sum(map(math.log, best)) / len(best)) if best else None
             cells.append("-" if middle is None else f"{middle:.1f} ({min(best):g} to {max(best):g})")
         rows.append([f"{size:,}", f"{max(1, math.sqrt(1600 / size)):.1f}", *cells])
-    first = table(["items", "sqrt(1600 / items), at least 1", "best, popular items", "best, random items"], rows)
-    rules = [[name, f"{of['mean']:.1%}", f"{of['worst']:.1%}"] for name, of in result["rules"].items()]
-    second = table(["times 0.0117, at least 1", "mean regret", "worst regret"], rules)
+    first = table(["items", "sqrt(1600 / items), at least 1", *(f"best, {kind}" for kind in kinds)], rows)
+    rules = [[name, *(f"{of[key]:.1%}" for key in ("mean", "worst", *kinds))] for name, of in result["rules"].items()]
+    second = table(
+        ["times 0.0117, at least 1", "mean regret", "worst regret", *(f"mean, {kind}" for kind in kinds)], rules
+    )
     words = (
         f"best of {len(result['multiples'])} multiples of 0.0117 by nDCG@20: geometric mean and range over logs, one "
         "split of each"
