@@ -1,6 +1,8 @@
 """Exact top-k with lists, against the reference with everything else excluded."""
 
+import functools
 import re
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from scipy.sparse import coo_matrix, csc_array, csr_matrix
 from wals_gpu import WALS, reference
 from wals_gpu.backends.devices import DEVICES, make_backend
 from wals_gpu.data.ids import Ids
+from wals_gpu.retrieval import lists as lists_module
 from wals_gpu.retrieval.exact import ExactIndex
 from wals_gpu.retrieval.lists import Lists
 
@@ -165,6 +168,45 @@ def test_nothing_left(metric):
     assert (empty.search(np.ones((2, 2)), 3)[0] == -1).all()
     assert ExactIndex(np.zeros((3, 2)), metric="cosine").search([1.0, 0.0], 2)[0].tolist() == [-1, -1]
     assert ExactIndex(np.ones((3, 2)), metric="cosine").search([0.0, 0.0], 2)[0].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("name", ["deny", "allow"])
+def test_a_list_that_is_given_for_many_queries_is_looked_up_once(monkeypatch, name):
+    """The same object: as for all, in the memory of one. Others, or one for some: as if each had a copy."""
+    rng = np.random.default_rng(5)
+    queries, items = rng.normal(size=(300, 8)), rng.normal(size=(2000, 8))
+    index = ExactIndex(items)
+    one, other = rng.permutation(2000)[:900].tolist(), rng.permutation(2000)[:500]
+    seen = []
+    of_lists = lists_module._numbers
+    monkeypatch.setattr(
+        lists_module, "_numbers", lambda items, *rest: seen.append(len(items)) or of_lists(items, *rest)
+    )
+    search = functools.partial(index.search, queries, k=5)
+    index.search(queries[:1], k=5, **{name: [one]})
+    tracemalloc.start()
+    same = search(**{name: [one] * 300})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert seen == [900, 900] and peak < 300 * 900
+    for found, expected in zip(same, search(**{f"{name}_items": one}), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    mixed = [other if n % 3 else one for n in range(300)]
+    found = search(**{name: mixed})
+    assert seen[-1] == 1400
+    for ids, expected in zip(found, search(**{name: [list(items) for items in mixed]}), strict=True):
+        np.testing.assert_array_equal(ids, expected)
+    for_all = {f"{name}_items": other.tolist()}
+    both, expected = search(**{name: [one] * 300}, **for_all), search(**{name: [list(one) for _ in mixed]}, **for_all)
+    for found, of_copies in zip(both, expected, strict=True):
+        np.testing.assert_array_equal(found, of_copies)
+    with pytest.raises(IndexError, match=rf"^{name} must be in .*got 2000"):
+        search(**{name: [[*one, 2000]] * 300})
+    with pytest.raises(ValueError, match=f"^{name} must be .*got 299 lists"):
+        search(**{name: [one] * 299})
+    rows = np.array([other] * 300)  # rows of an array are objects of their own, made as they are asked for
+    for ids, expected in zip(search(**{name: rows}), search(**{f"{name}_items": other}), strict=True):
+        np.testing.assert_array_equal(ids, expected)
 
 
 def test_an_item_comes_first_among_its_neighbours_unless_lists_exclude_it():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from wals_gpu.data.csr import contains, entry_keys
 from wals_gpu.data.ids import Ids, row_numbers
 
 __all__ = ["Filters", "Lists", "pattern", "permitted_items", "stored", "union"]
+
+#: Types of ids; whether a thing is a list is only looked at where it is of another type.
+_SCALARS = {int, str, np.int64, np.int32, np.str_}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +64,18 @@ class Lists:
             A list is of a wrong kind or shape.
         """
         shape = (n_queries, n_items)
-        return Filters(
-            n_items,
-            _per_query(self.deny, shape, ids, "deny"),
-            _per_query(self.allow, shape, ids, "allow"),
-            permitted_items(self.deny_items, self.allow_items, n_items, ids),
-        )
+        permitted = permitted_items(self.deny_items, self.allow_items, n_items, ids)
+        found = {}
+        for name, given in (("deny", self.deny), ("allow", self.allow)):
+            lists, of_query = _per_query(given, shape, ids, name)
+            if lists is not None and of_query is not None and lists.shape[0] == 1:  # one for all, given for each
+                listed = np.zeros(n_items, bool)
+                listed[lists.indices] = True
+                permitted = np.ones(n_items, bool) if permitted is None else permitted
+                permitted &= ~listed if name == "deny" else listed
+            elif lists is not None:
+                found[name] = lists if of_query is None else lists[of_query]
+        return Filters(n_items, found.get("deny"), found.get("allow"), permitted)
 
 
 @dataclass(frozen=True)
@@ -169,10 +179,15 @@ def _numbers(items: ArrayLike, n_items: int, ids: Ids | None, name: str) -> NDAr
         raise type(error)(text if text.startswith(name) else f"{name}: {text}") from None
 
 
-def _per_query(lists: Any, shape: tuple[int, int], ids: Ids | None, name: str) -> csr_matrix | None:
-    """A list of items for each query as a pattern (B, I)."""
+def _per_query(
+    lists: Any, shape: tuple[int, int], ids: Ids | None, name: str
+) -> tuple[csr_matrix | None, NDArray[np.int64] | None]:
+    """A list of items for each query as a pattern (n, I), and the row of each query; None: they are the queries'.
+
+    What was given for many queries, the same object, has one row.
+    """
     if lists is None:
-        return None
+        return None, None
     n_queries, n_items = shape
     requirement = f"{name} must be a sparse matrix ({n_queries}, {n_items}) or {n_queries} lists of item ids"
     if issparse(lists):
@@ -180,26 +195,32 @@ def _per_query(lists: Any, shape: tuple[int, int], ids: Ids | None, name: str) -
             raise ValueError(f"{requirement}, got a matrix {lists.shape}")
         lists = csr_matrix(lists)
         lists.check_format(full_check=True)
-        return pattern(lists)
+        return pattern(lists), None
     if not _is_list(lists):
         raise TypeError(f"{requirement}, got {type(lists).__name__}")
     if isinstance(lists, np.ndarray) and lists.shape == shape and n_items > 2 and lists.dtype.kind in "biuf":
         if ((lists == 0) | (lists == 1)).all():  # as lists of numbers, each would name few items, again and again
             raise TypeError(f"{requirement}, got a dense array of 0 and 1; scipy.sparse.csr_matrix({name}) is one")
+    lists = list(lists)
+    if len(lists) != n_queries:
+        raise ValueError(f"{requirement}, got {len(lists)} lists")
+    place: dict[int, int] = {}
+    of_query = np.array([place.setdefault(id(items), len(place)) for items in lists], np.int64)
+    lists = [lists[first] for first in np.unique(of_query, return_index=True)[1]]
     # Of arrays, no Python object for each number.
     kinds = {getattr(items, "dtype", None) if isinstance(items, np.ndarray) else None for items in lists}
     are_arrays = len(kinds) == 1 and None not in kinds and all(items.ndim == 1 for items in lists)
     for items in [] if are_arrays else lists:
-        if not _is_list(items) or any(map(_is_list, items)):
+        if not _is_list(items) or (not set(map(type, items)) <= _SCALARS and any(map(_is_list, items))):
             raise TypeError(
                 f"{requirement}, got {items!r:.60} for one of the lists; {name}_items= holds for all queries"
             )
-    if len(lists) != n_queries:
-        raise ValueError(f"{requirement}, got {len(lists)} lists")
     row_ptr = np.concatenate([[0], np.cumsum([len(items) for items in lists], dtype=np.int64)])
-    named = np.concatenate(lists) if are_arrays else [item for items in lists for item in items]
+    named = np.concatenate(lists) if are_arrays else list(chain.from_iterable(lists))
     columns = _numbers(named, n_items, ids, name)
-    return pattern(csr_matrix((np.ones(len(columns), bool), columns.astype(np.int32), row_ptr), shape=shape))
+    of_lists = (len(lists), n_items)
+    made = pattern(csr_matrix((np.ones(len(columns), bool), columns.astype(np.int32), row_ptr), shape=of_lists))
+    return made, of_query if len(lists) < n_queries else None
 
 
 def _is_list(value: Any) -> bool:
