@@ -18,8 +18,8 @@ from wals_gpu.errors import ListLengthError, ParameterWarning
 from wals_gpu.system import available_memory
 
 __all__ = [
-    "as_path", "did_you_mean", "flag", "index_of_ids", "integer", "list_length", "number", "refuse_ids", "seed", "warn",
-    "with_ids",
+    "as_path", "did_you_mean", "flag", "index_of_ids", "integer", "list_length", "number", "refuse_ids",
+    "refuse_masked", "seed", "warn", "with_ids",
 ]  # fmt: skip
 
 #: Bytes of an answer that is given without asking how much memory there is: that takes longer than many a search.
@@ -144,6 +144,15 @@ def refuse_ids(name: str, value: Any, ids: str) -> None:
         raise ValueError(
             f"{name} must be in the order of {ids}, whatever the index of a {kind} says: give "
             f"{kind.lower() if kind == 'Series' else 'frame'}.loc[{ids}].to_numpy()"
+        )
+
+
+def refuse_masked(name: str, value: Any) -> None:
+    """ValueError where some of the ids in an array are masked: they would be taken as if they were there."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(
+            f"{name} must be there throughout, {int(np.ma.getmaskarray(value).sum())} are masked; "
+            f"array.compressed() has those that are there"
         )
 
 

@@ -580,6 +580,20 @@ def test_unfitted():
             call()
 
 
+def test_masked_ids_are_refused():
+    model, matrix = fitted(), interactions()
+    masked = np.ma.array([1, 2], mask=[False, True])
+    for name, ask in {
+        "userid": lambda: model.recommend(masked, matrix[[1, 2]]),
+        "itemid": lambda: model.similar_items(masked),
+        "items": lambda: model.recommend(0, matrix[0], items=masked),
+        "filter_items": lambda: model.recommend(0, matrix[0], filter_items=masked),
+        "users": lambda: model.similar_users(0, users=masked),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{name} must be there throughout, 1 are masked"):
+            ask()
+
+
 def test_many_queries_with_a_filter():
     matrix, model = interactions(), fitted()
     ids, _ = model.recommend(np.arange(U), matrix, N=I, filter_items=[1, 2])

@@ -149,6 +149,22 @@ def test_lists_are_refused_by_name():
     assert not np.isin(numbered.recommend([0, 1], I, deny=lists)[0][0], lists[0]).any()
 
 
+def test_masked_ids_are_refused():
+    """What is masked is not there; it was taken as if it were."""
+    model = make_model()
+    masked, whole = np.ma.array([3, 4], mask=[False, True]), np.ma.array([3, 4])
+    for name, ask in {
+        "users": model.recommend,
+        "items": model.similar_items,
+        "deny_items": lambda items: model.recommend([1, 2], deny_items=items),
+        "the lists of allow": lambda items: model.recommend([1, 2], allow=[[5], items]),
+        "the lists of deny": lambda items: model.recommend([1, 2], deny=[items, items]),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{name} must be there throughout, 1 are masked"):
+            ask(masked)
+        ask(whole)
+
+
 def test_search_by_cosine_and_similar_users():
     model = make_model(dtype="float64")
     x, y = model.user_factors, model.item_factors

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import list_length
+from wals_gpu.checks import list_length, refuse_masked
 from wals_gpu.compat.factors import Factors
 from wals_gpu.compat.ranking import chosen_columns, rank
 from wals_gpu.compat.rows import as_csr, csr, singular
@@ -371,6 +371,7 @@ class Answers(Factors):
 
 def _choice(ids: ArrayLike, side: str) -> NDArray[np.integer]:
     """The only rows of a side to rank, as an array: a mask would be taken for the rows 0 and 1."""
+    refuse_masked(f"{side}s", ids)
     only = np.asarray(ids)
     if only.ndim != 1 or (only.size and only.dtype.kind not in "iu"):
         raise IndexError(f"{side}s must be a list of integers, got {only.dtype} of shape {only.shape}")

@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.host import Spectrum
 from wals_gpu.backends.session import Backend
+from wals_gpu.checks import refuse_masked
 from wals_gpu.compat.rows import csr, implicits_words, row_terms, solve
 from wals_gpu.objective.terms import RowTerms
 
@@ -98,6 +99,7 @@ class Factors:
 
     def _index(self, ids: ArrayLike, n: int, name: str) -> NDArray[np.integer]:
         """Ids as row numbers in [0, n)."""
+        refuse_masked(name, ids)
         index = np.asarray(ids)
         if not index.size:
             return index.astype(np.intp)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
+from wals_gpu.checks import refuse_masked
 from wals_gpu.errors import ModelFormatError
 
 #: A bisection step in Python costs about as much as hashing this many ids does in Arrow.
@@ -592,6 +593,7 @@ def row_numbers(
         Something else than an id or a 1-D list of ids.
     """
     name = name or f"{side}s"
+    refuse_masked(name, queries)
     if ids is not None:
         index = np.asarray(ids.index_of(queries))
     else:

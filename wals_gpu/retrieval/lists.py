@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix, issparse
 
+from wals_gpu.checks import refuse_masked
 from wals_gpu.data.csr import contains, entry_keys
 from wals_gpu.data.ids import Ids, row_numbers
 
@@ -210,6 +211,8 @@ def _per_query(
     # Of arrays, no Python object for each number.
     kinds = {getattr(items, "dtype", None) if isinstance(items, np.ndarray) else None for items in lists}
     are_arrays = len(kinds) == 1 and None not in kinds and all(items.ndim == 1 for items in lists)
+    for items in lists:
+        refuse_masked(f"the lists of {name}", items)
     for items in [] if are_arrays else lists:
         if not _is_list(items) or (not set(map(type, items)) <= _SCALARS and any(map(_is_list, items))):
             raise TypeError(
