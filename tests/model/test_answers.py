@@ -149,6 +149,20 @@ def test_lists_are_refused_by_name():
     assert not np.isin(numbered.recommend([0, 1], I, deny=lists)[0][0], lists[0]).any()
 
 
+@pytest.mark.parametrize("name", ["deny", "allow"])
+def test_lists_in_a_series_with_ids_are_refused(name):
+    """As groupby gives them, in the order of its index: they were those of other users."""
+    model = make_model(make_table(make_matrix()))
+    lists, users = pd.Series([["i00", "i01"], ["i05", "i06"]], index=["u03", "u07"]), ["u07", "u03"]
+    for ask in (model.recommend, lambda users, **given: model.recommend_chunks(users, **given)):
+        with pytest.raises(ValueError, match=f"{name} must be in the order of the queries, whatever the index"):
+            list(ask(users, **{name: lists}))
+    ids = model.recommend(users, I, filter_seen=False, **{name: lists.loc[users].tolist()}).ids
+    assert {"i05", "i06"}.issubset(ids[0]) == (name == "allow") == {"i00", "i01"}.issubset(ids[1])
+    same = model.recommend(users, I, filter_seen=False, **{name: lists.loc[users].reset_index(drop=True)}).ids
+    assert same.tolist() == ids.tolist()
+
+
 def test_masked_ids_are_refused():
     """What is masked is not there; it was taken as if it were."""
     model = make_model()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix, issparse
 
-from wals_gpu.checks import refuse_masked
+from wals_gpu.checks import index_of_ids, refuse_masked
 from wals_gpu.data.csr import contains, entry_keys
 from wals_gpu.data.ids import Ids, row_numbers
 
@@ -202,6 +202,11 @@ def _per_query(
     if isinstance(lists, np.ndarray) and lists.shape == shape and n_items > 2 and lists.dtype.kind in "biuf":
         if ((lists == 0) | (lists == 1)).all():  # as lists of numbers, each would name few items, again and again
             raise TypeError(f"{requirement}, got a dense array of 0 and 1; scipy.sparse.csr_matrix({name}) is one")
+    if index_of_ids(lists) is not None:
+        raise ValueError(
+            f"{name} must be in the order of the queries, whatever the index of a {type(lists).__name__} says: give "
+            "series.loc[queries].tolist() where the index has their ids, series.tolist() where the order is theirs"
+        )
     lists = list(lists)
     if len(lists) != n_queries:
         raise ValueError(f"{requirement}, got {len(lists)} lists")
