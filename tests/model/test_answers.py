@@ -145,6 +145,12 @@ def test_lists_are_refused_by_name():
                 TypeError, match=rf"{name} must be a sparse matrix \(2, {I}\) .*got a dense array of 0 and 1"
             ):
                 numbered.recommend([0, 1], **{name: dense})
+    for given in (mask[0], mask[0].astype(np.uint8), mask[0].tolist(), pd.Series(mask[0])):
+        for name in ("deny", "allow"):
+            with pytest.raises(TypeError, match=f"^{name}_items must be a list of items, got a 0 or 1 for each"):
+                numbered.recommend([0, 1], **{f"{name}_items": given})
+            with pytest.raises(TypeError, match=f"^each of the lists of {name} must be a list of items, got a 0 or 1"):
+                numbered.recommend([0, 1], **{name: [[3], given]})
     lists = np.array([[4, 5, 6], [7, 8, 9]])
     assert not np.isin(numbered.recommend([0, 1], I, deny=lists)[0][0], lists[0]).any()
 

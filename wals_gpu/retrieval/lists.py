@@ -167,9 +167,22 @@ def _mask(items: ArrayLike, n_items: int, ids: Ids | None, name: str) -> NDArray
         if items.shape != (n_items,):
             raise ValueError(f"{name} as an array of bool must have shape ({n_items},), got {items.shape}")
         return items.copy()
+    _refuse_zeros_and_ones(items, n_items, name)
     mask = np.zeros(n_items, bool)
     mask[_numbers(list(items) if isinstance(items, Set) else items, n_items, ids, name)] = True
     return mask
+
+
+def _refuse_zeros_and_ones(items: Any, n_items: int, name: str) -> None:
+    """TypeError for a 0 or 1 of each item, which would be taken for the items 0 and 1, again and again."""
+    if not _is_list(items) or len(items) != n_items or n_items < 3 or isinstance(items, Set):
+        return
+    given = np.asarray(items)
+    if given.dtype.kind in "iu" and given.ndim == 1 and ((given == 0) | (given == 1)).all():
+        raise TypeError(
+            f"{name} must be a list of items, got a 0 or 1 for each of the {n_items} items; "
+            "np.flatnonzero has the numbers of those with a 1"
+        )
 
 
 def _numbers(items: ArrayLike, n_items: int, ids: Ids | None, name: str) -> NDArray[np.int64]:
@@ -218,6 +231,7 @@ def _per_query(
     are_arrays = len(kinds) == 1 and None not in kinds and all(items.ndim == 1 for items in lists)
     for items in lists:
         refuse_masked(f"the lists of {name}", items)
+        _refuse_zeros_and_ones(items, n_items, f"each of the lists of {name}")
     for items in [] if are_arrays else lists:
         if not _is_list(items) or (not set(map(type, items)) <= _SCALARS and any(map(_is_list, items))):
             raise TypeError(
