@@ -306,6 +306,17 @@ def test_quotas_look_further_than_the_pool(model, monkeypatch):
     assert set(rare) <= set(short.ids[0].tolist()) and None not in short.ids[0].tolist()
 
 
+def test_an_item_of_two_categories_is_refused(model):
+    """A row for each pair of item and category: the first counted, in whatever order the rows were."""
+    rows = pd.DataFrame({"item_id": [*model.item_ids.ids, model.item_ids[0]], "genre": ["a"] * model.n_items + ["b"]})
+    series = rows.set_index("item_id").genre
+    for categories in (rows, rows[::-1], series):
+        with pytest.raises(DataError, match=r"categories must be one label for each item, got '[ab]' and '[ab]' for"):
+            model.recommend(model.user_ids[0], 3, quotas={"b": 0}, categories=categories)
+    same = rows.assign(genre="a")  # said twice is said once
+    assert not model.recommend(model.user_ids[0], 3, quotas={"a": 0}, categories=same).to_arrow().num_rows
+
+
 def test_categories_come_in_any_form(model, tmp_path):
     labels = [f"c{i % 7}" if i % 3 else None for i in range(len(model.item_ids))]
     of_id = dict(zip(model.item_ids.tolist(), labels, strict=True))

@@ -138,7 +138,14 @@ def _of_model(ids: Sequence[Any], labels: Sequence[Any], n_items: int, item_ids:
     """The labels of the model's items, found by id as titles are."""
     refuse_several("categories must be one label for each item", labels)
     texts = [None if _is_nothing(label) else str(label) for label in labels]
-    found = Titles(pa.array([str(one) for one in ids], pa.large_string()), pa.array(texts, pa.large_string()))
+    names = [str(one) for one in ids]
+    first: dict[str, str | None] = {}
+    for one, text in zip(names, texts, strict=True):
+        if first.setdefault(one, text) != text:
+            raise DataError(
+                f"categories must be one label for each item, got {first[one]!r} and {text!r} for {one!r:.60}"
+            )
+    found = Titles(pa.array(names, pa.large_string()), pa.array(texts, pa.large_string()))
     own = np.arange(n_items) if item_ids is None else item_ids.ids
     kind = pa.large_string() if item_ids is not None and item_ids.kind == "string" else None
     of_model: list[Any] = found.of(pa.array(own, kind)).to_pylist()
