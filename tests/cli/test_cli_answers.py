@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -234,6 +235,14 @@ def test_a_parquet_file_is_no_list(run, model, plays):
     assert "is a Parquet file" in run("recommend", model, "--users-file", plays)[2]
 
 
+def test_a_packed_file_is_no_list(run, model, tmp_path):
+    (tmp_path / "items.gz").write_bytes(gzip.compress(b"ra\nrb\n"))
+    status, _, said = run(
+        "recommend", model, "--all", "--out", tmp_path / "o.csv", "--allow-items", tmp_path / "items.gz"
+    )
+    assert status == 2 and "--allow-items must be a text file" in said and "items.gz is packed by gzip" in said
+
+
 def test_ids_there_twice_are_answered_once(run, model, tmp_path):
     (tmp_path / "users.txt").write_text("p03\np01\np03 \n")
     _, text, said = run("recommend", model, "--users-file", tmp_path / "users.txt", "--json")
@@ -435,6 +444,7 @@ def test_lists_are_reranked(run, model, tmp_path):
         (["--pool", "9"], "--pool needs --diversity W"),
         (["--quota", "2"], "--quota needs --categories FILE, or --titles FILE"),
         (["--quota", "a=b"], "--quota must look like 2, Action=2 or Action=1:3, got 'a=b'"),
+        (["--quota", "a=2:1"], "--quota must want at most as many as it allows, got 'a=2:1'"),
         (["--quota", "2", "--quota", "a=1"], "--quota N, which is for every category, cannot stand beside another"),
         (["--quota", "a=1", "--quota", "a=2"], "--quota has 'a' twice"),
         (["--category-column", "x"], "--category-column needs --quota N"),

@@ -53,6 +53,8 @@ def read_lines(path: str | Path, option: str) -> list[str]:
     except UnicodeDecodeError as error:
         if content.startswith(b"PAR1"):
             raise ValueError(f"{option} must be a text file with an id per line; {what} is a Parquet file") from None
+        if content.startswith(b"\x1f\x8b"):
+            raise ValueError(f"{option} must be a text file with an id per line; {what} is packed by gzip") from None
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(f"{option}: {what} is not UTF-8 text (line {line}); save it as UTF-8") from None
     if "\0" in text:

@@ -104,4 +104,6 @@ def _quota(text: str) -> tuple[str | None, Any]:
     low, colon, high = bounds.partition(":")
     if not low.isdigit() or (colon and not high.isdigit()) or (colon and not equals) or (equals and not name):
         raise argparse.ArgumentTypeError(f"must look like 2, Action=2 or Action=1:3, got {text!r}")
+    if colon and int(low) > int(high):
+        raise argparse.ArgumentTypeError(f"must want at most as many as it allows, got {text!r}")
     return (name if equals else None), (int(low), int(high)) if colon else int(low)
