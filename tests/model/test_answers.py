@@ -10,10 +10,13 @@ import pytest
 from scipy.sparse import csr_matrix, vstack
 from scipy.stats import chi2
 
-from wals_gpu import PRESETS, WALS, ModelFitError, SingularSystemError, reference
+from wals_gpu import PRESETS, WALS, ModelFitError, SingularSystemError, make_objective, reference
+from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.data.files import load_folder, save_folder
 from wals_gpu.evaluation import evaluate
 from wals_gpu.retrieval import UCB, ExactIndex, Thompson
+from wals_gpu.retrieval import explore as explore_module
+from wals_gpu.retrieval.posterior import Posterior
 
 U, I, D = 30, 22, 5  # noqa: E741
 
@@ -288,6 +291,62 @@ def test_ucb_ranks_by_the_dense_bound(name):
         if not fold_in:
             parts = list(model.recommend_chunks(k=2, chunk_size=7, **options))
             np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), few[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", PRESETS)
+def test_variances_are_no_more_than_they_can_be(name, dtype):
+    matrix, rng = make_matrix(dtype=dtype), np.random.default_rng(8)
+    params = {"row_weights": np.linspace(1, 2, U)} if name == "google_wals" else {}
+    terms = make_objective(name, **params).bind(matrix).user_terms(matrix)
+    other = (rng.normal(size=(I, D)) * np.geomspace(1, 1e-4, D)).astype(dtype)  # some directions are weak
+    posterior = Posterior(terms, other, CpuBackend(1).spectrum(terms, other), str)
+    items = np.concatenate([other, rng.normal(size=(40, D)).astype(dtype)])
+    most = posterior.variances_at_most(slice(2, U), items)
+    exact = np.array([posterior.variances(row, items) for row in range(2, U)])
+    assert most.shape == exact.shape and (most >= exact).all()
+    gram, ptr = terms.gram_values(), terms.row_ptr
+    counts_against = [bool((gram[ptr[row] : ptr[row + 1]] < 0).any()) for row in range(2, U)]
+    assert np.isinf(most).any(axis=1).tolist() == counts_against and (name == "eals") == any(counts_against)
+
+
+def test_what_variances_can_be_at_most_is_theirs_without_entries_and_unknown_where_one_counts_against():
+    matrix = make_matrix(dtype=np.float64)
+    terms = make_objective("hu", alpha=2, regularization=2).bind(matrix).user_terms(matrix)
+    other = np.random.default_rng(1).normal(size=(I, D))
+    none = make_objective("hu", alpha=2, regularization=2).bind(matrix).user_terms(csr_matrix(matrix.shape))
+    posterior = Posterior(none, other, CpuBackend(1).spectrum(none, other), str)
+    exact = np.array([posterior.variances(row, other) for row in range(U)])
+    np.testing.assert_allclose(posterior.variances_at_most(slice(0, U), other), exact, rtol=1e-7)
+    gram = terms.gram_values().copy()
+    gram[terms.row_ptr[3]] = -0.01
+    against = replace(terms, gram=gram)
+    most = Posterior(against, other, CpuBackend(1).spectrum(terms, other), str).variances_at_most(slice(0, U), other)
+    assert np.isinf(most).all(axis=1).tolist() == [row == 3 for row in range(U)]
+
+
+def test_few_variances_are_computed_and_the_bounds_stay(monkeypatch):
+    rng = np.random.default_rng(2)
+    dense = (rng.random((40, 1500)) < 0.02).astype(np.float64)
+    model = make_model(csr_matrix(dense), dtype="float64", factors=16)
+    counts = []
+    real = explore_module.variances_by
+    monkeypatch.setattr(
+        explore_module, "variances_by", lambda factor, items: counts.append(len(items)) or real(factor, items)
+    )
+    found = model.recommend(range(40), 10, explore="ucb", noise=2)
+    assert 0 < sum(counts) < 40 * 1500 / 5
+    monkeypatch.setattr(Posterior, "variances_at_most", lambda self, rows, items: np.full((40, len(items)), np.inf))
+    for few, every in zip(found, model.recommend(range(40), 10, explore="ucb", noise=2), strict=True):
+        np.testing.assert_allclose(few, every, rtol=1e-12)
+    monkeypatch.setattr(explore_module, "_PAIRS", 4000)  # two users at a time
+    monkeypatch.setattr(Posterior, "variances_at_most", lambda self, rows, items: np.full((2, len(items)), np.inf))
+    np.testing.assert_array_equal(model.recommend(range(40), 10, explore="ucb", noise=2)[0], found[0])
+    monkeypatch.undo()
+    for nothing, plain in zip(
+        model.recommend(range(40), 10, explore="ucb", noise=0), model.recommend(range(40), 10), strict=True
+    ):
+        np.testing.assert_allclose(nothing, plain, rtol=1e-12)
 
 
 def test_bounds_that_are_equal_come_in_order_of_the_items():

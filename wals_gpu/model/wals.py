@@ -826,8 +826,8 @@ class WALS(Configured):
             The same for all users. Whatever is given holds: an item must be on every allow list and on no deny list.
         explore : {None, "ucb", "thompson"}, UCB or Thompson, default None
             Recommend with the uncertainty of the scores in mind (:mod:`wals_gpu.retrieval.posterior`). "ucb": by
-            ``score + noise sqrt(y' A^-1 y)``, the upper confidence bound, I D^2 multiplications a user. "thompson": by
-            the scores of a draw of the user's factors. The texts are short for ``UCB(noise)`` and
+            ``score + noise sqrt(y' A^-1 y)``, the upper confidence bound. "thompson": by the scores of a draw of the
+            user's factors. The texts are short for ``UCB(noise)`` and
             ``Thompson(noise, seed)`` of :mod:`wals_gpu.retrieval`, beside which `noise` and `random_state` are errors.
         noise : float, default 1.0
             With a text: standard deviation of an observation of confidence 1. 0 explores nothing.

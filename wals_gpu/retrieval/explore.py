@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from wals_gpu.backends.blas import one_blas_thread
 from wals_gpu.checks import integer, number
 from wals_gpu.retrieval.exact import CHUNK, ExactIndex
 from wals_gpu.retrieval.lists import Filters
 from wals_gpu.retrieval.neighbors import Extra, Neighbors, highest
-from wals_gpu.retrieval.posterior import Posterior
+from wals_gpu.retrieval.posterior import ITEMS, Posterior, variances_by
 
 __all__ = ["UCB", "Chunks", "Part", "Thompson", "Users", "best_items", "make_exploration"]
 
@@ -23,6 +24,9 @@ Chunks = Iterator[tuple[slice, NDArray[np.int32], NDArray[np.floating]]]
 
 #: Some of a row of things: a slice, or their numbers.
 Part = slice | NDArray[np.integer]
+
+#: Pairs of a user and an item whose scores and bounds are kept at a time: 64 MiB.
+_PAIRS = 1 << 22
 
 
 def _nothing(part: Part) -> csr_matrix | None:
@@ -83,7 +87,8 @@ def _picked(function: Callable[[Part], Any], rows: NDArray[np.integer]) -> Calla
 class UCB:
     """Rank by the upper confidence bounds ``score + noise sqrt(y' A^-1 y)``: the same call, the same answer.
 
-    Every item's variance is computed, I D^2 multiplications a user: there is no shortcut to the best.
+    Variances, D^2 multiplications each, are computed of the items whose bound can be among the best: first each gets
+    what its own can be at most, D multiplications (:meth:`.Posterior.variances_at_most`).
 
     Parameters
     ----------
@@ -135,17 +140,68 @@ class UCB:
             added = None if extra is None else extra.added()
             columns = np.full((len(factors), k), -1, np.int32)
             bounds = np.full(columns.shape, -np.inf, items.dtype)
-            for row, is_known in enumerate(users.known(part)):
-                hidden = None if seen is None else seen.indices[seen.indptr[row] : seen.indptr[row + 1]]
-                permitted = np.flatnonzero(filters.permitted(start + row, hidden))
-                bound = items[permitted] @ factors[row].astype(np.float64)
-                if added is not None:
-                    bound += added[[row]].toarray()[0, permitted]
-                if is_known:
-                    bound += self.noise * np.sqrt(posterior.variances(row, items[permitted]))
-                best = highest(bound, k)
-                columns[row, : len(best)], bounds[row, : len(best)] = permitted[best], bound[best]
+            known = users.known(part) & (self.noise > 0)
+            some = max(_PAIRS // max(len(items), 1), 1)
+            for rows in (slice(n, min(n + some, len(factors))) for n in range(0, len(factors), some)):
+                scores = _products(factors[rows], items)
+                most = self.noise * np.sqrt(posterior.variances_at_most(rows, items)) if known[rows].any() else scores
+                for row, score, deviation in zip(range(rows.start, rows.stop), scores, most, strict=True):
+                    hidden = None if seen is None else seen.indices[seen.indptr[row] : seen.indptr[row + 1]]
+                    permitted = np.flatnonzero(filters.permitted(start + row, hidden))
+                    bound = score[permitted]
+                    if added is not None:
+                        bound += added[[row]].toarray()[0, permitted]
+                    if known[row]:
+                        with one_blas_thread():  # systems of one user are small
+                            factor = posterior.factor(row)
+                            deviations = functools.partial(self._deviations, factor, items, permitted)
+                            best, values = _highest_of(bound, deviation[permitted], deviations, k)
+                    else:
+                        best = highest(bound, k)
+                        values = bound[best]
+                    columns[row, : len(best)], bounds[row, : len(best)] = permitted[best], values
             yield part, columns, bounds
+
+    def _deviations(
+        self,
+        factor: NDArray[np.float64],
+        items: NDArray[np.floating],
+        permitted: NDArray[np.integer],
+        which: NDArray[np.integer],
+    ) -> NDArray[np.float64]:
+        """What some of the permitted items get beside their scores."""
+        deviations: NDArray[np.float64] = self.noise * np.sqrt(variances_by(factor, items[permitted[which]]))
+        return deviations
+
+
+def _products(factors: NDArray[np.floating], items: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Dot products in float64, without a copy of all items in it."""
+    products = np.empty((len(factors), len(items)))
+    wide = factors.astype(np.float64)
+    for start in range(0, len(items), ITEMS):
+        part = slice(start, start + ITEMS)
+        products[:, part] = wide @ items[part].T.astype(np.float64)
+    return products
+
+
+def _highest_of(
+    scores: NDArray[np.float64],
+    at_most: NDArray[np.float64],
+    added_to: Callable[[NDArray[np.integer]], NDArray[np.float64]],
+    k: int,
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Positions of the k highest sums of a score and what is added to it, as :func:`.highest` has them, and the sums.
+
+    `added_to` says it of some positions; it is no more than `at_most`.
+    """
+    first = highest(scores + at_most, 4 * k)
+    sums = scores[first] + added_to(first)
+    least = np.partition(sums, len(sums) - k)[len(sums) - k] if k < len(sums) else -np.inf
+    least -= 8 * np.finfo(np.float64).eps * abs(least)
+    among = np.union1d(first, np.flatnonzero(scores + at_most >= least))
+    sums = scores[among] + added_to(among)  # all at once: equal items then have equal sums
+    best = highest(sums, k)
+    return among[best], sums[best]
 
 
 @dataclass(frozen=True)
@@ -195,9 +251,10 @@ class Thompson:
         def drawn(part: slice) -> NDArray[np.floating]:
             factors, posterior = users.factors(part), users.posterior(part)
             draws = np.array(factors)
-            for row in np.flatnonzero(users.known(part)).tolist():
-                key = int(users.keys[part.start + row])
-                draws[row] += posterior.draw(row, self.noise, np.random.default_rng([seed, key]))
+            with one_blas_thread():
+                for row in np.flatnonzero(users.known(part)).tolist():
+                    key = int(users.keys[part.start + row])
+                    draws[row] += posterior.draw(row, self.noise, np.random.default_rng([seed, key]))
             return draws
 
         extra_of = functools.partial(users.extra, neighbors)

@@ -22,10 +22,19 @@ from wals_gpu.backends.host import Spectrum
 from wals_gpu.errors import SingularSystemError
 from wals_gpu.objective.terms import RowSystem, RowTerms
 
-__all__ = ["Posterior"]
+__all__ = ["Posterior", "variances_by"]
 
 #: Items whose variances are computed at a time: 8 MiB at 128 factors.
 ITEMS = 8192
+
+
+def variances_by(factor: NDArray[np.float64], items: NDArray[np.floating]) -> NDArray[np.float64]:
+    """``y' A^-1 y`` of each of the items (n, D), with ``A = L L'`` for the factor L."""
+    out = np.empty(len(items))
+    for start in range(0, len(items), ITEMS):
+        part = slice(start, start + ITEMS)
+        out[part] = (solve_triangular(factor, items[part].T, lower=True, check_finite=False) ** 2).sum(axis=0)
+    return out
 
 
 class Posterior:
@@ -57,7 +66,7 @@ class Posterior:
         self.other = other
         self.prior = prior
         self._name_of = name_of
-        values, vectors = spectrum
+        values, vectors = self._spectrum = spectrum
         self._gram = np.diag(values) if vectors is None else (vectors * values) @ vectors.T
         self._background = np.broadcast_to(terms.background, terms.n_rows)
         self._ridge = np.broadcast_to(terms.ridge, terms.n_rows)
@@ -93,12 +102,42 @@ class Posterior:
 
     def variances(self, row: int, items: NDArray[np.floating]) -> NDArray[np.float64]:
         """``y' A^-1 y`` of each of the items (n, D), as the squared length of ``L^-1 y``: never below 0."""
-        factor = self.factor(row)
-        out = np.empty(len(items))
+        return variances_by(self.factor(row), items)
+
+    def variances_at_most(self, rows: slice, items: NDArray[np.floating]) -> NDArray[np.float64]:
+        """No less than :meth:`variances`, of some rows and items (n, D), in D multiplications for each pair.
+
+        A is ``B = g G + lambda`` and something of each entry. Where no entry counts against (a Gram coefficient below
+        0), A is no less than B and ``y' A^-1 y <= y' B^-1 y``, which is a dot product in the eigenvectors of G.
+
+        Parameters
+        ----------
+        rows : slice
+        items : (n, D)
+
+        Returns
+        -------
+        (rows, n) array of float64
+            inf where B says nothing.
+        """
+        values, vectors = self._spectrum
+        d, eps = len(values), np.finfo(np.float64).eps
+        ptr, gram = self.terms.row_ptr, self.terms.gram_values()
+        adds = np.array([(gram[ptr[row] : ptr[row + 1]] >= 0).all() for row in range(rows.start, rows.stop)], bool)
+        base = np.multiply.outer(self._background[rows].astype(np.float64), values) + self._ridge[rows, None]
+        base -= 4 * d * eps * np.abs(base).max(axis=1, keepdims=True)  # what A may have lost by rounding
+        tells = (base > 0).all(axis=1) & adds
+        weights = np.divide(1.0, base, out=np.zeros_like(base), where=tells[:, None])
+        most = np.empty((len(base), len(items)))
         for start in range(0, len(items), ITEMS):
             part = slice(start, start + ITEMS)
-            out[part] = (solve_triangular(factor, items[part].T, lower=True, check_finite=False) ** 2).sum(axis=0)
-        return out
+            vector = items[part].astype(np.float64)
+            rotated = np.abs(vector if vectors is None else vector @ vectors)
+            rotated += 4 * d * eps * np.linalg.norm(vector, axis=1, keepdims=True)  # of the product
+            most[:, part] = weights @ (rotated**2).T
+        most *= 1 + 1e-9  # of both sums
+        most[~tells] = np.inf
+        return most
 
     def contributions(
         self, row: int, item: NDArray[np.floating]
