@@ -21,7 +21,7 @@ void print_shape() {
         std::printf("solve_%s_kernel<Shape<%d, %d>> %zu\n", kernel, S::kMost, S::kWarps, bytes);
     };
     print("primal", Carver::bytes_of<PrimalMemory<S>>());
-    print("dual", Carver::bytes_of<DualMemory<S>>(kDualFactors));
+    if (S::kMost > kWarpEntries) print("dual", Carver::bytes_of<DualMemory<S>>(kDualFactors));
     print("subspace", Carver::bytes_of<PrimalMemory<S>>());
     std::printf("subspace_slices_kernel<Shape<%d, %d>> %zu\n", S::kMost, S::kWarps,
                 Carver::bytes_of<PrimalMemory<S>>());
@@ -56,6 +56,7 @@ int main() {
     print_cg<32, 2>();
     print_cg<32, 4>();
     print_cg<32, 8>();
+    std::printf("solve_dual_warp_kernel %zu\n", Carver::bytes_of<DualWarpMemory>(kDualFactors));
     std::printf("solve_diagonal_kernel %zu\n", Carver::bytes_of<DiagonalMemory>(kMost));
     for (const char* summed : {"true", "false"})
         std::printf("solve_large_kernel<%s> %zu\n", summed, Carver::bytes_of<LargeMemory>(kMost));

@@ -1,5 +1,6 @@
 // Launchers of the exact row solves.
 #include <algorithm>
+#include <type_traits>
 
 #include "launch.h"
 #include "row_shapes.h"
@@ -8,6 +9,10 @@
 
 namespace wals::cuda {
 namespace {
+
+/// Of the kernel that has rows of at most S::kMost entries in the dual form.
+template <class S>
+using DualMemoryOf = std::conditional_t<(S::kMost > kWarpEntries), DualMemory<S>, DualWarpMemory>;
 
 template <bool kSummed>
 void launch_large(const RotatedRows& p, const int32_t* rows, const SlicedRow* sliced, int64_t n_rows, int64_t n_blocks,
@@ -29,8 +34,10 @@ void solve_exact(const RotatedRows& p, const std::string& form, int size, const 
         using S = decltype(shape);
         if (form == "primal")
             launch(solve_primal_kernel<S>, grid, S::kThreads, Carver::bytes_of<PrimalMemory<S>>(), stream, p, rows);
+        else if constexpr (const size_t bytes = Carver::bytes_of<DualMemoryOf<S>>(p.P); S::kMost > kWarpEntries)
+            launch(solve_dual_kernel<S>, grid, S::kThreads, bytes, stream, p, rows);
         else
-            launch(solve_dual_kernel<S>, grid, S::kThreads, Carver::bytes_of<DualMemory<S>>(p.P), stream, p, rows);
+            launch(solve_dual_warp_kernel, grid, 32, bytes, stream, p, rows);
     });
 }
 
@@ -39,7 +46,7 @@ int64_t exact_bytes(int size) {
     with_shape(size, [&](auto shape) {
         using S = decltype(shape);
         bytes = std::max(Carver::bytes_of<PrimalMemory<S>>(),
-                         Carver::bytes_of<DualMemory<S>>(int(limits::most_device_factors)));
+                         Carver::bytes_of<DualMemoryOf<S>>(int(limits::most_device_factors)));
     });
     return int64_t(bytes);
 }

@@ -11,6 +11,9 @@
 // float32 has a pivot below limits::pivot_tolerance_float32 is marked, and solved anew in float64 by solve_wide_kernel.
 #pragma once
 
+#include <cfloat>
+#include <cmath>
+
 #include "rows.cuh"
 
 namespace wals::cuda {
@@ -59,6 +62,207 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) solve_primal_kernel(R
     finish_row<S::kWarps>(p, row(), status, m.scratch, [&](int j) { return m.out[j]; });
 }
 
+// The dual form. What its two kernels begin with:
+
+/// Whether B spans no more than limits::dual_base_span; where it spans more, the row is marked for float64.
+__device__ __forceinline__ bool fits_dual(const RotatedRows& p, int64_t row) {
+    return base_at(p, row, 0) > float(limits::dual_base_span) * base_at(p, row, p.D - 1);
+}
+
+/// base_scale (P, shared) = B^-1/2, shift (P) = lambda prior. Returns the largest |value| that R B^-1/2 can have, and
+/// the largest square norm of its rows. Each thread writes the columns of its number in kWarps warps, which share them.
+template <int kWarps>
+__device__ __forceinline__ float2 start_dual(const RotatedRows& p, int64_t row, float* base_scale, float* shift,
+                                             float* scratch) {
+    float2 bound = make_float2(0, 0);
+    for (int j = int(threadIdx.x); j < p.P; j += 32 * kWarps) {
+        const float scale = j < p.D ? rsqrtf(base_at(p, row, j)) : 0.0f, most = scale * p.column_max[j];
+        base_scale[j] = scale;
+        shift[j] = prior_pull(p, row, j);
+        bound.x = fmaxf(bound.x, most);
+        bound.y += most * most;
+    }
+    bound.x = block_reduce<kWarps>(bound.x, Max(), scratch);
+    bound.y = block_reduce<kWarps>(bound.y, Sum(), scratch);
+    return bound;
+}
+
+/// Whether the entry goes into q: its row of S is no longer than 1, and rho / sqrt|a| would grow beyond all bounds with
+/// a -> 0.
+__device__ __forceinline__ bool is_loose(float a, float2 bound) {
+    return fabsf(a) * bound.y <= 1;
+}
+
+// At most kWarpEntries entries: a warp a row.
+
+constexpr int kWarpEntries = limits::kernel_sizes.each[0], kWarpStride = kWarpEntries + 4;
+static_assert(kWarpEntries == 32, "a lane a row");
+
+/// Shared memory of a row. Lanes that each read four floats of a row of the matrix, or write a product's transpose, do
+/// not meet in a bank.
+struct DualWarpMemory {
+    float *matrix, *weight, *base_scale;
+    __host__ __device__ DualWarpMemory(Carver& carve, int P) {
+        matrix = carve.take<float>(kWarpEntries * kWarpStride);
+        weight = carve.take<float>(kWarpEntries);
+        base_scale = carve.take<float>(P);
+    }
+};
+
+/// Solves A u = y of n unknowns by elimination without pivoting, L D L' of a symmetric A: lane i holds row i, y_i and
+/// the original A_ii, and gets u_i. Rows from n to the next eighth are 0 but for a diagonal; more take no part. Returns
+/// 0, or k for the first pivot, counted from 1, that kept no more than `tolerance` of its diagonal. A lane keeps the
+/// elements of U = D L' that it solves backward with.
+__device__ __forceinline__ int solve_in_warp(float (&row)[kWarpEntries], int n, float diagonal, float tolerance,
+                                             float& y) {
+    const int lane = lane_index();
+    float inverse = 0;  // of the lane's own pivot
+#pragma unroll
+    for (int first = 0; first < kWarpEntries; first += 8) {
+        if (first >= n) break;
+        float factor[8];
+#pragma unroll
+        for (int begin = first; begin < kWarpEntries; begin += 8) {
+            if (begin >= n) break;
+#pragma unroll
+            for (int j = first; j < first + 8; ++j) {
+                if (begin == first) {
+                    const float root = rsqrtf(__shfl_sync(kFullWarp, row[j], j));
+                    factor[j - first] = lane > j ? -row[j] * root * root : 0.0f;
+                    if (lane == j) inverse = root * root;
+                    y += factor[j - first] * __shfl_sync(kFullWarp, y, j);
+                }
+#pragma unroll
+                for (int k = max(begin, j + 1); k < begin + 8; ++k)
+                    row[k] += factor[j - first] * __shfl_sync(kFullWarp, row[k], j);
+            }
+        }
+    }
+#pragma unroll
+    for (int first = kWarpEntries - 8; first >= 0; first -= 8) {
+        if (first >= n) continue;
+#pragma unroll
+        for (int k = first + 7; k >= first; --k) {
+            const float u = __shfl_sync(kFullWarp, y * inverse, k);
+            if (lane < k) y -= row[k] * u;
+        }
+    }
+    y *= inverse;
+    return __ffs(int(__ballot_sync(kFullWarp, !(tolerance * diagonal * inverse < 1))));
+}
+
+/// Rows in the dual form, n <= kWarpEntries, a block of one warp a row: no barriers, and as many rows on a processor as
+/// registers allow; any D. With t = 1 / |a| and u = sqrt|a| w: (diag(t) + s R B^-1 R') u = t rho - s R B^-1 q,
+/// z = B^-1 (q + R' u); both sides times the square of a scale. Pivots are compared with their own diagonal, so the
+/// tolerance means the same as in the form with S.
+/// Four lanes read 16 columns of a table row. A sum over columns may take them in any order that is the same on both
+/// sides, so what a lane has read is its part of a tile already: table rows do not go through shared memory, which has
+/// the finished matrix, to go from tiles to a row for each lane, 4.6 KiB, and P floats. Entries without a coefficient
+/// have t = 1e30, as good as infinite; so have those up to the next eighth, which do not exist.
+/// Cost: n (n + 16) D flops, three times that on tensor cores, and n^3 / 3; two gathers of n D floats, the second from
+/// L2. Not yet run on a device.
+__global__ void __launch_bounds__(32, 16) solve_dual_warp_kernel(RotatedRows p, const int32_t* rows) {
+    Carver carve(dynamic_smem());
+    const DualWarpMemory m(carve, p.P);
+    const int lane = lane_index();
+    const int64_t row = rows[blockIdx.x], begin = p.terms.row_ptr[row];
+    const int n = int(p.terms.row_ptr[row + 1] - begin), group = lane / 4, column0 = lane % 4 * 4;
+    if (!fits_dual(p, row)) {
+        if (lane == 0) p.status[row] = 1;
+        return;
+    }
+    float* const shift = p.z + row * p.P;  // q, kept where the solution will be
+    const float2 bound = start_dual<1>(p, row, m.base_scale, shift, nullptr);
+    // B^-1/2 times the scale is finite, too, where the table has next to nothing.
+    const float scale = scale_for(fmaxf(bound.x, 0x1p-112f * rsqrtf(base_at(p, row, 0))));
+    const float a = lane < n ? p.terms.gram(begin + lane) : 0.0f, rho = lane < n ? p.terms.rhs[begin + lane] : 0.0f;
+    const float loose = is_loose(a, bound) ? rho : 0.0f;
+    const bool any_loose = __ballot_sync(kFullWarp, loose != 0) != 0;
+    m.weight[lane] = loose;
+    __syncwarp();
+    if (any_loose)
+        weighted_sum<32>(
+            p, begin, n, [&](int64_t i) { return m.weight[i]; }, m.matrix, [&](int j, float sum) { shift[j] += sum; });
+    const bool shifted = p.prior || any_loose;
+
+    const float* from[4];  // entries group + 8 k
+    float4 next[4];
+    float sum[3][2][4] = {}, dot[4] = {};
+    Fragment f[2] = {};
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        const bool real = group + 8 * k < n;
+        from[k] = p.table + (real ? int64_t{p.terms.col_idx[begin + group + 8 * k]} * p.P : 0);
+        next[k] = real ? ld4(from[k] + column0) : make_float4(0, 0, 0, 0);
+    }
+#pragma unroll 1
+    for (int column = column0; column < p.P; column += 16) {
+        const float4 b = ld4(m.base_scale + column), q = shifted ? ld4(shift + column) : make_float4(0, 0, 0, 0);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            if (8 * k >= n) break;
+            const float4 r = next[k];
+            const float4 x =
+                make_float4(r.x * (b.x * scale), r.y * (b.y * scale), r.z * (b.z * scale), r.w * (b.w * scale));
+            if (shifted) dot[k] += x.x * (b.x * q.x) + x.y * (b.y * q.y) + x.z * (b.z * q.z) + x.w * (b.w * q.w);
+            const Halves near = split(x.x, x.y), far = split(x.z, x.w);
+            f[k / 2].hi[k % 2] = near.hi, f[k / 2].hi[k % 2 + 2] = far.hi;
+            f[k / 2].lo[k % 2] = near.lo, f[k / 2].lo[k % 2 + 2] = far.lo;
+        }
+#pragma unroll
+        for (int k = 0; k < 4; ++k)  // while the tensor cores work
+            if (group + 8 * k < n && column + 16 < p.P) next[k] = ld4(from[k] + column + 16);
+        add_product(sum[0], f[0], f[0]);
+        if (n <= 16) continue;
+        add_product(sum[1], f[1], f[0]);
+        add_product(sum[2], f[1], f[1]);
+    }
+    const float sign = p.gram_bound[row] < 0 ? -1.0f : 1.0f, whole = scale / fabsf(a) * scale;
+    const float t = whole > 1e30f ? 1e30f : whole;  // NaN stays
+    float y = is_loose(a, bound) ? 0.0f : t * rho;
+#pragma unroll
+    for (int tile = 0; tile < 3; ++tile) {
+        if (tile > 0 && n <= 16) break;
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+            for (int r = 0; r < 4; ++r) {
+                const int i = sum_row(r) + (tile > 0 ? 16 : 0), j = sum_column(half, r) + (tile > 1 ? 16 : 0);
+                m.matrix[kWarpStride * j + i] = sign * sum[tile][half][r];
+                if (tile == 1) m.matrix[kWarpStride * i + j] = sign * sum[tile][half][r];
+            }
+    }
+    if (shifted)
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            const float all = __shfl_sync(kFullWarp, warp_reduce<4>(dot[k], Sum()), lane % 8 * 4);
+            if (lane / 8 == k) y -= sign * scale * all;
+        }
+    __syncwarp();
+    const bool has_row = lane < 16 || n > 16;
+    float* const own = m.matrix + kWarpStride * lane;
+    const float diagonal = has_row ? own[lane] += t : t;
+    float elements[kWarpEntries] = {};
+#pragma unroll
+    for (int k = 0; k < kWarpEntries; k += 4) {
+        if (!has_row || k / 8 * 8 >= n) break;
+        const float4 x = ld4(own + k);
+        elements[k] = x.x, elements[k + 1] = x.y, elements[k + 2] = x.z, elements[k + 3] = x.w;
+    }
+    // Where t is no normal number, the matrix is beyond float32's range.
+    const float tolerance = t >= FLT_MIN ? float(limits::pivot_tolerance_float32) : INFINITY;
+    const int status = solve_in_warp(elements, n, diagonal, tolerance, y);
+    m.weight[lane] = y;
+    __syncwarp();
+    weighted_sum<32>(
+        p, begin, n, [&](int64_t i) { return m.weight[i]; }, m.matrix,
+        [&](int j, float sum) {
+            const float b = m.base_scale[j];
+            m.base_scale[j] = b * (b * (shift[j] + sum));
+        });
+    finish_row<1>(p, row, status, nullptr, [&](int j) { return m.base_scale[j]; });
+}
+
 /// Shared memory of a row of at most S::kMost entries in the dual form. 62 KiB for 128 entries and D = 128.
 template <class S>
 struct DualMemory : MatrixMemory<S, true> {
@@ -71,8 +275,8 @@ struct DualMemory : MatrixMemory<S, true> {
     }
 };
 
-/// Rows in the dual form, n <= S::kMost, all Gram coefficients of one sign or zero, one block a row; any D.
-/// A row whose B spans more than limits::dual_base_span is marked for float64. Cost: n (n + 16) D + n^3 / 3 flops,
+/// Rows in the dual form, kWarpEntries < n <= S::kMost, all Gram coefficients of one sign or zero, one block a row; any
+/// D. A row whose B spans more than limits::dual_base_span is marked for float64. Cost: n (n + 16) D + n^3 / 3 flops,
 /// three times that on tensor cores, and two gathers of n D floats, the second from L2. Not yet run on a device.
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, S::kBlocks) solve_dual_kernel(RotatedRows p, const int32_t* rows) {
@@ -82,38 +286,28 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) solve_dual_kernel(Rot
     const int64_t row = rows[blockIdx.x], begin = p.terms.row_ptr[row];
     const int n = int(p.terms.row_ptr[row + 1] - begin);
     float* const shift = p.z + row * p.P;  // B^-1/2 q, kept where the solution will be
-    if (!(base_at(p, row, 0) > float(limits::dual_base_span) * base_at(p, row, p.D - 1))) {
+    if (!fits_dual(p, row)) {
         if (t == 0) p.status[row] = 1;
         return;
     }
-    float most = 0, bound_sum = 0;
-    for (int j = t; j < p.P; j += S::kThreads) {
-        m.base_scale[j] = j < p.D ? rsqrtf(base_at(p, row, j)) : 0.0f;
-        shift[j] = prior_pull(p, row, j);
-        const float bound = m.base_scale[j] * p.column_max[j];
-        most = fmaxf(most, bound);
-        bound_sum += bound * bound;
-    }
-    most = block_reduce<S::kWarps>(most, Max(), m.scratch);
-    bound_sum = block_reduce<S::kWarps>(bound_sum, Sum(), m.scratch);
-    const float bound = p.gram_bound[row], sign = bound < 0 ? -1.0f : 1.0f;
-    const float scale = scale_for(most * sqrtf(fabsf(bound))), unscale = 1.0f / scale;
-    // An entry whose row of S is no longer than 1 goes into q: rho / sqrt|a| would grow beyond all bounds with a -> 0.
-    const auto is_loose = [&](float a) { return fabsf(a) * bound_sum <= 1; };
+    const float2 bound = start_dual<S::kWarps>(p, row, m.base_scale, shift, m.scratch);
+    const float gram_bound = p.gram_bound[row], sign = gram_bound < 0 ? -1.0f : 1.0f;
+    const float scale = scale_for(bound.x * sqrtf(fabsf(gram_bound))), unscale = 1.0f / scale;
     float loose = 0;
     for (int i = t; i < S::kMost; i += S::kThreads) {
         const float a = i < n ? p.terms.gram(begin + i) : 0.0f, rho = i < n ? p.terms.rhs[begin + i] : 0.0f;
         const float root = sqrtf(fabsf(a));
         m.entry_weight[i] = root * scale;
         m.table_row[i] = i < n ? p.terms.col_idx[begin + i] : 0;
-        m.rhs[i] = is_loose(a) ? 0.0f : rho / root;
+        m.rhs[i] = is_loose(a, bound) ? 0.0f : rho / root;
         m.diagonal[i] = 1;
-        if (is_loose(a) && rho != 0) loose = 1;
+        if (is_loose(a, bound) && rho != 0) loose = 1;
     }
     loose = block_reduce<S::kWarps>(loose, Max(), m.scratch);
     if (loose != 0)
         weighted_sum<S::kThreads>(
-            p, begin, n, [&](int64_t i) { return is_loose(p.terms.gram(begin + i)) ? p.terms.rhs[begin + i] : 0.0f; },
+            p, begin, n,
+            [&](int64_t i) { return is_loose(p.terms.gram(begin + i), bound) ? p.terms.rhs[begin + i] : 0.0f; },
             m.tiles(), [&](int j, float sum) { shift[j] += sum; });
     const bool shifted = p.prior || loose != 0;
     for (int j = t; j < p.P; j += S::kThreads) shift[j] *= m.base_scale[j];

@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import cuda_budgets  # noqa: E402
 
 TENSOR_CORES = re.compile(
-    r"solve_(primal|dual|subspace|large)_kernel|gram_slices_kernel|subspace_(slices|join)_kernel"
+    r"solve_(primal|dual|dual_warp|subspace|large)_kernel|gram_slices_kernel|subspace_(slices|join)_kernel"
     r"|topk_kernel|topk_merge_kernel<false>|rotate_split_kernel"
 )
 #: Kernels with more shared memory than some devices have; others do their work there.

@@ -26,6 +26,9 @@ HOT = [
     ("cholesky.cuh", r"st4\(inverse", "shared", 1.0),
     ("cholesky.cuh", r"inverse\[tile_place", "shared", 1.0),
     ("cholesky.cuh", r"ld4\(m.inverse", "shared", 1.61),  # and ld4(v), one element for half a warp
+    ("solve_exact.cuh", r"ld4\(from\[k\]", "global", 1.02),  # a warp a row: the gather (and col_idx),
+    ("solve_exact.cuh", r"kWarpStride \* j \+ i\]", "shared", 1.25),  # tiles to its matrix, one both ways: 2 there,
+    ("solve_exact.cuh", r"ld4\(own \+ k", "shared", 1.0),  # and from there a row to a lane
     ("dense_tile.cuh", r"right\[k\]\[column", "shared", 2.0),  # float64, half a warp reads what the other does
     ("dense_tile.cuh", r"left\[l\]\[r\] =", "shared", 2.0),  # of 16 lanes of a column, two meet
     ("dense.cuh", r"ld<uint4>\(own", "global", 1.0),
@@ -44,7 +47,7 @@ def profile():
     backend = emulated_backend(checked=True)
     backend.device.kernels.reset_profile()
     backend.device.kernels.configure(profile=True)
-    for lengths, d in (([20, 35, 60], 64), ([100, 150], 64)):
+    for lengths, d in (([*range(14, 33), 35, 60], 64), ([100, 150], 64)):
         terms, other, start = problem(d, lengths)
         solve_rows(backend, terms, other, np.zeros((len(lengths), d), np.float32))
         solve_rows(backend, terms, other, start, solver="cg")

@@ -77,6 +77,33 @@ def test_rows_of_every_length(d, signs, no_second_try):
     make_check(terms, other, prior)(run(terms, other, prior=prior))
 
 
+@pytest.mark.parametrize("signs", ["plus", "minus", "tiny"])
+@pytest.mark.parametrize("d", [2, 7, 33, 64, 128, 255, 256, 1000])
+def test_a_warp_a_row(d, signs, no_second_try):
+    """Rows of up to 32 entries of one sign, some without a Gram coefficient, around each eighth and tile."""
+    most = min(dual_limit(d), LIMITS.kernel_sizes[0])
+    lengths = [n for n in (1, 2, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32) if n <= most]
+    terms, other, prior = problem(d, lengths, signs, seed=d)
+    terms.gram[3::4] = 0
+    assert forms(terms, d) == {("dual", LIMITS.kernel_sizes[0])}
+    for of, schedules in ((None, SCHEDULES[:1]), (prior, SCHEDULES[1:])):
+        solved = run(terms, other, prior=of, schedules=schedules)
+        expected = reference.solve_rows(terms, other, prior=of)
+        make_check(terms, other, of)(solved)
+        largest = abs(expected).max(axis=1, keepdims=True)
+        assert (abs(solved - expected) <= 2e-5 * largest).all()  # as the self-check; 2.6e-6 was the most
+
+
+@pytest.mark.parametrize(("factor", "ridge"), [(1e-37, 1e-2), (1e-30, 1e-30), (1e5, 1e15), (1e-3, 1e3)])
+@pytest.mark.parametrize("weight", [1e-30, 1.0, 1e18])
+def test_a_warp_a_row_of_any_size(factor, ridge, weight):
+    """Coefficients, factors and ridges far from 1, with prior means: where float32 does not do, float64 does."""
+    terms, other, prior = problem(40, [1, 5, 20, 32], "plus", background=0.0, ridge=ridge)
+    other *= np.float32(factor)
+    terms.gram[:] *= np.float32(weight)
+    make_check(terms, other, prior)(run(terms, other, prior=prior, schedules=SCHEDULES[-1:]))
+
+
 def test_both_modules_have_the_same_limits():
     """Also a device has: the backend reads them from either."""
     cuda = emulated_backend().device.kernels.LIMITS
