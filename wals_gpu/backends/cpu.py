@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -26,7 +25,7 @@ from wals_gpu.backends.host import (
     no_spectrum,
     solve_parts,
 )
-from wals_gpu.backends.session import iterate_in_turn
+from wals_gpu.backends.session import Session, iterate_in_turn
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
 from wals_gpu.objective.terms import RowTerms, SideTerms, other_side
 from wals_gpu.system import usable_cpus
@@ -626,7 +625,7 @@ class CpuBackend:
         return _cpu.score_entries(queries, np.ascontiguousarray(items), *_pattern(listed), self.num_threads)
 
 
-class HostSession(ABC):
+class HostSession(Session):
     """What sessions on the host share, in one process and on several ranks: see :class:`.session.Session`.
 
     The arrays are the caller's own, solved in place. With `basis`, both sides are rotated together into the basis of
@@ -634,37 +633,13 @@ class HostSession(ABC):
     """
 
     def __init__(
-        self,
-        backend: CpuBackend,
-        users: NDArray[np.floating],
-        items: NDArray[np.floating],
-        moves: bool,
+        self, backend: CpuBackend, users: NDArray[np.floating], items: NDArray[np.floating], moves: bool
     ) -> None:
         self._backend = backend
         self._sides = {"user": users, "item": items}
         #: The basis that both sides are in, (D, D) float64; None where they stay in their own.
         self.basis: NDArray[np.float64] | None = np.eye(users.shape[1]) if moves else None
         self._has_moved = False
-
-    @abstractmethod
-    def solve(
-        self,
-        side: str,
-        terms: SideTerms,
-        options: SolveOptions,
-        prior: NDArray[np.floating] | None = None,
-        *,
-        return_loss: bool = False,
-    ) -> float | None:
-        """See :meth:`.session.Session.solve`."""
-
-    @abstractmethod
-    def loss(self, user_terms: RowTerms, item_ridge: NDArray[np.floating]) -> float:
-        """See :meth:`.session.Session.loss`."""
-
-    @abstractmethod
-    def ridge_loss(self, side: str, ridge: NDArray[np.floating], prior: NDArray[np.floating] | None = None) -> float:
-        """See :meth:`.session.Session.ridge_loss`."""
 
     def iterate(
         self,
@@ -689,7 +664,6 @@ class HostSession(ABC):
 
     def features(self, features: Mapping[str, NDArray[np.floating]]) -> None:
         """See :meth:`.session.Session.features`: the arrays are the caller's own."""
-        return None
 
     def scale(self, side: str, factor: float) -> None:
         """See :meth:`.session.Session.scale`."""

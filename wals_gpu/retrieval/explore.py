@@ -144,7 +144,7 @@ class UCB:
             some = max(_PAIRS // max(len(items), 1), 1)
             for rows in (slice(n, min(n + some, len(factors))) for n in range(0, len(factors), some)):
                 scores = _products(factors[rows], items)
-                most = self.noise * np.sqrt(posterior.variances_at_most(rows, items)) if known[rows].any() else scores
+                most = np.sqrt(posterior.variances_at_most(rows, items))
                 for row, score, deviation in zip(range(rows.start, rows.stop), scores, most, strict=True):
                     hidden = None if seen is None else seen.indices[seen.indptr[row] : seen.indptr[row + 1]]
                     permitted = np.flatnonzero(filters.permitted(start + row, hidden))
@@ -155,7 +155,7 @@ class UCB:
                         with one_blas_thread():  # systems of one user are small
                             factor = posterior.factor(row)
                             deviations = functools.partial(self._deviations, factor, items, permitted)
-                            best, values = _highest_of(bound, deviation[permitted], deviations, k)
+                            best, values = _highest_of(bound, self.noise * deviation[permitted], deviations, k)
                     else:
                         best = highest(bound, k)
                         values = bound[best]
