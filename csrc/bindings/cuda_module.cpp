@@ -127,6 +127,7 @@ PYBIND11_MODULE(WALS_MODULE, m) {
              "gram_bound"_a, "prior"_a, "z"_a, "status"_a, "relaxation"_a);
 
 #define WALS_NATIVE(name) m.def(#name, native(&wals::cuda::name), py::call_guard<py::gil_scoped_release>())
+    WALS_NATIVE(own_stream);
     WALS_NATIVE(padded);
     WALS_NATIVE(gram_bytes);
     WALS_NATIVE(gram);

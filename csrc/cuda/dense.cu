@@ -62,6 +62,13 @@ DeviceGuard::~DeviceGuard() {
     if (before_ >= 0) cudaSetDevice(before_);
 }
 
+int64_t own_stream(int device) {
+    const DeviceGuard guard(device);
+    cudaStream_t stream = nullptr;
+    check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    return int64_t(reinterpret_cast<uintptr_t>(stream));
+}
+
 int64_t gram_bytes(int64_t n, int64_t D) {
     return gram_slabs(n, D) * D * D * int64_t(sizeof(double));
 }

@@ -42,6 +42,9 @@ class DeviceGuard {
     DeviceGuard& operator=(const DeviceGuard&) = delete;
 };
 
+/// The handle of a stream of a device that nobody else gets, as long as the process runs.
+int64_t own_stream(int device);
+
 // Dense work (dense.cu).
 
 /// out (D, D) float64 = sum of weight[i] y_i y_i', y (n, D); workspace gram_bytes(n, D).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
@@ -291,6 +292,12 @@ def test_the_device_is_refused_with_the_reason():
     with pytest.raises(ValueError, match="No CUDA extension has been built, can't train on GPU"):
         AlternatingLeastSquares().to_gpu()
     assert WALS(device="auto")._backend.name == "cpu"
+
+
+def test_torch_records_as_the_emulators_does():
+    signature = inspect.signature(torch.cuda.graph)
+    signature.bind(torch.cuda.CUDAGraph, stream=None, capture_error_mode="thread_local")
+    assert callable(torch.cuda.CUDAGraph.replay) and issubclass(torch.cuda.ExternalStream, torch.cuda.Stream)
 
 
 def test_the_package_does_not_import_torch():

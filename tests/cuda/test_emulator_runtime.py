@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 from types import SimpleNamespace
@@ -87,6 +88,66 @@ def test_a_stream_waits_for_events_of_others_alone(module):
     start(module, memory, out, other, second)
     module.synchronize(second)
     np.testing.assert_array_equal(np.asarray(other), WORDS)
+
+
+def test_a_graph_is_done_when_it_is_replayed_as_often_as_it_is(module):
+    memory = EmulatedMemory(module)
+    inputs, out = words(memory)
+    module.synchronize(memory.stream)
+    main, side, replaying = ((0, module.new_stream(0)) for _ in range(3))
+    module.begin_graph(main)
+    start(module, memory, inputs, out, main)
+    module.wait(side, module.record(main))
+    start(module, memory, out, inputs, side)
+    module.wait(main, module.record(side))
+    graph = module.end_graph(main)
+    module.synchronize(main)
+    assert not np.asarray(out).any()
+    module.reset_counts()
+    for turn in range(1, 3):
+        module.replay(replaying, graph)
+        module.synchronize(replaying)  # and so for the other stream, which is waited for in the graph
+        np.testing.assert_array_equal(np.asarray(inputs), WORDS)
+        np.testing.assert_array_equal(np.asarray(out), WORDS[::-1])
+        assert module.counts()["graphs"] == turn and module.counts()["launches"] == 0
+
+
+def test_what_a_graph_cannot_have_is_found(module):
+    memory = EmulatedMemory(module)
+    inputs, out = words(memory)
+    module.synchronize(memory.stream)
+
+    def begun():
+        main, side = ((0, module.new_stream(0)) for _ in range(2))
+        module.begin_graph(main)
+        start(module, memory, inputs, out, main)
+        return main, side
+
+    main, side = begun()
+    for forbidden in (module.synchronize, module.begin_graph):
+        with pytest.raises(module.EmulatorError, match="not permitted when stream is capturing"):
+            forbidden(main)
+    with pytest.raises(module.EmulatorError, match="not permitted"):  # a copy to pageable memory waits
+        module.copy(WORDS.copy().ctypes.data, out.data_ptr(), 256, main)
+    with pytest.raises(module.EmulatorError, match="uncaptured work"):
+        module.wait(main, module.record(side))
+    noted = module.record(main)
+    with pytest.raises(module.EmulatorError, match="was not capturing"):
+        module.end_graph(side)
+    module.end_graph(main)
+    with pytest.raises(module.EmulatorError, match="uncaptured work"):
+        module.wait(side, noted)
+    for work_behind in (False, True):
+        main, side = begun()
+        module.wait(side, module.record(main))
+        start(module, memory, inputs, out, side)
+        if work_behind:
+            event = module.record(side)
+            start(module, memory, inputs, out, side)
+            module.wait(main, event)
+        with pytest.raises(module.EmulatorError, match="unjoined work"):
+            module.end_graph(main)
+    module.synchronize(main)
 
 
 def test_pageable_memory_is_read_at_the_call_and_pinned_memory_when_the_copy_runs(module):
@@ -247,8 +308,8 @@ class NoEvents(EmulatedMemory):
     """A side stream that nothing orders."""
 
     def side_stream(self):
-        self._side.wait_stream = lambda other: None
-        self._main.wait_stream = lambda other: None
+        self._streams.side.wait_stream = lambda other: None
+        self._streams.main.wait_stream = lambda other: None
         return super().side_stream()
 
 
@@ -300,6 +361,8 @@ def exercise(backend, seed=0):
         for _ in range(2):
             for side, of_side in zip(("user", "item"), sides, strict=True):
                 results.append(session.solve(side, of_side, SolveOptions(), return_loss=True))
+        for _ in range(3):  # the second and third as one graph
+            results.append(session.iterate(*sides, SolveOptions(), return_loss=True))
         results.append(session.loss(sides[0], sides[1].ridge))
     return [np.asarray(result).tobytes() for result in [*results, users, items]]
 
@@ -344,6 +407,31 @@ def test_a_backend_without_device_guards_is_found(kernels):
     assert len(every) > 5 and all(": Stream" in text for text in every)
 
 
+def test_a_graph_whose_memory_goes_is_found(kernels):
+    """Buffers that others outgrow are freed, unless the graph that works in them holds them."""
+
+    class Forgetful(EmulatedMemory):
+        def address(self, array):
+            return int(array.data_ptr())
+
+    matrix = make_matrix("ials", np.float32, shape=(10, 15))
+    bound = make_objective("ials", regularization=0.1).bind(matrix)
+    for make in (EmulatedMemory, Forgetful):
+        backend = CudaBackend(kernels, make(kernels))
+        sides = bound.user_terms(matrix), bound.item_terms(backend.transpose(matrix))
+        users, items = (np.ones((n, 9), np.float32) for n in (10, 15))
+        with backend.session(users, items) as session:
+            for _ in range(2):
+                session.iterate(*sides, SolveOptions())
+            for name, array in list(session._buffers._arrays.items()):
+                session._buffers.get(name, 9 * len(array), array.dtype)
+            del array
+            gc.collect()
+            found = pytest.raises(RuntimeError, match="out of bounds")
+            with found if make is Forgetful else contextlib.nullcontext():
+                session.iterate(*sides, SolveOptions())
+
+
 def test_an_upload_buffer_that_is_reused_too_early_is_found(kernels):
     class OneBuffer(EmulatedMemory):
         def upload(self, array):
@@ -367,6 +455,26 @@ def test_an_upload_buffer_that_is_reused_too_early_is_found(kernels):
 
 
 # TorchMemory
+
+
+def test_what_fails_to_be_recorded_leaves_streams_as_they_were(module):
+    memory = EmulatedMemory(module)
+    inputs, out = words(memory)
+    torch, before = memory.torch, memory.stream
+
+    def unjoined():
+        assert memory.stream != before
+        memory._streams.side.wait_stream(memory._streams.main)
+        start(module, memory, inputs, out, memory._streams.side.pair)
+
+    now = torch.current_stream(memory.device)
+    for wrong, text in ((unjoined, "unjoined work"), (lambda: memory.upload(WORDS), "no upload")):
+        with pytest.raises(RuntimeError, match=text):
+            memory.record(wrong, module.new_stream)
+        assert memory.stream == before and torch.current_stream(memory.device).pair == now.pair
+    recorded = memory.record(lambda: start(module, memory, inputs, out), module.new_stream)
+    memory.replay(recorded)
+    np.testing.assert_array_equal(memory.download(out), WORDS[::-1])
 
 
 def test_tensors_of_the_callers_stream_are_waited_for(module):

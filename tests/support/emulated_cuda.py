@@ -49,6 +49,8 @@ def with_lapack(module, from_factors=EMULATED_SPECTRUM + 1):
 
     @functools.wraps(kernels)
     def spectrum(gram, d, start, values, vectors, workspace, stream):
+        if d >= from_factors:
+            module.synchronize(stream)  # it is done at once; no graph can have it
         if d < from_factors or not np.isfinite(array(gram, d, d)).all():
             return kernels(gram, d, start, values, vectors, workspace, stream)
         array(values, d)[:], array(vectors, d, d)[:] = decompose(array(gram, d, d))

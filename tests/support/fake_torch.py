@@ -96,6 +96,17 @@ class Stream:
         self.torch.module.synchronize(self.pair)
 
 
+class CUDAGraph:
+    """What was recorded; memory that was made meanwhile is its own."""
+
+    def __init__(self, torch):
+        self.torch, self.number, self.memory = torch, None, []
+
+    def replay(self):
+        device = self.torch.device("cuda", self.torch.module.current_device())
+        self.torch.module.replay(self.torch.current_stream(device).pair, self.number)
+
+
 class OutOfMemoryError(RuntimeError):
     pass
 
@@ -116,6 +127,9 @@ class FakeTorch:
             memory_allocated=lambda device: 0,
             memory_reserved=lambda device: 0,
             stream=self.stream,
+            ExternalStream=lambda handle, device: Stream(self, device, handle),
+            CUDAGraph=lambda: CUDAGraph(self),
+            graph=self.graph,
         )
 
     def __getattr__(self, name):
@@ -135,11 +149,28 @@ class FakeTorch:
             setattr(self.local, str(stream.device.index), before)
             self.module.set_device(device)
 
+    @contextmanager
+    def graph(self, graph, stream, capture_error_mode):
+        assert capture_error_mode == "thread_local"  # else what other threads allocate would end it
+        within = self.stream(stream)
+        within.__enter__()
+        self.module.begin_graph(stream.pair)
+        self.local.graph = graph
+        try:
+            yield
+        finally:
+            self.local.graph = None
+            graph.number = self.module.end_graph(stream.pair)
+            within.__exit__(None, None, None)  # not where that fails, as in torch
+
     def empty(self, n, dtype, device):
         try:
             memory = self.module.empty(n * dtype.itemsize, "array", self.current_stream(device).pair)
         except MemoryError:
             raise OutOfMemoryError("CUDA out of memory.") from None
+        graph = getattr(self.local, "graph", None)
+        if graph is not None:
+            graph.memory.append(memory)
         return Tensor(self, memory.view(dtype), device)
 
     def from_numpy(self, array):

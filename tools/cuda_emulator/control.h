@@ -55,6 +55,10 @@ void synchronize(Place where);
 /// it.
 size_t record(Place where);
 void wait(Place where, size_t event);
+/// Between the two the stream, and those that wait for its events, note what they are given; replay() gives it.
+void begin_graph(Place where);
+size_t end_graph(Place where);
+void replay(Place where, size_t graph);
 void copy(uintptr_t to, uintptr_t from, size_t bytes, Place where);
 void fill(uintptr_t p, int value, size_t bytes, Place where);
 /// Drops the error that sticks to a device.

@@ -91,6 +91,9 @@ inline void bind_controls(pybind11::module_& m) {
     m.def("free_memory", &free_memory, "device"_a, Release());
     m.def("reset_device", &reset_device, "device"_a, Release(), "Drops the error that sticks to it.");
     m.def("new_stream", [](int device) { return uintptr_t(new_stream(device)); }, "device"_a, Release(), "A handle.");
+    m.def("begin_graph", &begin_graph, "stream"_a, Release(), "Notes what the stream is given, which is not done.");
+    m.def("end_graph", &end_graph, "stream"_a, Release(), "The number of what was noted.");
+    m.def("replay", &replay, "stream"_a, "graph"_a, Release(), "Gives the stream what was noted.");
     m.def("current_device", [] {
         int device = 0;
         cudaGetDevice(&device);

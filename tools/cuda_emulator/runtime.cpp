@@ -15,6 +15,10 @@
 // device's error, which all later calls return until reset_device(). After cudaFuncSetAttribute other threads may
 // go first.
 //
+// Graphs. What a stream is given while it records is not done but noted, and so are its events; a stream that waits for
+// one of them records, too, and has to be waited for before the end. Nobody may wait for such a stream meanwhile.
+// replay() gives all of it again, to the streams that it was noted of, the first being the one that replays.
+//
 // One lock for all of it, also while kernels run: nothing here calls Python.
 #include <algorithm>
 #include <chrono>
@@ -38,6 +42,19 @@ struct Event {
     CUstream_st* stream;
     uint64_t number;
     Clock clock;
+    bool noted = false;  // while its stream recorded
+};
+
+struct Graph {
+    enum Kind { kWork, kRecord, kWait };
+    struct Step {
+        CUstream_st* stream;
+        Kind kind;
+        std::function<void(const Origin&)> run;
+        size_t event;
+    };
+    std::vector<CUstream_st*> streams;  // the one that began, and those that joined
+    std::vector<Step> steps;
 };
 
 struct CUstream_st {
@@ -52,6 +69,7 @@ struct CUstream_st {
     uint64_t given = 0, done = 0;
     Clock clock;                 // of what was given last
     std::vector<Event> waiting;  // for what is given next
+    Graph* graph = nullptr;      // while it records
     std::deque<Work> queue;
 };
 
@@ -70,12 +88,13 @@ bool several_threads = false;
 std::vector<std::unique_ptr<CUstream_st>> streams;
 std::deque<Device> devices;
 std::vector<Event> events;
+std::deque<Graph> graphs;
 std::map<std::pair<const void*, int>, int> most_shared_memory;  // of kernel and device, as set
 std::map<uintptr_t, std::pair<std::shared_ptr<void>, size_t>> pinned;
 std::vector<uintptr_t> released;  // of them, while there is work that may use it
 Clock host;                       // what it has waited for
-const emu::Counts kNone = {{"launches", 0}, {"uploads", 0}, {"downloads", 0},  {"fills", 0},
-                           {"events", 0},   {"waits", 0},   {"allocations", 0}};
+const emu::Counts kNone = {{"launches", 0}, {"uploads", 0}, {"downloads", 0},   {"fills", 0},
+                           {"events", 0},   {"waits", 0},   {"allocations", 0}, {"graphs", 0}};
 emu::Counts counted = kNone;
 emu::Random generator;
 thread_local int current_device = 0;
@@ -139,6 +158,7 @@ void finish(int device = -1) {
 /// Gives work to a stream; `is_release`: to be done also where an error sticks to the device.
 void give(CUstream_st& stream, std::function<void(const Origin&)> run, std::vector<Event> after = {},
           bool is_release = false) {
+    if (stream.graph && !is_release) return stream.graph->steps.push_back({&stream, Graph::kWork, std::move(run), 0});
     after.insert(after.end(), stream.waiting.begin(), stream.waiting.end());
     stream.waiting.clear();
     join(stream.clock, host);
@@ -155,6 +175,7 @@ void give(CUstream_st& stream, std::function<void(const Origin&)> run, std::vect
 
 /// The host stands still until all that was given is done.
 void wait_for(CUstream_st& stream) {
+    if (stream.graph) throw Error("operation not permitted when stream is capturing");
     ++counted["waits"];
     run_to(stream, stream.given);
     join(host, stream.clock);
@@ -271,13 +292,69 @@ size_t record(Place where) {
     const Call call(where);
     CUstream_st& stream = call.get();
     ++counted["events"];
-    give(stream, [](const Origin&) {});  // it also comes after what the stream waits for
-    events.push_back({&stream, stream.given, stream.clock});
+    if (stream.graph)
+        stream.graph->steps.push_back({&stream, Graph::kRecord, nullptr, events.size()});
+    else
+        give(stream, [](const Origin&) {});  // it also comes after what the stream waits for
+    events.push_back({&stream, stream.given, stream.clock, stream.graph != nullptr});
     return events.size() - 1;
 }
 void wait(Place where, size_t event) {
     const Call call(where);
-    call.get().waiting.push_back(events.at(event));
+    CUstream_st& stream = call.get();
+    const Event& e = events.at(event);
+    if (stream.graph ? !e.noted || e.stream->graph != stream.graph : e.noted && !e.stream->graph)
+        throw Error("dependency created on uncaptured work in another stream");
+    if (!e.noted) return stream.waiting.push_back(e);
+    if (!stream.graph) e.stream->graph->streams.push_back(&stream);
+    stream.graph = e.stream->graph;
+    stream.graph->steps.push_back({&stream, Graph::kWait, nullptr, event});
+}
+
+void begin_graph(Place where) {
+    const Call call(where);
+    CUstream_st& stream = call.get();
+    if (stream.graph) throw Error("operation not permitted when stream is capturing");
+    graphs.push_back({{&stream}, {}});
+    stream.graph = &graphs.back();
+}
+
+size_t end_graph(Place where) {
+    const Call call(where);
+    Graph* const graph = call.get().graph;
+    if (!graph || graph->streams[0] != &call.get()) throw Error("the stream was not capturing");
+    using Seen = std::map<CUstream_st*, size_t>;  // of each stream so many steps
+    std::map<CUstream_st*, Seen> seen;
+    std::map<size_t, Seen> at;
+    for (size_t i = 0; i < graph->steps.size(); ++i) {
+        const Graph::Step& step = graph->steps[i];
+        Seen& own = seen[step.stream];
+        if (step.kind == Graph::kWork) own[step.stream] = i + 1;
+        if (step.kind == Graph::kRecord) at[step.event] = own;
+        if (step.kind == Graph::kWait)
+            for (const auto& [stream, n] : at[step.event]) own[stream] = std::max(own[stream], n);
+    }
+    for (CUstream_st* stream : graph->streams) stream->graph = nullptr;
+    for (CUstream_st* stream : graph->streams)
+        if (seen[graph->streams[0]][stream] < seen[stream][stream]) throw Error("capturing stream has unjoined work");
+    return graphs.size() - 1;
+}
+
+void replay(Place where, size_t number) {
+    const Call call(where);
+    CUstream_st& first = call.get();
+    const Graph& graph = graphs.at(number);
+    ++counted["graphs"];
+    std::map<size_t, Event> recorded;
+    for (const Graph::Step& step : graph.steps) {
+        CUstream_st& stream = step.stream == graph.streams[0] ? first : *step.stream;
+        if (step.kind == Graph::kWait) {
+            stream.waiting.push_back(recorded.at(step.event));
+            continue;
+        }
+        give(stream, step.kind == Graph::kWork ? step.run : [](const Origin&) {});
+        if (step.kind == Graph::kRecord) recorded[step.event] = {&stream, stream.given, stream.clock};
+    }
 }
 
 void fill(uintptr_t p, int value, size_t bytes, Place where) {
@@ -414,6 +491,10 @@ cudaError_t cudaGetDevice(int* device) {
 cudaError_t cudaSetDevice(int device) {
     if (device < 0 || device >= emu::configuration().devices) return failed(cudaErrorInvalidDevice);
     current_device = device;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+    *stream = emu::new_stream(current_device);
     return cudaSuccess;
 }
 cudaError_t cudaGetDeviceCount(int* count) {

@@ -116,6 +116,7 @@ enum cudaFuncAttribute {
 };
 enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 constexpr int cudaSharedmemCarveoutMaxShared = 100;
+constexpr unsigned cudaStreamNonBlocking = 1;
 struct cudaFuncAttributes {
     size_t sharedSizeBytes;
 };
@@ -131,6 +132,7 @@ EMU_HIDDEN const char* cudaGetErrorString(cudaError_t status);
 EMU_HIDDEN cudaError_t cudaGetLastError();
 EMU_HIDDEN cudaError_t cudaGetDevice(int* device);
 EMU_HIDDEN cudaError_t cudaSetDevice(int device);
+EMU_HIDDEN cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 EMU_HIDDEN cudaError_t cudaGetDeviceCount(int* count);
 EMU_HIDDEN cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 EMU_HIDDEN cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -22,7 +23,7 @@ from wals_gpu.backends.cuda_errors import tells_device_errors
 from wals_gpu.backends.cuda_factors import DeviceSpectrum, Factors, Target, check_factors
 from wals_gpu.backends.cuda_features import CudaFeatures
 from wals_gpu.backends.cuda_loss import add_data_loss, add_ridge_loss, spectrum_of
-from wals_gpu.backends.cuda_memory import TorchMemory, load_cuda
+from wals_gpu.backends.cuda_memory import Recorded, TorchMemory, load_cuda
 from wals_gpu.backends.cuda_solve import Outcome, RowSolver, Started, ridge_loss
 from wals_gpu.backends.cuda_terms import TermsCache
 from wals_gpu.backends.cuda_topk import ItemTables, topk
@@ -215,10 +216,21 @@ class CudaBackend:
         self.tables.keep(*arrays)
 
 
+@dataclass
+class _Iteration:
+    """An iteration that was made, by what it depends on; from the second of the same on as one CUDA graph."""
+
+    key: tuple[Any, ...]
+    halves: list[tuple[str, Started]]
+    recorded: Recorded | None = None
+    is_refused: bool = False  # by CUDA, as a graph
+
+
 @tells_device_errors
 class CudaSession:
     """See :class:`.session.Session`. Factors stay in device memory where they fit and nobody else writes to them; they
-    stay in the basis that they began in: rotations cost next to nothing on a device."""
+    stay in the basis that they began in: rotations cost next to nothing on a device. Iterations are recorded as a CUDA
+    graph once there are two of the same, and then started as one."""
 
     def __init__(
         self, backend: CudaBackend, users: NDArray[np.floating], items: NDArray[np.floating], is_shared: bool
@@ -233,6 +245,7 @@ class CudaSession:
         }
         self._buffers = Buffers(device)
         self._outcome: Outcome | None = None  # of iterations: made by the first
+        self._latest: _Iteration | None = None
         self._users_basis: Any = None  # from their half of an iteration to the items'
         self._kept_bytes = users.nbytes + items.nbytes if is_kept else 0
         device.kept_bytes += self._kept_bytes
@@ -274,11 +287,53 @@ class CudaSession:
         rows of either side were not solved, and the loss."""
         if not (isinstance(users, RowTerms) and isinstance(items, RowTerms) and self._kept_bytes):
             return iterate_in_turn(self, users, items, options, errors_of, return_loss)
-        backend, buffers = self._backend, self._buffers
+        backend, memory = self._backend, self._backend.device.memory
         backend.check(options=options)
         if self._outcome is None:
             self._outcome = Outcome(backend.device)
         outcome = self._outcome
+
+        def start() -> list[tuple[str, Started]]:
+            return self._start(outcome, users, items, options, errors_of, return_loss)
+
+        latest, key = self._latest, self._key(users, items, options, return_loss)
+        if latest is None or latest.key != key or None in key:
+            latest = self._latest = None  # its memory may be needed
+            halves = start()
+            latest = self._latest = _Iteration(self._key(users, items, options, return_loss), halves)
+        else:
+            if latest.recorded is None and not latest.is_refused:
+                latest.recorded = backend.device.record(start)
+                latest.is_refused = latest.recorded is None
+            if latest.recorded is None:
+                latest.halves = start()
+            else:
+                memory.replay(latest.recorded)
+                for factors in self._sides.values():
+                    factors.to_write()
+        found = outcome.read()
+        for half, (side, started) in enumerate(latest.halves):
+            if found["failed"][half]:
+                with errors_of(side):
+                    started.check()
+        return users.target_square + float(found["loss"]) + float(found["ridge"]) if return_loss else None
+
+    def _key(self, users: RowTerms, items: RowTerms, options: SolveOptions, return_loss: bool) -> tuple[Any, ...]:
+        """What an iteration depends on but for the factors; terms that are not on the device as they are: None."""
+        find = self._backend.terms.find
+        return find(users), find(items), options, return_loss
+
+    def _start(
+        self,
+        outcome: Outcome,
+        users: RowTerms,
+        items: RowTerms,
+        options: SolveOptions,
+        errors_of: Callable[[str], AbstractContextManager[object]],
+        return_loss: bool,
+    ) -> list[tuple[str, Started]]:
+        """Start all kernels of an iteration."""
+        backend, buffers = self._backend, self._buffers
         outcome.clear()
         halves: list[tuple[str, Started]] = []
         for half, (side, terms) in enumerate((("user", users), ("item", items))):
@@ -294,12 +349,7 @@ class CudaSession:
         if return_loss:
             ridge, total = backend.terms.ridge(users.ridge), outcome.address("ridge")
             add_ridge_loss(backend.device, self._sides["user"], ridge, total, buffers)
-        found = outcome.read()
-        for half, (side, started) in enumerate(halves):
-            if found["failed"][half]:
-                with errors_of(side):
-                    started.check()
-        return users.target_square + float(found["loss"]) + float(found["ridge"]) if return_loss else None
+        return halves
 
     def _spectrum(self, side: str, terms: SideTerms) -> DeviceSpectrum:
         """What the rows of `side` need of the other. The items' starts from the basis of the users' just before it: as
@@ -362,7 +412,7 @@ class CudaSession:
             np.copyto(array, arrays[name])
         for factors in self._sides.values():
             factors.refresh()
-        self._users_basis = None
+        self._users_basis = self._latest = None
 
     can_be_lost = True
 
@@ -370,6 +420,7 @@ class CudaSession:
         """The device is lost: from now on the session has what is on the host, and solves nothing."""
         for factors in getattr(self, "_sides", {}).values():  # none yet, where it is lost before the session is there
             factors.forget()
+        self._latest = None
 
     def close(self) -> None:
         """See :meth:`.session.Session.close`."""
@@ -380,7 +431,7 @@ class CudaSession:
         self.arrays()
         for side, factors in self._sides.items():
             self._sides[side] = Factors(self._backend.device.memory, factors.host, side)
-        self._users_basis = None
+        self._users_basis = self._latest = None
         self._backend.device.kept_bytes -= self._kept_bytes
         self._kept_bytes = 0
 

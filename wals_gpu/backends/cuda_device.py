@@ -3,6 +3,8 @@ it may be used."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -10,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from wals_gpu._cpu import LIMITS
-from wals_gpu.backends.cuda_memory import TorchMemory
+from wals_gpu.backends.cuda_errors import explained
+from wals_gpu.backends.cuda_memory import Recorded, TorchMemory
 from wals_gpu.backends.cuda_plan import MOST_SLICES
 from wals_gpu.backends.solve import SolveMemory, SolveOptions, SolveSizes
+from wals_gpu.errors import DeviceLostError
 from wals_gpu.objective.terms import RowTerms
 
 __all__ = ["LARGE_SLOTS", "SLOT_MEMORY", "Buffers", "Device", "DeviceLimits"]
@@ -116,6 +120,17 @@ class Device:
         is_array = [hasattr(given, "__len__") and not isinstance(given, (str, tuple)) for given in arguments]
         given = [address(a) if array else 0 if a is None else a for a, array in zip(arguments, is_array, strict=True)]
         getattr(self.kernels, call)(*given, self.memory.stream if stream is None else stream)
+
+    def record(self, start: Callable[[], Any]) -> Recorded | None:
+        """See :meth:`.cuda_memory.TorchMemory.record`; None, and a warning, where it cannot be done."""
+        try:
+            return self.memory.record(start, self.kernels.own_stream)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(explained(error), DeviceLostError):
+                raise
+            why = f"CUDA does not record the iterations of this fit, which are started kernel by kernel: {error}"
+            warnings.warn(why, RuntimeWarning, stacklevel=2)
+            return None
 
     def expect(self, terms: RowTerms, n_other: int, factors: int, options: SolveOptions, *, has_prior: bool) -> None:
         """Where memory runs out from now on, the error tells what this solve was expected to take."""

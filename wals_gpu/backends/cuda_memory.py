@@ -6,11 +6,14 @@ torch, whose memory is that of the kernels' emulator on the CPU.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,10 +23,36 @@ from numpy.typing import NDArray
 
 from wals_gpu.backends.cuda_errors import driver_cuda, no_device
 
-__all__ = ["TorchMemory", "cuda_of_torch", "load_cuda"]
+__all__ = ["Recorded", "TorchMemory", "cuda_of_torch", "load_cuda"]
 
 #: Uploads of at most so many bytes go through pinned memory, and nobody waits for them.
 PINNED_BYTES = 1 << 24
+
+_RECORDING = threading.Lock()  # for the streams below, which a device has once
+
+
+@functools.cache
+def _recording_streams(own_stream: Callable[[int], int], device: int) -> tuple[int, int]:
+    """Two streams that nobody else gives work to: torch's go round, and what a stranger starts would be recorded."""
+    return own_stream(device), own_stream(device)
+
+
+class _Streams(threading.local):
+    """The two streams of a memory, the same for all threads, but for one that records."""
+
+    def __init__(self, main: Any, side: Any) -> None:
+        self.main, self.side = main, side
+        self.arrays: list[Any] | None = None  # that kernels were told of, while a thread records
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a call gave the device, as one CUDA graph, and what the call returned. The arrays are those that its kernels
+    use; they live as long."""
+
+    graph: Any
+    arrays: list[Any]
+    result: Any
 
 
 class TorchMemory:
@@ -48,14 +77,17 @@ class TorchMemory:
     """
 
     note = ""
-    _main: Any = None
-    _side: Any = None
+    _streams = _Streams(None, None)
 
     def __init__(self, device: int | None = None, torch: Any = None) -> None:
         self.torch = importlib.import_module("torch") if torch is None else torch
         index = self.torch.cuda.current_device() if device is None else device
         self.device = self.torch.device("cuda", index)
-        self._main, self._side = self.torch.cuda.Stream(self.device), self.torch.cuda.Stream(self.device)
+        self._streams = _Streams(self.torch.cuda.Stream(self.device), self.torch.cuda.Stream(self.device))
+
+    @property
+    def _main(self) -> Any:
+        return self._streams.main
 
     @property
     def stream(self) -> Any:
@@ -69,14 +101,47 @@ class TorchMemory:
 
         Arrays that it uses are there before it begins and live until it ends.
         """
-        if self._side is None:
+        main, side = self._streams.main, self._streams.side
+        if side is None:
             yield self.stream
             return
-        self._side.wait_stream(self._main)
+        side.wait_stream(main)
         try:
-            yield self.device.index, int(self._side.cuda_stream)
+            yield self.device.index, int(side.cuda_stream)
         finally:
-            self._main.wait_stream(self._side)
+            main.wait_stream(side)
+
+    def record(self, start: Callable[[], Any], own_stream: Callable[[int], int]) -> Recorded | None:
+        """What start() gives the device, which is not done: :meth:`replay` does it, as often as it is called. None
+        where there are no streams. Other threads go on as ever. `own_stream` makes a stream of a device, see
+        csrc/cuda/launch.h.
+
+        Raises
+        ------
+        RuntimeError
+            CUDA does not record it, because something of it waits, say.
+        """
+        streams, torch = self._streams, self.torch
+        if streams.main is None:
+            return None
+        before, arrays = (streams.main, streams.side), list[Any]()
+        with _RECORDING:
+            own = _recording_streams(own_stream, self.device.index)
+            streams.main, streams.side = (torch.cuda.ExternalStream(handle, self.device) for handle in own)
+            streams.arrays, graph = arrays, torch.cuda.CUDAGraph()
+            now = torch.cuda.current_stream(self.device)  # torch leaves another behind where it fails
+            recording = torch.cuda.graph(graph, stream=streams.main, capture_error_mode="thread_local")
+            try:
+                with torch.cuda.stream(now), recording:
+                    result = start()
+            finally:
+                (streams.main, streams.side), streams.arrays = before, None
+        return Recorded(graph, arrays, result)
+
+    def replay(self, recorded: Recorded) -> None:
+        """Do what was recorded, in the order of the stream."""
+        with self._ordered():
+            recorded.graph.replay()
 
     def _ordered(self) -> AbstractContextManager[Any]:
         """What torch does in it is in the order of the stream, on the device."""
@@ -108,6 +173,8 @@ class TorchMemory:
                 tensor.record_stream(self._main)
             with self._ordered():
                 return tensor.contiguous().reshape(-1)
+        if self._streams.arrays is not None:
+            raise RuntimeError("a graph has no upload: what it would read on the host is gone when it is replayed")
         array = np.ascontiguousarray(array).reshape(-1)
         if array.dtype.fields is not None:  # records: torch sees their bytes
             array = array.view(np.uint8)
@@ -127,6 +194,8 @@ class TorchMemory:
 
     def address(self, array: Any) -> int:
         """Where the array begins on the device."""
+        if self._streams.arrays is not None:
+            self._streams.arrays.append(array)
         return int(array.data_ptr())
 
     def free_bytes(self) -> int:
