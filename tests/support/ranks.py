@@ -1,10 +1,17 @@
 """Programs on several ranks: processes of this machine that find each other by a file."""
 
+import contextlib
+import functools
+import multiprocessing
 import os
 import subprocess
 import sys
 import textwrap
+import traceback
+from multiprocessing import forkserver
 from pathlib import Path
+
+import pytest
 
 #: Where programs find what tests are made of.
 TESTS = Path(__file__).resolve().parents[1] / "distributed"
@@ -24,27 +31,70 @@ group = TorchGroup()
 """
 
 
+def arguments_of(size: int, folder: Path, timeout: float) -> list[list[str]]:
+    """Those of a program, for each rank."""
+    meeting = folder / f"meeting-{size}-{os.urandom(4).hex()}"
+    return [[str(a) for a in (rank, size, folder, meeting, timeout, TESTS)] for rank in range(size)]
+
+
+def environment() -> dict[str, str]:
+    """One thread each, and the modules of the tests."""
+    path = os.pathsep.join(p or os.getcwd() for p in sys.path)
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
 def start_ranks(program: str, size: int, folder: Path, timeout: float = 60.0) -> list[subprocess.Popen]:
     """Processes that run `program`, each with its `rank`, the `size`, a `group`, and the `folder` for results."""
-    meeting = folder / f"meeting-{size}-{os.urandom(4).hex()}"
     source = START + textwrap.dedent(program)
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
-    }
     return [
         subprocess.Popen(
-            [sys.executable, "-c", source, *map(str, (rank, size, folder, meeting, timeout, TESTS))],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+            [sys.executable, "-c", source, *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
         )
-        for rank in range(size)
+        for arguments in arguments_of(size, folder, timeout)
     ]  # fmt: skip
 
 
-def run_ranks(program: str, size: int, folder: Path, **options) -> list[str]:
+@functools.cache
+def forks() -> multiprocessing.context.BaseContext:
+    """Processes that begin with torch and the package: to import them takes a slow processor 5 s for each rank."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ranks", "torch.distributed", "wals_gpu.distributed", "wals_gpu.cli.entry"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # which libraries read as they are loaded
+        forkserver.ensure_running()
+    return context
+
+
+def run_forked(source: str, arguments: list[str], environ: dict[str, str], output: str) -> None:
+    """The program of a rank, in a process made for it; what it prints goes to files."""
+    os.environ.clear()
+    os.environ.update(environ)
+    for stream, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{output}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    sys.argv = ["-c", *arguments]
+    try:
+        exec(compile(source, "<rank>", "exec"), {"__name__": "__main__"})
+    except BaseException:
+        traceback.print_exc()
+        sys.exit(1)
+    finally:
+        sys.stdout.flush()
+
+
+def run_ranks(program: str, size: int, folder: Path, timeout: float = 60.0) -> list[str]:
     """What each rank printed; a rank that fails is an error with what it wrote."""
-    processes = start_ranks(program, size, folder, **options)
-    ends = [process.communicate(timeout=300) for process in processes]
-    for rank, (process, (_, errors)) in enumerate(zip(processes, ends, strict=True)):
-        assert process.returncode == 0, f"rank {rank} of {size}:\n{errors}"
-    return [out for out, _ in ends]
+    source, outputs = START + textwrap.dedent(program), []
+    processes = []
+    for arguments in arguments_of(size, folder, timeout):
+        outputs.append(f"{arguments[3]}-{arguments[0]}")
+        given = source, arguments, environment(), outputs[-1]
+        processes.append(forks().Process(target=run_forked, args=given))
+        processes[-1].start()
+    for process in processes:
+        process.join(300)
+    for rank, (process, output) in enumerate(zip(processes, outputs, strict=True)):
+        with contextlib.suppress(AttributeError):  # it has ended
+            process.kill()
+        assert process.exitcode == 0, f"rank {rank} of {size}:\n{Path(output + '.err').read_text()}"
+    return [Path(output + ".out").read_text() for output in outputs]
