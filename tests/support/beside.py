@@ -75,7 +75,7 @@ class PtxRun(NamedTuple):
 #: For the architectures that csrc/CMakeLists.txt makes all code from; make ptx has others.
 PTX_RUNS = {
     "compute_80 on an A100, as coarse as a V100": PtxRun(80, 80, "v100", False),
-    "compute_80 on an H100": PtxRun(80, 90, "h100", False),
+    "compute_80 on an H100": PtxRun(80, 90, "h100", True),
     "compute_80 on an RTX 3060": PtxRun(80, 86, "a100", True),
     "compute_75 on a T4": PtxRun(75, 75, "t4", True),
 }
