@@ -103,7 +103,7 @@ OPTIONS = [
         *((options, d, loss) for options in OPTIONS for d, loss in ((16, False), (16, True), (64, True))),
         (SolveOptions("subspace", block_size=32), 100, False),
         (SolveOptions("cg"), 128, True),
-        (SolveOptions(relaxation=1.5), 256, True),
+        (SolveOptions(relaxation=1.5), 130, True),
     ],
     ids=lambda o: f"{o.solver}, {o.relaxation}" if isinstance(o, SolveOptions) else None,
 )
