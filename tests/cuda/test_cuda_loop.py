@@ -181,7 +181,7 @@ only_emulated = pytest.mark.skipif(ON_DEVICE, reason="the emulator counts")
 
 
 @only_emulated
-@pytest.mark.parametrize(("options", "return_loss"), zip(OPTIONS, [False, True] * 3, strict=True))
+@pytest.mark.parametrize(("options", "return_loss"), list(zip(OPTIONS, [False, True] * 3, strict=True)))
 def test_an_iteration_is_started_as_one_from_the_second_on(options, return_loss):
     backend, session, users, items = problem(40, "hu", alpha=30)
     module = backend.device.kernels

@@ -21,7 +21,8 @@ VALUES = {
         ("ndcg@20 >= 3e-1", True),
         ("ndcg@20 > 0.2 + 0.05", True),
         ("recall@5 < popularity - 0.05", True),
-        ("recall@5 <= -0.5", False),
+        ("recall@5 <= 0.2 - 0.1", False),
+        ("recall@5 > -0.5", True),
         ("users >= 100", True),
         ("users > 100", False),
         ("always", True),
@@ -38,6 +39,34 @@ def test_conditions(text, holds):
 def test_the_reason_names_what_failed():
     verdict = Condition.parse("users >= 10 and ndcg@20 >= yesterday + 0.01").check(VALUES, 100, True)
     assert verdict == (False, "ndcg@20 >= yesterday + 0.01: 0.3000 >= 0.3110 does not hold")
+
+
+def test_the_reason_has_as_many_digits_as_tell_both_sides_apart():
+    values = {"ndcg@20": {"candidate": 0.300001, "yesterday": 0.300004}}
+    verdict = Condition.parse("ndcg@20 >= yesterday").check(values, 10, True)
+    assert verdict == (False, "ndcg@20 >= yesterday: 0.300001 >= 0.300004 does not hold")
+    assert "0.3000 > 0.3000" in Condition.parse("ndcg@20 > 0.3").check(VALUES, 10, True).reason
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "says"),
+    [
+        ("ndcg@20 >= 50", 12, "metrics are from 0 to 1, with 0.5 for 50 %"),
+        ("users > 3 and ndcg@20 > 0.5 + 0.5", 25, "metrics are from 0 to 1"),
+        ("ndcg@20 < 0", 11, "metrics"),
+        ("recall@5 <= -0.5", 13, "metrics"),
+        ("recall@5 >= yesterday + 1.5", 13, "metrics"),
+        ("recall@5 < popularity - 1", 12, "metrics"),
+        ("ndcg@20 >= yesterday - 1e999", 12, "metrics"),
+        ("users < 0", 9, "users are 0 or more"),
+        ("users >= 1e400", 10, "users"),
+    ],
+)
+def test_what_can_never_be_true_is_refused(text, at, says):
+    """A model would never be published again, and nobody would be told why."""
+    with pytest.raises(ValueError, match=f"at character {at} of .*can never decide anything; {says}"):
+        Condition.parse(text)
+    assert Condition.parse("ndcg@20 >= 1 and recall@5 >= yesterday + 1 and users >= 0 and ndcg@20 > -1").comparisons
 
 
 def test_without_a_model_before_comparisons_with_it_hold_and_others_count():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -153,28 +154,35 @@ class Condition:
                 continue
             left = float(users) if one.left == "users" else values[one.left]["candidate"]
             right = (0.0 if one.other is None else values[one.left][one.other]) + one.plus
-            shown = f"{left:.0f}" if one.left == "users" else f"{left:.4f}"
-            against = f"{right:g}" if one.left == "users" or one.other is None else f"{right:.4f}"
+            shown, against = (f"{left:.0f}", f"{right:g}") if one.left == "users" else _apart(left, right)
             ok = OPERATORS[one.sign](left, right)
             (held if ok else failed).append(f"{one}: {shown} {one.sign} {against}" + ("" if ok else " does not hold"))
         return Verdict(not failed, "; ".join(failed or held))
+
+
+def _apart(left: float, right: float) -> tuple[str, str]:
+    """Both with four digits, or with as many as tell them apart."""
+    digits = 4
+    while left != right and f"{left:.{digits}f}" == f"{right:.{digits}f}" and digits < 17:
+        digits += 1
+    return f"{left:.{digits}f}", f"{right:.{digits}f}"
 
 
 class _Words:
     """The words of a text, one after the other."""
 
     def __init__(self, text: str) -> None:
-        self._text, self._at = text, 0
+        self.text, self._at = text, 0
         self.next = self._read()
 
     def _read(self) -> Word:
-        rest = self._text[self._at :]
+        rest = self.text[self._at :]
         if not rest.strip():
-            return Word("", "end", len(self._text.rstrip()) + 1)
-        found = _WORD.match(self._text, self._at)
+            return Word("", "end", len(self.text.rstrip()) + 1)
+        found = _WORD.match(self.text, self._at)
         if found is None:
             start = self._at + len(rest) - len(rest.lstrip())
-            strange = Word(re.split(r"[\s<>+-]", self._text[start:])[0] or self._text[start], "strange", start + 1)
+            strange = Word(re.split(r"[\s<>+-]", self.text[start:])[0] or self.text[start], "strange", start + 1)
             raise self.error("a metric, a comparison or a number", strange)
         self._at = found.end()
         kind = found.lastgroup or ""
@@ -192,7 +200,7 @@ class _Words:
     def error(self, wanted: str, word: Word, known: tuple[str, ...] = ()) -> ValueError:
         got = f"got {word.text!r}" if word.text else "the text ends"
         hint = did_you_mean(word.text, known) if word.kind == "name" else ""
-        return ValueError(f"at character {word.at} of {self._text!r}: wanted is {wanted}; {got}{hint}")
+        return ValueError(f"at character {word.at} of {self.text!r}: wanted is {wanted}; {got}{hint}")
 
 
 def _comparison(words: _Words) -> Comparison:
@@ -227,4 +235,11 @@ def _comparison(words: _Words) -> Comparison:
         if amount.kind != "number":
             raise words.error("a number", amount)
         value += float(amount.text) if change.text == "+" else -float(amount.text)
-    return Comparison(left.text, sign.text, other, value)
+    comparison = Comparison(left.text, sign.text, other, value)
+    # What the left side can be, less what the right side can be without its number.
+    least, most = (0.0, math.inf) if is_users else (0.0 if other is None else -1.0, 1.0)
+    can_hold = OPERATORS[sign.text](most, value) if sign.text[0] == ">" else OPERATORS[sign.text](least, value)
+    if not math.isfinite(value) or not can_hold:
+        wanted = "users are 0 or more" if is_users else "metrics are from 0 to 1, with 0.5 for 50 %"
+        raise ValueError(f"at character {side.at} of {words.text!r}: {comparison} can never decide anything; {wanted}")
+    return comparison
