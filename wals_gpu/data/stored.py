@@ -258,6 +258,8 @@ def write_stored(
     if folder.exists() or folder.is_symlink():
         raise FileExistsError(f"{folder} is there already; give a new name, or remove it yourself")
     dtype = value_dtype(dtype)
+    if n_columns is not None:
+        n_columns = integer("n_columns", n_columns, 1, 2**31 - 1)
     max_entries = _block_entries(block_bytes, dtype)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -286,15 +288,21 @@ def _blocks(interactions: Any, n_columns: int | None, max_entries: int) -> Itera
     """Matrices of consecutive rows."""
     if isinstance(interactions, np.ndarray) or issparse(interactions):
         return [interactions]
-    if isinstance(interactions, tuple) and len(interactions) == 3 and not issparse(interactions[0]):
+    arrays = isinstance(interactions, (tuple, list)) and len(interactions) == 3
+    if arrays and not any(issparse(one) or np.ndim(one) == 2 for one in interactions):
         if n_columns is None:
             raise ValueError("n_columns, the number of items, must be given with (data, indices, indptr)")
-        return _csr_blocks(*interactions, n_columns, max_entries)
-    if isinstance(interactions, (str, os.PathLike)) or not isinstance(interactions, Iterable):
+        data, indices, indptr = interactions
+        return _csr_blocks(data, indices, indptr, n_columns, max_entries)
+    wanted = "interactions must be a matrix, (data, indices, indptr), or an iterable of matrices"
+    if isinstance(interactions, Interactions) or hasattr(interactions, "columns"):
+        table = "" if isinstance(interactions, Interactions) else "(table)"
         raise TypeError(
-            "interactions must be a matrix, (data, indices, indptr), or an iterable of matrices; got "
-            f"{type(interactions).__name__}"
+            f"{wanted}; got {type(interactions).__name__}: give the matrix, Interactions{table}.matrix, and its ids to "
+            "Interactions(StoredMatrix(path), user_ids, item_ids)"
         )
+    if isinstance(interactions, (str, os.PathLike, Mapping)) or not isinstance(interactions, Iterable):
+        raise TypeError(f"{wanted}; got {type(interactions).__name__}")
     return interactions
 
 
