@@ -72,6 +72,8 @@ class Memory:
     def empty(self, n, dtype):
         return np.zeros(n, dtype)
 
+    zeros = empty  # as earlier versions call it
+
     def upload(self, array):
         self.uploads += 1
         self.bytes_up += array.nbytes
