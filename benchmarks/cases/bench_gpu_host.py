@@ -25,7 +25,8 @@ from lib.common import rounded, write_result
 
 FACTORS = (64, 128, 256)
 SOLVERS = ("cholesky", "cg", "subspace")
-HOST_SIDE = ("padded", "devices", "cg_staged_rows", "Rows", "LIMITS", "Limits", "own_stream")  # and sizes in bytes
+HOST_SIDE = ("padded", "devices", "device_properties", "cg_staged_rows", "Rows", "LIMITS", "Limits", "own_stream")
+HOST_SIDE += ("topk_bound", "topk_segments")  # and sizes in bytes
 
 
 class Kernels:
