@@ -101,6 +101,22 @@ def test_encodings(tmp_path):
     assert read(wide, encoding="utf-16-le") == [("a", "x", 1.0)]
 
 
+def test_commas_that_may_be_of_thousands_are_told_of(tmp_path):
+    path = tmp_path / "plays.csv"
+
+    def values(*fields, **options):
+        path.write_text("user;item;plays\n" + "".join(f"u{n};x;{field}\n" for n, field in enumerate(fields)))
+        return [value for _, _, value, *_ in read(path, value_column="plays", **options)]
+
+    with pytest.warns(ParameterWarning, match=r"'plays' of .*plays.csv has '1,000', read as 1 with a decimal comma"):
+        assert values("12", "1,000", "2,500") == [12, 1, 2.5]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert values("12", "1,000", "2,500", decimal=",") == [12, 1, 2.5]
+        assert values("1,000", "2,50") == [1, 2.5]
+        assert values("0,125", "1,000") == [0.125, 1]
+
+
 def test_decimal_commas_that_come_late(tmp_path):
     path = written(
         tmp_path / "a.csv", "user;item;value\n" + "".join(f"u{k};x;1\n" for k in range(20_000)) + "a;x;2,5\n"
@@ -155,6 +171,9 @@ def test_ids_are_as_written(tmp_path):
         ("user,item\na,\n", {}, "item_column 'item' must have an id in every row.* in line 2 of"),
         ("user, item\na, \nb, x\n", {}, "item_column 'item' must have an id in every row.* in line 2 of"),
         ('user,item,value\na,x,"4,5"\n', {}, "must hold numbers, got '4,5' in line 2 of .*; decimal=',' reads decimal"),
+        ('user,item,value\na,x,"1,000"\n', {}, "'1,000' in .*; commas of thousands have to go, and decimal=',' reads"),
+        ('user,item,value\na,x,"1,000,000"\n', {}, "'1,000,000' in line 2 of .*; commas of thousands have to go$"),
+        ("user;item;value\na;x;1,000.5\n", {}, "'1,000.5' in line 2 of .*; commas of thousands have to go$"),
         ('user,item\na,x\n"b,y\nc,z\n', {}, "line 3 of .* has 1 field, its first line has 2"),
         ('user,item,value\n"a\nb",x,1\nc,y,z\n', {}, "got 'z' in line 4 of"),
         ("sep=,\nuser,item,value\na,x,1\nc,y,z\n", {}, "got 'z' in line 4 of"),

@@ -31,6 +31,8 @@ _RECORDS = 200
 _DELIMITERS = (",", "\t", ";", "|", "::")
 _QUOTE, _NEWLINE = ord('"'), ord("\n")
 _UNIT = "\x1f"  # stands for what is no single character
+#: What a number with commas of thousands looks like; with one comma it may be a decimal one, too.
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
 # Each block has its own dictionary of ids until they are merged; blocks of 1 MB took twice the memory.
 _BLOCK_BYTES = 1 << 24
 
@@ -181,6 +183,8 @@ class _TextTable:
             try:
                 counted = _Counted(self._stream)
                 table = self._arrow(kinds, points[0], newlines, counted)
+                if self._decimal is None and points[0] == ",":
+                    self._doubt_commas(numbers)
                 if table.num_rows + self._dialect.skip_lines < counted.lines:
                     plain = self._plain(counted, kinds, points[0], table.num_rows)
                     return table if plain is None else plain
@@ -208,6 +212,17 @@ class _TextTable:
         fields = [row[at] for row in self._dialect.rows for at in numbers if at < len(row)]
         comma = self._dialect.delimiter != "," and any(re.fullmatch(r"\s*[-+]?\d*,\d+\s*", field) for field in fields)
         return "," if comma else "."
+
+    def _doubt_commas(self, numbers: list[int]) -> None:
+        """Tell of a column whose commas, read as decimal ones, all look like those of thousands."""
+        for at in numbers:
+            fields = [row[at].strip() for row in self._dialect.rows if at < len(row) and "," in row[at]]
+            if fields and all(_THOUSANDS.fullmatch(field) for field in fields):
+                value = float(fields[0].replace(",", ".", 1))
+                warn(
+                    f"column {self._dialect.names[at]!r} of {self._name} has {fields[0]!r}, read as {value:g} with a "
+                    "decimal comma: decimal=',' says that it is one; commas of thousands have to go"
+                )
 
     def _plain(self, counted: _Counted, kinds: dict[str, pa.DataType], point: str, n_rows: int) -> pa.Table | None:
         """What the file holds where a quote is a character of a text like any other; None where it is not.
@@ -352,6 +367,8 @@ class _TextTable:
                     if not _is_number(fields[at], self._decimal, self._dialect.delimiter):
                         comma = self._decimal is None and re.fullmatch(r"\s*[-+]?\d*,\d+\s*", fields[at])
                         advice = "; decimal=',' reads decimal commas" if comma else ""
+                        if _THOUSANDS.fullmatch(fields[at].strip()):
+                            advice = f"; commas of thousands have to go{advice.replace(';', ', and')}"
                         raise DataError(
                             f"column {names[at]!r} must hold numbers, got {fields[at]!r:.60} in line {line} of "
                             f"{self._name}{advice}"
