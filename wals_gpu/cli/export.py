@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(f"{option} has no meaning with --to {args.to}")
     out = _where(args)
     if args.url is None and args.to != "pgvector":
-        check_folder(out, bool(args.overwrite))
+        check_folder(out, bool(args.overwrite), "--out")
     if args.to == "qdrant" and args.url is not None:
         options["api_key"] = os.environ.get("QDRANT_API_KEY")
     done = export(load_model(args), out, to=args.to, **options)

@@ -71,8 +71,8 @@ def manifest_of(to: str, vectors: ScoreVectors, **more: Any) -> dict[str, Any]:
     }
 
 
-def check_folder(path: str | os.PathLike[str], overwrite: bool) -> None:
-    """Refuse a folder that an export may not be written to, before any work.
+def check_folder(path: str | os.PathLike[str], overwrite: bool, argument: str = "path") -> None:
+    """Refuse a folder that an export may not be written to, before any work; `argument` is named in errors.
 
     Raises
     ------
@@ -84,12 +84,13 @@ def check_folder(path: str | os.PathLike[str], overwrite: bool) -> None:
         There is no folder to make it in.
     """
     folder = as_path("path", path)
+    named = f"{argument}: {folder}"
     if not folder.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{folder} cannot be made: there is no folder {folder.parent}; make it first")
+        raise FileNotFoundError(f"{named} cannot be made: there is no folder {folder.parent}; make it first")
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} must be a folder; there is a file of this name")
+        raise NotADirectoryError(f"{named} must be a folder; there is a file of this name")
     names = {entry.name for entry in folder.iterdir()}
     if not names:
         return
@@ -99,12 +100,12 @@ def check_folder(path: str | os.PathLike[str], overwrite: bool) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         own = set()
     if not own:
-        raise FileExistsError(f"{folder} holds something else than an export; give a new or empty folder")
+        raise FileExistsError(f"{named} holds something else than an export; give a new or empty folder")
     if not flag("overwrite", overwrite):
-        raise FileExistsError(f"{folder} holds an export already; overwrite=True puts the new one in its place")
+        raise FileExistsError(f"{named} holds an export already; overwrite=True puts the new one in its place")
     if foreign := sorted(names - own):
         raise FileExistsError(
-            f"{folder} cannot be overwritten: it holds {foreign[0]!r:.60}, which is not of the export; move it away"
+            f"{named} cannot be overwritten: it holds {foreign[0]!r:.60}, which is not of the export; move it away"
         )
 
 
