@@ -252,6 +252,14 @@ def test_errors_name_the_row_of_the_whole(tmp_path):
 # What is refused
 
 
+def test_a_table_is_stored_as_the_error_for_it_says(tmp_path):
+    table = pd.DataFrame({"user_id": ["ann", "bob", "bob"], "item_id": ["x", "x", "y"]})
+    known = as_interactions(table)
+    stored = write_stored(tmp_path / "s", known.matrix)
+    model = WALS(2, iterations=2).fit(Interactions(stored, known.user_ids, known.item_ids))
+    assert model.recommend(["ann"], k=1).to_pandas()["item_id"].tolist() == ["y"]
+
+
 def test_bad_input_leaves_nothing_behind(tmp_path):
     matrix = make_matrix()
     data, indices, indptr = matrix.data, matrix.indices, matrix.indptr
@@ -278,8 +286,13 @@ def test_bad_input_leaves_nothing_behind(tmp_path):
         (csr_matrix((3, 4)), {}, DataError, "at least one entry"),
         ("plays.parquet", {}, TypeError, "an iterable of matrices; got str"),
         ({"a": matrix}, {}, TypeError, "an iterable of matrices; got dict"),
-        (Interactions(matrix), {}, TypeError, r"got Interactions: give the matrix, Interactions\.matrix"),
-        (pd.DataFrame({"user_id": [1]}), {}, TypeError, r"got DataFrame: .*Interactions\(table\)\.matrix, and its ids"),
+        (Interactions(matrix), {}, TypeError, r"got Interactions: give interactions\.matrix, and the ids"),
+        (
+            pd.DataFrame({"user_id": [1]}),
+            {},
+            TypeError,
+            r"got DataFrame: give as_interactions\(table\)\.matrix, and the",
+        ),
         (matrix, {"n_columns": "43"}, TypeError, "n_columns must be an integer from 1 to 2147483647, got '43'"),
         (matrix, {"n_columns": -1}, ValueError, "n_columns must be an integer from 1"),
         (3, {}, TypeError, "got int"),

@@ -295,10 +295,11 @@ def _blocks(interactions: Any, n_columns: int | None, max_entries: int) -> Itera
         data, indices, indptr = interactions
         return _csr_blocks(data, indices, indptr, n_columns, max_entries)
     wanted = "interactions must be a matrix, (data, indices, indptr), or an iterable of matrices"
-    if isinstance(interactions, Interactions) or hasattr(interactions, "columns"):
-        table = "" if isinstance(interactions, Interactions) else "(table)"
+    is_own = isinstance(interactions, Interactions)
+    if is_own or hasattr(interactions, "columns"):
+        what = "interactions" if is_own else "as_interactions(table)"
         raise TypeError(
-            f"{wanted}; got {type(interactions).__name__}: give the matrix, Interactions{table}.matrix, and its ids to "
+            f"{wanted}; got {type(interactions).__name__}: give {what}.matrix, and the ids of the same to "
             "Interactions(StoredMatrix(path), user_ids, item_ids)"
         )
     if isinstance(interactions, (str, os.PathLike, Mapping)) or not isinstance(interactions, Iterable):
