@@ -25,8 +25,8 @@ from lib.common import rounded, write_result
 
 FACTORS = (64, 128, 256)
 SOLVERS = ("cholesky", "cg", "subspace")
+#: Of a module, and sizes in bytes.
 HOST_SIDE = ("padded", "devices", "device_properties", "cg_staged_rows", "Rows", "LIMITS", "Limits", "own_stream")
-HOST_SIDE += ("topk_bound", "topk_segments")  # and sizes in bytes
 
 
 class Kernels:
@@ -92,6 +92,12 @@ class Memory:
         return 1 << 40
 
 
+def counted(kernels, memory):
+    """Calls of kernels, graphs, uploads, downloads and bytes copied so far."""
+    copied = memory.bytes_up + memory.bytes_down
+    return np.array([kernels.starts, memory.graphs, memory.uploads, memory.downloads, copied])
+
+
 def iteration_of(session, users, items, options, with_loss):
     """An iteration as a fit makes it, in this version or an earlier one."""
     if hasattr(session, "iterate"):
@@ -133,19 +139,13 @@ def measure(path: str | None) -> list[dict]:
                     iteration = iteration_of(session, users, items, SolveOptions(solver), with_loss)
                     iteration()
                     iteration()  # the second is recorded
-                    counts = np.array(
-                        [kernels.starts, memory.graphs, memory.uploads, memory.downloads,
-                         memory.bytes_up + memory.bytes_down]
-                    )  # fmt: skip
+                    counts = counted(kernels, memory)
                     times = []
                     while len(times) < 5 or (sum(times) < 0.4 and len(times) < 200):
                         start = time.perf_counter()
                         iteration()
                         times.append(time.perf_counter() - start)
-                    done = np.array(
-                        [kernels.starts, memory.graphs, memory.uploads, memory.downloads,
-                         memory.bytes_up + memory.bytes_down]
-                    )  # fmt: skip
+                    done = counted(kernels, memory)
                 starts, graphs, uploads, downloads, copied = ((done - counts) / len(times)).tolist()
                 median, least = (rounded(1000 * float(f(times))) for f in (np.median, np.min))
                 records.append(

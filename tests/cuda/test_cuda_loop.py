@@ -197,6 +197,18 @@ def test_an_iteration_is_started_as_one_from_the_second_on(options, return_loss)
 
 
 @only_emulated
+@pytest.mark.parametrize(("factors", "launches"), [(64, 193), (96, 297)])
+def test_kernels_of_an_iteration(factors, launches):
+    """37, and 26 of the eigenproblem for each of its rounds on each side; docs/gpu.md has these numbers."""
+    backend, session, users, items = problem(factors)
+    with session:
+        session.iterate(users, items, SolveOptions(), return_loss=True)
+        backend.device.kernels.reset_counts()
+        session.iterate(users, items, SolveOptions(), return_loss=True)
+    assert backend.device.kernels.counts()["launches"] == launches == 37 + 2 * 26 * (factors // 16 - 1)
+
+
+@only_emulated
 def test_what_changes_an_iteration_ends_its_graph():
     """Other settings, terms or factors, and buffers that others have outgrown: as without a graph, to the bit."""
     bits, graphs = [], []

@@ -1,13 +1,11 @@
 """Programs on several ranks: processes of this machine that find each other by a file."""
 
-import contextlib
 import functools
 import multiprocessing
 import os
 import subprocess
 import sys
 import textwrap
-import traceback
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -73,28 +71,22 @@ def run_forked(source: str, arguments: list[str], environ: dict[str, str], outpu
     for stream, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{output}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     sys.argv = ["-c", *arguments]
-    try:
-        exec(compile(source, "<rank>", "exec"), {"__name__": "__main__"})
-    except BaseException:
-        traceback.print_exc()
-        sys.exit(1)
-    finally:
-        sys.stdout.flush()
+    exec(compile(source, "<rank>", "exec"), {"__name__": "__main__"})
 
 
 def run_ranks(program: str, size: int, folder: Path, timeout: float = 60.0) -> list[str]:
     """What each rank printed; a rank that fails is an error with what it wrote."""
-    source, outputs = START + textwrap.dedent(program), []
-    processes = []
-    for arguments in arguments_of(size, folder, timeout):
-        outputs.append(f"{arguments[3]}-{arguments[0]}")
-        given = source, arguments, environment(), outputs[-1]
-        processes.append(forks().Process(target=run_forked, args=given))
-        processes[-1].start()
+    source, every = START + textwrap.dedent(program), arguments_of(size, folder, timeout)
+    outputs = [f"{arguments[3]}-{arguments[0]}" for arguments in every]
+    processes = [
+        forks().Process(target=run_forked, args=(source, arguments, environment(), output))
+        for arguments, output in zip(every, outputs, strict=True)
+    ]
+    for process in processes:
+        process.start()
     for process in processes:
         process.join(300)
+        process.kill()  # one that waits for ever
     for rank, (process, output) in enumerate(zip(processes, outputs, strict=True)):
-        with contextlib.suppress(AttributeError):  # it has ended
-            process.kill()
         assert process.exitcode == 0, f"rank {rank} of {size}:\n{Path(output + '.err').read_text()}"
     return [Path(output + ".out").read_text() for output in outputs]

@@ -38,11 +38,13 @@ using emu::Clock;
 using emu::Error;
 using emu::Origin;
 
+struct Graph;
+
 struct Event {
     CUstream_st* stream;
     uint64_t number;
     Clock clock;
-    bool noted = false;  // while its stream recorded
+    Graph* graph = nullptr;  // that its stream recorded
 };
 
 struct Graph {
@@ -53,6 +55,7 @@ struct Graph {
         std::function<void(const Origin&)> run;
         size_t event;
     };
+    size_t number;
     std::vector<CUstream_st*> streams;  // the one that began, and those that joined
     std::vector<Step> steps;
 };
@@ -296,18 +299,19 @@ size_t record(Place where) {
         stream.graph->steps.push_back({&stream, Graph::kRecord, nullptr, events.size()});
     else
         give(stream, [](const Origin&) {});  // it also comes after what the stream waits for
-    events.push_back({&stream, stream.given, stream.clock, stream.graph != nullptr});
+    events.push_back({&stream, stream.given, stream.clock, stream.graph});
     return events.size() - 1;
 }
 void wait(Place where, size_t event) {
     const Call call(where);
     CUstream_st& stream = call.get();
     const Event& e = events.at(event);
-    if (stream.graph ? !e.noted || e.stream->graph != stream.graph : e.noted && !e.stream->graph)
+    const bool is_over = e.graph && e.stream->graph != e.graph;
+    if (is_over || (stream.graph && e.graph != stream.graph))
         throw Error("dependency created on uncaptured work in another stream");
-    if (!e.noted) return stream.waiting.push_back(e);
-    if (!stream.graph) e.stream->graph->streams.push_back(&stream);
-    stream.graph = e.stream->graph;
+    if (!e.graph) return stream.waiting.push_back(e);
+    if (!stream.graph) e.graph->streams.push_back(&stream);
+    stream.graph = e.graph;
     stream.graph->steps.push_back({&stream, Graph::kWait, nullptr, event});
 }
 
@@ -315,7 +319,7 @@ void begin_graph(Place where) {
     const Call call(where);
     CUstream_st& stream = call.get();
     if (stream.graph) throw Error("operation not permitted when stream is capturing");
-    graphs.push_back({{&stream}, {}});
+    graphs.push_back({graphs.size(), {&stream}, {}});
     stream.graph = &graphs.back();
 }
 
@@ -337,7 +341,7 @@ size_t end_graph(Place where) {
     for (CUstream_st* stream : graph->streams) stream->graph = nullptr;
     for (CUstream_st* stream : graph->streams)
         if (seen[graph->streams[0]][stream] < seen[stream][stream]) throw Error("capturing stream has unjoined work");
-    return graphs.size() - 1;
+    return graph->number;
 }
 
 void replay(Place where, size_t number) {

@@ -31,6 +31,7 @@ _RECORDS = 200
 _DELIMITERS = (",", "\t", ";", "|", "::")
 _QUOTE, _NEWLINE = ord('"'), ord("\n")
 _UNIT = "\x1f"  # stands for what is no single character
+_DECIMAL_COMMA = re.compile(r"\s*[-+]?\d*,\d+\s*")
 #: What a number with commas of thousands looks like; with one comma it may be a decimal one, too.
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
 # Each block has its own dictionary of ids until they are merged; blocks of 1 MB took twice the memory.
@@ -210,8 +211,17 @@ class _TextTable:
 
     def _judge_decimal(self, numbers: list[int]) -> str:
         fields = [row[at] for row in self._dialect.rows for at in numbers if at < len(row)]
-        comma = self._dialect.delimiter != "," and any(re.fullmatch(r"\s*[-+]?\d*,\d+\s*", field) for field in fields)
+        comma = self._dialect.delimiter != "," and any(map(_DECIMAL_COMMA.fullmatch, fields))
         return "," if comma else "."
+
+    def _advice_on_commas(self, field: str) -> str:
+        """What to do about a field that is no number as it is, behind a semicolon; "" where no comma is the reason."""
+        advice = []
+        if _THOUSANDS.fullmatch(field.strip()):
+            advice.append("commas of thousands have to go")
+        if self._decimal is None and _DECIMAL_COMMA.fullmatch(field):
+            advice.append("decimal=',' reads decimal commas")
+        return f"; {', and '.join(advice)}" if advice else ""
 
     def _doubt_commas(self, numbers: list[int]) -> None:
         """Tell of a column whose commas, read as decimal ones, all look like those of thousands."""
@@ -365,13 +375,9 @@ class _TextTable:
                     ) from error
                 for at in numbers:
                     if not _is_number(fields[at], self._decimal, self._dialect.delimiter):
-                        comma = self._decimal is None and re.fullmatch(r"\s*[-+]?\d*,\d+\s*", fields[at])
-                        advice = "; decimal=',' reads decimal commas" if comma else ""
-                        if _THOUSANDS.fullmatch(fields[at].strip()):
-                            advice = f"; commas of thousands have to go{advice.replace(';', ', and')}"
                         raise DataError(
                             f"column {names[at]!r} must hold numbers, got {fields[at]!r:.60} in line {line} of "
-                            f"{self._name}{advice}"
+                            f"{self._name}{self._advice_on_commas(fields[at])}"
                         ) from error
         except csv.Error:
             pass

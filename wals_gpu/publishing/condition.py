@@ -238,7 +238,7 @@ def _comparison(words: _Words) -> Comparison:
     comparison = Comparison(left.text, sign.text, other, value)
     # What the left side can be, less what the right side can be without its number.
     least, most = (0.0, math.inf) if is_users else (0.0 if other is None else -1.0, 1.0)
-    can_hold = OPERATORS[sign.text](most, value) if sign.text[0] == ">" else OPERATORS[sign.text](least, value)
+    can_hold = OPERATORS[sign.text](most if sign.text[0] == ">" else least, value)
     if not math.isfinite(value) or not can_hold:
         wanted = "users are 0 or more" if is_users else "metrics are from 0 to 1, with 0.5 for 50 %"
         raise ValueError(f"at character {side.at} of {words.text!r}: {comparison} can never decide anything; {wanted}")
