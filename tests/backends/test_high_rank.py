@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -13,11 +14,11 @@ from solving import solve_rows
 
 from wals_gpu import WALS, _cpu, reference
 from wals_gpu._cpu import LIMITS
-from wals_gpu.backends import SolveOptions
+from wals_gpu.backends import SolveOptions, cpu
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.host import decompose_rows
-from wals_gpu.backends.solve import LEAST_BLOCK_MANY_FACTORS, MOST_FACTORS_CG
-from wals_gpu.errors import SingularSystemError
+from wals_gpu.backends.solve import EXACT, LEAST_BLOCK_MANY_FACTORS, MOST_FACTORS_CG
+from wals_gpu.errors import ModelFitError, SingularSystemError
 from wals_gpu.objective.terms import RowTerms
 
 BACKEND = CpuBackend(2)
@@ -68,6 +69,94 @@ def test_a_pivot_that_is_rounding_is_found_in_a_block(isa, dtype):
     terms = make_terms([n], n, rng, dtype, background=0.0, ridge=0.0)
     with pytest.raises(SingularSystemError):
         solve_rows(BACKEND, terms, other, np.zeros((1, d), dtype))
+
+
+def whitened_problem(signs="plus", dtype=np.float32):
+    """Rows of one background and one ridge, in all forms."""
+    d, rng, one = LIMITS.rotated_subspace_factors + 16, np.random.default_rng(0), np.ones(1, dtype)
+    lengths = [1, 257, dual_limit(d), dual_limit(d) + 1, 0]
+    terms = make_terms(lengths, d + 30, rng, dtype, signs)
+    terms = replace(terms, background=1.5 * one, ridge=one / 10)
+    return terms, rng.normal(size=(d + 30, d)).astype(dtype), rng.normal(size=(len(lengths), d)).astype(dtype)
+
+
+def solve_in_session(backend, terms, other, factors, options=EXACT, prior=None, return_loss=False):
+    """Solve into `factors` as a fit does that may move its sides."""
+    own, given = (backend.empty_factors(*array.shape, array.dtype) for array in (factors, other))
+    own[:], given[:] = factors, other
+    try:
+        with backend.session(own, given, may_move=True) as session:
+            return session.solve("user", terms, options, prior, return_loss=return_loss)
+    finally:
+        factors[:] = own
+
+
+@pytest.fixture
+def whitened(monkeypatch):
+    """What each call of `whiten` came to: whether sides are solved without eigenvectors."""
+    found = []
+
+    def whiten(gram, ridge, original=cpu.whiten):
+        whitening = original(gram, ridge)
+        found.append(whitening is not None)
+        return whitening
+
+    monkeypatch.setattr(cpu, "whiten", whiten)
+    return found
+
+
+@pytest.mark.parametrize(("signs", "dtype"), [("plus", np.float32), ("plus", np.float64), ("minus", np.float32)])
+def test_rows_of_one_ridge_are_solved_without_eigenvectors(isa, signs, dtype, whitened):
+    terms, other, start = whitened_problem(signs, dtype)
+    results, losses = [], []
+    for threads in (1, 3):
+        results.append(start.copy())
+        losses.append(solve_in_session(CpuBackend(threads), terms, other, results[-1], return_loss=True))
+    assert whitened == [True, True]
+    np.testing.assert_array_equal(*results)
+    expected = BACKEND.loss(terms, results[0], other, np.zeros(1, dtype)) - terms.target_square
+    assert losses[0] == losses[1] == pytest.approx(expected, rel=1e-5)
+    most = (1.5 * terms.other_background.max() + abs(terms.gram).max()) * np.linalg.norm(other, 2) ** 2  # eigenvalue
+    for r, x in enumerate(results[0].astype(np.float64)):
+        entries = slice(terms.row_ptr[r], terms.row_ptr[r + 1])
+        y, gram, rhs = other[terms.col_idx[entries]].astype(np.float64), terms.gram[entries], terms.rhs[entries]
+        product = 1.5 * (terms.other_background * (other @ x)) @ other + (gram * (y @ x)) @ y + x / 10
+        allowed = np.finfo(dtype).eps * (most * np.linalg.norm(x) + abs(rhs) @ np.linalg.norm(y, axis=1))
+        assert np.linalg.norm(product - rhs @ y) <= ROOM[np.dtype(dtype).name] * allowed
+
+
+@pytest.mark.parametrize("why", ["ridges", "tiny ridge", "no ridge", "backgrounds", "prior", "relaxed", "large sides"])
+def test_where_eigenvectors_are_needed(why, whitened, monkeypatch):
+    terms, other, start = whitened_problem()
+    n, one, options, prior = terms.n_rows, np.ones(1, np.float32), EXACT, None
+    if why == "ridges":
+        terms = replace(terms, ridge=np.linspace(0.1, 0.2, n, dtype=np.float32))
+    elif why == "backgrounds":
+        terms = replace(terms, background=np.linspace(1, 2, n, dtype=np.float32))
+    elif why in ("tiny ridge", "no ridge"):
+        terms = replace(terms, ridge=one * (1e-7 if why == "tiny ridge" else 0))
+    elif why == "prior":
+        prior = start
+    elif why == "relaxed":
+        options = SolveOptions(relaxation=1.2)
+    else:
+        monkeypatch.setattr(cpu, "_WHITENED_ROWS", 1)
+    solve_in_session(BACKEND, terms, other, start.copy(), options, prior)
+    assert whitened == ([False] if why in ("tiny ridge", "no ridge") else [])
+
+
+def test_a_row_that_cannot_be_solved_by_a_whitening_stays_as_it_was(isa, whitened):
+    terms, other, start = whitened_problem()
+    rhs = terms.rhs.copy()
+    bad = 2
+    rhs[terms.row_ptr[bad]] = np.nan
+    got, expected = start.copy(), start.copy()
+    with pytest.raises(ModelFitError, match="row 2 is not finite"):
+        solve_in_session(BACKEND, replace(terms, rhs=rhs), other, got)
+    solve_in_session(BACKEND, terms, other, expected)
+    assert whitened == [True, True]
+    expected[bad] = start[bad]
+    np.testing.assert_array_equal(got, expected)
 
 
 @both_dtypes

@@ -64,6 +64,15 @@ CASES = {
 }
 
 
+#: Of one ridge, and as many factors as are solved exactly without eigenvectors.
+EXACT = {
+    "objective": "hu",
+    "solver": "cholesky",
+    "factors": LIMITS.rotated_subspace_factors + 16,
+    "iterations": 1,
+}
+
+
 @pytest.fixture(scope="module")
 def expected():
     """A fit in one process, in memory, for each case."""
@@ -149,16 +158,17 @@ for name, settings in {CASES!r}.items():
 
 def test_ranks_without_rows_and_a_value_that_a_rank_alone_has(tmp_path):
     """Two blocks of rows for three ranks, and entries of one value everywhere but on the first rank; more than twice as
-    many factors as items, whose spectrum is found without their Gram matrix."""
+    many factors as items, whose spectrum is found without their Gram matrix; exact rows without eigenvectors."""
     program = (
         PROGRAM
-        + """
+        + f"""
 matrix = make_matrix(n=5000, one_value=True)[:1500, :900]
 matrix.data[:50] = 3
 model = fit_sharded(make_model(objective="hu", alpha=4), matrix, group)
 few = fit_sharded(make_model(solver="cg", factors=784, iterations=1), matrix[:600, :300], group)
-np.savez(f"{folder}/{rank}.npz", users=model.local.user_factors, items=model.local.item_factors,
-         few=few.local.item_factors)
+exact = fit_sharded(make_model(**{EXACT!r}), matrix[:700, :600], group)
+np.savez(f"{{folder}}/{{rank}}.npz", users=model.local.user_factors, items=model.local.item_factors,
+         few=few.local.item_factors, exact=exact.local.item_factors)
 """
     )
     run_ranks(program, 3, tmp_path)
@@ -171,6 +181,9 @@ np.savez(f"{folder}/{rank}.npz", users=model.local.user_factors, items=model.loc
     np.testing.assert_array_equal(parts[2]["items"], model.item_factors)
     few = make_model(solver="cg", factors=784, iterations=1).fit(matrix[:600, :300])
     np.testing.assert_array_equal(parts[0]["few"], few.item_factors)
+    for data in (matrix[:700, :600], write_stored(tmp_path / "stored", matrix[:700, :600], block_bytes=1 << 12)):
+        exact = make_model(**EXACT).fit(data)
+        np.testing.assert_array_equal(parts[0]["exact"], exact.item_factors)
 
 
 def test_models_of_ranks_are_saved_in_parts_and_read_anywhere(tmp_path):

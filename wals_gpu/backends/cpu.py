@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from wals_gpu.backends.host import (
     in_order,
     no_spectrum,
     solve_parts,
+    whiten,
 )
 from wals_gpu.backends.session import Session, iterate_in_turn
 from wals_gpu.backends.solve import EXACT, SolveMemory, SolveOptions, SolveSizes
@@ -34,6 +36,9 @@ __all__ = ["CpuBackend", "CpuSession", "HostSession"]
 
 #: Threads that may be asked for whatever the machine has; tests do, on machines with a few processors.
 _THREADS = 64
+
+#: Rows of both sides, for each factor, up to which a solve may take a copy of a side to do without eigenvectors.
+_WHITENED_ROWS = 8
 
 AnySession = TypeVar("AnySession", bound="HostSession")
 
@@ -154,6 +159,47 @@ class CpuBackend:
         """Whether rows with a background and no prior means are solved by :meth:`solve_plain`."""
         return takes_plain_steps(factors, options)
 
+    def whitens(self, factors: int, n_rows: int, n_other: int) -> bool:
+        """Whether exact solves of sides that may move do without eigenvectors where they can: :meth:`solve_whitened`.
+
+        Eigenvectors of many factors take longer than all rows of small sides do. For larger ones the table of the other
+        side would take more memory than is saved.
+        """
+        many = factors > _cpu.LIMITS.rotated_subspace_factors and factors % _cpu.LIMITS.tile == 0
+        few = n_rows + n_other <= _WHITENED_ROWS * factors
+        return many and few and not self.decomposes_rows(n_other, factors)
+
+    def whitened(self, factors: NDArray[np.floating], whitening: NDArray[np.float64]) -> NDArray[np.floating]:
+        """Factors (n, D), row by row, as :meth:`solve_whitened` takes them."""
+        return _cpu.rotate(factors, whitening.T, self.num_threads)
+
+    def solve_whitened(
+        self,
+        terms: RowTerms,
+        table: NDArray[np.floating],
+        whitening: NDArray[np.float64],
+        factors: NDArray[np.floating],
+        *,
+        row_loss: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Solve rows exactly that have one background and one ridge, without prior means.
+
+        In the coordinates of a whitening, see :func:`.host.whiten`, background and ridge together are the background
+        alone. The caller has ``table = self.whitened(other, whitening)``; `factors` start on a cache line.
+        """
+        ones = np.ones(len(whitening))
+        terms = replace(terms, ridge=np.zeros(1, terms.ridge.dtype))
+        status = self._solve(terms, table, Spectrum(ones, None), factors, EXACT, None, row_loss)
+        solved, are_solved = factors, status == 0
+        if not are_solved.all():
+            solved = self.empty_factors(are_solved.sum(), len(whitening), factors.dtype)
+            solved[:] = factors[are_solved]
+        # In float64: where directions differ much in length, sums lose what float32 has.
+        _cpu.rotate_together(factors[:0], solved, whitening[:0], whitening, True, self.num_threads)
+        if solved is not factors:
+            factors[are_solved] = solved
+        check_status(status, table)
+
     def rotated(self, factors: NDArray[np.floating], spectrum: Spectrum) -> NDArray[np.floating]:
         """Factors (n, D), row by row in the basis of the eigenvectors, as :meth:`solve_rotated` takes them."""
         return _cpu.rotate(factors, spectrum.vectors, self.num_threads)
@@ -248,13 +294,15 @@ class CpuBackend:
             squares = square * (16 + sizes.itemsize) // 8
             return SolveMemory(padded * sizes.n_other + squares + self.num_threads * 128 * 2 * padded + of_rows)
         moves = sizes.is_moving and self.moves(sizes.factors, sizes.n_rows + sizes.n_other)
-        rotated = 0 if moves else padded * sizes.n_other
+        rotated = padded * sizes.n_other
         # The Gram matrix, its eigenvectors, two more that LAPACK works in, and the basis that both sides are in.
-        squares = 5 * square
+        shared = 5 * square + (0 if moves else rotated)
+        if moves and self.whitens(sizes.factors, sizes.n_rows, sizes.n_other):
+            shared = max(shared, 4 * square + rotated)  # a whitening, transposed and packed, and the basis
         # A thread's system; in blocks it takes the place of the factor and of most of the panel.
         system = padded**2 // sizes.itemsize * (1 if sizes.factors > limits.blocked_factors else 3)
         of_threads = self.num_threads * (system + 512 * padded) if sizes.solver == "cholesky" else 0
-        return SolveMemory(rotated + squares + of_threads + of_rows)
+        return SolveMemory(shared + of_threads + of_rows)
 
     def moves(self, factors: int, rows: int) -> bool:
         """Whether both sides, of so many rows together, may move to another basis; its (D, D) moves as well."""
@@ -641,6 +689,25 @@ class HostSession(Session):
         self.basis: NDArray[np.float64] | None = np.eye(users.shape[1]) if moves else None
         self._has_moved = False
 
+    def _whitened_ridge(
+        self,
+        terms: SideTerms,
+        options: SolveOptions,
+        prior: NDArray[np.floating] | None,
+        n_rows: int,
+        n_other: int,
+    ) -> float | None:
+        """The ridge that all rows of a side have for each unit of background, where a whitening is to hold it.
+
+        `n_rows` and `n_other` are those of all ranks.
+        """
+        is_exact = options.solver == "cholesky" and options.relaxation == 1 and prior is None
+        if self.basis is None or not is_exact or not self._backend.whitens(len(self.basis), n_rows, n_other):
+            return None
+        if len(terms.ridge) != 1 or len(terms.background) != 1 or not has_background(terms):
+            return None
+        return float(terms.ridge[0]) / float(terms.background[0])
+
     def iterate(
         self,
         users: SideTerms,
@@ -725,31 +792,41 @@ class CpuSession(HostSession):
     ) -> float | None:
         """See :meth:`.session.Session.solve`."""
         own, other = self._sides[side], self._sides[other_side(side)]
-        row_loss = no_losses(len(own), return_loss)
+        row_loss, table = no_losses(len(own), return_loss), other
+        solve: Callable[..., None]
         if prior is None and has_background(terms) and takes_plain_steps(own.shape[1], options):
-            gram = self._backend.gram(terms, other)
-
-            def steps(rows: slice, part: RowTerms) -> None:
-                losses = None if row_loss is None else row_loss[rows]
-                self._backend.solve_plain(part, other, gram, own[rows], options, row_loss=losses)
-
-            solve_parts(terms, steps)
-            return total(row_loss)
-        spectrum, table = self._backend.spectrum(terms, other), other
-        if self.basis is not None:
-            spectrum = self._move(side, spectrum, options)
-        elif isinstance(terms, RowTerms):
-            table, terms = self._backend.table_for(terms, other, spectrum)
+            solve = partial(self._backend.solve_plain, gram=self._backend.gram(terms, other), options=options)
+        elif (whitening := self._whitening(terms, own, other, options, prior)) is not None:
+            table = self._backend.whitened(other, whitening)
+            solve = partial(self._backend.solve_whitened, whitening=whitening)
         else:
-            table = self._backend.rotated(other, spectrum)
+            spectrum = self._backend.spectrum(terms, other)
+            if self.basis is not None:
+                spectrum = self._move(side, spectrum, options)
+            elif isinstance(terms, RowTerms):
+                table, terms = self._backend.table_for(terms, other, spectrum)
+            else:
+                table = self._backend.rotated(other, spectrum)
+            solve = partial(self._backend.solve_rotated, spectrum=spectrum, options=options)
 
-        def solve(rows: slice, part: RowTerms) -> None:
-            means = None if prior is None else prior[rows]
+        def solve_part(rows: slice, part: RowTerms) -> None:
+            means = {} if prior is None else {"prior": prior[rows]}
             losses = None if row_loss is None else row_loss[rows]
-            self._backend.solve_rotated(part, table, spectrum, own[rows], options, means, row_loss=losses)
+            solve(part, table, factors=own[rows], row_loss=losses, **means)
 
-        solve_parts(terms, solve)
+        solve_parts(terms, solve_part)
         return total(row_loss)
+
+    def _whitening(
+        self,
+        terms: SideTerms,
+        own: NDArray[np.floating],
+        other: NDArray[np.floating],
+        options: SolveOptions,
+        prior: NDArray[np.floating] | None,
+    ) -> NDArray[np.float64] | None:
+        ridge = self._whitened_ridge(terms, options, prior, len(own), len(other))
+        return None if ridge is None else whiten(self._backend.gram(terms, other), ridge)
 
     def loss(self, user_terms: RowTerms, item_ridge: NDArray[np.floating]) -> float:
         """See :meth:`.session.Session.loss`."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 
 from wals_gpu.backends.blas import one_blas_thread
 from wals_gpu.errors import ModelFitError, SingularSystemError
@@ -22,7 +23,11 @@ __all__ = [
     "in_order",
     "no_spectrum",
     "solve_parts",
+    "whiten",
 ]
+
+#: The least ridge that :func:`whiten` takes, of the largest diagonal element of the Gram matrix.
+_LEAST_RIDGE = 1e-9
 
 _REMEDY = "scale the values down, increase the regularization, or use dtype='float64'"
 
@@ -78,6 +83,35 @@ def decompose_rows(rows: NDArray[np.floating], weight: NDArray[np.floating]) -> 
         values, vectors = np.linalg.eigh(triangle[:n] @ triangle[:n].T)
         vectors = np.hstack([basis[:, n:], basis[:, :n] @ vectors])
     return Spectrum(_without_rounding(np.concatenate([np.zeros(d - n), values])), vectors)
+
+
+def whiten(gram: NDArray[np.float64], ridge: float) -> NDArray[np.float64] | None:
+    """What stands for eigenvectors where all rows have one ridge: an L with ``L (gram + ridge Id) L' = Id``.
+
+    It is the inverse of a Cholesky factor, and takes 2/3 D^3 flops in place of some 10 D^3.
+
+    Parameters
+    ----------
+    gram : (D, D)
+        Overwritten.
+    ridge : float
+        That of each row, divided by its background.
+
+    Returns
+    -------
+    (D, D) float64 or None
+        A lower triangle, C-ordered; None where the ridge is lost in the rounding of the Gram matrix.
+    """
+    if not ridge >= _LEAST_RIDGE * gram.diagonal().max():
+        return None
+    gram[np.diag_indices_from(gram)] += ridge
+    with one_blas_thread():
+        upper, is_not = lapack.dpotrf(gram.T, lower=False, overwrite_a=True)  # of a transposed view: in place
+        if is_not:
+            return None
+        inverse, _ = lapack.dtrtri(upper, lower=False, overwrite_c=True)
+    whitening: NDArray[np.float64] = inverse.T
+    return whitening
 
 
 def _without_rounding(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,8 +15,9 @@ Nothing of this depends on how the rows are divided, and one process does the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from wals_gpu.backends.cpu import CpuBackend, HostSession, block_sums
 from wals_gpu.backends.devices import limits
-from wals_gpu.backends.host import Spectrum, check_gram, decompose, decompose_rows, in_order, no_spectrum
+from wals_gpu.backends.host import Spectrum, check_gram, decompose, decompose_rows, in_order, no_spectrum, whiten
 from wals_gpu.backends.solve import EXACT, SolveOptions
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.stored import one_each, terms_of_rows
@@ -209,23 +210,35 @@ class ShardedSession(HostSession):
     ) -> None:
         self._kept = None
         error: Exception | None = None
-        plain = prior is None and terms.has_background and self._backend.takes_plain_steps(own.shape[1], options)
-        gram, spectrum, seen = self._basis(side, terms, options, plain)
+        solve: Callable[..., None]
+        seen, spectrum = self._sides[other_side(side)], None
+        if prior is None and terms.has_background and self._backend.takes_plain_steps(own.shape[1], options):
+            gram = self._gram(other_side(side), terms.other_background)
+            solve = partial(self._backend.solve_plain, gram=gram, options=options)
+        elif (whitening := self._whitening(side, terms, options, prior)) is not None:
+            with together(self.group, "whitening factors"):
+                seen = self._backend.whitened(seen, whitening)
+            solve = partial(self._backend.solve_whitened, whitening=whitening)
+        else:
+            spectrum = self.spectrum(other_side(side), terms.other_background, terms.has_background)
+            if self.basis is None:
+                seen = self._rotated(seen, spectrum)
+            else:
+                with together(self.group, "rotating factors"):
+                    spectrum = self._move(side, spectrum, options)
+            solve = partial(self._backend.solve_rotated, spectrum=spectrum, options=options)
         has_own_ridge = terms.own.ridge is not self._terms[side].own.ridge
         for part, table in self.tables[side].rounds(seen, lambda n: self._empty(n, seen)):
             if error is not None or not part.terms.n_rows:
                 continue
             target, losses = own[part.rows], None if row_loss is None else row_loss[part.rows]
-            means = None if prior is None else prior[part.rows]
+            means = {} if prior is None else {"prior": prior[part.rows]}
             try:
                 of_part = part.terms
                 if has_own_ridge:
                     ridge = terms.own.ridge
                     of_part = replace(of_part, ridge=ridge if len(ridge) == 1 else ridge[part.rows])
-                if plain:
-                    self._backend.solve_plain(of_part, table, gram, target, options, row_loss=losses)
-                else:
-                    self._backend.solve_rotated(of_part, table, spectrum, target, options, means, row_loss=losses)
+                solve(of_part, table, factors=target, row_loss=losses, **means)
             except SingularSystemError as singular:
                 place = part.rows.start + singular.row
                 row = self._cuts[side].of(self.group.rank).start + place
@@ -236,7 +249,7 @@ class ShardedSession(HostSession):
         with together(self.group, f"solving {side}s"):
             if error is not None:
                 raise error
-        if prior is not None:
+        if prior is not None and spectrum is not None:
             self._kept = (other_side(side), terms.other_background, spectrum)
 
     def solve_some(
@@ -297,22 +310,24 @@ class ShardedSession(HostSession):
         self._kept = None
         super().scale(side, factor)
 
-    def _basis(
-        self, side: str, terms: ShardedTerms, options: SolveOptions, plain: bool
-    ) -> tuple[NDArray[np.float64], Spectrum, NDArray[np.floating]]:
-        """What a side is solved with: Gram matrix and spectrum of the other one, and the rank's rows of that as solvers
-        are to see them."""
-        other = self._sides[other_side(side)]
-        width = other.shape[1]
-        if plain:
-            return self._gram(other_side(side), terms.other_background), no_spectrum(width), other
-        spectrum = self.spectrum(other_side(side), terms.other_background, terms.has_background)
-        gram = np.zeros((width, width))
-        if self.basis is None:
-            return gram, spectrum, self._rotated(other, spectrum)
-        with together(self.group, "rotating factors"):
-            spectrum = self._move(side, spectrum, options)
-        return gram, spectrum, other
+    def _whitening(
+        self, side: str, terms: ShardedTerms, options: SolveOptions, prior: NDArray[np.floating] | None
+    ) -> NDArray[np.float64] | None:
+        """What :func:`.host.whiten` finds on rank 0, for all ranks; None where the side is solved without."""
+        other = other_side(side)
+        n_rows, n_other = (self._cuts[name].n_rows for name in (side, other))
+        ridge = self._whitened_ridge(terms.own, options, prior, n_rows, n_other)
+        ridges = of_each(self.group, np.nan if ridge is None else ridge)
+        if not (ridges == ridges[0]).all():
+            return None
+        gram = self._gram(other, terms.other_background)
+        with together(self.group):
+            found = whiten(gram, ridges[0]) if self.group.rank == 0 else None
+        if not of_each(self.group, found is not None)[0]:
+            return None
+        whitening = gram if found is None else found
+        self.group.broadcast(whitening)
+        return whitening
 
     def _gram(self, side: str, weight: NDArray[np.floating]) -> NDArray[np.float64]:
         gram = self._slabs[side].gram(self._backend, self._sides[side], weight)
