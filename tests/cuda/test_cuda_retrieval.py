@@ -47,6 +47,8 @@ def test_small_integers_agree_exactly(queries, items, factors):
     y = rng.integers(-3, 4, (items, factors)).astype(np.float32)
     for k in (1, 10, 101):
         for excluded in (None, excluded_of(queries, items) if queries else csr_matrix((0, items))):
+            if queries * items > 100_000 and (k < 101 or excluded is None):
+                continue  # the emulator takes seconds for each
             expected = reference.topk(x, y, k, excluded)
             ids, scores = run(x, y, k, excluded, schedules=SCHEDULES[-1:])
             np.testing.assert_array_equal(ids, expected[0])

@@ -83,13 +83,7 @@ def test_killed_twice_a_fit_ends_as_one_that_was_not(plays, tmp_path):
     assert process.returncode == 0, errors
     assert len(json.loads(out)["history"]) == 30 and not unfinished.exists()
     model = WALS.load(tmp_path / "model")
-    alone = subprocess.run(
-        [sys.executable, "-m", "wals_gpu", "fit", plays, "--out", tmp_path / "alone", *FIT, "--json"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert json.loads(alone.stdout)["history"][-1]["loss"] == pytest.approx(model.history_[-1].loss, rel=1e-5)
-    same = WALS(**WALS.load(tmp_path / "alone").get_params())
-    whole = fit_sharded(same, pq.read_table(plays)).local
+    whole = fit_sharded(WALS(**model.get_params()), pq.read_table(plays)).local
     np.testing.assert_array_equal(model.user_factors, whole.user_factors)
     np.testing.assert_array_equal(model.item_factors, whole.item_factors)
     assert [record.loss for record in model.history_] == [record.loss for record in whole.history_]

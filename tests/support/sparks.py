@@ -9,6 +9,9 @@ import pytest
 #: Where executors find the package.
 PATH = os.pathsep.join(p or os.getcwd() for p in sys.path)
 
+#: The second compiler of Java, and threads that collect garbage, take more of two processors than they save in minutes.
+SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+
 
 def need_spark():
     """Skip the module where pyspark, torch or Java is missing; an error where WALS_GPU_REQUIRE_SPARK=1."""
@@ -42,10 +45,12 @@ def start_spark(master="local[2,2]", **settings):
         "spark.sql.shuffle.partitions": "2",
         "spark.default.parallelism": "2",
         "spark.driver.memory": "1g",
-        "spark.driver.extraJavaOptions": "-Xss4m",  # Spark's own ALS has deep lineages
+        "spark.driver.extraJavaOptions": f"-Xss4m {SHORT_LIVED}",  # Spark's own ALS has deep lineages
+        "spark.executor.extraJavaOptions": SHORT_LIVED,
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.executorEnv.PYTHONPATH": PATH,
+        "spark.python.daemon.module": "spark_daemon",
         "spark.log.level": "OFF",
     }
     for name, value in (known | settings).items():
