@@ -48,7 +48,7 @@ function(add_emulated module)
       $<TARGET_OBJECTS:emulator_engine_${checked}>)
     target_compile_definitions(${name} PRIVATE EMULATED_MODULE=${name} ${definitions})
     target_include_directories(${name} PRIVATE ${EMULATOR_DIR}/..)
-    target_compile_options(${name} PRIVATE -O1)
+    target_compile_options(${name} PRIVATE -O0)  # they hand over what kernels do
     target_link_libraries(${name} PRIVATE Threads::Threads ${CMAKE_DL_LIBS})
   endforeach()
 endfunction()
