@@ -897,6 +897,18 @@ def rerank_time_table(result: dict) -> str:
     return table(["recommend", "ms a user"], rows) + below + "\n"
 
 
+def explore_table(result: dict) -> str:
+    """bench_explore.py: milliseconds a list of one user, and variances computed for it."""
+    rows = []
+    for record in result["records"]:
+        variances = f"{record['variances']:,.0f}" if record["variances"] else ""
+        log = f"{record['log']}, {record['items']:,} items"
+        rows.append([log, record["way"], f"{record['ms_a_list']:.3g}", variances])
+    words = f"lists of 10, {result['records'][0]['factors']} factors, one user at a time; "
+    below = plain_caption(result, words + result["machine"]["processor"]) + busy_words(result["machine"])
+    return table(["items", "lists", "ms", "variances"], rows) + below + "\n"
+
+
 def scale_table(result: dict) -> str:
     """bench_scale.py: what fits on several ranks took, beside what the plan says."""
     header = ["solver, network", "ranks", "s/iteration", "planned", "MiB sent", "planned", "MiB of a rank", "planned"]
@@ -989,6 +1001,7 @@ TABLES: dict[str, Callable[[dict], str]] = {  # by how the name of the benchmark
     "topk": topk_table,
     "rows": rows_table,
     "rank": rank_table,
+    "explore": explore_table,
     "rerank": rerank_table,
     "settings": settings_table,
     "profile": profile_table,
