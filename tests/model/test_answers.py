@@ -15,8 +15,9 @@ from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.data.files import load_folder, save_folder
 from wals_gpu.evaluation import evaluate
 from wals_gpu.retrieval import UCB, ExactIndex, Thompson
+from wals_gpu.retrieval import exact as exact_module
 from wals_gpu.retrieval import explore as explore_module
-from wals_gpu.retrieval.posterior import Posterior
+from wals_gpu.retrieval.posterior import Posterior, squares_along
 
 U, I, D = 30, 22, 5  # noqa: E741
 
@@ -302,7 +303,7 @@ def test_variances_are_no_more_than_they_can_be(name, dtype):
     other = (rng.normal(size=(I, D)) * np.geomspace(1, 1e-4, D)).astype(dtype)  # some directions are weak
     posterior = Posterior(terms, other, CpuBackend(1).spectrum(terms, other), str)
     items = np.concatenate([other, rng.normal(size=(40, D)).astype(dtype)])
-    most = posterior.variances_at_most(slice(2, U), items)
+    most = posterior.variances_at_most(slice(2, U), squares_along(items, posterior.eigenvectors))
     exact = np.array([posterior.variances(row, items) for row in range(2, U)])
     assert most.shape == exact.shape and (most >= exact).all()
     gram, ptr = terms.gram_values(), terms.row_ptr
@@ -317,11 +318,15 @@ def test_what_variances_can_be_at_most_is_theirs_without_entries_and_unknown_whe
     none = make_objective("hu", alpha=2, regularization=2).bind(matrix).user_terms(csr_matrix(matrix.shape))
     posterior = Posterior(none, other, CpuBackend(1).spectrum(none, other), str)
     exact = np.array([posterior.variances(row, other) for row in range(U)])
-    np.testing.assert_allclose(posterior.variances_at_most(slice(0, U), other), exact, rtol=1e-7)
+    squares = squares_along(other, posterior.eigenvectors)
+    most = posterior.variances_at_most(slice(0, U), squares)
+    # Roundings of float32: of squares and weights, of the sum, and what is added for those.
+    np.testing.assert_allclose(most, exact, rtol=3 * (D + 10) * np.finfo(np.float32).eps)
     gram = terms.gram_values().copy()
     gram[terms.row_ptr[3]] = -0.01
     against = replace(terms, gram=gram)
-    most = Posterior(against, other, CpuBackend(1).spectrum(terms, other), str).variances_at_most(slice(0, U), other)
+    posterior = Posterior(against, other, CpuBackend(1).spectrum(terms, other), str)
+    most = posterior.variances_at_most(slice(0, U), squares_along(other, posterior.eigenvectors))
     assert np.isinf(most).all(axis=1).tolist() == [row == 3 for row in range(U)]
 
 
@@ -347,6 +352,35 @@ def test_few_variances_are_computed_and_the_bounds_stay(monkeypatch):
         model.recommend(range(40), 10, explore="ucb", noise=0), model.recommend(range(40), 10), strict=True
     ):
         np.testing.assert_allclose(nothing, plain, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scores_are_no_more_than_they_can_be(dtype):
+    """Of vectors of very different lengths; where a product overflows, nothing is known."""
+    rng = np.random.default_rng(3)
+    items = (rng.normal(size=(500, 40)) * np.geomspace(1e-3, 1e3, 500)[:, None]).astype(dtype)
+    users = (rng.normal(size=(20, 40)) * np.geomspace(1e-20, 1e3, 20)[:, None]).astype(dtype)
+    longest = float(np.linalg.norm(items.astype(np.float64), axis=1).max())
+    most = explore_module._scores_at_most(users, items, longest)
+    exact = users.astype(np.longdouble) @ items.astype(np.longdouble).T
+    room = 50 * np.finfo(dtype).eps * longest * np.linalg.norm(users.astype(np.float64), axis=1)[:, None]
+    assert (most >= exact).all() and (most <= exact + 2 * room + 1e-30).all()
+    huge = np.finfo(dtype).max / 4 * np.array([[1, 1], [1, -1]], dtype)
+    with np.errstate(over="ignore"):
+        longest = float(np.linalg.norm(huge.astype(np.longdouble), axis=1).max())
+    assert (explore_module._scores_at_most(huge, huge, longest) == np.inf).all()
+
+
+def test_what_bounds_need_of_the_items_is_kept_from_the_second_call_on(monkeypatch):
+    model = make_model(make_matrix())
+    made = []
+    real = exact_module.squares_along
+    monkeypatch.setattr(exact_module, "squares_along", lambda *given: made.append(1) or real(*given))
+    lists = [model.recommend([3], 4, explore="ucb") for _ in range(4)]
+    assert len(made) == 2
+    for ids, scores in lists:
+        np.testing.assert_array_equal(ids, lists[0][0])
+        np.testing.assert_array_equal(scores, lists[0][1])
 
 
 def test_bounds_that_are_equal_come_in_order_of_the_items():

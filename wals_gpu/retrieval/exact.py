@@ -22,6 +22,7 @@ from wals_gpu.data.ids import Ids
 from wals_gpu.data.progress import tqdm
 from wals_gpu.retrieval.lists import Filters, Lists, pattern, stored, union
 from wals_gpu.retrieval.neighbors import Extra, best_of, topk
+from wals_gpu.retrieval.posterior import squares_along
 
 __all__ = ["CHUNK", "ExactIndex"]
 
@@ -111,6 +112,8 @@ class ExactIndex:
         self._preparing = self._backend if isinstance(self._backend, PreparingBackend) else None
         self._prepared: NDArray[np.uint8] | None = None
         self._searches = 0
+        self._along: tuple[Any, NDArray[np.float32] | None] = None, None
+        self._longest: float | None = None
         # An array of the index's own: what a device keeps of it goes with the index.
         self._table = self.vectors.view()
         if isinstance(self._backend, KeepingBackend):
@@ -130,6 +133,21 @@ class ExactIndex:
         known = slice(None) if self._known is None else self._known
         vectors: NDArray[np.floating] = self.vectors[known] / self._norms[known, None]
         return vectors
+
+    @property
+    def longest(self) -> float:
+        """The largest norm of the vectors, rounded."""
+        if self._longest is None:
+            self._longest = float(_norms(self.vectors).max(initial=0))
+        return self._longest
+
+    def squares_along(self, vectors: NDArray[np.float64] | None) -> NDArray[np.float32]:
+        """:func:`.posterior.squares_along` of the vectors; kept where they are wanted again along the same array."""
+        wanted, squares = self._along
+        if squares is None or wanted is not vectors:
+            squares = squares_along(self.vectors, vectors)
+            self._along = vectors, squares if wanted is vectors else None
+        return squares
 
     def item_numbers(self) -> NDArray[np.int64]:
         """Item numbers of the rows of `searched`.

@@ -16,7 +16,7 @@ from wals_gpu.checks import integer, number
 from wals_gpu.retrieval.exact import CHUNK, ExactIndex
 from wals_gpu.retrieval.lists import Filters
 from wals_gpu.retrieval.neighbors import Extra, Neighbors, highest
-from wals_gpu.retrieval.posterior import ITEMS, Posterior, variances_by
+from wals_gpu.retrieval.posterior import Posterior, variances_by
 
 __all__ = ["UCB", "Chunks", "Part", "Thompson", "Users", "best_items", "make_exploration"]
 
@@ -88,7 +88,8 @@ class UCB:
     """Rank by the upper confidence bounds ``score + noise sqrt(y' A^-1 y)``: the same call, the same answer.
 
     Variances, D^2 multiplications each, are computed of the items whose bound can be among the best: first each gets
-    what its own can be at most, D multiplications (:meth:`.Posterior.variances_at_most`).
+    what its own can be at most, D multiplications (:meth:`.Posterior.variances_at_most`) with a table of the size of
+    the items' own, in float32, which the index keeps from the second call on.
 
     Parameters
     ----------
@@ -136,6 +137,7 @@ class UCB:
         for start in range(0, users.n, chunk):
             part = slice(start, min(start + chunk, users.n))
             factors, posterior, seen = users.factors(part), users.posterior(part), users.seen(part)
+            squares = index.squares_along(posterior.eigenvectors)
             extra = users.extra(neighbors, part)
             added = None if extra is None else extra.added()
             columns = np.full((len(factors), k), -1, np.int32)
@@ -143,65 +145,68 @@ class UCB:
             known = users.known(part) & (self.noise > 0)
             some = max(_PAIRS // max(len(items), 1), 1)
             for rows in (slice(n, min(n + some, len(factors))) for n in range(0, len(factors), some)):
-                scores = _products(factors[rows], items)
-                most = np.sqrt(posterior.variances_at_most(rows, items))
-                for row, score, deviation in zip(range(rows.start, rows.stop), scores, most, strict=True):
+                most = _scores_at_most(factors[rows], items, index.longest)
+                deviation = np.sqrt(posterior.variances_at_most(rows, squares))
+                for row in range(rows.start, rows.stop):
                     hidden = None if seen is None else seen.indices[seen.indptr[row] : seen.indptr[row + 1]]
                     permitted = np.flatnonzero(filters.permitted(start + row, hidden))
-                    bound = score[permitted]
-                    if added is not None:
-                        bound += added[[row]].toarray()[0, permitted]
-                    if known[row]:
-                        with one_blas_thread():  # systems of one user are small
+                    more = np.zeros(1) if added is None else added[[row]].toarray()[0, permitted]
+                    at_most = most[row - rows.start, permitted] + more
+                    with one_blas_thread():  # systems of one user are small
+                        factor = None
+                        if known[row]:
                             factor = posterior.factor(row)
-                            deviations = functools.partial(self._deviations, factor, items, permitted)
-                            best, values = _highest_of(bound, self.noise * deviation[permitted], deviations, k)
-                    else:
-                        best = highest(bound, k)
-                        values = bound[best]
+                            at_most += self.noise * deviation[row - rows.start, permitted]
+                        exact = functools.partial(self._bounds, factors[row], items, permitted, more, factor)
+                        best, values = _highest_of(at_most, exact, k)
                     columns[row, : len(best)], bounds[row, : len(best)] = permitted[best], values
             yield part, columns, bounds
 
-    def _deviations(
+    def _bounds(
         self,
-        factor: NDArray[np.float64],
+        user: NDArray[np.floating],
         items: NDArray[np.floating],
         permitted: NDArray[np.integer],
+        more: NDArray[np.floating],
+        factor: NDArray[np.float64] | None,
         which: NDArray[np.integer],
     ) -> NDArray[np.float64]:
-        """What some of the permitted items get beside their scores."""
-        deviations: NDArray[np.float64] = self.noise * np.sqrt(variances_by(factor, items[permitted[which]]))
-        return deviations
+        """The bounds of some of the permitted items, all of which get `more` beside the dot product.
+
+        Equal items have equal bounds, wherever they are.
+        """
+        some = items[permitted[which]].astype(np.float64)
+        bounds: NDArray[np.float64] = (some * user).sum(axis=1) + np.broadcast_to(more, len(permitted))[which]
+        return bounds if factor is None else bounds + self.noise * np.sqrt(variances_by(factor, some))
 
 
-def _products(factors: NDArray[np.floating], items: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Dot products in float64, without a copy of all items in it."""
-    products = np.empty((len(factors), len(items)))
-    wide = factors.astype(np.float64)
-    for start in range(0, len(items), ITEMS):
-        part = slice(start, start + ITEMS)
-        products[:, part] = wide @ items[part].T.astype(np.float64)
+def _scores_at_most(factors: NDArray[np.floating], items: NDArray[np.floating], longest: float) -> NDArray[np.float64]:
+    """No less than the dot products; `longest` is the largest norm of the items.
+
+    In the type of the items, a sum of D products loses up to D eps of the product of both norms.
+    """
+    type_, d = np.finfo(items.dtype), factors.shape[1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = (factors @ items.T).astype(np.float64)
+        norms = np.linalg.norm(factors.astype(np.float64), axis=1, keepdims=True)
+    products[~np.isfinite(products)] = np.inf
+    products += (d + 4) * (float(type_.eps) * longest * norms + float(type_.tiny))
     return products
 
 
 def _highest_of(
-    scores: NDArray[np.float64],
-    at_most: NDArray[np.float64],
-    added_to: Callable[[NDArray[np.integer]], NDArray[np.float64]],
-    k: int,
+    at_most: NDArray[np.float64], exact: Callable[[NDArray[np.integer]], NDArray[np.float64]], k: int
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Positions of the k highest sums of a score and what is added to it, as :func:`.highest` has them, and the sums.
-
-    `added_to` says it of some positions; it is no more than `at_most`.
-    """
-    first = highest(scores + at_most, 4 * k)
-    sums = scores[first] + added_to(first)
-    least = np.partition(sums, len(sums) - k)[len(sums) - k] if k < len(sums) else -np.inf
+    """Positions of the k highest numbers, as :func:`.highest` has them, and the numbers: `exact` says some of them,
+    which are no more than `at_most`."""
+    first = highest(at_most, 4 * k)
+    found = exact(first)
+    least = np.partition(found, len(found) - k)[len(found) - k] if k < len(found) else -np.inf
     least -= 8 * np.finfo(np.float64).eps * abs(least)
-    among = np.union1d(first, np.flatnonzero(scores + at_most >= least))
-    sums = scores[among] + added_to(among)  # all at once: equal items then have equal sums
-    best = highest(sums, k)
-    return among[best], sums[best]
+    among = np.union1d(first, np.flatnonzero(at_most >= least))
+    found = exact(among)  # all at once: equal items then have equal numbers
+    best = highest(found, k)
+    return among[best], found[best]
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
+from wals_gpu.backends.blas import one_blas_thread
 from wals_gpu.backends.host import Spectrum
 from wals_gpu.errors import SingularSystemError
 from wals_gpu.objective.terms import RowSystem, RowTerms
 
-__all__ = ["Posterior", "variances_by"]
+__all__ = ["Posterior", "squares_along", "variances_by"]
 
 #: Items whose variances are computed at a time: 8 MiB at 128 factors.
 ITEMS = 8192
@@ -35,6 +36,22 @@ def variances_by(factor: NDArray[np.float64], items: NDArray[np.floating]) -> ND
         part = slice(start, start + ITEMS)
         out[part] = (solve_triangular(factor, items[part].T, lower=True, check_finite=False) ** 2).sum(axis=0)
     return out
+
+
+def squares_along(items: NDArray[np.floating], vectors: NDArray[np.float64] | None) -> NDArray[np.float32]:
+    """Squared coordinates of items (n, D) along orthonormal vectors (D, D) in columns, or as they are, rounded up.
+
+    What rounding may have taken of a coordinate is a part of the item's length, and is added.
+    """
+    squares = np.empty(items.shape, np.float32)
+    lost = 4 * items.shape[1] * np.finfo(np.float64).eps
+    for start in range(0, len(items), ITEMS):
+        vector = items[start : start + ITEMS].astype(np.float64)
+        along = np.abs(vector if vectors is None else vector @ vectors)
+        along += lost * np.linalg.norm(vector, axis=1, keepdims=True)
+        with np.errstate(over="ignore"):
+            squares[start : start + ITEMS] = np.nextafter((along**2).astype(np.float32), np.float32(np.inf))
+    return squares
 
 
 class Posterior:
@@ -66,8 +83,10 @@ class Posterior:
         self.other = other
         self.prior = prior
         self._name_of = name_of
-        values, vectors = self._spectrum = spectrum
-        self._gram = np.diag(values) if vectors is None else (vectors * values) @ vectors.T
+        values, vectors = spectrum
+        self.eigenvalues, self.eigenvectors = values, vectors
+        with one_blas_thread():  # others would wait for each other longer than this takes
+            self._gram = np.diag(values) if vectors is None else (vectors * values) @ vectors.T
         self._background = np.broadcast_to(terms.background, terms.n_rows)
         self._ridge = np.broadcast_to(terms.ridge, terms.n_rows)
 
@@ -104,8 +123,8 @@ class Posterior:
         """``y' A^-1 y`` of each of the items (n, D), as the squared length of ``L^-1 y``: never below 0."""
         return variances_by(self.factor(row), items)
 
-    def variances_at_most(self, rows: slice, items: NDArray[np.floating]) -> NDArray[np.float64]:
-        """No less than :meth:`variances`, of some rows and items (n, D), in D multiplications for each pair.
+    def variances_at_most(self, rows: slice, squares: NDArray[np.float32]) -> NDArray[np.float32]:
+        """No less than :meth:`variances`, of some rows and items, in D multiplications for each pair.
 
         A is ``B = g G + lambda`` and something of each entry. Where no entry counts against (a Gram coefficient below
         0), A is no less than B and ``y' A^-1 y <= y' B^-1 y``, which is a dot product in the eigenvectors of G.
@@ -113,29 +132,25 @@ class Posterior:
         Parameters
         ----------
         rows : slice
-        items : (n, D)
+        squares : (n, D)
+            :func:`squares_along` of the items and the `eigenvectors`.
 
         Returns
         -------
-        (rows, n) array of float64
+        (rows, n) array of float32
             inf where B says nothing.
         """
-        values, vectors = self._spectrum
-        d, eps = len(values), np.finfo(np.float64).eps
+        values, d = self.eigenvalues, len(self.eigenvalues)
         ptr, gram = self.terms.row_ptr, self.terms.gram_values()
         adds = np.array([(gram[ptr[row] : ptr[row + 1]] >= 0).all() for row in range(rows.start, rows.stop)], bool)
         base = np.multiply.outer(self._background[rows].astype(np.float64), values) + self._ridge[rows, None]
-        base -= 4 * d * eps * np.abs(base).max(axis=1, keepdims=True)  # what A may have lost by rounding
+        base -= 4 * d * np.finfo(np.float64).eps * np.abs(base).max(axis=1, keepdims=True)  # what A may have lost
         tells = (base > 0).all(axis=1) & adds
-        weights = np.divide(1.0, base, out=np.zeros_like(base), where=tells[:, None])
-        most = np.empty((len(base), len(items)))
-        for start in range(0, len(items), ITEMS):
-            part = slice(start, start + ITEMS)
-            vector = items[part].astype(np.float64)
-            rotated = np.abs(vector if vectors is None else vector @ vectors)
-            rotated += 4 * d * eps * np.linalg.norm(vector, axis=1, keepdims=True)  # of the product
-            most[:, part] = weights @ (rotated**2).T
-        most *= 1 + 1e-9  # of both sums
+        weights = np.divide(1.0, base, out=np.ones_like(base), where=tells[:, None])
+        with np.errstate(over="ignore"):
+            upward = np.nextafter(weights.astype(np.float32), np.float32(np.inf))
+            most: NDArray[np.float32] = upward @ squares.T
+            most *= 1 + (d + 16) * np.finfo(np.float32).eps  # of the sum, and of what is made of it
         most[~tells] = np.inf
         return most
 
