@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -655,12 +656,15 @@ def test_unknown_ids_are_named():
 
 
 def test_ids_of_another_kind_are_refused():
-    for value in ("1", 1.0, True, None):
+    for value in ("1", 1.0, True):
         with pytest.raises(TypeError, match="user ids are integers, got"):
             Ids(np.arange(3), "user").find([value])
-        if value != "1":
-            with pytest.raises(TypeError, match="user ids are strings, got"):
-                Ids(pa.array(["a"]), "user").find(["1", value])
+    for values in ([1, None], np.array([1, np.nan]), pd.array([1, None], "Int64"), pa.array([1, None])):
+        with pytest.raises(TypeError, match=r"user ids are integers, and none may be missing; got .* at position 1$"):
+            Ids(np.arange(3), "user").find(values)
+    for value in (1.0, True, None):
+        with pytest.raises(TypeError, match="user ids are strings, got"):
+            Ids(pa.array(["a"]), "user").find(["1", value])
     for values in (
         np.array([2, 1]),
         np.array([1, 1]),

@@ -116,6 +116,29 @@ def test_columns_of_tables_are_named_as_elsewhere():
             split(3)
 
 
+@pytest.mark.parametrize(
+    ("split", "name", "value", "meant"),
+    [(random_holdout, "test_size", 0.2, "fraction"), (temporal_split, "test", None, "fraction"),
+     (leave_one_out, "seed", 3, "random_state"), (cold_items_split, "randomstate", 3, "random_state"),
+     (last_n, "user_col", "user", "user_column"), (leave_one_out, "test_size", 0.2, None)],
+)  # fmt: skip
+def test_names_of_other_libraries_are_refused_with_ours(split, name, value, meant):
+    with pytest.raises(TypeError, match=f"unexpected argument '{name}'; a table is described by") as refused:
+        split(make_log(), **{name: value})
+    assert str(refused.value).endswith(f"; did you mean {meant!r}?" if meant else "options of as_interactions")
+
+
+def test_what_times_leave_without_use_is_checked():
+    log = make_log()
+    log["time"] = np.arange(len(log))
+    how = {"user_column": "user", "item_column": "item", "value_column": "value", "time_column": "time"}
+    for split in (leave_one_out, temporal_split):
+        with pytest.raises(TypeError, match="random_state must be an integer >= 0, got 'x'"):
+            split(log, random_state="x", **how)
+    with pytest.raises(ValueError, match=r"fraction must lie in \(0, 1\), got 7"):
+        temporal_split(log, fraction=7, cutoff=3, **how)
+
+
 def test_interactions_without_ids_stay_without():
     data = Interactions(csr_matrix(np.ones((6, 4))), times=np.arange(24.0))
     for split in (*SPLITS, temporal_split, last_n):

@@ -133,7 +133,7 @@ def test_lists_are_refused_by_name():
     named, numbered = make_model(make_table(make_matrix())), make_model()
     for options, error, message in (
         ({"deny_items": [3]}, TypeError, r"deny_items: item ids are strings, got \[3\]"),
-        ({"allow_items": ["i03", None]}, TypeError, "allow_items: item ids are strings, got None"),
+        ({"allow_items": ["i03", None]}, TypeError, "allow_items: item ids are strings, got None at position 1"),
         ({"deny": [[7]]}, TypeError, r"deny: item ids are strings, got \[7\]"),
         ({"allow": [["i03", "?"]]}, KeyError, "allow: unknown item id: '\\?'"),
     ):
@@ -551,7 +551,7 @@ def test_contributions_add_up_to_the_score(name):
         assert model.explain(user, item, 2).ids.tolist() == why.ids[:2].tolist()
     named = make_model(make_table(matrix))
     assert set(named.explain("u03", "i04").ids) <= set(named.item_ids.ids)
-    with pytest.raises(ValueError, match="explain takes one user and one item"):
+    with pytest.raises(ValueError, match=r"user must be one id, got \[0, 1\]"):
         model.explain([0, 1], 3)
 
 

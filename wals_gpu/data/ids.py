@@ -59,6 +59,11 @@ def dense_positions(
     return distinct, position
 
 
+def _is_missing(value: Any) -> bool:
+    """None, NaN, or what pandas has for it."""
+    return value is None or (isinstance(value, float) and value != value) or type(value).__name__ == "NAType"
+
+
 class Ids:
     """Distinct ids in increasing order; the position of an id is its row (or column) number in the matrix.
 
@@ -455,6 +460,13 @@ class Ids:
             objects = np.asarray(values, dtype=object)
             for value in objects.flat:
                 if not isinstance(value, (int, np.integer)) or isinstance(value, (bool, np.bool_)):
+                    # One that is missing makes floats of all others.
+                    gap = next((n for n, value in enumerate(objects.flat) if _is_missing(value)), None)
+                    if gap is not None and objects.ndim:
+                        raise TypeError(
+                            f"{self.side} ids are integers, and none may be missing; got {objects.flat[gap]!r} at "
+                            f"position {gap}"
+                        )
                     raise TypeError(f"{self.side} ids are integers, got {type(value).__name__} {value!r}")
             limits = np.iinfo(self._values.dtype)
             in_range = ((objects >= limits.min) & (objects <= limits.max)).astype(bool)
@@ -477,7 +489,8 @@ class Ids:
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise TypeError(f"{self.side} ids are strings, got {values!r:.60}") from error
         if texts.null_count:
-            raise TypeError(f"{self.side} ids are strings, got None")
+            where = "" if not query.ndim else f" at position {texts.is_null().index(True).as_py()}"
+            raise TypeError(f"{self.side} ids are strings, got None{where}")
         if len(texts) * BISECT_RATIO < len(self):
             index = np.array([self._bisect(text) for text in texts.to_pylist()], np.int64)
         else:

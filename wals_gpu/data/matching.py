@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 from scipy.sparse import csr_matrix, issparse
 
-from wals_gpu.checks import warn
+from wals_gpu.checks import did_you_mean, warn
 from wals_gpu.data.columns import open_source
 from wals_gpu.data.csr import canonical, entry_rows
 from wals_gpu.data.encode import integers_among
@@ -40,6 +40,10 @@ _OF_A_WHOLE = (
     "time_column", "min_user_interactions", "min_item_interactions", "half_life", "user_ids", "item_ids", "unknown",
 )  # fmt: skip
 
+#: What others call an argument that a function here may have.
+_MEANT = dict.fromkeys(("test-size", "test-fraction", "test-ratio", "test", "frac", "ratio"), "fraction")
+_MEANT |= dict.fromkeys(("seed", "rng", "generator"), "random_state")
+
 
 class Match(NamedTuple):
     """Interactions in the numbering of others."""
@@ -64,7 +68,11 @@ def is_paths(data: Any) -> bool:
 
 
 def open_interactions(
-    name: str, data: Any, columns: Mapping[str, Any] | None = None, dtype: DTypeLike = "float32"
+    name: str,
+    data: Any,
+    columns: Mapping[str, Any] | None = None,
+    dtype: DTypeLike = "float32",
+    of: Callable[..., Any] | None = None,
 ) -> Interactions:
     """What an argument holds, with a canonical matrix.
 
@@ -77,6 +85,8 @@ def open_interactions(
         Options of :func:`.as_interactions` for tables, such as ``user_column``; None is as if not given.
     dtype : {"float32", "float64"}
         Of the values of a table; a matrix of floats keeps its own.
+    of : callable, optional
+        The function that was called, whose arguments may have been meant by names that are not known.
 
     Returns
     -------
@@ -88,13 +98,15 @@ def open_interactions(
     DataError, TypeError, ValueError
         If something cannot be used; the message names the argument.
     """
-    columns = {key: value for key, value in (columns or {}).items() if value is not None}
     known = set(inspect.signature(as_interactions).parameters) - {"data", "user_ids", "item_ids", "unknown", "dtype"}
-    if strange := [key for key in columns if key not in known]:
+    if strange := [key for key in columns or {} if key not in known]:
+        of_call = set(inspect.signature(of).parameters) - {"columns"} if of else set()
+        meant = {key: value for key, value in _MEANT.items() if value in of_call}
         raise TypeError(
             f"unexpected argument {strange[0]!r}; a table is described by user_column, item_column, value_column, "
-            "time_column and the other options of as_interactions"
+            "time_column and the other options of as_interactions" + did_you_mean(strange[0], of_call | known, **meant)
         )
+    columns = {key: value for key, value in (columns or {}).items() if value is not None}
     if isinstance(data, np.ndarray) or is_table(data):
         is_double = getattr(data, "dtype", None) == np.float64
         try:

@@ -12,7 +12,7 @@ All parts keep the rows and columns of the whole; entries stored as 0 stay entri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -99,7 +99,7 @@ def random_holdout(
     ValueError
         If ``fraction`` is not in (0, 1).
     """
-    whole = _Whole.open("matrix", matrix, columns)
+    whole = _Whole.open("matrix", matrix, columns, random_holdout)
     fraction = number("fraction", fraction, positive=True, below=1)
     n_entries = whole.matrix.nnz
     draws = np.random.default_rng(seed("random_state", random_state)).random(n_entries)
@@ -144,10 +144,10 @@ def leave_one_out(
         If ``timestamps`` does not fit the entries or holds NaN; or is an array beside a table or what was read from
         one, whose rows are in another order than the entries.
     """
-    whole = _Whole.open("matrix", matrix, columns)
-    key = whole.times(timestamps)
+    whole = _Whole.open("matrix", matrix, columns, leave_one_out)
+    rng, key = np.random.default_rng(seed("random_state", random_state)), whole.times(timestamps)
     if key is None:
-        key = np.random.default_rng(seed("random_state", random_state)).random(whole.matrix.nnz)
+        key = rng.random(whole.matrix.nnz)
     return whole.divide(_last_of_each_row(whole.matrix, key, 1))
 
 
@@ -179,7 +179,7 @@ def last_n(data: Any, n: int = 1, timestamps: ArrayLike | None = None, **columns
         than n entries.
     """
     n = integer("n", n, 1)
-    whole = _Whole.open("data", data, columns)
+    whole = _Whole.open("data", data, columns, last_n)
     held_out = _last_of_each_row(whole.matrix, whole.needed_times(timestamps), n)
     if not held_out.any():
         raise ValueError(f"n={n} leaves nothing to hold out: no user has more than {n} entries")
@@ -297,15 +297,16 @@ def temporal_split(
     TypeError, ValueError
         If ``cutoff`` is no moment, or of another kind than the times.
     """
-    whole = _Whole.open("matrix", matrix, columns)
+    whole = _Whole.open("matrix", matrix, columns, temporal_split)
     times, n_entries = whole.needed_times(timestamps), whole.matrix.nnz
+    rng = np.random.default_rng(seed("random_state", random_state))
+    fraction = number("fraction", fraction, positive=True, below=1)
     if not n_entries:
         raise ValueError("matrix must have entries to split, got none")
     if per_user:
         if cutoff is not None:
             raise ValueError(f"cutoff is one moment for all users: not with per_user=True, got {cutoff!r}")
-        fraction = number("fraction", fraction, positive=True, below=1)
-        draws = np.random.default_rng(seed("random_state", random_state)).random(n_entries)
+        draws = rng.random(n_entries)
         place = np.empty(n_entries, np.int64)
         place[np.lexsort((draws, times))] = np.arange(n_entries)
         per_row = np.diff(whole.matrix.indptr)
@@ -314,7 +315,6 @@ def temporal_split(
             raise ValueError("no user has two entries or more, so per_user=True leaves none for test")
         return whole.divide(late)
     if cutoff is None:
-        fraction = number("fraction", fraction, positive=True, below=1)
         first = min(n_entries - round(fraction * n_entries), n_entries - 1)
         cutoff = np.partition(times, first)[first]
     else:
@@ -387,7 +387,7 @@ def rolling_windows(
     [(5, 2), (7, 2)]
     """
     n_splits = integer("n_splits", n_splits, 1)
-    whole = _Whole.open("data", data, columns)
+    whole = _Whole.open("data", data, columns, rolling_windows)
     times = whole.needed_times(timestamps)
     if not whole.matrix.nnz:
         raise ValueError("data must have entries to split, got none")
@@ -464,7 +464,7 @@ def cold_items_split(
     ValueError
         If ``fraction`` leaves no item with entries on one of the two sides.
     """
-    whole = _Whole.open("matrix", matrix, columns)
+    whole = _Whole.open("matrix", matrix, columns, cold_items_split)
     matrix = whole.matrix
     fraction = number("fraction", fraction, positive=True, below=1)
     items = np.flatnonzero(np.bincount(matrix.indices, minlength=matrix.shape[1]))
@@ -516,7 +516,7 @@ def strong_generalisation_split(
     ValueError
         If ``heldout`` leaves no user on one of the two sides.
     """
-    whole = _Whole.open("matrix", matrix, columns)
+    whole = _Whole.open("matrix", matrix, columns, strong_generalisation_split)
     matrix = whole.matrix
     test_fraction = number("test_fraction", test_fraction, positive=True, below=1)
     users = np.flatnonzero(np.diff(matrix.indptr))
@@ -550,9 +550,9 @@ class _Whole:
     is_table: bool
 
     @classmethod
-    def open(cls, name: str, given: Any, columns: Mapping[str, Any]) -> _Whole:
+    def open(cls, name: str, given: Any, columns: Mapping[str, Any], of: Callable[..., Any] | None = None) -> _Whole:
         table = is_table(given)
-        data = open_interactions(name, given, columns)
+        data = open_interactions(name, given, columns, of=of)
         # An array of triplets is a table, though it looks like a matrix.
         table = table or not (isinstance(given, Interactions) or data.user_ids is None)
         return cls(data, given, not (table or isinstance(given, Interactions)), table)

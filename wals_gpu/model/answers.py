@@ -296,8 +296,9 @@ def explain(fitted: Fitted, user: Any, item: Any, k: int) -> Explanation:
     """What each of a user's items adds to the score of an item."""
     rows, one_user = row_numbers(user, fitted.user_ids, fitted.n_users, "user")
     column, one_item = row_numbers(item, fitted.item_ids, fitted.n_items, "item")
-    if not (one_user and one_item):
-        raise ValueError("explain takes one user and one item")
+    for name, value, is_one in (("user", user, one_user), ("item", item, one_item)):
+        if not is_one:
+            raise ValueError(f"{name} must be one id, got {value!r:.60}")
     return _explain(fitted, known_users(fitted, rows, filter_seen=False), int(column[0]), k)
 
 
