@@ -147,7 +147,7 @@ def test_bad_arguments_write_nothing(tmp_path):
 
 def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(OSError):
+    with pytest.raises(NotADirectoryError, match="path must be a folder; there is a file of this name"):
         save_folder(tmp_path / "file", *OLD)
     assert (tmp_path / "file").read_text() == "mine"
     with pytest.raises(ModelFormatError, match="not a model folder"):

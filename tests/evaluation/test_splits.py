@@ -12,10 +12,11 @@ import pyarrow as pa
 import pytest
 from scipy.sparse import coo_matrix, csr_matrix
 
-from wals_gpu import Interactions, ParameterWarning, as_interactions
+from wals_gpu import WALS, Interactions, ParameterWarning, as_interactions
 from wals_gpu.data.interactions import ColumnNames
 from wals_gpu.evaluation import (
     cold_items_split,
+    evaluate,
     last_n,
     leave_one_out,
     random_holdout,
@@ -126,6 +127,16 @@ def test_names_of_other_libraries_are_refused_with_ours(split, name, value, mean
     with pytest.raises(TypeError, match=f"unexpected argument '{name}'; a table is described by") as refused:
         split(make_log(), **{name: value})
     assert str(refused.value).endswith(f"; did you mean {meant!r}?" if meant else "options of as_interactions")
+
+
+def test_evaluate_does_not_pass_over_an_argument_that_it_does_not_know():
+    data = as_interactions(make_log(), user_column="user", item_column="item", value_column="value")
+    train, test = random_holdout(data)
+    model = WALS(4, iterations=1).fit(train)
+    for name, value, meant in (("k", 5, "'ks'"), ("metrics", ["ndcg"], None), ("batchsize", 7, "'batch_size'")):
+        with pytest.raises(TypeError, match=f"unexpected argument '{name}'") as refused:
+            evaluate(model, train, test, **{name: value})
+        assert meant is None or str(refused.value).endswith(f"did you mean {meant}?")
 
 
 def test_what_times_leave_without_use_is_checked():

@@ -11,6 +11,7 @@ edited it, no save writes it again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -101,6 +102,8 @@ def save_folder(
             raise TypeError(f"tensors[{name!r}] must be an array of numbers or bools, got {got}")
     metadata_text = _canonical(dict(metadata))
     folder = as_path("path", path)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "path must be a folder; there is a file of this name", str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder) as to_disk:  # a second save waits, since each removes the files of the one before
         try:

@@ -23,7 +23,9 @@ from wals_gpu.data.source import Source, TextOptions
 from wals_gpu.errors import DataError
 
 __all__ = [
+    "OPTIONS",
     "Match",
+    "check_columns",
     "in_kinds_of",
     "is_paths",
     "is_table",
@@ -40,9 +42,11 @@ _OF_A_WHOLE = (
     "time_column", "min_user_interactions", "min_item_interactions", "half_life", "user_ids", "item_ids", "unknown",
 )  # fmt: skip
 
+#: Of :func:`.as_interactions`, but what it reads, and as what.
+OPTIONS = frozenset(inspect.signature(as_interactions).parameters) - {"data", "dtype"}
 #: What others call an argument that a function here may have.
 _MEANT = dict.fromkeys(("test-size", "test-fraction", "test-ratio", "test", "frac", "ratio"), "fraction")
-_MEANT |= dict.fromkeys(("seed", "rng", "generator"), "random_state")
+_MEANT |= dict.fromkeys(("seed", "rng", "generator"), "random_state") | dict.fromkeys(("k", "n", "top-k"), "ks")
 
 
 class Match(NamedTuple):
@@ -65,6 +69,19 @@ def is_paths(data: Any) -> bool:
     """Whether it is the path of a file, or a list of such."""
     several = data if isinstance(data, (list, tuple)) else [data]
     return bool(several) and all(isinstance(one, (str, os.PathLike)) for one in several)
+
+
+def check_columns(
+    columns: Mapping[str, Any], of: Callable[..., Any] | None = None, known: frozenset[str] = OPTIONS
+) -> None:
+    """TypeError where one is no option of tables. `of` was called: one of its arguments may be meant."""
+    if strange := [key for key in columns if key not in known]:
+        of_call = set(inspect.signature(of).parameters) - {"columns"} if of else set()
+        meant = {key: value for key, value in _MEANT.items() if value in of_call}
+        raise TypeError(
+            f"unexpected argument {strange[0]!r}; a table is described by user_column, item_column, value_column, "
+            "time_column and the other options of as_interactions" + did_you_mean(strange[0], of_call | known, **meant)
+        )
 
 
 def open_interactions(
@@ -98,14 +115,7 @@ def open_interactions(
     DataError, TypeError, ValueError
         If something cannot be used; the message names the argument.
     """
-    known = set(inspect.signature(as_interactions).parameters) - {"data", "user_ids", "item_ids", "unknown", "dtype"}
-    if strange := [key for key in columns or {} if key not in known]:
-        of_call = set(inspect.signature(of).parameters) - {"columns"} if of else set()
-        meant = {key: value for key, value in _MEANT.items() if value in of_call}
-        raise TypeError(
-            f"unexpected argument {strange[0]!r}; a table is described by user_column, item_column, value_column, "
-            "time_column and the other options of as_interactions" + did_you_mean(strange[0], of_call | known, **meant)
-        )
+    check_columns(columns or {}, of, OPTIONS - {"user_ids", "item_ids", "unknown"})
     columns = {key: value for key, value in (columns or {}).items() if value is not None}
     if isinstance(data, np.ndarray) or is_table(data):
         is_double = getattr(data, "dtype", None) == np.float64

@@ -23,7 +23,7 @@ from wals_gpu.data.csr import select
 from wals_gpu.data.files import version_of
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import Interactions, as_interactions
-from wals_gpu.data.matching import in_kinds_of, is_paths, is_table
+from wals_gpu.data.matching import check_columns, in_kinds_of, is_paths, is_table
 from wals_gpu.data.stored import as_stored
 from wals_gpu.distributed.checkpoint import ShardedCheckpoint
 from wals_gpu.distributed.cuts import Cuts
@@ -135,6 +135,7 @@ def fit_sharded(
         saving = Saving(checkpoint_dir, checkpoint_every, resume)
         holding.check(settings)
         saving.check(settings, holding)
+        check_columns(columns, fit_sharded)
     settings = _agreed(
         group,
         settings,

@@ -15,6 +15,7 @@ from typing import Any
 
 from wals_gpu.backends.solve import SolveOptions
 from wals_gpu.data.interactions import Interactions, as_interactions
+from wals_gpu.data.matching import check_columns
 from wals_gpu.data.times import Period
 from wals_gpu.distributed.fit import fit_sharded
 from wals_gpu.distributed.group import Group, agree, gather_json, together
@@ -99,6 +100,7 @@ def publish_sharded(
     """
     nights: list[_NightOnRanks] = []
     with together(group):
+        check_columns(columns, publish_sharded)
         nights.append(_NightOnRanks(group, model, folder, publish_if, dict(fit or {}), stopped, show_progress))
     night = nights[0]
     agree(

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import integer, number, seed, warn
+from wals_gpu.data.matching import check_columns
 from wals_gpu.data.tables import as_output, format_table, html_table
 from wals_gpu.evaluation.comparison import Difference, Differences, differences_of
 from wals_gpu.evaluation.entrants import Entrant, named_models
@@ -363,6 +364,7 @@ def evaluate(
     ParameterWarning
         If entries of a table were left out; if one of several models had no list for a user.
     """
+    check_columns(columns, evaluate)
     ks = check_ks(ks, None)
     several = named_models(model, baseline) if isinstance(model, Mapping) else None
     models = several or {_name_of(model): model}

@@ -32,6 +32,7 @@ from scipy.sparse import csr_matrix
 from wals_gpu.checks import integer, number, with_ids
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.interactions import as_interactions
+from wals_gpu.data.matching import check_columns
 from wals_gpu.data.options import ColumnOptions
 from wals_gpu.errors import ModelFitError
 from wals_gpu.objective.options import Unpack
@@ -152,6 +153,7 @@ def fine_tune(
     learning_rate = number("learning_rate", learning_rate, positive=True)
     layers = _trained_parameters(encoder.model, freeze_below)
     options: Mapping[str, Any] = columns
+    check_columns(options, fine_tune)
     data = as_interactions(interactions, dtype=model.dtype, **options)
     n_users = model.n_users
     if data.matrix.shape != (n_users, len(texts)):

@@ -17,6 +17,7 @@ import numpy as np
 from wals_gpu.checks import integer, number
 from wals_gpu.data.files import CURRENT, real_folder, version_of
 from wals_gpu.data.interactions import Interactions, as_interactions
+from wals_gpu.data.matching import check_columns
 from wals_gpu.data.times import Period
 from wals_gpu.evaluation.all_users import HERE, AllUsers
 from wals_gpu.evaluation.churn import churn
@@ -131,6 +132,7 @@ def publish(
     KeyboardInterrupt
         Likewise, "interrupted".
     """
+    check_columns(columns, publish)
     night = Night(model, folder, publish_if, dict(fit or {}), stopped, show_progress)
     return night.run(
         interactions, warm_start, holdout=holdout, refit=refit, keep=keep, keep_refused=keep_refused, wait=wait,

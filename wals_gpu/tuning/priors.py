@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import integer, number
 from wals_gpu.data.interactions import Interactions, as_interactions
+from wals_gpu.data.matching import check_columns
 from wals_gpu.data.options import ColumnOptions
 from wals_gpu.errors import ModelFitError
 from wals_gpu.evaluation.metrics import ranking_metrics
@@ -94,7 +95,7 @@ def tune_strength(
     cold_weight = number("cold_weight", cold_weight, high=1)
     heldout = number("heldout", heldout, positive=True, below=1)
     k = integer("k", k, 1)
-    data = _read(model, interactions, columns)
+    data = _read(model, interactions, columns, tune_strength)
     split = _ColdSplit.make(data.matrix, heldout, integer("random_state", random_state, 0))
 
     trials = []
@@ -276,7 +277,7 @@ def tune_prior(
     heldout = number("heldout", heldout, positive=True, below=1)
     splits, k = integer("splits", splits, 1), integer("k", k, 1)
     random_state = integer("random_state", random_state, 0)
-    data = _read(model, interactions, columns)
+    data = _read(model, interactions, columns, tune_prior)
     walk = _PriorWalk(model, data, range(random_state, random_state + splits), heldout, k, cold_weight, deadline)
     own = _PriorSettings(usual, prior.ridge, prior.kernel)
     walk.measure([own, *(own._replace(strength=strength) for strength in tried)])
@@ -292,8 +293,9 @@ def tune_prior(
     )
 
 
-def _read(model: Any, interactions: Any, columns: Mapping[str, Any]) -> Interactions:
+def _read(model: Any, interactions: Any, columns: Mapping[str, Any], of: Callable[..., Any]) -> Interactions:
     """Without times: what is hidden is drawn, and a part of the entries cannot have the times of all."""
+    check_columns(columns, of)
     return replace(as_interactions(interactions, dtype=model.dtype, **columns), times=None)
 
 
