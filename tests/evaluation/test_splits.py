@@ -137,6 +137,8 @@ def test_evaluate_does_not_pass_over_an_argument_that_it_does_not_know():
         with pytest.raises(TypeError, match=f"unexpected argument '{name}'") as refused:
             evaluate(model, train, test, **{name: value})
         assert meant is None or str(refused.value).endswith(f"did you mean {meant}?")
+    with pytest.raises(ValueError, match="user_column, min_value can be given with a table only"):
+        evaluate(model, train, test, user_column="user", min_value=4)
 
 
 def test_what_times_leave_without_use_is_checked():

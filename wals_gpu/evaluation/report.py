@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import integer, number, seed, warn
-from wals_gpu.data.matching import check_columns
+from wals_gpu.data.matching import check_columns, is_table
 from wals_gpu.data.tables import as_output, format_table, html_table
 from wals_gpu.evaluation.comparison import Difference, Differences, differences_of
 from wals_gpu.evaluation.entrants import Entrant, named_models
@@ -365,6 +365,11 @@ def evaluate(
         If entries of a table were left out; if one of several models had no list for a user.
     """
     check_columns(columns, evaluate)
+    of_tables = [name for name, value in columns.items() if value is not None]
+    if of_tables and not any(
+        isinstance(data, np.ndarray) or is_table(data) for data in (train, test, fold_in, candidates)
+    ):
+        raise ValueError(f"{', '.join(of_tables)} can be given with a table only; none of train, test, ... is one")
     ks = check_ks(ks, None)
     several = named_models(model, baseline) if isinstance(model, Mapping) else None
     models = several or {_name_of(model): model}
