@@ -366,9 +366,8 @@ def evaluate(
     """
     check_columns(columns, evaluate)
     of_tables = [name for name, value in columns.items() if value is not None]
-    if of_tables and not any(
-        isinstance(data, np.ndarray) or is_table(data) for data in (train, test, fold_in, candidates)
-    ):
+    given = [data for data in (train, test, fold_in, candidates) if data is not None]
+    if of_tables and not any(isinstance(data, np.ndarray) or is_table(data) for data in given):
         raise ValueError(f"{', '.join(of_tables)} can be given with a table only; none of train, test, ... is one")
     ks = check_ks(ks, None)
     several = named_models(model, baseline) if isinstance(model, Mapping) else None
