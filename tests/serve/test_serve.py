@@ -215,6 +215,16 @@ def test_items_are_found_by_words():
     assert search.find("", 2).tolist() == [3, 1] and search.find("(*", 2).size == 0
 
 
+def test_monitors_may_ask_for_the_head_alone(model):
+    client = TestClient(make_app(model))
+    for path in ("/healthz", "/metrics", "/"):
+        head, get = client.head(path), client.get(path)
+        assert head.status_code == get.status_code == 200
+        assert head.headers["content-type"] == get.headers["content-type"]
+    assert client.head("/recommend").status_code == 405
+    assert set(client.get("/openapi.json").json()["paths"]["/healthz"]) == {"get"}
+
+
 def test_texts(model):
     """Sentences are encoded by the model's encoder, each alone; a model without one says so."""
 

@@ -335,6 +335,8 @@ def _add_routes(app: FastAPI, service: _Service) -> dict[str, Direct]:
         }
         return Response(page, media_type="text/html; charset=utf-8", headers=headers)
 
+    for path, answer in (("/healthz", healthz), ("/metrics", metrics), ("/", explorer)):  # as monitors ask
+        app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False, response_class=Response)
     return direct
 
 
