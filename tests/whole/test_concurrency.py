@@ -251,6 +251,29 @@ def test_fork_while_another_thread_is_in_a_sweep(model, plays):
         thread.join()
 
 
+LOST_LOCK = """
+import os
+import numpy as np
+from scipy.sparse import csr_matrix
+from tqdm.auto import tqdm
+from wals_gpu import WALS
+from wals_gpu.compat.als import AlternatingLeastSquares
+
+child = os.fork()
+if not child:
+    tqdm.get_lock().acquire()
+    os._exit(0)
+os.waitpid(child, 0)
+matrix = csr_matrix(np.eye(20, dtype=np.float32))
+WALS(4, iterations=2).fit(matrix).recommend(range(20), 3)
+AlternatingLeastSquares(4, iterations=2).fit(matrix, show_progress=False)
+"""
+
+
+def test_a_process_that_ended_with_the_lock_of_tqdm_stops_no_other():
+    run_python(LOST_LOCK)
+
+
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
 def test_joblib(model, backend):
     joblib = pytest.importorskip("joblib", reason="joblib is not installed")

@@ -35,7 +35,7 @@ from wals_gpu.cli.reranking import add_reranking, check_reranking, reranking_opt
 from wals_gpu.cli.tables import check_kind, check_table, open_table
 from wals_gpu.data.files import folder_digest, load_metadata
 from wals_gpu.data.names import user_names
-from wals_gpu.data.progress import tqdm
+from wals_gpu.data.progress import progress_bar
 from wals_gpu.model.recommendations import RecommendationsChunk
 from wals_gpu.model.wals import WALS
 
@@ -238,7 +238,7 @@ def _recommend_to_users(
     n_rows = 0
     columns = schema(FOR_USERS, model.user_ids, model.item_ids, titles is not None, with_source=True)
     with (
-        tqdm(total=len(users), desc="recommend", unit="user", delay=1, disable=args.quiet) as progress,
+        progress_bar(len(users), not args.quiet, desc="recommend", unit="user", delay=1) as progress,
         open_table(args.out, columns) as write,
     ):
         for chunk in counted:

@@ -27,7 +27,7 @@ from wals_gpu.compat.answers import Answers
 from wals_gpu.compat.loss import absolute_sum, calculate_loss, mean_loss
 from wals_gpu.compat.rows import csr, half_step, implicits_words, options_of
 from wals_gpu.data.files import load_npz
-from wals_gpu.data.progress import tqdm
+from wals_gpu.data.progress import progress_bar
 from wals_gpu.errors import ModelFormatError
 
 __all__ = ["AlternatingLeastSquares", "CpuAlternatingLeastSquares", "calculate_loss"]
@@ -178,7 +178,7 @@ class CpuAlternatingLeastSquares(Answers):
 
         confidence = self.alpha * absolute_sum(matrix) if self.calculate_training_loss else 0.0
         loss = None
-        progress = tqdm(total=self.iterations, disable=not show_progress)
+        progress = progress_bar(self.iterations, show_progress)
         with progress, backend.session(users, items) as session:
             for iteration in range(self.iterations):
                 started = time.perf_counter()

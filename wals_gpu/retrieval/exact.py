@@ -19,7 +19,7 @@ from wals_gpu.backends.session import Backend, KeepingBackend, PreparingBackend
 from wals_gpu.checks import integer, list_length
 from wals_gpu.data.csr import select
 from wals_gpu.data.ids import Ids
-from wals_gpu.data.progress import tqdm
+from wals_gpu.data.progress import progress_bar
 from wals_gpu.retrieval.lists import Filters, Lists, pattern, stored, union
 from wals_gpu.retrieval.neighbors import Extra, best_of, topk
 from wals_gpu.retrieval.posterior import squares_along
@@ -381,11 +381,7 @@ class ExactIndex:
         """
         columns = np.empty((n_queries, self.check_length(k, n_queries)), np.int32)
         scores = np.empty(columns.shape, self.vectors.dtype)
-        if not show_progress:
-            for part, some_columns, some_scores in chunks:
-                columns[part], scores[part] = some_columns, some_scores
-            return columns, scores
-        with tqdm(total=n_queries, desc="top-k", unit="query") as progress:
+        with progress_bar(n_queries, show_progress, desc="top-k", unit="query") as progress:
             for part, columns[part], scores[part] in chunks:
                 progress.update(part.stop - part.start)
         return columns, scores

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wals_gpu.checks import as_path, integer
-from wals_gpu.data.progress import tqdm
+from wals_gpu.data.progress import progress_bar
 from wals_gpu.text.cache import EmbeddingStore
 
 __all__ = ["Encoder", "checked_vectors"]
@@ -143,7 +143,7 @@ class Encoder:
         vectors: NDArray[np.float32] | None = None
         filled = np.zeros(len(texts), np.bool_)
         total: Any = 0.0
-        with tqdm(total=len(texts), disable=not show_progress, desc="Encoding", unit="text") as progress:
+        with progress_bar(len(texts), show_progress, desc="Encoding", unit="text") as progress:
             for begin in range(0, len(texts), _BLOCK):
                 block = texts[begin : begin + _BLOCK]
                 rows: dict[str, list[int]] = {}  # of each different text

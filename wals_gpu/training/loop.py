@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 
 from wals_gpu.backends.devices import make_backend
-from wals_gpu.data.progress import tqdm
+from wals_gpu.data.progress import progress_bar
 from wals_gpu.errors import DeviceLostError
 from wals_gpu.training.fitted import Fitted
 from wals_gpu.training.plan import Plan
@@ -173,7 +173,7 @@ class Run:
     def _iterate(self, callback: Callable[[FitRecord], bool | None] | None, show_progress: bool) -> None:
         plan, history, state = self._plan, self.history, self._state
         iterations, validation = plan.settings.iterations, plan.validation
-        with tqdm(total=iterations, initial=len(history), disable=not show_progress, desc="WALS", unit="it") as bar:
+        with progress_bar(iterations, show_progress, initial=len(history), desc="WALS", unit="it") as bar:
             done = len(history) >= iterations or (validation is not None and validation.exhausted)
             while not done:
                 record = self._one_iteration(len(history) + 1)

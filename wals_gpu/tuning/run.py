@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from wals_gpu.checks import flag, integer, number
 from wals_gpu.data.interactions import as_interactions
-from wals_gpu.data.progress import tqdm
+from wals_gpu.data.progress import progress_bar
 from wals_gpu.data.stored import StoredMatrix
 from wals_gpu.errors import ModelFitError
 from wals_gpu.evaluation.metrics import bootstrap_interval
@@ -380,8 +380,8 @@ class _Progress:
         of_time = budget.seconds is not None
         total = math.ceil(budget.seconds) if budget.seconds is not None else budget.trials
         self._of_time = of_time
-        self._bar = tqdm(
-            total=total, disable=not is_shown, desc="tune", unit="s" if of_time else "trial",
+        self._bar = progress_bar(
+            total, is_shown, desc="tune", unit="s" if of_time else "trial",
             bar_format="{desc}: {n:.0f}/{total:.0f} {unit} {bar} {postfix}",
         )  # fmt: skip
 
