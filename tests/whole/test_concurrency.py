@@ -259,9 +259,10 @@ from tqdm.auto import tqdm
 from wals_gpu import WALS
 from wals_gpu.compat.als import AlternatingLeastSquares
 
+lock = tqdm.get_lock()
 child = os.fork()
 if not child:
-    tqdm.get_lock().acquire()
+    lock.acquire()
     os._exit(0)
 os.waitpid(child, 0)
 matrix = csr_matrix(np.eye(20, dtype=np.float32))
