@@ -87,7 +87,7 @@ def test_the_memory_is_shared_but_for_the_end():
 @linux
 @pytest.mark.parametrize(
     ("solver", "D", "background"),  # with a background, rows are rotated on their way; D^2 operations for each
-    [("cholesky", 1024, 0.0), ("cg", 48, 0.5), ("subspace", 1024, 0.0)],
+    [("cholesky", 1024, 0.0), ("cg", 64, 0.5), ("subspace", 1024, 0.0)],
 )
 def test_rows_times_factors_beyond_31_bits(solver, D, background):
     """Rows are solved where they belong, and the last ones from their own start values."""
