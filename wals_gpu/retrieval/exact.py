@@ -142,7 +142,17 @@ class ExactIndex:
         return self._longest
 
     def squares_along(self, vectors: NDArray[np.float64] | None) -> NDArray[np.float32]:
-        """:func:`.posterior.squares_along` of the vectors; kept where they are wanted again along the same array."""
+        """:func:`.posterior.squares_along` of the vectors; kept where they are wanted again along the same array.
+
+        Parameters
+        ----------
+        vectors : (D, D) float64 array, or None
+            Orthonormal, in columns. None: along the axes.
+
+        Returns
+        -------
+        (n, D) float32 array
+        """
         wanted, squares = self._along
         if squares is None or wanted is not vectors:
             squares = squares_along(self.vectors, vectors)
