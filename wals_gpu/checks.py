@@ -7,7 +7,7 @@ import numbers
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,8 +18,9 @@ from wals_gpu.errors import ListLengthError, ParameterWarning
 from wals_gpu.system import available_memory
 
 __all__ = [
-    "as_path", "did_you_mean", "flag", "index_of_ids", "integer", "list_length", "number", "refuse_ids",
-    "refuse_masked", "seed", "warn", "with_ids",
+    "as_list", "as_path", "did_you_mean", "flag", "index_of_ids", "integer", "is_list", "list_length", "number",
+    "refuse_bools", "refuse_ids", "refuse_masked", "refuse_reordered", "refuse_zeros_and_ones", "seed", "warn",
+    "with_ids",
 ]  # fmt: skip
 
 #: Bytes of an answer that is given without asking how much memory there is: that takes longer than many a search.
@@ -128,13 +129,38 @@ def index_of_ids(source: Any) -> Any:
 def with_ids(what: str, values: Any, ids: Any) -> tuple[Any, Any]:
     """Values and their ids: those given, or the keys of a mapping, or the index of a pandas object; None: without ids.
 
-    ValueError where ids are given beside a mapping of id to `what`.
+    ValueError where ids are given beside a mapping of id to `what`, or in another order than the index has them.
     """
     if not isinstance(values, Mapping):
-        return values, index_of_ids(values) if ids is None else ids
+        index = index_of_ids(values)
+        if ids is not None and index is not None:
+            refuse_reordered(f"each {what}", ids, index)
+        return values, index if ids is None else ids
     if ids is not None:
         raise ValueError(f"ids must not be given with a mapping of id to {what}")
     return list(values.values()), list(values)
+
+
+def as_list(values: Any) -> list[Any]:
+    """Values as Python's, of whatever kind the sequence is."""
+    for method in ("to_pylist", "tolist", "to_list"):  # of Arrow; NumPy and pandas; polars
+        if hasattr(values, method):
+            listed: list[Any] = getattr(values, method)()
+            return listed
+    return list(values)
+
+
+def refuse_reordered(what: str, ids: Any, index: Any) -> None:
+    """ValueError where given ids are those of an index in another order: which of them is meant, nobody can know.
+
+    An index of other ids is what a selection of rows leaves of their numbers, and says nothing.
+    """
+    given, own = as_list(ids), as_list(index)
+    if given != own and len(given) == len(own) and sorted(map(repr, given)) == sorted(map(repr, own)):
+        raise ValueError(
+            f"ids must be in the order of {what}, whose index has the same ids in another order: leave ids out, or "
+            "give what has no index (to_numpy)"
+        )
 
 
 def refuse_ids(name: str, value: Any, ids: str) -> None:
@@ -145,6 +171,31 @@ def refuse_ids(name: str, value: Any, ids: str) -> None:
             f"{name} must be in the order of {ids}, whatever the index of a {kind} says: give "
             f"{kind.lower() if kind == 'Series' else 'frame'}.loc[{ids}].to_numpy()"
         )
+
+
+def is_list(value: Any) -> bool:
+    """Whether it is a list, array, set, Series, ... of things, and not a text or a mapping."""
+    scalar = isinstance(value, (str, bytes, Mapping)) or (isinstance(value, np.ndarray) and not value.ndim)
+    return isinstance(value, Collection) and not scalar
+
+
+def refuse_zeros_and_ones(name: str, rows: Any, n: int, side: str) -> None:
+    """TypeError for a 0 or 1 of each of n items (users), which would be taken for the items 0 and 1 again and again."""
+    if not is_list(rows) or len(rows) != n or n < 3 or isinstance(rows, Set):
+        return
+    given = np.asarray(rows)
+    if given.dtype.kind in "iu" and given.ndim == 1 and ((given == 0) | (given == 1)).all():
+        raise TypeError(
+            f"{name} must be a list of {side}s, got a 0 or 1 for each of the {n} {side}s; "
+            "np.flatnonzero has the numbers of those with a 1"
+        )
+
+
+def refuse_bools(requirement: str, values: Any) -> None:
+    """TypeError where True or False is among integers of a list: NumPy would take it for 1 or 0."""
+    if isinstance(values, (list, tuple)) and bool in set(map(type, values)):
+        place = next(place for place, value in enumerate(values) if type(value) is bool)
+        raise TypeError(f"{requirement}, got bool {values[place]} at position {place}")
 
 
 def refuse_masked(name: str, value: Any) -> None:

@@ -659,6 +659,9 @@ def test_ids_of_another_kind_are_refused():
     for value in ("1", 1.0, True):
         with pytest.raises(TypeError, match="user ids are integers, got"):
             Ids(np.arange(3), "user").find([value])
+    for values in ([1, True], (1, False)):  # which NumPy takes for integers
+        with pytest.raises(TypeError, match=r"user ids are integers, got bool (True|False) at position 1"):
+            Ids(np.arange(3), "user").find(values)
     for values in ([1, None], np.array([1, np.nan]), pd.array([1, None], "Int64"), pa.array([1, None])):
         with pytest.raises(TypeError, match=r"user ids are integers, and none may be missing; got .* at position 1$"):
             Ids(np.arange(3), "user").find(values)
@@ -753,6 +756,9 @@ def test_known_ids_and_matrices():
         as_interactions(train, item_ids=ids)
 
 
+_NO_TIMES = ("object", "m8[s]", "complex64", "<U3", "bool")
+
+
 def test_ids_and_times_of_another_kind_are_refused():
     """A list of ids was taken, and every question by id ended in an AttributeError."""
     matrix = sparse.csr_matrix(np.eye(2))
@@ -763,6 +769,20 @@ def test_ids_and_times_of_another_kind_are_refused():
     ):
         with pytest.raises(TypeError, match=text):
             Interactions(matrix, **fields)
+    for times, text in (
+        (np.array(["2024-01-01", "NaT"], "M8[D]"), "must be there for every entry, 1 of 2 are NaN or NaT"),
+        (np.array([1.0, np.nan]), "must be there for every entry, 1 of 2"),
+        (np.array([1.0, np.inf]), "must be finite, got infinity"),
+        (np.ma.array([1.0, 2.0], mask=[False, True]), "must be there for every entry, 1 are masked"),
+        (np.array([1.7e9, 1.7e9], np.float32), "as float32 are rounded to 128"),
+        *((np.array([1, 2], kind), "must be numbers or datetime64, got dtype ") for kind in _NO_TIMES),
+    ):
+        with pytest.raises(DataError, match=f"times of Interactions {text}"):  # a fit took them, and could not be saved
+            Interactions(matrix, times=times)
+    assert Interactions(matrix, times=np.array([1, 2], np.int8)).times.dtype == np.int64
+    for wrong in (None, [[1, 0]], pd.DataFrame({"user_id": [1], "item_id": [1]})):
+        with pytest.raises(TypeError, match="matrix of Interactions must be a SciPy sparse matrix, got"):
+            Interactions(wrong)
 
 
 def test_interactions_are_shown_in_a_line():

@@ -272,6 +272,7 @@ def test_arrays_of_times_are_what_columns_may_hold():
         ([None, *aware[1:]], "^timestamps must have a time in every row, got a null"),
         ([datetime.date(2024, 1, 1), *aware[1:]], "must hold values of one type"),
         (np.ma.array([1, 2, 3], mask=[0, 1, 0]), "timestamps must be there for every entry, 1 are masked"),
+        (np.array([True, False, True]), "timestamps must be numbers or datetime64, got dtype bool"),
     ):
         with pytest.raises(ValueError, match=message):
             leave_one_out(matrix, times)

@@ -10,7 +10,7 @@ import pytest
 from exported import ITEMS, USERS, expected, exported_model
 from scipy.sparse import csr_matrix
 
-from wals_gpu import ParameterWarning
+from wals_gpu import WALS, ParameterWarning
 from wals_gpu.export import export
 from wals_gpu.objective.presets import PRESETS
 
@@ -198,6 +198,19 @@ def test_onnx_takes_equal_scores_by_the_lower_number(tmp_path):
         same(found, model, *model.search(items[20:21] * 100, 30, deny=[[51]]))
     finally:
         model.item_factors = before
+
+
+def test_onnx_of_large_ids(tmp_path):
+    """Of ids beyond int64, a graph was written that no runtime could load."""
+    import pyarrow as pa
+
+    ids = np.array([5, 2**63, 2**64 - 1], np.uint64)
+    table = pa.table({"user_id": [0, 0, 1, 1, 2], "item_id": ids[[0, 1, 1, 2, 0]]})
+    model = WALS(2, iterations=2, random_state=0).fit(table)
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    export(model, tmp_path / "out", to="onnx")
+    _, _, names = session(tmp_path / "out").run(None, {"user": [0], "exclude": np.array([[0]]), "k": [3]})
+    assert names.dtype == np.uint64 and names.tolist() == [[2**64 - 1, 0, 0]]  # one that is new, two of nothing
 
 
 @pytest.mark.parametrize("objective", PRESETS)

@@ -304,3 +304,29 @@ def test_command_line_from_texts_to_a_model_that_answers_texts(tmp_path, capsys)
     ]:
         assert cli.main(wrong) != 0
         assert message in capsys.readouterr().err
+
+
+def test_tables_of_new_items_have_their_ids_in_a_column(shop):
+    """The ids were a feature, and had to be given a second time."""
+    import pandas as pd
+    import polars as pl
+
+    ids, embeddings, *_ = shop
+    new = list(range(5))
+    columns = {"item_id": ids[new[::-1]]} | {f"f{k}": embeddings[new[::-1], k] for k in range(KINDS)}
+    want = fit(shop, new)
+    factors = want.project_items(embeddings[new[::-1]])
+    want.add_items(embeddings[new], ids[new])
+    for made in (pd.DataFrame, pl.DataFrame, pa.table):
+        model = fit(shop, new)
+        assert np.array_equal(model.project_items(made(columns)), factors)
+        assert model.add_items(made(columns)).tolist() == ids[new[::-1]].tolist()
+        assert np.array_equal(model.item_factors, want.item_factors)
+        with pytest.raises(ValueError, match="ids of items must be what its column 'item_id' has"):
+            fit(shop, new).add_items(made(columns), ids[new])
+    frame = pd.DataFrame(embeddings[new], index=ids[new])
+    with pytest.raises(ValueError, match="whose index has the same ids in another order"):
+        fit(shop, new).add_items(frame, ids[new[::-1]])
+    with pytest.raises(TypeError, match="ids must not be given: the model was fitted on a matrix"):
+        matrix = WALS(2, item_prior=LinearPrior(embeddings), iterations=1).fit(csr_matrix(shop[2]))
+        matrix.add_items(pd.DataFrame(columns))

@@ -344,6 +344,10 @@ def test_unknown_ids_change_nothing_unless_skipped():
         (lambda: named.remove_users(named.user_ids.ids), ValueError, "users must leave at least one of the 30 users"),
         (lambda: numbered.remove_items(range(I)), ValueError, "items must leave at least one of the 15 items"),
         (lambda: WALS(2).remove_users(0), ModelFitError, "not fitted"),
+        (lambda: numbered.remove_items([True, 3]), TypeError, "items must be row numbers .* got bool True at position"),
+        (lambda: named.remove_items(np.arange(I) == 2), TypeError, "item ids are strings"),
+        (lambda: numbered.remove_users((np.arange(U) == 2) * 1), TypeError, "got a 0 or 1 for each of the 30 users"),
+        (lambda: numbered.remove_items((np.arange(I) == 2) * 1), TypeError, "got a 0 or 1 for each of the 15 items"),
     ]:
         with pytest.raises(error, match=message):
             call()

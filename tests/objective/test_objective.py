@@ -726,8 +726,11 @@ def test_parameters_that_do_not_go_together():
     for parameter, side in (("row_weights", "user"), ("column_weights", "item")):
         with pytest.raises(ValueError, match=rf"{parameter} must be in the order of interactions\.{side}_ids\.ids"):
             GoogleWals(**{parameter: pd.Series([1.0, 2.0], index=["a", "b"])})
-    with pytest.raises(TypeError, match="column_weights must be one number or a 1-D array"):
-        GoogleWals(column_weights="popular")
+    for texts in ("popular", "1", ["1", "2"]):
+        with pytest.raises(TypeError, match="column_weights must be one number or a 1-D array"):
+            GoogleWals(column_weights=texts)
+    with pytest.raises(ValueError, match="row_weights must be there throughout, 1 are masked"):
+        GoogleWals(row_weights=np.ma.array([1.0, 2.0], mask=[False, True]))
     with pytest.raises(ValueError, match="exponent of objective 'google_wals' must be"):
         GoogleWals(exponent=-0.5)
 

@@ -396,6 +396,96 @@ def test_frames_and_series_are_found_by_their_index():
     assert not counted.has_ids and counted.rows_for("item", None, 3).tolist() == np.eye(3).tolist()
 
 
+def _tables(ids, vectors, name="item_id"):
+    """The same features as tables of every kind, with the ids in a column."""
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+    columns = {"f": vectors[:, 0], name: ids, "g": vectors[:, 1]}
+    lists = {name: ids, "vector": vectors.tolist()}
+    frame = pd.DataFrame(columns)
+    arrow = pa.table(lists)
+    fixed = arrow.set_column(1, "vector", arrow["vector"].cast(pa.list_(pa.float64(), vectors.shape[1])))
+    yield from (frame, frame[frame["f"] < 1e9].set_axis(np.arange(len(ids)) + 3), pd.DataFrame(lists))
+    yield from (pl.DataFrame(columns), pl.DataFrame(columns).lazy(), pl.DataFrame(lists))
+    yield from (pa.table(columns), pa.table(columns).to_batches()[0], arrow, fixed)
+
+
+@pytest.mark.parametrize("name", ["item_id", "movieId", "id", "user", "sku"])
+def test_a_column_of_ids_is_no_feature(name):
+    """It was one, and the rows were taken in their order."""
+    pa = pytest.importorskip("pyarrow")
+    pytest.importorskip("polars")
+    for ids in (np.array([30, 10, 20]), np.array(["c", "a", "b"], object)):
+        vectors = np.arange(6.0).reshape(3, 2) ** 2
+        known = Ids.encode(pa.array(ids), "item")[0]
+        want = vectors[np.argsort(ids)].tolist()
+        for source in _tables(ids, vectors, name):
+            assert LinearPrior(source).rows_for("item", known, 3).tolist() == want
+            assert LinearPrior((ids, source)).rows_for("item", known, 3).tolist() == want
+            with pytest.raises(ValueError, match=f"ids of embeddings must be what its column '{name}' has"):
+                LinearPrior((ids[::-1], source))
+
+
+def test_columns_that_are_features_stay_so():
+    pd = pytest.importorskip("pandas")
+    flags = pd.DataFrame({"film": [1, 0, 0], "book": [0, 1, 1], "category_id": [7, 7, 9]})  # kinds of things
+    assert LinearPrior(flags).rows_for("item", None, 3).tolist() == flags.to_numpy().tolist()
+    with pytest.raises(DataError, match="embeddings must have one column of ids, got 'item_id', 'user_id'"):
+        LinearPrior(pd.DataFrame({"item_id": [1, 2], "user_id": [1, 2], "f": [0.5, 1]}))
+    with pytest.raises(DataError, match=r"must have numbers in every column but that of ids, got .*string in 'name'"):
+        LinearPrior(pd.DataFrame({"item_id": [1, 2], "name": ["a", "b"]}))
+    with pytest.raises(DataError, match="must have columns of numbers beside that of ids"):
+        LinearPrior(pd.DataFrame({"item_id": [1, 2]}))
+    with pytest.raises(DataError, match="a vector of one length in each row of column 'v'"):
+        LinearPrior(pd.DataFrame({"item_id": [1, 2], "v": [[1.0], [1.0, 2.0]]}))
+    with pytest.raises(ValueError, match="index of embeddings must be what its column 'item_id' has"):
+        LinearPrior(pd.DataFrame({"item_id": [1, 2], "f": [0.5, 1]}, index=["a", "b"]))
+
+
+def test_given_ids_and_an_index_in_another_order():
+    """The ids counted, and the index was passed over: one of the two orders is wrong."""
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(np.eye(3), index=["a", "b", "c"])
+    series = pd.Series(["x", "xx", "xxx"], index=["a", "b", "c"])
+    encoder = lambda batch: [[len(text)] for text in batch]  # noqa: E731
+    for call in (
+        lambda ids: LinearPrior((ids, frame)),
+        lambda ids: LinearPrior.from_texts(series, encoder, ids=ids),
+        lambda ids: WALS.hybrid(series, encoder, ids=ids).item_prior,
+    ):
+        assert call(["a", "b", "c"]).ids.tolist() == ["a", "b", "c"]
+        assert call(["f", "e", "d"]).ids.tolist() == ["d", "e", "f"]
+        with pytest.raises(ValueError, match="whose index has the same ids in another order"):
+            call(["c", "a", "b"])
+    left = frame.set_axis([4, 7, 9])  # the numbers of the rows that were chosen say nothing
+    assert LinearPrior((["c", "a", "b"], left)).ids.tolist() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["user_id", "user"])
+def test_new_users_have_the_embeddings_of_their_ids(name):
+    """`fold_in` took them in their order, whatever their ids."""
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("polars")
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"user_id": rng.integers(0, 9, 60), "item_id": rng.integers(0, 7, 60)}).drop_duplicates()
+    prior = LinearPrior((np.arange(9), rng.normal(size=(9, 2))))
+    model = WALS(3, iterations=2, random_state=0, user_prior=prior).fit(rows)
+    news = pd.DataFrame({"user_id": [22, 22, 11, 33], "item_id": [0, 1, 2, 3]})
+    vectors = rng.normal(size=(3, 2))
+    want = model.fold_in(news, embeddings=vectors)  # of 22, 11, 33
+    ids, order = np.array([33, 22, 11]), [2, 0, 1]
+    frame = pd.DataFrame(vectors[order], index=ids)
+    by_id = dict(zip(ids, vectors[order], strict=True))
+    for embeddings in (frame, by_id, (ids, vectors[order]), *_tables(ids, vectors[order], name)):
+        assert np.array_equal(model.fold_in(news, embeddings=embeddings), want)
+    with pytest.raises(DataError, match=r"must have embeddings of every user .* 1 are missing, such as 22"):
+        model.fold_in(news, embeddings=frame.drop(22))
+    with pytest.raises(DataError, match="has ids, but the interactions are a matrix"):
+        model.fold_in(np.eye(7)[:3], embeddings=frame)
+
+
 # ---------------------------------------------------------------------------------------------------- bad input
 
 
@@ -556,7 +646,7 @@ def test_a_training_user_folds_in_to_their_factor(world):
     unknown = model.fold_in(world[0])
     assert np.abs(unknown - want).max() > 1e-3
     np.testing.assert_allclose(unknown[7], model.user_prior_.weights[-1])
-    with pytest.raises(DataError, match="one row for each of 60 users, got 2"):
+    with pytest.raises(DataError, match=r"one row for each of the 60 users, got shape \(2, 3\)"):
         model.fold_in(world[0], embeddings=world[2][:2])
     plain = make(world, {}).fit(world[0])
     with pytest.raises(ValueError, match="embeddings of users need a model with a user_prior"):

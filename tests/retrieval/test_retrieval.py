@@ -305,6 +305,9 @@ def test_bad_indexes_are_named():
     for vectors in ([[1.0]], np.ones(3), np.ones((2, 2), int), np.ones((2, 2), np.float16)):
         with pytest.raises(TypeError, match="vectors must be a float32 or float64 array"):
             ExactIndex(vectors)
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="vectors must be finite, got NaN or infinity in row 1"):
+            ExactIndex(np.array([[1.0, 2], [value, 1]]))
     with pytest.raises(ValueError, match="ids must name the 3 vectors, got 40 ids"):
         ExactIndex(np.ones((3, 2)), ITEM_IDS)
     with pytest.raises(ValueError, match="metric must be 'dot' or 'cosine', got 'l2'"):

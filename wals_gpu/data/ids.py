@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from wals_gpu.checks import refuse_masked
+from wals_gpu.checks import refuse_bools, refuse_masked, refuse_zeros_and_ones
 from wals_gpu.errors import ModelFormatError
 
 #: A bisection step in Python costs about as much as hashing this many ids does in Arrow.
@@ -111,6 +111,7 @@ class Ids:
             if values.null_count or not increasing:
                 raise ValueError(f"{side} ids must be strictly increasing strings without nulls")
         else:
+            refuse_masked(f"{side} ids", values)
             values = np.asarray(values)
             if values.ndim != 1 or values.dtype.kind not in "iu":
                 raise TypeError(f"{side} ids must be a 1-D array of integers, got {values.ndim}-D {values.dtype}")
@@ -265,6 +266,7 @@ class Ids:
         """
         if unknown not in ("error", "skip"):
             raise ValueError(f"unknown must be 'error' or 'skip', got {unknown!r}")
+        refuse_zeros_and_ones("values", values, len(self), self.side)
         find = self.index_of if unknown == "error" else self.find
         index = np.atleast_1d(find(list(values) if isinstance(values, (set, frozenset)) else values))
         mask = np.zeros(len(self), bool)
@@ -453,6 +455,7 @@ class Ids:
             raise ModelFormatError(f"{side} ids {name!r} are damaged: {error}") from error
 
     def _find_integers(self, values: ArrayLike) -> Any:
+        refuse_bools(f"{self.side} ids are integers", values)
         query = np.asarray(values)
         in_range = np.ones(query.shape, bool)
         if query.dtype.kind not in "iu":
@@ -610,6 +613,7 @@ def row_numbers(
     if ids is not None:
         index = np.asarray(ids.index_of(queries))
     else:
+        refuse_bools(f"{name} must be row numbers (integers)", queries)
         index = np.asarray(queries)
         if index.size and index.dtype.kind not in "iu":
             raise TypeError(f"{name} must be row numbers (integers), got {index.dtype}")

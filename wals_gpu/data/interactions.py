@@ -34,7 +34,7 @@ from wals_gpu.data.names import (
     usual_time,
 )
 from wals_gpu.data.source import Column, Source, TextOptions
-from wals_gpu.data.times import Period, as_times, recency, shown_times
+from wals_gpu.data.times import Period, as_times, checked_times, recency, shown_times
 from wals_gpu.errors import DataError, EmptyTableError
 
 __all__ = [
@@ -102,8 +102,15 @@ class Interactions:
         for name in ("user_ids", "item_ids"):
             if not isinstance(ids := getattr(self, name), (Ids, type(None))):
                 raise TypeError(f"{name} of Interactions must be Ids, which say what is in which row; got {ids!r:.60}")
+        if not (hasattr(self.matrix, "nnz") or isinstance(self.matrix, np.ndarray)):
+            got = type(self.matrix).__name__
+            raise TypeError(
+                f"matrix of Interactions must be a SciPy sparse matrix, got {got}; as_interactions reads tables"
+            )
         if not isinstance(self.times, (np.ndarray, type(None))):
             raise TypeError(f"times of Interactions must be an array, got {self.times!r:.60}")
+        if self.times is not None:
+            object.__setattr__(self, "times", checked_times("times of Interactions", self.times))
 
     def __repr__(self) -> str:
         """Sizes and the first ids, in place of all values and times."""
@@ -427,8 +434,8 @@ def _table_of_triplets(array: NDArray[Any]) -> pa.Table:
 
 
 def _from_matrix(data: Any, user_ids: Ids | None, item_ids: Ids | None, dtype: DTypeLike) -> Interactions:
-    own = data if isinstance(data, Interactions) else Interactions(data)
-    matrix = as_csr(own.matrix, dtype=dtype)
+    matrix = as_csr(getattr(data, "matrix", data), dtype=dtype)
+    own = data if isinstance(data, Interactions) else Interactions(matrix)
     if own.times is not None:
         in_order = getattr(own.matrix, "format", "") == "csr" and own.matrix.has_canonical_format
         if not in_order or np.shape(own.times) != (matrix.nnz,):

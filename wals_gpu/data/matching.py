@@ -125,8 +125,8 @@ def open_interactions(
             raise type(error)(f"{name}: {error}") from error
     if columns:
         raise ValueError(f"{', '.join(columns)} can be given with a table only; {name} is a matrix or Interactions")
-    own = data if isinstance(data, Interactions) else Interactions(getattr(data, "matrix", data))
-    matrix = canonical(name, own.matrix)
+    matrix = canonical(name, getattr(data, "matrix", data))
+    own = data if isinstance(data, Interactions) else Interactions(matrix)
     for ids, n, side in ((own.user_ids, matrix.shape[0], "row"), (own.item_ids, matrix.shape[1], "column")):
         if ids is not None and len(ids) != n:
             raise DataError(f"{name} must have {len(ids)} {side}s, one per {ids.side} id; got shape {matrix.shape}")

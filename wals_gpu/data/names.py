@@ -25,6 +25,7 @@ __all__ = [
     "choose_user",
     "choose_value",
     "count_usual",
+    "id_names",
     "is_rating",
     "is_time",
     "item_names",
@@ -254,6 +255,24 @@ def count_usual(names: Sequence[str]) -> int:
         any(plain in forms for forms in known) or plain in _PLAIN_VALUES or plain in _PLAIN_TIMES
         for plain in map(plain_name, names)
     )
+
+
+def id_names(names: Sequence[Hashable]) -> tuple[list[Hashable], list[Hashable]]:
+    """Those of users' or items' ids: that can be nothing else (item_id, userId, id), and that can be (book, player)."""
+    sure: list[Hashable] = []
+    doubtful: list[Hashable] = []
+    for name in names:
+        plain = plain_name(name)
+        forms = [
+            known[plain][1]
+            for ranks in (_USERS, _USERS_SECOND, _ITEMS, _ITEMS_SECOND)
+            if plain in (known := _forms(ranks))
+        ]
+        if forms and min(forms) < 2:
+            (doubtful if min(forms) else sure).append(name)
+        elif plain == "id":
+            sure.append(name)
+    return sure, doubtful
 
 
 def user_names() -> frozenset[str]:

@@ -172,10 +172,10 @@ def terms_of_rows(bound: BoundObjective, side: str, rows: slice, block: csr_matr
 
 def as_stored(data: Any, dtype: np.dtype[Any], columns: Mapping[str, Any]) -> Interactions | None:
     """Interactions whose matrix is a stored one, checked; None where it is not. `columns` are of tables."""
-    own = data if isinstance(data, Interactions) else Interactions(data)
-    matrix = own.matrix
+    matrix = getattr(data, "matrix", data)
     if not isinstance(matrix, StoredMatrix):
         return None
+    own = data if isinstance(data, Interactions) else Interactions(matrix)
     if columns:
         raise TypeError(f"{', '.join(columns)} can be given with a table only; interactions is a stored matrix")
     if matrix.dtype != dtype:

@@ -18,7 +18,7 @@ from wals_gpu.data.ids import is_string
 from wals_gpu.data.source import Column
 from wals_gpu.errors import DataError
 
-__all__ = ["Period", "as_times", "recency", "refuse_rounded", "shown_times"]
+__all__ = ["Period", "as_times", "checked_times", "recency", "refuse_rounded", "shown_times"]
 
 # Every integer up to here is a float64; microseconds since 1970 are, nanoseconds are not.
 _EXACT = 2**53
@@ -126,6 +126,27 @@ def as_times(column: Column, name: Hashable, place: Callable[[int], str]) -> NDA
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return _numbers(column, where, place)
     raise DataError(f"{where} must hold numbers, dates or text in ISO 8601, got {kind}")
+
+
+def checked_times(what: str, times: NDArray[Any]) -> NDArray[Any]:
+    """Times as float64, unsigned integers, or datetime64, whose differences do not wrap around.
+
+    Raises
+    ------
+    DataError
+        One is missing or infinite, they are no times, or all are rounded so much that their order is lost.
+    """
+    if np.ma.is_masked(times):
+        raise DataError(f"{what} must be there for every entry, {int(np.ma.getmaskarray(times).sum())} are masked")
+    times = np.asarray(times)
+    if times.dtype.kind not in "iufM":
+        raise DataError(f"{what} must be numbers or datetime64, got dtype {times.dtype}")
+    if missing := int(np.isnan(times).sum()):
+        raise DataError(f"{what} must be there for every entry, {missing} of {times.size} are NaN or NaT")
+    if times.dtype.kind == "f" and np.isinf(times).any():
+        raise DataError(f"{what} must be finite, got infinity")
+    refuse_rounded(what, times)
+    return times.astype({"i": np.int64, "f": np.float64}.get(times.dtype.kind, times.dtype), copy=False)
 
 
 def refuse_rounded(what: str, times: NDArray[Any]) -> None:

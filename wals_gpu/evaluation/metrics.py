@@ -43,6 +43,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.checks import refuse_ids
 from wals_gpu.data.csr import canonical, contains, entry_keys, select
+from wals_gpu.data.features import refuse_id_column
 from wals_gpu.data.ids import Ids, row_numbers
 from wals_gpu.data.matching import is_table, open_interactions, read_like
 from wals_gpu.errors import DataError
@@ -249,6 +250,7 @@ def directions_of(vectors: ArrayLike, n_items: int) -> NDArray[np.floating]:
         They are no finite numbers of this shape.
     """
     refuse_ids("vectors", vectors, "item_ids.ids")
+    refuse_id_column("vectors", vectors, "item_ids.ids")
     array = np.asarray(vectors)
     if array.ndim != 2 or len(array) != n_items or array.dtype.kind not in "iuf":
         raise ValueError(f"vectors must be numbers of shape (I={n_items}, E), got {array.dtype} {array.shape}")

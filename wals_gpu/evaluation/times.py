@@ -15,7 +15,7 @@ from scipy.sparse import issparse
 from wals_gpu.data.columns import as_arrow
 from wals_gpu.data.csr import canonical
 from wals_gpu.data.interactions import Interactions
-from wals_gpu.data.times import as_times, refuse_rounded
+from wals_gpu.data.times import as_times, checked_times
 from wals_gpu.errors import DataError
 
 __all__ = ["at_or_after", "duration", "entry_times", "moment", "seconds_of"]
@@ -69,7 +69,7 @@ def entry_times(data: Interactions, given: Any, timestamps: Any, is_table: bool)
             raise ValueError(
                 f"timestamps must have one value per stored entry, shape ({matrix.nnz},), got shape {times.shape}"
             )
-    return _checked(times)
+    return checked_times("timestamps", times)
 
 
 def _check_order(data: Interactions, given: Any, timestamps: Any, is_table: bool) -> None:
@@ -101,29 +101,14 @@ def _check_order(data: Interactions, given: Any, timestamps: Any, is_table: bool
 
 def _as_array(timestamps: Any) -> NDArray[Any]:
     """Numbers or dates; what Python or pandas have as objects (dates with zones, for one) or as text is read first."""
-    if np.ma.is_masked(timestamps):
-        n_masked = int(np.ma.getmaskarray(timestamps).sum())
-        raise ValueError(f"timestamps must be there for every entry, {n_masked} are masked")
-    times = np.asarray(timestamps)
-    if times.ndim != 1 or times.dtype.kind not in "OU":
+    times: NDArray[Any] = np.asanyarray(timestamps)
+    if np.ma.is_masked(times) or times.ndim != 1 or times.dtype.kind not in "OU":
         return times
     try:
         column = as_arrow(times if times.dtype.kind == "O" else times.astype(object), "timestamps", "the array")
         return as_times(pa.chunked_array([column]), "timestamps", lambda row: f"place {row}")
     except DataError as error:
         raise ValueError(str(error).replace("time_column 'timestamps'", "timestamps")) from error
-
-
-def _checked(times: NDArray[Any]) -> NDArray[Any]:
-    if times.dtype.kind not in "biufM":
-        raise ValueError(f"timestamps must be numbers or datetime64, got dtype {times.dtype}")
-    if missing := int(np.isnan(times).sum()):
-        raise ValueError(f"timestamps must be there for every entry, {missing} of {times.size} are NaN or NaT")
-    if times.dtype.kind == "f" and np.isinf(times).any():
-        raise ValueError("timestamps must be finite, got infinity")
-    refuse_rounded("timestamps", times)
-    # Differences of small types would leave them, and wrap around.
-    return times.astype({"b": np.int64, "i": np.int64, "f": np.float64}.get(times.dtype.kind, times.dtype), copy=False)
 
 
 def _is_number(value: Any) -> bool:

@@ -284,9 +284,10 @@ class _Graph:
         ids = self._vectors.item_ids
         if ids is not None:
             is_text = ids.kind == "string"
-            names = self._do("Gather", self._table("ids", ids.ids), "found")
-            empty = self._table("no_id", np.array([""], object) if is_text else np.zeros(1, ids.ids.dtype))
-            self._do("Where", none, empty, names, name="item_ids")
+            # What is not there is one more row of the table: a choice between unsigned integers is not to be had.
+            empty = np.array([""], object) if is_text else np.zeros(1, ids.ids.dtype)
+            rows = self._do("Where", none, self._integers(n), "found")
+            self._do("Gather", self._table("ids", np.concatenate([ids.ids, empty])), rows, name="item_ids")
             kind = self._types.STRING if is_text else self._helper.np_dtype_to_tensor_dtype(ids.ids.dtype)
             self._outputs.append(self._value("item_ids", kind, ["B", "K"]))
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from wals_gpu.checks import number, with_ids
+from wals_gpu.checks import index_of_ids, number, with_ids
 from wals_gpu.data.csr import as_csr
+from wals_gpu.data.features import feature_rows, has_columns
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.data.titles import is_missing
 from wals_gpu.errors import DataError, ModelFitError
@@ -31,7 +32,7 @@ __all__ = ["add_items", "project_items", "update_items"]
 
 def project_items(fitted: Fitted, items: Any) -> NDArray[np.floating]:
     """Factors (n, D) of items without interactions, from their texts or embeddings."""
-    embeddings = _embeddings(fitted, items)
+    embeddings = _embeddings(fitted, feature_rows("items", items)[1] if has_columns(items) else items)
     assert fitted.item_prior is not None
     return fitted.item_prior.project_unmet(embeddings, fitted.dtype)
 
@@ -52,7 +53,11 @@ def _embeddings(fitted: Fitted, items: Any) -> Any:
 
 def add_items(fitted: Fitted, items: Any, ids: ArrayLike | None, mode: str | None) -> tuple[Fitted, NDArray[Any]]:
     """With items that have no interactions yet; and their ids, or column numbers."""
-    if fitted.item_ids is not None or isinstance(items, Mapping):  # else an index says nothing: columns are counted
+    knows_ids = fitted.item_ids is not None  # else an index says nothing: columns are counted
+    if has_columns(items):
+        found, features = feature_rows("items", items, ids)
+        ids, items = found if knows_ids or index_of_ids(items) is None else ids, features
+    elif knows_ids or isinstance(items, Mapping):
         items, ids = with_ids("text or embedding", items, ids)
     embeddings = _embeddings(fitted, items)
     prior, bound = fitted.item_prior, changeable(fitted)

@@ -15,7 +15,7 @@ from wals_gpu.data.csr import as_csr
 from wals_gpu.data.interactions import Interactions, as_interactions, in_order_of_appearance
 from wals_gpu.data.matching import open_table
 from wals_gpu.errors import DataError, SingularSystemError
-from wals_gpu.model.rows import Growth, changeable, ids_of_rows, merged_ids, rows_replaced
+from wals_gpu.model.rows import Growth, changeable, merged_ids, rows_replaced
 from wals_gpu.objective.bound import BoundObjective
 from wals_gpu.priors.linear import FittedPrior, LinearPrior
 from wals_gpu.training.fitted import Fitted
@@ -121,12 +121,8 @@ def _grown_prior(fitted: Fitted, growth: Growth, embeddings: Any) -> FittedPrior
     assert prior.mean is not None
     added = np.tile(prior.weights[-1], (n, 1))
     if embeddings is not None:
-        rising = np.argsort(growth.new)
-        given = LinearPrior(embeddings)
-        raw = given.rows_for("user", ids_of_rows(growth.ids, growth.new[rising]), n)
-        if given.has_ids:  # found by id, so in the order of the ids
-            raw = raw[np.argsort(rising)]
-        added = prior.project(raw)
+        names = None if growth.ids is None else growth.ids.take(growth.new)
+        added = prior.project(LinearPrior(embeddings).rows_named("user", names, n))
     grown = copy.copy(prior)
     grown.mean = growth.spread(prior.mean, added)
     if isinstance(prior.prior.strength, np.ndarray):

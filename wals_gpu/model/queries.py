@@ -22,7 +22,7 @@ from wals_gpu.data.titles import Titles
 from wals_gpu.errors import DataError, ModelFitError
 from wals_gpu.model.recommendations import Layout, arrow_type
 from wals_gpu.objective.terms import RowTerms
-from wals_gpu.priors.linear import FittedPrior
+from wals_gpu.priors.linear import FittedPrior, LinearPrior
 from wals_gpu.retrieval.explore import Part, Users
 from wals_gpu.retrieval.posterior import Posterior
 from wals_gpu.training.fitted import Fitted, says_something
@@ -283,7 +283,18 @@ class NewRows(NamedTuple):
     matrix: csr_matrix  # (R, I)
     names: NDArray[Any]  # (R,) ids, or row numbers
     kind: pa.DataType  # of the names
+    has_ids: bool  # else the names are row numbers
     is_table: bool  # whether each of them has a row in a table, though maybe none with an item that the model knows
+
+
+def embeddings_of(fitted: Fitted, rows: NewRows, embeddings: Any) -> NDArray[np.floating] | None:
+    """Embeddings (R, E) of new users, found by id where they come with ids."""
+    if embeddings is None:
+        return None
+    if fitted.user_prior is None:
+        raise ValueError("embeddings of users need a model with a user_prior")
+    names = rows.names if rows.has_ids else None
+    return LinearPrior(embeddings).rows_named("user", names, rows.matrix.shape[0])
 
 
 def new_rows(fitted: Fitted, interactions: Any, columns: Mapping[str, Any], unknown: str = "error") -> NewRows:
@@ -303,23 +314,23 @@ def new_rows(fitted: Fitted, interactions: Any, columns: Mapping[str, Any], unkn
             raise TypeError(_NO_IDS)
         matrix = as_csr(interactions.matrix, dtype=fitted.dtype, n_columns=fitted.n_items, allow_empty=True)
         names = np.arange(matrix.shape[0]) if ids is None else ids.ids
-        return NewRows(matrix, names, arrow_type(ids), is_table=False)
+        return NewRows(matrix, names, arrow_type(ids), ids is not None, is_table=False)
     if is_matrix:
         matrix = as_csr(interactions, dtype=fitted.dtype, n_columns=fitted.n_items, allow_empty=True)
-        return NewRows(matrix, np.arange(matrix.shape[0]), pa.int64(), is_table=False)
+        return NewRows(matrix, np.arange(matrix.shape[0]), pa.int64(), False, is_table=False)
     if fitted.item_ids is None:
         raise TypeError(_NO_IDS)
     options: dict[str, Any] = {"item_ids": fitted.item_ids, "dtype": fitted.dtype, "unknown": unknown}
     options |= {"like": fitted.columns, "warn_ratings": False}
     own, rows = in_order_of_appearance(interactions, **options, **columns)
     assert own.user_ids is not None  # as of every table
-    return NewRows(own.matrix[rows], own.user_ids.take(rows), arrow_type(own.user_ids), is_table=True)
+    return NewRows(own.matrix[rows], own.user_ids.take(rows), arrow_type(own.user_ids), True, is_table=True)
 
 
 _NO_IDS = "interactions must be a matrix: the model was fitted on one, so it has no item ids"
 
 
-def fold_in(fitted: Fitted, matrix: csr_matrix, embeddings: Any = None) -> NDArray[np.floating]:
+def fold_in(fitted: Fitted, matrix: csr_matrix, embeddings: NDArray[np.floating] | None = None) -> NDArray[np.floating]:
     """Factors (R, D) of users from their interactions (R, I), with the item factors as they are."""
     factors = np.zeros((matrix.shape[0], fitted.factors), fitted.dtype)
     terms, prior = _pulled_new_users(_new_terms(fitted, matrix), fitted.user_prior, embeddings)
@@ -363,20 +374,16 @@ def _pulled_training_users(
 
 
 def _pulled_new_users(
-    terms: RowTerms, fitted: FittedPrior | None, embeddings: Any = None
+    terms: RowTerms, fitted: FittedPrior | None, embeddings: NDArray[np.floating] | None = None
 ) -> tuple[RowTerms, NDArray[np.floating] | None]:
     """The same of users that were not there, with their embeddings or those of the mean user."""
     if fitted is None:
-        if embeddings is not None:
-            raise ValueError("embeddings of users need a model with a user_prior")
         return terms, None
     met = np.diff(terms.row_ptr) > 0
     if embeddings is None:  # of features like the mean of all
         of_met, of_unmet = (np.tile(w[-1], (terms.n_rows, 1)) for w in (fitted.weights, fitted.unmet_weights))
     else:
         of_met, of_unmet = fitted.project(embeddings), fitted.project_unmet(embeddings)
-        if len(of_met) != terms.n_rows:
-            raise DataError(f"embeddings must have one row for each of {terms.n_rows} users, got {len(of_met)}")
     mean = np.where(met[:, None], of_met, of_unmet)
     dtype = terms.ridge.dtype
     if fitted.prior.cold != "map":

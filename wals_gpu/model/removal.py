@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wals_gpu.checks import refuse_zeros_and_ones
 from wals_gpu.data.ids import Ids, row_numbers
 from wals_gpu.errors import ModelFitError
 from wals_gpu.model.rows import changeable, ids_of_rows, prior_of_rows
@@ -87,6 +88,7 @@ def _rows(queries: ArrayLike, ids: Ids | None, n: int, side: str, unknown: str) 
     """Row numbers to remove, each once, in rising order."""
     if unknown not in ("error", "skip"):
         raise ValueError(f"unknown must be 'error' or 'skip', got {unknown!r}")
+    refuse_zeros_and_ones(f"{side}s", queries, n, side)
     if unknown == "skip":
         if ids is not None:
             found = np.ravel(ids.find(queries))

@@ -1370,7 +1370,7 @@ class WALS(Configured):
     # ---------------------------------------------------------------------------------------- new users and items
 
     def fold_in(
-        self, interactions: Any, *, embeddings: ArrayLike | None = None, **columns: Unpack[ColumnOptions]
+        self, interactions: Any, *, embeddings: Any = None, **columns: Unpack[ColumnOptions]
     ) -> NDArray[np.floating]:
         """Factors of users from their interactions, with the item factors as they are.
 
@@ -1379,7 +1379,7 @@ class WALS(Configured):
         interactions : matrix (R, I), or a table with the items' ids
             All that is known of each user, not only what is new. A table's users come in the order in which they first
             appear in it, as of ``table["user_id"].unique()``.
-        embeddings : (R, E) array, optional
+        embeddings : (R, E) array, or with ids as of :class:`.LinearPrior`, optional
             Of the users, for the model's `user_prior`; default: the mean of the users in training.
         **columns
             ``user_column``, ``item_column``, ``value_column`` of a table.
@@ -1395,7 +1395,8 @@ class WALS(Configured):
         """
         _check_columns(columns, "fold_in")
         fitted = self.fitted
-        return queries.fold_in(fitted, queries.new_rows(fitted, interactions, columns).matrix, embeddings)
+        rows = queries.new_rows(fitted, interactions, columns)
+        return queries.fold_in(fitted, rows.matrix, queries.embeddings_of(fitted, rows, embeddings))
 
     def project_items(self, items: Any) -> NDArray[np.floating]:
         """Factors of items that nobody has, from their texts or embeddings, for :meth:`search`, for example.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import did_you_mean, number, refuse_ids
+from wals_gpu.checks import did_you_mean, number, refuse_ids, refuse_masked
 from wals_gpu.errors import ModelFormatError
 from wals_gpu.objective.bound import ONE, BoundObjective, Objective, checked_number, number_field
 from wals_gpu.objective.options import ObjectiveOptions, Unpack
@@ -598,7 +598,10 @@ def _checked_weights(parameter: str, value: Any) -> float | Floats | None:
         return None
     side = "user" if parameter == "row_weights" else "item"
     refuse_ids(parameter, value, f"interactions.{side}_ids.ids")
+    refuse_masked(parameter, value)
     message = f"{parameter} must be one number or a 1-D array of finite numbers >= 0, got {value!r}"
+    if np.asarray(value).dtype.kind not in "biufO":  # texts of numbers would be read
+        raise TypeError(message)
     try:
         weights = np.array(value, np.float64)  # a copy, as an objective does not change
     except (TypeError, ValueError):

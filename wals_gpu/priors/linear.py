@@ -22,8 +22,9 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from wals_gpu.backends.blas import one_blas_thread
-from wals_gpu.checks import index_of_ids, integer, number, refuse_ids, with_ids
+from wals_gpu.checks import integer, number, refuse_ids, with_ids
 from wals_gpu.data.encode import as_plain, checked_ids
+from wals_gpu.data.features import feature_rows
 from wals_gpu.data.ids import Ids
 from wals_gpu.data.source import Source
 from wals_gpu.data.tables import html_table
@@ -47,10 +48,11 @@ class LinearPrior:
 
     Parameters
     ----------
-    embeddings : (R, E) array, or mapping of id to (E,) array, or pair (ids, (n, E) array), or pandas DataFrame
+    embeddings : (R, E) array, or mapping of id to (E,) array, or pair (ids, (n, E) array), or table
         Features. An array has one row for each item (user) of the matrix, in its order. With ids, rows are found by id;
-        what the interactions do not have is left out. A DataFrame has the ids in its index, unless that only counts the
-        rows: then it is as an array.
+        what the interactions do not have is left out. A table, of pandas, polars or Arrow, has the ids in a column
+        with a name like ``item_id``, ``userId`` or ``id``; one of pandas without it in its index, unless that only
+        counts the rows. Without either it is as an array. Features are its other columns, or one of lists.
     strength : float or (R,) array of numbers > 0, optional
         Of the rows of the matrix in its order, also where embeddings have ids:
         s, what the features of a row are worth in the units of the loss: an observation of confidence c is worth
@@ -354,6 +356,31 @@ class LinearPrior:
             )
         assert self._row_of_id is not None
         return np.asarray(self.embeddings[self._row_of_id[place]])
+
+    def rows_named(self, side: str, names: NDArray[Any] | None, n_rows: int) -> NDArray[Any]:
+        """Embeddings of rows in any order.
+
+        Parameters
+        ----------
+        side : {"item", "user"}
+            For error messages.
+        names : (n_rows,) array of ids, or None
+            Of the rows; None: they have none.
+        n_rows : int
+
+        Returns
+        -------
+        (n_rows, E) array
+
+        Raises
+        ------
+        DataError, ValueError
+            As :meth:`rows_for`.
+        """
+        if self._ids is None or names is None:
+            return self.rows_for(side, None, n_rows)
+        ids, place = Ids.encode(pa.array(names), side)
+        return self.rows_for(side, ids, n_rows)[place]
 
     def sizes(self) -> tuple[int, int, int]:
         """Bytes of an embedding, number of features, and copies of the embeddings that a fit makes: for estimates."""
@@ -867,20 +894,15 @@ def _read_embeddings(source: Any) -> tuple[NDArray[Any] | None, Ids | None, NDAr
     """Embeddings (n, E), and where they come with ids: these in order, and the row of each."""
     if source is None:
         return None, None, None
-    if (index := index_of_ids(source)) is not None:
-        source = index, np.asarray(source)
-    if isinstance(source, Mapping):
-        lengths = {np.shape(vector) for vector in source.values()}
-        if len(lengths) != 1 or len(next(iter(lengths))) != 1:
-            raise DataError(f"embeddings must be a vector (E,) for every id, all of one length; got shapes {lengths}")
-        source = list(source), np.array(list(source.values()))
-    if not (isinstance(source, tuple) and len(source) == 2):
-        return _checked_embeddings(source), None, None
-    embeddings = _checked_embeddings(source[1])
-    if isinstance(source[0], (set, frozenset)):
+    given, features = source if isinstance(source, tuple) and len(source) == 2 else (None, source)
+    if isinstance(given, (set, frozenset)):
         raise TypeError("ids of embeddings must be in the order of these, got a set, which has none")
+    given, features = feature_rows("embeddings", features, given)
+    embeddings = _checked_embeddings(features)
+    if given is None:
+        return embeddings, None, None
     try:
-        values = pa.array(source[0])
+        values = pa.array(given)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise DataError(f"ids of embeddings must be integers or strings: {error}") from error
     if len(values) != len(embeddings):

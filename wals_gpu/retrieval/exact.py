@@ -96,6 +96,9 @@ class ExactIndex:
             raise TypeError(f"vectors must be a float32 or float64 array (I, D), got {got}")
         if ids is not None and len(ids) != len(vectors):
             raise ValueError(f"ids must name the {len(vectors)} vectors, got {len(ids)} ids")
+        if backend is None and not np.isfinite(vectors).all():  # those of a model are known to be
+            row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
+            raise ValueError(f"vectors must be finite, got NaN or infinity in row {row}")
         if metric not in ("dot", "cosine"):
             raise ValueError(f"metric must be 'dot' or 'cosine', got {metric!r}")
         self.vectors = np.ascontiguousarray(vectors)

@@ -5,7 +5,7 @@ Shapes: B queries, I items. A pattern is a canonical CSR matrix of bool whose st
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Set
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix, issparse
 
-from wals_gpu.checks import index_of_ids, refuse_masked
+from wals_gpu.checks import index_of_ids, is_list, refuse_masked, refuse_zeros_and_ones
 from wals_gpu.data.csr import contains, entry_keys
 from wals_gpu.data.ids import Ids, row_numbers
 
@@ -167,22 +167,10 @@ def _mask(items: ArrayLike, n_items: int, ids: Ids | None, name: str) -> NDArray
         if items.shape != (n_items,):
             raise ValueError(f"{name} as an array of bool must have shape ({n_items},), got {items.shape}")
         return items.copy()
-    _refuse_zeros_and_ones(items, n_items, name)
+    refuse_zeros_and_ones(name, items, n_items, "item")
     mask = np.zeros(n_items, bool)
     mask[_numbers(list(items) if isinstance(items, Set) else items, n_items, ids, name)] = True
     return mask
-
-
-def _refuse_zeros_and_ones(items: Any, n_items: int, name: str) -> None:
-    """TypeError for a 0 or 1 of each item, which would be taken for the items 0 and 1, again and again."""
-    if not _is_list(items) or len(items) != n_items or n_items < 3 or isinstance(items, Set):
-        return
-    given = np.asarray(items)
-    if given.dtype.kind in "iu" and given.ndim == 1 and ((given == 0) | (given == 1)).all():
-        raise TypeError(
-            f"{name} must be a list of items, got a 0 or 1 for each of the {n_items} items; "
-            "np.flatnonzero has the numbers of those with a 1"
-        )
 
 
 def _numbers(items: ArrayLike, n_items: int, ids: Ids | None, name: str) -> NDArray[np.int64]:
@@ -210,7 +198,7 @@ def _per_query(
         lists = csr_matrix(lists)
         lists.check_format(full_check=True)
         return pattern(lists), None
-    if not _is_list(lists):
+    if not is_list(lists):
         raise TypeError(f"{requirement}, got {type(lists).__name__}")
     if isinstance(lists, np.ndarray) and lists.shape == shape and n_items > 2 and lists.dtype.kind in "biuf":
         if ((lists == 0) | (lists == 1)).all():  # as lists of numbers, each would name few items, again and again
@@ -231,9 +219,9 @@ def _per_query(
     are_arrays = len(kinds) == 1 and None not in kinds and all(items.ndim == 1 for items in lists)
     for items in lists:
         refuse_masked(f"the lists of {name}", items)
-        _refuse_zeros_and_ones(items, n_items, f"each of the lists of {name}")
+        refuse_zeros_and_ones(f"each of the lists of {name}", items, n_items, "item")
     for items in [] if are_arrays else lists:
-        if not _is_list(items) or (not set(map(type, items)) <= _SCALARS and any(map(_is_list, items))):
+        if not is_list(items) or (not set(map(type, items)) <= _SCALARS and any(map(is_list, items))):
             raise TypeError(
                 f"{requirement}, got {items!r:.60} for one of the lists; {name}_items= holds for all queries"
             )
@@ -243,12 +231,6 @@ def _per_query(
     of_lists = (len(lists), n_items)
     made = pattern(csr_matrix((np.ones(len(columns), bool), columns.astype(np.int32), row_ptr), shape=of_lists))
     return made, of_query if len(lists) < n_queries else None
-
-
-def _is_list(value: Any) -> bool:
-    """Whether it is a list, array, set, Series, ... of things, and not a text or a mapping."""
-    scalar = isinstance(value, (str, bytes, Mapping)) or (isinstance(value, np.ndarray) and not value.ndim)
-    return isinstance(value, Collection) and not scalar
 
 
 # ---------------------------------------------------------------------------------------------------- patterns

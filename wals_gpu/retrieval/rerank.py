@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wals_gpu.checks import integer, number, refuse_ids, warn
+from wals_gpu.data.features import refuse_id_column
 from wals_gpu.retrieval.explore import Chunks
 from wals_gpu.retrieval.quotas import Quotas, QuotasLeft
 
@@ -76,6 +77,7 @@ class _Diversity:
                 raise ValueError(f"by must be 'factors', 'prior' or an array (I, E), got {self.by!r:.60}")
         else:
             refuse_ids("by", self.by, "model.item_ids.ids")
+            refuse_id_column("by", self.by, "model.item_ids.ids")
             vectors = np.asarray(self.by)
             if vectors.ndim != 2 or not vectors.shape[1] or vectors.dtype.kind not in "iuf":
                 got = f"{vectors.dtype} {vectors.shape}"
