@@ -19,8 +19,8 @@ from wals_gpu.system import available_memory
 
 __all__ = [
     "as_list", "as_path", "did_you_mean", "flag", "index_of_ids", "integer", "is_list", "list_length", "number",
-    "refuse_bools", "refuse_ids", "refuse_masked", "refuse_reordered", "refuse_zeros_and_ones", "seed", "warn",
-    "with_ids",
+    "refuse_bools", "refuse_ids", "refuse_masked", "refuse_other", "refuse_reordered", "refuse_zeros_and_ones", "seed",
+    "warn", "with_ids",
 ]  # fmt: skip
 
 #: Bytes of an answer that is given without asking how much memory there is: that takes longer than many a search.
@@ -205,6 +205,13 @@ def refuse_masked(name: str, value: Any) -> None:
             f"{name} must be there throughout, {int(np.ma.getmaskarray(value).sum())} are masked; "
             f"array.compressed() has those that are there"
         )
+
+
+def refuse_other(name: str, value: Any, wanted: str, *attributes: str) -> None:
+    """TypeError where a model, or what else has these attributes, is wanted and something else is given."""
+    if not all(hasattr(value, attribute) for attribute in attributes):
+        is_path = isinstance(value, (str, os.PathLike)) and name in ("model", "old", "new")
+        raise TypeError(f"{name} must be {wanted}, got {value!r:.60}{'; WALS.load(path) reads one' * is_path}")
 
 
 def flag(name: str, value: Any) -> bool:

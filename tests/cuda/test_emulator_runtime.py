@@ -112,6 +112,33 @@ def test_a_graph_is_done_when_it_is_replayed_as_often_as_it_is(module):
         assert module.counts()["graphs"] == turn and module.counts()["launches"] == 0
 
 
+def test_a_replay_is_not_recorded_by_the_streams_that_it_was_recorded_on(module):
+    """What threads record on the same streams, one after the other, had in it what was replayed meanwhile."""
+    memory = EmulatedMemory(module)
+    inputs, out = words(memory)
+    module.synchronize(memory.stream)
+    main, side, replaying = ((0, module.new_stream(0)) for _ in range(3))
+
+    def record(replayed=None):
+        module.begin_graph(main)
+        module.wait(side, module.record(main))
+        if replayed is None:
+            start(module, memory, inputs, out, side)
+        else:
+            module.replay(replaying, replayed)
+        module.wait(main, module.record(side))
+        return module.end_graph(main)
+
+    graph = record()
+    empty = record(graph)
+    module.synchronize(replaying)
+    np.testing.assert_array_equal(np.asarray(out), WORDS[::-1])
+    module.fill(out.data_ptr(), 0, 256, replaying)
+    module.replay(replaying, empty)
+    module.synchronize(replaying)
+    assert not np.asarray(out).any()
+
+
 def test_what_a_graph_cannot_have_is_found(module):
     memory = EmulatedMemory(module)
     inputs, out = words(memory)

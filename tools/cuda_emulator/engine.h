@@ -8,7 +8,6 @@
 // is one launch at a time, so nothing is locked but launches and changes to the list of allocations.
 #pragma once
 
-#include <setjmp.h>
 #include <signal.h>
 #include <time.h>
 
@@ -55,8 +54,10 @@ struct Warp;
 
 /// A stack, and the place where it stopped: a fibre, or what has no fibre (schedule.cpp).
 struct Context {
-    jmp_buf place;
-    char* unused = nullptr;  // the bottom of a stack on which nothing has run yet
+    using Place = void* [5];  // of __builtin_setjmp
+    Place place, beginning;
+    bool begun = false;      // whether the fibre has a beginning
+    char* unused = nullptr;  // the bottom of its stack where it is to run from the beginning
     size_t bytes = 0;
 };
 
@@ -174,7 +175,7 @@ EMU_API std::string kernel_name(const void* kernel);
 EMU_API __attribute__((format(printf, 1, 2))) std::string format(const char* pattern, ...);
 
 // schedule.cpp
-EMU_API void lane_main();  // what a fibre does
+EMU_API void lane_main();  // what a fibre does each time
 EMU_API void switch_context(Context& from, Context& to);
 EMU_API Lane* next_lane(bool next_slot = false);
 EMU_API void make_current(Lane* lane);

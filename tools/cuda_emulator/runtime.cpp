@@ -56,7 +56,8 @@ struct Graph {
         size_t event;
     };
     size_t number;
-    std::vector<CUstream_st*> streams;  // the one that began, and those that joined
+    std::vector<CUstream_st*> streams;            // the one that began, and those that joined
+    std::map<CUstream_st*, CUstream_st*> places;  // where a replay has their work: it is of none of these streams
     std::vector<Step> steps;
 };
 
@@ -180,6 +181,7 @@ void give(CUstream_st& stream, std::function<void(const Origin&)> run, std::vect
 void wait_for(CUstream_st& stream) {
     if (stream.graph) throw Error("operation not permitted when stream is capturing");
     ++counted["waits"];
+    if (!stream.waiting.empty()) give(stream, [](const Origin&) {});  // and for what it would wait for
     run_to(stream, stream.given);
     join(host, stream.clock);
 }
@@ -319,7 +321,7 @@ void begin_graph(Place where) {
     const Call call(where);
     CUstream_st& stream = call.get();
     if (stream.graph) throw Error("operation not permitted when stream is capturing");
-    graphs.push_back({graphs.size(), {&stream}, {}});
+    graphs.push_back({graphs.size(), {&stream}, {}, {}});
     stream.graph = &graphs.back();
 }
 
@@ -347,11 +349,14 @@ size_t end_graph(Place where) {
 void replay(Place where, size_t number) {
     const Call call(where);
     CUstream_st& first = call.get();
-    const Graph& graph = graphs.at(number);
+    Graph& graph = graphs.at(number);
     ++counted["graphs"];
     std::map<size_t, Event> recorded;
     for (const Graph::Step& step : graph.steps) {
-        CUstream_st& stream = step.stream == graph.streams[0] ? first : *step.stream;
+        CUstream_st*& place = graph.places[step.stream];
+        if (step.stream == graph.streams[0]) place = &first;
+        if (!place) place = add_stream(step.stream->device);
+        CUstream_st& stream = *place;
         if (step.kind == Graph::kWait) {
             stream.waiting.push_back(recorded.at(step.event));
             continue;

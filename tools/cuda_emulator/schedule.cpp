@@ -21,7 +21,6 @@
 // that calls from another line or for another operation, is a divergent warp, and so is a mask that names a lane that
 // has exited. That it has to be the same line is stricter than CUDA, which asks for the same intrinsic and mask. A
 // barrier is the same for a block, with a counter in place of a mask.
-#undef _FORTIFY_SOURCE  // its longjmp takes another stack for a damaged one, and ends the process
 #include <ucontext.h>
 
 #include "engine.h"
@@ -69,16 +68,34 @@ Lane* take_lane(Block& block, Warp& warp) {
 
 }  // namespace
 
-/// Stops here, and goes on where the other one stopped: by setjmp, as each swapcontext is a system call.
-__attribute__((noinline)) void switch_context(Context& from, Context& to) {
-    if (_setjmp(from.place)) return;
-    if (!to.unused) _longjmp(to.place, 1);
+namespace {
+
+/// The first frame of a fibre, which stays on its stack: other threads begin there again.
+void fibre_main() {
+    Context& own = engine.current->context;
+    own.begun = true;
+    if (__builtin_setjmp(own.beginning)) engine.current->context.unused = nullptr;
+    lane_main();
+}
+
+[[noreturn]] __attribute__((noinline)) void go_on(Context& to) {
+    if (!to.unused) __builtin_longjmp(to.place, 1);
+    if (to.begun) __builtin_longjmp(to.beginning, 1);
     ucontext_t start;
     getcontext(&start);
     start.uc_stack.ss_sp = std::exchange(to.unused, nullptr);
     start.uc_stack.ss_size = to.bytes;
-    makecontext(&start, lane_main, 0);
+    makecontext(&start, fibre_main, 0);
     setcontext(&start);
+    __builtin_unreachable();
+}
+
+}  // namespace
+
+/// Stops here, and goes on where the other one stopped: by the compiler's setjmp, as each swapcontext is a system call.
+__attribute__((noinline)) void switch_context(Context& from, Context& to) {
+    if (__builtin_setjmp(from.place)) return;
+    go_on(to);
 }
 
 /// The lane to run next, taken off the ready lists; null when none is ready. A warp runs on until it has to wait,

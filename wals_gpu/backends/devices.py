@@ -8,7 +8,7 @@ from typing import Any
 from wals_gpu.backends.cuda_memory import load_cuda
 from wals_gpu.backends.session import Backend
 from wals_gpu.backends.solve import FitWork
-from wals_gpu.checks import did_you_mean
+from wals_gpu.checks import did_you_mean, integer
 
 __all__ = ["DEVICES", "choose_backend", "cuda_status", "device_index", "limits", "make_backend"]
 
@@ -40,7 +40,7 @@ def make_backend(device: str = "auto", num_threads: int = 0) -> Backend:
     RuntimeError
         "cuda" where it cannot be used, or does not compute what the CPU does; the text says why.
     """
-    index = device_index(device)
+    index, num_threads = device_index(device), integer("num_threads", num_threads, 0)
     if index is None and device not in DEVICES:
         like = did_you_mean(device, DEVICES, gpu="cuda")
         raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}{like}")

@@ -75,7 +75,10 @@ class WALSScorer(Component[ItemList], Trainable):  # type: ignore[misc]
         if options.device is not None:
             settings.setdefault("device", options.device)
         settings.setdefault("num_threads", get_parallel_config().threads)
-        rows = data.interactions().matrix().scipy("rating" if self.config.use_ratings else None, layout="csr")
+        try:
+            rows = data.interactions().matrix().scipy("rating" if self.config.use_ratings else None, layout="csr")
+        except KeyError as error:
+            raise ValueError("use_ratings must be False: the dataset has no ratings") from error
         model = WALS(**settings)
         self.model = model.fit(csr_matrix(rows, dtype=model.dtype))
         self.users, self.items = data.users, data.items

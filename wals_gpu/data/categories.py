@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from wals_gpu.checks import as_list
 from wals_gpu.data.columns import open_source
 from wals_gpu.data.ids import Ids, is_string
 from wals_gpu.data.items import read_items
@@ -77,7 +79,7 @@ class Categories:
             return source
         labels = _labels(source, n_items, item_ids, column, item_column)
         refuse_several("categories must be one label for each item", labels)
-        texts = pa.array(["" if _is_nothing(label) else str(label) for label in labels], pa.large_string())
+        texts = pa.array(["" if _is_nothing(label) else _text(label) for label in labels], pa.large_string())
         coded = texts.dictionary_encode()
         names = coded.dictionary.to_pylist()
         codes = coded.indices.to_numpy(zero_copy_only=False).astype(np.int32)
@@ -94,6 +96,8 @@ class Categories:
 def _labels(source: Any, n_items: int, item_ids: Ids | None, column: str | None, item_column: str | None) -> list[Any]:
     """A label, or nothing, for each of the model's items."""
     is_table = isinstance(source, (str, os.PathLike)) or hasattr(source, "__arrow_c_stream__")
+    if type(source).__module__.partition(".")[0] in ("polars", "pyarrow") and not hasattr(type(source), "columns"):
+        source, is_table = as_list(source), False  # one column
     is_series = type(source).__name__ == "Series" and hasattr(source, "index") and hasattr(source, "tolist")
     if not is_table or is_series:
         if column is not None:
@@ -118,6 +122,9 @@ def _labels(source: Any, n_items: int, item_ids: Ids | None, column: str | None,
     if table.ids is None:
         raise DataError("categories must have a column of item ids that is named like 'item_id' or 'id'")
     ((name, labels),) = table.columns.items()
+    numbers = pc.drop_null(labels) if pa.types.is_floating(labels.type) else None
+    if numbers is not None and pc.all(pc.equal(numbers, pc.floor(numbers)), min_count=0).as_py():
+        labels = labels.cast(pa.int64(), safe=False)  # integers, which pandas cannot hold beside what is missing
     if not (is_string(labels.type) or pa.types.is_integer(labels.type) or labels.null_count == len(labels)):
         raise DataError(f"categories must be texts or integers, got {labels.type} in column {name!r}")
     return _of_model(table.ids.to_pylist(), labels.to_pylist(), n_items, item_ids)
@@ -137,7 +144,7 @@ def _usual(source: Any) -> Any:
 def _of_model(ids: Sequence[Any], labels: Sequence[Any], n_items: int, item_ids: Ids | None) -> list[Any]:
     """The labels of the model's items, found by id as titles are."""
     refuse_several("categories must be one label for each item", labels)
-    texts = [None if _is_nothing(label) else str(label) for label in labels]
+    texts = [None if _is_nothing(label) else _text(label) for label in labels]
     names = [str(one) for one in ids]
     first: dict[str, str | None] = {}
     for one, text in zip(names, texts, strict=True):
@@ -150,6 +157,11 @@ def _of_model(ids: Sequence[Any], labels: Sequence[Any], n_items: int, item_ids:
     kind = pa.large_string() if item_ids is not None and item_ids.kind == "string" else None
     of_model: list[Any] = found.of(pa.array(own, kind)).to_pylist()
     return of_model
+
+
+def _text(label: Any) -> str:
+    """A label; whole numbers, which are floats beside a missing one, as integers are written."""
+    return str(int(label)) if isinstance(label, (float, np.floating)) and float(label).is_integer() else str(label)
 
 
 def _is_nothing(label: Any) -> bool:

@@ -490,7 +490,8 @@ def _read_json(folder: Path) -> bytes:
                 raise ModelFormatError(f"{folder / _JSON} is damaged: larger than {_JSON_LIMIT} bytes")
             return file.read()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ModelFormatError(f"{folder} is not a model folder: it has no {_JSON}") from error
+        advice = "; it is a file of one: give the folder that it lies in" if (folder.parent / _JSON).is_file() else ""
+        raise ModelFormatError(f"{folder} is not a model folder: it has no {_JSON}{advice}") from error
 
 
 def _open_file(path: Path) -> BinaryIO:

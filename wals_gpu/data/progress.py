@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from wals_gpu.checks import flag
+
 with warnings.catch_warnings():
     # In a notebook without ipywidgets the terminal's bar will do: nothing to warn of when the library is imported.
     warnings.filterwarnings("ignore", "IProgress not found")
@@ -19,7 +21,7 @@ def progress_bar(total: float | None, is_shown: bool, **options: Any) -> Any:
     Making a bar of tqdm, shown or not, starts a thread and takes a lock that forked processes share: where one of them
     ends while it has the lock, all others wait for ever.
     """
-    return tqdm(total=total, **options) if is_shown else _Hidden(total)
+    return tqdm(total=total, **options) if flag("show_progress", is_shown) else _Hidden(total)
 
 
 class _Hidden:

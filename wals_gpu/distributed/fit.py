@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix
 
 from wals_gpu.backends.cpu import CpuBackend
 from wals_gpu.backends.devices import limits
-from wals_gpu.checks import integer
+from wals_gpu.checks import flag, integer
 from wals_gpu.data.csr import select
 from wals_gpu.data.files import version_of
 from wals_gpu.data.ids import Ids
@@ -419,7 +419,7 @@ def _plan(
         if start.is_wanted:  # where not, nothing is said of it, as in checkpoints of earlier versions
             compared["warm_start"] = True
         checkpoint = ShardedCheckpoint(saving.folder, saving.every, compared, group, cuts)
-    resume = bool(saving.resume)
+    resume = flag("resume", saving.resume)
     return Plan(
         settings, shards.users, bound, *sides, validation, checkpoint, resume, shards.columns,
         calibration=calibration, neighbors=neighbors, session=session, period=shards.period,

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import integer, seed
+from wals_gpu.checks import flag, integer, refuse_other, seed
 from wals_gpu.data.ids import Ids, row_numbers
 from wals_gpu.data.tables import format_table, html_table
 from wals_gpu.errors import DataError
@@ -130,7 +130,9 @@ def churn(
         whom both know.
     """
     k = integer("k", k, 1)
+    filter_seen = flag("filter_seen", filter_seen)
     for name, model in (("old", old), ("new", new)):
+        refuse_other(name, model, "a fitted model", "recommend")
         if "user_items" in parameters_of(getattr(model, "recommend", None)):
             raise TypeError(f"{name} must be a model that knows its users, such as a WALS; {model!r:.60} is to be told")
     if sample is not None:

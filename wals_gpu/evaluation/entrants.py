@@ -14,6 +14,7 @@ from wals_gpu.data.ids import Ids
 from wals_gpu.errors import DataError
 from wals_gpu.evaluation.recommenders import (
     RecToolsRecommender,
+    as_rectangle,
     columns_of,
     ids_of,
     parameters_of,
@@ -211,7 +212,7 @@ class Entrant:
                 options["allow"] = _in_columns(task.candidates[asked], self._items, n_items)
             users = asked if own_users is None or task.user_ids is None else task.user_ids.take(asked)
             found = self.model.recommend(users, k, filter_seen=task.filter_seen, **options)
-        ids, own_scores = (np.asarray(one) for one in found)
+        ids, own_scores = (as_rectangle(f"the lists of model {self.name!r}", one) for one in found)
         columns, scores = np.full((len(rows), k), -1, dtype=np.int64), np.full((len(rows), k), -np.inf)
         columns[known, : ids.shape[1]] = ids if own_items is None else self._columns(ids, own_items)
         scores[known, : ids.shape[1]] = own_scores

@@ -47,7 +47,7 @@ from wals_gpu.data.features import refuse_id_column
 from wals_gpu.data.ids import Ids, row_numbers
 from wals_gpu.data.matching import is_table, open_interactions, read_like
 from wals_gpu.errors import DataError
-from wals_gpu.evaluation.recommenders import columns_of
+from wals_gpu.evaluation.recommenders import as_rectangle, columns_of
 from wals_gpu.evaluation.resampling import Estimate, bootstrap_interval  # which had their place here
 from wals_gpu.retrieval.exact import ExactIndex
 
@@ -331,14 +331,6 @@ def check_ks(ks: int | Sequence[int], longest: int | None) -> list[int]:
     if longest is not None and ks[-1] > longest:
         raise ValueError(f"ks must not exceed the length of the lists, K={longest}, got {ks[-1]}")
     return ks
-
-
-def as_rectangle(name: str, lists: ArrayLike) -> NDArray[Any]:
-    """Lists as an array; a plain error where they are of different lengths."""
-    try:
-        return np.asarray(lists)
-    except ValueError as error:
-        raise ValueError(f"{name} must be lists of one length (B, K); fill short ones up with -1 or None") from error
 
 
 def check_ids(ids: ArrayLike, shape: tuple[int, int], name: str = "ids") -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import list_length
+from wals_gpu.checks import flag, list_length
 from wals_gpu.data.csr import canonical, contains, entry_keys, entry_rows, select
 from wals_gpu.data.ids import row_numbers
 from wals_gpu.data.matching import open_interactions, read_like
@@ -110,10 +110,10 @@ class Popularity:
         n_rows, n_items = seen.shape
         k = list_length("k", k, n_items, 5 * 8 * n_rows)  # arrays that are there at once
         if allow is not None:
-            return self._from_lists(allow, seen if filter_seen else None, k)
+            return self._from_lists(allow, seen if flag("filter_seen", filter_seen) else None, k)
         # With a row's seen ranks sorted, s_0 < s_1 < ..., the j-th unseen rank is j + #{m : s_m - m <= j}.
         skipped = np.zeros((n_rows, k), dtype=np.int64)
-        if filter_seen and seen.nnz:
+        if flag("filter_seen", filter_seen) and seen.nnz:
             rows = entry_rows(seen)
             ranks = self._rank[seen.indices]
             ranks = ranks[np.lexsort((ranks, rows))]

@@ -18,6 +18,7 @@ __all__ = [
     "ImplicitRecommender",
     "RecToolsRecommender",
     "Recommender",
+    "as_rectangle",
     "columns_of",
     "ids_of",
     "parameters_of",
@@ -139,7 +140,8 @@ def recommend(
             users = rows if user_ids is None else user_ids.take(rows)
             ids = _ids_of_pair(model, model.recommend(users, k, filter_seen=filter_seen, **more))
     item_ids = ids_of(model, "item")
-    columns = np.asarray(ids) if item_ids is None else columns_of("the lists of the model", ids, item_ids, "it")
+    ids = as_rectangle(f"the lists of {type(model).__name__}", ids)
+    columns = ids if item_ids is None else columns_of("the lists of the model", ids, item_ids, "it")
     if columns.ndim == 2 and columns.dtype.kind in "iu" and columns.shape[1] < k:  # there are fewer items than that
         columns = np.pad(columns.astype(np.int64), ((0, 0), (0, k - columns.shape[1])), constant_values=-1)
     return columns
@@ -224,3 +226,11 @@ def _ask_implicit(
     if scores.dtype.kind == "f":
         ids = np.where(scores <= np.finfo(scores.dtype).min, -1, ids)
     return ids
+
+
+def as_rectangle(name: str, lists: ArrayLike) -> NDArray[Any]:
+    """Lists as an array; a plain error where they are of different lengths."""
+    try:
+        return np.asarray(lists)
+    except ValueError as error:
+        raise ValueError(f"{name} must be lists of one length (B, K); fill short ones up with -1 or None") from error

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import integer, number, seed, warn
+from wals_gpu.checks import flag, integer, number, seed, warn
 from wals_gpu.data.matching import check_columns, is_table
 from wals_gpu.data.tables import as_output, format_table, html_table
 from wals_gpu.evaluation.comparison import Difference, Differences, differences_of
@@ -369,7 +369,7 @@ def evaluate(
     given = [data for data in (train, test, fold_in, candidates) if data is not None]
     if of_tables and not any(isinstance(data, np.ndarray) or is_table(data) for data in given):
         raise ValueError(f"{', '.join(of_tables)} can be given with a table only; none of train, test, ... is one")
-    ks = check_ks(ks, None)
+    ks, baseline = check_ks(ks, None), flag("baseline", baseline)
     several = named_models(model, baseline) if isinstance(model, Mapping) else None
     models = several or {_name_of(model): model}
     asked: dict[str, Any] = {"by_train": several is not None, "vectors": vectors, "more": options}

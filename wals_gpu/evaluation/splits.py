@@ -180,7 +180,7 @@ def last_n(data: Any, n: int = 1, timestamps: ArrayLike | None = None, **columns
     """
     n = integer("n", n, 1)
     whole = _Whole.open("data", data, columns, last_n)
-    held_out = _last_of_each_row(whole.matrix, whole.needed_times(timestamps), n)
+    held_out = _last_of_each_row(whole.matrix, whole.needed_times(timestamps), min(n, whole.matrix.nnz))
     if not held_out.any():
         raise ValueError(f"n={n} leaves nothing to hold out: no user has more than {n} entries")
     return whole.divide(held_out)
@@ -210,8 +210,10 @@ def sample_negatives(train: Any, test: Any, n: int = 99, random_state: int | np.
     Raises
     ------
     ValueError
-        If shapes differ, fewer than n items are left for a user, or `test` has ids that `train` does not know.
+        If n is below 1, shapes differ, fewer than n items are left for a user, or `test` has ids that `train` does not
+        know.
     """
+    n = integer("n", n, 1)
     whole = _Whole.open("train", train, {})
     test = read_like("test", test, whole.data.user_ids, whole.data.item_ids, "train").data.matrix
     train = whole.matrix

@@ -211,6 +211,8 @@ def _options(
     models: Mapping[str, Any], is_fold_in: bool, cold_users: str | None, more: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     method = "recommend_for" if is_fold_in else "recommend"
+    if not isinstance(more, (Mapping, type(None))):
+        raise TypeError(f"options must be a dict of arguments of recommend by name, got {more!r:.60}")
     options = dict(more or {}) | ({} if cold_users is None else {"cold_users": cold_users})
     for name, value in options.items():
         if name in ("users", "interactions", "k", "filter_seen", "allow", "deny", "unknown", "output"):

@@ -152,6 +152,8 @@ def moment(name: str, value: Any, times: NDArray[Any]) -> Any:
 
 def _moment_or_none(value: Any) -> np.datetime64 | None:
     when: Any = None
+    if isinstance(value, (int, np.integer)):  # 20240131, as a column of integers may have it
+        value = str(value)
     if isinstance(value, str):
         when = _parsed(value)
     elif isinstance(value, np.datetime64):

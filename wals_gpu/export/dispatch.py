@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from wals_gpu.checks import did_you_mean
+from wals_gpu.checks import did_you_mean, flag, refuse_other
 from wals_gpu.export.folder import Export
 from wals_gpu.export.indexes import export_faiss, export_usearch
 from wals_gpu.export.onnx import export_onnx
@@ -17,6 +17,7 @@ from wals_gpu.model.wals import WALS
 
 __all__ = ["TARGETS", "export"]
 
+_FLAGS = {"seen", "factors_only", "overwrite"}
 #: What a model can be exported to, and the function that does it.
 TARGETS: dict[str, Callable[..., Export]] = {
     "parquet": export_parquet,
@@ -71,4 +72,7 @@ def export(model: WALS, out: Any, *, to: str, **options: Any) -> Export:
     for name in options:
         if name not in known:
             raise TypeError(f"an export to {to} has no option {name!r}{did_you_mean(name, known)}")
+    refuse_other("model", model, "a fitted WALS", "fitted", "item_index")
+    for name in _FLAGS & options.keys():
+        flag(name, options[name])
     return TARGETS[to](model, out, **options)

@@ -83,7 +83,7 @@ def check_folder(path: str | os.PathLike[str], overwrite: bool, argument: str = 
     FileNotFoundError
         There is no folder to make it in.
     """
-    folder = as_path("path", path)
+    folder, overwrite = as_path("path", path), flag("overwrite", overwrite)
     named = f"{argument}: {folder}"
     if not folder.absolute().parent.is_dir():
         raise FileNotFoundError(f"{named} cannot be made: there is no folder {folder.parent}; make it first")

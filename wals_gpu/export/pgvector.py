@@ -102,6 +102,8 @@ def export_pgvector(
     ModelFitError
         The model is not fitted.
     """
+    if not isinstance(url, str):
+        raise TypeError(f"url must be the address of a database, such as postgresql://host/name, got {url!r:.60}")
     _check_options(index, dtype, m, ef_construction)
     psycopg = optional_module("psycopg", "psycopg[binary]", "pgvector")
     vectors = score_vectors(model.fitted, factors_only=factors_only)

@@ -72,6 +72,10 @@ def read_config(source: Any) -> dict[str, Any]:
         # A search is what comes to mind where the file that it saved is asked for.
         hint = "; its attribute config is one" if isinstance(getattr(source, "config", None), Mapping) else ""
         raise TypeError(f"a config must be a dict or the path of a JSON file, got {type(source).__name__}{hint}")
+    if isinstance(source, str) and source.lstrip()[:1] in ("{", "["):
+        raise ValueError(
+            f"a config must be a dict or the path of a JSON file, got JSON: give json.loads({source!r:.40})"
+        )
     path = as_path("source", source)
     if not path.exists():
         raise FileNotFoundError(f"no config at {path}")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wals_gpu.checks import integer
+from wals_gpu.checks import flag, integer
 from wals_gpu.model.vectors import ScoreVectors
 
 __all__ = ["ScoreModule"]
@@ -38,6 +38,7 @@ class ScoreModule(torch.nn.Module):
 
     def __init__(self, vectors: ScoreVectors, trainable: bool, seen: bool) -> None:
         super().__init__()
+        trainable, seen = flag("trainable", trainable), flag("seen", seen)
         self.users = torch.nn.Embedding.from_pretrained(_copied(vectors.users), freeze=not trainable)  # type: ignore[no-untyped-call]
         self.items = torch.nn.Embedding.from_pretrained(_copied(vectors.items), freeze=not trainable)  # type: ignore[no-untyped-call]
         matrix = vectors.seen_by(slice(0, vectors.n_users))
@@ -70,7 +71,7 @@ class ScoreModule(torch.nn.Module):
 
         Parameters
         ----------
-        users : (B,) int tensor
+        users : (B,) int tensor, or what becomes one
             Row numbers.
         k : int, default 10
         filter_seen : bool, default True
@@ -82,7 +83,19 @@ class ScoreModule(torch.nn.Module):
             Row numbers, equal scores in their order; -1 where fewer than k are left. At most I columns.
         scores : (B, k) tensor
             -inf there. Of users that the model does not know, the items' training entries.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            `users` are no row numbers, `k` no length.
         """
+        users = torch.as_tensor(users, device=self.items.weight.device)
+        if users.ndim != 1 or (len(users) and (users.dtype == torch.bool or users.is_floating_point())):
+            raise TypeError(f"users must be a 1-D tensor of row numbers, got {users.dtype} {tuple(users.shape)}")
+        users, filter_seen = users.long(), flag("filter_seen", filter_seen)
+        if len(users) and not (users.min() >= 0 and users.max() < self.users.num_embeddings):
+            got = int(users.min()) if users.min() < 0 else int(users.max())
+            raise IndexError(f"users must be in [0, {self.users.num_embeddings}), got {got}")
         k = min(integer("k", k, 1), self.items.num_embeddings)
         scores = self.users(users) @ self.items.weight.T
         scores = torch.where(self.known[users, None], scores, self.popularity.to(scores.dtype))

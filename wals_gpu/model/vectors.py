@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from wals_gpu.checks import warn
+from wals_gpu.checks import flag, warn
 from wals_gpu.data.ids import Ids
 from wals_gpu.training.fitted import Fitted
 
@@ -91,6 +91,7 @@ def score_vectors(fitted: Fitted, *, factors_only: bool = False, has_neighbors: 
     ModelFitError
         The model knows no interactions: its factors were assigned.
     """
+    factors_only = flag("factors_only", factors_only)
     left_out = fitted.neighbors is not None and not has_neighbors
     if left_out:
         text = "the model adds to its scores what items say of their neighbours (neighbors=), which is no dot product"

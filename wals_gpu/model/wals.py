@@ -299,8 +299,15 @@ class WALS(Configured):
         """
         from wals_gpu.text.encoders import as_encoder
 
+        if isinstance(items, (str, PathLike)):
+            raise TypeError(f"items must be texts, or embeddings with encoder=None, got {items!r:.60}: read the file")
+        if not isinstance(prior, (Mapping, type(None))):
+            raise TypeError(f"prior must be a dict of settings of LinearPrior, got {prior!r:.60}")
         recommended: dict[str, Any] = {**HYBRID_SETTINGS, **settings}
         given = dict(prior or {})
+        known = inspect.signature(LinearPrior).parameters.keys() - {"embeddings"}
+        for name in given.keys() - known:
+            raise TypeError(f"prior has no setting {name!r}{did_you_mean(name, known)}")
         prior = HYBRID_PRIOR | given
         if given.get("strength") is not None and "relative_strength" not in given:
             del prior["relative_strength"]
@@ -1315,6 +1322,7 @@ class WALS(Configured):
         SingularSystemError
             With `return_std`: scores of a user have no finite variance.
         """
+        return_std = flag("return_std", return_std)
         if noise is not None and not return_std:
             raise ValueError("noise has a meaning only with return_std=True")
         return answers.predict(self.fitted, users, items, (1.0 if noise is None else noise) if return_std else None)

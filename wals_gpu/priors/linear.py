@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from wals_gpu.backends.blas import one_blas_thread
-from wals_gpu.checks import integer, number, refuse_ids, with_ids
+from wals_gpu.checks import flag, integer, number, refuse_ids, with_ids
 from wals_gpu.data.encode import as_plain, checked_ids
 from wals_gpu.data.features import feature_rows
 from wals_gpu.data.ids import Ids
@@ -164,8 +164,8 @@ class LinearPrior:
         self.kernel = number("kernel", kernel, high=1)
         self.kernel_width = number("kernel_width", kernel_width, positive=True)
         self.landmarks = integer("landmarks", landmarks, 1)
-        self.intercept = bool(intercept)
-        self.normalize = bool(normalize)
+        self.intercept = flag("intercept", intercept)
+        self.normalize = flag("normalize", normalize)
         if cold not in COLD_MODES:
             raise ValueError(f"cold must be one of {', '.join(COLD_MODES)}; got {cold!r}")
         self.cold = cold

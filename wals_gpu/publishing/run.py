@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from wals_gpu.checks import integer, number
+from wals_gpu.checks import flag, integer, number, refuse_other
 from wals_gpu.data.files import CURRENT, real_folder, version_of
 from wals_gpu.data.interactions import Interactions, as_interactions
 from wals_gpu.data.matching import check_columns
@@ -133,6 +133,8 @@ def publish(
         Likewise, "interrupted".
     """
     check_columns(columns, publish)
+    refuse_other("model", model, "a WALS, which is fitted here", "fit", "save")
+    refit = flag("refit", refit)
     night = Night(model, folder, publish_if, dict(fit or {}), stopped, show_progress)
     return night.run(
         interactions, warm_start, holdout=holdout, refit=refit, keep=keep, keep_refused=keep_refused, wait=wait,

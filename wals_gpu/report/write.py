@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wals_gpu.checks import as_path, integer
+from wals_gpu.checks import as_path, integer, refuse_other
 from wals_gpu.data.files import whole_file
 from wals_gpu.data.interactions import Interactions
 from wals_gpu.data.matching import is_table, open_interactions
@@ -121,6 +121,15 @@ def write_report(
     n_examples, random_state = integer("n_examples", n_examples, 0), integer("random_state", random_state, 0)
     if all(one is None for one in (evaluation, model, data, train, tuning)):
         raise ValueError("write_report needs something to show: evaluation, model, train, data or tuning")
+    if evaluation is not None:
+        refuse_other("evaluation", evaluation, "what evaluate gave", "results", "recommended")
+    if tuning is not None:
+        refuse_other("tuning", tuning, "what WALS.tune gave", "trials", "config")
+    for one in () if model is None else model.values() if isinstance(model, Mapping) else (model,):
+        alone = one[0] if isinstance(one, tuple) and one else one  # RecTools' models are with their dataset
+        refuse_other("model", alone, "a fitted model, or a dict of such by name", "recommend")
+    if not isinstance(settings, (Mapping, type(None))):
+        raise TypeError(f"settings must be a dict, got {settings!r:.60}")
     whole = None if data is None and train is None else _opened("train" if data is None else "data", train, data)
     task = None
     models = {} if model is None else by_name(model, {} if evaluation is None else evaluation.results)

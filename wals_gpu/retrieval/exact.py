@@ -516,7 +516,7 @@ class ExactIndex:
         ValueError
             They are no numbers, of another shape, or not finite.
         """
-        array = np.asarray(queries)
+        array = np.asarray(queries.detach() if hasattr(queries, "detach") else queries)  # of torch, with gradients
         D = self.vectors.shape[1]
         if array.dtype.kind not in "iuf" or array.ndim not in (1, 2) or array.shape[-1] != D:
             raise ValueError(f"queries must be numbers of shape (D={D},) or (B, {D}), got {array.dtype} {array.shape}")

@@ -196,7 +196,10 @@ def _per_query(
         if lists.shape != shape:
             raise ValueError(f"{requirement}, got a matrix {lists.shape}")
         lists = csr_matrix(lists)
-        lists.check_format(full_check=True)
+        try:
+            lists.check_format(full_check=True)
+        except ValueError as error:
+            raise ValueError(f"{requirement}, got one that is damaged: {error}") from error
         return pattern(lists), None
     if not is_list(lists):
         raise TypeError(f"{requirement}, got {type(lists).__name__}")

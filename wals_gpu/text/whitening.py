@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wals_gpu.checks import integer, number
+from wals_gpu.checks import flag, integer, number
 
 __all__ = ["Whitening"]
 
@@ -47,9 +47,9 @@ class Whitening:
     """
 
     def __init__(self, *, whiten: bool = True, components: int | None = None, epsilon: float = 1e-3) -> None:
+        self.whiten = flag("whiten", whiten)
         if components is not None and not whiten:
             raise ValueError(f"components needs whiten=True, got {components!r}")
-        self.whiten = bool(whiten)
         self.components = None if components is None else integer("components", components, 1)
         self.epsilon = number("epsilon", epsilon)
         self.mean_: NDArray[np.float32] | None = None

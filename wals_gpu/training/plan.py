@@ -311,7 +311,7 @@ def make_plan(
     if saving.folder is not None:
         compared = _to_compare(settings, data, validation, start.is_wanted)
         checkpoint = Checkpoint(saving.folder, saving.every, compared, settings.backend.name)
-    resume = bool(saving.resume)
+    resume = flag("resume", saving.resume)
     watching = (validation, checkpoint, resume)
     return Plan(
         settings, train, bound, of_users, of_items, *watching, data.columns, calibration, neighbors,

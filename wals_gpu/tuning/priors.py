@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -277,6 +278,7 @@ def tune_prior(
     heldout = number("heldout", heldout, positive=True, below=1)
     splits, k = integer("splits", splits, 1), integer("k", k, 1)
     random_state = integer("random_state", random_state, 0)
+    deadline = None if deadline is None else number("deadline", deadline, -math.inf)
     data = _read(model, interactions, columns, tune_prior)
     walk = _PriorWalk(model, data, range(random_state, random_state + splits), heldout, k, cold_weight, deadline)
     own = _PriorSettings(usual, prior.ridge, prior.kernel)
